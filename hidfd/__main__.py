@@ -1,0 +1,274 @@
+"""`python -m hidfd`: one trial on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hidfd import studyfile
+from hidfd.config import TrialConfig
+from hidfd.costs import Costs
+from hidfd.errors import HidfdError, Stopped
+from hidfd.materials import materials
+from hidfd.progress import console_observer, duration, interruptible
+from hidfd.sources import identify
+from hidfd.stages import STAGE_NAMES, Stage, needed, plan
+from hidfd.store import Store
+
+EPILOG = """\
+any number of key=value overrides may follow FILE, with dotted keys, such as trial.distillation.inflation=5
+
+exit codes:
+    0  done
+    1  an error of the program
+    2  the study file, an override or an argument is wrong
+    3  the material (images, Parquet, checkpoint) cannot be used
+    4  the store is unwritable, full or damaged, or lacks what was asked for
+    5  the device is not there, or cannot do what was asked
+    6  a loss or a gradient became non-finite
+  130  stopped by Ctrl-C or SIGTERM; the same command goes on
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(words)
+    unknown = [word for word in rest if word.startswith("-") or "file" not in options]
+    if unknown:
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    options.overrides = rest
+    try:
+        options.verb(options)
+    except HidfdError as error:
+        if options.json:
+            print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, Stopped):
+            print(f"goes on with: python -m hidfd {shlex.join(words)}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:  # before or after what can be interrupted with care
+        print("stopped by Ctrl-C; nothing was under way that needed saving", file=sys.stderr)
+        return Stopped.exit_code
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run a trial, or what is missing of it."""
+    file, config = _trial(options)
+    if options.dry_run:
+        _print_provenance(file, options)
+        return
+    from hidfd.trial import run_trial
+
+    folder = Path(file.storage.results) / file.name / "trial"
+    store = Store.open(file.storage.store)
+    with console_observer(quiet=options.json) as observer, interruptible(observer):
+        config = identify(config, store)
+        # Before anything is built, so that what a killed run leaves is not taken for garbage.
+        store.write_references(f"{file.name}.trial", [stage.digest for stage in plan(config).values()])
+        result = run_trial(
+            config, store, until=options.until, folder=folder, device=options.device, observer=observer, name=file.name
+        )
+    if options.json:
+        print(json.dumps({"metrics": result.metrics, "seconds": result.seconds, "folder": str(folder)}))
+        return
+    _print_result(result.metrics, result.seconds, result.reused)
+    print(f"\nreport: {folder / 'report.html'}")
+    if options.until == "teacher":
+        teacher = result.stages["teacher"]
+        print(f"weights: {store.get('teacher', teacher.digest).path('weights.safetensors')}")
+    if options.until != "evaluation":
+        print(f"next:   {_command('run', options)}")
+    elif "test" in result.stages:
+        print(f"next:   {_command('evaluate', options)} --test   (opens the test labels, once)")
+    else:
+        print(f"next:   {_command('stages', options)}   (what stands in the store)")
+
+
+def import_material(options: argparse.Namespace) -> None:
+    """Bring the teacher and all images into the store, and print their sha256."""
+    file, config = _trial(options)
+    from hidfd.trial import import_all
+
+    store = Store.open(file.storage.store)
+    with console_observer(quiet=options.json) as observer, interruptible(observer):
+        identified = import_all(config, store, observer)
+        store.write_references(f"{file.name}.trial", [stage.digest for stage in plan(identified).values()])
+    found = {where: material.sha256 for where, material in materials(identified).items()}
+    if options.json:
+        print(json.dumps(found))
+        return
+    print("in the store; beside or in place of its path, the study file may give each one's")
+    for where, sha256 in found.items():
+        print(f"  trial.{where}: {{sha256: {sha256}}}")
+    print(f"next: {_command('run', options)}")
+
+
+def stages(options: argparse.Namespace) -> None:
+    """List each stage with its digest, built or missing, and the seconds that it took or is expected to take."""
+    file, config = _trial(options)
+    store = Store.open(file.storage.store)
+    costs = Costs.of(store)
+    rows: list[dict[str, Any]] = []
+    for stage in _all_stages(plan(identify(config, store))):
+        artifact = store.find(stage.name, stage.digest)
+        row: dict[str, Any] = {"stage": stage.role, "digest": stage.digest, "built": artifact is not None}
+        if artifact is not None:
+            row["seconds"] = artifact.meta.get("seconds")
+        elif (expected := costs.seconds(stage)) is not None:
+            row["expected_seconds"] = expected
+        rows.append(row)
+    if options.json:
+        print(json.dumps(rows))
+        return
+    table = Table("stage", "digest", "", "time", box=None)
+    for row in rows:
+        seconds = "" if row.get("seconds") is None else duration(row["seconds"])
+        if "expected_seconds" in row:
+            seconds = f"~ {duration(row['expected_seconds'])}"
+        table.add_row(row["stage"], row["digest"][:12], "built" if row["built"] else "missing", seconds)
+    Console().print(table)
+    if any("expected_seconds" in row for row in rows):
+        print(f"~ expected, {costs.basis()}")
+    missing = any(not row["built"] for row in rows)
+    print(f"next: {_command('run' if missing else 'evaluate', options)}")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Print a finished trial's numbers; `--test` opens the test labels, once."""
+    file, config = _trial(options)
+    from hidfd.trial import evaluate_test
+
+    store = Store.open(file.storage.store)
+    if options.test:
+        numbers = evaluate_test(config, store, device=options.device)
+    else:
+        stage = plan(identify(config, store))["evaluation"]
+        numbers = store.get("evaluation", stage.digest).meta
+    if options.json:
+        print(json.dumps(numbers))
+        return
+    for name, value in numbers.items():
+        if not isinstance(value, list):
+            print(f"{name:<32} {value:.4f}" if isinstance(value, float) else f"{name:<32} {value}")
+
+
+def store_verb(options: argparse.Namespace) -> None:
+    """List the store, or remove what no kept study refers to."""
+    store = Store.open(studyfile.storage_from_environment(options.store).store)
+    rows = store.remove(dry_run=options.dry_run) if options.action == "remove" else store.list()
+    if options.json:
+        keys = ("kind", "stage", "digest", "bytes", "created", "referenced_by")
+        print(json.dumps([{key: getattr(row, key) for key in keys} for row in rows]))
+        return
+    table = Table("kind", "stage", "digest", "MB", "created", "referred to by", box=None)
+    for row in rows:
+        studies = ", ".join(row.referenced_by)
+        table.add_row(row.kind, row.stage, row.digest[:12], f"{row.bytes / 1e6:.1f}", row.created or "", studies)
+    Console().print(table)
+    verb = ("would remove" if options.dry_run else "removed") if options.action == "remove" else "in all"
+    print(f"{verb}: {len(rows)} entries, {sum(row.bytes for row in rows) / 1e6:.1f} MB")
+
+
+def _trial(options: argparse.Namespace) -> tuple[studyfile.StudyFile, TrialConfig]:
+    file = studyfile.load(options.file, options.overrides, store=options.store)
+    return file, file.trial()
+
+
+def _all_stages(planned: dict[str, Stage]) -> list[Stage]:
+    """What the evaluation rests on, in building order, and imports that only a later verb reads."""
+    chain = list(needed(planned, "evaluation"))
+    return [stage for stage in planned.values() if stage in chain or stage.name == "import"]
+
+
+def _command(verb: str, options: argparse.Namespace) -> str:
+    """Another verb on the same trial, as one types it."""
+    store = [] if options.store is None else ["--store", studyfile.redacted(options.store)]
+    return shlex.join(["python", "-m", "hidfd", verb, options.file, *options.overrides, *store])
+
+
+def _print_provenance(file: studyfile.StudyFile, options: argparse.Namespace) -> None:
+    rows = file.provenance()
+    if options.json:
+        print(json.dumps({path: {"value": value, "from": origin} for path, value, origin in rows}))
+        return
+    table = Table(box=None)
+    table.add_column("setting", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("from", overflow="fold")
+    for path, value, origin in rows:
+        table.add_row(path, "" if value is None else str(value), origin)
+    Console().print(table)
+    print(f"nothing was run; next: {_command('run', options)}")
+
+
+def _print_result(metrics: dict[str, Any], seconds: dict[str, float], reused: tuple[str, ...]) -> None:
+    console = Console()
+    if metrics.get("agreement") is not None:
+        error = 100 * metrics["agreement_standard_error"]
+        console.print(f"agreement with the teacher  {100 * metrics['agreement']:.1f} % ± {error:.1f}  (n = 1)")
+    if metrics.get("validation_accuracy") is not None:
+        teacher = 100 * metrics["teacher_validation_accuracy"]
+        console.print(
+            f"validation accuracy         {100 * metrics['validation_accuracy']:.1f} %  (teacher {teacher:.1f} %)"
+        )
+    table = Table("stage", "", "seconds", box=None)
+    for role, value in seconds.items():
+        table.add_row(role, "reused" if role in reused else "built", duration(value))
+    console.print(table)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False,
+        prog="python -m hidfd",
+        description="Hybrid data-free knowledge distillation: one trial on this machine.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def add(name: str, verb: Callable[[argparse.Namespace], None], *, file: bool = True) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(
+            name,
+            help=verb.__doc__,
+            description=verb.__doc__,
+            usage=f"%(prog)s{' FILE' if file else ' {list,remove}'} [options]{' [key=value ...]' if file else ''}",
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(verb=verb)
+        if file:
+            sub.add_argument("file", metavar="FILE", help="study file (YAML); key=value overrides may follow")
+        sub.add_argument("--store", help="folder or s3:// URI; default HIDFD_STORE, the file's, ./.hidfd/store")
+        sub.add_argument("--json", action="store_true", help="print JSON instead of text")
+        return sub
+
+    sub = add("run", run)
+    sub.add_argument("--until", default="evaluation", choices=STAGE_NAMES, help="last stage to build")
+    sub.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    sub.add_argument("--dry-run", action="store_true", help="print every setting and where it came from")
+    add("import", import_material)
+    add("stages", stages)
+    sub = add("evaluate", evaluate)
+    sub.add_argument("--test", action="store_true", help="open the test labels")
+    sub.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    sub = add("store", store_verb, file=False)
+    sub.add_argument("action", choices=("list", "remove"))
+    sub.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Measures of a student against its teacher (no labels), and against labels where they exist."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MIN_CLASS_IMAGES = 10
+"""A class (of the teacher's argmax) counts with at least so many hold-out images."""
+
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often student and teacher agree on images that neither was trained on here.
+
+    Attributes:
+        value: mean over classes of the share of agreement, 0..1; the plain mean if `is_plain`.
+        standard_error: of `value`.
+        num_classes: classes that qualified.
+        per_class: `K` shares; None where a class has fewer than `MIN_CLASS_IMAGES`.
+        kl: mean KL(teacher || student), nats.
+        is_plain: fewer than half of the classes qualified.
+    """
+
+    value: float
+    standard_error: float
+    num_classes: int
+    per_class: list[float | None]
+    kl: float
+    is_plain: bool
+
+
+def measure_agreement(student_logits: Tensor, teacher_logits: Tensor) -> Agreement:
+    """The label-free objective.
+
+    Args:
+        student_logits, teacher_logits: `n x K` of the hold-out.
+
+    Returns:
+        Mean over the classes with at least 10 images; its error is sqrt(sum_c p_c (1 - p_c) / n_c) / C with
+        p_c = (k + 1) / (n + 2), so that a class without a miss still has one.
+
+    **Source**: this project.
+    """
+    num_classes = teacher_logits.shape[1]
+    labels = teacher_logits.argmax(dim=1)
+    agrees = student_logits.argmax(dim=1) == labels
+    counts = torch.bincount(labels, minlength=num_classes)
+    hits = torch.bincount(labels[agrees], minlength=num_classes)
+    kl = F.kl_div(
+        F.log_softmax(student_logits, dim=1),
+        F.log_softmax(teacher_logits, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    ).item()
+    per_class: list[float | None] = []
+    variance = 0.0
+    for count, hit in zip(counts.tolist(), hits.tolist(), strict=True):
+        if count < MIN_CLASS_IMAGES:
+            per_class.append(None)
+            continue
+        per_class.append(hit / count)
+        smoothed = (hit + 1) / (count + 2)
+        variance += smoothed * (1 - smoothed) / count
+    shares = [share for share in per_class if share is not None]
+    if 2 * len(shares) < num_classes:
+        n, k = len(labels), int(agrees.sum())
+        smoothed = (k + 1) / (n + 2)
+        return Agreement(k / n, math.sqrt(smoothed * (1 - smoothed) / n), len(shares), per_class, kl, True)
+    return Agreement(sum(shares) / len(shares), math.sqrt(variance) / len(shares), len(shares), per_class, kl, False)
+
+
+def confusion(logits: Tensor, labels: Tensor) -> Tensor:
+    """`K x K` int64 counts: rows are labels, columns predictions."""
+    num_classes = logits.shape[1]
+    cells = labels * num_classes + logits.argmax(dim=1)
+    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def calibration_error(logits: Tensor, labels: Tensor) -> float:
+    """Expected calibration error, 0..1, over 15 equal bins of confidence (Guo et al. 2017)."""
+    confidence, predicted = logits.softmax(dim=1).max(dim=1)
+    correct = (predicted == labels).float()
+    bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    count = torch.bincount(bins, minlength=CALIBRATION_BINS)
+    gap = torch.bincount(bins, weights=correct - confidence, minlength=CALIBRATION_BINS)
+    return (gap.abs().sum() / count.sum()).item()

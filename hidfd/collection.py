@@ -1,0 +1,143 @@
+"""D_c: which candidates become the collected images, and which are held out to judge students by.
+
+The order is: drop duplicates and images that the test split holds (by pixel hash; its pixels and labels are never
+seen), set the hold-out aside by seed, then select. So the hold-out is one set for all trials of a study, unfiltered.
+
+**Source**: selection is not in the authors' release; `confident` follows the collection-based literature (lowest
+cross-entropy to the teacher's own argmax), and the hold-out is this project's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hidfd.config import CollectionConfig, TrialConfig
+from hidfd.device import Device
+from hidfd.errors import InputError
+from hidfd.frozen_teacher import Teacher
+from hidfd.progress import Observer
+from hidfd.sources import open_images, open_pixel_hashes
+from hidfd.stages import Stage
+from hidfd.store import Artifact, Store
+from hidfd.streams import stream
+
+
+def collect(
+    stage: Stage,
+    config: TrialConfig,
+    candidates: Artifact,
+    test: Artifact | None,
+    teacher: Teacher,
+    store: Store,
+    device: Device,
+    observer: Observer,
+) -> Artifact:
+    """Build the collection artifact: indices into the candidates, with part, pseudo-label, loss and reference flag.
+
+    Raises:
+        InputError: too few distinct candidates for the hold-out and `num_images`.
+    """
+    images = open_images(candidates)
+    kept, num_duplicates, num_in_test = distinct_candidates(
+        images.pixel_hashes, None if test is None else open_pixel_hashes(test)
+    )
+    settings = config.collection
+    if len(kept) < settings.holdout_images + settings.num_images:
+        raise InputError(
+            f"data.candidates: {len(kept):,} distinct images for collection.num_images {settings.num_images:,} and "
+            f"collection.holdout_images {settings.holdout_images:,}; collect more, or lower one of the two"
+        )
+    observer.stage_started(stage, None)
+    logits = teacher.ask_all(torch.from_numpy(images.pixels[kept]), device).logits
+    labels = logits.argmax(dim=1)
+    losses = F.cross_entropy(logits, labels, reduction="none")
+
+    shuffled = torch.randperm(len(kept), generator=stream(config.seeds.collection, "collection", "holdout"))
+    holdout, rest = shuffled[: settings.holdout_images], shuffled[settings.holdout_images :]
+    chosen, threshold = select(losses[rest], labels[rest], settings, config.data.num_classes, config.seeds.collection)
+    chosen = rest[chosen]
+    reference = losses[holdout] <= threshold[labels[holdout]]
+
+    index = torch.cat([chosen, holdout])
+    table = pa.table(
+        {
+            "candidate": torch.from_numpy(kept)[index].numpy(),
+            "part": ["collected"] * len(chosen) + ["holdout"] * len(holdout),
+            "pseudo_label": labels[index].numpy(),
+            "loss": losses[index].numpy(),
+            "reference": torch.cat([torch.ones(len(chosen), dtype=torch.bool), reference]).numpy(),
+        }
+    )
+    meta = {
+        "num_candidates": len(images.pixels),
+        "num_duplicates": num_duplicates,
+        "num_in_test": num_in_test,
+        "checked_against_test": test is not None,
+        "num_collected": len(chosen),
+        "num_holdout": len(holdout),
+        "num_reference": int(reference.sum()),
+        "histogram": torch.bincount(labels[chosen], minlength=config.data.num_classes).tolist(),
+    }
+    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+        pq.write_table(table, attempt.path("collection.parquet"))
+        return attempt.commit(meta, device=device.description)
+
+
+def distinct_candidates(pixel_hashes: np.ndarray, test_hashes: np.ndarray | None) -> tuple[np.ndarray, int, int]:
+    """Candidates without duplicates and without images of the test split.
+
+    Args:
+        pixel_hashes: `n` uint64 of the candidates.
+        test_hashes: uint64 of the test split, or None where there is none.
+
+    Returns:
+        Kept indices (`m` int64, ascending), how many were duplicates, how many were in the test split.
+    """
+    _, first = np.unique(pixel_hashes, return_index=True)
+    first.sort()
+    in_test = np.zeros(len(first), dtype=bool) if test_hashes is None else np.isin(pixel_hashes[first], test_hashes)
+    return first[~in_test].astype(np.int64), len(pixel_hashes) - len(first), int(in_test.sum())
+
+
+def select(
+    losses: Tensor, labels: Tensor, settings: CollectionConfig, num_classes: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Choose n_c of m candidates.
+
+    Args:
+        losses: `m` float, cross-entropy to the teacher's own argmax.
+        labels: `m` int64, that argmax.
+
+    Returns:
+        Indices of the chosen (`n_c` int64), and per class (`K` float) the largest loss that the mode would take.
+    """
+    if settings.mode == "random":
+        order = torch.randperm(len(losses), generator=stream(seed, "collection", "selection"))
+        return order[: settings.num_images], torch.full((num_classes,), float("inf"))
+    by_confidence = torch.argsort(losses, stable=True)
+    if settings.mode == "confident":
+        chosen = by_confidence[: settings.num_images]
+        return chosen, torch.full((num_classes,), losses[chosen].max().item())
+
+    # Balanced: the same number of each class; what a class lacks goes to the most confident of the others.
+    share = settings.num_images // num_classes
+    ranked = labels[by_confidence]
+    taken = torch.zeros(len(ranked), dtype=torch.bool)
+    threshold = torch.full((num_classes,), float("-inf"))
+    for k in range(num_classes):
+        best = torch.nonzero(ranked == k).flatten()[:share]
+        taken[best] = True
+        if len(best) < share:
+            threshold[k] = float("inf")  # of so rare a class, one more is taken whatever its loss
+        elif share > 0:
+            threshold[k] = losses[by_confidence[best[-1]]]
+    filling = torch.nonzero(~taken).flatten()[: settings.num_images - int(taken.sum())]
+    if len(filling):
+        taken[filling] = True
+        threshold = threshold.clamp(min=losses[by_confidence[filling[-1]]].item())
+    return by_confidence[taken], threshold

@@ -1,0 +1,227 @@
+"""Student distillation on the hybrid set: feature alignment under the teacher's classifier, or plain KD.
+
+**Source**: paper Eqs. 13-14 and its schedule. Departures: a fixed number of steps whatever N; the last step is the
+result, no step is chosen by any measurement; views are drawn per batch on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from hidfd.agreement import measure_agreement
+from hidfd.alignment import Student, student_logits, student_losses
+from hidfd.augmentation import random_resized_crop
+from hidfd.backbones import build_backbone
+from hidfd.collected import Collection
+from hidfd.config import DistillationConfig, TrialConfig
+from hidfd.device import Device
+from hidfd.errors import DivergedError
+from hidfd.frozen_teacher import Teacher
+from hidfd.hybrid import HybridSampler
+from hidfd.images import unit_from_uint8
+from hidfd.loop import SKIPPED, Milestone, Schedule, apply_gradients, run_loop
+from hidfd.progress import Observer
+from hidfd.schedules import warmup_cosine
+from hidfd.stages import Stage
+from hidfd.store import Artifact, Store
+from hidfd.streams import stream
+
+PROBE_IMAGES = 64
+"""Hold-out images that show the teacher's map: its side, and whether it goes below zero."""
+
+MEASURED = ("agreement", "agreement_standard_error", "kl_to_teacher")
+"""What a measurement in the course of training says, in this order."""
+
+
+def distil(
+    stage: Stage,
+    config: TrialConfig,
+    collection: Collection,
+    synthetic: Tensor | None,
+    teacher: Teacher,
+    store: Store,
+    device: Device,
+    observer: Observer,
+) -> Artifact:
+    """Train one student to its budget.
+
+    Args:
+        synthetic: `n_s x c x h x w` uint8, or None for real images only.
+
+    The artifact holds `student.safetensors` and `metrics.jsonl`.
+    """
+    settings = config.distillation
+    training = StudentTraining(config, collection, synthetic, teacher, device)
+
+    def measure(images: int) -> dict[str, float]:
+        student_logits = training.logits_of(collection.holdout)
+        measured = measure_agreement(student_logits, training.holdout_logits)
+        metrics = dict(zip(MEASURED, (measured.value, measured.standard_error, measured.kl), strict=True))
+        if not math.isfinite(measured.kl):
+            raise DivergedError(
+                f"distillation: the student's logits are not finite at {images:,} images; lower its learning rate. "
+                f"What was built before is intact"
+            )
+        observer.measured(stage, images, metrics)
+        return {f"distillation/{name}": value for name, value in metrics.items()}
+
+    history = run_loop(
+        training,
+        stage,
+        Schedule(
+            settings.target_images, settings.batch_images, config.log_every_images, config.checkpoint_every_seconds
+        ),
+        store.checkpoints(stage.digest),
+        observer,
+        [Milestone(measure, settings.measure_every_images, observer.measure_at_images)],
+        on_resume=lambda rows: replay(stage, rows, observer),
+    )
+    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+        state = {name: tensor.cpu().contiguous() for name, tensor in training.student.state_dict().items()}
+        safetensors.torch.save_file(state, attempt.path("student.safetensors"))
+        attempt.metrics(history.rows)
+        meta = {
+            "seconds": history.seconds,
+            "operations": stage.operations,
+            "real_share": training.sampler.real_share,
+            "num_real": training.sampler.num_real,
+            "num_synthetic": training.sampler.num_synthetic,
+            "teacher_map_size": training.student.teacher_map_size,
+            "last_relu": training.last_relu,
+            "deployed_parameters": training.student.num_deployed_parameters(),
+            "plain_parameters": training.student.num_plain_parameters(),
+        }
+        artifact = attempt.commit(meta, device=device.description)
+    store.checkpoints(stage.digest).clear()
+    return artifact
+
+
+def replay(stage: Stage, rows: Iterable[Mapping[str, float]], observer: Observer) -> None:
+    """Tells an observer again what an earlier run has measured: a study compares students that it did not see train."""
+    for row in rows:
+        if "distillation/agreement" in row:
+            observer.measured(stage, int(row["images"]), {name: row[f"distillation/{name}"] for name in MEASURED})
+
+
+class StudentTraining:
+    """A student, its optimiser, and the hybrid set resident on the device as uint8."""
+
+    def __init__(
+        self, config: TrialConfig, collection: Collection, synthetic: Tensor | None, teacher: Teacher, device: Device
+    ) -> None:
+        settings = config.distillation
+        self.config, self.settings, self.teacher, self.device = config, settings, teacher, device
+        self.seed = config.seeds.distillation
+        with torch.no_grad(), device.autocast():
+            probe = teacher(unit_from_uint8(device.images(collection.holdout[:PROBE_IMAGES])))
+        self.last_relu = bool((probe.feature_map >= 0).all())
+        self.holdout_logits = teacher.ask_all(collection.holdout, device).logits
+        torch.manual_seed(stream(self.seed, "distillation", "init").initial_seed())
+        self.student = device.module(
+            build_student(config, teacher, probe.feature_map.shape[-1], last_relu=self.last_relu)
+        )
+        self.real = device.images(collection.images) if config.uses_real_images else None
+        self.synthetic = None if synthetic is None else device.images(synthetic)
+        self.sampler = HybridSampler(
+            0 if self.real is None else len(self.real),
+            0 if self.synthetic is None else len(self.synthetic),
+            settings.inflation,
+            self.seed,
+        )
+        trained = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.SGD(
+            trained,
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    def step(self, images_seen: int) -> dict[str, Tensor]:
+        """One batch of views, the teacher's answer to them, one SGD step."""
+        image_normalised = self.teacher.normalised(self._views(images_seen))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.settings, images_seen)
+        self.student.train()
+        with self.device.autocast():
+            with torch.no_grad():
+                answer = self.teacher.ask(image_normalised)
+            output = self.student(image_normalised)
+        losses = student_losses(output, answer.feature_map, answer.logits, self.settings)
+        self.optimizer.zero_grad()
+        losses["total"].backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        metrics = {name: loss.detach() for name, loss in losses.items()}
+        metrics[SKIPPED] = apply_gradients(self.optimizer, [losses["total"]])
+        same = output.logits.detach().argmax(dim=1) == answer.logits.argmax(dim=1)
+        metrics["batch_agreement"] = same.float().mean()
+        return metrics
+
+    def _views(self, images_seen: int) -> Tensor:
+        """RandomResizedCrop and flip of the following images, real ones first, at the teacher's size."""
+        real, synthetic = self.sampler.batch(images_seen, self.settings.batch_images)
+        draws = stream(self.seed, "distillation", "views", images_seen)
+        views = []
+        for images, index in ((self.real, real), (self.synthetic, synthetic)):
+            if images is not None and len(index):
+                views.append(
+                    random_resized_crop(
+                        unit_from_uint8(images[self.device.put(index)]),
+                        self.teacher.image_size_pixels,
+                        draws,
+                        scale_min=self.settings.crop_scale_min,
+                        flip=self.settings.flip,
+                    )
+                )
+        return torch.cat(views)
+
+    def logits_of(self, images_uint8: Tensor) -> Tensor:
+        """The student's logits of many images, float32 on the CPU."""
+        return student_logits(self.student, self.teacher, images_uint8, self.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.student.load_state_dict(state["student"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def build_student(config: TrialConfig, teacher: Teacher, teacher_map_size: int, *, last_relu: bool) -> Student:
+    """A fresh student as the study file names it."""
+    settings = config.distillation
+    backbone = build_backbone(
+        settings.architecture,
+        num_classes=config.data.num_classes,
+        channels=config.data.channels,
+        width=settings.width,
+    )
+    return Student(
+        backbone,
+        head=settings.head,
+        teacher_classifier=teacher.backbone.classifier,
+        teacher_map_size=teacher_map_size,
+        last_relu=last_relu,
+    )
+
+
+def load_student(artifact: Artifact, config: TrialConfig, teacher: Teacher, device: Device) -> Student:
+    """The finished student of a trial, in eval mode on the device."""
+    meta = artifact.meta
+    student = build_student(config, teacher, meta["teacher_map_size"], last_relu=meta["last_relu"])
+    student.load_state_dict(safetensors.torch.load_file(artifact.path("student.safetensors")))
+    return device.module(student).eval()
+
+
+def learning_rate_at(settings: DistillationConfig, images_seen: int) -> float:
+    """The learning rate of the step that follows `images_seen` images."""
+    progress = images_seen / settings.target_images
+    if settings.schedule == "cosine":
+        return settings.learning_rate * warmup_cosine(progress, 0.0)
+    passed = sum(progress >= share for share in settings.decay_at)
+    return settings.learning_rate * settings.decay_factor**passed

@@ -1,0 +1,59 @@
+"""A finished student as what is deployed: one network that takes images as they are and needs nothing else."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from hidfd.alignment import Student
+from hidfd.config import TrialConfig
+from hidfd.device import resolve_device
+from hidfd.distillation import load_student
+from hidfd.frozen_teacher import Teacher, load_teacher
+from hidfd.images import resize_unit
+from hidfd.stages import plan
+from hidfd.store import Store
+
+
+class DeployedStudent(nn.Module):
+    """A student behind the one normalisation of its teacher; the backbone's own classifier is gone where it is unused.
+
+    Args:
+        student: finished.
+        teacher: whose normalisation and image size it was trained with.
+    """
+
+    def __init__(self, student: Student, teacher: Teacher) -> None:
+        super().__init__()
+        self.normalization = teacher.normalization
+        self.image_size_pixels = teacher.image_size_pixels
+        self.student = student
+        if student.projector is not None:
+            student.backbone.fc = nn.Identity()
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, image_unit: Tensor) -> Tensor:
+        """`b x c x h x w` in [0, 1] to logits, `b x K`."""
+        image_normalised = self.normalization(resize_unit(image_unit, self.image_size_pixels))
+        logits: Tensor = self.student(image_normalised).logits
+        return logits
+
+
+def deployed_student(config: TrialConfig, store: Store) -> DeployedStudent:
+    """The finished student of a trial, on the CPU.
+
+    Args:
+        config: with the sha256 of every material.
+        store: that holds its teacher and its student.
+
+    Raises:
+        StoreError: one of them is not there.
+    """
+    device, stages = resolve_device("cpu", "fp32"), plan(config)
+    teacher_stage, student_stage = stages["teacher"], stages["distillation"]
+    teacher = load_teacher(store.get(teacher_stage.name, teacher_stage.digest), config, device)
+    student = load_student(store.get(student_stage.name, student_stage.digest), config, teacher, device)
+    network = DeployedStudent(student, teacher)
+    for parameter in network.parameters():
+        parameter.data = parameter.data.contiguous()  # channels_last is how it was trained, not how it is kept
+    return network

@@ -1,0 +1,233 @@
+"""YAML as plain data that remembers its lines, and the `key=value` overrides above it. Torch-free.
+
+Scalars are read as YAML 1.2 has them, which differs from PyYAML's own reading where that surprises: `off` and `no` are
+words, `1e-3` is a number, and so is `50_000`; a date is text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hidfd.errors import ConfigError
+
+Keys = tuple[str, ...]
+"""Where a value stands: the keys that lead to it. A key may hold dots, as those of `search:` do."""
+
+COMMAND_LINE = "command line"
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  PyYAML's own type
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9_]*)", list("-+0123456789")),
+    (
+        "float",
+        (
+            r"[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9]+([eE][-+]?[0-9]+)?)"
+            r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+        ),
+        list("-+.0123456789"),
+    ),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+@dataclass
+class FileTree:
+    """A file's values and where each came from.
+
+    Attributes:
+        path: of the file.
+        values: plain data.
+        origins: keys -> line in the file, counted from 1, or `COMMAND_LINE`.
+        problems: what is wrong so far, a line each.
+    """
+
+    path: Path
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[Keys, int | str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def where(self, keys: Sequence[Any]) -> str:
+        """`study.yaml:12` of a value, or of the nearest section around it; `command line` where it was given there."""
+        keys = tuple(str(key) for key in keys)
+        while keys:
+            origin = self.origins.get(keys)
+            if origin is not None:
+                return f"{self.path}:{origin}" if isinstance(origin, int) else origin
+            keys = keys[:-1]
+        return str(self.path)
+
+    def get(self, keys: Sequence[Any]) -> Any:
+        """The value at keys; None where there is none."""
+        return value_at(self.values, keys)
+
+    def override(self, text: str) -> None:
+        """Take over one `key=value`, the value read as YAML."""
+        key, equals, value = text.partition("=")
+        if not equals or not key or not all(key.split(".")):
+            self.problems.append(
+                f"{COMMAND_LINE}: {text!r} is no override; expected key=value, such as trial.distillation.inflation=5"
+            )
+            return
+        keys = _keys_of(key, self.values)
+        node = self.values
+        for depth, part in enumerate(keys[:-1], start=1):
+            if node.get(part) is None:
+                node[part] = {}
+                self.origins[keys[:depth]] = COMMAND_LINE
+            if not isinstance(node[part], dict):
+                self.problems.append(
+                    f"{COMMAND_LINE}: {key}: {'.'.join(keys[:depth])} is a value ({node[part]!r}) with no keys in it"
+                )
+                return
+            node = node[part]
+        for old in [old for old in self.origins if old[: len(keys)] == keys]:
+            del self.origins[old]
+        try:
+            node[keys[-1]] = _Reader(self, line_as=COMMAND_LINE).read(yaml.compose(value, Loader=_Loader), keys)
+        except yaml.YAMLError as error:
+            self.problems.append(f"{COMMAND_LINE}: {key}: {value!r} is not valid YAML: {_reason(error)}")
+        self.origins[keys] = COMMAND_LINE
+
+
+def read_tree(path: Path) -> FileTree:
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: it does not exist, is no YAML, or is no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such study file; the working directory is {Path.cwd()}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 text: {error.reason}"
+        raise ConfigError(f"{path}: cannot be read as a study file ({reason}); expected a YAML file") from None
+    tree = FileTree(path)
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        values = {} if node is None else _Reader(tree).read(node, ())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {_reason(error)}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections (`name:`, `trial:`, ...), found {type(values).__name__}")
+    tree.values = values
+    return tree
+
+
+class _Reader:
+    """Nodes to plain data; notes lines, and keys that stand twice.
+
+    Args:
+        line_as: what to note in place of a line.
+    """
+
+    def __init__(self, tree: FileTree, line_as: str | None = None) -> None:
+        self._tree = tree
+        self._line_as = line_as
+        self._scalars = _Loader("")
+        self._around: list[yaml.Node] = []
+
+    def read(self, node: yaml.Node | None, keys: Keys) -> Any:
+        if node is None:
+            return None
+        if node in self._around:
+            raise yaml.MarkedYAMLError(problem="an alias inside what it stands for", problem_mark=node.start_mark)
+        self._around.append(node)
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self._mapping(node, keys)
+            if isinstance(node, yaml.SequenceNode):
+                return [self.read(child, (*keys, str(number))) for number, child in enumerate(node.value)]
+            return self._scalar(node, keys)
+        finally:
+            self._around.pop()
+
+    def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        own: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                merged = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                for below in reversed(merged):
+                    values = self.read(below, keys)
+                    if not isinstance(values, dict):
+                        raise yaml.MarkedYAMLError(problem="`<<` needs a section", problem_mark=below.start_mark)
+                    result = values | result
+        for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key_node.start_mark)
+            key = str(key_node.value)
+            here = (*keys, key)
+            if key in own:
+                start = COMMAND_LINE if self._line_as else f"{self._tree.path}:{line}"
+                first = "" if self._line_as else f", first in line {own[key]}"
+                self._tree.problems.append(f"{start}: {'.'.join(here)}: stands here twice{first}; keep one")
+            own[key] = line
+            self._tree.origins[here] = self._line_as or line
+            result[key] = self.read(value_node, here)
+        return result
+
+    def _scalar(self, node: yaml.Node, keys: Keys) -> Any:
+        try:
+            value = self._scalars.construct_object(node)
+        except ValueError as error:
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
+        if isinstance(value, float) and not math.isfinite(value):
+            where = self._line_as or f"{self._tree.path}:{node.start_mark.line + 1}"
+            self._tree.problems.append(f"{where}: {'.'.join(keys)}: expected a finite number, found {node.value}")
+            return None
+        return value
+
+
+def value_at(values: Any, keys: Sequence[Any]) -> Any:
+    """What stands at keys of nested sections and lists; None where nothing does."""
+    for key in keys:
+        if isinstance(values, Mapping):
+            values = values.get(str(key))
+        elif isinstance(values, list) and str(key).isdecimal() and int(key) < len(values):
+            values = values[int(key)]
+        else:
+            return None
+    return values
+
+
+def _keys_of(key: str, values: Mapping[str, Any]) -> Keys:
+    """Dots part keys, but within `search:` and a variant they belong to a path into `trial:`."""
+    parts = key.split(".")
+    if parts[0] == "search" and len(parts) > 1:
+        rest = key.removeprefix("search.")
+        searched = values.get("search")
+        for known in sorted(searched if isinstance(searched, dict) else (), key=len, reverse=True):
+            if rest == known:
+                return "search", known
+            if rest.startswith(f"{known}."):
+                return "search", known, *rest.removeprefix(f"{known}.").split(".")
+        return "search", rest
+    if parts[:2] == ["study", "variants"] and len(parts) > 3:
+        return "study", "variants", parts[2], ".".join(parts[3:])
+    return tuple(parts)
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    problem, context = getattr(error, "problem", None), getattr(error, "context", None)
+    words = ", ".join(part for part in (context, problem) if part)
+    return words or str(error).splitlines()[0]

@@ -1,0 +1,108 @@
+"""Teacher-guided generation: ADC-GAN on the collected images, with feature integration and frequency smoothing.
+
+**Source**: paper Eqs. 8-12 and supplement; see `hidfd.adversarial_training` for the step.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import safetensors.torch
+from PIL import Image
+from torch import Tensor
+
+from hidfd.adversarial_training import AdversarialTraining
+from hidfd.backbones import num_parameters
+from hidfd.collected import Collection
+from hidfd.config import TrialConfig
+from hidfd.device import Device
+from hidfd.frozen_teacher import Teacher
+from hidfd.generator_probe import GeneratorProbe
+from hidfd.loop import Milestone, Schedule, run_loop
+from hidfd.progress import Observer
+from hidfd.stages import Stage
+from hidfd.store import Artifact, Store
+
+
+def train_generator(
+    stage: Stage,
+    config: TrialConfig,
+    collection: Collection,
+    teacher: Teacher,
+    store: Store,
+    device: Device,
+    observer: Observer,
+    samples: Path | None = None,
+) -> Artifact:
+    """Train the GAN to its budget and keep the EMA generator.
+
+    Args:
+        samples: folder for the growing sample grid, `generation-<images>.png`.
+
+    The artifact holds `generator.safetensors` (EMA weights with re-estimated batch-norm statistics), one
+    `grid-<images>.png` per interval, `metrics.jsonl`, and the final proxies in its meta.
+    """
+    settings = config.generation
+    training = AdversarialTraining(config, collection, teacher, device)
+    probe = GeneratorProbe(training, collection)
+    if training.absent_classes:
+        observer.note(
+            f"generation: no collected image is of class {', '.join(map(str, training.absent_classes))} "
+            f"(by the teacher's argmax), so the generator makes none"
+        )
+
+    def draw_grid(images: int) -> dict[str, float]:
+        training.grids[str(images)] = probe.sample_grid()
+        if samples is not None:
+            path = samples / f"generation-{images:012d}.png"
+            path.write_bytes(png_of(training.grids[str(images)]))
+            observer.picture(stage, images, path)
+        return {}
+
+    def measure_proxies(_images: int) -> dict[str, float]:
+        return {f"generation/{name}": value for name, value in probe.proxies().items() if value is not None}
+
+    history = run_loop(
+        training,
+        stage,
+        Schedule(
+            settings.target_images,
+            settings.batch_images * settings.discriminator_steps,
+            config.log_every_images,
+            config.checkpoint_every_seconds,
+        ),
+        store.checkpoints(stage.digest),
+        observer,
+        [Milestone(draw_grid, settings.grid_every_images), Milestone(measure_proxies, settings.proxies_every_images)],
+    )
+    final = probe.proxies()
+    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+        state = {name: tensor.cpu().contiguous() for name, tensor in training.ema.state_dict().items()}
+        safetensors.torch.save_file(state, attempt.path("generator.safetensors"))
+        for images, grid in training.grids.items():
+            attempt.path(f"grid-{int(images):012d}.png").write_bytes(png_of(grid))
+        attempt.metrics(history.rows)
+        meta = {
+            "seconds": history.seconds,
+            "operations": stage.operations,
+            "proxies": final,
+            "present_classes": training.present_classes.tolist(),
+            "frequencies": training.smoothing.frequencies.tolist(),
+            "num_parameters": {
+                "generator": num_parameters(training.generator),
+                "discriminator": num_parameters(training.discriminator),
+            },
+        }
+        artifact = attempt.commit(meta, device=device.description)
+    store.checkpoints(stage.digest).clear()
+    return artifact
+
+
+def png_of(image_uint8: Tensor) -> bytes:
+    """A `c x h x w` uint8 image as PNG."""
+    array = image_uint8.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,68 @@
+"""The spaces an image lives in, and the one conversion between each two.
+
+    uint8       b x c x h x w, 0..255        what the store holds and the device keeps resident
+    unit        float, [0, 1]                what augmentations take and give
+    signed      float, [-1, 1]               what G makes and D sees
+    normalised  float, mean 0 and sd 1       what a teacher and its student see; only `Normalization` makes it
+
+A name says which: `image_unit`, `image_signed`. The authors' release feeds signed images to a teacher trained on
+normalised ones and uses three statistics for one teacher; here there is nothing to mix up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def unit_from_uint8(image_uint8: Tensor) -> Tensor:
+    """`b x c x h x w` uint8 to float32 in [0, 1]."""
+    return image_uint8.float() / 255.0
+
+
+def uint8_from_unit(image_unit: Tensor) -> Tensor:
+    """`b x c x h x w` float in [0, 1] (clamped) to uint8, rounded; no per-image contrast stretch."""
+    return image_unit.float().mul(255.0).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def signed_from_unit(image_unit: Tensor) -> Tensor:
+    """[0, 1] to [-1, 1]."""
+    return image_unit * 2.0 - 1.0
+
+
+def unit_from_signed(image_signed: Tensor) -> Tensor:
+    """[-1, 1] to [0, 1]."""
+    return (image_signed + 1.0) / 2.0
+
+
+def resize_unit(image_unit: Tensor, size_pixels: int) -> Tensor:
+    """The one differentiable resize, between the GAN's size and the teacher's.
+
+    Args:
+        image_unit: `b x c x h x h` float.
+        size_pixels: side of the result.
+
+    Returns:
+        `b x c x size x size`: bilinear, with antialiasing when it shrinks. The image itself where the size is right.
+    """
+    if image_unit.shape[-1] == size_pixels:
+        return image_unit
+    return F.interpolate(image_unit, size=(size_pixels, size_pixels), mode="bilinear", antialias=True)
+
+
+class Normalization(nn.Module):
+    """Unit images to the space that a teacher was trained in: (x - mean) / std per channel."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(tuple(mean)).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(tuple(std)).view(1, -1, 1, 1))
+
+    def forward(self, image_unit: Tensor) -> Tensor:
+        return (image_unit - self.mean) / self.std

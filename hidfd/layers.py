@@ -1,0 +1,72 @@
+"""Layers that the generators and discriminators share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+POWER_ITERATIONS = 15
+"""Of spectral norm on fresh weights, as torch itself begins with."""
+
+
+class ConditionalBatchNorm2d(nn.Module):
+    """Batch norm whose gain and bias are learned per class.
+
+    Args:
+        num_features: channels.
+        num_classes: K; gains start at 1, biases at 0.
+    """
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(num_features, affine=False)
+        self.gain = nn.Embedding(num_classes, num_features)
+        self.bias = nn.Embedding(num_classes, num_features)
+        nn.init.ones_(self.gain.weight)
+        nn.init.zeros_(self.bias.weight)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """`b x c x h x w` and `b` int64."""
+        gain = self.gain(labels)[:, :, None, None]
+        bias = self.bias(labels)[:, :, None, None]
+        conditioned: Tensor = self.norm(features) * gain + bias
+        return conditioned
+
+
+@contextmanager
+def batch_norm_reestimation(module: nn.Module) -> Iterator[None]:
+    """Inside, every forward pass adds its batch to fresh running statistics, all batches weighing the same.
+
+    Only batch norms are put in training mode: spectral-norm vectors do not move. Afterwards all is in eval mode.
+    """
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        module.eval()
+
+
+def init_normal(module: nn.Module, std: float = 0.02) -> None:
+    """N(0, std) for every convolution and linear weight, zero biases (DCGAN's and the authors' release's)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            if is_parametrized(layer, "weight"):
+                weights = dict(layer.named_parameters())
+                nn.init.normal_(weights["parametrizations.weight.original"], 0.0, std)  # `weight` is computed from it
+                for _ in range(POWER_ITERATIONS):
+                    _ = layer.weight  # each look at it is one iteration towards the new largest singular value
+            else:
+                nn.init.normal_(layer.weight, 0.0, std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

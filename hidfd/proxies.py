@@ -1,0 +1,63 @@
+"""Proxies of a generator, measured in the teacher's feature space before any student is trained.
+
+**Source**: density and coverage after Naeem et al. 2020 (k = 5); memorisation is this project's: feature integration is
+there so that few real images are not memorised, so whether they are is measured.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+NEIGHBOURS = 5
+MIN_REFERENCE_IMAGES = 100
+"""Below it the 5 % quantile of the reference rests on fewer than five images, and nothing is reported."""
+
+MEMORISED_QUANTILE = 0.05
+
+
+def confidence_and_entropy(logits: Tensor) -> dict[str, float]:
+    """Of `n x K` teacher logits: mean top probability, and exp(entropy) of the argmax shares (1..K)."""
+    shares = torch.bincount(logits.argmax(dim=1), minlength=logits.shape[1]).float() / len(logits)
+    entropy = -(shares * torch.log(shares.clamp(min=1e-12))).sum().item()
+    return {
+        "confidence": logits.softmax(dim=1).amax(dim=1).mean().item(),
+        "effective_classes": math.exp(entropy),
+    }
+
+
+def density_and_coverage(real: Tensor, fake: Tensor) -> dict[str, float]:
+    """Density (0 up, about 1 for equal distributions) and coverage (0..1).
+
+    Args:
+        real: `n x t` teacher features of the hold-out.
+        fake: `n x t` of as many synthetic images.
+    """
+    radius = torch.cdist(real, real).kthvalue(NEIGHBOURS + 1, dim=1).values
+    inside = torch.cdist(real, fake) < radius.unsqueeze(1)
+    return {
+        "density": inside.sum(dim=0).float().mean().item() / NEIGHBOURS,
+        "coverage": inside.any(dim=1).float().mean().item(),
+    }
+
+
+def memorisation(collected: Tensor, synthetic: Tensor, reference: Tensor) -> tuple[float, float] | None:
+    """Share of synthetic images that lie closer to a collected one than 95 % of unseen real images do.
+
+    Args:
+        collected, synthetic, reference: `n x d` in one space (teacher features, or pixels); the reference is the
+            hold-out images that the selection would have taken.
+
+    Returns:
+        The share (0.05 is expected without copying) and its standard error, which includes the quantile's own;
+        None with fewer than `MIN_REFERENCE_IMAGES`.
+    """
+    if len(reference) < MIN_REFERENCE_IMAGES:
+        return None
+    threshold = torch.cdist(reference, collected).amin(dim=1).quantile(MEMORISED_QUANTILE)
+    share = (torch.cdist(synthetic, collected).amin(dim=1) < threshold).float().mean().item()
+    variance = share * (1 - share) / len(synthetic)
+    variance += MEMORISED_QUANTILE * (1 - MEMORISED_QUANTILE) / len(reference)
+    return share, math.sqrt(variance)

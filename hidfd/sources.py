@@ -1,0 +1,219 @@
+"""Stage 0: the user's images into the store, by content. Torch-free.
+
+Whatever holds them (`hidfd.materials`), images become one Parquet file of uint8 pixels (`hidfd.imagesets`). They are
+read, decoded and written in a stream, so that a set may be larger than memory. With its sha256 in the study file a
+material is looked for in the store first, and its path need not exist any more.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal, Protocol
+
+from hidfd import stages
+from hidfd.config import DataConfig, Material, TrialConfig
+from hidfd.config_paths import with_values
+from hidfd.decoding import Decoded, decode, pixel_hash
+from hidfd.encoded import Chunk, Encoded, folder_images, parquet_images
+from hidfd.errors import InputError, Stopped
+from hidfd.imagesets import IMAGES, ImageSet, ImageWriter, open_images, open_pixel_hashes, write_images
+from hidfd.materials import content_sha256, files_of, located, materials
+from hidfd.stages import Stage
+from hidfd.store import Artifact, Store
+
+__all__ = [
+    "ImageSet",
+    "ImageWriter",
+    "content_sha256",
+    "identify",
+    "import_images",
+    "located",
+    "materials",
+    "open_images",
+    "open_pixel_hashes",
+    "pixel_hash",
+    "write_images",
+]
+
+LISTED_BROKEN = 100
+"""Broken images that a manifest names."""
+
+MAX_THREADS = 4
+"""Pillow decodes outside the interpreter lock, but what is around it does not run faster with more."""
+
+_ROLES = {
+    "candidates": "data.candidates",
+    "validation": "data.validation",
+    "test": "data.test",
+    "synthesis": "data.synthetic",
+    "teacher_images": "teacher.train.images",
+    "teacher": "teacher.checkpoint",
+}
+"""Role in `hidfd.stages` -> where the study file names the material."""
+
+
+class ImportObserver(Protocol):
+    """What import tells while it runs, and asks; a `hidfd.progress.Observer` is one."""
+
+    def stage_started(self, stage: Stage, target_images: int | None) -> None: ...
+    def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None: ...
+    def note(self, text: str) -> None: ...
+    def should_stop(self) -> str | None: ...
+
+
+def identify(config: TrialConfig, store: Store | None = None) -> TrialConfig:
+    """The trial with the sha256 of every material filled in.
+
+    A material that carries one is not read if the store has what is made of it; otherwise, if its path exists, the
+    content must be what the sha256 says. One whose path does not exist is left to the stage that needs it.
+
+    Raises:
+        InputError: a path without sha256 does not exist, or content and sha256 differ; all of them in one message.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    unread: dict[str, Material] = {}
+    for where, material in materials(config).items():
+        if material.sha256 is not None:
+            unread[where] = material
+            continue
+        assert material.path is not None
+        try:
+            values[f"{where}.sha256"] = content_sha256(material.path, f"trial.{where}.path")
+        except InputError as error:
+            problems.append(str(error))
+    if not problems:
+        config = with_values(config, values) if values else config
+        for where in _built(config, store):
+            unread.pop(where, None)
+    for where, material in unread.items():
+        try:
+            if material.path is not None and _exists(material.path):
+                located(material, material.sha256, f"trial.{where}")
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError("\n".join(problems))
+    return config
+
+
+def import_images(
+    stage: Stage, material: Material, config: TrialConfig, store: Store, observer: ImportObserver
+) -> Artifact:
+    """Decodes a material into the store, unless it is there.
+
+    Args:
+        stage: an import of `hidfd.stages.plan`; its settings say how images are fitted and whether labels are wanted.
+
+    Returns:
+        Artifact with `images.parquet` (`open_images` reads it); meta: num_images, num_broken, broken, shape,
+        label_names, seconds.
+
+    Raises:
+        InputError: no images, an unreadable Parquet, labels that are missing or outside 0..K-1, too many broken files.
+        Stopped: the observer asked for it; an import starts anew.
+    """
+    found = store.find(stage.name, stage.digest)
+    if found is not None:
+        return found
+    started = time.monotonic()
+    settings = stage.identity["settings"]
+    where = f"trial.{_ROLES[stage.role]}"
+    files = located(material, settings["source"], where)
+    if files.kind == "file":
+        raise InputError(
+            f"{where}: {material.path} is neither a folder nor Parquet; expected a folder of JPEG/PNG, or Parquet with "
+            f"an `image` column"
+        )
+    read = folder_images if files.kind == "images" else parquet_images
+    channels, side = settings["channels"], settings["image_size_pixels"]
+    encoded = read(files, settings["num_classes"], channels * side * side, where)
+    observer.stage_started(stage, encoded.total)
+
+    broken: list[dict[str, str]] = []
+    num_images = num_broken = 0
+    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+        with ImageWriter(attempt.path(IMAGES), (channels, side, side)) as writer:
+            for chunk, decoded in _decoded(encoded, channels, side, settings["fit"]):
+                good = [i for i in range(len(chunk.names)) if i not in decoded.broken]
+                labels = None if chunk.labels is None else chunk.labels[good]
+                writer.write(decoded, labels, [chunk.names[i] for i in good])
+                num_images += len(good)
+                num_broken += len(decoded.broken)
+                for i, reason in decoded.broken.items():
+                    if len(broken) < LISTED_BROKEN:
+                        broken.append({"path": chunk.names[i], "reason": reason})
+                observer.advanced(stage, num_images + num_broken, encoded.total, {"import/broken": float(num_broken)})
+                stop = observer.should_stop()
+                if stop is not None:
+                    raise Stopped(f"import of {stage.role}: stopped ({stop}); the same command imports it anew")
+        _check_broken(broken, num_broken, encoded.total, config.data, where, material)
+        if num_broken:
+            observer.note(
+                f"import of {stage.role}: skipped {num_broken:,} of {encoded.total:,} images that cannot be read, "
+                f"the first: {broken[0]['path']} ({broken[0]['reason']})"
+            )
+        meta = {
+            "num_images": num_images,
+            "num_broken": num_broken,
+            "broken": broken,
+            "shape": [channels, side, side],
+            "label_names": encoded.label_names,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        return attempt.commit(meta)
+
+
+def _built(config: TrialConfig, store: Store | None) -> list[str]:
+    """Materials that the store has in the form in which stages read them."""
+    if store is None:
+        return []
+    plan = stages.plan(config)
+    return [
+        where
+        for role, where in _ROLES.items()
+        if role in plan and store.find(plan[role].name, plan[role].digest) is not None
+    ]
+
+
+def _exists(path: str) -> bool:
+    try:
+        files_of(path)
+    except InputError:
+        return False
+    return True
+
+
+def _decoded(
+    encoded: Encoded, channels: int, side: int, fit: Literal["crop", "pad"]
+) -> Iterator[tuple[Chunk, Decoded]]:
+    """Chunks in order, decoded by a few threads that stay at most a few chunks ahead."""
+    threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+    waiting: deque[tuple[Chunk, Future[Decoded]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        for chunk in encoded.chunks():
+            waiting.append((chunk, pool.submit(decode, chunk.sources, channels, side, fit)))
+            if len(waiting) > 2 * threads:
+                chunk, decoding = waiting.popleft()
+                yield chunk, decoding.result()
+        while waiting:
+            chunk, decoding = waiting.popleft()
+            yield chunk, decoding.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check_broken(
+    broken: list[dict[str, str]], num_broken: int, total: int, data: DataConfig, where: str, material: Material
+) -> None:
+    if num_broken > data.max_broken_fraction * total or num_broken == total:
+        first = "; ".join(f"{image['path']} ({image['reason']})" for image in broken[:3])
+        raise InputError(
+            f"{where}: {num_broken:,} of {total:,} images of {material.path} cannot be read, more than "
+            f"data.max_broken_fraction {data.max_broken_fraction:g} allows: {first}. Mend or delete them, or raise it"
+        )

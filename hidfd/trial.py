@@ -1,0 +1,218 @@
+"""One trial, from the user's material to a student and its numbers: the stages meet here and nowhere else.
+
+import -> teacher -> collection -> generation -> synthesis -> distillation -> evaluation
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hidfd import trial_folder
+from hidfd.alignment import Student
+from hidfd.collected import Collection, open_collection
+from hidfd.collection import collect
+from hidfd.config import TrialConfig
+from hidfd.device import Device, resolve_device
+from hidfd.disk import store_errors
+from hidfd.distillation import distil, load_student, replay
+from hidfd.evaluation import evaluate, open_test_labels
+from hidfd.frozen_teacher import Teacher, load_teacher
+from hidfd.generation import train_generator
+from hidfd.progress import Observer
+from hidfd.sources import identify, import_images, materials, open_images
+from hidfd.stages import Stage, needed, plan
+from hidfd.store import Artifact, Store
+from hidfd.synthesis import synthesise
+from hidfd.teacher import import_teacher, train_teacher
+
+LOOPS = ("teacher", "generation", "distillation")
+"""Stages that write checkpoints."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a trial left.
+
+    Attributes:
+        config: with the sha256 of every material.
+        stages: role -> stage, of the whole trial.
+        metrics: the numbers of `result.json`, as far as the trial went.
+        seconds: role -> seconds that building took, then or now.
+        reused: roles that were found in the store.
+        folder: with `report.html`, if one was asked for.
+    """
+
+    config: TrialConfig
+    stages: dict[str, Stage]
+    metrics: dict[str, Any]
+    seconds: dict[str, float]
+    reused: tuple[str, ...]
+    folder: Path | None
+
+
+class Trial:
+    """A trial under way: what is built is in the store, what is opened is kept here."""
+
+    def __init__(self, config: TrialConfig, store: Store, device: Device, observer: Observer) -> None:
+        self.store, self.device, self.observer = store, device, observer
+        self.config = identify(config, store)
+        self.stages = plan(self.config)
+        self.seconds: dict[str, float] = {}
+        self.reused: list[str] = []
+        self.samples: Path | None = None
+        self._teacher: Teacher | None = None
+        self._collection: Collection | None = None
+
+    def run(self, until: str) -> None:
+        """Find or build every stage up to `until`."""
+        for stage in needed(self.stages, until):
+            found = self.store.find(stage.name, stage.digest)
+            if found is not None:
+                self.reused.append(stage.role)
+                self.seconds[stage.role] = float(found.meta.get("seconds", 0.0))
+                self.observer.reused(stage, found.meta.get("seconds"))
+                if stage.name == "distillation":
+                    replay(stage, found.metrics(), self.observer)
+                if stage.name in LOOPS:
+                    self.store.checkpoints(stage.digest).clear()  # of a run that was killed before it could
+                continue
+            started = time.monotonic()
+            artifact = self.build(stage)
+            self.seconds[stage.role] = float(artifact.meta.get("seconds", time.monotonic() - started))
+            self.observer.stage_finished(stage, self.seconds[stage.role])
+
+    def build(self, stage: Stage) -> Artifact:
+        """Build one stage whose inputs stand in the store."""
+        config, store, device, observer = self.config, self.store, self.device, self.observer
+        match stage.name:
+            case "import":
+                roles = {"teacher_images": "teacher.train.images", "synthesis": "data.synthetic"}
+                material = materials(config)[roles.get(stage.role, f"data.{stage.role}")]
+                return import_images(stage, material, config, store, observer)
+            case "teacher" if config.teacher.train is None:
+                return import_teacher(stage, config, store)
+            case "teacher":
+                images, validation = self.artifact("teacher_images"), self.artifact_if_any("validation")
+                return train_teacher(stage, config, images, validation, store, device, observer)
+            case "collection":
+                candidates, test = self.artifact("candidates"), self.artifact_if_any("test")
+                return collect(stage, config, candidates, test, self.teacher, store, device, observer)
+            case "generation":
+                return train_generator(
+                    stage, config, self.collection, self.teacher, store, device, observer, self.samples
+                )
+            case "synthesis":
+                return synthesise(stage, config, self.artifact("generation"), self.teacher, store, device, observer)
+            case "distillation":
+                return distil(stage, config, self.collection, self.synthetic, self.teacher, store, device, observer)
+            case _:
+                validation = self.artifact_if_any("validation")
+                return evaluate(stage, self.student, self.teacher, self.collection, validation, store, device)
+
+    def artifact(self, role: str) -> Artifact:
+        """A built stage of this trial."""
+        stage = self.stages[role]
+        return self.store.get(stage.name, stage.digest)
+
+    def artifact_if_any(self, role: str) -> Artifact | None:
+        """The same, building it first where the trial has it; None where it does not."""
+        if role not in self.stages:
+            return None
+        self.run_import(role)
+        return self.artifact(role)
+
+    def run_import(self, role: str) -> None:
+        stage = self.stages[role]
+        if self.store.find(stage.name, stage.digest) is None:
+            self.build(stage)
+
+    @property
+    def teacher(self) -> Teacher:
+        if self._teacher is None:
+            self._teacher = load_teacher(self.artifact("teacher"), self.config, self.device)
+        return self._teacher
+
+    @property
+    def collection(self) -> Collection:
+        if self._collection is None:
+            self._collection = open_collection(self.artifact("collection"), self.artifact("candidates"))
+        return self._collection
+
+    @property
+    def synthetic(self) -> Tensor | None:
+        if not self.config.uses_synthetic_images:
+            return None
+        return torch.from_numpy(open_images(self.artifact("synthesis")).pixels)
+
+    @property
+    def student(self) -> Student:
+        return load_student(self.artifact("distillation"), self.config, self.teacher, self.device)
+
+
+def run_trial(
+    config: TrialConfig,
+    store: Store,
+    *,
+    until: str = "evaluation",
+    folder: Path | None = None,
+    device: str = "auto",
+    observer: Observer | None = None,
+    name: str = "trial",
+) -> TrialResult:
+    """Run a trial, or as much of it as is not in the store yet.
+
+    Args:
+        config: materials may lack their sha256; they are identified first.
+        until: the last stage to build.
+        folder: where the trial explains itself (`hidfd.trial_folder`); None = nowhere.
+        device: `auto`, `cpu` or `cuda`.
+        observer: hears of the progress and may stop the trial.
+        name: of the trial, for its report.
+
+    Raises:
+        InputError, StoreError, DeviceError, DivergedError: see `hidfd.errors`.
+        Stopped: the observer asked for it; the same call goes on.
+    """
+    trial = Trial(config, store, resolve_device(device, config.precision), observer or Observer())
+    if folder is not None:
+        trial.samples = trial_folder.prepare(folder, name, trial.config)
+    trial.run(until)
+    metrics = trial_folder.result_of(trial, until)
+    if folder is not None:
+        with store_errors("writing into the trial's folder", folder):
+            trial_folder.write(folder, name, trial, metrics)
+    return TrialResult(trial.config, trial.stages, metrics, trial.seconds, tuple(trial.reused), folder)
+
+
+def evaluate_test(config: TrialConfig, store: Store, *, device: str = "auto") -> dict[str, Any]:
+    """Open the test labels for a finished trial, once: accuracy, per class, confusion matrix, calibration error.
+
+    Raises:
+        StoreError: the trial has not been run.
+        ConfigError: the study file names no test split.
+    """
+    trial = Trial(config, store, resolve_device(device, config.precision), Observer())
+    if "test" in trial.stages:
+        trial.run_import("test")
+    opened = open_test_labels(trial.stages, trial.student, trial.teacher, store, trial.device)
+    return opened.meta | {"opened": opened.created}
+
+
+def import_all(config: TrialConfig, store: Store, observer: Observer) -> TrialConfig:
+    """Bring the teacher and every image of a trial into the store; the trial with their sha256.
+
+    Raises:
+        InputError: something cannot be read, or the checkpoint does not fit its architecture.
+    """
+    trial = Trial(config, store, resolve_device("cpu", "fp32"), observer)
+    for stage in trial.stages.values():
+        imports = stage.name == "import" or (stage.name == "teacher" and trial.config.teacher.train is None)
+        if imports and store.find(stage.name, stage.digest) is None:
+            trial.build(stage)
+    return trial.config

@@ -1,0 +1,165 @@
+"""A trial's folder, which explains itself: resolved configuration, metrics, manifest, result, pictures, report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from hidfd.config import TrialConfig
+from hidfd.disk import store_errors
+from hidfd.images import resize_unit, uint8_from_unit, unit_from_uint8
+from hidfd.report import write_trial_report
+from hidfd.sources import open_images
+from hidfd.stages import needed
+
+if TYPE_CHECKING:
+    from hidfd.trial import Trial
+
+PICTURE_COLUMNS = 10
+NEIGHBOURS_SHOWN = 8
+
+
+def prepare(folder: Path, name: str, config: TrialConfig) -> Path:
+    """Make the folder, write `config.yaml`, and give the folder for sample grids."""
+    samples = folder / "samples"
+    with store_errors("making the trial's folder", folder):
+        samples.mkdir(parents=True, exist_ok=True)
+    resolved = {"name": name, "trial": config.model_dump(mode="json", exclude={"preset"})}
+    with store_errors("writing into the trial's folder", folder):
+        (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+    return samples
+
+
+def result_of(trial: Trial, until: str) -> dict[str, Any]:
+    """The numbers of `result.json`: null where a stage was not asked for or a measure does not exist."""
+    config, store = trial.config, trial.store
+    metas = {}
+    for stage in needed(trial.stages, until):
+        artifact = store.find(stage.name, stage.digest)
+        if artifact is not None:
+            metas[stage.role] = artifact.meta
+    evaluation = metas.get("evaluation", {})
+    student, teacher, collection = (metas.get(role, {}) for role in ("distillation", "teacher", "collection"))
+    synthesis = metas.get("synthesis", {}) if config.uses_synthetic_images else {}
+    keys = (
+        *("agreement", "agreement_standard_error", "agreement_classes", "agreement_per_class", "agreement_reference"),
+        *("kl_to_teacher", "validation_images", "validation_accuracy", "validation_per_class", "validation_confusion"),
+        *("validation_calibration_error", "teacher_validation_accuracy"),
+    )
+    return {key: evaluation.get(key) for key in keys} | {
+        "class_histogram_collection": collection.get("histogram"),
+        "class_histogram_synthetic": synthesis.get("histogram"),
+        "generator": metas.get("generation", {}).get("proxies") if config.uses_generator else None,
+        "student_parameters": student.get("plain_parameters"),
+        "deployed_parameters": student.get("deployed_parameters"),
+        "teacher_parameters": teacher.get("num_parameters"),
+        "num_collected": student.get("num_real"),
+        "num_synthetic": student.get("num_synthetic"),
+        "real_share": student.get("real_share"),
+        "in_domain": config.data.candidates_in_domain,
+        "class_names": list(config.data.class_names) or [str(k) for k in range(config.data.num_classes)],
+    }
+
+
+def write(folder: Path, name: str, trial: Trial, metrics: dict[str, Any]) -> Path:
+    """Write everything else from the store, so that a reused trial explains itself as well as a fresh one."""
+    rows, stages = [], []
+    for role, stage in trial.stages.items():
+        artifact = trial.store.find(stage.name, stage.digest)
+        if artifact is None:
+            continue
+        rows += [{"stage": role, **row} for row in artifact.metrics()]
+        stages.append(
+            {
+                "name": stage.name,
+                "role": role,
+                "digest": stage.digest,
+                "reused": role in trial.reused,
+                "seconds": trial.seconds.get(role),
+                "meta": artifact.meta,
+            }
+        )
+        for file in artifact.files:
+            if file.startswith("grid-"):
+                target = folder / "samples" / file.replace("grid-", "generation-")
+                target.write_bytes(artifact.path(file).read_bytes())
+    manifest = {
+        "name": name,
+        "stages": stages,
+        "device": trial.device.description,
+        "versions": {package: version(package) for package in ("hidfd", "torch", "torchvision", "numpy")},
+        "git_commit": git_commit(),
+        "command": " ".join(sys.argv),
+    }
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    (folder / "result.json").write_text(json.dumps(metrics, indent=1))
+    _draw_pictures(folder / "pictures", trial)
+    return write_trial_report(folder)
+
+
+def git_commit() -> str | None:
+    """Of the checkout that this package runs from; None where it is not one, or git is not there."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return answer.stdout.strip() or None
+
+
+def _draw_pictures(folder: Path, trial: Trial) -> None:
+    """`real.png` and `synthetic.png`, a row per class; `neighbours.png`, synthetic images above their nearest real."""
+    folder.mkdir(exist_ok=True)
+    collection_stage = trial.stages["collection"]
+    if trial.store.find("collection", collection_stage.digest) is None:
+        return
+    collection = trial.collection
+    size = trial.config.data.image_size_pixels
+    num_classes = min(trial.config.data.num_classes, 20)
+    _save(folder / "real.png", _by_class(collection.images, collection.labels, num_classes))
+    synthesis = trial.stages.get("synthesis")
+    if synthesis is None or trial.store.find(synthesis.name, synthesis.digest) is None:
+        return
+    images = open_images(trial.artifact("synthesis"))
+    pixels = uint8_from_unit(resize_unit(unit_from_uint8(torch.from_numpy(images.pixels[:2000])), size))
+    labels = torch.zeros(len(pixels), dtype=torch.int64)
+    if images.labels is not None:
+        labels = torch.from_numpy(images.labels[:2000])
+    _save(folder / "synthetic.png", _by_class(pixels, labels, num_classes))
+    distances = torch.cdist(pixels[:500].flatten(1).float(), collection.images.flatten(1).float())
+    nearest = distances.min(dim=1)
+    closest = nearest.values.argsort()[:NEIGHBOURS_SHOWN]
+    pairs = torch.cat([pixels[closest], collection.images[nearest.indices[closest]]])
+    _save(folder / "neighbours.png", _tiled(pairs, len(closest)))
+
+
+def _by_class(images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    rows = []
+    for k in range(num_classes):
+        of_class = images[labels == k][:PICTURE_COLUMNS]
+        missing = PICTURE_COLUMNS - len(of_class)
+        rows.append(torch.cat([of_class, of_class.new_full((missing, *images.shape[1:]), 255)]))
+    return _tiled(torch.cat(rows), PICTURE_COLUMNS)
+
+
+def _tiled(images: Tensor, columns: int) -> Tensor:
+    count, channels, height, width = images.shape
+    tiles = images.view(count // columns, columns, channels, height, width)
+    return tiles.permute(2, 0, 3, 1, 4).reshape(channels, count // columns * height, columns * width)
+
+
+def _save(path: Path, image: Tensor) -> None:
+    array: np.ndarray[Any, np.dtype[np.uint8]] = image.permute(1, 2, 0).numpy()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(path, optimize=True)

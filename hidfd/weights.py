@@ -1,0 +1,89 @@
+"""Reading the user's state dicts, and saying clearly why one does not fit."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from hidfd.errors import InputError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema")
+PREFIXES = ("module.", "_orig_mod.")
+SHOWN = 10
+"""Keys of each kind that a refusal lists."""
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """A state dict from .safetensors, or from .pt/.pth without running any of its code.
+
+    Wrapping (`{"state_dict": ...}`) and prefixes (`module.`) are taken off.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a .safetensors, .pt or .pth state dict")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: not a readable state dict ({reason}); save `model.state_dict()` with torch.save or safetensors"
+        ) from error
+    while isinstance(content, Mapping):
+        wrapped = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        if wrapped is None:
+            break
+        content = content[wrapped]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise InputError(f"{path}: holds no state dict (names to tensors); save `model.state_dict()`")
+    return {_bare(name): tensor for name, tensor in content.items()}
+
+
+def check_fit(state: Mapping[str, Tensor], module: nn.Module, where: str) -> None:
+    """Refuse a state dict that does not fit a network.
+
+    Raises:
+        InputError: lists missing, unexpected and mis-shaped keys; one plain sentence where only the number of classes
+            differs.
+    """
+    expected = module.state_dict()
+    counters = {name for name in expected if name.endswith("num_batches_tracked")}
+    missing = [name for name in expected if name not in state and name not in counters]
+    unexpected = [name for name in state if name not in expected]
+    misshaped = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if not (missing or unexpected or misshaped):
+        return
+    classifier = {"fc.weight", "fc.bias"}
+    if not missing and not unexpected and all(line.split(" ")[0] in classifier for line in misshaped):
+        found, wanted = len(state["fc.bias"]), len(expected["fc.bias"])
+        raise InputError(
+            f"{where}: the checkpoint has {found} classes, trial.data.num_classes says {wanted}; correct num_classes"
+        )
+    parts = [
+        f"{len(keys)} {kind}: {', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''}"
+        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
+        if keys
+    ]
+    raise InputError(f"{where}: the checkpoint does not fit. {'; '.join(parts)}. Check teacher.architecture and width")
+
+
+def _bare(name: str) -> str:
+    while name.startswith(PREFIXES):
+        name = name.removeprefix("module.").removeprefix("_orig_mod.")
+    return name
