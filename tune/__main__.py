@@ -1,0 +1,280 @@
+"""`python -m tune`: a study over HiDFD trials, from its file to its report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from hidfd.costs import Costs
+from hidfd.errors import ConfigError, HidfdError, Stopped
+from hidfd.progress import console_observer, duration, interruptible
+from tune.display import StudyDisplay
+from tune.findings import rank_words
+from tune.forecast import forecast_of
+from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
+from tune.study import Ended, Study, open_study, run_study, write_pages
+from tune.wording import (
+    mlflow_command,
+    percent,
+    result_in_words,
+    rows_table,
+    short_value,
+    trials_table,
+    work_table,
+)
+
+EPILOG = """\
+any number of key=value overrides may follow FILE, with dotted keys, such as study.num_students=12
+or search.distillation.inflation.high=80
+
+exit codes:
+    0  done
+    1  an error of the program
+    2  the study file, an override or an argument is wrong
+    3  the material (images, Parquet, checkpoint) cannot be used
+    4  the store is unwritable, full or damaged, or lacks what was asked for
+    5  the device is not there, or cannot do what was asked
+    7  the ledger cannot be opened, read or written
+    8  another driver runs this study now
+    9  the study ended without a single finished student
+  130  stopped by Ctrl-C or SIGTERM; the same command goes on
+"""
+
+PLAIN_WIDTH = 160
+"""Columns of a table that is not shown on a terminal."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    parser = _parser()
+    options, rest = parser.parse_known_args(words)
+    unknown = [word for word in rest if word.startswith("-")]
+    if unknown:
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    options.overrides = rest
+    try:
+        options.verb(options)
+    except HidfdError as error:
+        if options.json:
+            print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, Stopped):
+            print(f"goes on with: python -m tune {shlex.join(words)}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:  # before or after what can be interrupted with care
+        print("stopped by Ctrl-C; nothing was under way that needed saving", file=sys.stderr)
+        return Stopped.exit_code
+    return 0
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Say what the study would do, and about how long it takes; checks everything, runs nothing."""
+    study = _open(options)
+    costs = Costs.of(study.store)
+    forecast = forecast_of(study.state(), study.store, costs)
+    if options.json:
+        print(json.dumps([vars(row) for row in forecast]))
+        return
+    definition = study.definition
+    if definition.search:
+        asked, num_parameters = definition.study, len(definition.space.distributions)
+        print(
+            f"{definition.name}: {definition.limit} students by {asked.sampler} over {num_parameters} parameters, "
+            f"{asked.students_per_generator} per generator, objective {asked.objective}"
+        )
+    table = Table("what", "in all", "in the store", "each", "at most", box=None)
+    for row in forecast:
+        each = "" if row.seconds_each is None else f"~ {duration(row.seconds_each)}"
+        rest = "" if row.seconds_each is None else f"~ {duration(row.seconds_each * (row.count - row.built))}"
+        table.add_row(row.what, str(row.count), str(row.built), each, rest)
+    _print(table)
+    total = sum((row.seconds_each or 0.0) * (row.count - row.built) for row in forecast)
+    side = min(definition.study.concurrency, max(1, sum(row.count for row in forecast)))
+    print(f"~ expected, {costs.basis()}: at most {duration(total)} of work, {side} side by side: ", end="")
+    prunes = bool(definition.rungs) and bool(definition.search)
+    print(f"{duration(total / side)}{'; pruning makes it less' if prunes else ''}")
+    print(f"next: {definition.command}")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the study, or go on with it: a search, then the best trial beside its controls on fresh seeds."""
+    study = _open(options)
+    with (
+        console_observer(quiet=options.json, prefix="import: ") as observer,
+        interruptible(observer),
+        StudyDisplay(quiet=options.json) as display,
+    ):
+        ended = run_study(study, engine=options.engine, device=options.device, observer=observer, show=display.show)
+    if options.json:
+        print(json.dumps(ended.snapshot.to_json() | {"report": str(ended.report)}, default=str))
+        return
+    _print_result(ended)
+
+
+def status(options: argparse.Namespace) -> None:
+    """Say where the study stands, whoever runs it."""
+    study = _open(options)
+    snapshot = study.snapshot()
+    if options.json:
+        print(json.dumps(snapshot.to_json(), default=str))
+        return
+    if not any(work.attempts or work.state.is_final for work in snapshot.works):
+        print(f"{snapshot.name}: not started; next: {snapshot.command}")
+        return
+    ended = sum(work.state.is_final for work in snapshot.works)
+    words = f"{snapshot.name}: {ended} of {len(snapshot.works)} pieces of work so far have ended"
+    if snapshot.num_students:
+        students = sum(trial.state.is_final for trial in snapshot.trials)
+        words += f", {students} of {snapshot.num_students} students of the search"
+    holder = study.holder()
+    print(f"{words}; run by {holder}" if holder else words)
+    running = [work for work in snapshot.works if work.state is WorkState.RUNNING]
+    if running:
+        _print(work_table(running))
+    _print_tables(snapshot)
+    print(f"CPU-seconds of work so far: {snapshot.cpu_seconds:,.0f}")
+    if snapshot.finished:
+        print(f"next: python -m tune show {shlex.quote(options.file)} TRIAL")
+    elif holder is None:
+        print(f"nobody runs it now; goes on with: {snapshot.command}")
+
+
+def show(options: argparse.Namespace) -> None:
+    """Show one trial, by its number or by the name of its folder: settings, numbers, what it rests on."""
+    study = _open(options)
+    snapshot = study.snapshot()
+    work = _find(snapshot, options.trial)
+    if options.json:
+        print(json.dumps(asdict(work)))
+        return
+    print(f"{work.label}: {result_in_words(work) if work.state.is_final else work.state.value}")
+    table = Table(box=None, show_header=False)
+    for path, value in work.params.items():
+        table.add_row(f"trial.{path}", short_value(value))
+    table.add_row("seed", str(work.seed))
+    for name, value in work.metrics.items():
+        table.add_row(name, short_value(value, 4))
+    for rung in work.rungs:
+        table.add_row(
+            f"at {rung.images:,} images",
+            f"agreement {percent(rung.value)}, {'kept' if rung.kept else 'pruned'}, against {len(rung.against)} others",
+        )
+    _print(table)
+    needs = [need for key in work.needs if (need := snapshot.work(key)) is not None]
+    if needs:
+        _print(work_table(needs))
+    for attempt in work.attempts:
+        end, since = attempt.end or "running", attempt.images_from
+        print(f"attempt {attempt.number}: {end} on {attempt.node}, from {since:,} images")
+    print(f"folder: {work.folder}")
+    print(f"report: {work.folder}/report.html")
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the study's page anew, and those of its trials that are gone."""
+    path = write_pages(_open(options))
+    print(json.dumps({"report": str(path)}) if options.json else f"report: {path}")
+
+
+def _open(options: argparse.Namespace) -> Study:
+    return open_study(options.file, options.overrides, store=options.store, num_seeds=options.seeds)
+
+
+def _find(snapshot: StudySnapshot, wanted: str) -> WorkSnapshot:
+    keys = {str(trial.number): trial.key for trial in snapshot.trials}
+    for work in snapshot.works:
+        if wanted == work.label or (wanted in keys and keys[wanted] == work.key):
+            return work
+    labels = ", ".join(work.label for work in snapshot.works) or "none yet"
+    raise ConfigError(f"{wanted}: study {snapshot.name!r} has no such trial; it has: {labels}")
+
+
+def _print_result(ended: Ended) -> None:
+    snapshot = ended.snapshot
+    _print_tables(snapshot)
+    if not ended.is_new:
+        print("everything was there already; nothing was run")
+    work = f"CPU-seconds: {snapshot.cpu_seconds:,.0f} by the study's pieces of work over all its runs"
+    print(f"{work}; {ended.cpu_seconds:,.0f} by this command and all that it started")
+    if ended.tracking_error:
+        print(f"MLflow could not be written ({ended.tracking_error}); this makes up for it: {snapshot.command}")
+    print(f"report: {ended.report}")
+    print(f"MLflow: {mlflow_command(snapshot.tracking)}")
+    if snapshot.rows and snapshot.rows[0].role == "finalist" and len(snapshot.rows[0].keys) == 1:
+        print(f"more seeds: {snapshot.command} --seeds 3")
+
+
+def _print_tables(snapshot: StudySnapshot) -> None:
+    for table in (trials_table(snapshot), rows_table(snapshot)):
+        if table is not None:
+            _print(table)
+    words = rank_words(snapshot)
+    if words is not None:
+        print(words)
+    if snapshot.verdict:
+        print(f"verdict: {snapshot.verdict}")
+
+
+def _print(what: RenderableType) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PLAIN_WIDTH)
+    console.print(what)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"expected a number of seeds from 1 to 1000, found {text!r}")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False,
+        prog="python -m tune",
+        description="Hybrid data-free knowledge distillation: studies over trials.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def add(name: str, verb: Callable[[argparse.Namespace], None], *more: str) -> argparse.ArgumentParser:
+        places = "".join(f" {word}" for word in ("FILE", *more))
+        sub = verbs.add_parser(
+            name,
+            help=verb.__doc__,
+            description=verb.__doc__,
+            usage=f"%(prog)s{places} [options] [key=value ...]",
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(verb=verb)
+        sub.add_argument("file", metavar="FILE", help="study file (YAML); key=value overrides may follow")
+        sub.add_argument("--seeds", type=_count, metavar="N", help="compare on so many fresh seeds")
+        sub.add_argument("--store", help="folder or s3:// URI; default HIDFD_STORE, the file's, ./.hidfd/store")
+        sub.add_argument("--json", action="store_true", help="print JSON instead of text")
+        return sub
+
+    add("plan", plan)
+    running = add("run", run)
+    running.add_argument("--engine", choices=["ray", "local"], default="ray", help="local = one by one, without Ray")
+    running.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add("status", status)
+    add("show", show, "TRIAL").add_argument("trial", metavar="TRIAL", help="number of a trial, or name of its folder")
+    add("report", report)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

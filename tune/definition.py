@@ -1,0 +1,144 @@
+"""A study as it is asked for: its file's sections, checked against each other, with all materials identified."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hidfd.config import TrialConfig
+from hidfd.errors import ConfigError
+from hidfd.stages import VERSIONS, result_settings
+from tune.config import SearchConfig, StudyConfig
+from tune.rungs import rung_images
+from tune.space import Space, build_space, changed
+
+FRESH = ("seeds.generation", "seeds.synthesis", "seeds.distillation")
+"""What a fresh seed replaces; teacher and collection stay."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """All that the planner needs to know.
+
+    Attributes:
+        name: of the study.
+        study, search: its sections.
+        base: its `trial:`, with the sha256 of every material.
+        space: the checked search space.
+        folder: where trial folders and the study's report go.
+        file, command, tracking: for people: the study file, the command that goes on, the MLflow URI (redacted).
+        resources: of one piece of work: cpus, gpus, workers.
+    """
+
+    name: str
+    study: StudyConfig
+    search: SearchConfig
+    base: TrialConfig
+    space: Space
+    folder: Path
+    file: str = ""
+    command: str = ""
+    tracking: str = ""
+    resources: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def limit(self) -> int:
+        """How many suggestions the search makes at most; 0 without a search."""
+        if not self.search:
+            return 0
+        if self.study.sampler == "grid":
+            return min(self.study.num_students, self.space.grid_size())
+        return self.study.num_students
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Student images at which the search's students are compared."""
+        pruner, student = self.study.pruner, self.base.distillation
+        if pruner.kind == "none":
+            return ()
+        return rung_images(
+            student.target_images, student.batch_images, pruner.first_rung_fraction, pruner.reduction_factor
+        )
+
+    def with_seed(self, values: dict[str, Any], seed: int) -> TrialConfig:
+        """The trial with overrides, on a fresh seed."""
+        return changed(self.base, {**values, **dict.fromkeys(FRESH, seed)})
+
+    def identity(self) -> dict[str, Any]:
+        """What the search's suggestions belong to: where it differs, they are no longer one search."""
+        study = self.study
+        content = {
+            "study": {
+                "objective": study.objective,
+                "sampler": study.sampler,
+                "seed": study.seed,
+                "startup_students": study.startup_students,
+                "students_per_generator": study.students_per_generator,
+                "pruner": study.pruner.model_dump(),
+            },
+            "search": self.search.model_dump(),
+            "trial": result_settings(self.base),
+            "stage_versions": VERSIONS,
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(content))
+        return plain
+
+
+def define(
+    name: str,
+    study: StudyConfig,
+    search: SearchConfig,
+    base: TrialConfig,
+    folder: Path,
+    **shown: Any,
+) -> Definition:
+    """Check a study's sections against each other.
+
+    Args:
+        name: of the study.
+        study, search: its sections.
+        base: its `trial:`, with the sha256 of every material.
+        folder: for its results.
+        shown: the other attributes of `Definition`.
+
+    Raises:
+        ConfigError: with every problem at once.
+    """
+    problems: list[str] = []
+    if not search and not study.variants:
+        problems.append("nothing to do: give `search:` parameters, `study.variants`, or both")
+    if study.objective == "validation_accuracy" and base.data.validation is None:
+        problems.append(
+            "study.objective: validation_accuracy needs labelled images in trial.data.validation; "
+            "give them, or use objective: agreement, which needs no labels"
+        )
+    space = Space({}, {}, {})
+    try:
+        space = build_space(search, study, base)
+    except ConfigError as error:
+        problems.append(str(error))
+    used = {base.seeds.generation, base.seeds.synthesis, base.seeds.distillation}
+    if search and (stale := used.intersection(study.seeds)):
+        problems.append(
+            f"study.seeds: {min(stale)} is a seed of the search itself (trial.seeds); fresh seeds must be others"
+        )
+    for variant, values in study.variants.items():
+        try:
+            changed(base, values)
+        except ConfigError as error:
+            problems.append(f"study.variants.{variant}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return Definition(name, study, search, base, space, folder, **shown)
+
+
+def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
+    """`path: old -> new` for every leaf in which two JSON trees differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+    elif old != new:
+        yield f"{where}: {json.dumps(old)} -> {json.dumps(new)}"

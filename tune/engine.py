@@ -1,0 +1,303 @@
+"""The Ray Tune engine: a thin adapter whose methods each call one method of the planner.
+
+One piece of work is one Ray Tune trial, run by a plain function in a reused actor. Trials are never stopped by Tune:
+their verdict waits in a mailbox that they ask at most once a second, and the function returns by itself, with its
+checkpoint saved. Nothing here raises into Tune, which would end the run in its own way: an error is kept, the study is
+drained, and it is raised afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import ray
+from ray.tune import Callback, PlacementGroupFactory, RunConfig, TuneConfig, Tuner, get_context
+from ray.tune import report as tell
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import SearchAlgorithm
+
+from tune.planner import Planner
+from tune.work import Diverged, Done, End, Failed, Finished, Lost, Report, Stopped, Work
+from tune.worker import Place, perform
+
+ASK_EVERY_SECONDS = 1.0
+"""How often a running piece of work asks the mailbox."""
+
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Ray's smallest is 75 MiB. Images and checkpoints go through the store, not through Ray."""
+
+WORD = "word"
+"""Key of what a trial says in Tune's results."""
+
+ENDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Finished, Stopped, Diverged, Failed)}
+
+T = TypeVar("T")
+
+
+def run_ray(
+    planner: Planner,
+    place: Place,
+    *,
+    concurrency: int,
+    gpus: float,
+    environment: dict[str, str],
+    on_change: Callable[[], None],
+) -> str:
+    """Run a study as Ray Tune trials, on the cluster of RAY_ADDRESS or on one of its own on this machine.
+
+    Args:
+        planner: decides.
+        place: where work is done and left.
+        concurrency: pieces of work side by side.
+        gpus: of each, may be a fraction.
+        environment: what `tune.environment.before_ray` has set, before this module was imported.
+        on_change: called whenever there may be something new to show, ten times a second.
+
+    Returns:
+        Why it ended.
+
+    Raises:
+        Exception: what a planner's method raised (the ledger went away, say), after what ran has been told to stop.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": environment})
+    else:
+        ray.init(
+            num_cpus=concurrency * place.threads,
+            num_gpus=math.ceil(concurrency * gpus),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+    for number, handler in handlers.items():
+        signal.signal(number, handler)  # Ray puts its own in place, which ends the process at once
+    try:
+        mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+        bundle = {"CPU": float(place.threads)} | ({"GPU": gpus} if gpus else {})
+        adapter = Adapter(planner, mailbox, concurrency, PlacementGroupFactory([bundle]), on_change)
+        with tempfile.TemporaryDirectory(prefix="hidfd-ray-") as scratch:
+            Tuner(
+                _trainable(place, mailbox),
+                tune_config=TuneConfig(search_alg=Search(adapter), scheduler=Scheduler(adapter), reuse_actors=True),
+                run_config=RunConfig(name="study", storage_path=scratch, verbose=0, callbacks=[EveryStep(adapter)]),
+            ).fit()
+    finally:
+        ray.shutdown()
+    if adapter.error is not None:
+        raise adapter.error
+    return adapter.why
+
+
+class Mailbox:
+    """An actor that holds verdicts until their pieces of work ask."""
+
+    def __init__(self) -> None:
+        self._verdicts: dict[str, str] = {}
+
+    def post(self, trial_id: str, reason: str) -> None:
+        """The driver says why a trial shall stop."""
+        self._verdicts[trial_id] = reason
+
+    def read(self, trial_id: str) -> str | None:
+        """A trial asks."""
+        return self._verdicts.get(trial_id)
+
+
+class RayChannel:
+    """From a worker: reports through Tune, which hands them to the planner before this returns; verdicts by mail."""
+
+    def __init__(self, trial_id: str, mailbox: Any) -> None:
+        self._trial_id, self._mailbox = trial_id, mailbox
+        self._asked = 0.0
+        self._verdict: str | None = None
+
+    def report(self, report: Report) -> None:
+        """To the planner, which may have something to say about a measurement at once."""
+        _say("report", report.to_json())
+        if report.measured:
+            self._asked = 0.0
+
+    def verdict(self) -> str | None:
+        """The mailbox's answer, asked at most once a second."""
+        now = time.monotonic()
+        if self._verdict is None and now - self._asked >= ASK_EVERY_SECONDS:
+            self._asked = now
+            self._verdict = ray.get(self._mailbox.read.remote(self._trial_id))
+        return self._verdict
+
+
+def _say(*words: Any) -> None:
+    """As one string: Tune flattens dictionaries. Returns when the planner has heard it."""
+    tell({WORD: json.dumps(words)})
+
+
+def _trainable(place: Place, mailbox: Any) -> Callable[[dict[str, Any]], None]:
+    """The function that Tune runs in an actor, one piece of work after another."""
+
+    def run_work(config: dict[str, Any]) -> None:
+        work = Work.restore(0, json.loads(config["work"]), [])
+        _say("start", socket.gethostname())
+        end = perform(work, place, RayChannel(get_context().get_trial_id(), mailbox))
+        _say("end", type(end).__name__, vars(end))
+
+    return run_work
+
+
+class Adapter:
+    """What Ray's three interfaces share: the planner, and which trial is which piece of work.
+
+    Attributes:
+        why: why the study ended.
+        error: the first exception of a planner's method.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        mailbox: Any,
+        slots: int,
+        resources: PlacementGroupFactory,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.why = "nothing was left to do"
+        self.error: Exception | None = None
+        self._planner, self._mailbox, self._slots, self._resources = planner, mailbox, slots, resources
+        self._on_change = on_change
+        self._active: dict[str, Work] = {}
+        self._ends: dict[str, End] = {}
+        self._posted: set[str] = set()
+
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        """Nothing: Tune pickles what it is given for a restore of its own, and here the ledger is what remembers."""
+        return object, ()
+
+    def safely(self, action: Callable[[], T]) -> T | None:
+        """The result of the action; its error is kept for later, and nothing more starts."""
+        try:
+            return action()
+        except Exception as error:  # noqa: BLE001  raised by run_ray; inside Tune it would lose trials
+            self.error = self.error or error
+            self._planner.drain(str(error))
+            return None
+
+    def next_trial(self, experiment: dict[str, Any]) -> Trial | Done | None:
+        """The planner's next work as a trial of the experiment."""
+        if self.error is not None:
+            return None if self._active else Done("an error")
+        step = self._planner.next_work(self._slots - len(self._active))
+        if isinstance(step, Done):
+            self.why = step.why
+            return step
+        if not isinstance(step, Work):
+            return None
+        trial = Trial(
+            experiment["run"],
+            config={"work": json.dumps(step.record())},
+            storage=experiment["storage"],
+            placement_group_factory=self._resources,
+        )
+        self._active[trial.trial_id] = step
+        return trial
+
+    def on_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A trial told something."""
+        work = self._active.get(trial_id)
+        if work is None:
+            return
+        match json.loads(result.get(WORD, "null")):
+            case ["start", node]:
+                self._planner.on_start(work, node)
+            case ["report", values]:
+                self._planner.on_report(work.key, Report(**values))
+                self._post_verdicts()
+            case ["end", kind, values]:
+                self._ends[trial_id] = ENDS[kind](**values)
+
+    def on_end(self, trial_id: str, otherwise: str) -> None:
+        """A trial is over; `otherwise` says why, where it could not say so itself."""
+        work = self._active.pop(trial_id, None)
+        if work is not None:
+            self._posted.discard(trial_id)
+            end = self._ends.pop(trial_id) if trial_id in self._ends else Lost(otherwise)
+            self._planner.on_end(work, end)
+
+    def on_step(self) -> None:
+        """Ten times a second."""
+        self._planner.tick()
+        self._on_change()
+        self._post_verdicts()
+
+    def _post_verdicts(self) -> None:
+        for trial_id, work in self._active.items():
+            reason = self._planner.verdict(work.key)
+            if reason is not None and trial_id not in self._posted:
+                self._posted.add(trial_id)
+                self._mailbox.post.remote(trial_id, reason)
+
+
+class Search(SearchAlgorithm):
+    """Hands out work as trials."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+        self._experiment: dict[str, Any] = {}
+
+    def add_configurations(self, experiments: Any) -> None:
+        """Tune's description of the one experiment."""
+        self._experiment = (experiments[0] if isinstance(experiments, list) else experiments).spec
+
+    def next_trial(self) -> Trial | None:
+        """Asked ten times a second while something runs."""
+        step = self._adapter.safely(lambda: self._adapter.next_trial(self._experiment))
+        if isinstance(step, Done):
+            self._finished = True
+            return None
+        return step
+
+
+class Scheduler(FIFOScheduler):
+    """Hears what trials tell, before the search algorithm does, and lets them all go on."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Ray leaves it untyped
+        self._adapter = adapter
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """A report, or an end that is about to come."""
+        self._adapter.safely(lambda: self._adapter.on_result(trial.trial_id, result))
+        return FIFOScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Its function returned."""
+        self._adapter.safely(lambda: self._adapter.on_end(trial.trial_id, "it ended without a word"))
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Its process died, or threw itself away."""
+        self._adapter.safely(lambda: self._adapter.on_end(trial.trial_id, "its process died"))
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """It never started."""
+        self._adapter.safely(lambda: self._adapter.on_end(trial.trial_id, "it never started"))
+
+
+class EveryStep(Callback):
+    """Tune's loop turns ten times a second."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """After each turn."""
+        self._adapter.safely(self._adapter.on_step)

@@ -1,0 +1,409 @@
+"""The ledger: all that a study remembers, in Optuna's storage, with one writer. Torch-free.
+
+Two Optuna studies in one SQLite file:
+    <name>        one trial per suggestion; attributes `group`, `work` (keys of its pieces), `rungs`, `outcome`
+    <name>/work   one parameterless trial per piece of work; attributes `work`, `attempt/<n>`; study attribute `epoch`
+
+The driver is the only writer: it holds a lock beside the file and raises `epoch` when it takes it, which every write
+checks. What is known is written as attributes first, and told to Optuna last: a kill between two writes loses nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+import sqlalchemy
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from tune.errors import LedgerError, LedgerHeld
+from tune.rungs import Decision
+from tune.snapshot import WorkState
+from tune.work import Attempt, Work
+
+SCHEMA = 1
+"""Raise when attributes change their meaning; a ledger with a higher number is refused."""
+
+BUSY_SECONDS = 30
+"""How long a write waits for another study that writes into the same file."""
+
+T = TypeVar("T")
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study that it opens
+
+
+@dataclass
+class Suggestion:
+    """Parameters that the sampler suggested, and what became of them.
+
+    Attributes:
+        number: 0, 1, ...
+        params: dotted path -> value.
+        group: number of the suggestion whose upstream parameters it holds.
+        work: keys of its pieces, the student's last; empty until they are written.
+        rungs: student images -> decision there.
+        state, reason, value: the student's, once it has ended.
+    """
+
+    number: int
+    params: dict[str, Any]
+    group: int
+    work: tuple[str, ...] = ()
+    rungs: dict[int, Decision] = field(default_factory=dict)
+    state: WorkState = WorkState.WAITING
+    reason: str | None = None
+    value: float | None = None
+
+
+class Ledger:
+    """Reads and writes one study. Attributes go first, `tell` goes last, and every step may be the last one."""
+
+    def __init__(self, storage: BaseStorage, name: str, objective: str) -> None:
+        """Opens the study, made if it is not there.
+
+        Args:
+            storage: Optuna's.
+            name: of the study.
+            objective: metric of a student that Optuna is told.
+        """
+        self._storage = storage
+        self._objective = objective
+        self._search = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        self._work = optuna.create_study(
+            storage=storage, study_name=f"{name}/work", direction="maximize", load_if_exists=True
+        )
+        schema = self._work.user_attrs.get("schema", SCHEMA)
+        if schema > SCHEMA:
+            raise LedgerError(
+                f"the ledger of study {name!r} has schema {schema}, this version knows {SCHEMA}; "
+                f"use the version that made it, or give the study another name"
+            )
+        self._epoch: int | None = None
+
+    def take(self) -> None:
+        """Becomes its writer: whoever held it before cannot write any more."""
+        epoch = int(self._work.user_attrs.get("epoch", 0)) + 1
+        self._work.set_user_attr("schema", SCHEMA)
+        self._work.set_user_attr("epoch", epoch)
+        self._epoch = epoch
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """What the study's suggestions belong to, as `set_identity` wrote it."""
+        identity: dict[str, Any] | None = self._search.user_attrs.get("identity")
+        return identity
+
+    def set_identity(self, identity: dict[str, Any]) -> None:
+        """Remembers what the suggestions belong to."""
+        self._write(lambda: self._search.set_user_attr("identity", identity))
+
+    def history(self) -> list[FrozenTrial]:
+        """Every suggestion as Optuna's samplers read it."""
+        return self._read(lambda: self._search.get_trials(deepcopy=False))
+
+    def suggestions(self) -> list[Suggestion]:
+        """Every suggestion, in order."""
+        found = []
+        for trial in self.history():
+            attributes = trial.user_attrs
+            outcome = attributes.get("outcome", {})
+            found.append(
+                Suggestion(
+                    number=trial.number,
+                    params=dict(trial.params),
+                    group=attributes["group"],
+                    work=tuple(attributes.get("work", ())),
+                    rungs={int(k): Decision.from_json(v) for k, v in attributes.get("rungs", {}).items()},
+                    state=WorkState(outcome.get("state", WorkState.WAITING)),
+                    reason=outcome.get("reason"),
+                    value=outcome.get("value"),
+                )
+            )
+        return found
+
+    def works(self) -> list[Work]:
+        """Every piece of work, in order of creation."""
+        found = []
+        for trial in self._read(lambda: self._work.get_trials(deepcopy=False)):
+            attributes = trial.user_attrs
+            attempts: list[Attempt] = []
+            while (record := attributes.get(f"attempt/{len(attempts)}")) is not None:
+                attempts.append(Attempt(**record))
+            found.append(Work.restore(trial.number, attributes["work"], attempts))
+        return found
+
+    def add_suggestion(
+        self, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], group: int | None
+    ) -> Suggestion:
+        """Writes a new suggestion, whole or not at all.
+
+        Args:
+            params, distributions: by dotted path.
+            group: of the suggestion it shares upstream parameters with; None if it opens a group.
+        """
+        number = len(self.history())
+        group = number if group is None else group
+        self._write(
+            lambda: self._search.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING,
+                    params=dict(params),
+                    distributions=dict(distributions),
+                    user_attrs={"group": group},
+                )
+            )
+        )
+        return Suggestion(number, dict(params), group)
+
+    def set_suggestion_work(self, suggestion: Suggestion) -> None:
+        """Writes the keys of its pieces, which must be in the ledger already."""
+        self._set(self._search, suggestion.number, "work", list(suggestion.work))
+
+    def set_rungs(self, suggestion: Suggestion) -> None:
+        """Writes its decisions, before they are acted on."""
+        rungs = {str(images): decision.to_json() for images, decision in suggestion.rungs.items()}
+        self._set(self._search, suggestion.number, "rungs", rungs)
+
+    def finish_suggestion(self, suggestion: Suggestion) -> None:
+        """Tells Optuna the truth about a suggestion that has ended. Asked twice it does nothing new.
+
+        COMPLETE with its value; PRUNED with its last rung's; collapse and divergence are PRUNED without a value and
+        infeasible, so that the sampler keeps away from them; FAIL for what the parameters are not to blame for.
+        """
+        outcome = {"state": suggestion.state, "reason": suggestion.reason, "value": suggestion.value}
+        self._set(self._search, suggestion.number, "outcome", outcome)
+        trial = optuna.Trial(self._search, self._trial_id(self._search, suggestion.number))
+        infeasible = suggestion.state in (WorkState.COLLAPSED, WorkState.DIVERGED)
+        if not self._frozen(self._search, suggestion.number).constraints:
+            self._write(lambda: trial.set_constraint("feasible", 1.0 if infeasible else 0.0))
+        state = {
+            WorkState.COMPLETE: TrialState.COMPLETE,
+            WorkState.FAILED: TrialState.FAIL,
+        }.get(suggestion.state, TrialState.PRUNED)
+        if suggestion.state is WorkState.PRUNED:
+            reported = self._frozen(self._search, suggestion.number).intermediate_values
+            for images, decision in suggestion.rungs.items():
+                if images not in reported:
+                    self._write(partial(trial.report, decision.value, images))
+        value = suggestion.value if state is TrialState.COMPLETE else None
+        self._write(lambda: self._search.tell(suggestion.number, value, state, skip_if_finished=True))
+
+    def add_work(self, work: Work) -> None:
+        """Writes a new piece of work, whole or not at all."""
+        record = work.record()
+        self._write(lambda: self._work.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"work": record})))
+
+    def set_attempt(self, work: Work, number: int) -> None:
+        """Writes one of its attempts."""
+        self._set(self._work, work.number, f"attempt/{number}", work.attempts[number].to_json())
+
+    def finish_work(self, work: Work) -> None:
+        """Writes its outcome, then tells Optuna. Asked twice it does nothing new."""
+        outcome = work.outcome
+        assert outcome is not None, work.label
+        self._set(self._work, work.number, "work", work.record())
+        state = {
+            WorkState.COMPLETE: TrialState.COMPLETE,
+            WorkState.FAILED: TrialState.FAIL,
+        }.get(outcome.state, TrialState.PRUNED)
+        value = outcome.metrics.get(self._objective, 0.0) if state is TrialState.COMPLETE else None
+        self._write(lambda: self._work.tell(work.number, value, state, skip_if_finished=True))
+
+    def repair(self) -> None:
+        """Tells Optuna what stands in the attributes already: the last step of a driver that was killed before it."""
+        for suggestion, trial in zip(self.suggestions(), self.history(), strict=True):
+            if suggestion.state.is_final and not trial.state.is_finished():
+                self.finish_suggestion(suggestion)
+        unfinished = {trial.number for trial in self._work.get_trials(deepcopy=False) if not trial.state.is_finished()}
+        for work in self.works():
+            if work.outcome is not None and work.number in unfinished:
+                self.finish_work(work)
+
+    def _set(self, study: optuna.Study, number: int, name: str, value: Any) -> None:
+        if self._frozen(study, number).user_attrs.get(name) == value:
+            return
+        if self._frozen(study, number).state.is_finished():
+            return  # Optuna keeps a finished trial as it is; what it was told is the truth
+        trial_id = self._trial_id(study, number)
+        self._write(lambda: self._storage.set_trial_user_attr(trial_id, name, value))
+
+    def _frozen(self, study: optuna.Study, number: int) -> FrozenTrial:
+        return self._read(lambda: self._storage.get_trial(self._trial_id(study, number)))
+
+    def _trial_id(self, study: optuna.Study, number: int) -> int:
+        study_id = self._storage.get_study_id_from_name(study.study_name)
+        return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+    def _read(self, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+            raise _ledger_error(error) from error
+
+    def _write(self, action: Callable[[], object]) -> None:
+        """The one door of every write."""
+        assert self._epoch is not None, "not opened for writing"
+        found = self._read(lambda: self._work.user_attrs.get("epoch"))
+        if found != self._epoch:
+            raise LedgerHeld(
+                f"another driver has taken this study over (epoch {found}, ours was {self._epoch}); this one stops here"
+            )
+        self._read(action)
+
+
+def _ledger_error(error: Exception) -> LedgerError:
+    text = str(error.__cause__ or error).splitlines()[0]
+    return LedgerError(
+        f"the ledger cannot be read or written: {text}. Check the disk and the file; what was written before stands, "
+        f"and the same command goes on"
+    )
+
+
+@contextmanager
+def open_ledger(place: str, name: str, objective: str) -> Iterator[Ledger]:
+    """The study's ledger for reading and writing, locked for as long as the block lasts.
+
+    Args:
+        place: path of a SQLite file, or `sqlite:///path`.
+        name: of the study.
+        objective: metric of a student that Optuna is told.
+
+    Raises:
+        LedgerHeld: another driver runs the study.
+        LedgerError: it cannot be opened.
+    """
+    path = ledger_path(place)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock_path = _lock_path(path, name)
+        lock = lock_path.open("a+")
+    except OSError as error:
+        raise LedgerError(
+            f"{path}: cannot be written ({error.strerror}); choose another place: storage.ledger=PATH, or HIDFD_LEDGER"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LedgerHeld(_who_holds(lock_path, name)) from error
+        except OSError as error:
+            raise LedgerError(
+                f"{lock_path}: this file system cannot lock ({error.strerror}); put the ledger on a local disk: "
+                f"storage.ledger=PATH, or HIDFD_LEDGER"
+            ) from error
+        lock.seek(0)
+        lock.truncate()
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, lock)
+        lock.flush()
+        storage = _open_sqlite(path)
+        try:
+            ledger = Ledger(storage, name, objective)
+            ledger.take()
+            yield ledger
+        finally:
+            _close(storage)
+
+
+def copy_ledger(place: str, name: str, objective: str) -> Ledger:
+    """The study's ledger as it stands, copied into memory, whoever writes it; empty if there is none yet.
+
+    A reader draws the same conclusions from it as the driver would, and leaves no trace.
+    """
+    path = ledger_path(place)
+    copy = InMemoryStorage()
+    if path.exists():
+        storage = _open_sqlite(path)
+        try:
+            names = {study.study_name for study in storage.get_all_studies()}
+            for part in (name, f"{name}/work"):
+                if part in names:
+                    optuna.copy_study(from_study_name=part, from_storage=storage, to_storage=copy)
+        finally:
+            _close(storage)
+    ledger = Ledger(copy, name, objective)
+    ledger.take()
+    return ledger
+
+
+def holder_of(place: str, name: str) -> str | None:
+    """Who drives the study now, in words; None if nobody does."""
+    lock_path = _lock_path(ledger_path(place), name)
+    if not lock_path.exists():
+        return None
+    with lock_path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(lock_path)
+    return None
+
+
+def ledger_path(place: str) -> Path:
+    """The SQLite file of a `storage.ledger`.
+
+    Raises:
+        LedgerError: it names another kind of database.
+    """
+    if "://" in place and not place.startswith("sqlite:///"):
+        scheme = place.split("://", 1)[0]
+        raise LedgerError(f"storage.ledger: {scheme} is not supported yet; give the path of a SQLite file")
+    return Path(place.removeprefix("sqlite:///")).expanduser()
+
+
+def _open_sqlite(path: Path) -> RDBStorage:
+    """Write-ahead logging: readers never wait, and a write costs a third."""
+    try:
+        with sqlite3.connect(path, timeout=BUSY_SECONDS) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        connection.close()
+        storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
+    except (sqlite3.Error, StorageInternalError, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
+        raise LedgerError(
+            f"{path}: not a ledger that can be opened ({str(error).splitlines()[0]}); if it is damaged, move it away: "
+            f"finished artifacts stay in the store, and the study is rebuilt from them"
+        ) from error
+
+    def relax(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    sqlalchemy.event.listen(storage.engine, "connect", relax)
+    storage.engine.dispose()
+    return storage
+
+
+def _close(storage: RDBStorage) -> None:
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def _lock_path(path: Path, name: str) -> Path:
+    return path.with_name(f"{path.name}.{name}.lock")
+
+
+def _who_holds(lock: Path, name: str) -> str:
+    return (
+        f"study {name!r} is run by {_holder(lock)}; look at it with `python -m tune status FILE`, or wait until it ends"
+    )
+
+
+def _holder(lock: Path) -> str:
+    try:
+        holder = json.loads(lock.read_text())
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"

@@ -1,0 +1,292 @@
+"""What a study does next. All its decisions are here: without Ray, without torch, with the caller's clock.
+
+An engine asks `next_work`, runs it, and tells `on_start`, `on_report` and `on_end`; `verdict` says from memory whether
+a piece of work shall go on. Whatever is decided stands in the ledger before it is acted on, so a planner made anew over
+the same ledger goes on where the last one was killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tune.comparison import best_of
+from tune.ledger import Suggestion
+from tune.rungs import decide
+from tune.sampler import suggest
+from tune.snapshot import WorkState
+from tune.state import StudyState
+from tune.work import Attempt, Diverged, Done, End, Failed, Finished, Lost, Outcome, Piece, Report, Stopped, Wait, Work
+
+LOST_WITHOUT_PROGRESS = 3
+"""So many crashes at one point are the work's own fault, not its node's."""
+
+LOST_IN_ALL = 10
+"""So many crashes are its own fault wherever they happened: progress is what was logged, not what was saved."""
+
+SEEN_EVERY_SECONDS = 15.0
+"""How often the ledger learns that a piece of work still lives."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Live:
+    """What a running piece of work told last; lost with the driver, and no decision rests on it.
+
+    Attributes:
+        stage, images, target_images, metrics, picture: of its reports.
+        attempt: number of its attempt, None until it has started.
+        written: when the ledger last heard of it.
+        verdict: why it shall stop.
+    """
+
+    stage: str | None = None
+    images: int = 0
+    target_images: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    picture: str | None = None
+    attempt: int | None = None
+    written: float = 0.0
+    verdict: str | None = None
+
+
+class Planner:
+    """The rules of a study over its state.
+
+    Attributes:
+        state: what there is.
+        live: what runs, by key.
+        notes: lines for the user, in order.
+        broken: an error that the user has to mend before anything can go on.
+    """
+
+    def __init__(self, state: StudyState, clock: Callable[[], float]) -> None:
+        """Plans over a state; `clock` gives seconds since the epoch."""
+        self.state = state
+        self.live: dict[str, Live] = {}
+        self.notes: list[str] = []
+        self.broken: Failed | None = None
+        self._clock = clock
+        self._drain_reason: str | None = None
+        state.settle()
+
+    def next_work(self, free: int) -> Work | Wait | Done:
+        """What to start now.
+
+        Args:
+            free: slots that the engine can fill.
+
+        Returns:
+            Work that counts as running from now on; Wait while others run; Done when nothing is left, or the study was
+            asked to stop and nothing runs any more.
+        """
+        if self._drain_reason is not None:
+            return Wait() if self.live else Done(self._drain_reason)
+        if free <= 0:
+            return Wait()
+        work = self._ready() or self._suggest_until_ready()
+        if work is None:
+            return Wait() if self.live else Done("everything that was asked for has ended")
+        self.live[work.key] = Live(target_images=work.piece.target_images)
+        self.state.running.add(work.key)
+        return work
+
+    def is_over(self) -> bool:
+        """Whether nothing is left to start or to wait for."""
+        return not self.live and self.state.is_over()
+
+    def on_start(self, work: Work, node: str) -> None:
+        """A piece of work began to run on that host."""
+        now, live = self._clock(), self.live[work.key]
+        since = work.attempts[-1].images_to if work.attempts else 0
+        resources = dict(self.state.definition.resources)
+        work.attempts.append(Attempt(node, resources, now, now, images_from=since, images_to=since))
+        live.attempt, live.written, live.images = len(work.attempts) - 1, now, since
+        self.state.ledger.set_attempt(work, live.attempt)
+
+    def on_report(self, key: str, report: Report) -> str | None:
+        """A running piece of work told something; the same report twice changes nothing.
+
+        Returns:
+            Its verdict, as `verdict`.
+        """
+        live = self.live.get(key)
+        if live is None:
+            return None
+        work, now = self.state.works[key], self._clock()
+        if report.note:
+            self.notes.append(f"{work.label}: {report.note}")
+        if report.stage is not None:
+            same = report.stage == live.stage
+            live.target_images = report.target_images or (live.target_images if same else None)
+            live.stage, live.images = report.stage, report.images
+        live.metrics |= report.metrics
+        live.picture = report.picture or live.picture
+        if report.measured and report.images in work.rungs:
+            self._compare(work, report)
+        if live.attempt is not None:
+            attempt = work.attempts[live.attempt]
+            attempt.last_seen, attempt.images_to = now, live.images
+        return self.verdict(key)
+
+    def verdict(self, key: str) -> str | None:
+        """Why a running piece of work shall stop, or None if it shall go on; from memory."""
+        live = self.live.get(key)
+        return (live.verdict if live else None) or self._drain_reason
+
+    def tick(self) -> None:
+        """Now and then: lets the ledger know what still runs, and how far it is."""
+        now = self._clock()
+        for key, live in self.live.items():
+            if live.attempt is not None and now - live.written >= SEEN_EVERY_SECONDS:
+                live.written = now
+                self.state.ledger.set_attempt(self.state.works[key], live.attempt)
+
+    def on_end(self, work: Work, end: End) -> None:
+        """A piece of work stopped running, for whatever reason. Told twice, the second time changes nothing."""
+        live = self.live.get(work.key)
+        if live is None:
+            return
+        if live.attempt is None:
+            self.on_start(work, "(never started)")
+        attempt = work.attempts[-1]
+        attempt.ended = attempt.last_seen = self._clock()
+        attempt.end, attempt.cpu_seconds = type(end).__name__.lower(), end.cpu_seconds
+        self.state.ledger.set_attempt(work, len(work.attempts) - 1)
+        outcome = self._outcome(work, end)
+        if not isinstance(end, Diverged):
+            # A rung's decision stands even where the student was done before it heard of it.
+            outcome = self.state.pruned_outcome(work) or outcome
+        del self.live[work.key]
+        self.state.running.discard(work.key)
+        if outcome is not None:
+            self.state.finish(work, outcome)
+        self.state.settle()
+
+    def drain(self, reason: str) -> None:
+        """Start nothing more; what runs saves a checkpoint and stops."""
+        self._drain_reason = self._drain_reason or reason
+
+    @property
+    def best(self) -> Suggestion | None:
+        """The best complete suggestion so far."""
+        return best_of(self.state.suggestions)
+
+    def _ready(self) -> Work | None:
+        """The first piece of work, in order of creation, whose needs are there and whose artifacts nobody builds."""
+        state = self.state
+        made: set[str] = set()
+        for key, work in state.works.items():
+            if state.of(key) is WorkState.COMPLETE:
+                made |= work.piece.makes
+        running = [state.works[key].piece for key in self.live]
+        claimed = {digest for piece in running for digest in piece.makes} - made
+        trajectories = {piece.trajectory for piece in running if piece.trajectory}
+        for work in state.waiting():
+            piece = work.piece
+            if any(state.of(need) is not WorkState.COMPLETE for need in piece.needs):
+                continue
+            if claimed.isdisjoint(piece.makes - made) and piece.trajectory not in trajectories:
+                return work
+        return None
+
+    def _suggest_until_ready(self) -> Work | None:
+        """New suggestions, until one of them gives something to start or opens a generator that has to wait."""
+        state = self.state
+        while len(state.suggestions) < state.limit:
+            if any(work.piece.kind == "build" for work in state.waiting()):
+                return None
+            self._suggest()
+            work = self._ready()
+            if work is not None:
+                return work
+        return None
+
+    def _suggest(self) -> None:
+        """The next suggestion: a new generator for every n-th student, held for those between."""
+        definition, suggestions = self.state.definition, self.state.suggestions
+        leader = self._open_group()
+        held = {path: leader.params[path] for path in definition.space.upstream} if leader else {}
+        history = self.state.ledger.history()
+        params = suggest(definition.study, definition.space, len(suggestions), history, held)
+        if any(params[path] != value for path, value in held.items()):
+            leader = None  # a grid goes on to its next generator when it has to
+        self.state.suggest(params, leader)
+
+    def _open_group(self) -> Suggestion | None:
+        """The suggestion whose generator the next one shares; None if the next one opens a generator of its own."""
+        study, suggestions = self.state.definition.study, self.state.suggestions
+        if not suggestions:
+            return None
+        leader = suggestions[suggestions[-1].group]
+        size = sum(suggestion.group == leader.number for suggestion in suggestions)
+        if not leader.work or (study.sampler != "grid" and size >= study.students_per_generator):
+            return None
+        alive = (WorkState.WAITING, WorkState.RUNNING, WorkState.COMPLETE)
+        return leader if all(self.state.of(key) in alive for key in leader.work[:-1]) else None
+
+    def _compare(self, work: Work, report: Report) -> None:
+        """ASHA at exactly this rung's images, once; the decision is stored before it is acted on."""
+        assert work.trial is not None, work.label
+        suggestions = self.state.suggestions
+        suggestion = suggestions[work.trial]
+        if report.images not in suggestion.rungs:
+            others = [
+                other.rungs[report.images].value
+                for other in suggestions
+                if other is not suggestion and report.images in other.rungs
+            ]
+            factor = self.state.definition.study.pruner.reduction_factor
+            suggestion.rungs[report.images] = decide(report.metrics["agreement"], others, factor)
+            self.state.ledger.set_rungs(suggestion)
+        dropped = self.state.pruned_outcome(work)
+        if dropped is not None:
+            self.live[work.key].verdict = dropped.reason
+
+    def _outcome(self, work: Work, end: End) -> Outcome | None:
+        """What an end means for good; None if the work goes on later."""
+        match end:
+            case Finished(metrics, reused):
+                state, reason = self._judge(work.piece, metrics)
+                return Outcome(state, reason, metrics, reused)
+            case Diverged(reason):
+                return Outcome(WorkState.DIVERGED, reason)
+            case Failed(reason, None):
+                return Outcome(WorkState.FAILED, reason)
+            case Failed(reason):
+                self.broken = end
+                self.drain(f"{work.label}: {reason}")
+                return None
+            case Lost(reason):
+                return self._lost(work, reason)
+            case Stopped():
+                return None
+
+    def _judge(self, piece: Piece, metrics: dict[str, float]) -> tuple[WorkState, str | None]:
+        if piece.kind == "student":
+            value = metrics.get(self.state.definition.study.objective, math.nan)
+            if not math.isfinite(value):
+                return WorkState.FAILED, f"its {self.state.definition.study.objective} is not a number"
+        if piece.until == "synthesis":
+            classes, floor = metrics.get("generator.effective_classes", math.nan), piece.config.data.num_classes / 3
+            if not classes >= floor:
+                return WorkState.COLLAPSED, (
+                    f"exp(entropy) of its images' classes is {classes:.1f}, below the gate of {floor:.1f} "
+                    f"(a third of {piece.config.data.num_classes})"
+                )
+        return WorkState.COMPLETE, None
+
+    def _lost(self, work: Work, reason: str) -> Outcome | None:
+        last = work.attempts[-LOST_WITHOUT_PROGRESS:]
+        stuck = len(last) == LOST_WITHOUT_PROGRESS and all(
+            attempt.end == "lost" and attempt.images_to == last[0].images_to for attempt in last
+        )
+        in_all = sum(attempt.end == "lost" for attempt in work.attempts)
+        if not stuck and in_all < LOST_IN_ALL:
+            _log.warning("%s: lost (%s); it goes on from its last checkpoint", work.label, reason)
+            return None
+        where = f"{LOST_WITHOUT_PROGRESS} times at one point" if stuck else f"{in_all} times"
+        return Outcome(WorkState.FAILED, f"lost {where}: {reason}")

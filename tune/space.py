@@ -1,0 +1,203 @@
+"""The search space: paths into `trial:`, checked before anything runs, and which change the generator. Torch-free.
+
+A parameter is *upstream* if it changes the digest of the synthetic images (or of the collection, where a trial has
+none), else *downstream*: students that differ downstream only share one generator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import ValidationError
+
+from hidfd.config import TrialConfig
+from hidfd.config_paths import field_at, with_values
+from hidfd.errors import ConfigError
+from tune.config import CategoricalParameter, Choice, FloatParameter, IntParameter, SearchConfig, StudyConfig
+from tune.work import pieces_of, upstream_key
+
+FIXED = {
+    "preset": "overlays are applied before the search",
+    "precision": "students of two precisions are not one comparison; use `study.variants`",
+    "data": "each choice would be judged on other images; use `study.variants`",
+    "teacher": "agreement with different teachers cannot be compared; use `study.variants`",
+    "collection.holdout_images": "the hold-out is what students are judged on, one set for all trials of a study",
+    "seeds": "the trials of a search share their seeds, so that equal settings share their generator",
+}
+"""Paths (and all below them) that a search may not vary, and why."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """A checked search space.
+
+    Attributes:
+        upstream, downstream: dotted path -> Optuna distribution, each in the file's order.
+        values: dotted path -> all its values in order, for a grid; None where the range is continuous.
+    """
+
+    upstream: dict[str, BaseDistribution]
+    downstream: dict[str, BaseDistribution]
+    values: dict[str, tuple[Choice, ...] | None]
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """All of them, upstream first."""
+        return self.upstream | self.downstream
+
+    def grid(self) -> Iterator[dict[str, Choice]]:
+        """Every combination; the last downstream parameter changes fastest, so that generators are shared in a row.
+
+        Raises:
+            ConfigError: a parameter is continuous.
+        """
+        paths = list(self.distributions)
+        for path in paths:
+            if self.values[path] is None:
+                raise ConfigError(
+                    f"search.{path}: a grid needs `step` or `type: categorical`, found a continuous range"
+                )
+        for combination in itertools.product(*(self.values[path] or () for path in paths)):
+            yield dict(zip(paths, combination, strict=True))
+
+    def grid_size(self) -> int:
+        """Number of combinations."""
+        return sum(1 for _ in self.grid())
+
+
+def build_space(search: SearchConfig, study: StudyConfig, base: TrialConfig) -> Space:
+    """Check `search:` against the trial's own fields and sort it into upstream and downstream.
+
+    Args:
+        search: what is searched.
+        study: how; a grid needs finite parameters, ASHA equal budgets.
+        base: the study's own trial, with the sha256 of its materials.
+
+    Raises:
+        ConfigError: a path that does not exist, leaves its field's bounds, has the wrong type, changes no result, or
+            would make trials incomparable; every such problem at once.
+    """
+    problems: list[str] = []
+    upstream: dict[str, BaseDistribution] = {}
+    downstream: dict[str, BaseDistribution] = {}
+    values: dict[str, tuple[Choice, ...] | None] = {}
+    for path, parameter in search.items():
+        try:
+            is_upstream = _check(path, parameter, search, study, base)
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
+        (upstream if is_upstream else downstream)[path] = distribution_of(parameter)
+        values[path] = parameter.grid()
+    if problems:
+        raise ConfigError("\n".join(problems))
+    space = Space(upstream, downstream, values)
+    if search and study.sampler == "grid":
+        space.grid_size()
+    return space
+
+
+def changed(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
+    """The trial with other values at dotted paths.
+
+    Raises:
+        ConfigError: a path that does not exist, a value out of its range, or values that do not fit together.
+    """
+    try:
+        return with_values(config, values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            where = ".".join(["trial", *(str(part) for part in problem["loc"])])
+            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}, found {_shown(problem['input'])}")
+        raise ConfigError("; ".join(lines)) from error
+
+
+def distribution_of(parameter: FloatParameter | IntParameter | CategoricalParameter) -> BaseDistribution:
+    """Optuna's form of a parameter."""
+    match parameter:
+        case FloatParameter():
+            return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+        case IntParameter():
+            return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+        case CategoricalParameter():
+            return CategoricalDistribution(parameter.choices)
+
+
+def _check(
+    path: str,
+    parameter: FloatParameter | IntParameter | CategoricalParameter,
+    search: SearchConfig,
+    study: StudyConfig,
+    base: TrialConfig,
+) -> bool:
+    """Whether the path is upstream; raises ConfigError where it cannot be searched."""
+    field_at(path)
+    for fixed, reason in FIXED.items():
+        if path == fixed or path.startswith(f"{fixed}."):
+            raise ConfigError(f"search.{path}: cannot be searched: {reason}")
+    if study.pruner.kind == "asha" and path in ("distillation.target_images", "distillation.batch_images"):
+        raise ConfigError(
+            f"search.{path}: ASHA compares students at exactly equal images of one schedule, which this would break; "
+            f"set study.pruner.kind: none, or take it out of the search"
+        )
+    for value in parameter.edges():
+        try:
+            config = changed(base, {path: value})
+        except ConfigError as error:
+            raise ConfigError(f"search.{path}: {value!r} is not allowed there: {error}") from error
+        taken = _value_at(config, path)
+        if taken != value or (isinstance(value, float) and isinstance(taken, int)):
+            raise ConfigError(
+                f"search.{path}: {value!r} would be read as {taken!r}; the field takes {type(taken).__name__}, "
+                f"search it so"
+            )
+    effects = [_effect(config, path, parameter.edges()) for config in _contexts(path, search, base)]
+    if "none" in effects and len(set(effects)) == 1 and len(set(parameter.edges())) > 1:
+        raise ConfigError(
+            f"search.{path}: does not change any result of this trial (it is outcome-neutral, or what it belongs to is "
+            f"off); take it out of the search"
+        )
+    return "upstream" in effects
+
+
+def _contexts(path: str, search: SearchConfig, base: TrialConfig) -> Iterator[TrialConfig]:
+    """The trial itself, and with each other parameter at its edges: what one switches off, another may switch on."""
+    yield base
+    for other, parameter in search.items():
+        if other != path:
+            for value in parameter.edges():
+                with contextlib.suppress(ConfigError):
+                    yield changed(base, {other: value})
+
+
+def _effect(config: TrialConfig, path: str, edges: tuple[Choice, ...]) -> Literal["upstream", "downstream", "none"]:
+    """What of the trial changes when the path takes its edge values one after another."""
+    upstream, whole = set(), set()
+    for value in edges:
+        with contextlib.suppress(ConfigError):
+            trial = changed(config, {path: value})
+            upstream.add(upstream_key(trial))
+            whole.add(pieces_of(trial)[-1].key)
+    return "upstream" if len(upstream) > 1 else "downstream" if len(whole) > 1 else "none"
+
+
+def _shown(value: Any) -> str:
+    return "this combination" if isinstance(value, dict) else repr(value)
+
+
+def _value_at(config: TrialConfig, path: str) -> Any:
+    value: Any = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value

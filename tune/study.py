@@ -1,0 +1,332 @@
+"""A study from its file to its report: opens what it needs, runs an engine over the planner, projects what stands."""
+
+from __future__ import annotations
+
+import resource
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from hidfd import studyfile
+from hidfd.config import TrialConfig
+from hidfd.disk import store_errors
+from hidfd.errors import ConfigError, HidfdError, Stopped
+from hidfd.progress import Observer
+from hidfd.sources import identify
+from hidfd.stages import needed, plan
+from hidfd.store import Store
+from tune.config import SearchConfig, StudyConfig
+from tune.definition import Definition, define
+from tune.environment import before_ray, before_torch
+from tune.errors import StudyError
+from tune.ledger import copy_ledger, holder_of, open_ledger
+from tune.planner import Planner
+from tune.projection import Projection
+from tune.report import write_study_report
+from tune.snapshot import StudySnapshot, WorkState
+from tune.state import StudyState
+from tune.tracking import Tracker
+from tune.view import snapshot_of
+from tune.worker import Place, perform
+
+T = TypeVar("T")
+
+SHOW_EVERY_SECONDS = 0.5
+"""How often a running study is shown anew."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file asks for, opened.
+
+    Attributes:
+        file: the study file.
+        store: of artifacts.
+        definition: its sections, checked against each other, with every material identified.
+    """
+
+    file: studyfile.StudyFile
+    store: Store
+    definition: Definition
+
+    def holder(self) -> str | None:
+        """Who drives it now, in words."""
+        return holder_of(self.file.storage.ledger, self.definition.name)
+
+    def state(self) -> StudyState:
+        """Where it stands, over a copy of its ledger: for looking on, and for planning."""
+        is_driven = self.holder() is not None
+        ledger = copy_ledger(self.file.storage.ledger, self.definition.name, self.definition.study.objective)
+        return StudyState(self.definition, ledger, is_driven=is_driven)
+
+    def snapshot(self) -> StudySnapshot:
+        """Where it stands, whoever drives it."""
+        return snapshot_of(self.state())
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a run left.
+
+    Attributes:
+        snapshot: the study.
+        report: path of its page.
+        is_new: whether anything had to be done.
+        tracking_error: why MLflow does not show all of it, if so.
+        cpu_seconds: of this process and everything that it started on this machine.
+    """
+
+    snapshot: StudySnapshot
+    report: Path
+    is_new: bool
+    tracking_error: str | None
+    cpu_seconds: float
+
+
+def open_study(
+    path: str,
+    overrides: Sequence[str] = (),
+    *,
+    store: str | None = None,
+    num_seeds: int | None = None,
+) -> Study:
+    """Read a study file and check all of it, without Ray and without torch.
+
+    Args:
+        path, overrides, store: as `hidfd.studyfile.load`.
+        num_seeds: of the comparison at the end, in place of those in the file.
+
+    Raises:
+        ConfigError, InputError, StoreError: see `hidfd.errors`.
+    """
+    file = studyfile.load(path, overrides, store=store)
+    asked, search, trial = _sections(file)
+    if num_seeds is not None:
+        asked = asked.with_num_seeds(num_seeds)
+    opened = Store.open(file.storage.store)
+    words = ["python", "-m", "tune", "run", path, *overrides]
+    words += [] if num_seeds is None else ["--seeds", str(num_seeds)]
+    words += [] if store is None else ["--store", studyfile.redacted(store)]
+    resources = file.resources
+    definition = define(
+        file.name,
+        asked,
+        search,
+        identify(trial, opened),
+        Path(file.storage.results) / file.name,
+        file=path,
+        command=shlex.join(words),
+        tracking=studyfile.redacted(file.storage.tracking),
+        resources={
+            "cpus": resources.cpus_per_worker,
+            "gpus": resources.gpus_per_worker,
+            "workers": float(resources.num_workers),
+        },
+    )
+    return Study(file, opened, definition)
+
+
+def _sections(file: studyfile.StudyFile) -> tuple[StudyConfig, SearchConfig, TrialConfig]:
+    """All that is wrong with any of them at once."""
+    problems: list[str] = []
+
+    def read(section: Callable[[], T]) -> T | None:
+        try:
+            return section()
+        except ConfigError as error:
+            problems.append(str(error))
+            return None
+
+    asked = read(lambda: file.section("study", StudyConfig))
+    search = read(lambda: file.section("search", SearchConfig))
+    trial = read(file.trial)
+    if asked is None or search is None or trial is None:
+        raise ConfigError("\n".join(problems))
+    return asked, search, trial
+
+
+def run_study(
+    study: Study,
+    *,
+    engine: str,
+    device: str,
+    observer: Observer,
+    show: Callable[[StudySnapshot], None],
+) -> Ended:
+    """Run a study, or go on with it, to its report.
+
+    Args:
+        study: opened.
+        engine: `ray`, or `local` for one piece of work after another in this process.
+        device: auto, cpu or cuda.
+        observer: hears of imports; its `stop_reason` stops the study.
+        show: called with what stands, about twice a second while something runs.
+
+    Raises:
+        LedgerHeld: another driver runs it.
+        StudyError: it ended without a single result.
+        Stopped: the observer asked for it; the same command goes on.
+        HidfdError: what has to be mended before anything can go on.
+    """
+    started = time.time()
+    definition, storage = study.definition, study.file.storage
+    with store_errors("making the results folder", definition.folder):
+        definition.folder.mkdir(parents=True, exist_ok=True)
+    threads = max(1, round(definition.resources["cpus"]))
+    place = Place(storage.store, str(definition.folder), device, threads)
+    with open_ledger(storage.ledger, definition.name, definition.study.objective) as ledger:
+        state = StudyState(definition, ledger)
+        state.retry_failed()
+        planner = Planner(state, time.time)
+        tracker = Tracker(storage.tracking, definition.name)
+        is_new = not planner.is_over()
+        with Projection(tracker) as projection:
+            if is_new:
+                _import_materials(study, threads, observer)
+                _run(study, planner, place, engine, _Watch(study, planner, projection, observer, show))
+            snapshot = snapshot_of(planner.state, planner.live, planner.notes)
+            show(snapshot)
+            if planner.broken is not None:
+                raise _error_of(planner.broken.exit_code, planner.broken.reason)
+            if observer.stop_reason is not None:
+                raise Stopped(_what_stands(snapshot, observer.stop_reason))
+            report = write_study_report(snapshot, definition.folder)
+            projection.finish(snapshot, study.store)
+    if not any(work.state is WorkState.COMPLETE for work in snapshot.works if work.kind == "student"):
+        raise StudyError(_nothing_came_of_it(snapshot, report))
+    return Ended(snapshot, report, is_new, projection.error, _cpu_seconds(snapshot, engine, started))
+
+
+def write_pages(study: Study) -> Path:
+    """The study's page, and that of every finished piece of work whose folder is gone, from ledger and store.
+
+    Returns:
+        Path of the study's page.
+    """
+    state = study.state()
+    lost = [
+        work
+        for work in state.works.values()
+        if state.of(work.key) is WorkState.COMPLETE
+        and not (study.definition.folder / work.label / "report.html").exists()
+        and all(study.store.find(s.name, s.digest) for s in needed(plan(work.piece.config), work.piece.until))
+    ]
+    if lost:
+        from hidfd.trial import run_trial
+
+        for work in lost:
+            run_trial(
+                work.piece.config,
+                study.store,
+                until=work.piece.until,
+                folder=study.definition.folder / work.label,
+                device="cpu",
+                name=work.label,
+            )
+    return write_study_report(snapshot_of(state), study.definition.folder)
+
+
+def _run(study: Study, planner: Planner, place: Place, engine: str, watch: _Watch) -> None:
+    watch()
+    if engine == "local":
+        from tune.local import run_local
+
+        run_local(planner, lambda work, channel: perform(work, place, channel), watch)
+        return
+    concurrency = study.definition.study.concurrency
+    environment = before_ray(place.threads, concurrency)
+    from tune.engine import run_ray
+
+    run_ray(
+        planner,
+        place,
+        concurrency=concurrency,
+        gpus=study.definition.resources["gpus"],
+        environment=environment,
+        on_change=watch,
+    )
+
+
+class _Watch:
+    """What happens beside a running study: it is shown, projected, kept from `store remove`, and may be stopped."""
+
+    def __init__(
+        self,
+        study: Study,
+        planner: Planner,
+        projection: Projection,
+        observer: Observer,
+        show: Callable[[StudySnapshot], None],
+    ) -> None:
+        self._study, self._planner, self._projection = study, planner, projection
+        self._observer, self._show = observer, show
+        self._shown = 0.0
+        self._num_referenced = -1
+
+    def __call__(self) -> None:
+        if self._observer.stop_reason is not None:
+            self._planner.drain(self._observer.stop_reason)
+        now = time.monotonic()
+        if now - self._shown < SHOW_EVERY_SECONDS:
+            return
+        self._shown = now
+        self._refer()
+        snapshot = snapshot_of(self._planner.state, self._planner.live, self._planner.notes)
+        self._show(snapshot)
+        self._projection.offer(snapshot)
+
+    def _refer(self) -> None:
+        """Before it is built, so that `store remove` beside a running study leaves it what it needs."""
+        works = self._planner.state.works
+        if len(works) != self._num_referenced:
+            self._num_referenced = len(works)
+            digests = {stage.digest for work in works.values() for stage in plan(work.piece.config).values()}
+            digests |= {stage.digest for stage in plan(self._study.definition.base).values()}
+            self._study.store.write_references(self._study.definition.name, digests)
+
+
+def _import_materials(study: Study, threads: int, observer: Observer) -> None:
+    """Once, before pieces of work that run side by side would each do it."""
+    base, store = study.definition.base, study.store
+    stages = plan(base).values()
+    store.write_references(study.definition.name, {stage.digest for stage in stages})
+    imports = [s for s in stages if s.name == "import" or (s.name == "teacher" and base.teacher.train is None)]
+    if all(store.find(stage.name, stage.digest) for stage in imports):
+        return
+    before_torch(threads)
+    from hidfd.trial import import_all
+
+    import_all(base, store, observer)
+
+
+def _cpu_seconds(snapshot: StudySnapshot, engine: str, since: float) -> float:
+    """Of this process, of what it started and waited for (Ray's node), and of its pieces of work since a time."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    own = time.process_time() + children.ru_utime + children.ru_stime
+    if engine == "local":
+        return own  # they ran in this process
+    attempts = [attempt for work in snapshot.works for attempt in work.attempts if attempt.started >= since]
+    return own + sum(attempt.cpu_seconds or 0.0 for attempt in attempts)
+
+
+def _error_of(exit_code: int | None, reason: str) -> HidfdError:
+    kinds = {kind.exit_code: kind for kind in HidfdError.__subclasses__()}
+    return kinds.get(exit_code or 1, HidfdError)(reason)
+
+
+def _what_stands(snapshot: StudySnapshot, reason: str) -> str:
+    done = sum(work.state.is_final for work in snapshot.works)
+    halfway = sum(bool(work.attempts) and not work.state.is_final for work in snapshot.works)
+    return (
+        f"stopped by {reason}: {done} finished pieces of work and everything that the ledger knows are kept; "
+        f"{halfway} under way go on from their checkpoints, nothing is lost"
+    )
+
+
+def _nothing_came_of_it(snapshot: StudySnapshot, report: Path) -> str:
+    reasons = [f"  {work.label}: {work.state}: {work.reason}" for work in snapshot.works if work.reason]
+    shown = "\n".join(reasons[:8])
+    return f"the study ended without a single finished student:\n{shown}\nreport: {report}"

@@ -1,0 +1,142 @@
+"""The snapshot of a study, from its state and from what runs right now."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hidfd.config import TrialConfig
+from tune.comparison import best_of, rank_agreement, summarise, verdict_of
+from tune.definition import Definition
+from tune.planner import Live
+from tune.snapshot import AttemptSnapshot, RungSnapshot, StudySnapshot, TrialSnapshot, WorkSnapshot
+from tune.state import StudyState
+from tune.work import Work
+
+
+def snapshot_of(state: StudyState, live: Mapping[str, Live] | None = None, notes: Sequence[str] = ()) -> StudySnapshot:
+    """All that there is to show.
+
+    Args:
+        state: of the study.
+        live: what runs in this process, by key; none where another process is the driver.
+        notes: lines for the user.
+    """
+    definition = state.definition
+    live = live or {}
+    rows = tuple(summarise(row, state.works) for row in state.rows)
+    best = best_of(state.suggestions)
+    tau, tau_count = rank_agreement(state.works.values())
+    return StudySnapshot(
+        name=definition.name,
+        file=definition.file,
+        command=definition.command,
+        objective=definition.study.objective,
+        searched=tuple(definition.space.distributions),
+        num_students=state.limit,
+        config=_resolved(definition),
+        trials=tuple(
+            TrialSnapshot(
+                number=suggestion.number,
+                params=suggestion.params,
+                group=suggestion.group,
+                key=suggestion.work[-1] if suggestion.work else None,
+                state=state.of(suggestion.work[-1]) if suggestion.work else suggestion.state,
+                reason=suggestion.reason,
+                value=suggestion.value,
+            )
+            for suggestion in state.suggestions
+        ),
+        works=tuple(
+            _work(work, state, live.get(key))
+            for key, work in sorted(state.works.items(), key=lambda item: item[1].number)
+            if key in state.wanted
+        ),
+        rows=rows,
+        best=best.number if best else None,
+        rank_agreement=tau,
+        rank_agreement_count=tau_count,
+        verdict=verdict_of(rows, definition.study.objective),
+        finished=not state.running and state.is_over(),
+        folder=str(definition.folder),
+        tracking=definition.tracking,
+        cpu_seconds=sum(attempt.cpu_seconds or 0.0 for work in state.works.values() for attempt in work.attempts),
+        notes=tuple(notes),
+    )
+
+
+def _work(work: Work, state: StudyState, live: Live | None) -> WorkSnapshot:
+    piece, outcome = work.piece, work.outcome
+    metrics = outcome.metrics if outcome else live.metrics if live else {}
+    objective = state.definition.study.objective
+    value = metrics.get(objective) if outcome and piece.kind == "student" else None
+    rungs = state.suggestions[work.trial].rungs if work.trial is not None and work.rungs else {}
+    folder = state.definition.folder / work.label
+    images = live.images if live else work.attempts[-1].images_to if work.attempts else 0
+    return WorkSnapshot(
+        number=work.number,
+        key=work.key,
+        kind=piece.kind,
+        until=piece.until,
+        role=work.role,
+        label=work.label,
+        trial=work.trial,
+        seed=piece.seed,
+        params=work.params,
+        needs=piece.needs,
+        state=state.of(work.key),
+        reason=outcome.reason if outcome else None,
+        stage=live.stage if live else None,
+        images=images,
+        target_images=live.target_images if live else piece.target_images,
+        metrics=metrics,
+        value=value,
+        value_error=_error_of(value, metrics, objective),
+        rungs=tuple(RungSnapshot(n, d.value, d.kept, d.against) for n, d in sorted(rungs.items())),
+        reused=outcome.reused if outcome else False,
+        seconds=sum((attempt.ended or attempt.last_seen) - attempt.started for attempt in work.attempts),
+        attempts=tuple(
+            AttemptSnapshot(
+                number=number,
+                node=attempt.node,
+                resources=attempt.resources,
+                started=attempt.started,
+                last_seen=attempt.last_seen,
+                ended=attempt.ended,
+                images_from=attempt.images_from,
+                images_to=attempt.images_to,
+                end=attempt.end,
+                cpu_seconds=attempt.cpu_seconds,
+            )
+            for number, attempt in enumerate(work.attempts)
+        ),
+        folder=str(folder),
+        picture=live.picture if live and live.picture else _newest_picture(folder),
+    )
+
+
+def _error_of(value: float | None, metrics: Mapping[str, float], objective: str) -> float | None:
+    """Standard error of a student's value: as it was measured, or binomial for an accuracy."""
+    if value is None:
+        return None
+    known = metrics.get(f"{objective}_standard_error")
+    images = metrics.get(f"{objective.removesuffix('_accuracy')}_images")
+    if known is None and images:
+        return math.sqrt(max(value * (1 - value), 0.0) / images)
+    return known
+
+
+def _newest_picture(folder: Path) -> str | None:
+    grids = sorted((folder / "samples").glob("generation-*.png"))
+    return str(grids[-1]) if grids else None
+
+
+def _resolved(definition: Definition) -> dict[str, Any]:
+    trial: TrialConfig = definition.base
+    return {
+        "study": definition.study.model_dump(mode="json"),
+        "search": definition.search.model_dump(mode="json"),
+        "trial": trial.model_dump(mode="json", exclude={"preset"}),
+    }

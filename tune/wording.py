@@ -1,0 +1,148 @@
+"""Snapshots in words and tables, for terminals. Torch-free."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from hidfd.progress import Rate, duration
+from tune.findings import generator_of, short_names
+from tune.snapshot import StudySnapshot, TrialSnapshot, Value, WorkSnapshot, WorkState
+
+
+def percent(value: float | None, error: float | None = None) -> str:
+    """A share as `87.4 %` or `87.4 ± 0.9 %`; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} %" if error is None else f"{100 * value:.1f} ± {100 * error:.1f} %"
+
+
+def progress_in_words(work: WorkSnapshot, rate: Rate) -> str:
+    """`generation 3,200 of 24,000 images  310 images/s  1 min 07 s left`."""
+    if work.stage is None or work.target_images is None:
+        return work.stage or "starting"
+    words = f"{work.stage} {work.images:,} of {work.target_images:,} images"
+    pace, left = rate.images_per_second, rate.seconds_left(work.target_images)
+    if pace is not None and left is not None:
+        words += f"  {pace:,.0f} images/s  {duration(left)} left"
+    return words
+
+
+def result_in_words(work: WorkSnapshot) -> str:
+    """How a piece of work ended, and with what."""
+    parts = [work.state.value if work.state is not WorkState.COMPLETE else "done"]
+    if work.kind == "student" and work.state is WorkState.COMPLETE:
+        parts[0] = f"agreement {percent(work.metrics.get('agreement'), work.metrics.get('agreement_standard_error'))}"
+        if "validation_accuracy" in work.metrics:
+            parts.append(f"validation accuracy {percent(work.metrics['validation_accuracy'])}")
+    elif "generator.effective_classes" in work.metrics:
+        parts.append(f"{work.metrics['generator.effective_classes']:.1f} effective classes")
+    if work.reason:
+        parts[0] = work.reason if work.reason.startswith(work.state.value) else f"{parts[0]}: {work.reason}"
+    parts.append("from the store" if work.reused else f"in {duration(work.seconds)}")
+    return ", ".join(parts)
+
+
+def trials_table(snapshot: StudySnapshot) -> Table | None:
+    """The search, a line per student, the best first among the complete ones; None without a search."""
+    if not snapshot.trials:
+        return None
+    names = short_names(snapshot.searched)
+    labelled = any("validation_accuracy" in work.metrics for work in snapshot.works)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title="Search")
+    for heading in ("", "trial", "generator", *names.values()):
+        table.add_column(heading, justify="right" if heading in names.values() else "left")
+    table.add_column(snapshot.objective.replace("_", " "), justify="right")
+    if labelled and snapshot.objective != "validation_accuracy":
+        table.add_column("validation accuracy", justify="right")
+    table.add_column("", overflow="fold")
+    order = sorted(snapshot.trials, key=lambda trial: (trial.value is None, -(trial.value or 0.0), trial.number))
+    for trial in order:
+        work = snapshot.work(trial.key) if trial.key else None
+        cells = ["★" if trial.number == snapshot.best else "", str(trial.number), _generator(snapshot, work)]
+        cells += [short_value(trial.params.get(path)) for path in names]
+        cells.append(percent(trial.value, work.value_error if work else None))
+        if labelled and snapshot.objective != "validation_accuracy":
+            cells.append(percent(work.metrics.get("validation_accuracy") if work else None))
+        cells.append(_remark(trial, work))
+        table.add_row(*cells)
+    return table
+
+
+def rows_table(snapshot: StudySnapshot) -> Table | None:
+    """The comparison, a line per setting; None without one."""
+    if not snapshot.rows:
+        return None
+    metrics = [
+        (name, heading)
+        for name, heading in (
+            ("agreement", "agreement"),
+            ("validation_accuracy", "validation accuracy"),
+            ("generator.memorisation", "memorisation"),
+        )
+        if any(name in row.means for row in snapshot.rows)
+    ]
+    finalist = next((row for row in snapshot.rows if row.role == "finalist"), None)
+    title = "Comparison" if finalist is None else f"Trial {snapshot.best} beside its controls, on fresh seeds"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    table.add_column("")
+    table.add_column("n", justify="right")
+    for _, heading in metrics:
+        table.add_column(heading, justify="right")
+    for row in snapshot.rows:
+        cells = [row.name, str(row.num_complete)]
+        cells += [percent(row.means.get(name), row.deviations.get(name)) for name, _ in metrics]
+        table.add_row(*cells)
+    return table
+
+
+def work_table(works: Iterable[WorkSnapshot]) -> Table:
+    """Pieces of work with what they did."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("work", "state", "stage", "images", "took", ""):
+        table.add_column(heading, justify="right" if heading in ("images", "took") else "left", overflow="fold")
+    for work in works:
+        images = f"{work.images:,}" + (f" of {work.target_images:,}" if work.target_images else "")
+        took = "reused" if work.reused else duration(work.seconds) if work.seconds else ""
+        table.add_row(
+            work.label, work.state.value, work.stage or "", images if work.images else "", took, work.reason or ""
+        )
+    return table
+
+
+def short_value(value: Value | None, digits: int = 3) -> str:
+    """A whole number in full, another one in some significant digits, anything else as it is."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) >= 1:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def mlflow_command(tracking: str) -> str:
+    """What opens MLflow's pages on a study, as one types it here."""
+    if tracking.startswith(("http://", "https://")):
+        return f"open {tracking}"
+    beside = Path(sys.executable).parent / "mlflow"
+    program = os.path.relpath(beside) if beside.is_file() else "mlflow"
+    return shlex.join([program, "ui", "--backend-store-uri", tracking])
+
+
+def _remark(trial: TrialSnapshot, work: WorkSnapshot | None) -> str:
+    if trial.state is WorkState.COMPLETE:
+        return ""
+    if trial.state is WorkState.PRUNED and work is not None and work.rungs:
+        last = work.rungs[-1]
+        return f"pruned at {last.images:,} images with {percent(last.value)}"
+    return trial.reason or trial.state.value
+
+
+def _generator(snapshot: StudySnapshot, work: WorkSnapshot | None) -> str:
+    build = generator_of(work, snapshot) if work else None
+    return "–" if build is None else build.label.removeprefix("generator-")

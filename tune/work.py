@@ -1,0 +1,289 @@
+"""A piece of work: one upstream build or one student, what its run tells, and how it ends. Torch-free.
+
+A trial is a chain of pieces: a build of the collection, a build of the generator with its images, and the student.
+Pieces are known by the digest of what they make, so trials that need the same generator share its build, and a
+real-only student needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from hidfd.config import TrialConfig
+from hidfd.stages import needed, plan
+from tune.snapshot import Kind, Role, WorkState
+
+BUILD_STAGES = ("collection", "synthesis")
+"""Where a trial is cut into pieces: upstream of each stands what several students share."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a piece of work makes, from its configuration alone.
+
+    Attributes:
+        key: digest of its last artifact, 64 hex digits.
+        until: its last stage: `collection`, `synthesis` or `evaluation`.
+        needs: keys of the pieces before it.
+        makes: digests of every artifact that it makes unless it is there already, imports apart.
+        trajectory: of the generator it trains; two lengths of one trajectory are never built side by side.
+        target_images: of its training loop, if it has one.
+        config: the trial it belongs to.
+    """
+
+    key: str
+    until: str
+    needs: tuple[str, ...]
+    makes: frozenset[str]
+    trajectory: str | None
+    target_images: int | None
+    config: TrialConfig = field(repr=False)
+
+    @property
+    def kind(self) -> Kind:
+        return "student" if self.until == "evaluation" else "build"
+
+    @property
+    def seed(self) -> int:
+        seeds = self.config.seeds
+        return {"collection": seeds.collection, "synthesis": seeds.generation}.get(self.until, seeds.distillation)
+
+
+def pieces_of(config: TrialConfig) -> tuple[Piece, ...]:
+    """The pieces of a trial in the order in which they can run, the student last.
+
+    Args:
+        config: a trial whose materials carry their sha256.
+    """
+    stages = plan(config)
+    pieces: list[Piece] = []
+    for until in (*BUILD_STAGES, "evaluation"):
+        if until == "synthesis" and not config.uses_generator:
+            continue
+        chain = [stage for stage in needed(stages, until) if stage.name != "import"]
+        digests = frozenset(stage.digest for stage in chain)
+        targets = {"synthesis": config.generation.target_images, "evaluation": config.distillation.target_images}
+        trains_generator = until == "synthesis"
+        pieces.append(
+            Piece(
+                key=chain[-1].digest,
+                until=until,
+                needs=tuple(piece.key for piece in pieces if piece.key in digests),
+                makes=digests,
+                trajectory=stages["generation"].trajectory if trains_generator else None,
+                target_images=targets.get(until),
+                config=config,
+            )
+        )
+    return tuple(pieces)
+
+
+def upstream_key(config: TrialConfig) -> str:
+    """Names the synthetic images of a trial (or its collection, where it has none): what students may share."""
+    return pieces_of(config)[-2].key
+
+
+@dataclass
+class Attempt:
+    """One time that a piece of work ran; see `AttemptSnapshot`."""
+
+    node: str
+    resources: dict[str, float]
+    started: float
+    last_seen: float
+    ended: float | None = None
+    images_from: int = 0
+    images_to: int = 0
+    end: str | None = None
+    cpu_seconds: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, as the ledger keeps it."""
+        return asdict(self)
+
+
+@dataclass
+class Outcome:
+    """How a piece of work ended for good.
+
+    Attributes:
+        state: one of the final states.
+        reason: in words, where it is not simply complete.
+        metrics: final numbers; of a pruned student those of its last rung.
+        reused: every stage was found in the store.
+    """
+
+    state: WorkState
+    reason: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    reused: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, as the ledger keeps it."""
+        return asdict(self)
+
+
+@dataclass
+class Work:
+    """A piece and its story in this study.
+
+    Attributes:
+        number: order of creation.
+        piece: what it makes.
+        role: who asked first.
+        label: unique in the study; names its folder.
+        trial: the search trial that asked first, if one did.
+        params: dotted path -> value, where it differs from the study's own `trial:`.
+        rungs: student images at which it is compared; empty for builds, variants, finalists and controls.
+        outcome: None until it has ended for good.
+        attempts: in order.
+    """
+
+    number: int
+    piece: Piece
+    role: Role
+    label: str
+    trial: int | None
+    params: dict[str, Any]
+    rungs: tuple[int, ...] = ()
+    outcome: Outcome | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        return self.piece.key
+
+    def record(self) -> dict[str, Any]:
+        """Plain JSON of all but its attempts, as the ledger keeps it; `restore` is its inverse."""
+        return {
+            "key": self.key,
+            "kind": self.piece.kind,
+            "until": self.piece.until,
+            "role": self.role,
+            "label": self.label,
+            "trial": self.trial,
+            "params": self.params,
+            "needs": list(self.piece.needs),
+            "config": self.piece.config.model_dump(mode="json"),
+            "target_images": self.piece.target_images,
+            "rungs": list(self.rungs),
+            "outcome": self.outcome.to_json() if self.outcome else None,
+        }
+
+    @classmethod
+    def restore(cls, number: int, record: Mapping[str, Any], attempts: list[Attempt]) -> Work:
+        """The piece of work that `record` was made of.
+
+        It keeps its recorded key: where a stage's VERSION was raised since, the configuration has another key now, and
+        what was made under the old one does not answer for it.
+        """
+        config = TrialConfig.model_validate(record["config"])
+        piece = next(piece for piece in pieces_of(config) if piece.until == record["until"])
+        piece = replace(piece, key=record["key"], needs=tuple(record["needs"]))
+        outcome = record["outcome"]
+        return cls(
+            number=number,
+            piece=piece,
+            role=record["role"],
+            label=record["label"],
+            trial=record["trial"],
+            params=record["params"],
+            rungs=tuple(record["rungs"]),
+            outcome=Outcome(**{**outcome, "state": WorkState(outcome["state"])}) if outcome else None,
+            attempts=attempts,
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run tells while it lives.
+
+    Attributes:
+        stage: that it is in; None where that is not what is told.
+        images, target_images: progress there; target None where it is not counted, or as told before.
+        metrics: newest numbers.
+        measured: the metrics are the student's on the hold-out at exactly `images`.
+        picture: path of a new sample grid.
+        note: a line for the user.
+    """
+
+    stage: str | None = None
+    images: int = 0
+    target_images: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    measured: bool = False
+    picture: str | None = None
+    note: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, as it travels from a worker."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """It made what it was to make."""
+
+    metrics: dict[str, float]
+    reused: bool = False
+    cpu_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """It was told to, and has saved a checkpoint."""
+
+    reason: str
+    cpu_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """A loss became non-finite."""
+
+    reason: str
+    cpu_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """It failed for its own reasons: trying again would fail again.
+
+    Attributes:
+        reason: one line.
+        exit_code: of the `HidfdError` behind it, which is the user's to mend before anything goes on; None for an
+            error that concerns this piece alone.
+    """
+
+    reason: str
+    exit_code: int | None = None
+    cpu_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Its process or its node went away; it goes on from its last checkpoint."""
+
+    reason: str
+    cpu_seconds: float | None = None
+
+
+End = Finished | Stopped | Diverged | Failed | Lost
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing can start now: every slot is taken, or what is left needs what is running."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """Nothing is left to start, and nothing runs.
+
+    Attributes:
+        why: in words.
+    """
+
+    why: str

@@ -1,0 +1,146 @@
+"""Running one piece of work where it has landed: `hidfd.trial` around it, its progress told, its end classified."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hidfd.errors
+from hidfd.progress import Observer
+from hidfd.stages import Stage, needed
+from tune.environment import before_torch
+from tune.local import Channel
+from tune.work import Diverged, End, Failed, Finished, Report, Stopped, Work
+
+TELL_EVERY_SECONDS = 1.0
+"""Progress is told at most so often; measurements and pictures always."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where work is done and left; plain values, so that it travels to a worker.
+
+    Attributes:
+        store: URI of the store.
+        folder: of the study's results.
+        device: auto, cpu or cuda.
+        threads: of the processor, for one piece of work.
+    """
+
+    store: str
+    folder: str
+    device: str
+    threads: int
+
+
+def perform(work: Work, place: Place, channel: Channel) -> End:
+    """Run a piece of work to its end.
+
+    Returns:
+        How it ended; an error of the store or the device, or of what everything rests on, carries its exit code: it is
+        the user's to mend before anything can go on.
+
+    Raises:
+        Exception: only what may have spoilt this process (a CUDA error), so that it is thrown away.
+    """
+    started = time.process_time()
+    try:
+        metrics, reused = _run(work, place, channel)
+    except hidfd.errors.Stopped as stopped:
+        return Stopped(str(stopped), time.process_time() - started)
+    except hidfd.errors.DivergedError as error:
+        return Diverged(str(error), time.process_time() - started)
+    except hidfd.errors.HidfdError as error:
+        concerns_all = isinstance(error, hidfd.errors.StoreError | hidfd.errors.DeviceError)
+        concerns_all = concerns_all or work.piece.until == "collection"
+        return Failed(str(error), error.exit_code if concerns_all else None, time.process_time() - started)
+    except Exception as error:
+        if "CUDA error" in str(error):
+            raise
+        _log.exception("%s failed", work.label)
+        where = _leave_traceback(Path(place.folder) / work.label)
+        return Failed(f"{type(error).__name__}: {error} (traceback in {where})", None, time.process_time() - started)
+    return Finished(metrics, reused, time.process_time() - started)
+
+
+def _run(work: Work, place: Place, channel: Channel) -> tuple[dict[str, float], bool]:
+    before_torch(place.threads)
+    import torch
+
+    from hidfd.store import Store
+    from hidfd.trial import run_trial
+
+    torch.set_num_threads(place.threads)
+    result = run_trial(
+        work.piece.config,
+        Store.open(place.store),
+        until=work.piece.until,
+        folder=Path(place.folder) / work.label,
+        device=place.device,
+        observer=WorkObserver(channel, work.rungs),
+        name=work.label,
+    )
+    chain = [stage.role for stage in needed(result.stages, work.piece.until) if stage.name != "import"]
+    return numbers_of(result.metrics), set(chain) <= set(result.reused)
+
+
+def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The single finite numbers of a `result.json`, those of the generator as `generator.<name>`."""
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": number for inner, number in numbers_of(value).items()}
+        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            found[name] = float(value)
+    return found
+
+
+class WorkObserver(Observer):
+    """Passes a trial's progress on, and the verdict back."""
+
+    def __init__(self, channel: Channel, rungs: tuple[int, ...]) -> None:
+        self.measure_at_images = rungs
+        self._channel = channel
+        self._told = 0.0
+
+    def stage_started(self, stage: Stage, target_images: int | None, images_seen: int = 0) -> None:
+        self._channel.report(Report(stage.name, images_seen, target_images))
+
+    def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
+        now = time.monotonic()
+        if now - self._told >= TELL_EVERY_SECONDS or images >= target_images:
+            self._told = now
+            told = {name: value for name, value in metrics.items() if "/" in name}
+            self._channel.report(Report(stage.name, images, target_images, told))
+
+    def measured(self, stage: Stage, images: int, metrics: dict[str, float]) -> None:
+        is_student = stage.name == "distillation"
+        self._channel.report(Report(stage.name, images, None, metrics, measured=is_student))
+
+    def picture(self, stage: Stage, images: int, path: Path) -> None:
+        self._channel.report(Report(stage.name, images, None, picture=str(path)))
+
+    def note(self, text: str) -> None:
+        self._channel.report(Report(note=text))
+
+    def should_stop(self) -> str | None:
+        return self._channel.verdict()
+
+
+def _leave_traceback(folder: Path) -> str:
+    """Where it stands; a folder that cannot be written must not hide the error itself."""
+    path = folder / "error.txt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc())
+    except OSError as error:
+        return f"the log: {path} cannot be written, {error.strerror}"
+    return str(path)
