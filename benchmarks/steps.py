@@ -1,0 +1,265 @@
+"""How fast the inner loops are, beside what the machine can do.
+
+    python -m benchmarks.steps [--device auto|cpu|cuda] [--seconds 5] [--only quick|paper] [--threads 1]
+
+Prints a Markdown table: images/s of a teacher forward pass, a GAN step and a student (KD) step, each taken from the
+code that trains (data resident, augmentation, teacher terms, optimisers and EMA included), for the networks of the two
+presets. Operations are counted by `torch.utils.flop_counter` (convolutions and matrix multiplies; nothing else), the
+peak is the best of some plain convolutions and matrix multiplies measured in the same run, at the same precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hidfd.adversarial_training import AdversarialTraining
+from hidfd.collected import Collection
+from hidfd.config import TrialConfig
+from hidfd.device import Device, resolve_device
+from hidfd.distillation import StudentTraining
+from hidfd.errors import HidfdError
+from hidfd.frozen_teacher import Teacher, build_teacher_backbone
+from hidfd.presets import PRESETS
+
+NUM_CLASSES = 10
+HOLDOUT_IMAGES = 64
+CPU_PAPER_BATCH_IMAGES = 16
+"""The paper's batches of 100 and 64 take a minute each on a core; the rate per image hardly depends on it."""
+
+WARM_UP_STEPS = 3
+"""On a GPU: kernels are chosen and memory is reserved in the first steps. On a CPU one is enough."""
+
+PEAK_REPEATS = 3
+"""The best of so many: on a machine that does other work too, a single one is too low."""
+
+COLUMNS = (
+    *("networks", "step", "precision", "batch", "GFLOP/image", "images/s", "GFLOP/s"),
+    *("of convolution peak", "of multiply peak"),
+)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What the machine reaches at one precision, in FLOP/s."""
+
+    convolution: float
+    matrix_multiply: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured step.
+
+    Attributes:
+        preset, step: which.
+        batch_images: images of one call.
+        flops_per_image: counted operations, forward and backward as the step has them.
+        images_per_second: the rate.
+        precision: of the run, `fp32` or `bf16`.
+    """
+
+    preset: str
+    step: str
+    batch_images: int
+    flops_per_image: float
+    images_per_second: float
+    precision: str
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description="images/s of the inner loops")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of measuring, per row")
+    parser.add_argument("--only", choices=("quick", "paper"), help="one of the two presets")
+    parser.add_argument("--threads", type=int, default=1, help="on a CPU; the quickstart gives each trial one")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(chosen.threads)
+    try:
+        measure_and_print(chosen.device, chosen.seconds, [chosen.only] if chosen.only else ["quick", "paper"])
+    except HidfdError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def measure_and_print(device_name: str, seconds: float, presets: list[str]) -> None:
+    """Measure the presets and print each row as soon as it is known."""
+    peaks: dict[str, Peak] = {}
+    for number, preset in enumerate(presets):
+        device = resolve_device(device_name, "fp32")
+        if preset == "paper" and device.is_cuda:
+            device = resolve_device(device_name, "bf16")
+        if number == 0:
+            print(f"{machine(device)}; torch {torch.__version__}; Python {platform.python_version()}\n")
+        if device.precision not in peaks:
+            peaks[device.precision] = measure_peak(device, seconds)
+        if number == 0:
+            print(f"| {' | '.join(COLUMNS)} |\n|---|---|---|{'---:|' * (len(COLUMNS) - 3)}")
+        peak = peaks[device.precision]
+        for row in measure(preset, device, seconds):
+            reached = row.flops_per_image * row.images_per_second
+            cells = [row.preset, row.step, row.precision, f"{row.batch_images}", f"{row.flops_per_image / 1e9:.3f}"]
+            cells += [f"{row.images_per_second:,.1f}", f"{reached / 1e9:,.1f}"]
+            cells += [f"{reached / peak.convolution:.0%}", f"{reached / peak.matrix_multiply:.0%}"]
+            print(f"| {' | '.join(cells)} |", flush=True)
+    for precision, peak in peaks.items():
+        print(
+            f"\nPeak measured in this run, {precision}: convolution {peak.convolution / 1e9:,.0f} GFLOP/s, "
+            f"matrix multiply {peak.matrix_multiply / 1e9:,.0f} GFLOP/s."
+        )
+
+
+def measure(preset: str, device: Device, seconds: float) -> Iterator[Row]:
+    """Teacher forward, GAN step and KD step of one preset, on random images and weights."""
+    config = trial_config(preset, device)
+    size, channels = config.data.image_size_pixels, config.data.channels
+    batch = config.generation.batch_images
+    draws = torch.Generator().manual_seed(0)
+
+    def images(count: int) -> torch.Tensor:
+        return torch.randint(256, (count, channels, size, size), generator=draws, dtype=torch.uint8)
+
+    labels = torch.arange(2 * batch) % NUM_CLASSES
+    collection = Collection(
+        images=images(len(labels)),
+        labels=labels,
+        holdout=images(HOLDOUT_IMAGES),
+        reference=torch.ones(HOLDOUT_IMAGES, dtype=torch.bool),
+    )
+    teacher = device.module(
+        Teacher(build_teacher_backbone(config), [0.5] * channels, [0.25] * channels, config.data.image_size_pixels)
+    )
+
+    def row(step: str, batch_images: int, call: Callable[[int], object]) -> Row:
+        flops, rate = count_and_time(call, batch_images, seconds, device)
+        return Row(preset, step, batch_images, flops, rate, device.precision)
+
+    forward_batch = collection.images.repeat(3, 1, 1, 1)[: 5 * batch]
+    yield row(
+        f"teacher forward ({config.teacher.architecture})",
+        len(forward_batch),
+        lambda _: teacher.ask_all(forward_batch, device),
+    )
+    adversarial = AdversarialTraining(config, collection, teacher, device)
+    generation = config.generation
+    name = f"GAN step ({generation.networks}, width {generation.width}, {generation.image_size_pixels} px)"
+    yield row(name, batch * generation.discriminator_steps, adversarial.step)
+    student = StudentTraining(config, collection, images(2 * batch), teacher, device)
+    distillation = config.distillation
+    yield row(f"KD step ({distillation.architecture})", distillation.batch_images, student.step)
+
+
+def trial_config(preset: str, device: Device) -> TrialConfig:
+    """A trial with the networks of a preset; its materials are never read."""
+    nothing = {"sha256": "0" * 64}
+    channels, size, teacher = (1, 28, "resnet14") if preset == "quick" else (3, 32, "resnet34-32px")
+    values = PRESETS[preset] | {
+        "precision": device.precision,
+        "data": {
+            "candidates": nothing,
+            "channels": channels,
+            "image_size_pixels": size,
+            "num_classes": NUM_CLASSES,
+        },
+        "teacher": {
+            "architecture": teacher,
+            "checkpoint": nothing,
+            "mean": [0.5] * channels,
+            "std": [0.25] * channels,
+        },
+    }
+    if preset == "paper" and not device.is_cuda:
+        small = {"batch_images": CPU_PAPER_BATCH_IMAGES}
+        values |= {"generation": small, "distillation": small}
+    return TrialConfig.model_validate(values)
+
+
+def count_and_time(
+    call: Callable[[int], object], batch_images: int, seconds: float, device: Device
+) -> tuple[float, float]:
+    """Operations per image of a step, and its images/s over at least `seconds`.
+
+    Args:
+        call: the step, given the images seen.
+    """
+    seen = 0
+
+    def run(count: int) -> float:
+        nonlocal seen
+        synchronize(device)
+        started = time.perf_counter()
+        for _ in range(count):
+            call(seen)
+            seen += batch_images
+        synchronize(device)
+        return time.perf_counter() - started
+
+    with FlopCounterMode(display=False) as counter:
+        run(1)
+    flops = counter.get_total_flops() / batch_images
+    run(WARM_UP_STEPS if device.is_cuda else 1)
+    count, elapsed = 1, run(1)
+    while elapsed < seconds:
+        count = min(10 * count, max(count + 1, int(1.1 * count * seconds / elapsed)))
+        elapsed = run(count)
+    return flops, count * batch_images / elapsed
+
+
+def measure_peak(device: Device, seconds: float) -> Peak:
+    """The best of some convolutions and matrix multiplies of comfortable shapes."""
+    dtype = torch.bfloat16 if device.precision == "bf16" else torch.float32
+    kind, scale = device.torch_device, 8 if device.is_cuda else 1
+    share = seconds / 4 / PEAK_REPEATS
+
+    def best(shapes: tuple[tuple[int, int, int], ...], call_of: Callable[..., Callable[[int], object]]) -> float:
+        rates = (count_and_time(call_of(*shape), 1, share, device) for shape in shapes * PEAK_REPEATS)
+        return max(flops * rate for flops, rate in rates)
+
+    def convolution(batch: int, width: int, side: int) -> Callable[[int], object]:
+        layer = torch.nn.Conv2d(width, width, 3, padding=1, bias=False).to(kind, dtype)
+        layer = layer.to(memory_format=torch.channels_last)
+        features = torch.randn(batch, width, side, side, device=kind, dtype=dtype)
+        features = features.contiguous(memory_format=torch.channels_last)
+        return lambda _: layer(features)
+
+    def multiply(rows: int, inner: int, columns: int) -> Callable[[int], object]:
+        left = torch.randn(rows, inner, device=kind, dtype=dtype)
+        right = torch.randn(inner, columns, device=kind, dtype=dtype)
+        return lambda _: left @ right
+
+    with torch.no_grad():
+        return Peak(
+            best(((16 * scale, 64, 32), (16 * scale, 128, 16), (8 * scale, 256, 32)), convolution),
+            best(((1024 * scale,) * 3, (512 * scale, 256 * scale, 512 * scale)), multiply),
+        )
+
+
+def synchronize(device: Device) -> None:
+    """Wait for the GPU, where there is one."""
+    if device.is_cuda:
+        torch.cuda.synchronize(device.torch_device)
+
+
+def machine(device: Device) -> str:
+    """What it ran on, in words."""
+    if device.is_cuda:
+        return torch.cuda.get_device_name(device.torch_device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    count = torch.get_num_threads()
+    return f"{name}, {count} thread{'s' if count > 1 else ''}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
