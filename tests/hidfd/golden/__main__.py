@@ -1,0 +1,29 @@
+"""`python -m tests.hidfd.golden` writes the golden files of the stages whose VERSION was raised."""
+
+import sys
+
+import torch
+
+from hidfd.stages import VERSIONS
+from tests.hidfd.golden.comparison import complaint, read, write
+from tests.hidfd.golden.runs import STAGES, compute
+
+
+def main() -> int:
+    """Write what is missing or of another version; refuse what changed under the same version."""
+    torch.set_num_threads(1)
+    refused = 0
+    for stage in STAGES:
+        golden, numbers = read(stage), compute(stage)
+        if golden is not None and golden["version"] == VERSIONS[stage]:
+            text = complaint(stage, golden, VERSIONS[stage], numbers)
+            refused += text is not None
+            print(text or f"{stage}: as it was")
+        else:
+            write(stage, numbers)
+            print(f"{stage}: written")
+    return min(refused, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""The golden files of this folder: `<stage>.json`, with the version of the stage and its numbers then."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hidfd.stages import VERSIONS
+from tests.hidfd.golden.runs import Numbers
+
+FOLDER = Path(__file__).parent
+
+RELATIVE_TOLERANCE = 1e-6
+"""Ten thousand times the largest difference seen between instruction sets; changed code differs by far more."""
+
+ABSOLUTE_TOLERANCE = 1e-8
+
+
+def complaint(stage: str, golden: dict[str, Any] | None, version: int, numbers: Numbers) -> str | None:
+    """What is wrong between a golden file and the numbers of now, and what to do; None if all is well."""
+    if golden is None or golden["version"] != version:
+        found = "no golden file" if golden is None else f"a golden file of version {golden['version']}"
+        return (
+            f"{stage} has version {version} and {found}: run `python -m tests.hidfd.golden`, and commit what it wrote"
+        )
+    different = list(_differences(golden["numbers"], numbers, ""))
+    if different:
+        return (
+            f"numbers of {stage} changed: raise VERSIONS[{stage!r}] in hidfd/stages.py "
+            f"and run `python -m tests.hidfd.golden`; {len(different)} differ, among them {'; '.join(different[:3])}"
+        )
+    return None
+
+
+def read(stage: str) -> dict[str, Any] | None:
+    path = FOLDER / f"{stage}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write(stage: str, numbers: Numbers) -> None:
+    golden = {"version": VERSIONS[stage], "numbers": _rounded(numbers)}
+    (FOLDER / f"{stage}.json").write_text(json.dumps(golden, indent=1) + "\n")
+
+
+def _differences(expected: Any, found: Any, where: str) -> Iterator[str]:
+    if isinstance(expected, dict) and isinstance(found, dict) and expected.keys() == found.keys():
+        for name in expected:
+            yield from _differences(expected[name], found[name], f"{where}.{name}" if where else name)
+    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        for number, (a, b) in enumerate(zip(expected, found, strict=True)):
+            yield from _differences(a, b, f"{where}[{number}]")
+    elif isinstance(expected, float) and isinstance(found, float):
+        if not math.isclose(expected, found, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE):
+            yield f"{where} is {found}, was {expected}"
+    elif expected != found:
+        yield f"{where} is {found}, was {expected}"
+
+
+def _rounded(numbers: Any) -> Any:
+    if isinstance(numbers, dict):
+        return {name: _rounded(value) for name, value in numbers.items()}
+    if isinstance(numbers, list):
+        return [_rounded(value) for value in numbers]
+    return float(f"{numbers:.10g}") if isinstance(numbers, float) else numbers

@@ -1,0 +1,39 @@
+"""A page as a reader and a browser see it."""
+
+import re
+from html.parser import HTMLParser
+
+VOID = {"meta", "img", "br", "link", "input", "wbr"}
+
+
+class Outline(HTMLParser):
+    """Headings, attributes that load something, and whether every element is closed where it should be."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.headings: list[str] = []
+        self.sources: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.sources += [value or "" for name, value in attrs if name in ("src", "srcset", "data", "action")]
+        self.sources += [value or "" for name, value in attrs if name == "href" and tag != "a"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("h2", "h3"):
+            self.headings.append(data.strip())
+
+
+def text_of(html: str) -> str:
+    """What is there to read, in one line."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))

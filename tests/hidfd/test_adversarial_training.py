@@ -1,0 +1,134 @@
+"""A step of the GAN: which parameters each term of its losses reaches, and what every step moves."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from hidfd.adversarial_training import AdversarialTraining, ema_beta
+from hidfd.config import TrialConfig
+from hidfd.config_paths import with_values
+from hidfd.device import resolve_device
+from hidfd.progress import Observer
+from hidfd.store import Store
+from hidfd.trial import Trial
+
+WEIGHTS = {
+    "hinge": "adversarial_weight",
+    "adc": "adc_weight",
+    "trans": "integration.trans_weight",
+    "blend": "integration.blend_weight",
+    "reg": "smoothing.weight",
+}
+
+
+def training_of(config: TrialConfig, store: Store) -> AdversarialTraining:
+    trial = Trial(config, store, resolve_device("cpu", "fp32"), Observer())
+    trial.run("collection")
+    return AdversarialTraining(trial.config, trial.collection, trial.teacher, trial.device)
+
+
+def training_with(term: str, config: TrialConfig, store: Store) -> AdversarialTraining:
+    """With one term of the losses alone."""
+    values = {f"generation.{path}": float(name == term) for name, path in WEIGHTS.items()}
+    return training_of(with_values(config, values), store)
+
+
+def parts_of(training: AdversarialTraining) -> dict[str, list[Tensor]]:
+    discriminator = training.discriminator
+    return {
+        "generator": list(training.generator.parameters()),
+        "trunk": list(discriminator.trunk.parameters()),
+        "regressor": list(training.regressor.parameters()),
+        "adversarial head": list(discriminator.adversarial_head.parameters()),
+        "adc head": list(discriminator.adc_head.parameters()),
+        "teacher": list(training.teacher.parameters()),
+        "average": list(training.ema.parameters()),
+    }
+
+
+def reached(training: AdversarialTraining) -> set[str]:
+    """Parts whose every parameter has a gradient; refuses one that has some for a few."""
+    found = set()
+    for name, parameters in parts_of(training).items():
+        has_gradient = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in parameters]
+        assert all(has_gradient) or not any(has_gradient), f"{name}: {has_gradient}"
+        if all(has_gradient):
+            found.add(name)
+    return found
+
+
+@pytest.fixture
+def training(trial_config: TrialConfig, store: Store) -> AdversarialTraining:
+    return training_of(trial_config, store)
+
+
+@pytest.mark.parametrize("pairing", ["position", "class_mean"])
+@pytest.mark.parametrize(
+    ("term", "parts"),
+    [
+        ("hinge", {"trunk", "adversarial head"}),
+        ("adc", {"trunk", "adc head"}),
+        ("trans", {"trunk", "regressor"}),
+        ("blend", {"trunk", "regressor"}),
+        ("reg", set()),
+    ],
+)
+def test_a_term_of_the_discriminator_step_reaches_exactly_its_parts(
+    term: str, parts: set[str], pairing: str, trial_config: TrialConfig, store: Store
+) -> None:
+    config = with_values(trial_config, {"generation.integration.pairing": pairing})
+    training = training_with(term, config, store)
+    fake, labels, answer = training._generate(0)
+    training._update_discriminator(0, fake.detach(), labels, answer)
+    assert reached(training) == parts
+
+
+@pytest.mark.parametrize(
+    ("term", "parts"),
+    [("hinge", {"generator"}), ("adc", {"generator"}), ("trans", set()), ("blend", set()), ("reg", {"generator"})],
+)
+def test_a_term_of_the_generator_step_reaches_exactly_its_parts(
+    term: str, parts: set[str], trial_config: TrialConfig, store: Store
+) -> None:
+    training = training_with(term, trial_config, store)
+    training._update_generator(0, *training._generate(0))
+    assert reached(training) == parts
+
+
+def test_a_step_leaves_gradients_of_the_generator_loss_in_the_generator_alone(training: AdversarialTraining) -> None:
+    training.step(0)
+    training.optimizer_d.zero_grad()
+    training._update_generator(8, *training._generate(8))
+    assert reached(training) == {"generator"}
+
+
+def test_a_step_moves_every_network_and_the_frequencies_but_never_the_teacher(training: AdversarialTraining) -> None:
+    before = {name: [p.clone() for p in part] for name, part in parts_of(training).items()}
+    statistics = [tensor.clone() for tensor in training.teacher.buffers()]
+    for step in range(4):
+        training.step(8 * step)
+    for name, part in parts_of(training).items():
+        moved = [not torch.equal(a, b) for a, b in zip(before[name], part, strict=True)]
+        assert moved == [name != "teacher"] * len(part), name
+    assert all(torch.equal(a, b) for a, b in zip(statistics, training.teacher.buffers(), strict=True))
+    assert not torch.equal(training.smoothing.frequencies, torch.full((3,), 1 / 3))
+    assert not torch.equal(training.smoothing.weights, torch.ones(3))
+
+
+def test_the_average_follows_the_generator_by_its_half_life(training: AdversarialTraining) -> None:
+    training.step(0)  # a copy: the ramp begins at nothing
+    for average, value in zip(training.ema.parameters(), training.generator.parameters(), strict=True):
+        torch.testing.assert_close(average, value)
+    before = [average.clone() for average in training.ema.parameters()]
+    training.step(8)  # half life 0.5 x 8 images, a step of 8
+    for old, average, value in zip(before, training.ema.parameters(), training.generator.parameters(), strict=True):
+        torch.testing.assert_close(average, 0.25 * old + 0.75 * value)
+
+
+def test_ema_is_a_copy_until_its_start_and_then_has_its_half_life(trial_config: TrialConfig) -> None:
+    ema = trial_config.generation.ema.model_copy(update={"ramp": None, "start_images": 100, "half_life_images": 200})
+    assert ema_beta(ema, 99, 10) == 0
+    assert ema_beta(ema, 100, 200) == pytest.approx(0.5)
+    ramped = ema.model_copy(update={"ramp": 0.5, "start_images": 0})
+    assert ema_beta(ramped, 0, 10) == 0
+    assert ema_beta(ramped, 40, 20) == pytest.approx(0.5)

@@ -1,0 +1,70 @@
+"""A step of the student: which parameters each loss reaches and moves, and the mix of images that it sees."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from hidfd.config import TrialConfig
+from hidfd.config_paths import with_values
+from hidfd.device import resolve_device
+from hidfd.distillation import StudentTraining
+from hidfd.progress import Observer
+from hidfd.store import Store
+from hidfd.trial import Trial
+
+ALIGNED = {"trunk", "projector"}
+
+
+def training_of(config: TrialConfig, store: Store, **settings: object) -> StudentTraining:
+    config = with_values(config, {f"distillation.{name}": value for name, value in settings.items()})
+    trial = Trial(config, store, resolve_device("cpu", "fp32"), Observer())
+    trial.run("collection")
+    synthetic = torch.full((40, 1, 28, 28), 255, dtype=torch.uint8)
+    return StudentTraining(trial.config, trial.collection, synthetic, trial.teacher, trial.device)
+
+
+def parts_of(training: StudentTraining) -> dict[str, list[Tensor]]:
+    student = training.student
+    head: list[Tensor] = list(student.backbone.classifier.parameters())
+    parts: dict[str, list[Tensor]] = {
+        "trunk": [p for p in student.backbone.parameters() if all(p is not q for q in head)],
+        "own head": head,
+        "teacher": list(training.teacher.parameters()),
+    }
+    for name, module in (("projector", student.projector), ("shared classifier", student.shared_classifier)):
+        if module is not None:
+            parts[name] = list(module.parameters())
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"feature_weight": 1.0}, ALIGNED),
+        ({"feature_weight": 0.0, "kl_weight": 1.0}, ALIGNED),
+        ({"feature_weight": 0.0, "ce_weight": 1.0}, ALIGNED),
+        ({"head": "own", "feature_weight": 0.0, "kl_weight": 1.0}, {"trunk", "own head"}),
+        ({"head": "own", "feature_weight": 0.0, "ce_weight": 1.0}, {"trunk", "own head"}),
+    ],
+)
+def test_a_loss_of_the_student_reaches_and_moves_exactly_its_parts(
+    settings: dict[str, object], parts: set[str], trial_config: TrialConfig, store: Store
+) -> None:
+    training = training_of(trial_config, store, weight_decay=0.0, **settings)
+    before = {name: [p.clone() for p in part] for name, part in parts_of(training).items()}
+    training.step(0)
+    for name, part in parts_of(training).items():
+        gradients = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in part]
+        moved = [not torch.equal(a, b) for a, b in zip(before[name], part, strict=True)]
+        assert gradients == moved == [name in parts] * len(part), name
+
+
+@pytest.mark.parametrize(("inflation", "share"), [(0.0, 0.0), (1.0, 24 / 64), (5.0, 120 / 160)])
+def test_the_student_sees_real_and_synthetic_images_in_the_ratio_of_the_inflation(
+    inflation: float, share: float, trial_config: TrialConfig, store: Store
+) -> None:
+    training = training_of(trial_config, store, inflation=inflation)
+    images = training.sampler.pass_images
+    views = torch.cat([training._views(seen) for seen in range(0, 16 * images, 16)])
+    is_synthetic = (views > 0.999).all(dim=3).all(dim=2).all(dim=1)
+    assert (~is_synthetic).float().mean().item() == pytest.approx(share)

@@ -1,0 +1,163 @@
+"""Digests: what they hold, and above all what they do not."""
+
+from typing import Any
+
+import pytest
+
+from hidfd.config import TrialConfig
+from hidfd.config_paths import with_values
+from hidfd.errors import ConfigError
+from hidfd.stages import STAGE_NAMES, Stage, needed, plan
+
+SHA256 = {name: digit * 64 for name, digit in (("candidates", "a"), ("test", "b"), ("teacher", "c"), ("other", "d"))}
+
+
+@pytest.fixture
+def config() -> TrialConfig:
+    return TrialConfig.model_validate(
+        {
+            "preset": "quick",
+            "data": {
+                "candidates": {"path": "/here", "sha256": SHA256["candidates"]},
+                "validation": {"sha256": SHA256["test"]},
+            },
+            "teacher": {"checkpoint": {"sha256": SHA256["teacher"]}, "mean": [0.5] * 3, "std": [0.5] * 3},
+        }
+    )
+
+
+def changed(config: TrialConfig, values: dict[str, Any]) -> set[str]:
+    """The roles whose digests differ with other values, or that are there only once."""
+    before, after = plan(config), plan(with_values(config, values))
+    return {
+        role
+        for role in before | after
+        if (role in before and before[role].digest) != (role in after and after[role].digest)
+    }
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"data.candidates.path": "/elsewhere"},
+        {"data.candidates.path": None},
+        {"teacher.checkpoint.path": "weights.pt"},
+        {"preset": None},
+        {"data.class_names": [str(k) for k in range(10)]},
+        {"data.candidates_in_domain": True},
+        {"generation.grid_every_images": 5, "generation.proxies_every_images": 6},
+        {"distillation.measure_every_images": 7},
+        {"log_every_images": 8, "checkpoint_every_seconds": 9.0},
+    ],
+)
+def test_digest_holds_nothing_that_changes_no_result(config: TrialConfig, values: dict[str, Any]) -> None:
+    assert changed(config, values) == set()
+
+
+GENERATOR_ON = {"generation", "synthesis", "distillation", "evaluation"}
+STUDENT_ON = {"distillation", "evaluation"}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"distillation.learning_rate": 0.01}, STUDENT_ON),
+        ({"seeds.distillation": 1}, STUDENT_ON),
+        ({"distillation.inflation": 2.0}, STUDENT_ON),
+        ({"synthesis.num_images": 9}, {"synthesis"} | STUDENT_ON),
+        ({"generation.smoothing.temperature": 2.0}, GENERATOR_ON),
+        ({"seeds.generation": 1}, GENERATOR_ON),
+        ({"collection.num_images": 9}, {"collection"} | GENERATOR_ON),
+        ({"teacher.checkpoint.sha256": SHA256["other"]}, {"teacher", "collection"} | GENERATOR_ON),
+        ({"data.candidates.sha256": SHA256["other"]}, {"candidates", "collection"} | GENERATOR_ON),
+        ({"data.validation.sha256": SHA256["other"]}, {"validation", "evaluation"}),
+        ({"precision": "bf16"}, {"collection"} | GENERATOR_ON),
+        ({"distillation.kl_temperature": 2.0}, set()),
+        ({"seeds.teacher": 1}, set()),
+    ],
+)
+def test_change_reaches_exactly_the_stages_that_rest_on_it(
+    config: TrialConfig, values: dict[str, Any], expected: set[str]
+) -> None:
+    assert changed(config, values) == expected
+
+
+def test_temperature_of_a_loss_counts_only_where_the_loss_does(config: TrialConfig) -> None:
+    with_kl = with_values(config, {"distillation.kl_weight": 1.0})
+    assert changed(with_kl, {"distillation.kl_temperature": 2.0}) == STUDENT_ON
+
+
+def test_settings_of_smoothing_do_not_count_while_it_is_off(config: TrialConfig) -> None:
+    off = with_values(config, {"generation.smoothing.mode": "off"})
+    assert changed(off, {"generation.smoothing.temperature": 2.0}) == set()
+    assert changed(off, {"generation.smoothing.mode": "inverse", "generation.smoothing.weight": 0.0}) == set()
+
+
+def test_real_only_student_is_shared_by_all_generators(config: TrialConfig) -> None:
+    real_only = with_values(config, {"synthesis.num_images": 0})
+    stages = plan(real_only)
+    assert not {"generation", "synthesis"} & set(stages)
+    assert stages["distillation"].inputs.keys() == {"teacher", "collection"}
+    values = {"generation.width": 8, "seeds.generation": 5, "seeds.synthesis": 6, "distillation.inflation": 3.0}
+    assert changed(real_only, values) == set()
+
+
+def test_synthetic_only_student_holds_its_collection_through_the_generator_alone(config: TrialConfig) -> None:
+    student = plan(with_values(config, {"distillation.inflation": 0}))["distillation"]
+    assert student.inputs.keys() == {"teacher", "synthesis"}
+
+
+def test_longer_generator_continues_the_same_trajectory(config: TrialConfig) -> None:
+    short = plan(config)["generation"]
+    long = plan(with_values(config, {"generation.target_images": 2 * config.generation.target_images}))["generation"]
+    other = plan(with_values(config, {"generation.width": 8}))["generation"]
+    assert short.trajectory == long.trajectory
+    assert short.digest != long.digest
+    assert other.trajectory != short.trajectory
+    assert short.trajectory not in (short.digest, None)
+    assert long.operations == pytest.approx(2 * short.operations)
+
+
+def test_synthetic_images_of_ones_own_replace_the_generator(config: TrialConfig) -> None:
+    stages = plan(with_values(config, {"data.synthetic": {"sha256": SHA256["other"]}}))
+    assert "generation" not in stages
+    assert stages["synthesis"].name == "import"
+    assert stages["distillation"].inputs["synthesis"] == stages["synthesis"].digest
+
+
+def test_collection_knows_the_test_images_only_to_leave_them_out(config: TrialConfig) -> None:
+    with_test = {"data.test": {"sha256": SHA256["other"]}}
+    assert changed(config, with_test) == {"test", "collection"} | GENERATOR_ON
+    assert plan(with_values(config, with_test))["collection"].inputs.keys() == {"candidates", "teacher", "test"}
+
+
+def test_plan_needs_to_know_every_material_by_content(config: TrialConfig) -> None:
+    with pytest.raises(ConfigError, match=r"candidates: no sha256 yet; run `python -m hidfd import FILE`"):
+        plan(with_values(config, {"data.candidates.sha256": None}))
+
+
+def test_stages_come_in_an_order_in_which_each_can_be_built(config: TrialConfig) -> None:
+    built: set[str] = set()
+    for stage in plan(config).values():
+        assert set(stage.inputs.values()) <= built, stage.role
+        built.add(stage.digest)
+
+
+@pytest.mark.parametrize(
+    ("until", "roles"),
+    [
+        ("import", ["candidates", "validation"]),
+        ("teacher", ["teacher"]),
+        ("collection", ["candidates", "teacher", "collection"]),
+        ("distillation", ["candidates", "teacher", "collection", "generation", "synthesis", "distillation"]),
+    ],
+)
+def test_only_what_a_stage_rests_on_is_needed(config: TrialConfig, until: str, roles: list[str]) -> None:
+    assert [stage.role for stage in needed(plan(config), until)] == roles
+
+
+def test_stage_that_the_trial_lacks_is_refused(config: TrialConfig) -> None:
+    stages: dict[str, Stage] = plan(with_values(config, {"synthesis.num_images": 0}))
+    assert "generation" in STAGE_NAMES
+    with pytest.raises(ConfigError, match="this trial has no stage 'generation'; it has: candidates, "):
+        list(needed(stages, "generation"))

@@ -1,0 +1,120 @@
+"""What a store lists, what it removes, and what it never touches."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hidfd.errors import StoreError
+from hidfd.store import Store
+from tests.hidfd.stores import DIGEST, IDENTITY, OTHER, StoreFactory, build, names_below, root_of, store_factory
+
+
+@pytest.fixture(params=["local", "remote"])
+def factory(request: pytest.FixtureRequest, tmp_path: Path) -> StoreFactory:
+    return store_factory(request.param, tmp_path)
+
+
+@pytest.fixture
+def store(factory: StoreFactory) -> Store:
+    return factory()
+
+
+@pytest.mark.parametrize("uri", ["gopher://host/store", "s3://"])
+def test_uri_that_is_no_store_is_refused_without_its_secrets(uri: str) -> None:
+    with pytest.raises(StoreError, match=r"s3://BUCKET/PREFIX") as error:
+        Store.open(uri.replace("://", "://user:hunter2@"))
+    assert "hunter2" not in str(error.value)
+
+
+def test_references_say_what_remove_must_spare(factory: StoreFactory) -> None:
+    store = factory()
+    build(store)
+    build(store, OTHER)
+    store.checkpoints(OTHER).save(100, lambda folder: (folder / "state.pt").touch())
+    store.checkpoints(DIGEST).save(100, lambda folder: (folder / "state.pt").touch())
+    store.write_references("fashion", [DIGEST])
+    assert factory().references() == {"fashion": frozenset({DIGEST})}
+    assert {(row.kind, row.digest, row.referenced_by) for row in store.list()} == {
+        ("artifact", DIGEST, ("fashion",)),
+        ("artifact", OTHER, ()),
+        ("checkpoints", DIGEST, ("fashion",)),
+        ("checkpoints", OTHER, ()),
+    }
+    assert {(row.kind, row.digest) for row in store.remove(dry_run=True)} == {
+        ("artifact", OTHER),
+        ("checkpoints", OTHER),
+    }
+    assert store.find("teacher", OTHER) is not None
+    store.remove()
+    assert {row.digest for row in factory().list()} == {DIGEST}
+    assert factory().get("teacher", DIGEST).path("weights.bin").read_bytes() == b"weights"
+    assert factory().checkpoints(DIGEST).latest() is not None
+
+
+def test_remove_by_name_refuses_what_a_study_refers_to(store: Store) -> None:
+    build(store)
+    build(store, OTHER)
+    store.write_references("fashion", [DIGEST])
+    with pytest.raises(StoreError, match=r"studies refer to it \(fashion\); nothing was removed"):
+        store.remove([OTHER, DIGEST])
+    assert len(store.list()) == 2
+    store.drop_references("fashion")
+    store.remove([DIGEST])
+    assert [row.digest for row in store.list()] == [OTHER]
+
+
+def test_record_of_opened_test_labels_is_never_removed(store: Store) -> None:
+    build(store)
+    with store.attempt("opening", OTHER, {}) as attempt:
+        attempt.path("test.json").write_text("{}")
+        attempt.commit({"test_accuracy": 0.9})
+    store.remove()
+    assert [row.stage for row in store.list()] == ["opening"]
+
+
+def test_damaged_references_stop_a_removal(store: Store, tmp_path: Path) -> None:
+    build(store)
+    store.write_references("fashion", [DIGEST])
+    [path] = root_of(tmp_path).rglob("references.json")
+    path.write_text("{")
+    with pytest.raises(StoreError, match="nothing can be removed safely"):
+        store.remove()
+    assert store.find("teacher", DIGEST) is not None
+
+
+def test_study_name_cannot_lead_out_of_the_store(store: Store) -> None:
+    with pytest.raises(StoreError, match="study name"):
+        store.write_references("../../x", [])
+
+
+def test_remove_spares_attempts_under_way_and_takes_those_of_dead_writers(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store")
+    script = (
+        "import os, sys; from hidfd.store import Store\n"
+        "with Store.open(sys.argv[1]).attempt('teacher', 'd' * 64, {}) as a:\n"
+        "    a.path('half').write_bytes(b'half'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "store")], check=False)
+    with store.attempt("teacher", DIGEST, IDENTITY) as attempt:
+        attempt.path("weights.bin").write_bytes(b"weights")
+        assert [row.kind for row in store.list()] == ["leftover"]
+        store.remove()
+        attempt.commit({})
+    assert store.get("teacher", DIGEST).path("weights.bin").read_bytes() == b"weights"
+    assert "half" not in names_below(tmp_path)
+
+
+def test_remove_never_touches_what_the_store_did_not_make(tmp_path: Path) -> None:
+    mine = [tmp_path / "store" / name for name in ("notes.txt", "photos/2024/a.jpg", f"teacher/{DIGEST}/mine/b.txt")]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    store = Store.open(tmp_path / "store")
+    build(store)
+    store.remove()
+    assert store.list() == ()
+    assert all(path.read_text() == "mine" for path in mine)

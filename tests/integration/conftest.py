@@ -1,0 +1,118 @@
+"""A tiny study folder as a user would have it, and the real command line over it."""
+
+import contextlib
+import importlib
+import io
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from PIL import Image
+
+from hidfd.backbones import build_backbone
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A folder with a study file in it, where commands run."""
+
+    folder: Path
+
+    def write(self, tree: dict[str, Any], *, file: str = "study.yaml") -> None:
+        (self.folder / file).write_text(yaml.safe_dump(tree, sort_keys=False))
+
+    def run(self, package: str, *arguments: str, **environment: str) -> Outcome:
+        """`python -m PACKAGE ARGUMENTS` without the seconds that a process of its own spends on importing torch.
+
+        An exception that the command line does not turn into a message ends the test, as it would end the process.
+        """
+        out, err = io.StringIO(), io.StringIO()
+        main = importlib.import_module(f"{package}.__main__").main
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.chdir(self.folder)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            try:
+                returncode = main(list(arguments))
+            except SystemExit as exit_:  # argparse's way
+                returncode = exit_.code
+        return Outcome(returncode, out.getvalue(), err.getvalue())
+
+    def run_process(self, package: str, *arguments: str, **environment: str) -> Outcome:
+        """`python -m PACKAGE ARGUMENTS`, as a user types it."""
+        done = subprocess.run(
+            [sys.executable, "-m", package, *arguments],
+            cwd=self.folder,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Workplace:
+    """`study.yaml`, `photos/` (60 grey images of 3 classes), `held/<class>/` (15) and `teacher.safetensors`."""
+    draws = np.random.default_rng(0)
+    for part, count in (("photos", 60), ("held", 15)):
+        for number in range(count):
+            label = number % 3
+            image = draws.normal(40, 25, (28, 28))
+            image[label * 9 : label * 9 + 9] += 150
+            folder = tmp_path / part / (f"class{label}" if part == "held" else "")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"{number:03d}.png")
+    torch.manual_seed(0)
+    teacher = build_backbone("resnet8", num_classes=3, channels=1, width=4)
+    safetensors.torch.save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
+    place = Workplace(tmp_path)
+    place.write(tiny_study())
+    return place
+
+
+def tiny_study() -> dict[str, Any]:
+    """A whole trial of seconds: three GAN steps, four student steps."""
+    return {
+        "name": "tiny",
+        "trial": {
+            "preset": "quick",
+            "data": {
+                "num_classes": 3,
+                "channels": 1,
+                "image_size_pixels": 28,
+                "candidates": {"path": "photos"},
+                "validation": {"path": "held"},
+            },
+            "teacher": {
+                "architecture": "resnet8",
+                "width": 4,
+                "checkpoint": {"path": "teacher.safetensors"},
+                "mean": [0.3],
+                "std": [0.3],
+            },
+            "collection": {"num_images": 24, "holdout_images": 30, "mode": "random"},
+            "generation": {"width": 4, "latent_dim": 8, "target_images": 24, "batch_images": 8},
+            "synthesis": {"num_images": 20},
+            "distillation": {"width": 4, "target_images": 64, "batch_images": 16},
+            "log_every_images": 16,
+        },
+    }

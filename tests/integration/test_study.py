@@ -1,0 +1,189 @@
+"""A whole study by its command line: both engines, Ctrl-C, kills, and what is shown of it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from tests.integration.conftest import Workplace, tiny_study
+
+LOCAL = ("run", "study.yaml", "--engine", "local")
+
+
+@pytest.fixture
+def study(tiny: Workplace) -> Workplace:
+    """Three students over two generators, then the best one beside its controls."""
+    tree = tiny_study()
+    tree["study"] = {"num_students": 3, "students_per_generator": 2, "startup_students": 2, "concurrency": 2}
+    tree["search"] = {
+        "distillation.inflation": {"type": "float", "low": 1, "high": 10},
+        "generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4},
+    }
+    tiny.write(tree)
+    return tiny
+
+
+def results(study: Workplace) -> dict[str, Any]:
+    """What a study found, from `status --json`: everything but times."""
+    snapshot = json.loads(study.run("tune", "status", "study.yaml", "--json").stdout)
+    return {
+        "finished": snapshot["finished"],
+        "verdict": snapshot["verdict"],
+        "trials": [(trial["params"], trial["state"], trial["value"]) for trial in snapshot["trials"]],
+        "works": {work["label"]: (work["key"], work["state"], work["metrics"]) for work in snapshot["works"]},
+    }
+
+
+def started(study: Workplace, *arguments: str) -> subprocess.Popen[str]:
+    """The command as a process of its own, under way."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tune", *arguments],
+        cwd=study.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(study: Workplace, artifact: str, process: subprocess.Popen[str]) -> None:
+    """Until the store has an artifact of a stage."""
+    until = time.monotonic() + 120
+    while not list((study.folder / ".hidfd" / "store" / artifact).glob("*/manifest.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until, "it takes too long"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_study_runs_on_ray_and_once_more_from_the_store_alone(study: Workplace) -> None:
+    first = study.run_process("tune", "run", "study.yaml")
+    assert first.returncode == 0, first.stderr
+    for words in ("over real-only", "CPU-seconds: ", "report: .hidfd/results/tiny/report.html", "MLflow: "):
+        assert words in first.stdout, first.stdout
+    assert "generator-0: started" in first.stderr
+    found = results(study)
+    assert found["finished"]
+    assert len(found["trials"]) == 3
+
+    again = study.run_process("tune", "run", "study.yaml", RAY_ADDRESS="127.0.0.1:1")  # where no Ray can be had
+    assert again.returncode == 0, again.stderr
+    assert "everything was there already; nothing was run" in again.stdout
+    assert results(study) == found
+
+    client = mlflow.MlflowClient(f"sqlite:///{study.folder}/.hidfd/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 1 + len(found["works"])
+    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}  # pruned ones were stopped
+
+
+@pytest.mark.slow
+def test_study_killed_at_any_stage_ends_as_the_uninterrupted_one(study: Workplace, tmp_path: Path) -> None:
+    for stage in ("collection", "synthesis", "distillation", "evaluation"):
+        process = started(study, *LOCAL)
+        wait_for(study, stage, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert study.run("tune", *LOCAL).returncode == 0
+    interrupted = results(study)
+    whole = study.run("tune", *LOCAL, HIDFD_STORE=str(tmp_path / "other"), HIDFD_LEDGER=str(tmp_path / "other.db"))
+    assert whole.returncode == 0, whole.stderr
+    os.environ["HIDFD_LEDGER"] = str(tmp_path / "other.db")
+    try:
+        assert results(study) == interrupted
+    finally:
+        del os.environ["HIDFD_LEDGER"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "name"), [("local", "Ctrl-C"), ("ray", "Ctrl-C"), ("ray", "SIGTERM")])
+def test_first_ctrl_c_saves_says_so_and_names_the_command(study: Workplace, engine: str, name: str) -> None:
+    process = started(study, "run", "study.yaml", "--engine", engine)
+    wait_for(study, "collection", process)
+    if name == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and all that it started
+    else:
+        process.terminate()  # as Kubernetes does
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130, errors
+    assert f"{name}: saving, then stopping" in errors
+    assert "nothing is lost" in errors
+    assert f"goes on with: python -m tune run study.yaml --engine {engine}" in errors
+    assert study.run("tune", *LOCAL).returncode == 0
+    assert results(study)["finished"]
+
+
+def test_study_is_told_before_while_and_after_it_runs(study: Workplace) -> None:
+    plan = study.run("tune", "plan", "study.yaml")
+    assert plan.returncode == 0, plan.stderr
+    rows = json.loads(study.run("tune", "plan", "study.yaml", "--json").stdout)
+    counts = {row["what"]: (row["count"], row["built"]) for row in rows}
+    assert counts == {"teacher": (1, 0), "collection": (1, 0), "generation": (3, 0), "distillation": (7, 0)}
+    assert "not started" in study.run("tune", "status", "study.yaml").stdout
+    assert not (study.folder / ".hidfd" / "ledger.db").exists()
+
+    assert study.run("tune", *LOCAL).returncode == 0
+
+    counts = {
+        row["what"]: row["count"] - row["built"]
+        for row in json.loads(study.run("tune", "plan", "study.yaml", "--json").stdout)
+    }
+    assert set(counts.values()) == {0}, "what was planned was built, unless it was pruned"
+    status = study.run("tune", "status", "study.yaml").stdout
+    assert "3 of 3 students of the search" in status
+    shown = study.run("tune", "show", "study.yaml", "0").stdout
+    assert shown.startswith("trial-0: agreement ")
+    assert "trial.distillation.inflation" in shown
+    assert "generator-0" in shown
+    missing = study.run("tune", "show", "study.yaml", "17")
+    assert missing.returncode == 2
+    assert "no such trial; it has: collection-0, generator-0, trial-0" in missing.stderr
+    shutil.rmtree(study.folder / ".hidfd" / "results")
+    again = study.run("tune", "report", "study.yaml")
+    assert (study.folder / again.stdout.removeprefix("report: ").strip()).is_file()
+    assert (study.folder / ".hidfd" / "results" / "tiny" / "trial-0" / "report.html").is_file()
+
+
+def test_more_seeds_add_to_what_is_there(study: Workplace) -> None:
+    assert study.run("tune", *LOCAL).returncode == 0
+    before = results(study)["works"]
+    more = study.run("tune", *LOCAL, "--seeds", "2")
+    assert more.returncode == 0, more.stderr
+    assert "(n = 2)" in more.stdout
+    snapshot = json.loads(study.run("tune", "status", "study.yaml", "--seeds", "2", "--json").stdout)
+    works = {work["label"]: work for work in snapshot["works"]}
+    assert before.keys() < works.keys()
+    assert all(len(work["attempts"]) == 1 for work in works.values()), "nothing was run twice"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("run", "nowhere.yaml"), 2, "nowhere.yaml: no such study file"),
+        (("run", "study.yaml", "study.num_student=3"), 2, "did you mean `num_students`?"),
+        (("run", "study.yaml", "study.sampler=tpee"), 2, "did you mean 'tpe'?"),
+        (("run", "study.yaml", "--seeds", "0"), 2, "expected a number of seeds from 1 to 1000, found '0'"),
+        (("run", "study.yaml", "--enginee", "local"), 2, "unknown arguments: --enginee"),
+        (("run", "study.yaml", "storage.ledger=postgresql://a/b"), 7, "postgresql is not supported yet"),
+        (("run", "study.yaml", "storage.results=/dev/null/x"), 4, "/dev/null/x"),
+        (("run", "study.yaml", "override"), 2, "'override' is no override; expected key=value"),
+        (("plan", "study.yaml", "study.samplr=1", "trial.preset=quik"), 2, "did you mean 'quick'?"),
+        (("plan", "study.yaml", "search.distillation.inflation.low=-1"), 2, "search.distillation.inflation"),
+        (("run", "study.yaml", "trial.data.validation.path=nothing"), 3, "nothing"),
+    ],
+)
+def test_wrong_word_gets_one_clear_message(study: Workplace, arguments: tuple[str, ...], code: int, words: str) -> None:
+    done = study.run("tune", *arguments)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,59 @@
+"""Every study file in the repository can be run as it stands, and the shipped teacher is what its card says."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from hidfd import studyfile
+from hidfd.config_paths import with_values
+from hidfd.device import resolve_device
+from hidfd.frozen_teacher import load_teacher
+from hidfd.progress import Observer
+from hidfd.sources import identify, import_images, open_images
+from hidfd.stages import plan
+from hidfd.store import Store
+from hidfd.teacher import import_teacher
+from tune.config import SearchConfig, StudyConfig
+
+FILES = sorted(Path("studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_study_file_is_valid_with_every_variant(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CIFAR10", "COLLECTED"):
+        monkeypatch.setenv(name, "/data")
+    file = studyfile.load(path)
+    trial = file.trial()
+    assert file.name == path.stem
+    study = file.section("study", StudyConfig)
+    for values in study.variants.values():
+        with_values(trial, values)
+    file.section("search", SearchConfig)
+
+
+def test_quickstart_and_fashion_need_nothing_that_the_repository_lacks(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store")
+    for name in ("quickstart", "fashion"):
+        trial = studyfile.load(f"studies/{name}.yaml").trial()
+        assert trial.data.candidates_in_domain, "the pool shows images of the teacher's own data set: say so"
+        plan(identify(trial, store))
+
+
+def test_shipped_teacher_is_as_small_and_as_accurate_as_its_card_says(tmp_path: Path) -> None:
+    path = Path("studies/data/fashion-teacher.safetensors")
+    assert path.stat().st_size <= 1_000_000
+    card = path.with_suffix(".md").read_text()
+    assert "python -m hidfd run studies/fashion-teacher.yaml --until teacher" in card
+    stated = float(re.search(r"(\d\d\.\d+) %", card)[1])
+
+    store, device = Store.open(tmp_path / "store"), resolve_device("cpu", "fp32")
+    config = identify(studyfile.load("studies/quickstart.yaml").trial(), store)
+    stages = plan(config)
+    assert config.data.validation is not None
+    validation = open_images(import_images(stages["validation"], config.data.validation, config, store, Observer()))
+    teacher = load_teacher(import_teacher(stages["teacher"], config, store), config, device)
+    predicted = teacher.ask_all(torch.from_numpy(validation.pixels), device).logits.argmax(dim=1)
+    accuracy = (predicted == torch.from_numpy(validation.required_labels)).double().mean().item()
+    assert 100 * accuracy == pytest.approx(stated, abs=0.06)

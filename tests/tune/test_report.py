@@ -1,0 +1,204 @@
+"""A study's page: the verdict first, numbers as in the snapshot, links that lead somewhere, and nothing to load."""
+
+import itertools
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.hidfd.outline import Outline, text_of
+from tests.tune.snapshots import VARIANTS, study_snapshot
+from tune.findings import busy_seconds, cost, short_names
+from tune.report import mlflow_command, write_study_report
+from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
+from tune.timeline import timeline
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
+    return study_snapshot(tmp_path_factory.mktemp("results") / "study", study={"seeds": [1001, 1002]})
+
+
+@pytest.fixture(scope="module")
+def page(whole: StudySnapshot) -> str:
+    return write_study_report(whole, Path(whole.folder)).read_text()
+
+
+def test_verdict_comes_first(whole: StudySnapshot, page: str) -> None:
+    assert whole.verdict is not None
+    assert "hybrid" in whole.verdict
+    text = text_of(page)
+    assert whole.verdict in text
+    assert text.index(whole.verdict) < text.index("The comparison") < text.index("What was asked")
+
+
+def test_page_of_a_whole_study_has_every_section(page: str) -> None:
+    assert {
+        *("The comparison", "What the numbers do not say", "What was asked", "The search", "Images", "What it cost"),
+        *("Does the label-free number choose well?", "Who ran when", "Again", "Collected images", "Best generator"),
+        *("Worst generator", "temperature", "generator_learning_rate", "inflation"),
+    } <= set(Outline(page).headings)
+
+
+def test_page_loads_nothing(page: str) -> None:
+    assert [source for source in Outline(page).sources if not source.startswith(("data:image/png;base64,", "#"))] == []
+    assert "http" not in page
+    assert "<script" not in page
+    assert "url(" not in page.replace("url(#", "")
+
+
+def test_numbers_are_those_of_the_snapshot(whole: StudySnapshot, page: str) -> None:
+    rows = re.findall(r"<tr.*?</tr>", page, flags=re.DOTALL)
+    for row in whole.rows:
+        line = next(text_of(found) for found in rows if f'<td class="name">{row.name}</td>' in found)
+        assert f" {row.num_complete} " in line
+        for metric in ("agreement", "validation_accuracy", "generator.memorisation"):
+            if metric in row.means:
+                assert f"{100 * row.means[metric]:.1f} % ± {100 * row.deviations[metric]:.1f}" in line
+    table = page[page.index("<h2>The search</h2>") : page.index("over each parameter</h3>")]
+    lines = [text_of(found) for found in re.findall(r"<tr.*?</tr>", table, flags=re.DOTALL)][1:]
+    assert len(lines) == len(whole.trials)
+    for trial, line in zip(whole.trials, lines, strict=True):
+        assert str(trial.state) in line
+        assert (f"{100 * (trial.value or 0):.1f} % ± 1.1" in line) == (trial.state is WorkState.COMPLETE)
+        assert ("best" in line) == (trial.number == whole.best)
+        work = whole.work(trial.key or "")
+        assert work is not None
+        if trial.state is WorkState.PRUNED:
+            assert f"{100 * work.rungs[-1].value:.1f} % at {work.rungs[-1].images:,} images" in line
+    assert {trial.state for trial in whole.trials} == {WorkState.COMPLETE, WorkState.PRUNED}
+    assert f"τ = {whole.rank_agreement:.2f} over {whole.rank_agreement_count} students" in text_of(page)
+
+
+def test_links_are_relative_and_lead_to_trials(whole: StudySnapshot, page: str) -> None:
+    links = re.findall(r'<a href="([^"]*)"', page)
+    assert len(links) > len(whole.trials)
+    for link in links:
+        assert not link.startswith("/")
+        assert (Path(whole.folder) / link).is_file(), link
+    best = next(trial for trial in whole.trials if trial.number == whole.best)
+    assert f"trial-{best.number}/report.html" in links
+
+
+def test_page_says_what_its_numbers_do_not(whole: StudySnapshot, page: str) -> None:
+    text = text_of(page)
+    assert f"Trial {whole.best} was chosen for the very agreement that it shows" in text
+    assert "in-domain" in text
+    assert "n = 2 seeds" in text
+    assert "nothing was searched for them" in text
+    assert "One seed (n = 1)" not in text
+
+
+def test_page_gives_commands_that_work_from_here(
+    whole: StudySnapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = replace(whole, tracking=f"sqlite:///{tmp_path}/.hidfd/mlflow.db")
+    text = text_of(write_study_report(shown, tmp_path / "page").read_text())
+    assert "python -m tune run studies/fashion-small.yaml" in text
+    assert "mlflow ui --backend-store-uri sqlite:///.hidfd/mlflow.db" in text
+    assert mlflow_command("https://user:***@tracking.example") is None
+
+
+@pytest.mark.parametrize("rounds", [0, 3, 12, 24])
+def test_page_of_a_study_under_way(rounds: int, tmp_path: Path) -> None:
+    snapshot = study_snapshot(tmp_path, rounds=rounds, folders=rounds != 12)
+    html = write_study_report(snapshot, tmp_path).read_text()
+    outline = Outline(html)
+    assert "Under way, so there is no verdict yet" in html
+    assert "The comparison" not in outline.headings
+    assert ("Who ran when" in outline.headings) == (rounds > 0)
+    assert ("running" in text_of(html)) == (rounds > 0)
+    assert all((tmp_path / link).is_file() for link in re.findall(r'<a href="([^"]*)"', html))
+
+
+def test_page_without_labels_and_with_a_collapsed_generator(tmp_path: Path) -> None:
+    snapshot = study_snapshot(tmp_path, labels=False, collapsed=1)
+    html = write_study_report(snapshot, tmp_path).read_text()
+    assert "no labelled split" in html
+    assert "Kendall" not in html
+    assert "validation accuracy" not in html
+    assert "1 piece of work collapsed" in html
+    assert re.search(r"Trials? [\d, ]+: generator-1 collapsed: exp\(entropy\)", html)
+    assert "One seed (n = 1) decides nothing" in html
+    assert "generator-1, collapsed; none of its students ran to the end" in html
+
+
+def test_page_of_variants_compares_and_names_no_best(tmp_path: Path) -> None:
+    snapshot = study_snapshot(tmp_path, study={"variants": VARIANTS, "seeds": [1, 2, 3]}, search={})
+    html = write_study_report(snapshot, tmp_path).read_text()
+    text = text_of(html)
+    assert "3 variants on 3 seeds each" in text
+    assert "synthesis.num_images 0" in text
+    assert "The search" not in Outline(html).headings
+    assert "was chosen for" not in text
+
+
+def test_a_generator_that_copies_is_called_so(whole: StudySnapshot, tmp_path: Path) -> None:
+    finalist = replace(whole.rows[0], means=whole.rows[0].means | {"generator.memorisation": 0.3})
+    copying = replace(whole, rows=(finalist, *whole.rows[1:]))
+    assert "the generator copies in part" in write_study_report(copying, tmp_path).read_text()
+
+
+def test_sharing_and_stopping_early_are_counted(whole: StudySnapshot, tmp_path: Path) -> None:
+    facts = dict(cost(study_snapshot(tmp_path, folders=False)))
+    assert facts["Sharing"].startswith("4 generators served 11 students; one for each would have taken about")
+    pruned = [work for work in whole.works if work.state is WorkState.PRUNED]
+    assert facts["Stopping early"].startswith(f"{len(pruned)} students")
+    assert f"{whole.cpu_seconds:,.0f}" in dict(cost(whole))["CPU-seconds"]
+
+
+def test_timeline_shows_every_attempt_and_cuts_pauses(whole: StudySnapshot) -> None:
+    drawn = timeline(whole)
+    assert drawn is not None
+    assert len(drawn.bars) == sum(len(work.attempts) for work in whole.works)
+    assert len({bar.y for bar in drawn.bars}) == 2
+    assert drawn.cuts == ()
+    for lane in {bar.y for bar in drawn.bars}:
+        bars = sorted((bar for bar in drawn.bars if bar.y == lane), key=lambda bar: bar.x)
+        assert all(a.x + a.width <= b.x + 2 for a, b in itertools.pairwise(bars))
+    assert all(bar.x >= 0 and bar.x + bar.width <= 1000 for bar in drawn.bars)
+
+    def later(seconds: float) -> StudySnapshot:
+        works = [*whole.works[:-1], _moved(whole.works[-1], seconds)]
+        return replace(whole, works=tuple(works))
+
+    paused = timeline(later(86_400.0))
+    assert paused is not None
+    assert len(paused.cuts) == 1
+    assert all(bar.x + bar.width <= 1000 for bar in paused.bars)
+    assert busy_seconds(later(86_400.0)) < busy_seconds(whole) + 100
+
+
+def _moved(work: WorkSnapshot, seconds: float) -> WorkSnapshot:
+    attempts = [
+        replace(a, started=a.started + seconds, last_seen=a.last_seen + seconds, ended=(a.ended or 0) + seconds)
+        for a in work.attempts
+    ]
+    return replace(work, attempts=tuple(attempts))
+
+
+def test_parameters_are_shortened_as_far_as_they_stay_apart() -> None:
+    paths = ["generation.smoothing.weight", "generation.integration.weight", "distillation.inflation", "weight"]
+    assert list(short_names(paths).values()) == ["smoothing.weight", "integration.weight", "inflation", "weight"]
+
+
+def test_page_escapes_what_it_shows(whole: StudySnapshot, tmp_path: Path) -> None:
+    html = write_study_report(replace(whole, name="<script>alert(1)</script>", notes=("<b>",)), tmp_path).read_text()
+    assert "<script" not in html
+    assert "&lt;b&gt;" in html
+
+
+def test_same_snapshot_gives_the_same_page(whole: StudySnapshot, page: str) -> None:
+    assert write_study_report(whole, Path(whole.folder)).read_text() == page
+
+
+def test_a_study_that_maximises_accuracy_mixes_no_agreement_into_it(tmp_path: Path) -> None:
+    snapshot = study_snapshot(tmp_path, study={"objective": "validation_accuracy"})
+    html = write_study_report(snapshot, tmp_path).read_text()
+    text = text_of(html)
+    best = next(trial for trial in snapshot.trials if trial.number == snapshot.best)
+    assert f"Trial {best.number} was chosen for the very validation accuracy that it shows" in text
+    assert "The validation labels chose the best trial" in text
+    assert "The validation accuracy over each parameter" in text

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hidfd.errors import ConfigError
+from tests.tune.world import definition, trial
+from tune.config import SearchConfig, StudyConfig
+from tune.definition import define
+from tune.space import build_space, changed
+
+
+def build(search: dict[str, Any], **study: Any) -> Any:
+    return build_space(SearchConfig.model_validate(search), StudyConfig.model_validate(study), trial())
+
+
+def number(low: float, high: float, **more: Any) -> dict[str, Any]:
+    return {"type": "float", "low": low, "high": high} | more
+
+
+def test_parameters_are_sorted_by_whether_they_change_the_generator() -> None:
+    space = build(
+        {
+            "distillation.inflation": number(1, 20),
+            "generation.discriminator_learning_rate": number(1e-4, 1e-3, log=True),
+            "collection.num_images": {"type": "int", "low": 50, "high": 100},
+            "distillation.learning_rate": number(0.01, 0.1),
+            "synthesis.num_images": {"type": "int", "low": 100, "high": 400},
+        }
+    )
+    assert set(space.upstream) == {
+        "generation.discriminator_learning_rate",
+        "collection.num_images",
+        "synthesis.num_images",
+    }
+    assert set(space.downstream) == {"distillation.inflation", "distillation.learning_rate"}
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"generation.smoothing.temprature": number(1, 2)}, r"did you mean trial\.generation\.smoothing\.temperature"),
+        ({"generation.smoothing.temperature": number(0.01, 2)}, r"0\.01 is not allowed there: .*greater than or equal"),
+        ({"generation.smoothing.temperature": number(1, 200)}, r"200\.0 is not allowed there"),
+        ({"generation.latent_dim": number(1.5, 2.5)}, r"1\.5 is not allowed there"),
+        ({"generation.width": number(8.0, 16.0)}, r"the field takes int"),
+        ({"distillation.head": {"type": "categorical", "choices": ["shared", "mine"]}}, r"'mine' is not allowed"),
+        ({"distillation.architecture": {"type": "categorical", "choices": ["resnet9"]}}, r"unknown architecture"),
+        ({"seeds.generation": {"type": "int", "low": 0, "high": 9}}, r"cannot be searched"),
+        ({"data.image_size_pixels": {"type": "int", "low": 28, "high": 32}}, r"cannot be searched"),
+        ({"collection.holdout_images": {"type": "int", "low": 100, "high": 200}}, r"the hold-out is what students"),
+        ({"generation.grid_every_images": {"type": "int", "low": 100, "high": 200}}, r"does not change any result"),
+        ({"distillation.kl_temperature": number(1, 4)}, r"does not change any result"),
+        ({"distillation.target_images": {"type": "int", "low": 64, "high": 640}}, r"ASHA compares students"),
+    ],
+)
+def test_impossible_search_is_one_clear_error(search: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(search)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build({"generation.widht": number(1, 2), "distillation.inflaton": number(1, 2)})
+    assert "generation.width" in str(caught.value)
+    assert "distillation.inflation" in str(caught.value)
+
+
+def test_parameter_that_another_one_switches_on_is_allowed() -> None:
+    space = build({"distillation.kl_weight": number(0, 1), "distillation.kl_temperature": number(1, 4)})
+    assert set(space.downstream) == {"distillation.kl_weight", "distillation.kl_temperature"}
+
+
+def test_grid_needs_finite_parameters() -> None:
+    with pytest.raises(ConfigError, match="a grid needs"):
+        build({"distillation.inflation": number(1, 20)}, sampler="grid")
+    space = build({"distillation.inflation": number(1, 2, step=0.5)}, sampler="grid")
+    assert [point["distillation.inflation"] for point in space.grid()] == [1.0, 1.5, 2.0]
+
+
+@pytest.mark.parametrize("parameter", [number(2, 1), number(0, 1, log=True), number(1, 2, log=True, step=0.1)])
+def test_range_that_is_none_is_refused(parameter: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"low|log"):
+        SearchConfig.model_validate({"distillation.inflation": parameter})
+
+
+def test_changed_trial_names_the_path_of_its_error() -> None:
+    with pytest.raises(ConfigError, match=r"trial\.generation\.width: .*found -1"):
+        changed(trial(), {"generation.width": -1})
+
+
+def test_study_without_anything_to_do_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nothing to do"):
+        definition(search={})
+
+
+def test_fresh_seeds_must_be_fresh() -> None:
+    with pytest.raises(ConfigError, match="must be others"):
+        definition({"seeds": [0, 1001]})
+
+
+def test_variants_are_checked_before_anything_runs() -> None:
+    with pytest.raises(ConfigError, match=r"study\.variants\.small: .*did you mean trial\.generation\.width"):
+        definition({"variants": {"small": {"generation.widht": 8}}})
+
+
+def test_objective_needs_its_labels(tmp_path: Any) -> None:
+    config = trial()
+    without = config.model_copy(update={"data": config.data.model_copy(update={"validation": None})})
+    study = StudyConfig.model_validate({"objective": "validation_accuracy"})
+    search = SearchConfig.model_validate({"distillation.inflation": number(1, 20)})
+    with pytest.raises(ConfigError, match=r"needs labelled images in trial\.data\.validation"):
+        define("s", study, search, without, tmp_path)

@@ -1,0 +1,230 @@
+"""MLflow shows what a snapshot says, once, however often and from whichever process it is written."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from hidfd.backbones import build_backbone
+from hidfd.device import resolve_device
+from hidfd.distillation import build_student
+from hidfd.export import deployed_student
+from hidfd.frozen_teacher import Teacher, build_teacher_backbone
+from hidfd.stages import plan
+from hidfd.store import Store
+from tests.tune.snapshots import study_snapshot
+from tune.snapshot import StudySnapshot, WorkState
+from tune.tracking import MODEL_TAG, WRITTEN_TAG, Tracker, best_student, config_of
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database: making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
+    return study_snapshot(tmp_path_factory.mktemp("part"), rounds=22)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
+    snapshot = study_snapshot(tmp_path_factory.mktemp("whole"))
+    (Path(snapshot.folder) / "report.html").write_text("<p>study")
+    return snapshot
+
+
+@pytest.fixture(scope="module")
+def written(uri: str, whole: StudySnapshot) -> Tracker:
+    tracker = Tracker(uri, "written")
+    tracker.sync(whole)
+    return tracker
+
+
+def runs_of(tracker: Tracker, where: str = "") -> list[Run]:
+    experiment = tracker.client.get_experiment_by_name(tracker.study_name)
+    assert experiment is not None
+    return list(tracker.client.search_runs([experiment.experiment_id], where))
+
+
+def content_of(tracker: Tracker) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Run -> metric -> every point that MLflow holds."""
+    client: MlflowClient = tracker.client
+    return {
+        run.info.run_id: {
+            name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
+            for name in run.data.metrics
+        }
+        for run in runs_of(tracker)
+    }
+
+
+def test_one_run_for_the_study_and_one_below_it_for_each_piece_of_work(written: Tracker, whole: StudySnapshot) -> None:
+    (parent,) = runs_of(written, "tags.kind = 'study'")
+    children = runs_of(written, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert {run.info.run_name for run in children} == {work.label for work in whole.works}
+    assert {run.info.run_id for run in children} == {written.run_id(work.key) for work in whole.works}
+    assert parent.info.run_name == whole.name
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["mlflow.note.content"] == whole.verdict
+    assert parent.data.tags["hidfd.best"] == f"trial-{whole.best}-seed1001"
+    assert parent.data.metrics["kendall_tau"] == whole.rank_agreement
+    hybrid = whole.rows[0]
+    assert parent.data.metrics["hybrid/agreement"] == hybrid.means["agreement"]
+    assert [path.path for path in written.client.list_artifacts(parent.info.run_id)] == ["report.html"]
+    experiment = written.client.get_experiment_by_name("written")
+    assert experiment is not None
+    assert "hidfd.state" in experiment.tags["mlflow.note.content"]
+
+
+def test_children_can_be_filtered(written: Tracker, whole: StudySnapshot) -> None:
+    for state in (WorkState.COMPLETE, WorkState.PRUNED):
+        found = runs_of(written, f"tags.`hidfd.state` = '{state}' and tags.kind = 'student'")
+        labels = {work.label for work in whole.works if work.state is state and work.kind == "student"}
+        assert {run.info.run_name for run in found} == labels
+        assert labels
+    assert {run.data.tags["group"] for run in runs_of(written, "tags.generator = 'generator-1'")} == {"3"}
+    assert len(runs_of(written, "tags.role = 'control'")) == 3
+    (pruned, *_) = runs_of(written, "tags.`hidfd.state` = 'pruned'")
+    assert pruned.info.status == "KILLED"
+    assert "others did better there" in pruned.data.tags["reason"]
+
+
+def test_a_run_holds_params_times_numbers_and_curves_of_its_own_kind(written: Tracker, whole: StudySnapshot) -> None:
+    content = content_of(written)
+    best = whole.work(next(trial.key for trial in whole.trials if trial.number == whole.best) or "")
+    assert best is not None
+    run = written.client.get_run(written.run_id(best.key))
+    assert run.data.params == {path: str(value) for path, value in best.params.items()}
+    assert run.info.end_time - run.info.start_time == pytest.approx(1000 * best.seconds, abs=2)
+    assert run.data.metrics["agreement"] == best.value
+    rows = [json.loads(line) for line in (Path(best.folder) / "metrics.jsonl").read_text().splitlines()]
+    curve = [(row["images"], row["distillation/feature"]) for row in rows if "distillation/feature" in row]
+    assert content[run.info.run_id]["distillation/feature"] == curve
+    assert len(curve) > 10
+    assert not any(name.startswith("generation/") for name in run.data.metrics)
+    build = next(work for work in whole.works if work.until == "synthesis")
+    assert len(content[written.run_id(build.key) or ""]["generation/hinge_d"]) == 10
+    assert "generator.memorisation" in content[written.run_id(build.key) or ""]
+
+
+def test_a_pruned_student_shows_its_rung_and_no_result(written: Tracker, whole: StudySnapshot, tmp_path: Path) -> None:
+    work = next(work for work in whole.works if work.state is WorkState.PRUNED)
+    left = replace(work, key="f" * 64, label="left", folder=str(tmp_path))  # it left no metrics.jsonl
+    written.sync(replace(whole, works=(*whole.works, left)))
+    metrics = content_of(written)[written.run_id(left.key) or ""]
+    assert metrics["distillation/agreement"] == [(rung.images, rung.value) for rung in work.rungs]
+    assert "agreement" not in metrics
+
+
+def test_reports_and_pictures_are_artifacts(written: Tracker, whole: StudySnapshot) -> None:
+    build = next(work for work in whole.works if work.until == "synthesis")
+    run = written.run_id(build.key) or ""
+    assert {path.path for path in written.client.list_artifacts(run)} >= {"report.html", "config.yaml", "pictures"}
+    pictures = {path.path for path in written.client.list_artifacts(run, "pictures")}
+    assert "pictures/synthetic.png" in pictures
+    assert f"pictures/{Path(build.picture or '').name}" in pictures
+    assert Path(written.uri.removeprefix("sqlite:///")).parent.joinpath("mlartifacts", "written").is_dir()
+
+
+def test_written_again_nothing_changes(written: Tracker, uri: str, whole: StudySnapshot) -> None:
+    before = content_of(written)
+    written.sync(whole)
+    again = Tracker(uri, "written")
+    again.sync(whole)
+    assert content_of(again) == before
+
+
+def test_a_killed_writer_leaves_nothing_twice(written: Tracker, uri: str, whole: StudySnapshot) -> None:
+    before = content_of(written)
+    for work in whole.works[:4]:
+        written.client.delete_tag(written.run_id(work.key) or "", WRITTEN_TAG)
+    Tracker(uri, "written").sync(whole)
+    assert content_of(written) == before
+
+
+def test_a_resumed_study_goes_on_in_the_same_runs(uri: str, part: StudySnapshot, whole: StudySnapshot) -> None:
+    first = Tracker(uri, "resumed")
+    first.sync(part)
+    (parent,) = runs_of(first, "tags.kind = 'study'")
+    assert parent.info.status == "RUNNING"
+    running = {run.info.run_name for run in runs_of(first, "tags.`hidfd.state` = 'running' and tags.kind = 'student'")}
+    assert running == {work.label for work in part.works if work.state is WorkState.RUNNING}
+    known = {run.info.run_name: run.info.run_id for run in runs_of(first)}
+    second = Tracker(uri, "resumed")
+    second.sync(whole)
+    after = {run.info.run_name: run.info.run_id for run in runs_of(second)}
+    assert known.items() <= after.items()
+    assert len(after) == len(whole.works) + 1
+    assert {run.info.status for run in runs_of(second)} == {"FINISHED", "KILLED"}
+    Tracker(uri, "resumed").sync(replace(whole, finished=False))  # more was asked of it
+    assert second.client.get_run(parent.info.run_id).info.status == "RUNNING"
+
+
+@pytest.fixture
+def store_with_best(tmp_path: Path, whole: StudySnapshot) -> Store:
+    """The teacher and the best student, untrained."""
+    best = best_student(whole)
+    assert best is not None
+    config, store = config_of(best, whole), Store.open(tmp_path / "store")
+    stages = plan(config)
+    torch.manual_seed(0)
+    teacher = Teacher(build_teacher_backbone(config), (0.3,), (0.3,), 28)
+    with store.attempt("teacher", stages["teacher"].digest, {}) as attempt:
+        safetensors.torch.save_file(teacher.backbone.state_dict(), attempt.path("weights.safetensors"))
+        attempt.commit({"mean": [0.3], "std": [0.3]})
+    student = build_student(config, teacher, 7, last_relu=True)
+    with store.attempt("distillation", stages["distillation"].digest, {}) as attempt:
+        safetensors.torch.save_file(student.state_dict(), attempt.path("student.safetensors"))
+        attempt.commit({"teacher_map_size": 7, "last_relu": True})
+    return store
+
+
+def test_the_best_model_is_logged_once_and_needs_no_project(
+    written: Tracker, whole: StudySnapshot, store_with_best: Store
+) -> None:
+    best = best_student(whole)
+    assert best is not None
+    assert (best.role, best.seed) == ("finalist", 1001)
+    written.log_model(replace(whole, finished=False), store_with_best)
+    run = written.run_id(best.key) or ""
+    assert MODEL_TAG not in written.client.get_run(run).data.tags
+    for _ in range(2):
+        written.log_model(whole, store_with_best)
+    experiment = written.client.get_experiment_by_name("written")
+    assert experiment is not None
+    (model,) = written.client.search_logged_models([experiment.experiment_id])
+    assert written.client.get_run(run).data.tags[MODEL_TAG] == model.model_uri
+    assert (model.source_run_id, str(model.status)) == (run, "READY")
+    folder = Path(model.artifact_location.removeprefix("file://"))
+    network = torch.export.load(folder / "data" / "model.pt2").module()
+    image_unit = torch.rand(5, 1, 28, 28)
+    expected = deployed_student(config_of(best, whole), store_with_best)(image_unit)
+    torch.testing.assert_close(network(image_unit), expected)
+    assert expected.shape == (5, 10)
+    assert "hidfd" not in (folder / "requirements.txt").read_text()
+
+
+def test_best_is_the_searchs_own_until_the_finalist_is_complete(part: StudySnapshot, whole: StudySnapshot) -> None:
+    best = best_student(part)
+    assert best is not None
+    assert best.label == f"trial-{part.best}"
+    assert best_student(replace(whole, rows=(), best=None)) is None
+
+
+def test_deployed_student_is_the_student_behind_its_normalisation(whole: StudySnapshot, store_with_best: Store) -> None:
+    best = best_student(whole)
+    assert best is not None
+    network = deployed_student(config_of(best, whole), store_with_best)
+    own = build_backbone("resnet8", num_classes=10, channels=1)
+    assert sum(p.numel() for p in own.parameters()) - 650 < sum(p.numel() for p in network.parameters())
+    image_unit = torch.rand(2, 1, 28, 28)
+    direct = network.student((image_unit - 0.3) / 0.3).logits
+    torch.testing.assert_close(network(image_unit), direct)
+    assert resolve_device("cpu", "fp32").torch_device == next(network.parameters()).device

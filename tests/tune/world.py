@@ -1,0 +1,182 @@
+"""A world without torch or time: pieces of work that take virtual steps, with results that follow from their settings.
+
+`World` stands for the store and the machines: what was built stays built, what was interrupted goes on from its last
+checkpoint. It counts every artifact that is built, and by whom at the same time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, InMemoryStorage
+
+from hidfd.config import TrialConfig
+from tune.config import SearchConfig, StudyConfig
+from tune.definition import Definition, define
+from tune.ledger import Ledger
+from tune.local import Channel
+from tune.planner import Planner
+from tune.state import StudyState
+from tune.work import Diverged, Done, End, Failed, Finished, Lost, Report, Stopped, Work
+
+STEPS = 8
+"""Reports of a training loop, evenly over its images."""
+
+SEARCH = {
+    "generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4.0},
+    "generation.generator_learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
+    "distillation.inflation": {"type": "float", "low": 1.0, "high": 20.0, "log": True},
+}
+
+
+def trial(**values: Any) -> TrialConfig:
+    """A small trial with identified materials that nobody will open."""
+    return TrialConfig.model_validate(
+        {
+            "data": {
+                "candidates": {"sha256": "a" * 64},
+                "validation": {"sha256": "b" * 64},
+                "channels": 1,
+                "image_size_pixels": 28,
+            },
+            "teacher": {"checkpoint": {"sha256": "c" * 64}, "architecture": "resnet14", "mean": [0.3], "std": [0.3]},
+            "collection": {"num_images": 100, "holdout_images": 200},
+            "generation": {"networks": "light", "image_size_pixels": 28, "width": 8, "target_images": 3200},
+            "distillation": {"architecture": "resnet8", "target_images": 6400, "batch_images": 64},
+        }
+        | values
+    )
+
+
+def definition(study: dict[str, Any] | None = None, search: dict[str, Any] | None = None, **values: Any) -> Definition:
+    """A study over that trial."""
+    searched = SearchConfig.model_validate(SEARCH if search is None else search)
+    asked = StudyConfig.model_validate({"num_students": 6, "startup_students": 3} | (study or {}))
+    return define("s", asked, searched, trial(**values), Path("results"), resources={"cpus": 1.0})
+
+
+def quality(work: Work) -> float:
+    """What a student of these settings is worth, 0..1: a smooth hill with a touch of its seed."""
+    config = work.piece.config
+    seed = math.sin(config.seeds.distillation + 7 * config.seeds.generation)
+    hill = 0.8 - 0.05 * abs(math.log(max(config.distillation.inflation, 0.1) / 5))
+    hill -= 0.03 * abs(config.generation.smoothing.temperature - 1.5) * config.uses_generator
+    return hill - 0.05 * (not config.uses_generator) + 0.001 * seed
+
+
+class Killed(BaseException):
+    """The driver dies here."""
+
+
+@dataclass
+class World:
+    """What outlives a driver.
+
+    Attributes:
+        storage: of the ledger.
+        built: digest -> how often it was built.
+        progress: key -> steps done so far, as its checkpoints say.
+        collapsed: whether a piece's generator shows too few classes.
+        diverged, failing: whether a piece ends so.
+        lose: asked at each step; True loses the worker there.
+    """
+
+    storage: BaseStorage = field(default_factory=InMemoryStorage)
+    built: Counter[str] = field(default_factory=Counter)
+    progress: dict[str, int] = field(default_factory=dict)
+    running: list[str] = field(default_factory=list)
+    collapsed: Callable[[Work], bool] = lambda work: False
+    diverged: Callable[[Work], bool] = lambda work: False
+    failing: Callable[[Work], Failed | None] = lambda work: None
+    lose: Callable[[Work, int], bool] = lambda work, step: False
+    log: list[str] = field(default_factory=list)
+
+    def steps(self, work: Work, channel: Channel) -> Iterator[End | None]:
+        """One virtual step per `next`, None until it has ended."""
+        self.log.append(work.label)
+        failed = self.failing(work)
+        if failed is not None:
+            yield failed
+            return
+        target = work.piece.target_images
+        if target is None or work.key in self.built:
+            yield self._finished(work, reused=work.key in self.built)
+            return
+        for step in range(self.progress.get(work.key, 0) + 1, STEPS + 1):
+            if self.lose(work, step):
+                yield Lost("its node is gone")
+                return
+            images = target * step // STEPS
+            channel.report(Report("any", images, target, {"loss": 1.0 / step}))
+            if work.piece.kind == "student":
+                value = quality(work) - 0.1 * (1 - step / STEPS)
+                channel.report(Report("distillation", images, target, {"agreement": value}, measured=True))
+            self.progress[work.key] = step
+            if self.diverged(work) and step == STEPS // 2:
+                yield Diverged("generation: a loss was not finite")
+                return
+            reason = channel.verdict()
+            if reason is not None and step < STEPS:
+                yield Stopped(reason)
+                return
+            if step < STEPS:
+                yield None
+        yield self._finished(work, reused=False)
+
+    def _finished(self, work: Work, *, reused: bool) -> End:
+        if not reused:
+            missing = [digest for digest in work.piece.makes if digest not in self.built]
+            self.built.update({*missing, work.key})
+        if work.piece.kind == "student":
+            value = quality(work)
+            return Finished({"agreement": value, "validation_accuracy": value + 0.01}, reused, 1.5)
+        return Finished({"generator.effective_classes": 2.0 if self.collapsed(work) else 9.0}, reused, 2.5)
+
+    def execute(self, work: Work, channel: Channel) -> End:
+        """All steps at once, as an engine's worker does."""
+        return next(end for end in self.steps(work, channel) if end is not None)
+
+    def planner(self, study: Definition, clock: Callable[[], float] = lambda: 0.0) -> Planner:
+        """A new driver over what there is."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        ledger = Ledger(self.storage, study.name, study.study.objective)
+        ledger.take()
+        return Planner(StudyState(study, ledger), clock)
+
+
+class _Told:
+    def __init__(self, planner: Planner, key: str) -> None:
+        self.planner, self.key = planner, key
+
+    def report(self, report: Report) -> None:
+        self.planner.on_report(self.key, report)
+
+    def verdict(self) -> str | None:
+        return self.planner.verdict(self.key)
+
+
+def run_side_by_side(planner: Planner, world: World, slots: int) -> str:
+    """A virtual engine of several slots; each takes one step per round. Checks that nothing is built twice at once."""
+    active: list[tuple[Work, Iterator[End | None]]] = []
+    while True:
+        while isinstance(step := planner.next_work(slots - len(active)), Work):
+            for other, _ in active:
+                overlap = step.piece.makes & other.piece.makes - world.built.keys()
+                assert not overlap, f"{step.label} and {other.label} both build {overlap}"
+            planner.on_start(step, "here")
+            active.append((step, world.steps(step, _Told(planner, step.key))))
+        if isinstance(step, Done):
+            assert not active
+            return step.why
+        assert active, "waiting for nothing"
+        for work, steps in list(active):
+            end = next(steps)
+            if end is not None:
+                active = [entry for entry in active if entry[0] is not work]
+                planner.on_end(work, end)
