@@ -73,11 +73,11 @@ def files_of(path: str | Path, where: str = "") -> Files:
         return Files("parquet" if path.suffix.lower() == ".parquet" else "file", path.parent, (path.name,))
     if path.is_dir():
         return _files_of_folder(path, start)
-    if "*" in path.name and path.parent.is_dir():
+    if any(sign in path.name for sign in "*?[") and path.parent.is_dir():
         names = tuple(sorted(p.name for p in path.parent.glob(path.name) if p.suffix.lower() == ".parquet"))
         if not names:
             raise InputError(f"{start}{path}: no Parquet file matches; {_holds(path.parent)}")
-        _check_shards(names, path, start)
+        _check_shards(names, path, start, beside=tuple(p.name for p in path.parent.iterdir()))
         return Files("parquet", path.parent, names)
     raise InputError(f"{start}{path}: no such file or folder; expected a folder of JPEG/PNG, or Parquet")
 
@@ -158,25 +158,35 @@ def _visible_files(folder: Path) -> list[str]:
     return sorted(names)
 
 
-def _check_shards(names: tuple[str, ...], path: Path, start: str) -> None:
-    """Refuses shards of several splits, which would mix test images into training, and incomplete sets."""
-    splits: dict[str, dict[int, int]] = {}
-    for name in names:
-        match = _SHARD.fullmatch(name)
-        if match:
-            splits.setdefault(match["split"], {})[int(match["index"])] = int(match["count"])
+def _check_shards(names: tuple[str, ...], path: Path, start: str, beside: tuple[str, ...] = ()) -> None:
+    """Refuses shards of several splits, which would mix test images into training, and incomplete sets.
+
+    Shards that stand `beside` those of a pattern are not missing: the pattern left them out on purpose.
+    """
+    splits = _shards_of(names)
     if len(splits) > 1:
         raise InputError(
             f"{start}{path}: holds shards of several splits ({', '.join(sorted(splits))}); "
             f"name one, as in {(path if path.is_dir() else path.parent) / min(splits)}-*.parquet"
         )
+    there = _shards_of(names + beside)
     for split, shards in splits.items():
-        missing = sorted(set(range(max(shards.values()))) - set(shards))
+        missing = sorted(set(range(max(shards.values()))) - set(there[split]))
         if missing:
             raise InputError(
                 f"{start}{path}: of {max(shards.values())} shards of {split} these are missing: "
                 f"{', '.join(f'{index:05d}' for index in missing[:10])}; copy them too"
             )
+
+
+def _shards_of(names: tuple[str, ...]) -> dict[str, dict[int, int]]:
+    """Split -> index of a shard -> how many there are, as its name says."""
+    splits: dict[str, dict[int, int]] = {}
+    for name in names:
+        match = _SHARD.fullmatch(name)
+        if match:
+            splits.setdefault(match["split"], {})[int(match["index"])] = int(match["count"])
+    return splits
 
 
 def _holds(folder: Path) -> str:

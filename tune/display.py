@@ -20,6 +20,9 @@ from tune.wording import percent, progress_in_words, result_in_words
 LINE_EVERY_SECONDS = 20.0
 """Between two plain lines on one piece of work."""
 
+STILL_EVERY_SECONDS = 120.0
+"""The same where nothing has moved: a sign of life, and no news."""
+
 
 class StudyDisplay:
     """Shows one snapshot after another; for a `with`.
@@ -39,7 +42,7 @@ class StudyDisplay:
         self._rates: dict[tuple[str, str | None], Rate] = {}
         self._states: dict[str, WorkState] = {}
         self._pictures: dict[str, str] = {}
-        self._said_at: dict[str, float] = {}
+        self._said: dict[str, tuple[float, int]] = {}
         self._num_notes = 0
         self._live: Live | None = None
         self._console = Console(file=self._stream, highlight=False, markup=False)
@@ -72,8 +75,11 @@ class StudyDisplay:
             self._live.update(self._table(snapshot, running))
             return
         for work in running:
-            if work.stage is not None and now - self._said_at.setdefault(work.key, now) >= LINE_EVERY_SECONDS:
-                self._said_at[work.key] = now
+            if work.stage is None:
+                continue
+            at, images = self._said.setdefault(work.key, (now, -1))
+            if now - at >= (STILL_EVERY_SECONDS if work.images == images else LINE_EVERY_SECONDS):
+                self._said[work.key] = now, work.images
                 self._say(f"{work.label}: {progress_in_words(work, self._rate_of(work, now))}")
 
     def _tell_change(self, work: WorkSnapshot) -> None:

@@ -1,0 +1,150 @@
+"""The frozen teacher: gradients to images alone, folded batch norms, one normalisation, one resize, a head to share."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hidfd.backbones import Backbone, CifarResNet, build_backbone
+from hidfd.device import Device
+from hidfd.errors import InputError
+from hidfd.frozen_teacher import Teacher, check_shareable
+from hidfd.images import unit_from_uint8
+from tests.hidfd.trial_folders import quick_config
+
+CPU = Device(torch.device("cpu"), "fp32")
+
+
+def seasoned(network: Backbone) -> Backbone:
+    """With batch-norm statistics, gains and biases as training leaves them: none at its neutral value."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.get_buffer("running_mean"), -0.5, 0.5)
+            nn.init.uniform_(layer.get_buffer("running_var"), 0.5, 2.0)
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.uniform_(layer.bias, -0.5, 0.5)
+    return network
+
+
+def teacher_of(architecture: str = "resnet8", channels: int = 1, size_pixels: int = 28) -> Teacher:
+    torch.manual_seed(0)
+    width = 8 if architecture == "resnet8" else None
+    backbone = seasoned(build_backbone(architecture, num_classes=10, channels=channels, width=width))
+    return Teacher(backbone, [0.2, 0.4, 0.6][:channels], [0.5, 0.25, 0.3][:channels], size_pixels)
+
+
+def images(channels: int = 1, size_pixels: int = 28, count: int = 4) -> Tensor:
+    draws = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, channels, size_pixels, size_pixels), generator=draws, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("size_pixels", [28, 20])
+def test_gradients_reach_every_pixel_and_never_the_teacher(size_pixels: int) -> None:
+    teacher = teacher_of()
+    image_unit = unit_from_uint8(images(size_pixels=size_pixels)).requires_grad_()
+    output = teacher(image_unit)
+    (output.logits.square().sum() + output.pooled.sum() + output.feature_map.sum()).backward()
+    assert image_unit.grad is not None
+    assert (image_unit.grad != 0).all()
+    for name, parameter in teacher.named_parameters():
+        assert not parameter.requires_grad, name
+        assert parameter.grad is None, name
+
+
+def test_teacher_stays_in_eval_mode_whatever_is_called_and_its_statistics_never_move() -> None:
+    teacher = teacher_of()
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    image_unit = unit_from_uint8(images())
+    expected = teacher(image_unit).logits
+    holder = nn.ModuleDict({"teacher": teacher, "student": nn.Linear(1, 1)})
+    for call in (teacher.train, lambda: teacher.train(True), holder.train):
+        call()
+        assert not any(module.training for module in teacher.modules())
+        assert torch.equal(teacher(image_unit).logits, expected)
+    assert holder["student"].training
+    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size_pixels"), [("resnet8", 28), ("wrn-16-1", 32), ("resnet18-32px", 32), ("resnet18", 64)]
+)
+def test_folded_batch_norms_give_the_networks_own_logits(architecture: str, size_pixels: int) -> None:
+    teacher = teacher_of(architecture, 3, size_pixels)
+    image_normalised = teacher.normalised(unit_from_uint8(images(3, size_pixels)))
+    with torch.no_grad():
+        own = teacher.backbone(image_normalised)
+        output = teacher.ask(image_normalised)
+        feature_map = teacher.backbone.forward_map(image_normalised)
+    assert own.std() > 0.01, "logits that say nothing would agree whatever was done to them"
+    torch.testing.assert_close(output.logits, own, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output.feature_map, feature_map, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output.pooled, output.feature_map.mean(dim=(2, 3)))
+
+
+def test_no_batch_norm_is_left_where_every_one_follows_a_convolution() -> None:
+    kinds = {type(layer) for layer in teacher_of().map_network.modules()}
+    assert nn.Conv2d in kinds
+    assert nn.BatchNorm2d not in kinds
+
+
+class HiddenLayerHead(CifarResNet):
+    """Whose logits are not its classifier's of the pooled map."""
+
+    def forward(self, image_normalised: Tensor) -> Tensor:
+        pooled = self.forward_map(image_normalised).mean(dim=(2, 3))
+        logits: Tensor = self.classifier(torch.tanh(pooled))
+        return logits
+
+
+def test_head_that_is_not_the_classifier_of_the_pooled_map_is_refused_with_the_way_out() -> None:
+    torch.manual_seed(0)
+    teacher = Teacher(HiddenLayerHead(8, 8, 10, 1), [0.2], [0.5], 28)
+    with pytest.raises(InputError, match=r"teacher\.architecture resnet14: .*cannot be shared") as caught:
+        check_shareable(teacher, quick_config())
+    assert "distillation.head=own, feature_weight=0 and kl_weight=1" in str(caught.value)
+
+
+def test_teacher_whose_answer_is_no_number_is_refused() -> None:
+    teacher = teacher_of()
+    teacher.backbone.classifier.weight[0, 0] = float("nan")
+    with pytest.raises(InputError, match="nan"):
+        check_shareable(teacher, quick_config())
+
+
+@pytest.mark.parametrize("architecture", ["resnet8", "wrn-16-1", "resnet18-32px"])
+def test_every_family_has_a_head_that_can_be_shared(architecture: str) -> None:
+    check_shareable(teacher_of(architecture), quick_config())
+
+
+def test_images_are_normalised_once_and_by_channel() -> None:
+    teacher = teacher_of(channels=3)
+    image_uint8 = images(3)
+    seen: list[Tensor] = []
+    teacher.map_network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    teacher(unit_from_uint8(image_uint8))
+    teacher.ask_all(image_uint8, CPU)
+    expected = image_uint8.float() / 255
+    expected = (expected - torch.tensor([0.2, 0.4, 0.6])[:, None, None]) / torch.tensor([0.5, 0.25, 0.3])[:, None, None]
+    assert len(seen) == 2
+    for image_normalised in seen:
+        torch.testing.assert_close(image_normalised, expected)
+
+
+@pytest.mark.parametrize("size_pixels", [20, 28, 56])
+def test_images_of_any_side_are_seen_at_the_teachers_own(size_pixels: int) -> None:
+    teacher = teacher_of()
+    image_unit = unit_from_uint8(images(size_pixels=size_pixels))
+    resized = nn.functional.interpolate(image_unit, size=(28, 28), mode="bilinear", antialias=True)
+    expected = image_unit if size_pixels == 28 else resized
+    torch.testing.assert_close(teacher.normalised(image_unit), (expected - 0.2) / 0.5)
+
+
+def test_many_images_are_answered_in_order_whatever_the_batch() -> None:
+    teacher, image_uint8 = teacher_of(), images(count=7)
+    whole, parts = teacher.ask_all(image_uint8, CPU), teacher.ask_all(image_uint8, CPU, batch_images=3)
+    one_by_one = torch.cat([teacher(unit_from_uint8(image[None])).logits for image in image_uint8])
+    assert whole.logits.dtype == whole.pooled.dtype == torch.float32
+    assert whole.feature_map.numel() == 0
+    assert whole.pooled.shape == (7, 32)
+    torch.testing.assert_close(parts.logits, whole.logits)
+    torch.testing.assert_close(parts.pooled, whole.pooled)
+    torch.testing.assert_close(one_by_one, whole.logits)

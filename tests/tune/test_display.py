@@ -1,0 +1,76 @@
+"""What a running study looks like in a log: plain lines, each of which is news."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.tune.snapshots import study_snapshot
+from tune.display import LINE_EVERY_SECONDS, STILL_EVERY_SECONDS, StudyDisplay
+from tune.snapshot import StudySnapshot, WorkState
+
+
+@pytest.fixture
+def under_way(tmp_path: Path) -> StudySnapshot:
+    return study_snapshot(tmp_path, rounds=6, folders=False)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def lines_of(stream: io.StringIO) -> list[str]:
+    lines = stream.getvalue().splitlines()
+    stream.seek(0)
+    stream.truncate()
+    return lines
+
+
+def with_progress(snapshot: StudySnapshot, images: int) -> StudySnapshot:
+    works = tuple(
+        replace(work, stage="distillation", images=images, target_images=1000)
+        if work.state is WorkState.RUNNING
+        else work
+        for work in snapshot.works
+    )
+    return replace(snapshot, works=works)
+
+
+def test_each_change_is_said_once(under_way: StudySnapshot) -> None:
+    stream = io.StringIO()
+    display = StudyDisplay(stream, clock=Clock())
+    display.show(under_way)
+    first = lines_of(stream)
+    running = [work.label for work in under_way.works if work.state is WorkState.RUNNING]
+    assert running
+    assert [f"{label}: started" for label in running] == [line for line in first if line.endswith(": started")]
+    display.show(under_way)
+    assert lines_of(stream) == []
+
+
+def test_progress_is_said_at_intervals_and_not_again_while_nothing_moves(under_way: StudySnapshot) -> None:
+    stream, clock = io.StringIO(), Clock()
+    display = StudyDisplay(stream, clock=clock)
+    count = sum(work.state is WorkState.RUNNING for work in under_way.works)
+    display.show(with_progress(under_way, 100))
+    lines_of(stream)
+    clock.now = LINE_EVERY_SECONDS
+    display.show(with_progress(under_way, 200))
+    assert [line.split(": ")[1][:32] for line in lines_of(stream)] == ["distillation 200 of 1,000 images"] * count
+    clock.now = 2 * LINE_EVERY_SECONDS
+    display.show(with_progress(under_way, 200))
+    assert lines_of(stream) == [], "nothing has moved"
+    clock.now = LINE_EVERY_SECONDS + STILL_EVERY_SECONDS
+    display.show(with_progress(under_way, 200))
+    assert len(lines_of(stream)) == count, "a sign of life"
+
+
+def test_quiet_display_says_nothing(under_way: StudySnapshot) -> None:
+    stream = io.StringIO()
+    StudyDisplay(stream, quiet=True, clock=Clock()).show(under_way)
+    assert stream.getvalue() == ""
