@@ -121,12 +121,12 @@ class Tracker:
                 self._experiment = client.create_experiment(self.study_name, self._artifact_location(), tags)
             else:
                 self._experiment = experiment.experiment_id
-            self._client = client
-            for run in self._all_runs():
+            for run in _all_runs(client, self._experiment):
                 key = run.data.tags.get(KEY_TAG)
                 if key:
                     self._runs[key] = run.info.run_id
                     self._written[key] = run.data.tags.get(WRITTEN_TAG, "")
+            self._client = client  # last: before its runs are known, every one would be made a second time
         return self._client
 
     def sync(self, snapshot: StudySnapshot) -> None:
@@ -266,17 +266,6 @@ class Tracker:
             self._runs[key] = created.info.run_id
         return self._runs[key]
 
-    def _all_runs(self) -> list[Run]:
-        assert self._client is not None
-        runs: list[Run] = []
-        token: str | None = None
-        while True:
-            page = self._client.search_runs([self._experiment], max_results=1000, page_token=token)
-            runs.extend(page)
-            token = page.token
-            if not token:
-                return runs
-
     def _artifact_location(self) -> str | None:
         if not self.uri.startswith("sqlite:///"):
             return None  # the server's own
@@ -318,6 +307,17 @@ def _tags(work: WorkSnapshot, snapshot: StudySnapshot) -> dict[str, str]:
     if work.trial is not None:
         tags |= {"trial": str(work.trial), "group": str(snapshot.trials[work.trial].group)}
     return tags
+
+
+def _all_runs(client: MlflowClient, experiment: str) -> list[Run]:
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment], max_results=1000, page_token=token)
+        runs.extend(page)
+        token = page.token
+        if not token:
+            return runs
 
 
 def _first_start(works: Iterable[WorkSnapshot]) -> float | None:

@@ -149,6 +149,23 @@ def test_a_killed_writer_leaves_nothing_twice(written: Tracker, uri: str, whole:
     assert content_of(written) == before
 
 
+def test_a_listing_of_runs_that_failed_once_makes_none_anew(
+    written: Tracker, uri: str, whole: StudySnapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {run.info.run_id for run in runs_of(written)}
+    again = Tracker(uri, "written")
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "search_runs", unreachable)
+        with pytest.raises(ConnectionError):
+            again.sync(whole)
+    again.sync(whole)
+    assert {run.info.run_id for run in runs_of(written)} == before
+
+
+def unreachable(*arguments: object, **options: object) -> None:
+    raise ConnectionError("the server is being restarted")
+
+
 def test_a_resumed_study_goes_on_in_the_same_runs(uri: str, part: StudySnapshot, whole: StudySnapshot) -> None:
     first = Tracker(uri, "resumed")
     first.sync(part)
