@@ -13,6 +13,9 @@ from hidfd.store import Store
 from tune.snapshot import StudySnapshot
 from tune.tracking import Tracker
 
+STOP_SECONDS = 5.0
+"""How long a stopped study waits for the write under way; a server that does not answer takes far longer."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -39,10 +42,15 @@ class Projection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stop()
+        self._close()
+        self._thread.join(STOP_SECONDS)
+        if self._thread.is_alive():
+            _log.warning("MLflow is still being written and is left behind; the same command makes up for it")
 
     def offer(self, snapshot: StudySnapshot) -> None:
-        """What stands now; written when a piece of work has ended since."""
+        """What stands now; written when a piece of work has ended since. The last word is `finish`'s alone."""
+        if snapshot.finished:
+            return  # its report is not there yet, and what counts as finished is not written again
         finals = sum(work.state.is_final for work in snapshot.works)
         if finals > self._finals:
             self._finals = finals
@@ -52,17 +60,17 @@ class Projection:
 
     def finish(self, snapshot: StudySnapshot, store: Store) -> None:
         """Writes the last snapshot, and the best model, before it returns."""
-        self._stop()
+        self._close()
+        self._thread.join()
         self._safely(lambda: self._tracker.sync(snapshot))
         if self.error is None:
             self._safely(lambda: self._tracker.log_model(snapshot, store))
 
-    def _stop(self) -> None:
+    def _close(self) -> None:
         with self._news:
             self._closing = True
             self._newest = None
             self._news.notify()
-        self._thread.join()
 
     def _follow(self) -> None:
         while True:
@@ -72,7 +80,7 @@ class Projection:
                     return
                 snapshot, self._newest = self._newest, None
             assert snapshot is not None
-            self._safely(partial(self._tracker.sync, snapshot))
+            self._safely(partial(self._tracker.sync, snapshot, is_cut_short=lambda: self._closing))
 
     def _safely(self, write: Callable[[], None]) -> None:
         """The study goes on without MLflow; the next snapshot makes up for it."""

@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,11 +129,16 @@ class Tracker:
             self._client = client  # last: before its runs are known, every one would be made a second time
         return self._client
 
-    def sync(self, snapshot: StudySnapshot) -> None:
-        """Bring MLflow up to a snapshot. Pieces of work that ended and were written are not touched again."""
+    def sync(self, snapshot: StudySnapshot, is_cut_short: Callable[[], bool] = lambda: False) -> None:
+        """Bring MLflow up to a snapshot. Pieces of work that ended and were written are not touched again.
+
+        `is_cut_short` is asked between two pieces of work; what is left then is written by the next call.
+        """
         tags = {"mlflow.runName": snapshot.name, STUDY_TAG: snapshot.name, "kind": "study"}
         parent = self._run("study", tags, _first_start(snapshot.works))
         for work in snapshot.works:
+            if is_cut_short():
+                return
             if work.state is not WorkState.WAITING and self._written.get(work.key) != work.state:
                 self._write_work(work, parent, snapshot)
         best = best_student(snapshot)

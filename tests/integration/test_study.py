@@ -85,6 +85,8 @@ def test_study_runs_on_ray_and_once_more_from_the_store_alone(study: Workplace) 
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 1 + len(found["works"])
     assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}  # pruned ones were stopped
+    (parent,) = (run for run in runs if run.data.tags["kind"] == "study")
+    assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["report.html"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,131 @@
+"""MLflow beside a running study: late, slow or down, it is never in the way, and has the last word in the end.
+
+The tracker is a double, because what matters here are a server's faults; `test_tracking.py` writes into a real MLflow.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tune.snapshots import study_snapshot
+from tune import projection
+from tune.projection import Projection
+from tune.snapshot import StudySnapshot
+
+
+class Server:
+    """What a tracker does, with the faults of its server."""
+
+    def __init__(self) -> None:
+        self.is_down = False
+        self.answers = threading.Event()
+        self.answers.set()
+        self.asked, self.ended = threading.Semaphore(0), threading.Semaphore(0)
+        self.written: list[StudySnapshot] = []
+        self.models: list[StudySnapshot] = []
+
+    def sync(self, snapshot: StudySnapshot, is_cut_short: Callable[[], bool] = lambda: False) -> None:
+        self.asked.release()
+        try:
+            for _ in snapshot.works:
+                self.answers.wait(30)
+                if is_cut_short():
+                    return
+            if self.is_down:
+                raise ConnectionError("nobody listens\nat all")
+            self.written.append(snapshot)
+        finally:
+            self.ended.release()
+
+    def log_model(self, snapshot: StudySnapshot, store: Any) -> None:
+        self.models.append(snapshot)
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> StudySnapshot:
+    return study_snapshot(tmp_path, rounds=12, folders=False)
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> StudySnapshot:
+    return study_snapshot(tmp_path, folders=False)
+
+
+def beside(server: Any) -> Projection:
+    return Projection(server)
+
+
+def test_the_finished_study_is_written_by_finish_alone(whole: StudySnapshot) -> None:
+    server = Server()
+    assert whole.finished
+    with beside(server) as shown:
+        shown.offer(whole)  # the page of the study does not exist yet
+        shown.offer(replace(whole, works=whole.works[:3], finished=False))
+        assert server.asked.acquire(timeout=30)
+        assert server.ended.acquire(timeout=30)
+        assert not any(snapshot.finished for snapshot in server.written)
+        shown.finish(whole, None)  # type: ignore[arg-type]  # a store that the double does not open
+    assert server.written[-1] is whole
+    assert server.models == [whole]
+    assert shown.error is None
+
+
+def test_nothing_new_is_not_written_again(part: StudySnapshot) -> None:
+    server = Server()
+    with beside(server) as shown:
+        for _ in range(3):
+            shown.offer(part)
+        assert server.ended.acquire(timeout=30)
+    assert server.written == [part]
+
+
+def test_a_server_that_is_down_is_said_and_made_up_for(
+    part: StudySnapshot, whole: StudySnapshot, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server()
+    server.is_down = True
+    with beside(server) as shown:
+        shown.offer(part)
+        assert server.ended.acquire(timeout=30)
+        server.is_down = False
+        shown.finish(whole, None)  # type: ignore[arg-type]
+    assert "MLflow cannot be written now (ConnectionError: nobody listens)" in caplog.text
+    assert shown.error is None
+    assert server.written == [whole]
+
+
+def test_a_server_that_stays_down_is_said_at_the_end(whole: StudySnapshot) -> None:
+    server = Server()
+    server.is_down = True
+    with beside(server) as shown:
+        shown.finish(whole, None)  # type: ignore[arg-type]
+    assert shown.error == "ConnectionError: nobody listens"
+    assert server.models == []
+
+
+def test_a_stopped_study_leaves_the_rest_of_a_write_to_the_next_run(part: StudySnapshot) -> None:
+    server = Server()
+    server.answers.clear()
+    with beside(server) as shown:
+        shown.offer(part)
+        assert server.asked.acquire(timeout=30)
+        threading.Timer(0.2, server.answers.set).start()
+    assert server.written == []
+
+
+def test_a_stopped_study_does_not_wait_for_a_server_that_hangs(
+    part: StudySnapshot, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "STOP_SECONDS", 0.1)
+    server = Server()
+    server.answers.clear()
+    with beside(server) as shown:
+        shown.offer(part)
+        assert server.asked.acquire(timeout=30)
+    assert "left behind" in caplog.text
+    server.answers.set()
+    assert server.ended.acquire(timeout=30)
