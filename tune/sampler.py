@@ -7,7 +7,7 @@ suggested anew for every n-th student and held for those between.
 
 from __future__ import annotations
 
-import itertools
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +37,8 @@ def suggest(
         Dotted path -> value for every searched path.
     """
     if study.sampler == "grid":
-        return next(itertools.islice(space.grid(), number, None))
+        taken = {_known_as(trial.params) for trial in history}  # not `number` of them: one that failed stands twice
+        return next(params for params in space.grid() if _known_as(params) not in taken)
     # A study of its own in memory, so that the ledger gets a suggestion whole or not at all.
     scratch = optuna.create_study(direction="maximize", sampler=_sampler(study, number))
     if study.sampler == "tpe":
@@ -46,6 +47,11 @@ def suggest(
         scratch.enqueue_trial(held)
     trial = scratch.ask()
     return {path: _suggest_one(trial, path, distribution) for path, distribution in space.distributions.items()}
+
+
+def _known_as(params: dict[str, Any]) -> str:
+    """Equal for equal values; 1 and true are two."""
+    return json.dumps(params, sort_keys=True)
 
 
 def _sampler(study: StudyConfig, number: int) -> BaseSampler:

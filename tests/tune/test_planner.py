@@ -341,6 +341,31 @@ def test_grid_walks_downstream_first_and_ends_when_it_is_used_up() -> None:
     assert planner.is_over()
 
 
+def test_grid_goes_on_after_a_failed_student_without_leaving_a_combination_out() -> None:
+    search = {
+        "distillation.inflation": {"type": "categorical", "choices": [1.0, 5.0, 10.0]},
+        "generation.width": {"type": "int", "low": 8, "high": 16, "step": 8},
+    }
+    study = definition({"sampler": "grid", "num_students": 50, "pruner": {"kind": "none"}}, search)
+    world = World(failing=lambda work: Failed("out of memory") if work.label == "trial-1" else None)
+    planner = world.planner(study)
+    with pytest.raises(Killed):
+        run_local(planner, lambda work, channel: killed_at("trial-2", work) or world.execute(work, channel))
+    world.failing = lambda work: None
+    ledger = Ledger(world.storage, study.name, study.study.objective)
+    ledger.take()
+    state = StudyState(study, ledger)
+    state.retry_failed()
+    run_local(Planner(state, lambda: 0.0), world.execute)
+    complete = [tuple(s.params.values()) for s in state.suggestions if s.state is WorkState.COMPLETE]
+    assert sorted(complete) == sorted(tuple(params.values()) for params in study.space.grid())
+
+
+def killed_at(label: str, work: Work) -> None:
+    if work.label == label:
+        raise Killed
+
+
 def test_values_that_do_not_fit_together_fail_that_suggestion_only() -> None:
     search = {
         "distillation.feature_weight": {"type": "categorical", "choices": [0.0, 1.0]},
