@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, RootModel, field_validator, model_validator
@@ -144,7 +145,8 @@ class FloatParameter(Section):
         """All its values in order; None for a continuous range."""
         if self.step is None:
             return None
-        return tuple(self.low + n * self.step for n in range(math.floor((self.high - self.low) / self.step + 1e-9) + 1))
+        low, high, step = (Decimal(str(value)) for value in (self.low, self.high, self.step))  # 0.1 + 2 * 0.1 > 0.3
+        return tuple(float(low + n * step) for n in range(int((high - low) // step) + 1))
 
 
 class IntParameter(Section):

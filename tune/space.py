@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -61,18 +62,22 @@ class Space:
         Raises:
             ConfigError: a parameter is continuous.
         """
-        paths = list(self.distributions)
-        for path in paths:
-            if self.values[path] is None:
-                raise ConfigError(
-                    f"search.{path}: a grid needs `step` or `type: categorical`, found a continuous range"
-                )
-        for combination in itertools.product(*(self.values[path] or () for path in paths)):
-            yield dict(zip(paths, combination, strict=True))
+        for combination in itertools.product(*map(self._finite, self.distributions)):
+            yield dict(zip(self.distributions, combination, strict=True))
 
     def grid_size(self) -> int:
-        """Number of combinations."""
-        return sum(1 for _ in self.grid())
+        """Number of combinations; ConfigError as for `grid`."""
+        return math.prod(len(self._finite(path)) for path in self.distributions)
+
+    def students_per_generator_of_grid(self) -> int:
+        """Number of combinations that differ downstream only."""
+        return math.prod(len(self._finite(path)) for path in self.downstream)
+
+    def _finite(self, path: str) -> tuple[Choice, ...]:
+        values = self.values[path]
+        if values is None:
+            raise ConfigError(f"search.{path}: a grid needs `step` or `type: categorical`, found a continuous range")
+        return values
 
 
 def build_space(search: SearchConfig, study: StudyConfig, base: TrialConfig) -> Space:

@@ -6,9 +6,9 @@ import pytest
 
 from hidfd.errors import ConfigError
 from tests.tune.world import definition, trial
-from tune.config import SearchConfig, StudyConfig
+from tune.config import FloatParameter, SearchConfig, StudyConfig
 from tune.definition import define
-from tune.space import build_space, changed
+from tune.space import build_space, changed, distribution_of
 
 
 def build(search: dict[str, Any], **study: Any) -> Any:
@@ -77,6 +77,32 @@ def test_grid_needs_finite_parameters() -> None:
         build({"distillation.inflation": number(1, 20)}, sampler="grid")
     space = build({"distillation.inflation": number(1, 2, step=0.5)}, sampler="grid")
     assert [point["distillation.inflation"] for point in space.grid()] == [1.0, 1.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step", "expected"),
+    [
+        (0.1, 0.3, 0.1, (0.1, 0.2, 0.3)),  # 0.1 + 2 * 0.1 is above 0.3
+        (0.0, 1.0, 0.3, (0.0, 0.3, 0.6, 0.9)),
+        (1e-4, 5e-4, 2e-4, (1e-4, 3e-4, 5e-4)),
+        (2.0, 2.0, 0.5, (2.0,)),
+    ],
+)
+def test_steps_of_a_grid_are_those_that_are_written(
+    low: float, high: float, step: float, expected: tuple[float, ...]
+) -> None:
+    parameter = FloatParameter(type="float", low=low, high=high, step=step)
+    assert parameter.grid() == expected
+    distribution = distribution_of(parameter.model_copy(update={"high": expected[-1]}))  # as Optuna takes it
+    assert all(distribution._contains(value) for value in expected)
+
+
+def test_size_of_a_grid_is_known_without_walking_it() -> None:
+    fine = number(1, 2, step=0.0001)
+    search = {"distillation.inflation": fine, "distillation.learning_rate": number(0.01, 1, step=0.0001)}
+    space = build(search, sampler="grid")
+    assert space.grid_size() == 10_001 * 9_901
+    assert next(space.grid()) == {"distillation.inflation": 1.0, "distillation.learning_rate": 0.01}
 
 
 @pytest.mark.parametrize("parameter", [number(2, 1), number(0, 1, log=True), number(1, 2, log=True, step=0.1)])
