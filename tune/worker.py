@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,18 @@ class Place:
     threads: int
 
 
+class ChannelError(Exception):
+    """A report or a question did not get through: no fault of the work's.
+
+    Attributes:
+        cause: what the channel raised.
+    """
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
 def perform(work: Work, place: Place, channel: Channel) -> End:
     """Run a piece of work to its end.
 
@@ -49,7 +62,8 @@ def perform(work: Work, place: Place, channel: Channel) -> End:
         the user's to mend before anything can go on.
 
     Raises:
-        Exception: only what may have spoilt this process (a CUDA error), so that it is thrown away.
+        Exception: what may have spoilt this process (a CUDA error), so that it is thrown away; and what the channel
+            raised, for whoever runs the work to bear.
     """
     started = time.process_time()
     try:
@@ -62,6 +76,8 @@ def perform(work: Work, place: Place, channel: Channel) -> End:
         concerns_all = isinstance(error, hidfd.errors.StoreError | hidfd.errors.DeviceError)
         concerns_all = concerns_all or work.piece.until == "collection"
         return Failed(str(error), error.exit_code if concerns_all else None, time.process_time() - started)
+    except ChannelError as error:
+        raise error.cause from None
     except Exception as error:
         if "CUDA error" in str(error):
             raise
@@ -112,27 +128,41 @@ class WorkObserver(Observer):
         self._told = 0.0
 
     def stage_started(self, stage: Stage, target_images: int | None, images_seen: int = 0) -> None:
-        self._channel.report(Report(stage.name, images_seen, target_images))
+        self._tell(Report(stage.name, images_seen, target_images))
 
     def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
         now = time.monotonic()
         if now - self._told >= TELL_EVERY_SECONDS or images >= target_images:
             self._told = now
             told = {name: value for name, value in metrics.items() if "/" in name}
-            self._channel.report(Report(stage.name, images, target_images, told))
+            self._tell(Report(stage.name, images, target_images, told))
 
     def measured(self, stage: Stage, images: int, metrics: dict[str, float]) -> None:
         is_student = stage.name == "distillation"
-        self._channel.report(Report(stage.name, images, None, metrics, measured=is_student))
+        self._tell(Report(stage.name, images, None, metrics, measured=is_student))
 
     def picture(self, stage: Stage, images: int, path: Path) -> None:
-        self._channel.report(Report(stage.name, images, None, picture=str(path)))
+        self._tell(Report(stage.name, images, None, picture=str(path)))
 
     def note(self, text: str) -> None:
-        self._channel.report(Report(note=text))
+        self._tell(Report(note=text))
 
     def should_stop(self) -> str | None:
-        return self._channel.verdict()
+        with _channel_errors():
+            return self._channel.verdict()
+
+    def _tell(self, report: Report) -> None:
+        with _channel_errors():
+            self._channel.report(report)
+
+
+@contextlib.contextmanager
+def _channel_errors() -> Iterator[None]:
+    """Keeps what a channel raises apart from what the work raises."""
+    try:
+        yield
+    except Exception as error:
+        raise ChannelError(error) from error
 
 
 def _leave_traceback(folder: Path) -> str:

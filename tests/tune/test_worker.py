@@ -1,0 +1,165 @@
+"""How a piece of work ends, whose fault it was, and what is told on the way. Without torch: the trial is a double."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hidfd.errors
+from hidfd.disk import store_errors
+from hidfd.stages import Stage, plan
+from tests.tune.world import World, definition, trial
+from tune import worker
+from tune.errors import LedgerError
+from tune.local import run_local
+from tune.work import Diverged, Failed, Finished, Report, Stopped, Work, pieces_of
+from tune.worker import Place, WorkObserver, numbers_of, perform
+
+NUMBERS = {"agreement": 0.5, "generator.effective_classes": 9.0}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(str(tmp_path / "store"), str(tmp_path / "results"), "cpu", 1)
+
+
+def work_until(until: str) -> Work:
+    piece = next(piece for piece in pieces_of(trial()) if piece.until == until)
+    return Work(0, piece, "search", f"{until}-0", 0, {}, rungs=(3200,))
+
+
+def ends_by(action: Callable[[], object]) -> Callable[..., Any]:
+    """A trial that does this and gives its numbers."""
+
+    def run(work: Work, place: Place, channel: Any) -> tuple[dict[str, float], bool]:
+        action()
+        return NUMBERS, False
+
+    return run
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail() -> None:
+        raise error
+
+    return ends_by(fail)
+
+
+class Channel:
+    """Keeps what it is told; may be out of order."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.told: list[Report] = []
+
+    def report(self, report: Report) -> None:
+        if self.error is not None:
+            raise self.error
+        self.told.append(report)
+
+    def verdict(self) -> str | None:
+        if self.error is not None:
+            raise self.error
+        return "pruned"
+
+
+@pytest.mark.parametrize(
+    ("error", "until", "kind", "exit_code"),
+    [
+        (hidfd.errors.Stopped("pruned"), "evaluation", Stopped, None),
+        (hidfd.errors.DivergedError("a loss was not finite"), "synthesis", Diverged, None),
+        (hidfd.errors.InputError("too few images"), "evaluation", Failed, None),
+        (hidfd.errors.InputError("too few images"), "collection", Failed, 3),
+        (hidfd.errors.StoreError("the disk is full"), "evaluation", Failed, 4),
+        (hidfd.errors.DeviceError("no CUDA"), "evaluation", Failed, 5),
+        (ZeroDivisionError("by zero"), "evaluation", Failed, None),
+    ],
+)
+def test_an_error_is_the_works_own_or_everybodys(
+    error: Exception,
+    until: str,
+    kind: type[Any],
+    exit_code: int | None,
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "_run", raising(error))
+    end = perform(work_until(until), place, Channel())
+    assert type(end) is kind
+    assert str(error) in end.reason
+    assert getattr(end, "exit_code", None) == exit_code
+    left = Path(place.folder) / f"{until}-0" / "error.txt"
+    assert left.is_file() == isinstance(error, ZeroDivisionError), "a bug leaves its traceback"
+
+
+def test_what_was_measured_is_what_it_finished_with(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_run", ends_by(lambda: None))
+    end = perform(work_until("evaluation"), place, Channel())
+    assert isinstance(end, Finished)
+    assert (end.metrics, end.reused) == (NUMBERS, False)
+
+
+def test_a_cuda_error_throws_the_process_away(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_run", raising(RuntimeError("CUDA error: an illegal memory access")))
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        perform(work_until("evaluation"), place, Channel())
+
+
+@pytest.mark.parametrize("call", ["report", "verdict"])
+def test_an_error_of_the_channel_is_not_the_works(call: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = ConnectionError("the driver is gone")
+
+    def run(work: Work, place: Place, channel: Any) -> tuple[dict[str, float], bool]:
+        observer = WorkObserver(channel, ())
+        with store_errors("writing", "a file"):  # what surrounds it may take it for an error of its own
+            observer.note("begun") if call == "report" else observer.should_stop()
+        return NUMBERS, False
+
+    monkeypatch.setattr(worker, "_run", run)
+    with pytest.raises(ConnectionError) as caught:
+        perform(work_until("evaluation"), place, Channel(lost))
+    assert caught.value is lost
+
+
+def test_a_ledger_that_fails_beside_a_student_stops_the_study(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    planner = world.planner(definition({"pruner": {"kind": "none"}}))
+
+    def run(work: Work, place: Place, channel: Any) -> tuple[dict[str, float], bool]:
+        WorkObserver(channel, ()).note("begun")
+        return NUMBERS, False
+
+    def lost() -> None:
+        if any(work.piece.kind == "student" and key in planner.live for key, work in planner.state.works.items()):
+            raise LedgerError("the ledger cannot be written")
+
+    monkeypatch.setattr(worker, "_run", run)
+    monkeypatch.setattr(planner, "tick", lost)
+    with pytest.raises(LedgerError):
+        run_local(planner, lambda work, channel: perform(work, place, channel))
+    resumed = world.planner(definition({"pruner": {"kind": "none"}}))
+    assert resumed.state.suggestions[0].state.value == "waiting", "it is tried again, not failed for good"
+
+
+def test_measurements_are_told_always_and_progress_seldom() -> None:
+    channel = Channel()
+    observer = WorkObserver(channel, (3200,))
+    stage: Stage = plan(trial())["distillation"]
+    for images in range(0, 640, 64):
+        observer.advanced(stage, images, 6400, {"distillation/total": 1.0, "images": 64.0})
+    observer.measured(stage, 3200, {"agreement": 0.5})
+    observer.advanced(stage, 6400, 6400, {})
+    progress = [report for report in channel.told if not report.measured]
+    assert [report.images for report in progress] == [0, 6400]
+    assert progress[0].metrics == {"distillation/total": 1.0}
+    (measured,) = (report for report in channel.told if report.measured)
+    assert (measured.images, measured.metrics) == (3200, {"agreement": 0.5})
+    observer.measured(plan(trial())["generation"], 100, {"agreement": 0.5})
+    assert not channel.told[-1].measured, "a rung compares students"
+    assert observer.should_stop() == "pruned"
+
+
+def test_numbers_of_a_result_are_its_finite_ones() -> None:
+    result = {"agreement": 0.5, "classes": 10, "name": "x", "ok": True, "bad": float("nan"), "generator": {"a": 1.5}}
+    assert numbers_of(result) == {"agreement": 0.5, "classes": 10.0, "generator.a": 1.5}
