@@ -15,13 +15,14 @@ import json
 import os
 import socket
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import optuna
 import sqlalchemy
@@ -29,6 +30,7 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import ValidationError
 
 from tune.errors import LedgerError, LedgerHeld
 from tune.rungs import Decision
@@ -40,6 +42,9 @@ SCHEMA = 1
 
 BUSY_SECONDS = 30
 """How long a write waits for another study that writes into the same file."""
+
+LOOK_SECONDS = 1.0
+"""How long a driver waits for the lock: whoever asks who holds it, holds it too for a moment."""
 
 T = TypeVar("T")
 
@@ -104,7 +109,7 @@ class Ledger:
     @property
     def identity(self) -> dict[str, Any] | None:
         """What the study's suggestions belong to, as `set_identity` wrote it."""
-        identity: dict[str, Any] | None = self._search.user_attrs.get("identity")
+        identity: dict[str, Any] | None = self._read(lambda: self._search.user_attrs.get("identity"))
         return identity
 
     def set_identity(self, identity: dict[str, Any]) -> None:
@@ -143,7 +148,14 @@ class Ledger:
             attempts: list[Attempt] = []
             while (record := attributes.get(f"attempt/{len(attempts)}")) is not None:
                 attempts.append(Attempt(**record))
-            found.append(Work.restore(trial.number, attributes["work"], attempts))
+            try:
+                found.append(Work.restore(trial.number, attributes["work"], attempts))
+            except ValidationError as error:
+                raise LedgerError(
+                    f"the ledger's {attributes['work']['label']!r} has settings that this version does not know "
+                    f"({error.errors()[0]['msg']}: {'.'.join(map(str, error.errors()[0]['loc']))}); "
+                    f"use the version that made it, or give the study another `name:`: artifacts are found again"
+                ) from error
         return found
 
     def add_suggestion(
@@ -186,7 +198,8 @@ class Ledger:
         """
         outcome = {"state": suggestion.state, "reason": suggestion.reason, "value": suggestion.value}
         self._set(self._search, suggestion.number, "outcome", outcome)
-        trial = optuna.Trial(self._search, self._trial_id(self._search, suggestion.number))
+        trial_id = self._trial_id(self._search, suggestion.number)
+        trial = self._read(lambda: optuna.Trial(self._search, trial_id))
         infeasible = suggestion.state in (WorkState.COLLAPSED, WorkState.DIVERGED)
         if not self._frozen(self._search, suggestion.number).constraints:
             self._write(lambda: trial.set_constraint("feasible", 1.0 if infeasible else 0.0))
@@ -228,7 +241,8 @@ class Ledger:
         for suggestion, trial in zip(self.suggestions(), self.history(), strict=True):
             if suggestion.state.is_final and not trial.state.is_finished():
                 self.finish_suggestion(suggestion)
-        unfinished = {trial.number for trial in self._work.get_trials(deepcopy=False) if not trial.state.is_finished()}
+        trials = self._read(lambda: self._work.get_trials(deepcopy=False))
+        unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
         for work in self.works():
             if work.outcome is not None and work.number in unfinished:
                 self.finish_work(work)
@@ -245,14 +259,13 @@ class Ledger:
         return self._read(lambda: self._storage.get_trial(self._trial_id(study, number)))
 
     def _trial_id(self, study: optuna.Study, number: int) -> int:
-        study_id = self._storage.get_study_id_from_name(study.study_name)
-        return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        with _storage_errors():
+            study_id = self._storage.get_study_id_from_name(study.study_name)
+            return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
     def _read(self, action: Callable[[], T]) -> T:
-        try:
+        with _storage_errors():
             return action()
-        except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-            raise _ledger_error(error) from error
 
     def _write(self, action: Callable[[], object]) -> None:
         """The one door of every write."""
@@ -265,12 +278,16 @@ class Ledger:
         self._read(action)
 
 
-def _ledger_error(error: Exception) -> LedgerError:
-    text = str(error.__cause__ or error).splitlines()[0]
-    return LedgerError(
-        f"the ledger cannot be read or written: {text}. Check the disk and the file; what was written before stands, "
-        f"and the same command goes on"
-    )
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+        text = str(error.__cause__ or error).splitlines()[0]
+        raise LedgerError(
+            f"the ledger cannot be read or written: {text}. Check the disk and the file; what was written before "
+            f"stands, and the same command goes on"
+        ) from error
 
 
 @contextmanager
@@ -296,15 +313,7 @@ def open_ledger(place: str, name: str, objective: str) -> Iterator[Ledger]:
             f"{path}: cannot be written ({error.strerror}); choose another place: storage.ledger=PATH, or HIDFD_LEDGER"
         ) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LedgerHeld(_who_holds(lock_path, name)) from error
-        except OSError as error:
-            raise LedgerError(
-                f"{lock_path}: this file system cannot lock ({error.strerror}); put the ledger on a local disk: "
-                f"storage.ledger=PATH, or HIDFD_LEDGER"
-            ) from error
+        _lock(lock, lock_path, name)
         lock.seek(0)
         lock.truncate()
         since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -312,8 +321,9 @@ def open_ledger(place: str, name: str, objective: str) -> Iterator[Ledger]:
         lock.flush()
         storage = _open_sqlite(path)
         try:
-            ledger = Ledger(storage, name, objective)
-            ledger.take()
+            with _storage_errors():
+                ledger = Ledger(storage, name, objective)
+                ledger.take()
             yield ledger
         finally:
             _close(storage)
@@ -329,10 +339,11 @@ def copy_ledger(place: str, name: str, objective: str) -> Ledger:
     if path.exists():
         storage = _open_sqlite(path)
         try:
-            names = {study.study_name for study in storage.get_all_studies()}
-            for part in (name, f"{name}/work"):
-                if part in names:
-                    optuna.copy_study(from_study_name=part, from_storage=storage, to_storage=copy)
+            with _storage_errors():
+                names = {study.study_name for study in storage.get_all_studies()}
+                for part in (name, f"{name}/work"):
+                    if part in names:
+                        optuna.copy_study(from_study_name=part, from_storage=storage, to_storage=copy)
         finally:
             _close(storage)
     ledger = Ledger(copy, name, objective)
@@ -395,10 +406,24 @@ def _lock_path(path: Path, name: str) -> Path:
     return path.with_name(f"{path.name}.{name}.lock")
 
 
-def _who_holds(lock: Path, name: str) -> str:
-    return (
-        f"study {name!r} is run by {_holder(lock)}; look at it with `python -m tune status FILE`, or wait until it ends"
-    )
+def _lock(lock: IO[str], path: Path, name: str) -> None:
+    until = time.monotonic() + LOOK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= until:
+                raise LedgerHeld(
+                    f"study {name!r} is run by {_holder(path)}; look at it with `python -m tune status` and the same "
+                    f"study file, or wait until it ends"
+                ) from error
+        except OSError as error:
+            raise LedgerError(
+                f"{path}: this file system cannot lock ({error.strerror}); put the ledger on a local disk: "
+                f"storage.ledger=PATH, or HIDFD_LEDGER"
+            ) from error
+        time.sleep(LOOK_SECONDS / 20)
 
 
 def _holder(lock: Path) -> str:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import multiprocessing
 import sqlite3
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,6 +100,65 @@ def test_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
     place.write_bytes(b"this is no database, whatever its name says" * 100)
     with pytest.raises(LedgerError, match="not a ledger that can be opened"), open_ledger(str(place), "s", "agreement"):
         pass
+
+
+@pytest.fixture
+def ended(tmp_path: Path) -> str:
+    """Place of the ledger of a study of variants, which has ended."""
+    place, world = str(tmp_path / "ledger.db"), World()
+    with open_ledger(place, "s", "agreement") as ledger:
+        run_local(
+            Planner(StudyState(definition({"variants": {"a": {}}}, search={}), ledger), lambda: 0.0), world.execute
+        )
+    return place
+
+
+def drive(place: str) -> None:
+    with open_ledger(place, "s", "agreement") as ledger:
+        StudyState(definition({"variants": {"a": {}}}, search={}), ledger)
+
+
+def look_on(place: str) -> None:
+    StudyState(definition({"variants": {"a": {}}}, search={}), copy_ledger(place, "s", "agreement"))
+
+
+@pytest.mark.parametrize("use", [drive, look_on])
+@pytest.mark.parametrize("table", ["studies", "trials", "trial_user_attributes"])
+def test_file_that_is_damaged_inside_is_one_clear_error(use: Callable[[str], None], table: str, ended: str) -> None:
+    with contextlib.closing(sqlite3.connect(ended)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    content = bytearray(Path(ended).read_bytes())
+    content[4096 * (page - 1) : 4096 * page] = b"\xff" * 4096
+    Path(ended).write_bytes(content)
+    with pytest.raises(LedgerError, match="the ledger cannot be read or written: .*malformed"):
+        use(ended)
+
+
+def test_file_that_another_program_holds_is_one_clear_error(ended: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tune.ledger.BUSY_SECONDS", 0.1)
+    other = sqlite3.connect(ended, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LedgerError, match="database is locked"):
+        drive(ended)
+    other.close()
+
+
+@pytest.mark.parametrize("use", [drive, look_on])
+def test_record_of_other_settings_is_one_clear_error(use: Callable[[str], None], ended: str) -> None:
+    with contextlib.closing(sqlite3.connect(ended)) as connection, connection:
+        connection.execute(
+            "UPDATE trial_user_attributes SET value_json = json_set(value_json, '$.config.distillation.old_field', 1) "
+            "WHERE key = 'work'"
+        )
+    with pytest.raises(LedgerError, match=r"'collection-0' has settings .*distillation\.old_field.*another `name:`"):
+        use(ended)
+
+
+def test_looking_who_drives_a_study_does_not_refuse_its_driver(ended: str) -> None:
+    with Path(f"{ended}.s.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        threading.Timer(0.2, fcntl.flock, (lock, fcntl.LOCK_UN)).start()
+        drive(ended)
 
 
 def test_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
