@@ -10,8 +10,9 @@ from typing import Any
 from hidfd.config import TrialConfig
 from tune.comparison import best_of, rank_agreement, summarise, verdict_of
 from tune.definition import Definition
+from tune.ledger import Suggestion
 from tune.planner import Live
-from tune.snapshot import AttemptSnapshot, RungSnapshot, StudySnapshot, TrialSnapshot, WorkSnapshot
+from tune.snapshot import AttemptSnapshot, RungSnapshot, StudySnapshot, TrialSnapshot, WorkSnapshot, WorkState
 from tune.state import StudyState
 from tune.work import Work
 
@@ -43,7 +44,7 @@ def snapshot_of(state: StudyState, live: Mapping[str, Live] | None = None, notes
                 params=suggestion.params,
                 group=suggestion.group,
                 key=suggestion.work[-1] if suggestion.work else None,
-                state=state.of(suggestion.work[-1]) if suggestion.work else suggestion.state,
+                state=_state_of(suggestion, state),
                 reason=suggestion.reason,
                 value=suggestion.value,
             )
@@ -65,6 +66,13 @@ def snapshot_of(state: StudyState, live: Mapping[str, Live] | None = None, notes
         cpu_seconds=sum(attempt.cpu_seconds or 0.0 for work in state.works.values() for attempt in work.attempts),
         notes=tuple(notes),
     )
+
+
+def _state_of(suggestion: Suggestion, state: StudyState) -> WorkState:
+    """Its own once it has ended: where it failed, its student may have been tried again for a later one."""
+    if suggestion.state.is_final or not suggestion.work:
+        return suggestion.state
+    return state.of(suggestion.work[-1])
 
 
 def _work(work: Work, state: StudyState, live: Live | None) -> WorkSnapshot:

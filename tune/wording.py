@@ -69,7 +69,8 @@ def trials_table(snapshot: StudySnapshot) -> Table | None:
         cells += [short_value(trial.params.get(path)) for path in names]
         cells.append(percent(trial.value, work.value_error if work else None))
         if labelled and snapshot.objective != "validation_accuracy":
-            cells.append(percent(work.metrics.get("validation_accuracy") if work else None))
+            is_complete = work is not None and trial.state is WorkState.COMPLETE
+            cells.append(percent(work.metrics.get("validation_accuracy") if work and is_complete else None))
         cells.append(_remark(trial, work))
         table.add_row(*cells)
     return table
