@@ -234,13 +234,13 @@ class Planner:
         suggestions = self.state.suggestions
         suggestion = suggestions[work.trial]
         if report.images not in suggestion.rungs:
-            others = [
-                other.rungs[report.images].value
+            shown = {  # by student: equal suggestions share one, and it counts once
+                other.work[-1]: other.rungs[report.images].value
                 for other in suggestions
-                if other is not suggestion and report.images in other.rungs
-            ]
+                if report.images in other.rungs and other.work[-1] != work.key
+            }
             factor = self.state.definition.study.pruner.reduction_factor
-            suggestion.rungs[report.images] = decide(report.metrics["agreement"], others, factor)
+            suggestion.rungs[report.images] = decide(report.metrics["agreement"], shown.values(), factor)
             self.state.ledger.set_rungs(suggestion)
         dropped = self.state.pruned_outcome(work)
         if dropped is not None:

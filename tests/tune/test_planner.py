@@ -16,6 +16,7 @@ from tune.planner import LOST_IN_ALL, Planner
 from tune.rungs import Decision
 from tune.snapshot import WorkState
 from tune.state import StudyState
+from tune.view import snapshot_of
 from tune.work import Diverged, Failed, Finished, Lost, Report, Work
 
 
@@ -432,6 +433,34 @@ def test_what_failed_in_an_earlier_run_is_tried_again_once_in_the_next() -> None
     later = StudyState(study, ledger)
     later.retry_failed()
     assert later.is_over(), "what stands is not tried again"
+
+
+def test_trial_that_failed_is_shown_as_failed_when_its_student_was_tried_again() -> None:
+    world, study = (
+        World(failing=lambda work: Failed("out of memory") if work.label == "trial-1" else None),
+        definition(),
+    )
+    run(study, world)
+    world.failing = lambda work: None
+    ledger = Ledger(world.storage, study.name, study.study.objective)
+    ledger.take()
+    state = StudyState(study, ledger)
+    state.retry_failed()
+    assert snapshot_of(state).trials[1].state is WorkState.FAILED
+    run_local(Planner(state, lambda: 0.0), world.execute)
+    trials = snapshot_of(state).trials
+    again = next(trial for trial in trials[2:] if trial.params == trials[1].params)
+    assert (trials[1].state, trials[1].value) == (WorkState.FAILED, None)
+    assert again.state in (WorkState.COMPLETE, WorkState.PRUNED)
+
+
+def test_equal_suggestions_count_once_at_a_rung() -> None:
+    search = {"distillation.inflation": {"type": "categorical", "choices": [4.0, 5.0, 9.0]}}
+    planner = run(definition({"sampler": "random", "num_students": 6, "seed": 4}, search), World())
+    assert [s.params["distillation.inflation"] for s in planner.state.suggestions] == [9.0, 9.0, 9.0, 4.0, 5.0, 5.0]
+    for suggestion in planner.state.suggestions:
+        for decision in suggestion.rungs.values():
+            assert len(decision.against) == len(set(decision.against)) <= 2
 
 
 def test_student_that_diverged_is_not_taken_for_a_pruned_one() -> None:
