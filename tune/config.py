@@ -95,7 +95,8 @@ class StudyConfig(Section):
     """Fresh seeds of generation, synthesis and distillation: for the best trial and its controls, and for variants."""
 
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Name -> overrides (dotted path into `trial:` -> value). Each runs in full on each of `seeds`."""
+    """Name -> overrides (dotted path into `trial:` -> value). Each runs in full on each of `seeds`, over the study's
+    own material: other images or another checkpoint are another study file."""
 
     @field_validator("seeds")
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any
 
 from hidfd.config import TrialConfig
 from hidfd.errors import ConfigError
+from hidfd.materials import materials
 from hidfd.stages import VERSIONS, result_settings
 from tune.config import SearchConfig, StudyConfig
 from tune.rungs import rung_images
@@ -17,6 +18,9 @@ from tune.space import Space, build_space, changed
 
 FRESH = ("seeds.generation", "seeds.synthesis", "seeds.distillation")
 """What a fresh seed replaces; teacher and collection stay."""
+
+ROWS_OF_A_SEARCH = ("hybrid", "best", "real-only", "synthetic-only", "plain-kd")
+"""Names of the best trial and of its controls in the table of comparisons."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +129,21 @@ def define(
         problems.append(
             f"study.seeds: {min(stale)} is a seed of the search itself (trial.seeds); fresh seeds must be others"
         )
+    own = materials(base)
     for variant, values in study.variants.items():
+        if search and variant in ROWS_OF_A_SEARCH:
+            problems.append(f"study.variants.{variant}: a search has a row of that name; give the variant another one")
         try:
-            changed(base, values)
+            found = materials(changed(base, values))
         except ConfigError as error:
             problems.append(f"study.variants.{variant}: {error}")
+            continue
+        problems += [
+            f"study.variants.{variant}: trial.{where}: a study imports its material once, for all its variants; "
+            f"for other material write a second study file"
+            for where, material in found.items()
+            if material != own.get(where)
+        ]
     if problems:
         raise ConfigError("\n".join(problems))
     return Definition(name, study, search, base, space, folder, **shown)

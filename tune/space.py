@@ -30,8 +30,8 @@ from tune.work import pieces_of, upstream_key
 FIXED = {
     "preset": "overlays are applied before the search",
     "precision": "students of two precisions are not one comparison; use `study.variants`",
-    "data": "each choice would be judged on other images; use `study.variants`",
-    "teacher": "agreement with different teachers cannot be compared; use `study.variants`",
+    "data": "each choice would be judged on other images; write a second study file",
+    "teacher": "agreement with different teachers cannot be compared; write a second study file",
     "collection.holdout_images": "the hold-out is what students are judged on, one set for all trials of a study",
     "seeds": "the trials of a search share their seeds, so that equal settings share their generator",
 }

@@ -131,6 +131,45 @@ def test_variants_are_checked_before_anything_runs() -> None:
         definition({"variants": {"small": {"generation.widht": 8}}})
 
 
+OTHER = "d" * 64
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"data.candidates.path": "elsewhere"}, "data.candidates"),
+        ({"data.candidates": {"path": "elsewhere"}}, "data.candidates"),
+        ({"data.validation.sha256": OTHER}, "data.validation"),
+        ({"data.test": {"sha256": OTHER}}, "data.test"),
+        ({"data.synthetic": {"path": "diffusion", "sha256": OTHER}}, "data.synthetic"),
+        ({"teacher.checkpoint.path": "other.safetensors"}, "teacher.checkpoint"),
+        (
+            {"teacher": {"architecture": "resnet14", "train": {"images": {"path": "elsewhere"}}}},
+            "teacher.train.images",
+        ),
+    ],
+)
+def test_variant_with_material_of_its_own_is_refused(values: dict[str, Any], where: str) -> None:
+    with pytest.raises(ConfigError, match=rf"study\.variants\.odd: trial\.{where}: .*a second study file"):
+        definition({"variants": {"odd": values}}, search={})
+
+
+def test_variant_may_leave_material_out() -> None:
+    variants = {
+        "real-only": {"data.synthetic": None, "synthesis.num_images": 0},
+        "unlabelled": {"data.validation": None},
+    }
+    assert definition({"variants": variants}, search={}).study.variants == variants
+
+
+@pytest.mark.parametrize("name", ["hybrid", "best", "real-only", "synthetic-only", "plain-kd"])
+def test_variant_beside_a_search_needs_a_name_of_its_own(name: str) -> None:
+    variants = {"variants": {name: {"distillation.inflation": 2.0}}}
+    with pytest.raises(ConfigError, match=f"study.variants.{name}: a search has a row of that name"):
+        definition(variants)
+    definition(variants, search={})
+
+
 def test_objective_needs_its_labels(tmp_path: Any) -> None:
     config = trial()
     without = config.model_copy(update={"data": config.data.model_copy(update={"validation": None})})
