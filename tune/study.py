@@ -185,8 +185,10 @@ def run_study(
         is_new = not planner.is_over()
         with Projection(tracker) as projection:
             if is_new:
+                watch = _Watch(study, planner, projection, observer, show)
+                watch.refer()
                 _import_materials(study, threads, observer)
-                _run(study, planner, place, engine, _Watch(study, planner, projection, observer, show))
+                _run(study, planner, place, engine, watch)
             snapshot = snapshot_of(planner.state, planner.live, planner.notes)
             show(snapshot)
             if planner.broken is not None:
@@ -273,13 +275,13 @@ class _Watch:
         if now - self._shown < SHOW_EVERY_SECONDS:
             return
         self._shown = now
-        self._refer()
+        self.refer()
         snapshot = snapshot_of(self._planner.state, self._planner.live, self._planner.notes)
         self._show(snapshot)
         self._projection.offer(snapshot)
 
-    def _refer(self) -> None:
-        """Before it is built, so that `store remove` beside a running study leaves it what it needs."""
+    def refer(self) -> None:
+        """All that the study needs, before it is built, so that `store remove` beside a running study leaves it."""
         works = self._planner.state.works
         if len(works) != self._num_referenced:
             self._num_referenced = len(works)
@@ -292,7 +294,6 @@ def _import_materials(study: Study, threads: int, observer: Observer) -> None:
     """Once, before pieces of work that run side by side would each do it."""
     base, store = study.definition.base, study.store
     stages = plan(base).values()
-    store.write_references(study.definition.name, {stage.digest for stage in stages})
     imports = [s for s in stages if s.name == "import" or (s.name == "teacher" and base.teacher.train is None)]
     if all(store.find(stage.name, stage.digest) for stage in imports):
         return

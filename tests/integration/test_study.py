@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import pytest
 
+from hidfd.store import Store
 from tests.integration.conftest import Workplace, tiny_study
 
 LOCAL = ("run", "study.yaml", "--engine", "local")
@@ -156,9 +157,13 @@ def test_study_is_told_before_while_and_after_it_runs(study: Workplace) -> None:
     assert (study.folder / ".hidfd" / "results" / "tiny" / "trial-0" / "report.html").is_file()
 
 
-def test_more_seeds_add_to_what_is_there(study: Workplace) -> None:
+def test_more_seeds_add_to_what_is_there(study: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     assert study.run("tune", *LOCAL).returncode == 0
     before = results(study)["works"]
+    referred = Store.open(study.folder / ".hidfd" / "store").references()["tiny"]
+    written: list[set[str]] = []
+    write = Store.write_references
+    monkeypatch.setattr(Store, "write_references", lambda *given: (written.append(set(given[2])), write(*given)))
     more = study.run("tune", *LOCAL, "--seeds", "2")
     assert more.returncode == 0, more.stderr
     assert "(n = 2)" in more.stdout
@@ -166,6 +171,8 @@ def test_more_seeds_add_to_what_is_there(study: Workplace) -> None:
     works = {work["label"]: work for work in snapshot["works"]}
     assert before.keys() < works.keys()
     assert all(len(work["attempts"]) == 1 for work in works.values()), "nothing was run twice"
+    assert all(digests >= referred for digests in written), "`store remove` beside it takes nothing away"
+    assert written
 
 
 @pytest.mark.parametrize(
