@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -145,34 +146,41 @@ def verdict_of(rows: Sequence[RowSnapshot], objective: str) -> str | None:
 def rank_agreement(works: Iterable[Work]) -> tuple[float | None, int]:
     """Kendall's tau between agreement and validation accuracy over complete students, and over how many.
 
-    Controls are left out: other losses and other images set them far apart from the rest, and any measure ranks those.
-    None without labels, or with fewer than three students, or where either does not vary.
+    Only students of one kind are paired: other images or another head set students far apart, any measure ranks those,
+    and they would flatter this one. Students that have nobody of their kind beside them do not count. None without
+    labels, or with fewer than three students, or where either does not vary.
     """
-    pairs = [
-        (outcome.metrics["agreement"], outcome.metrics["validation_accuracy"])
-        for work in works
-        if (outcome := work.outcome) is not None
-        and work.piece.kind == "student"
-        and work.role != "control"
-        and outcome.state is WorkState.COMPLETE
-        and {"agreement", "validation_accuracy"} <= outcome.metrics.keys()
-    ]
-    if len(pairs) < 3:
-        return None, len(pairs)
-    return kendall_tau(pairs), len(pairs)
+    kinds: dict[Any, list[tuple[float, float]]] = {}
+    for work in works:
+        metrics = work.outcome.metrics if work.outcome and work.outcome.state is WorkState.COMPLETE else {}
+        if work.piece.kind == "student" and {"agreement", "validation_accuracy"} <= metrics.keys():
+            pair = metrics["agreement"], metrics["validation_accuracy"]
+            kinds.setdefault(_kind_of(work.piece.config), []).append(pair)
+    groups = [pairs for pairs in kinds.values() if len(pairs) > 1]
+    count = sum(map(len, groups))
+    return (kendall_tau(groups) if count >= 3 else None), count
 
 
-def kendall_tau(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Kendall's tau-b, -1..1; None where one side does not vary.
+def _kind_of(config: TrialConfig) -> tuple[Any, ...]:
+    """What sets students far apart: where their images come from, how many were collected, and whose head they have."""
+    return (
+        config.uses_real_images,
+        config.uses_synthetic_images,
+        config.collection.num_images,
+        config.distillation.head,
+    )
+
+
+def kendall_tau(groups: Iterable[Sequence[tuple[float, float]]]) -> float | None:
+    """Kendall's tau-b over the pairs within groups, -1..1; None where one side does not vary.
 
     **Source**: Kendall 1945. A dozen lines, where importing scipy.stats would cost a second of every command.
     """
     agree = ties_first = ties_second = total = 0
-    for i, (a, b) in enumerate(pairs):
-        for c, d in pairs[:i]:
-            total += 1
-            ties_first += a == c
-            ties_second += b == d
-            agree += (a > c) - (a < c) if b > d else (a < c) - (a > c) if b < d else 0
+    for (a, b), (c, d) in itertools.chain.from_iterable(itertools.combinations(group, 2) for group in groups):
+        total += 1
+        ties_first += a == c
+        ties_second += b == d
+        agree += (a > c) - (a < c) if b > d else (a < c) - (a > c) if b < d else 0
     scale = math.sqrt((total - ties_first) * (total - ties_second))
     return agree / scale if scale else None

@@ -183,8 +183,9 @@ def rank_words(snapshot: StudySnapshot) -> str | None:
         return None
     share = f"{100 * (1 + tau) / 2:.0f} %"
     words = (
-        f"Kendall’s τ = {tau:.2f} over {count} students: of two students, the one that agrees more with the teacher "
-        f"also is the more accurate one in {share} of the pairs."
+        f"Kendall’s τ = {tau:.2f} over {count} students: of two students of one kind (the same sources of images, size "
+        f"of the collection and head), the one that agrees more with the teacher also is the more accurate one in "
+        f"{share} of the pairs."
     )
     if tau < TRUSTED_TAU:
         words += f" Below {TRUSTED_TAU}, agreement has not ranked them as their labels do: do not trust its choice."

@@ -49,8 +49,10 @@ class AttemptSnapshot:
         node: host that ran it.
         resources: what it held: cpus, gpus, workers.
         started, last_seen, ended: times; `ended` is None while it runs.
-        images_from, images_to: progress of its last stage when it started and when it was last seen.
-        end: how it ended: finished, stopped, diverged, lost, failed; None while it runs.
+        images_from, images_to: progress of its last stage that was known when it started, and when it was last seen;
+            the checkpoint that it goes on from may be earlier.
+        end: how it ended: finished, stopped, diverged, lost, failed, or interrupted (with its driver); None while it
+            runs.
         cpu_seconds: processor time of its process, where known.
     """
 
@@ -196,7 +198,8 @@ class StudySnapshot:
         works: every piece of work, in order of creation.
         rows: comparisons: best and controls on fresh seeds, or variants.
         best: number of the best complete search trial so far. Not a champion: it was chosen on this very number.
-        rank_agreement: Kendall's tau between agreement and validation accuracy over complete students, if labels exist.
+        rank_agreement: Kendall's tau between agreement and validation accuracy over pairs of complete students of one
+            kind (sources of images, size of the collection, head), if labels exist.
         rank_agreement_count: over how many students.
         verdict: the result in words, once there is one.
         finished: nothing is left to do.
