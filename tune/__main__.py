@@ -45,6 +45,7 @@ exit codes:
     7  the ledger cannot be opened, read or written
     8  another driver runs this study now
     9  the study ended without a single finished student
+   10  Ray does not start, or the cluster of RAY_ADDRESS does not answer
   130  stopped by Ctrl-C or SIGTERM; the same command goes on
 """
 

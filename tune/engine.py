@@ -8,6 +8,7 @@ drained, and it is raised afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -16,7 +17,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import ray
@@ -26,6 +27,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import SearchAlgorithm
 
+import hidfd.errors
+from tune.errors import EngineError
 from tune.planner import Planner
 from tune.work import Diverged, Done, End, Failed, Finished, Lost, Report, Stopped, Work
 from tune.worker import Place, perform
@@ -35,6 +38,9 @@ ASK_EVERY_SECONDS = 1.0
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Ray's smallest is 75 MiB. Images and checkpoints go through the store, not through Ray."""
+
+ANSWER_SECONDS = 5.0
+"""How long the cluster of RAY_ADDRESS may take to answer at all."""
 
 WORD = "word"
 """Key of what a trial says in Tune's results."""
@@ -52,7 +58,7 @@ def run_ray(
     gpus: float,
     environment: dict[str, str],
     on_change: Callable[[], None],
-) -> str:
+) -> None:
     """Run a study as Ray Tune trials, on the cluster of RAY_ADDRESS or on one of its own on this machine.
 
     Args:
@@ -63,26 +69,25 @@ def run_ray(
         environment: what `tune.environment.before_ray` has set, before this module was imported.
         on_change: called whenever there may be something new to show, ten times a second.
 
-    Returns:
-        Why it ended.
-
     Raises:
+        EngineError: Ray does not start, or does not answer.
         Exception: what a planner's method raised (the ledger went away, say), after what ran has been told to stop.
     """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": environment})
-    else:
-        ray.init(
-            num_cpus=concurrency * place.threads,
-            num_gpus=math.ceil(concurrency * gpus),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-        )
-    for number, handler in handlers.items():
-        signal.signal(number, handler)  # Ray puts its own in place, which ends the process at once
+    address = os.environ.get("RAY_ADDRESS")
+    if address is not None:
+        _check_answers(address)
+    with _starting(address):
+        if address is not None:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": environment})
+        else:
+            ray.init(
+                num_cpus=concurrency * place.threads,
+                num_gpus=math.ceil(concurrency * gpus),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+            )
     try:
         mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
         bundle = {"CPU": float(place.threads)} | ({"GPU": gpus} if gpus else {})
@@ -97,7 +102,38 @@ def run_ray(
         ray.shutdown()
     if adapter.error is not None:
         raise adapter.error
-    return adapter.why
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself tries for minutes before it says that nobody listens."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "://" in address:
+        return  # `auto`, `local`, `ray://...`: Ray knows what they stand for
+    try:
+        socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+    except OSError as error:
+        raise _no_ray(address, str(error)) from error
+
+
+@contextlib.contextmanager
+def _starting(address: str | None) -> Iterator[None]:
+    """Around `ray.init`, which puts signal handlers of its own in place, and they end the process without a word."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except SystemExit as error:
+        raise hidfd.errors.Stopped("stopped by a signal while Ray was starting; nothing was under way") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _no_ray(address, str(error)) from error
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _no_ray(address: str | None, reason: str) -> EngineError:
+    what = "Ray does not start here" if address is None else f"RAY_ADDRESS={address}: no Ray cluster answers there"
+    correct = "" if address is None else "correct the variable, unset it to have a Ray of the study's own, or "
+    return EngineError(f"{what} ({reason}); {correct}use --engine local, which needs none")
 
 
 class Mailbox:
@@ -159,7 +195,6 @@ class Adapter:
     """What Ray's three interfaces share: the planner, and which trial is which piece of work.
 
     Attributes:
-        why: why the study ended.
         error: the first exception of a planner's method.
     """
 
@@ -171,7 +206,6 @@ class Adapter:
         resources: PlacementGroupFactory,
         on_change: Callable[[], None],
     ) -> None:
-        self.why = "nothing was left to do"
         self.error: Exception | None = None
         self._planner, self._mailbox, self._slots, self._resources = planner, mailbox, slots, resources
         self._on_change = on_change
@@ -198,7 +232,6 @@ class Adapter:
             return None if self._active else Done("an error")
         step = self._planner.next_work(self._slots - len(self._active))
         if isinstance(step, Done):
-            self.why = step.why
             return step
         if not isinstance(step, Work):
             return None

@@ -4,6 +4,7 @@
       LedgerError      7  the ledger cannot be opened, read or written, or belongs to a newer version
         LedgerHeld     8  another driver runs this study now
       StudyError       9  the study ended without a single result to show
+      EngineError     10  Ray does not start, or the cluster of RAY_ADDRESS does not answer
 
 A study that was stopped (Ctrl-C, SIGTERM) ends with 130, and the same command goes on.
 """
@@ -23,3 +24,7 @@ class LedgerHeld(LedgerError):
 
 class StudyError(HidfdError):
     exit_code = 9
+
+
+class EngineError(HidfdError):
+    exit_code = 10

@@ -42,16 +42,13 @@ class PlannerChannel:
         return self._planner.verdict(self._key)
 
 
-def run_local(planner: Planner, execute: Execute, on_change: Callable[[], None] = lambda: None) -> str:
+def run_local(planner: Planner, execute: Execute, on_change: Callable[[], None] = lambda: None) -> None:
     """Run a study one piece of work after another.
 
     Args:
         planner: decides.
         execute: runs a piece of work here.
         on_change: called whenever there may be something new to show.
-
-    Returns:
-        Why it ended.
     """
     while True:
         step = planner.next_work(1)
@@ -61,7 +58,7 @@ def run_local(planner: Planner, execute: Execute, on_change: Callable[[], None] 
                 on_change()
                 planner.on_end(step, execute(step, PlannerChannel(planner, step.key, on_change)))
                 on_change()
-            case Done(why):
-                return why
+            case Done():
+                return
             case Wait():
                 raise AssertionError("one piece of work at a time: there is nothing to wait for")

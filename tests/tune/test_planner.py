@@ -17,7 +17,7 @@ from tune.rungs import Decision
 from tune.snapshot import WorkState
 from tune.state import StudyState
 from tune.view import snapshot_of
-from tune.work import Diverged, Failed, Finished, Lost, Report, Work
+from tune.work import Diverged, Done, Failed, Finished, Lost, Report, Work
 
 
 def run(study: Definition, world: World, slots: int = 1) -> Planner:
@@ -230,7 +230,8 @@ def test_drained_study_goes_on_where_it_stopped() -> None:
         if len(seen) == 25:
             planner.drain("asked by SIGINT")
 
-    assert run_local(planner, world.execute, drain_late) == "asked by SIGINT"
+    run_local(planner, world.execute, drain_late)
+    assert planner.next_work(1) == Done("asked by SIGINT")
     assert not planner.is_over()
     stopped = [work for work in planner.state.works.values() if work.attempts and work.attempts[-1].end == "stopped"]
     assert len(stopped) == 1

@@ -1,0 +1,174 @@
+"""The adapter between Ray Tune and the planner, without a cluster; `tests/integration/test_study.py` runs real ones."""
+
+import json
+import signal
+import socket
+from typing import Any
+
+import pytest
+import ray
+from ray.tune import PlacementGroupFactory
+
+from hidfd.errors import Stopped
+from tests.tune.world import World, definition
+from tune import engine
+from tune.engine import WORD, Adapter
+from tune.errors import EngineError, LedgerError
+from tune.planner import Planner
+from tune.snapshot import WorkState
+from tune.work import Done, Finished, Report, Work
+from tune.worker import Place
+
+
+class Trial:
+    """As much of Tune's as the adapter needs."""
+
+    made = 0
+
+    def __init__(self, name: str, *, config: dict[str, Any], **more: Any) -> None:
+        Trial.made += 1
+        self.trial_id, self.config = f"{name}_{Trial.made}", config
+
+
+class Mailbox:
+    """Keeps what is posted."""
+
+    def __init__(self) -> None:
+        self.posted: list[tuple[str, str]] = []
+        self.post = self
+
+    def remote(self, trial_id: str, reason: str) -> None:
+        self.posted.append((trial_id, reason))
+
+
+@pytest.fixture
+def planner() -> Planner:
+    return World().planner(definition())
+
+
+@pytest.fixture
+def mailbox() -> Mailbox:
+    return Mailbox()
+
+
+@pytest.fixture
+def adapter(planner: Planner, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> Adapter:
+    monkeypatch.setattr(engine, "Trial", Trial)
+    return Adapter(planner, mailbox, 2, PlacementGroupFactory([{"CPU": 1.0}]), lambda: None)
+
+
+def start(adapter: Adapter) -> tuple[str, str]:
+    """Trial and label of the next piece of work."""
+    trial = adapter.next_trial({"run": "study", "storage": None})
+    assert isinstance(trial, Trial)
+    return trial.trial_id, json.loads(trial.config["work"])["label"]
+
+
+def says(*words: Any) -> dict[str, Any]:
+    return {WORD: json.dumps(words)}
+
+
+def work_of(planner: Planner, label: str) -> Work:
+    return next(work for work in planner.state.works.values() if work.label == label)
+
+
+def test_a_trial_that_says_how_it_ended_ends_so(adapter: Adapter, planner: Planner) -> None:
+    trial, label = start(adapter)
+    adapter.on_result(trial, says("start", "node-1"))
+    adapter.on_result(trial, says("report", Report("collection", 5, 10).to_json()))
+    adapter.on_result(trial, says("end", "Finished", vars(Finished({}, reused=False, cpu_seconds=2.0))))
+    adapter.on_end(trial, "it ended without a word")
+    work = work_of(planner, label)
+    assert work.outcome is not None
+    assert work.outcome.state is WorkState.COMPLETE
+    (attempt,) = work.attempts
+    assert (attempt.node, attempt.end, attempt.images_to, attempt.cpu_seconds) == ("node-1", "finished", 5, 2.0)
+
+
+def test_a_trial_whose_process_died_is_lost_and_goes_on(adapter: Adapter, planner: Planner) -> None:
+    trial, label = start(adapter)
+    adapter.on_result(trial, says("start", "node-1"))
+    adapter.on_end(trial, "its process died")
+    adapter.on_end(trial, "told twice")
+    work = work_of(planner, label)
+    assert [attempt.end for attempt in work.attempts] == ["lost"]
+    assert planner.state.of(work.key) is WorkState.WAITING
+    again, same = start(adapter)
+    assert (same, again == trial) == (label, False)
+
+
+def test_a_trial_that_ends_without_a_start_is_lost(adapter: Adapter, planner: Planner) -> None:
+    trial, label = start(adapter)
+    adapter.on_end(trial, "it never started")
+    (attempt,) = work_of(planner, label).attempts
+    assert (attempt.node, attempt.end) == ("(never started)", "lost")
+
+
+def test_an_error_is_kept_and_nothing_more_starts(
+    adapter: Adapter, planner: Planner, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, _ = start(adapter)
+    lost = LedgerError("the ledger cannot be written")
+
+    def fail(*_: object) -> None:
+        raise lost
+
+    with monkeypatch.context() as patch:
+        patch.setattr(planner, "on_start", fail)
+        assert adapter.safely(lambda: adapter.on_result(trial, says("start", "node-1"))) is None
+    assert adapter.error is lost
+    assert adapter.next_trial({"run": "study", "storage": None}) is None, "what runs is waited for"
+    adapter.on_step()
+    adapter.on_step()
+    assert mailbox.posted == [(trial, str(lost))], "it is told to stop, once"
+    adapter.safely(lambda: adapter.on_end(trial, "it ended without a word"))
+    assert adapter.error is lost, "the first one is what is raised"
+    assert isinstance(adapter.next_trial({"run": "study", "storage": None}), Done)
+
+
+def test_results_of_strangers_are_nobodys(adapter: Adapter) -> None:
+    adapter.on_result("stranger", says("start", "node-1"))
+    trial, _ = start(adapter)
+    adapter.on_result(trial, {"training_iteration": 1})
+
+
+def run_ray(planner: Planner) -> None:
+    place = Place("store", "results", "cpu", 1)
+    engine.run_ray(planner, place, concurrency=1, gpus=0.0, environment={}, on_change=lambda: None)
+
+
+def test_cluster_that_does_not_answer_is_one_clear_error(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"  # nobody listens there
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(EngineError, match=rf"RAY_ADDRESS={address}: no Ray cluster answers .*--engine local"):
+            run_ray(planner)
+
+
+@pytest.mark.parametrize("address", ["auto", "local", "ray://head:10001"])
+def test_address_that_only_ray_understands_is_left_to_it(address: str) -> None:
+    engine._check_answers(address)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (SystemExit(15), Stopped),  # what Ray's own handler of SIGTERM does
+        (ConnectionError("no cluster"), EngineError),
+        (RuntimeError("version mismatch"), EngineError),
+    ],
+)
+def test_ray_that_does_not_come_up_is_said(
+    raised: BaseException, expected: type[Exception], planner: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**options: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Ray puts handlers of its own in place
+        raise raised
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(expected):
+        run_ray(planner)
+    assert signal.getsignal(signal.SIGTERM) == before
