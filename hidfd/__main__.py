@@ -16,7 +16,7 @@ from rich.table import Table
 from hidfd import studyfile
 from hidfd.config import TrialConfig
 from hidfd.costs import Costs
-from hidfd.errors import HidfdError, Stopped
+from hidfd.errors import ConfigError, HidfdError, Stopped
 from hidfd.materials import materials
 from hidfd.progress import console_observer, duration, interruptible
 from hidfd.sources import identify
@@ -70,12 +70,13 @@ def run(options: argparse.Namespace) -> None:
         return
     from hidfd.trial import run_trial
 
-    folder = Path(file.storage.results) / file.name / "trial"
     store = Store.open(file.storage.store)
     with console_observer(quiet=options.json) as observer, interruptible(observer):
         config = identify(config, store)
+        # One folder and one entry for each setting: another override does not replace what this one has made.
+        folder = Path(file.storage.results) / file.name / _name_of(config)
         # Before anything is built, so that what a killed run leaves is not taken for garbage.
-        store.write_references(f"{file.name}.trial", [stage.digest for stage in plan(config).values()])
+        _refer(store, file, config)
         result = run_trial(
             config, store, until=options.until, folder=folder, device=options.device, observer=observer, name=file.name
         )
@@ -103,7 +104,7 @@ def import_material(options: argparse.Namespace) -> None:
     store = Store.open(file.storage.store)
     with console_observer(quiet=options.json) as observer, interruptible(observer):
         identified = import_all(config, store, observer)
-        store.write_references(f"{file.name}.trial", [stage.digest for stage in plan(identified).values()])
+        _refer(store, file, identified)
     found = {where: material.sha256 for where, material in materials(identified).items()}
     if options.json:
         print(json.dumps(found))
@@ -164,8 +165,13 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def store_verb(options: argparse.Namespace) -> None:
-    """List the store, or remove what no kept study refers to."""
+    """List the store, remove what no kept study refers to, or forget a study so that it no longer keeps anything."""
     store = Store.open(studyfile.storage_from_environment(options.store).store)
+    if options.action == "forget":
+        _forget(store, options)
+        return
+    if options.names:
+        raise ConfigError(f"store {options.action}: takes no name, found {' '.join(options.names)}")
     rows = store.remove(dry_run=options.dry_run) if options.action == "remove" else store.list()
     if options.json:
         keys = ("kind", "stage", "digest", "bytes", "created", "referenced_by")
@@ -180,9 +186,37 @@ def store_verb(options: argparse.Namespace) -> None:
     print(f"{verb}: {len(rows)} entries, {sum(row.bytes for row in rows) / 1e6:.1f} MB")
 
 
+def _forget(store: Store, options: argparse.Namespace) -> None:
+    known = store.references()
+    unknown = [name for name in options.names if name not in known]
+    if unknown or not options.names:
+        found = f"no such name: {', '.join(unknown)}" if unknown else "which one?"
+        raise ConfigError(
+            f"store forget: {found}; `store list` shows who refers to what: {', '.join(known) or 'nobody'}"
+        )
+    if not options.dry_run:
+        for name in options.names:
+            store.drop_references(name)
+    if options.json:
+        print(json.dumps({"forgotten": options.names}))
+        return
+    print(f"{'would forget' if options.dry_run else 'forgotten'}: {', '.join(options.names)}; nothing is deleted yet")
+    print("next: python -m hidfd store remove --dry-run   (what nobody refers to any more)")
+
+
 def _trial(options: argparse.Namespace) -> tuple[studyfile.StudyFile, TrialConfig]:
     file = studyfile.load(options.file, options.overrides, store=options.store)
     return file, file.trial()
+
+
+def _name_of(config: TrialConfig) -> str:
+    """Of a trial whose materials are identified: known by what it ends in."""
+    return f"trial-{plan(config)['evaluation'].digest[:8]}"
+
+
+def _refer(store: Store, file: studyfile.StudyFile, config: TrialConfig) -> None:
+    """`store remove` shall spare what this trial rests on."""
+    store.write_references(f"{file.name}.{_name_of(config)}", [stage.digest for stage in plan(config).values()])
 
 
 def _all_stages(planned: dict[str, Stage]) -> list[Stage]:
@@ -243,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=verb.__doc__,
             description=verb.__doc__,
-            usage=f"%(prog)s{' FILE' if file else ' {list,remove}'} [options]{' [key=value ...]' if file else ''}",
+            usage="%(prog)s FILE [options] [key=value ...]" if file else "%(prog)s {list,remove,forget} [options]",
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -265,7 +299,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--test", action="store_true", help="open the test labels")
     sub.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     sub = add("store", store_verb, file=False)
-    sub.add_argument("action", choices=("list", "remove"))
+    sub.add_argument("action", choices=("list", "remove", "forget"))
+    sub.add_argument("names", nargs="*", metavar="NAME", help="whom `forget` forgets, as `list` shows them")
     sub.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     return parser
 

@@ -91,9 +91,9 @@ class AdversarialTraining:
         skipped = []
         for position in range(images_seen, last, batch):
             with torch.no_grad():
-                fake, labels, answer = self._generate(position)
+                fake, labels, answer = self._generate(position, ask=self.uses_integration)
             skipped.append(self._update_discriminator(position, fake, labels, answer)[SKIPPED])
-        fake, labels, answer = self._generate(last)
+        fake, labels, answer = self._generate(last, ask=self.uses_integration or self.config.smoothing_is_on)
         metrics = self._update_discriminator(last, fake.detach(), labels, answer)
         metrics |= self._update_generator(images_seen, fake, labels, answer)
         # One step of the loop, however many of its updates were skipped.
@@ -108,18 +108,12 @@ class AdversarialTraining:
         labels = self.present_classes[torch.randint(len(self.present_classes), (batch,), generator=draws)]
         return self.device.put(z), self.device.put(labels)
 
-    def _generate(self, position: int) -> tuple[Tensor, Tensor, TeacherOutput | None]:
-        """x_g, y' and what the teacher says of x_g."""
+    def _generate(self, position: int, *, ask: bool = True) -> tuple[Tensor, Tensor, TeacherOutput | None]:
+        """x_g, y' and, if asked for, what the teacher says of x_g."""
         z, labels = self.latents(position, self.settings.batch_images)
         with self.device.autocast():
             fake: Tensor = self.generator.train()(z, labels)
-            return fake, labels, self._ask(fake)
-
-    def _ask(self, fake_signed: Tensor) -> TeacherOutput | None:
-        if not (self.uses_integration or self.config.smoothing_is_on):
-            return None
-        answer: TeacherOutput = self.teacher(unit_from_signed(fake_signed))
-        return answer
+            return fake, labels, self.teacher(unit_from_signed(fake)) if ask else None
 
     def _real_batch(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
         batch = self.settings.batch_images
@@ -139,7 +133,7 @@ class AdversarialTraining:
         draws = stream(self.seed, "generation", "augment_d", position)
         self.discriminator.train().requires_grad_(True)
         with self.device.autocast():
-            both = diff_augment(torch.cat([real, fake.to(real.dtype)]), settings.diff_augment, draws)
+            both = diff_augment(torch.cat([real, fake]), settings.diff_augment, draws)
             output = self.discriminator(both)
             score_real, score_fake = output.adversarial.chunk(2)
             adc_real, adc_fake = output.adc.chunk(2)

@@ -96,16 +96,17 @@ class _BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
+        # The shortcut sees every `stride`-th pixel; the stride is not the 1x1 convolution's own, because oneDNN's
+        # backward pass of a strided 1x1 in channels_last writes beyond its memory below 8 channels (torch 2.15).
+        self.stride = stride
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or in_width != width:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_width, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(in_width, width, 1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, features: Tensor) -> Tensor:
         residual = F.relu(self.bn1(self.conv1(features)))
         residual = self.bn2(self.conv2(residual))
-        return F.relu(residual + self.downsample(features))
+        return F.relu(residual + self.downsample(features[:, :, :: self.stride, :: self.stride]))
 
 
 class _PreActivationBlock(nn.Module):
@@ -115,12 +116,15 @@ class _PreActivationBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_width, width, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.shortcut = nn.Conv2d(in_width, width, 1, stride=stride, bias=False) if in_width != width else None
+        self.stride = stride  # not the shortcut's own, see `_BasicBlock`
+        self.shortcut = nn.Conv2d(in_width, width, 1, bias=False) if in_width != width else None
 
     def forward(self, features: Tensor) -> Tensor:
         activated = F.relu(self.bn1(features))
         residual = self.conv2(F.relu(self.bn2(self.conv1(activated))))
-        shortcut = features if self.shortcut is None else self.shortcut(activated)
+        shortcut = features
+        if self.shortcut is not None:
+            shortcut = self.shortcut(activated[:, :, :: self.stride, :: self.stride])
         total: Tensor = residual + shortcut
         return total
 

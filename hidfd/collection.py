@@ -9,6 +9,8 @@ cross-entropy to the teacher's own argmax), and the hold-out is this project's.
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,13 +20,16 @@ from torch.nn import functional as F
 
 from hidfd.config import CollectionConfig, TrialConfig
 from hidfd.device import Device
-from hidfd.errors import InputError
+from hidfd.errors import InputError, Stopped
 from hidfd.frozen_teacher import Teacher
 from hidfd.progress import Observer
 from hidfd.sources import open_images, open_pixel_hashes
 from hidfd.stages import Stage
 from hidfd.store import Artifact, Store
 from hidfd.streams import stream
+
+CHUNK_IMAGES = 2_000
+"""Candidates that are in memory at once."""
 
 
 def collect(
@@ -41,7 +46,9 @@ def collect(
 
     Raises:
         InputError: too few distinct candidates for the hold-out and `num_images`.
+        Stopped: the observer asked for it.
     """
+    started = time.monotonic()
     images = open_images(candidates)
     kept, num_duplicates, num_in_test = distinct_candidates(
         images.pixel_hashes, None if test is None else open_pixel_hashes(test)
@@ -52,8 +59,15 @@ def collect(
             f"data.candidates: {len(kept):,} distinct images for collection.num_images {settings.num_images:,} and "
             f"collection.holdout_images {settings.holdout_images:,}; collect more, or lower one of the two"
         )
-    observer.stage_started(stage, None)
-    logits = teacher.ask_all(torch.from_numpy(images.pixels[kept]), device).logits
+    observer.stage_started(stage, len(kept))
+    parts = []
+    for chunk in np.split(kept, range(CHUNK_IMAGES, len(kept), CHUNK_IMAGES)):  # the pool may be larger than memory
+        reason = observer.should_stop()
+        if reason is not None:
+            raise Stopped(f"collection: stopped ({reason}); it starts anew, and what was built before is kept")
+        parts.append(teacher.ask_all(torch.from_numpy(images.pixels[chunk]), device).logits)
+        observer.advanced(stage, sum(map(len, parts)), len(kept), {})
+    logits = torch.cat(parts)
     labels = logits.argmax(dim=1)
     losses = F.cross_entropy(logits, labels, reduction="none")
 
@@ -82,6 +96,7 @@ def collect(
         "num_holdout": len(holdout),
         "num_reference": int(reference.sum()),
         "histogram": torch.bincount(labels[chosen], minlength=config.data.num_classes).tolist(),
+        "seconds": time.monotonic() - started,
     }
     with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
         pq.write_table(table, attempt.path("collection.parquet"))

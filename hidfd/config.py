@@ -347,12 +347,14 @@ class TrialConfig(Section):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         problems = []
-        for where, name in (
-            ("teacher.architecture", self.teacher.architecture),
-            ("distillation.architecture", self.distillation.architecture),
+        for where, name, width in (
+            ("teacher.architecture", self.teacher.architecture, self.teacher.width),
+            ("distillation.architecture", self.distillation.architecture, self.distillation.width),
         ):
             if name not in ARCHITECTURES:
                 problems.append(f"{where}: unknown architecture {name!r}; did you mean {nearest_architecture(name)!r}?")
+            elif width is not None and not ARCHITECTURES[name].has_width_setting:
+                problems.append(f"{where.replace('architecture', 'width')}: {name} has no width setting; leave it out")
         if self.uses_generator and self.data.num_classes < 3 and self.smoothing_is_on:
             problems.append(
                 "generation.smoothing.mode: frequency smoothing needs at least 3 classes, found num_classes: 2 "

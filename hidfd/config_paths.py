@@ -25,6 +25,10 @@ def with_values(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
     """
     tree = config.model_dump(mode="python")
     for path, value in values.items():
+        if path == "preset":
+            raise ConfigError(
+                "trial.preset: its values lie under those of a file when that is read; change them singly"
+            )
         field_at(path)
         *parents, name = path.split(".")
         node = tree

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,32 +20,39 @@ class Costs:
     Attributes:
         rate: over all that was built; `DEFAULT_RATE` where nothing was.
         rates: by stage name.
+        typical: median seconds by stage name, for stages whose work is not counted in operations.
         is_measured: whether anything was built.
     """
 
     rate: float
     rates: dict[str, float]
+    typical: dict[str, float]
     is_measured: bool
 
     @classmethod
     def of(cls, store: Store) -> Costs:
         """What the artifacts of a store say."""
         built: dict[str, list[Artifact]] = {}
+        seconds: dict[str, list[float]] = {}
         for row in store.list():
             artifact = store.find(row.stage, row.digest) if row.kind == "artifact" else None
-            if artifact is not None and artifact.meta.get("operations") and artifact.meta.get("seconds"):
+            if artifact is None or not artifact.meta.get("seconds"):
+                continue
+            seconds.setdefault(row.stage, []).append(artifact.meta["seconds"])
+            if artifact.meta.get("operations"):
                 built.setdefault(row.stage, []).append(artifact)
         everything = [artifact for artifacts in built.values() for artifact in artifacts]
         return cls(
             rate=_rate(everything) if everything else DEFAULT_RATE,
             rates={name: _rate(artifacts) for name, artifacts in built.items()},
+            typical={name: statistics.median(values) for name, values in seconds.items()},
             is_measured=bool(everything),
         )
 
     def seconds(self, stage: Stage) -> float | None:
-        """What building a stage is expected to take; None where its work is not counted in operations."""
+        """What building a stage is expected to take; None where its work is not counted and none was built before."""
         if not stage.operations:
-            return None
+            return self.typical.get(stage.name)
         return stage.operations / self.rates.get(stage.name, self.rate)
 
     def basis(self) -> str:

@@ -50,7 +50,8 @@ class Device:
 
     def images(self, image: Tensor) -> Tensor:
         """Images resident on the device, in channels_last."""
-        return self.put(image).contiguous(memory_format=torch.channels_last)
+        # Not pinned: a whole data set would stay so, and nothing waits for it but the start.
+        return image.to(self.torch_device).contiguous(memory_format=torch.channels_last)
 
 
 def resolve_device(name: str, precision: str) -> Device:

@@ -7,6 +7,7 @@ split, which nothing here can do: `open_test_labels` is the only reader, and it 
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ def evaluate(
     device: Device,
 ) -> Artifact:
     """Measure a student; the artifact's meta holds the numbers (see `hidfd.trial.TrialResult`)."""
+    started = time.monotonic()
     student_says = student_logits(student, teacher, collection.holdout, device)
     teacher_says = teacher.ask_all(collection.holdout, device).logits
     agreement = measure_agreement(student_says, teacher_says)
@@ -53,7 +55,7 @@ def evaluate(
         meta |= labelled_measures("validation", open_images(validation), student, teacher, device)
     with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
         attempt.path("evaluation.json").write_text(json.dumps(meta, indent=1))
-        return attempt.commit(meta, device=device.description)
+        return attempt.commit(meta | {"seconds": time.monotonic() - started}, device=device.description)
 
 
 def labelled_measures(

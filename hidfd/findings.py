@@ -58,16 +58,18 @@ def headline_tiles(trial: TrialFolder) -> list[Tile]:
     """The few numbers to see first, as far as the trial has them."""
     result, tiles = trial.result, []
     if result.get("agreement") is not None:
-        meaning = "of held-out images, mean over the classes, get the teacher's class; no labels used"
+        mean = (
+            "all together (few classes have 10)" if result.get("agreement_is_plain_mean") else "mean over the classes"
+        )
+        meaning = f"of held-out images, {mean}, get the teacher's class; no labels used"
         error = points(result.get("agreement_standard_error"))
         tiles.append(Tile("Agreement", percent(result["agreement"]), meaning, error))
     accuracy, teacher = result.get("validation_accuracy"), result.get("teacher_validation_accuracy")
     if accuracy is not None:
         gap = "" if teacher is None else f"; the teacher's {percent(teacher)} is {100 * (teacher - accuracy):.1f} above"
         tiles.append(Tile("Validation accuracy", percent(accuracy), f"on labelled images that chose nothing{gap}"))
-    trained = trial.metas.get("teacher", {}).get("validation_accuracy")
-    if accuracy is None and trained is not None:
-        tiles.append(Tile("Teacher's accuracy", percent(trained), "on labelled images that chose nothing"))
+    if accuracy is None and teacher is not None:
+        tiles.append(Tile("Teacher's accuracy", percent(teacher), "on labelled images that chose nothing"))
     generator = result.get("generator") or {}
     if generator.get("memorisation") is not None:
         meaning = "of synthetic images lie suspiciously near a collected one; 5 % is expected without copying"
@@ -127,9 +129,11 @@ def asked(trial: TrialFolder) -> list[tuple[str, str]]:
 def all_numbers(trial: TrialFolder) -> list[tuple[str, str, str]]:
     """Name, value and meaning of every number that the trial has."""
     result, generator = trial.result, trial.result.get("generator") or {}
-    trained = trial.metas.get("teacher", {}).get("validation_accuracy")
+    classes = f"mean over {result.get('agreement_classes')} classes"
+    if result.get("agreement_is_plain_mean"):
+        classes = f"share of all held-out images: only {result.get('agreement_classes')} classes have 10 of them"
     rows = (
-        ("agreement", _with_error(result, "agreement"), f"mean over {result.get('agreement_classes')} classes"),
+        ("agreement", _with_error(result, "agreement"), classes),
         (
             "agreement, reference",
             percent(result.get("agreement_reference")),
@@ -139,7 +143,7 @@ def all_numbers(trial: TrialFolder) -> list[tuple[str, str, str]]:
         ("validation accuracy", percent(result.get("validation_accuracy")), "labelled images"),
         (
             "teacher's validation accuracy",
-            percent(result.get("teacher_validation_accuracy") or trained),
+            percent(result.get("teacher_validation_accuracy")),
             "on the same images: the mark to reach",
         ),
         (

@@ -17,6 +17,7 @@ from hidfd.backbones import num_parameters
 from hidfd.collected import Collection
 from hidfd.config import TrialConfig
 from hidfd.device import Device
+from hidfd.disk import store_errors
 from hidfd.frozen_teacher import Teacher
 from hidfd.generator_probe import GeneratorProbe
 from hidfd.loop import Milestone, Schedule, run_loop
@@ -56,7 +57,8 @@ def train_generator(
         training.grids[str(images)] = probe.sample_grid()
         if samples is not None:
             path = samples / f"generation-{images:012d}.png"
-            path.write_bytes(png_of(training.grids[str(images)]))
+            with store_errors("writing a sample grid to", path):
+                path.write_bytes(png_of(training.grids[str(images)]))
             observer.picture(stage, images, path)
         return {}
 

@@ -36,12 +36,12 @@ class ResidualGenerator(nn.Module):
         self.to_image = spectral_norm(nn.Conv2d(width, channels, 3, padding=1))
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        """`b x latent_dim` and `b` int64 to `b x c x s x s` in [-1, 1]."""
+        """`b x latent_dim` and `b` int64 to `b x c x s x s` float32 in [-1, 1]."""
         features = self.linear(z).view(-1, self.width, self.start, self.start)
         features = features.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             features = block(features, labels)
-        return torch.tanh(self.to_image(F.relu(self.norm(features))))
+        return torch.tanh(self.to_image(F.relu(self.norm(features))).float())
 
 
 class _UpBlock(nn.Module):
@@ -81,13 +81,13 @@ class LightGenerator(nn.Module):
         self.to_image = nn.Conv2d(width, channels, 3, padding=1)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        """`b x latent_dim` and `b` int64 to `b x c x s x s` in [-1, 1]."""
+        """`b x latent_dim` and `b` int64 to `b x c x s x s` float32 in [-1, 1]."""
         features = self.linear(z).view(-1, self.first_width, self.start, self.start)
         features = self.expand(features.contiguous(memory_format=torch.channels_last))
         features = F.relu(self.norms[0](features, labels))
         for up, norm in zip(self.ups, self.norms[1:], strict=True):
             features = F.relu(norm(up(features), labels))
-        return torch.tanh(self.to_image(features))
+        return torch.tanh(self.to_image(features).float())
 
 
 def _double(in_width: int, width: int) -> nn.ConvTranspose2d:

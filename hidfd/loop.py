@@ -155,15 +155,12 @@ def run_loop(
     return history
 
 
-def apply_gradients(
-    optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], max_norm: float | None = None
-) -> Tensor:
+def apply_gradients(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor]) -> Tensor:
     """One optimiser step, skipped on the device when a loss or a gradient is not finite.
 
     Args:
         optimizer: a fused torch optimiser, which takes `found_inf`.
         losses: scalars that must be finite too.
-        max_norm: clip the gradient's norm to this.
 
     Returns:
         Scalar on the device: 1 where the step was skipped, else 0.
@@ -172,8 +169,6 @@ def apply_gradients(
     norm = torch.nn.utils.get_total_norm(gradients)
     found = ~torch.isfinite(torch.stack([norm.detach(), *(loss.detach().float() for loss in losses)])).all()
     found_inf = found.float()
-    if max_norm is not None:
-        torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     optimizer.found_inf = found_inf  # type: ignore[attr-defined]  # the hook that GradScaler uses
     optimizer.step()
     return found_inf

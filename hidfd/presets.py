@@ -13,8 +13,8 @@ PRESETS: dict[str, dict[str, Any]] = {
             "width": 24,
             "target_images": 20_000,  # 1,250 steps
             "batch_images": 16,
-            "generator_learning_rate": 5e-4,
-            "discriminator_learning_rate": 5e-4,
+            "generator_learning_rate": 1e-3,
+            "discriminator_learning_rate": 1e-3,
             "adam_beta1": 0.5,
             "ema": {"half_life_images": 20_000, "start_images": 0, "ramp": 0.05},
             "smoothing": {"update_images": 2_500},

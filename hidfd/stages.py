@@ -165,8 +165,7 @@ def plan(config: TrialConfig) -> dict[str, Stage]:
     elif config.uses_generator:
         generation_settings = result_settings(config.generation)
         target_images = generation_settings.pop("target_images")
-        if not config.smoothing_is_on:
-            generation_settings["smoothing"] = None
+        _drop_inactive(config, generation_settings)
         generation = add(
             "generation",
             generation_settings,
@@ -185,15 +184,17 @@ def plan(config: TrialConfig) -> dict[str, Stage]:
         )
 
     student_settings = result_settings(config.distillation)
-    student_inputs = {"teacher": teacher_digest}
-    if config.uses_real_images:
-        student_inputs["collection"] = collection
+    # Whatever the student learns from, the hold-out shows the map to imitate, and measures on the way.
+    student_inputs = {"teacher": teacher_digest, "collection": collection}
     if synthetic is not None:
         student_inputs["synthesis"] = synthetic
     if not (config.uses_real_images and config.uses_synthetic_images):
         student_settings.pop("inflation")  # with one source there is nothing to mix
     if config.distillation.kl_weight == 0:
         student_settings.pop("kl_temperature")
+    if config.distillation.schedule != "steps":
+        student_settings.pop("decay_at")
+        student_settings.pop("decay_factor")
     student_flops = _forward_flops(config.distillation.architecture, config.distillation.width, data.image_size_pixels)
     distillation = add(
         "distillation",
@@ -224,6 +225,19 @@ def needed(stages: dict[str, Stage], until: str) -> Iterator[Stage]:
         if stage.digest in wanted:
             wanted.update(stage.inputs.values())
     yield from (stage for stage in stages.values() if stage.digest in wanted)
+
+
+def _drop_inactive(config: TrialConfig, settings: dict[str, Any]) -> None:
+    """Takes out of the generation's settings what its other settings have switched off."""
+    if not config.smoothing_is_on:
+        settings["smoothing"] = None
+    elif config.generation.smoothing.mode != "effective":
+        settings["smoothing"].pop("beta")
+    weights = config.generation.integration
+    if weights.blend_weight == 0:
+        settings["integration"].pop("pairing")
+    if weights.trans_weight == weights.blend_weight == 0:
+        settings["integration"].pop("hidden_width")
 
 
 def _content(material: Material, where: str) -> str:

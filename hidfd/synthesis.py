@@ -16,7 +16,7 @@ from torch import Tensor
 from hidfd.config import TrialConfig
 from hidfd.decoding import Decoded, pixel_hash
 from hidfd.device import Device
-from hidfd.errors import InputError
+from hidfd.errors import InputError, Stopped
 from hidfd.frozen_teacher import Teacher
 from hidfd.generator import generator_of
 from hidfd.images import uint8_from_unit, unit_from_signed
@@ -44,6 +44,7 @@ def synthesise(
 
     Raises:
         InputError: the agreement filter keeps too few.
+        Stopped: the observer asked for it.
     """
     started = time.monotonic()
     wanted = config.synthesis.num_images
@@ -75,6 +76,12 @@ def synthesise(
         argmax.append(answer)
         num_kept += len(images)
         observer.advanced(stage, min(num_kept, wanted), wanted, {})
+        reason = observer.should_stop()
+        if reason is not None and num_kept < wanted:
+            raise Stopped(
+                f"synthesis: stopped at {num_kept:,} of {wanted:,} images ({reason}); it starts anew, "
+                f"which takes little, and what was built before is kept"
+            )
     images, wished, answer = (torch.cat(parts)[:wanted] for parts in (pixels, labels, argmax))
     array = images.numpy()
     meta: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ def import_teacher(stage: Stage, config: TrialConfig, store: Store) -> Artifact:
         InputError: the file cannot be read, has other content than the stage's digest was taken of, or does not fit
             the architecture; the message lists the keys.
     """
+    started = time.monotonic()
     material = config.teacher.checkpoint
     assert material is not None
     where = "trial.teacher.checkpoint"
@@ -45,6 +47,7 @@ def import_teacher(stage: Stage, config: TrialConfig, store: Store) -> Artifact:
     assert config.teacher.mean is not None
     assert config.teacher.std is not None
     meta = {"mean": list(config.teacher.mean), "std": list(config.teacher.std), "trained_here": False}
+    meta["seconds"] = time.monotonic() - started
     return _commit(stage, store, backbone, meta, device=None)
 
 
@@ -66,12 +69,14 @@ def train_teacher(
         train.target_images, train.batch_images, config.log_every_images, config.checkpoint_every_seconds
     )
     history = run_loop(task, stage, schedule, store.checkpoints(stage.digest), observer)
-    meta: dict[str, Any] = {"mean": task.mean, "std": task.std, "trained_here": True, "seconds": history.seconds}
+    meta: dict[str, Any] = {"mean": task.mean, "std": task.std, "trained_here": True}
+    meta |= {"seconds": history.seconds, "operations": stage.operations}
     if validation is not None:
         held = open_images(validation)
         teacher = device.module(Teacher(task.backbone, task.mean, task.std, config.data.image_size_pixels))
         predicted = teacher.ask_all(torch.from_numpy(held.pixels), device).logits.argmax(dim=1)
         meta["validation_accuracy"] = (predicted == torch.from_numpy(held.required_labels)).float().mean().item()
+        meta["validation_digest"] = validation.digest  # it changes no weight, so it is not in the teacher's own digest
         observer.note(f"teacher: {100 * meta['validation_accuracy']:.2f} % on {len(held.pixels):,} validation images")
     artifact = _commit(stage, store, task.backbone, meta, history.rows, device=device.description)
     store.checkpoints(stage.digest).clear()

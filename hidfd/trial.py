@@ -21,6 +21,7 @@ from hidfd.config import TrialConfig
 from hidfd.device import Device, resolve_device
 from hidfd.disk import store_errors
 from hidfd.distillation import distil, load_student, replay
+from hidfd.errors import Stopped
 from hidfd.evaluation import evaluate, open_test_labels
 from hidfd.frozen_teacher import Teacher, load_teacher
 from hidfd.generation import train_generator
@@ -82,6 +83,9 @@ class Trial:
                 if stage.name in LOOPS:
                     self.store.checkpoints(stage.digest).clear()  # of a run that was killed before it could
                 continue
+            reason = self.observer.should_stop()
+            if reason is not None:
+                raise Stopped(f"stopped before {stage.role} ({reason}); what was built is kept, nothing is lost")
             started = time.monotonic()
             artifact = self.build(stage)
             self.seconds[stage.role] = float(artifact.meta.get("seconds", time.monotonic() - started))
@@ -181,7 +185,7 @@ def run_trial(
     """
     trial = Trial(config, store, resolve_device(device, config.precision), observer or Observer())
     if folder is not None:
-        trial.samples = trial_folder.prepare(folder, name, trial.config)
+        trial.samples = trial_folder.prepare(folder, name, trial.config, store)
     trial.run(until)
     metrics = trial_folder.result_of(trial, until)
     if folder is not None:

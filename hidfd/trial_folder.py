@@ -23,20 +23,34 @@ from hidfd.sources import open_images
 from hidfd.stages import needed
 
 if TYPE_CHECKING:
+    from hidfd.store import Store
     from hidfd.trial import Trial
 
 PICTURE_COLUMNS = 10
 NEIGHBOURS_SHOWN = 8
+SHOWN_FROM = 1000
+"""Synthetic images among which the pictures choose."""
 
 
-def prepare(folder: Path, name: str, config: TrialConfig) -> Path:
-    """Make the folder, write `config.yaml`, and give the folder for sample grids."""
+def prepare(folder: Path, name: str, config: TrialConfig, store: Store) -> Path:
+    """Make the folder, write `config.yaml`, and give the folder for sample grids.
+
+    Pictures that another trial has left in the same folder are deleted, or its report would show them.
+    """
     samples = folder / "samples"
-    with store_errors("making the trial's folder", folder):
-        samples.mkdir(parents=True, exist_ok=True)
-    resolved = {"name": name, "trial": config.model_dump(mode="json", exclude={"preset"})}
+    resolved = {
+        "name": name,
+        "storage": {"store": store.uri},
+        "trial": config.model_dump(mode="json", exclude={"preset"}),
+    }
+    text = yaml.safe_dump(resolved, sort_keys=False)
     with store_errors("writing into the trial's folder", folder):
-        (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+        samples.mkdir(parents=True, exist_ok=True)
+        known = folder / "config.yaml"
+        if known.exists() and known.read_text() != text:
+            for picture in (*samples.glob("generation-*.png"), *(folder / "pictures").glob("*.png")):
+                picture.unlink()
+        known.write_text(text)
     return samples
 
 
@@ -52,11 +66,18 @@ def result_of(trial: Trial, until: str) -> dict[str, Any]:
     student, teacher, collection = (metas.get(role, {}) for role in ("distillation", "teacher", "collection"))
     synthesis = metas.get("synthesis", {}) if config.uses_synthetic_images else {}
     keys = (
-        *("agreement", "agreement_standard_error", "agreement_classes", "agreement_per_class", "agreement_reference"),
+        *("agreement", "agreement_standard_error", "agreement_classes", "agreement_is_plain_mean"),
+        *("agreement_per_class", "agreement_reference"),
         *("kl_to_teacher", "validation_images", "validation_accuracy", "validation_per_class", "validation_confusion"),
-        *("validation_calibration_error", "teacher_validation_accuracy"),
+        "validation_calibration_error",
     )
+    marked = evaluation.get("teacher_validation_accuracy")
+    if marked is None and "validation" in trial.stages:
+        # Measured when the teacher was trained; of use only where that was on these images.
+        same = teacher.get("validation_digest") == trial.stages["validation"].digest
+        marked = teacher.get("validation_accuracy") if same else None
     return {key: evaluation.get(key) for key in keys} | {
+        "teacher_validation_accuracy": marked,
         "class_histogram_collection": collection.get("histogram"),
         "class_histogram_synthetic": synthesis.get("histogram"),
         "generator": metas.get("generation", {}).get("proxies") if config.uses_generator else None,
@@ -133,16 +154,23 @@ def _draw_pictures(folder: Path, trial: Trial) -> None:
     if synthesis is None or trial.store.find(synthesis.name, synthesis.digest) is None:
         return
     images = open_images(trial.artifact("synthesis"))
-    pixels = uint8_from_unit(resize_unit(unit_from_uint8(torch.from_numpy(images.pixels[:2000])), size))
-    labels = torch.zeros(len(pixels), dtype=torch.int64)
-    if images.labels is not None:
-        labels = torch.from_numpy(images.labels[:2000])
+    pixels = uint8_from_unit(resize_unit(unit_from_uint8(torch.from_numpy(images.pixels[:SHOWN_FROM])), size))
+    if images.labels is None:  # the user's own images: rows by what the teacher takes them for
+        labels = trial.teacher.ask_all(pixels, trial.device).logits.argmax(dim=1)
+    else:
+        labels = torch.from_numpy(images.labels[: len(pixels)])
     _save(folder / "synthetic.png", _by_class(pixels, labels, num_classes))
-    distances = torch.cdist(pixels[:500].flatten(1).float(), collection.images.flatten(1).float())
+    distances = torch.cdist(_small(pixels[:500]), _small(collection.images))
     nearest = distances.min(dim=1)
     closest = nearest.values.argsort()[:NEIGHBOURS_SHOWN]
     pairs = torch.cat([pixels[closest], collection.images[nearest.indices[closest]]])
     _save(folder / "neighbours.png", _tiled(pairs, len(closest)))
+
+
+def _small(images: Tensor) -> Tensor:
+    """Flat pixels at no more than 32 px: near copies are near at that size too, and memory stays bounded."""
+    side = min(32, images.shape[-1])
+    return torch.cat([resize_unit(unit_from_uint8(part), side).flatten(1) for part in torch.split(images, 256)])
 
 
 def _by_class(images: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             content: Any = safetensors.torch.load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if isinstance(error, SafetensorError | OSError) and str(error) else ""
+        reason = reason or "damaged, or not made by torch.save"
         raise InputError(
             f"{path}: not a readable state dict ({reason}); save `model.state_dict()` with torch.save or safetensors"
         ) from error
@@ -46,9 +48,18 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if wrapped is None:
             break
         content = content[wrapped]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+    ):
         raise InputError(f"{path}: holds no state dict (names to tensors); save `model.state_dict()`")
-    return {_bare(name): tensor for name, tensor in content.items()}
+    state = {_bare(name): tensor for name, tensor in content.items()}
+    if len(state) < len(content):
+        raise InputError(
+            f"{path}: holds some weights twice, with and without a prefix such as `module.`; keep one of them"
+        )
+    return state
 
 
 def check_fit(state: Mapping[str, Tensor], module: nn.Module, where: str) -> None:
@@ -70,8 +81,9 @@ def check_fit(state: Mapping[str, Tensor], module: nn.Module, where: str) -> Non
     if not (missing or unexpected or misshaped):
         return
     classifier = {"fc.weight", "fc.bias"}
-    if not missing and not unexpected and all(line.split(" ")[0] in classifier for line in misshaped):
-        found, wanted = len(state["fc.bias"]), len(expected["fc.bias"])
+    found, wanted = (len(weights.get("fc.bias", ())) for weights in (state, expected))
+    only_classifier = all(line.split(" ")[0] in classifier for line in misshaped)
+    if not missing and not unexpected and only_classifier and found != wanted:
         raise InputError(
             f"{where}: the checkpoint has {found} classes, trial.data.num_classes says {wanted}; correct num_classes"
         )

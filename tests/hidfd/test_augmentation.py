@@ -120,7 +120,9 @@ def moves_of(before: Tensor, after: Tensor, reach: int) -> list[tuple[int, int, 
             for down in range(-reach, reach + 1)
             for right in range(-reach, reach + 1)
             for mirrored in (False, True)
-            if torch.allclose(shifted(old.flip(2), down, -right) if mirrored else shifted(old, down, right), new, atol=1e-4)
+            if torch.allclose(
+                shifted(old.flip(2), down, -right) if mirrored else shifted(old, down, right), new, atol=1e-4
+            )
         ]
         assert len(fitting) == 1, fitting
         found += fitting
@@ -202,7 +204,9 @@ def test_colour_scales_contrast_by_a_half_to_one_and_a_half_and_saturation_by_up
 def test_colour_of_grey_images_keeps_their_pattern() -> None:
     image_signed = noise(8, 1, low=-1)
     augmented = diff_augment(image_signed, ("color",), draws())
-    before, after = (image.flatten(1) - image.flatten(1).mean(dim=1, keepdim=True) for image in (image_signed, augmented))
+    before, after = (
+        image.flatten(1) - image.flatten(1).mean(dim=1, keepdim=True) for image in (image_signed, augmented)
+    )
     torch.testing.assert_close(torch.cosine_similarity(before, after), torch.ones(8))
 
 

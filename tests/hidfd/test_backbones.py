@@ -1,4 +1,4 @@
-"""Networks of the table: the published parameters and operations, the contract of the last map, torchvision's weights."""
+"""Networks of the table: published parameters and operations, the contract of the last map, torchvision's weights."""
 
 import pytest
 import torch
@@ -26,7 +26,9 @@ MAPS = {
 def shapes_only(architecture: str) -> Backbone:
     """The published network without its numbers, which take no part here."""
     with torch.device("meta"):
-        return build_backbone(architecture, num_classes=ARCHITECTURES[architecture].published_classes, channels=3).eval()
+        return build_backbone(
+            architecture, num_classes=ARCHITECTURES[architecture].published_classes, channels=3
+        ).eval()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -114,7 +114,9 @@ def test_pattern_may_leave_out_shards_that_are_there_but_not_such_that_are_missi
     with pytest.raises(InputError, match="of 4 shards of train these are missing: 00003"):
         files_of(data / "train-0000[12]-*.parquet")
     shards(data, "train-00003-of-00004.parquet")
-    assert files_of(data / "train-0000[12]-of-00004.parquet").names == tuple(f"train-0000{i}-of-00004.parquet" for i in (1, 2))
+    assert files_of(data / "train-0000[12]-of-00004.parquet").names == tuple(
+        f"train-0000{i}-of-00004.parquet" for i in (1, 2)
+    )
 
 
 def test_content_must_be_what_the_sha256_says(folder: Path) -> None:

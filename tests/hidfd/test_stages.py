@@ -42,7 +42,6 @@ def changed(config: TrialConfig, values: dict[str, Any]) -> set[str]:
         {"data.candidates.path": "/elsewhere"},
         {"data.candidates.path": None},
         {"teacher.checkpoint.path": "weights.pt"},
-        {"preset": None},
         {"data.class_names": [str(k) for k in range(10)]},
         {"data.candidates_in_domain": True},
         {"generation.grid_every_images": 5, "generation.proxies_every_images": 6},
@@ -52,6 +51,18 @@ def changed(config: TrialConfig, values: dict[str, Any]) -> set[str]:
 )
 def test_digest_holds_nothing_that_changes_no_result(config: TrialConfig, values: dict[str, Any]) -> None:
     assert changed(config, values) == set()
+
+
+def test_preset_itself_is_in_no_digest(config: TrialConfig) -> None:
+    without = config.model_copy(update={"preset": None})
+    assert {role: stage.digest for role, stage in plan(without).items()} == {
+        role: stage.digest for role, stage in plan(config).items()
+    }
+
+
+def test_preset_cannot_be_changed_once_its_values_lie_under_the_files(config: TrialConfig) -> None:
+    with pytest.raises(ConfigError, match=r"trial\.preset: .* change them singly"):
+        with_values(config, {"preset": "paper"})
 
 
 GENERATOR_ON = {"generation", "synthesis", "distillation", "evaluation"}
@@ -102,9 +113,22 @@ def test_real_only_student_is_shared_by_all_generators(config: TrialConfig) -> N
     assert changed(real_only, values) == set()
 
 
-def test_synthetic_only_student_holds_its_collection_through_the_generator_alone(config: TrialConfig) -> None:
-    student = plan(with_values(config, {"distillation.inflation": 0}))["distillation"]
-    assert student.inputs.keys() == {"teacher", "synthesis"}
+def test_student_of_own_synthetic_images_rests_on_the_holdout_that_shapes_it(config: TrialConfig) -> None:
+    own = with_values(config, {"distillation.inflation": 0, "data.synthetic": {"sha256": SHA256["other"]}})
+    assert changed(own, {"collection.holdout_images": 11}) == {"collection"} | STUDENT_ON
+
+
+def test_settings_that_others_have_switched_off_do_not_count(config: TrialConfig) -> None:
+    assert changed(config, {"generation.smoothing.beta": 0.5}) == set()
+    effective = with_values(config, {"generation.smoothing.mode": "effective"})
+    assert changed(effective, {"generation.smoothing.beta": 0.5}) == GENERATOR_ON
+    no_blend = with_values(config, {"generation.integration.blend_weight": 0.0})
+    assert changed(no_blend, {"generation.integration.pairing": "class_mean"}) == set()
+    assert changed(no_blend, {"generation.integration.hidden_width": 7}) == GENERATOR_ON
+    neither = with_values(no_blend, {"generation.integration.trans_weight": 0.0})
+    assert changed(neither, {"generation.integration.hidden_width": 7}) == set()
+    cosine = with_values(config, {"distillation.schedule": "cosine"})
+    assert changed(cosine, {"distillation.decay_factor": 0.5}) == set()
 
 
 def test_longer_generator_continues_the_same_trajectory(config: TrialConfig) -> None:

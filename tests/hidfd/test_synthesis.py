@@ -39,7 +39,9 @@ def synthesised(trial: Trial, folder: Path, generation: Artifact | None = None, 
     config = with_values(trial.config, {path.replace("__", "."): value for path, value in values.items()})
     other = Trial(config, Store.open(folder), trial.device, Observer())
     generation = generation or trial.artifact("generation")
-    return synthesise(other.stages["synthesis"], config, generation, trial.teacher, other.store, trial.device, Observer())
+    return synthesise(
+        other.stages["synthesis"], config, generation, trial.teacher, other.store, trial.device, Observer()
+    )
 
 
 def images(artifact: Artifact) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,318 @@
+"""The verbs of `python -m hidfd` on a tiny study: what each one prints, leaves, and names as the next command.
+
+What is refused and in which words stands in tests/integration/test_bad_input.py.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from PIL import Image
+
+from hidfd.backbones import build_backbone
+from tests.integration.conftest import Outcome, Workplace, tiny_study
+
+ROLES = ["candidates", "validation", "teacher", "collection", "generation", "synthesis", "distillation", "evaluation"]
+ANOTHER_STUDENT = "trial.seeds.distillation=1"
+
+
+def make_study(folder: Path) -> Workplace:
+    """A study file with 36 candidates, 6 labelled images and a teacher beside it."""
+    study = tiny_study()
+    trial = study["trial"]
+    trial["data"]["validation"] = {"path": "labelled"}
+    trial["teacher"]["width"] = trial["distillation"]["width"] = 8
+    trial["collection"] = {"num_images": 12, "holdout_images": 20, "mode": "random"}
+    trial["generation"] |= {"target_images": 16, "statistics_batches": 1, "smoothing": {"mode": "off"}}
+    trial["synthesis"]["num_images"] = 10
+    trial["distillation"]["target_images"] = 32
+    place = Workplace(folder)
+    place.write(study)
+    draws = np.random.default_rng(0)
+    for number in range(42):
+        part = folder / ("photos" if number < 36 else f"labelled/{number % 3}")
+        part.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draws.integers(0, 256, (28, 28), dtype=np.uint8)).save(part / f"{number}.png")
+    torch.manual_seed(0)
+    teacher = build_backbone("resnet8", num_classes=3, channels=1, width=8)
+    safetensors.torch.save_file(teacher.state_dict(), folder / "teacher.safetensors")
+    return place
+
+
+def command(place: Workplace, *arguments: str, exit_code: int = 0) -> Outcome:
+    """`python -m hidfd ARGUMENTS`, on a wide terminal, with the store where the file says."""
+    outcome = place.run("hidfd", *arguments, COLUMNS="300", HIDFD_STORE="")
+    assert outcome.returncode == exit_code, outcome.stdout + outcome.stderr
+    return outcome
+
+
+def shown(place: Workplace, *arguments: str) -> Any:
+    """What a verb prints with `--json`, which must be one document and nothing else."""
+    return json.loads(command(place, *arguments, "--json").stdout)
+
+
+def next_command(outcome: Outcome) -> str:
+    """What the output names as the command to go on with."""
+    [line] = [line for line in outcome.stdout.splitlines() if "next:" in line]
+    return line.partition("next:")[2].partition("   (")[0].strip()
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Workplace:
+    return make_study(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, Outcome]:
+    place = make_study(tmp_path_factory.mktemp("study"))
+    return place, command(place, "run", "study.yaml", "--json", "--device", "cpu")
+
+
+@pytest.fixture
+def built(run_once: tuple[Workplace, Outcome], tmp_path: Path) -> Iterator[Workplace]:
+    """The study after its run; a copy, so that a test may do with it what it likes."""
+    shutil.copytree(run_once[0].folder, tmp_path / "copy")
+    yield Workplace(tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy")
+
+
+def test_dry_run_says_where_each_value_comes_from_and_builds_nothing(fresh: Workplace) -> None:
+    shutil.rmtree(fresh.folder / "photos")  # not even looked for
+    outcome = command(fresh, "run", "study.yaml", "--dry-run", "trial.distillation.inflation=5")
+    words = [line.split() for line in outcome.stdout.splitlines()]
+    rows = {line[0]: (line[1], " ".join(line[2:])) for line in words if len(line) > 2}
+    line = 1 + (fresh.folder / "study.yaml").read_text().splitlines().index("    latent_dim: 8")
+    assert rows["trial.distillation.inflation"] == ("5.0", "command line")
+    assert rows["trial.generation.latent_dim"] == ("8", f"study.yaml:{line}")
+    assert rows["trial.generation.networks"] == ("light", "preset quick")
+    assert rows["trial.generation.adam_beta2"] == ("0.999", "default")
+    assert rows["storage.store"] == (".hidfd/store", "default")
+    assert "nothing was run" in outcome.stdout
+    assert next_command(outcome) == "python -m hidfd run study.yaml trial.distillation.inflation=5"
+    assert not (fresh.folder / ".hidfd").exists()
+
+
+def test_dry_run_as_json_names_every_setting_once(fresh: Workplace) -> None:
+    settings = shown(fresh, "run", "study.yaml", "--dry-run", "--store", "elsewhere")
+    assert settings["storage.store"] == {"value": "elsewhere", "from": "command line"}
+    assert settings["trial.distillation.width"]["value"] == 8
+    assert settings["trial.teacher.mean"]["value"] == [0.3]
+    assert all(set(setting) == {"value", "from"} for setting in settings.values())
+    assert not (fresh.folder / "elsewhere").exists()
+
+
+def test_run_as_json_is_one_document_with_the_numbers_of_the_result_file(run_once: tuple[Workplace, Outcome]) -> None:
+    place, outcome = run_once
+    document = json.loads(outcome.stdout)
+    assert set(document) == {"metrics", "seconds", "folder"}
+    folder = place.folder / document["folder"]
+    assert document["metrics"] == json.loads((folder / "result.json").read_text())
+    assert (folder / "report.html").is_file()
+    assert 0 <= document["metrics"]["agreement"] <= 1
+    assert set(document["seconds"]) == set(ROLES)
+
+
+def test_refusal_as_json_is_one_document_too(fresh: Workplace) -> None:
+    outcome = command(fresh, "run", "study.yaml", "--json", "trial.data.candidates.path=nowhere", exit_code=3)
+    document = json.loads(outcome.stdout)
+    assert document["exit_code"] == 3
+    assert f"error: {document['error']}" in outcome.stderr
+
+
+def test_run_in_words_names_the_report_and_what_can_be_asked_next(built: Workplace) -> None:
+    outcome = command(built, "run", "study.yaml")
+    assert "agreement with the teacher" in outcome.stdout
+    assert "(n = 1)" in outcome.stdout
+    [report] = [line.split()[1] for line in outcome.stdout.splitlines() if line.startswith("report:")]
+    assert (built.folder / report).is_file()
+    assert next_command(outcome) == "python -m hidfd stages study.yaml"
+    words = [line.split() for line in outcome.stdout.splitlines()]
+    assert {line[0] for line in words if "reused" in line} == set(ROLES)
+
+
+def test_run_until_the_teacher_names_its_weights_and_goes_on_with_run(built: Workplace) -> None:
+    outcome = command(built, "run", "study.yaml", "--until", "teacher")
+    [weights] = [line.partition("weights: ")[2] for line in outcome.stdout.splitlines() if line.startswith("weights:")]
+    assert safetensors.torch.load_file(built.folder / weights)["fc.weight"].shape == (3, 32)
+    assert next_command(outcome) == "python -m hidfd run study.yaml"
+
+
+def test_stages_before_a_run_are_missing_with_the_seconds_to_expect(fresh: Workplace) -> None:
+    rows = {row["stage"]: row for row in shown(fresh, "stages", "study.yaml")}
+    assert list(rows) == ROLES
+    assert not any(row["built"] for row in rows.values())
+    assert all(len(row["digest"]) == 64 for row in rows.values())
+    assert [role for role, row in rows.items() if row.get("expected_seconds", 0) > 0] == ["generation", "distillation"]
+    outcome = command(fresh, "stages", "study.yaml")
+    assert outcome.stdout.count("missing") == len(ROLES)
+    assert "about one CPU core" in outcome.stdout
+    assert next_command(outcome) == "python -m hidfd run study.yaml"
+
+
+def test_stages_after_a_run_are_built_with_the_seconds_they_took(
+    run_once: tuple[Workplace, Outcome], fresh: Workplace
+) -> None:
+    place, ran = run_once
+    rows = shown(place, "stages", "study.yaml")
+    assert [row["stage"] for row in rows if row["built"]] == ROLES
+    assert not any("expected_seconds" in row for row in rows)
+    seconds = json.loads(ran.stdout)["seconds"]
+    took = {row["stage"]: row["seconds"] for row in rows if row["seconds"] is not None}
+    assert took["generation"] == pytest.approx(seconds["generation"])
+    assert took["distillation"] == pytest.approx(seconds["distillation"])
+    assert [row["digest"] for row in rows] == [row["digest"] for row in shown(fresh, "stages", "study.yaml")]
+    outcome = command(place, "stages", "study.yaml")
+    assert "missing" not in outcome.stdout
+    assert next_command(outcome) == "python -m hidfd evaluate study.yaml"
+
+
+def test_stage_that_is_missing_is_expected_to_take_what_its_like_took_here(
+    run_once: tuple[Workplace, Outcome],
+) -> None:
+    place, _ = run_once
+    took = {row["stage"]: row["seconds"] for row in shown(place, "stages", "study.yaml")}
+    rows = {row["stage"]: row for row in shown(place, "stages", "study.yaml", ANOTHER_STUDENT)}
+    assert [role for role, row in rows.items() if not row["built"]] == ["distillation", "evaluation"]
+    assert rows["distillation"]["expected_seconds"] == pytest.approx(took["distillation"])
+    outcome = command(place, "stages", "study.yaml", ANOTHER_STUDENT)
+    assert "as what was built here before" in outcome.stdout
+    assert next_command(outcome) == f"python -m hidfd run study.yaml {ANOTHER_STUDENT}"
+
+
+def test_import_prints_sha256_lines_that_take_the_place_of_the_paths(fresh: Workplace) -> None:
+    digests = [row["digest"] for row in shown(fresh, "stages", "study.yaml")]
+    outcome = command(fresh, "import", "study.yaml")
+    assert next_command(outcome) == "python -m hidfd run study.yaml"
+    lines = [line.strip() for line in outcome.stdout.splitlines() if "sha256:" in line]
+    materials = {path: value for line in lines for path, value in yaml.safe_load(line).items()}
+    assert set(materials) == {"trial.data.candidates", "trial.data.validation", "trial.teacher.checkpoint"}
+
+    study = yaml.safe_load((fresh.folder / "study.yaml").read_text())
+    for path, value in materials.items():
+        section, key = path.split(".")[1:]
+        study["trial"][section][key] = value
+    fresh.write(study)
+    for name in ("photos", "labelled"):
+        shutil.rmtree(fresh.folder / name)
+    (fresh.folder / "teacher.safetensors").unlink()
+    rows = shown(fresh, "stages", "study.yaml")
+    assert [row["digest"] for row in rows] == digests
+    assert [row["stage"] for row in rows if row["built"]] == ["candidates", "validation", "teacher"]
+    assert shown(fresh, "import", "study.yaml") == {
+        path.removeprefix("trial."): value["sha256"] for path, value in materials.items()
+    }
+
+
+def test_evaluate_before_a_run_names_the_command_to_run(fresh: Workplace) -> None:
+    outcome = command(fresh, "evaluate", "study.yaml", exit_code=4)
+    assert "evaluation/" in outcome.stderr
+    assert "not in the store; run `python -m hidfd run FILE`" in outcome.stderr
+    assert not outcome.stdout
+
+
+def test_evaluate_after_a_run_prints_the_numbers_of_the_run(run_once: tuple[Workplace, Outcome]) -> None:
+    place, ran = run_once
+    metrics, numbers = json.loads(ran.stdout)["metrics"], shown(place, "evaluate", "study.yaml")
+    for name in ("agreement", "agreement_standard_error", "validation_accuracy", "kl_to_teacher"):
+        assert numbers[name] == metrics[name]
+    words = dict(line.split(maxsplit=1) for line in command(place, "evaluate", "study.yaml").stdout.splitlines())
+    assert words["agreement"] == f"{metrics['agreement']:.4f}"
+
+
+def test_evaluate_of_a_test_split_that_is_not_there_says_so(run_once: tuple[Workplace, Outcome]) -> None:
+    outcome = command(run_once[0], "evaluate", "study.yaml", "--test", exit_code=2)
+    assert "data.test" in outcome.stderr
+
+
+def test_store_lists_every_artifact_with_the_study_that_refers_to_it(run_once: tuple[Workplace, Outcome]) -> None:
+    place, _ = run_once
+    rows = shown(place, "store", "list")
+    assert {row["digest"] for row in rows} == {row["digest"] for row in shown(place, "stages", "study.yaml")}
+    assert {row["kind"] for row in rows} == {"artifact"}
+    [(name,)] = {tuple(row["referenced_by"]) for row in rows}
+    assert name.startswith("tiny.trial")
+    assert all(row["bytes"] > 0 for row in rows)
+    outcome = command(place, "store", "list")
+    assert f"in all: {len(ROLES)} entries" in outcome.stdout
+    assert outcome.stdout.count(name) == len(ROLES)
+
+
+def referring(place: Workplace) -> set[str]:
+    return {name for row in shown(place, "store", "list") for name in row["referenced_by"]}
+
+
+def test_store_removes_what_nobody_refers_to_any_more_and_spares_the_rest(built: Workplace) -> None:
+    before = {row["stage"]: row["digest"] for row in shown(built, "stages", "study.yaml")}
+    [first] = referring(built)
+    command(built, "import", "study.yaml", "trial.seeds.generation=1")  # shares all but the generator and what follows
+    assert shown(built, "store", "remove") == []
+    assert all(row["built"] for row in shown(built, "stages", "study.yaml"))
+
+    command(built, "store", "forget", first)
+    garbage = {"generation", "synthesis", "distillation", "evaluation"}
+    for _ in range(2):  # a dry run changes nothing
+        planned = shown(built, "store", "remove", "--dry-run")
+        assert {row["digest"] for row in planned} == {before[role] for role in garbage}
+    assert "would remove: 4 entries" in command(built, "store", "remove", "--dry-run").stdout
+    assert len(shown(built, "store", "list")) == len(ROLES)
+
+    assert "removed: 4 entries" in command(built, "store", "remove").stdout
+    rows = shown(built, "stages", "study.yaml")
+    assert {row["stage"] for row in rows if not row["built"]} == garbage
+    assert len(shown(built, "store", "list")) == len(ROLES) - len(garbage)
+
+
+def test_store_spares_what_a_study_of_another_name_refers_to(built: Workplace) -> None:
+    [first] = referring(built)
+    command(built, "import", "study.yaml", "name=other")
+    command(built, "store", "forget", first)
+    assert shown(built, "store", "remove") == []
+    assert all(row["built"] for row in shown(built, "stages", "study.yaml"))
+
+
+def test_store_forgets_nothing_on_a_dry_run_and_nobody_whom_it_does_not_know(built: Workplace) -> None:
+    [first] = referring(built)
+    command(built, "store", "forget", first, "--dry-run")
+    outcome = command(built, "store", "forget", first, "tinny", exit_code=2)
+    assert "no such name: tinny" in outcome.stderr
+    assert first in outcome.stderr
+    assert referring(built) == {first}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ("VERB",)),
+        (("runn", "study.yaml"), ("'runn'", "'run', 'import', 'stages', 'evaluate', 'store'")),
+        (("run",), ("FILE",)),
+        (("run", "study.yaml", "--untill", "teacher"), ("unknown arguments", "--untill")),
+        (("run", "study.yaml", "--until", "distill"), ("'distill'", "'distillation'", "'evaluation'")),
+        (("run", "study.yaml", "--device", "gpu"), ("'gpu'", "'auto', 'cpu', 'cuda'")),
+        (("stages", "study.yaml", "--device", "cpu"), ("unknown arguments", "--device")),
+        (("store", "delete"), ("'delete'", "'list', 'remove'")),
+    ],
+)
+def test_unknown_word_ends_with_exit_code_2_and_what_is_known(
+    arguments: tuple[str, ...], words: tuple[str, ...], fresh: Workplace
+) -> None:
+    outcome = command(fresh, *arguments, exit_code=2)
+    assert "usage: python -m hidfd" in outcome.stderr
+    for word in words:
+        assert word in outcome.stderr
+    assert not outcome.stdout
+    assert not (fresh.folder / ".hidfd").exists()
+
+
+@pytest.mark.parametrize("verb", ["run", "import", "stages", "evaluate", "store"])
+def test_help_of_every_verb_explains_it_and_the_exit_codes(verb: str, tmp_path: Path) -> None:
+    outcome = command(Workplace(tmp_path), verb, "--help")
+    assert "exit codes:" in outcome.stdout
+    assert "--store" in outcome.stdout
+    assert "--json" in outcome.stdout
