@@ -82,7 +82,7 @@ class StudyConfig(Section):
 
     students_per_generator: int = Field(default=3, ge=1, le=10_000)
     """Upstream parameters (those that change the synthetic images) are suggested anew for every n-th student and held
-    for those between, which share one generator."""
+    for those between, which share one generator. A grid keeps to its own order instead."""
 
     pruner: PrunerConfig = PrunerConfig()
 

@@ -58,6 +58,13 @@ class Definition:
         return self.study.num_students
 
     @property
+    def students_per_generator(self) -> int:
+        """How many students share a generator; a grid shares as long as only downstream parameters change."""
+        if self.search and self.study.sampler == "grid":
+            return self.space.students_per_generator_of_grid()
+        return self.study.students_per_generator
+
+    @property
     def rungs(self) -> tuple[int, ...]:
         """Student images at which the search's students are compared."""
         pruner, student = self.study.pruner, self.base.distillation

@@ -114,8 +114,10 @@ def asked(snapshot: StudySnapshot) -> list[tuple[str, str]]:
         tpe = f" (at random until {study['startup_students']} students have ended)"
         sampler = {"tpe": f"Optuna's TPE{tpe}", "random": "at random", "grid": "a grid"}[study["sampler"]]
         facts.append(("Search", f"{_count(snapshot.num_students, 'student')}, suggested by {sampler}"))
-        shared = study["students_per_generator"]
-        facts.append(("Generators", f"a new one for every {_ordinal(shared)} student; those between share it"))
+        shared = f"for every {_ordinal(study['students_per_generator'])} student; those between share it"
+        if study["sampler"] == "grid":
+            shared = "whenever the grid comes to other values of its parameters; students of equal ones share it"
+        facts.append(("Generators", f"a new one {shared}"))
         facts.append(("Stopping early", _pruner(study["pruner"], trial["distillation"]["target_images"])))
         wanted = [name.replace("_", "-") for name, on in study["controls"].items() if on is True]
         facts.append(("Held against", f"{', '.join(wanted)}, at the same number of student steps" if wanted else "–"))

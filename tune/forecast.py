@@ -73,20 +73,22 @@ def _unseen(state: StudyState) -> dict[str, int]:
     """Stage -> how many will come on top: suggestions not made yet, and the comparison after the search."""
     definition = state.definition
     students = state.limit - len(state.suggestions)
+    groups = max(0, _num_groups(definition) - len({suggestion.group for suggestion in state.suggestions}))
     counts = {"distillation": students, "generation": 0, "collection": 0, "teacher": 0}
     if definition.base.uses_generator:
-        groups = len({suggestion.group for suggestion in state.suggestions})
-        counts["generation"] = max(0, _num_groups(definition) - groups)
+        counts["generation"] = groups
     if definition.limit and not any(row.role == "finalist" for row in state.rows):
         seeds = len(definition.study.seeds)
         counts["distillation"] += seeds * (1 + len(controls_of(definition, definition.base)))
         counts["generation"] += seeds * definition.base.uses_generator
     if not state.works:
         counts |= {"collection": 1, "teacher": 1}
+    if any(path.startswith("collection.") for path in definition.space.upstream):
+        counts["collection"] = groups
     return counts
 
 
 def _num_groups(definition: Definition) -> int:
     if not definition.space.upstream or not definition.limit:
         return min(1, definition.limit)
-    return math.ceil(definition.limit / definition.study.students_per_generator)
+    return math.ceil(definition.limit / definition.students_per_generator)
