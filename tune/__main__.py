@@ -9,13 +9,16 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 
 from hidfd.costs import Costs
 from hidfd.errors import ConfigError, HidfdError, Stopped
+from hidfd.page import percent
 from hidfd.progress import console_observer, duration, interruptible
+from hidfd.studyfile import redacted
 from tune.display import StudyDisplay
 from tune.findings import rank_words
 from tune.forecast import forecast_of
@@ -23,7 +26,6 @@ from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
 from tune.study import Ended, Study, open_study, run_study, write_pages
 from tune.wording import (
     mlflow_command,
-    percent,
     result_in_words,
     rows_table,
     short_value,
@@ -83,15 +85,18 @@ def plan(options: argparse.Namespace) -> None:
     study = _open(options)
     costs = Costs.of(study.store)
     forecast = forecast_of(study.state(), study.store, costs)
-    if options.json:
-        print(json.dumps([vars(row) for row in forecast]))
-        return
     definition = study.definition
+    total = sum((row.seconds_each or 0.0) * (row.count - row.built) for row in forecast)
+    side = min(definition.study.concurrency, max(1, sum(row.count for row in forecast)))
+    if options.json:
+        stages = [vars(row) for row in forecast]
+        print(json.dumps({"stages": stages, "seconds": total, "concurrency": side, "command": definition.command}))
+        return
     if definition.search:
         asked, num_parameters = definition.study, len(definition.space.distributions)
         print(
             f"{definition.name}: {definition.limit} students by {asked.sampler} over {num_parameters} parameters, "
-            f"{asked.students_per_generator} per generator, objective {asked.objective}"
+            f"{definition.students_per_generator} per generator, objective {asked.objective}"
         )
     table = Table("what", "in all", "in the store", "each", "at most", box=None)
     for row in forecast:
@@ -99,8 +104,6 @@ def plan(options: argparse.Namespace) -> None:
         rest = "" if row.seconds_each is None else f"~ {duration(row.seconds_each * (row.count - row.built))}"
         table.add_row(row.what, str(row.count), str(row.built), each, rest)
     _print(table)
-    total = sum((row.seconds_each or 0.0) * (row.count - row.built) for row in forecast)
-    side = min(definition.study.concurrency, max(1, sum(row.count for row in forecast)))
     print(f"~ expected, {costs.basis()}: at most {duration(total)} of work, {side} side by side: ", end="")
     prunes = bool(definition.rungs) and bool(definition.search)
     print(f"{duration(total / side)}{'; pruning makes it less' if prunes else ''}")
@@ -145,7 +148,7 @@ def status(options: argparse.Namespace) -> None:
     _print_tables(snapshot)
     print(f"CPU-seconds of work so far: {snapshot.cpu_seconds:,.0f}")
     if snapshot.finished:
-        print(f"next: python -m tune show {shlex.quote(options.file)} TRIAL")
+        print(f"next: {_command('show', options, 'TRIAL')}")
     elif holder is None:
         print(f"nobody runs it now; goes on with: {snapshot.command}")
 
@@ -175,20 +178,35 @@ def show(options: argparse.Namespace) -> None:
     if needs:
         _print(work_table(needs))
     for attempt in work.attempts:
-        end, since = attempt.end or "running", attempt.images_from
-        print(f"attempt {attempt.number}: {end} on {attempt.node}, from {since:,} images")
+        end, reached = attempt.end or "running", attempt.images_to
+        print(f"attempt {attempt.number}: {end} on {attempt.node}, reached {reached:,} images")
     print(f"folder: {work.folder}")
     print(f"report: {work.folder}/report.html")
+    if (Path(work.folder) / "config.yaml").is_file():
+        print(f"alone: python -m hidfd run {shlex.quote(work.folder)}/config.yaml")
+    print(f"next: {_command('status', options)}")
 
 
 def report(options: argparse.Namespace) -> None:
     """Write the study's page anew, and those of its trials that are gone."""
     path = write_pages(_open(options))
-    print(json.dumps({"report": str(path)}) if options.json else f"report: {path}")
+    if options.json:
+        print(json.dumps({"report": str(path)}))
+        return
+    print(f"report: {path}")
+    print(f"next: {_command('show', options, 'TRIAL')}")
 
 
 def _open(options: argparse.Namespace) -> Study:
     return open_study(options.file, options.overrides, store=options.store, num_seeds=options.seeds)
+
+
+def _command(verb: str, options: argparse.Namespace, *more: str) -> str:
+    """Another verb on the same study, as it is typed."""
+    words = ["python", "-m", "tune", verb, options.file, *more, *options.overrides]
+    words += [] if options.seeds is None else ["--seeds", str(options.seeds)]
+    words += [] if options.store is None else ["--store", redacted(options.store)]
+    return shlex.join(words)
 
 
 def _find(snapshot: StudySnapshot, wanted: str) -> WorkSnapshot:
@@ -210,7 +228,7 @@ def _print_result(ended: Ended) -> None:
     if ended.tracking_error:
         print(f"MLflow could not be written ({ended.tracking_error}); this makes up for it: {snapshot.command}")
     print(f"report: {ended.report}")
-    print(f"MLflow: {mlflow_command(snapshot.tracking)}")
+    print(f"MLflow: {mlflow_command(snapshot.tracking) or snapshot.tracking}")
     if snapshot.rows and snapshot.rows[0].role == "finalist" and len(snapshot.rows[0].keys) == 1:
         print(f"more seeds: {snapshot.command} --seeds 3")
 

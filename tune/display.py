@@ -13,9 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hidfd.page import percent
 from hidfd.progress import Rate
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
-from tune.wording import percent, progress_in_words, result_in_words
+from tune.wording import progress_in_words, result_in_words
 
 LINE_EVERY_SECONDS = 20.0
 """Between two plain lines on one piece of work."""
@@ -87,8 +88,8 @@ class StudyDisplay:
         if work.state is not before:
             self._states[work.key] = work.state
             if work.state is WorkState.RUNNING:
-                since = work.attempts[-1].images_from if work.attempts else 0
-                where = f", goes on from {since:,} images" if since else ""
+                reached = work.attempts[-1].images_from if work.attempts else 0
+                where = f" again, from its last checkpoint; it had reached {reached:,} images" if reached else ""
                 self._say(f"{work.label}: started{where}")
             elif work.state.is_final:
                 self._say(f"{work.label}: {result_in_words(work)}")

@@ -121,7 +121,7 @@ def _starting(address: str | None) -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    except SystemExit as error:
+    except (SystemExit, KeyboardInterrupt) as error:
         raise hidfd.errors.Stopped("stopped by a signal while Ray was starting; nothing was under way") from error
     except (OSError, RuntimeError, ValueError) as error:
         raise _no_ray(address, str(error)) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from hidfd.disk import store_errors
 from hidfd.page import Picture, image, percent, points, relative_paths, render, write_page
 from tune import findings
 from tune.comparison import TABLE_METRICS
@@ -16,6 +17,7 @@ from tune.figures import agreement_beside_accuracy, dots, over_parameter
 from tune.findings import METRIC_NAMES, best_trial, generator_of, short_names, shown, students
 from tune.snapshot import RowSnapshot, StudySnapshot, TrialSnapshot, Value, WorkSnapshot, WorkState
 from tune.timeline import timeline
+from tune.wording import mlflow_command
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
     Args:
         snapshot: of the study, at any moment.
         folder: of the study; links to trials are relative to it.
+
+    Raises:
+        StoreError: it cannot be written there.
     """
     html = render(
         "tune/report.html",
@@ -66,7 +71,8 @@ def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
         tracking=snapshot.tracking,
         config=relative_paths(yaml.safe_dump({"name": snapshot.name, **snapshot.config}, sort_keys=False)),
     )
-    return write_page(folder / "report.html", html)
+    with store_errors("writing the report into", folder):
+        return write_page(folder / "report.html", html)
 
 
 def comparison(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[str, Any]:
@@ -192,13 +198,6 @@ def generator_pictures(snapshot: StudySnapshot) -> list[Picture]:
     for title, builds in (("Best generator", ranked[:1]), ("Worst generator", ranked[1:][-1:])):
         pictures += [drawn for work in builds if (drawn := _samples(title, work, scores[work.key])) is not None]
     return pictures
-
-
-def mlflow_command(tracking: str) -> str | None:
-    """What opens MLflow on this study; None where a server shows it."""
-    if not tracking or tracking.startswith(("http://", "https://", "databricks")):
-        return None
-    return relative_paths(f"mlflow ui --backend-store-uri {tracking}")
 
 
 def _samples(title: str, build: WorkSnapshot, score: float) -> Picture | None:

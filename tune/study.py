@@ -6,7 +6,7 @@ import resource
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -172,7 +172,9 @@ def run_study(
         HidfdError: what has to be mended before anything can go on.
     """
     started = time.time()
-    definition, storage = study.definition, study.file.storage
+    chosen = [*([] if engine == "ray" else ["--engine", engine]), *([] if device == "auto" else ["--device", device])]
+    definition = replace(study.definition, command=shlex.join([*shlex.split(study.definition.command), *chosen]))
+    storage = study.file.storage
     with store_errors("making the results folder", definition.folder):
         definition.folder.mkdir(parents=True, exist_ok=True)
     threads = max(1, round(definition.resources["cpus"]))
@@ -225,7 +227,7 @@ def write_pages(study: Study) -> Path:
                 study.store,
                 until=work.piece.until,
                 folder=study.definition.folder / work.label,
-                device="cpu",
+                device="auto",
                 name=work.label,
             )
     return write_study_report(snapshot_of(state), study.definition.folder)

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 from rich import box
 from rich.table import Table
 
+from hidfd.page import percent, relative_paths
 from hidfd.progress import Rate, duration
 from tune.findings import generator_of, short_names
 from tune.snapshot import StudySnapshot, TrialSnapshot, Value, WorkSnapshot, WorkState
-
-
-def percent(value: float | None, error: float | None = None) -> str:
-    """A share as `87.4 %` or `87.4 ± 0.9 %`; a dash where there is none."""
-    if value is None:
-        return "–"
-    return f"{100 * value:.1f} %" if error is None else f"{100 * value:.1f} ± {100 * error:.1f} %"
 
 
 def progress_in_words(work: WorkSnapshot, rate: Rate) -> str:
@@ -38,7 +29,7 @@ def result_in_words(work: WorkSnapshot) -> str:
     """How a piece of work ended, and with what."""
     parts = [work.state.value if work.state is not WorkState.COMPLETE else "done"]
     if work.kind == "student" and work.state is WorkState.COMPLETE:
-        parts[0] = f"agreement {percent(work.metrics.get('agreement'), work.metrics.get('agreement_standard_error'))}"
+        parts[0] = f"agreement {_measured(work.metrics.get('agreement'), work.metrics.get('agreement_standard_error'))}"
         if "validation_accuracy" in work.metrics:
             parts.append(f"validation accuracy {percent(work.metrics['validation_accuracy'])}")
     elif "generator.effective_classes" in work.metrics:
@@ -67,7 +58,7 @@ def trials_table(snapshot: StudySnapshot) -> Table | None:
         work = snapshot.work(trial.key) if trial.key else None
         cells = ["★" if trial.number == snapshot.best else "", str(trial.number), _generator(snapshot, work)]
         cells += [short_value(trial.params.get(path)) for path in names]
-        cells.append(percent(trial.value, work.value_error if work else None))
+        cells.append(_measured(trial.value, work.value_error if work else None))
         if labelled and snapshot.objective != "validation_accuracy":
             is_complete = work is not None and trial.state is WorkState.COMPLETE
             cells.append(percent(work.metrics.get("validation_accuracy") if work and is_complete else None))
@@ -98,7 +89,7 @@ def rows_table(snapshot: StudySnapshot) -> Table | None:
         table.add_column(heading, justify="right")
     for row in snapshot.rows:
         cells = [row.name, str(row.num_complete)]
-        cells += [percent(row.means.get(name), row.deviations.get(name)) for name, _ in metrics]
+        cells += [_measured(row.means.get(name), row.deviations.get(name)) for name, _ in metrics]
         table.add_row(*cells)
     return table
 
@@ -126,13 +117,18 @@ def short_value(value: Value | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
-def mlflow_command(tracking: str) -> str:
-    """What opens MLflow's pages on a study, as one types it here."""
-    if tracking.startswith(("http://", "https://")):
-        return f"open {tracking}"
-    beside = Path(sys.executable).parent / "mlflow"
-    program = os.path.relpath(beside) if beside.is_file() else "mlflow"
-    return shlex.join([program, "ui", "--backend-store-uri", tracking])
+def mlflow_command(tracking: str) -> str | None:
+    """What opens MLflow's pages on a study; None where a server shows them."""
+    if not tracking or tracking.startswith(("http://", "https://", "databricks")):
+        return None
+    return shlex.join(["python", "-m", "mlflow", "ui", "--backend-store-uri", relative_paths(tracking)])
+
+
+def _measured(value: float | None, error: float | None) -> str:
+    """A share as `87.4 %` or `87.4 ± 0.9 %`; a dash where there is none."""
+    if value is None or error is None:
+        return percent(value)
+    return f"{100 * value:.1f} ± {100 * error:.1f} %"
 
 
 def _remark(trial: TrialSnapshot, work: WorkSnapshot | None) -> str:

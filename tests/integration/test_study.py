@@ -126,11 +126,22 @@ def test_first_ctrl_c_saves_says_so_and_names_the_command(study: Workplace, engi
     assert results(study)["finished"]
 
 
+@pytest.mark.slow
+def test_ray_cluster_that_does_not_answer_is_one_clear_message(study: Workplace) -> None:
+    done = study.run_process("tune", "run", "study.yaml", RAY_ADDRESS="127.0.0.1:1")
+    assert done.returncode == 10, done.stderr
+    assert "RAY_ADDRESS=127.0.0.1:1: no Ray cluster answers there" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_study_is_told_before_while_and_after_it_runs(study: Workplace) -> None:
     plan = study.run("tune", "plan", "study.yaml")
     assert plan.returncode == 0, plan.stderr
-    rows = json.loads(study.run("tune", "plan", "study.yaml", "--json").stdout)
-    counts = {row["what"]: (row["count"], row["built"]) for row in rows}
+    planned = json.loads(study.run("tune", "plan", "study.yaml", "--json").stdout)
+    assert planned["concurrency"] == 2
+    assert planned["seconds"] > 0
+    assert planned["command"] == "python -m tune run study.yaml"
+    counts = {row["what"]: (row["count"], row["built"]) for row in planned["stages"]}
     assert counts == {"teacher": (1, 0), "collection": (1, 0), "generation": (3, 0), "distillation": (7, 0)}
     assert "not started" in study.run("tune", "status", "study.yaml").stdout
     assert not (study.folder / ".hidfd" / "ledger.db").exists()
@@ -139,21 +150,26 @@ def test_study_is_told_before_while_and_after_it_runs(study: Workplace) -> None:
 
     counts = {
         row["what"]: row["count"] - row["built"]
-        for row in json.loads(study.run("tune", "plan", "study.yaml", "--json").stdout)
+        for row in json.loads(study.run("tune", "plan", "study.yaml", "--json").stdout)["stages"]
     }
     assert set(counts.values()) == {0}, "what was planned was built, unless it was pruned"
-    status = study.run("tune", "status", "study.yaml").stdout
+    status = study.run("tune", "status", "study.yaml", "--seeds", "1", "study.concurrency=1").stdout
     assert "3 of 3 students of the search" in status
+    assert "next: python -m tune show study.yaml TRIAL study.concurrency=1 --seeds 1\n" in status
     shown = study.run("tune", "show", "study.yaml", "0").stdout
     assert shown.startswith("trial-0: agreement ")
     assert "trial.distillation.inflation" in shown
     assert "generator-0" in shown
+    assert "alone: python -m hidfd run .hidfd/results/tiny/trial-0/config.yaml\n" in shown
+    assert "next: python -m tune status study.yaml\n" in shown
     missing = study.run("tune", "show", "study.yaml", "17")
     assert missing.returncode == 2
     assert "no such trial; it has: collection-0, generator-0, trial-0" in missing.stderr
     shutil.rmtree(study.folder / ".hidfd" / "results")
     again = study.run("tune", "report", "study.yaml")
-    assert (study.folder / again.stdout.removeprefix("report: ").strip()).is_file()
+    page, following = again.stdout.splitlines()
+    assert (study.folder / page.removeprefix("report: ")).is_file()
+    assert following == "next: python -m tune show study.yaml TRIAL"
     assert (study.folder / ".hidfd" / "results" / "tiny" / "trial-0" / "report.html").is_file()
 
 
@@ -185,6 +201,7 @@ def test_more_seeds_add_to_what_is_there(study: Workplace, monkeypatch: pytest.M
         (("run", "study.yaml", "--enginee", "local"), 2, "unknown arguments: --enginee"),
         (("run", "study.yaml", "storage.ledger=postgresql://a/b"), 7, "postgresql is not supported yet"),
         (("run", "study.yaml", "storage.results=/dev/null/x"), 4, "/dev/null/x"),
+        (("report", "study.yaml", "storage.results=/dev/null/x"), 4, "/dev/null/x"),
         (("run", "study.yaml", "override"), 2, "'override' is no override; expected key=value"),
         (("plan", "study.yaml", "study.samplr=1", "trial.preset=quik"), 2, "did you mean 'quick'?"),
         (("plan", "study.yaml", "search.distillation.inflation.low=-1"), 2, "search.distillation.inflation"),

@@ -155,6 +155,7 @@ def test_address_that_only_ray_understands_is_left_to_it(address: str) -> None:
     ("raised", "expected"),
     [
         (SystemExit(15), Stopped),  # what Ray's own handler of SIGTERM does
+        (KeyboardInterrupt(), Stopped),
         (ConnectionError("no cluster"), EngineError),
         (RuntimeError("version mismatch"), EngineError),
     ],

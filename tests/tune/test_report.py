@@ -10,9 +10,10 @@ import pytest
 from tests.hidfd.outline import Outline, text_of
 from tests.tune.snapshots import VARIANTS, study_snapshot
 from tune.findings import busy_seconds, cost, short_names
-from tune.report import mlflow_command, write_study_report
+from tune.report import write_study_report
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
 from tune.timeline import timeline
+from tune.wording import mlflow_command
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_page_gives_commands_that_work_from_here(
     shown = replace(whole, tracking=f"sqlite:///{tmp_path}/.hidfd/mlflow.db")
     text = text_of(write_study_report(shown, tmp_path / "page").read_text())
     assert "python -m tune run studies/fashion-small.yaml" in text
-    assert "mlflow ui --backend-store-uri sqlite:///.hidfd/mlflow.db" in text
+    assert "python -m mlflow ui --backend-store-uri sqlite:///.hidfd/mlflow.db" in text
     assert mlflow_command("https://user:***@tracking.example") is None
 
 

@@ -1,0 +1,130 @@
+"""A study in words and tables, as a terminal shows them."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from hidfd.progress import Rate
+from tests.tune.snapshots import study_snapshot
+from tune.findings import asked
+from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
+from tune.wording import (
+    mlflow_command,
+    progress_in_words,
+    result_in_words,
+    rows_table,
+    short_value,
+    trials_table,
+    work_table,
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
+    return study_snapshot(tmp_path_factory.mktemp("study"), folders=False)
+
+
+def text_of(table: Table | None) -> list[str]:
+    assert table is not None
+    stream = io.StringIO()
+    Console(file=stream, width=200).print(table)
+    return [line.strip() for line in stream.getvalue().splitlines() if line.strip()]
+
+
+def one(snapshot: StudySnapshot, state: WorkState, kind: str = "student") -> WorkSnapshot:
+    return next(work for work in snapshot.works if (work.state, work.kind) == (state, kind))
+
+
+def test_end_is_said_with_what_it_came_to(whole: StudySnapshot) -> None:
+    student = replace(
+        one(whole, WorkState.COMPLETE),
+        metrics={"agreement": 0.8125, "agreement_standard_error": 0.011, "validation_accuracy": 0.79},
+        seconds=52.0,
+    )
+    assert result_in_words(student) == "agreement 81.2 ± 1.1 %, validation accuracy 79.0 %, in 52 s"
+    assert result_in_words(replace(student, reused=True)).endswith("from the store")
+    build = replace(one(whole, WorkState.COMPLETE, "build"), metrics={"generator.effective_classes": 9.0}, seconds=9.0)
+    assert result_in_words(build) == "done, 9.0 effective classes, in 9.0 s"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "words"),
+    [
+        (WorkState.PRUNED, "pruned at 3,200 images: 2 others did better there", "pruned at 3,200 images: 2 others"),
+        (WorkState.COLLAPSED, "generator-0 collapsed: 2 classes", "collapsed: generator-0 collapsed: 2 classes"),
+        (WorkState.DIVERGED, "a loss was not finite", "diverged: a loss was not finite"),
+        (WorkState.FAILED, "out of memory", "failed: out of memory"),
+    ],
+)
+def test_a_bad_end_says_its_state_once(state: WorkState, reason: str, words: str, whole: StudySnapshot) -> None:
+    work = replace(one(whole, WorkState.COMPLETE), state=state, reason=reason, metrics={})
+    assert result_in_words(work).startswith(words)
+
+
+def test_progress_has_pace_and_time_left(whole: StudySnapshot) -> None:
+    work = replace(whole.works[0], stage="generation", images=3_200, target_images=24_000)
+    rate = Rate(0, 0.0)
+    assert progress_in_words(work, rate) == "generation 3,200 of 24,000 images"
+    rate.update(3_200, 10.0)
+    assert progress_in_words(work, rate).startswith("generation 3,200 of 24,000 images  320 images/s  1 min 0")
+    assert progress_in_words(replace(work, stage=None), rate) == "starting"
+
+
+def test_table_of_trials_is_led_by_the_best_and_gives_the_ended_badly_no_number(whole: StudySnapshot) -> None:
+    failed = replace(whole.trials[0], number=8, state=WorkState.FAILED, value=None, reason="out of memory")
+    again = whole.trials[0]  # its student was tried again, and stands in the line of that
+    assert again.state is WorkState.COMPLETE
+    title, heading, _, *lines = text_of(trials_table(replace(whole, trials=(*whole.trials, failed))))
+    assert (title, "validation accuracy" in heading) == ("Search", True)
+    assert lines[0].startswith(f"★  {whole.best} ") or lines[0].split()[:2] == ["★", str(whole.best)]
+    assert len(lines) == len(whole.trials) + 1
+    last = next(line for line in lines if "out of memory" in line)
+    assert "%" not in last
+    pruned = next(trial for trial in whole.trials if trial.state is WorkState.PRUNED)
+    work = whole.work(pruned.key or "")
+    assert work is not None
+    assert any(f"pruned at 3,200 images with {100 * work.rungs[-1].value:.1f} %" in line for line in lines)
+
+
+def test_table_of_comparisons_has_each_row_with_its_n(whole: StudySnapshot) -> None:
+    lines = text_of(rows_table(whole))
+    assert lines[0] == f"Trial {whole.best} beside its controls, on fresh seeds"
+    for row, line in zip(whole.rows, lines[3:], strict=True):
+        assert line.split()[:2] == [row.name, "1"]
+        assert f"{100 * row.means['agreement']:.1f} %" in line
+    assert rows_table(replace(whole, rows=())) is None
+    assert trials_table(replace(whole, trials=())) is None
+
+
+def test_table_of_work_says_where_it_stands(whole: StudySnapshot) -> None:
+    work = replace(whole.works[1], state=WorkState.RUNNING, stage="generation", images=1_600, seconds=61.0)
+    assert text_of(work_table([work]))[-1].split("  ")[0] == work.label
+    assert "1,600 of 3,200" in text_of(work_table([work]))[-1]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(None, ""), (12_000.0, "12,000"), (0.000251234, "0.000251"), (7, "7"), ("off", "off")]
+)
+def test_settings_are_short(value: float | str | None, words: str) -> None:
+    assert short_value(value) == words
+
+
+def test_mlflow_is_opened_by_a_command_that_works_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = "python -m mlflow ui --backend-store-uri sqlite:///.hidfd/mlflow.db"
+    assert mlflow_command(f"sqlite:///{tmp_path}/.hidfd/mlflow.db") == command
+    assert mlflow_command("https://tracking.example") is None
+
+
+def test_sharing_of_a_grid_is_told_as_it_is(tmp_path: Path, whole: StudySnapshot) -> None:
+    search = {
+        "distillation.inflation": {"type": "categorical", "choices": [1.0, 2.0]},
+        "generation.width": {"type": "int", "low": 8, "high": 16, "step": 8},
+    }
+    grid = study_snapshot(tmp_path, rounds=0, folders=False, study={"sampler": "grid"}, search=search)
+    assert "students of equal ones share it" in dict(asked(grid))["Generators"]
+    assert dict(asked(whole))["Generators"] == "a new one for every 3rd student; those between share it"
