@@ -1,4 +1,4 @@
-"""A tiny world: a 3-class teacher on 8-px noise images, and a trial over it that takes a second."""
+"""A tiny world: a 3-class teacher on 28-px noise images, and a trial over it that takes a second."""
 
 from pathlib import Path
 

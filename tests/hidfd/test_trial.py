@@ -2,19 +2,17 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 
 from hidfd.alignment import Student
 from hidfd.collected import open_collection
 from hidfd.config import TrialConfig
 from hidfd.config_paths import with_values
-from hidfd.errors import DivergedError, InputError, Stopped
+from hidfd.errors import DivergedError, InputError
 from hidfd.frozen_teacher import Teacher
 from hidfd.progress import Observer
 from hidfd.stages import Stage
@@ -22,32 +20,8 @@ from hidfd.store import Artifact, Store
 from hidfd.trial import TrialResult, evaluate_test, run_trial
 
 
-class Stopper(Observer):
-    """Asks a loop to stop after some logging intervals."""
-
-    def __init__(self, stage: str, intervals: int) -> None:
-        self.stage, self.left = stage, intervals
-        self.reason: str | None = None
-
-    def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
-        if stage.name == self.stage:
-            self.left -= 1
-            self.reason = "the test asked" if self.left <= 0 else None
-
-    def should_stop(self) -> str | None:
-        return self.reason
-
-
 def artifact(result: TrialResult, store: Store, role: str) -> Artifact:
     return store.get(result.stages[role].name, result.stages[role].digest)
-
-
-def weights(result: TrialResult, store: Store, role: str, file: str) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(artifact(result, store, role).path(file))
-
-
-def curve(result: TrialResult, store: Store, role: str) -> list[dict[str, float]]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in artifact(result, store, role).metrics()]
 
 
 def test_trial_goes_through_every_stage_and_explains_itself(
@@ -94,24 +68,6 @@ def test_second_run_reuses_everything(trial_config: TrialConfig, store: Store) -
     assert not first.reused
     assert set(second.reused) == set(second.stages)
     assert second.metrics == first.metrics
-
-
-@pytest.mark.parametrize("stage", ["generation", "distillation"])
-def test_interrupted_trial_equals_the_uninterrupted_one_bit_for_bit(
-    stage: str, trial_config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole_store, broken_store = Store.open(tmp_path / "whole"), Store.open(tmp_path / "broken")
-    whole = run_trial(trial_config, whole_store, device="cpu")
-    ticks: Iterator[float] = iter(range(10**6))
-    monkeypatch.setattr("hidfd.loop.time.monotonic", lambda: float(next(ticks)))  # every step polls
-    with pytest.raises(Stopped, match="the same command goes on"):
-        run_trial(trial_config, broken_store, device="cpu", observer=Stopper(stage, 1))
-    resumed = run_trial(trial_config, broken_store, device="cpu")
-    for role, file in (("generation", "generator.safetensors"), ("distillation", "student.safetensors")):
-        expected, found = weights(whole, whole_store, role, file), weights(resumed, broken_store, role, file)
-        assert all(torch.equal(expected[name], found[name]) for name in expected)
-        assert curve(whole, whole_store, role) == curve(resumed, broken_store, role)
-    assert resumed.metrics == whole.metrics
 
 
 def test_real_only_trial_builds_no_generator(trial_config: TrialConfig, store: Store) -> None:

@@ -105,7 +105,7 @@ def test_own_photos_and_torchvision_teacher_give_a_measured_student(own: Any) ->
     ran = own.run("hidfd", "run", "study.yaml", "--device", "cpu")
     assert ran.returncode == 0, ran.stderr
 
-    folder = own.folder / ".hidfd" / "results" / "own-photos" / "trial"
+    [folder] = (own.folder / ".hidfd" / "results" / "own-photos").glob("trial-*")
     result = json.loads((folder / "result.json").read_text())
     assert 0 <= result["agreement"] <= 1
     assert result["teacher_parameters"] == 11_179_077  # ResNet-18 with five classes

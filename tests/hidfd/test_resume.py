@@ -1,0 +1,112 @@
+"""Trials that are stopped or killed go on, and end as the uninterrupted ones, bit for bit on a CPU."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from hidfd.config import TrialConfig
+from hidfd.config_paths import with_values
+from hidfd.errors import Stopped
+from hidfd.progress import Observer
+from hidfd.stages import Stage
+from hidfd.store import Artifact, Store
+from hidfd.trial import TrialResult, run_trial
+
+FILES = {"teacher": "weights.safetensors", "generation": "generator.safetensors", "distillation": "student.safetensors"}
+
+
+class Stopper(Observer):
+    """Asks to stop after a stage has told its progress some times."""
+
+    def __init__(self, stage: str, intervals: int) -> None:
+        self.stage, self.left = stage, intervals
+        self.finished: list[str] = []
+
+    def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
+        if stage.name == self.stage:
+            self.left -= 1
+            self.stop_reason = "the test asked" if self.left <= 0 else None
+
+    def stage_finished(self, stage: Stage, seconds: float) -> None:
+        self.finished.append(stage.name)
+
+
+class Killer(Stopper):
+    """Ends the process without a chance to save, as far as a test can."""
+
+    def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
+        super().advanced(stage, images, target_images, metrics)
+        if self.stop_reason is not None:
+            raise KeyboardInterrupt
+
+
+def artifact(result: TrialResult, store: Store, role: str) -> Artifact:
+    return store.get(result.stages[role].name, result.stages[role].digest)
+
+
+def left_by(result: TrialResult, store: Store, role: str) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    """Weights, and the curve without its seconds."""
+    made = artifact(result, store, role)
+    curve = [{name: value for name, value in row.items() if name != "seconds"} for row in made.metrics()]
+    return safetensors.torch.load_file(made.path(FILES[role])), curve
+
+
+def assert_equal(whole: TrialResult, whole_store: Store, resumed: TrialResult, resumed_store: Store) -> None:
+    for role in FILES:
+        (expected, curve), (found, found_curve) = (
+            left_by(whole, whole_store, role),
+            left_by(resumed, resumed_store, role),
+        )
+        assert all(torch.equal(expected[name], found[name]) for name in expected), role
+        assert curve == found_curve, role
+    assert resumed.metrics == whole.metrics
+
+
+@pytest.fixture
+def trained(trial_config: TrialConfig, world: Path) -> TrialConfig:
+    """The trial with a teacher of its own training."""
+    teacher = {
+        "architecture": "resnet8",
+        "width": 4,
+        "train": {"images": {"path": str(world / "validation")}, "target_images": 64, "batch_images": 16},
+    }
+    return TrialConfig.model_validate(trial_config.model_dump() | {"teacher": teacher})
+
+
+@pytest.mark.parametrize("stage", ["teacher", "generation", "distillation"])
+@pytest.mark.parametrize("how", [Stopper, Killer])
+def test_interrupted_trial_equals_the_uninterrupted_one_bit_for_bit(
+    how: type[Stopper], stage: str, trained: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_store, broken_store = Store.open(tmp_path / "whole"), Store.open(tmp_path / "broken")
+    whole = run_trial(trained, whole_store, device="cpu")
+    # Every step polls; only every other one saves, so that a kill falls between two checkpoints.
+    ticks: Iterator[float] = iter(range(10**6))
+    monkeypatch.setattr("hidfd.loop.time.monotonic", lambda: float(next(ticks)))
+    slow = with_values(trained, {"checkpoint_every_seconds": 4.0})
+    with pytest.raises((Stopped, KeyboardInterrupt)):
+        run_trial(slow, broken_store, device="cpu", observer=how(stage, 3))
+    resumed = run_trial(slow, broken_store, device="cpu")
+    assert_equal(whole, whole_store, resumed, broken_store)
+
+
+@pytest.mark.parametrize("stage", ["collection", "synthesis"])
+def test_a_stop_is_heard_where_nothing_is_trained_too(
+    stage: str, trial_config: TrialConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hidfd.collection.CHUNK_IMAGES", 50)
+    monkeypatch.setattr("hidfd.synthesis.BATCH_IMAGES", 15)
+    observer = Stopper(stage, 1)
+    with pytest.raises(Stopped, match=rf"^{stage}: stopped .*the test asked.* what was built before is kept"):
+        run_trial(trial_config, store, device="cpu", observer=observer)
+    assert stage not in observer.finished
+
+
+def test_a_stop_between_two_stages_begins_no_further_one(trial_config: TrialConfig, store: Store) -> None:
+    observer = Stopper("synthesis", 1)  # told once, when it is done
+    with pytest.raises(Stopped, match=r"^stopped before distillation \(the test asked\)"):
+        run_trial(trial_config, store, device="cpu", observer=observer)
+    assert observer.finished[-1] == "synthesis"
