@@ -20,6 +20,9 @@ from hidfd.errors import DivergedError, Stopped
 from hidfd.progress import Observer
 from hidfd.stages import Stage
 
+LOOPS = ("teacher", "generation", "distillation")
+"""Stages that train, and write checkpoints."""
+
 SKIPPED = "skipped_steps"
 """Metric of the finite flag: optimiser steps that were skipped on the device."""
 
@@ -99,7 +102,7 @@ def run_loop(
     newest = checkpoints.latest()
     if newest is not None:
         images, folder = newest
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        state = _read_state(folder)
         task.load_state_dict(state["task"])
         history = History(state["rows"], state["seconds"])
         sums, steps = state["sums"], state["steps"]
@@ -188,6 +191,18 @@ def _read(stage: str, sums: dict[str, Tensor], steps: int, images: int) -> dict[
             f"lower its learning rate or its weights. Earlier artifacts are intact"
         )
     return {"images": images, **row}
+
+
+def rows_so_far(checkpoints: Checkpoints) -> list[dict[str, float]]:
+    """What an unfinished loop had measured when it last saved."""
+    newest = checkpoints.latest()
+    rows: list[dict[str, float]] = [] if newest is None else _read_state(newest[1])["rows"]
+    return rows
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    return state
 
 
 def _write_state(folder: Path, state: dict[str, Any]) -> None:

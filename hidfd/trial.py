@@ -19,21 +19,18 @@ from hidfd.collected import Collection, open_collection
 from hidfd.collection import collect
 from hidfd.config import TrialConfig
 from hidfd.device import Device, resolve_device
-from hidfd.disk import store_errors
 from hidfd.distillation import distil, load_student, replay
 from hidfd.errors import Stopped
 from hidfd.evaluation import evaluate, open_test_labels
 from hidfd.frozen_teacher import Teacher, load_teacher
 from hidfd.generation import train_generator
+from hidfd.loop import LOOPS
 from hidfd.progress import Observer
 from hidfd.sources import identify, import_images, materials, open_images
 from hidfd.stages import Stage, needed, plan
 from hidfd.store import Artifact, Store
 from hidfd.synthesis import synthesise
 from hidfd.teacher import import_teacher, train_teacher
-
-LOOPS = ("teacher", "generation", "distillation")
-"""Stages that write checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -186,11 +183,15 @@ def run_trial(
     trial = Trial(config, store, resolve_device(device, config.precision), observer or Observer())
     if folder is not None:
         trial.samples = trial_folder.prepare(folder, name, trial.config, store)
-    trial.run(until)
+    try:
+        trial.run(until)
+    except Stopped:
+        if folder is not None and trial.seconds:
+            trial_folder.write(folder, name, trial, until)  # as far as it came: a study's pruned trial stays so
+        raise
     metrics = trial_folder.result_of(trial, until)
     if folder is not None:
-        with store_errors("writing into the trial's folder", folder):
-            trial_folder.write(folder, name, trial, metrics)
+        trial_folder.write(folder, name, trial, until)
     return TrialResult(trial.config, trial.stages, metrics, trial.seconds, tuple(trial.reused), folder)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from hidfd.config import TrialConfig
 from hidfd.disk import store_errors
 from hidfd.images import resize_unit, uint8_from_unit, unit_from_uint8
+from hidfd.loop import LOOPS, rows_so_far
 from hidfd.report import write_trial_report
 from hidfd.sources import open_images
 from hidfd.stages import needed
@@ -92,12 +93,19 @@ def result_of(trial: Trial, until: str) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, name: str, trial: Trial, metrics: dict[str, Any]) -> Path:
+def write(folder: Path, name: str, trial: Trial, until: str) -> Path:
     """Write everything else from the store, so that a reused trial explains itself as well as a fresh one."""
+    with store_errors("writing into the trial's folder", folder):
+        return _write(folder, name, trial, until)
+
+
+def _write(folder: Path, name: str, trial: Trial, until: str) -> Path:
     rows, stages = [], []
     for role, stage in trial.stages.items():
         artifact = trial.store.find(stage.name, stage.digest)
         if artifact is None:
+            if stage.name in LOOPS:
+                rows += [{"stage": role, **row} for row in rows_so_far(trial.store.checkpoints(stage.digest))]
             continue
         rows += [{"stage": role, **row} for row in artifact.metrics()]
         stages.append(
@@ -124,7 +132,7 @@ def write(folder: Path, name: str, trial: Trial, metrics: dict[str, Any]) -> Pat
     }
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    (folder / "result.json").write_text(json.dumps(metrics, indent=1))
+    (folder / "result.json").write_text(json.dumps(result_of(trial, until), indent=1))
     _draw_pictures(folder / "pictures", trial)
     return write_trial_report(folder)
 

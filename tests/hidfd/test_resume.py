@@ -105,6 +105,18 @@ def test_a_stop_is_heard_where_nothing_is_trained_too(
     assert stage not in observer.finished
 
 
+def test_a_stopped_trial_explains_how_far_it_came(
+    trial_config: TrialConfig, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks: Iterator[float] = iter(range(10**6))
+    monkeypatch.setattr("hidfd.loop.time.monotonic", lambda: float(next(ticks)))
+    with pytest.raises(Stopped):
+        run_trial(trial_config, store, folder=tmp_path / "trial", device="cpu", observer=Stopper("distillation", 3))
+    page = (tmp_path / "trial" / "report.html").read_text()
+    assert "Built up to its synthesis" in page
+    assert "Distillation</h3>" in page, "the curves of the unfinished student"
+
+
 def test_a_stop_between_two_stages_begins_no_further_one(trial_config: TrialConfig, store: Store) -> None:
     observer = Stopper("synthesis", 1)  # told once, when it is done
     with pytest.raises(Stopped, match=r"^stopped before distillation \(the test asked\)"):
