@@ -84,7 +84,8 @@ class DataConfig(Section):
     """Synthetic images of your own (a diffusion model's, say), in place of generation and synthesis."""
 
     max_broken_fraction: Fraction = 0.01
-    """Share of unreadable files that import skips (and lists) before it refuses."""
+    """Share of unreadable files that import skips (and lists) before it refuses. Not asked again of a set that is in
+    the store already."""
 
 
 class TeacherTraining(Section):

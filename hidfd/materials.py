@@ -23,6 +23,9 @@ from hidfd.stages import digest_of
 HASHING_THREADS = 4
 """Reading and hashing run outside the interpreter lock."""
 
+_content_hashes: dict[str, str] = {}
+"""State of the files -> their content hash: `identify`, a trial and its import each ask, and a set may be 150 GB."""
+
 _SHARD = re.compile(r"(?P<split>.*)-(?P<index>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?\.parquet")
 
 
@@ -92,14 +95,22 @@ def content_sha256(path: str | Path, where: str = "") -> str:
 
 
 def content_sha256_of(files: Files) -> str:
-    """The same of files that are known already."""
+    """The same of files that are known already; read once, as long as sizes and times of change stay."""
     try:
-        if files.root.joinpath(files.names[0]).is_file() and len(files.names) == 1 and files.kind != "images":
-            return file_sha256(files.paths[0])
-        with ThreadPoolExecutor(HASHING_THREADS) as pool:
-            return digest_of([list(pair) for pair in zip(files.names, pool.map(file_sha256, files.paths), strict=True)])
+        stats = [(name, path.stat()) for name, path in zip(files.names, files.paths, strict=True)]
+        state = digest_of([str(files.root), *([n, s.st_size, s.st_mtime_ns, s.st_ino] for n, s in stats)])
+        if state not in _content_hashes:
+            _content_hashes[state] = _read_and_hash(files)
+        return _content_hashes[state]
     except OSError as error:
         raise InputError(f"{error.filename or files.root}: cannot be read ({error.strerror or error})") from error
+
+
+def _read_and_hash(files: Files) -> str:
+    if len(files.names) == 1 and files.kind != "images":
+        return file_sha256(files.paths[0])
+    with ThreadPoolExecutor(HASHING_THREADS) as pool:
+        return digest_of([list(pair) for pair in zip(files.names, pool.map(file_sha256, files.paths), strict=True)])
 
 
 def located(material: Material, sha256: str | None, where: str) -> Files:

@@ -9,6 +9,7 @@ material are relative to the file's folder; those of `storage:` to the working d
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -158,7 +159,10 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, store: str | None =
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of the file, for editors; `trial:`, `storage:` and `resources:` in full."""
+    """JSON Schema of the file, for editors; `trial:`, `storage:` and `resources:` in full.
+
+    Published as studies/study.schema.json: `python -m hidfd.studyfile > studies/study.schema.json`.
+    """
     models: list[type[Section]] = [StorageConfig, ResourcesConfig, TrialConfig]
     references, definitions = models_json_schema([(model, "validation") for model in models])
     storage, resources, trial = (references[model, "validation"] for model in models)
@@ -258,3 +262,7 @@ def _result(value: ModelT | None, problems: Sequence[str]) -> ModelT:
     if value is None:
         raise ConfigError("\n".join(problems))
     return value
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=1))

@@ -119,6 +119,18 @@ def test_pattern_may_leave_out_shards_that_are_there_but_not_such_that_are_missi
     )
 
 
+def test_content_is_read_once_and_again_after_a_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr("hidfd.materials.file_sha256", lambda path: read.append(path) or "0" * 64)
+    first = content_sha256(folder)
+    count = len(read)
+    assert content_sha256(folder) == first
+    assert len(read) == count > 0
+    (folder / "a.jpg").write_bytes(b"longer than before")
+    content_sha256(folder)
+    assert len(read) == 2 * count
+
+
 def test_content_must_be_what_the_sha256_says(folder: Path) -> None:
     sha256 = content_sha256(folder)
     material = Material(path=str(folder), sha256=sha256)

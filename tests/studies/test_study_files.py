@@ -1,5 +1,6 @@
 """Every study file in the repository can be run as it stands, and the shipped teacher is what its card says."""
 
+import json
 import re
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from hidfd.teacher import import_teacher
 from tune.config import SearchConfig, StudyConfig
 
 FILES = sorted(Path("studies").glob("*.yaml"))
+
+
+def test_published_schema_is_that_of_the_code() -> None:
+    published = json.loads(Path("studies/study.schema.json").read_text())
+    assert published == studyfile.json_schema(), "run `python -m hidfd.studyfile > studies/study.schema.json`"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
