@@ -213,21 +213,17 @@ def test_teacher_and_student_see_every_image_normalised_once(
                 assert highest > 0.8, (stage, who)
 
 
+@pytest.mark.parametrize(("stage", "before"), [("generation", "collection"), ("distillation", "synthesis")])
 def test_loops_read_the_device_once_per_logging_interval(
-    trial_config: TrialConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+    stage: str, before: str, trial_config: TrialConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_trial(trial_config, store, until="synthesis", device="cpu")
-    config = with_values(
-        trial_config,
-        {
-            "distillation.target_images": 640,
-            "log_every_images": 320,
-            "distillation.measure_every_images": 10_000,
-            "checkpoint_every_seconds": 1000.0,
-        },
-    )
+    run_trial(trial_config, store, until=before, device="cpu")
+    seldom = ("distillation.measure_every_images", "generation.grid_every_images", "generation.proxies_every_images")
+    values: dict[str, Any] = dict.fromkeys(seldom, 10_000)
+    values |= {f"{stage}.target_images": 640, "log_every_images": 320, "checkpoint_every_seconds": 1000.0}
+    config = with_values(trial_config, values)
     reads: list[str] = []
-    for name in ("item", "tolist", "__bool__", "__float__", "__int__"):
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
         original = getattr(torch.Tensor, name)
 
         def counting(self: torch.Tensor, *args: Any, _original: Any = original, _name: str = name) -> Any:
@@ -238,11 +234,11 @@ def test_loops_read_the_device_once_per_logging_interval(
     steps = []
 
     class Counter(Observer):
-        def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
-            if stage.name == "distillation":
+        def advanced(self, told: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
+            if told.name == stage:
                 steps.append((images, len(reads)))
 
-    run_trial(config, store, until="distillation", device="cpu", observer=Counter())
+    run_trial(config, store, until=stage, device="cpu", observer=Counter())
     assert [images for images, _ in steps] == [320, 640]
     assert steps[1][1] - steps[0][1] == 1
 
