@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from hidfd import studyfile
 from hidfd.config import TrialConfig
 from hidfd.costs import Costs
-from hidfd.errors import ConfigError, HidfdError, Stopped
+from hidfd.errors import ConfigError, HidfdError, Stopped, StoreError
 from hidfd.materials import materials
 from hidfd.progress import console_observer, duration, interruptible
 from hidfd.sources import identify
@@ -36,6 +36,10 @@ exit codes:
     6  a loss or a gradient became non-finite
   130  stopped by Ctrl-C or SIGTERM; the same command goes on
 """
+
+
+PLAIN_WIDTH = 200
+"""Columns of a table that is not shown on a terminal: names in it are there to be copied."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,9 +89,10 @@ def run(options: argparse.Namespace) -> None:
         return
     _print_result(result.metrics, result.seconds, result.reused)
     print(f"\nreport: {folder / 'report.html'}")
-    if options.until == "teacher":
-        teacher = result.stages["teacher"]
-        print(f"weights: {store.get('teacher', teacher.digest).path('weights.safetensors')}")
+    for role, file in (("teacher", "weights.safetensors"), ("distillation", "student.safetensors")):
+        made = store.find(role, result.stages[role].digest)
+        if made is not None and options.until in (role, "evaluation"):
+            print(f"{'teacher' if role == 'teacher' else 'student'}: {made.path(file)}")
     if options.until != "evaluation":
         print(f"next:   {_command('run', options)}")
     elif "test" in result.stages:
@@ -138,7 +143,7 @@ def stages(options: argparse.Namespace) -> None:
         if "expected_seconds" in row:
             seconds = f"~ {duration(row['expected_seconds'])}"
         table.add_row(row["stage"], row["digest"][:12], "built" if row["built"] else "missing", seconds)
-    Console().print(table)
+    _console().print(table)
     if any("expected_seconds" in row for row in rows):
         print(f"~ expected, {costs.basis()}")
     missing = any(not row["built"] for row in rows)
@@ -151,11 +156,19 @@ def evaluate(options: argparse.Namespace) -> None:
     from hidfd.trial import evaluate_test
 
     store = Store.open(file.storage.store)
+    if options.test and config.data.test is None:
+        raise ConfigError("trial.data.test: the study file names no test split, whose labels could be opened")
     if options.test:
         numbers = evaluate_test(config, store, device=options.device)
     else:
         stage = plan(identify(config, store))["evaluation"]
-        numbers = store.get("evaluation", stage.digest).meta
+        finished = store.find("evaluation", stage.digest)
+        if finished is None:
+            raise StoreError(
+                f"this trial is not finished ({stage.digest[:12]} is not in {store.uri}); run it first: "
+                f"{_command('run', options)}   (other overrides make another trial)"
+            )
+        numbers = finished.meta
     if options.json:
         print(json.dumps(numbers))
         return
@@ -166,7 +179,10 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def store_verb(options: argparse.Namespace) -> None:
     """List the store, remove what no kept study refers to, or forget a study so that it no longer keeps anything."""
-    store = Store.open(studyfile.storage_from_environment(options.store).store)
+    uri = studyfile.storage_from_environment(options.store).store
+    if "://" not in uri and not Path(uri).exists():
+        raise StoreError(f"{uri}: there is no store; name it by --store or HIDFD_STORE")
+    store = Store.open(uri)
     if options.action == "forget":
         _forget(store, options)
         return
@@ -177,11 +193,11 @@ def store_verb(options: argparse.Namespace) -> None:
         keys = ("kind", "stage", "digest", "bytes", "created", "referenced_by")
         print(json.dumps([{key: getattr(row, key) for key in keys} for row in rows]))
         return
-    table = Table("kind", "stage", "digest", "MB", "created", "referred to by", box=None)
+    table = Table("kind", "stage", "digest", "MB", "created", Column("referred to by", overflow="fold"), box=None)
     for row in rows:
         studies = ", ".join(row.referenced_by)
         table.add_row(row.kind, row.stage, row.digest[:12], f"{row.bytes / 1e6:.1f}", row.created or "", studies)
-    Console().print(table)
+    _console().print(table)
     verb = ("would remove" if options.dry_run else "removed") if options.action == "remove" else "in all"
     print(f"{verb}: {len(rows)} entries, {sum(row.bytes for row in rows) / 1e6:.1f} MB")
 
@@ -205,6 +221,9 @@ def _forget(store: Store, options: argparse.Namespace) -> None:
 
 
 def _trial(options: argparse.Namespace) -> tuple[studyfile.StudyFile, TrialConfig]:
+    foreign = [word for word in options.overrides if word.startswith(("study.", "search.", "cluster."))]
+    if foreign:
+        raise ConfigError(f"{', '.join(foreign)}: one trial has no such section; `python -m tune` runs studies")
     file = studyfile.load(options.file, options.overrides, store=options.store)
     return file, file.trial()
 
@@ -242,12 +261,16 @@ def _print_provenance(file: studyfile.StudyFile, options: argparse.Namespace) ->
     table.add_column("from", overflow="fold")
     for path, value, origin in rows:
         table.add_row(path, "" if value is None else str(value), origin)
-    Console().print(table)
+    _console().print(table)
     print(f"nothing was run; next: {_command('run', options)}")
 
 
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+
+
 def _print_result(metrics: dict[str, Any], seconds: dict[str, float], reused: tuple[str, ...]) -> None:
-    console = Console()
+    console = _console()
     if metrics.get("agreement") is not None:
         error = 100 * metrics["agreement_standard_error"]
         console.print(f"agreement with the teacher  {100 * metrics['agreement']:.1f} % ± {error:.1f}  (n = 1)")

@@ -56,8 +56,9 @@ def collect(
     settings = config.collection
     if len(kept) < settings.holdout_images + settings.num_images:
         raise InputError(
-            f"data.candidates: {len(kept):,} distinct images for collection.num_images {settings.num_images:,} and "
-            f"collection.holdout_images {settings.holdout_images:,}; collect more, or lower one of the two"
+            f"trial.data.candidates: {len(kept):,} distinct images for trial.collection.num_images "
+            f"{settings.num_images:,} and trial.collection.holdout_images {settings.holdout_images:,}; collect more, "
+            f"or lower one of the two"
         )
     observer.stage_started(stage, len(kept))
     parts = []

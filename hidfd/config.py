@@ -359,7 +359,7 @@ class TrialConfig(Section):
         if self.uses_generator and self.data.num_classes < 3 and self.smoothing_is_on:
             problems.append(
                 "generation.smoothing.mode: frequency smoothing needs at least 3 classes, found num_classes: 2 "
-                "(for two classes the optimum of L_reg changes sign); set generation.smoothing.mode: off"
+                "(for two classes the optimum of L_reg changes sign); set trial.generation.smoothing.mode=off"
             )
         if not self.uses_real_images and not self.uses_synthetic_images:
             problems.append("distillation.inflation and synthesis.num_images are both 0: no images to learn from")

@@ -131,7 +131,7 @@ def all_numbers(trial: TrialFolder) -> list[tuple[str, str, str]]:
     result, generator = trial.result, trial.result.get("generator") or {}
     classes = f"mean over {result.get('agreement_classes')} classes"
     if result.get("agreement_is_plain_mean"):
-        classes = f"share of all held-out images: only {result.get('agreement_classes')} classes have 10 of them"
+        classes = f"share of all held-out images: those with 10 or more: {result.get('agreement_classes')} classes"
     rows = (
         ("agreement", _with_error(result, "agreement"), classes),
         (
@@ -192,8 +192,14 @@ def cautions(trial: TrialFolder) -> list[str]:
     if share is not None and error is not None and share > 0.05 + 2 * error:
         found.append("More synthetic images than expected are close to a collected one: the generator copies in part.")
     classes = generator.get("effective_classes")
-    if classes is not None and classes < MIN_CLASSES_SHARE * len(result["class_names"]):
-        found.append("The generator has collapsed: it shows fewer than a third of the classes.")
+    asked = generator.get("asked_classes", len(result["class_names"]))
+    if asked < len(result["class_names"]):
+        found.append(
+            f"The collected images have {asked} of the {len(result['class_names'])} classes, by the teacher's argmax, "
+            f"and the generator makes no others: collect more varied images, or choose another collection.mode."
+        )
+    if classes is not None and classes < MIN_CLASSES_SHARE * asked:
+        found.append("The generator has collapsed: it shows fewer than a third of the classes that it was asked for.")
     return found
 
 

@@ -122,9 +122,9 @@ def check_shareable(teacher: Teacher, config: TrialConfig) -> None:
     difference = (shared - backbone(probe)).abs().max().item()
     if not difference <= CONTRACT_TOLERANCE:
         raise InputError(
-            f"teacher.architecture {config.teacher.architecture}: its classifier on the pooled last map differs from "
-            f"its own logits by {difference:.2g} (at most {CONTRACT_TOLERANCE:g}), so it cannot be shared; "
-            f"set distillation.head=own, feature_weight=0 and kl_weight=1"
+            f"trial.teacher.architecture {config.teacher.architecture}: its classifier on the pooled last map differs "
+            f"from its own logits by {difference:.2g} (at most {CONTRACT_TOLERANCE:g}), so it cannot be shared; "
+            f"set trial.distillation.head=own, trial.distillation.feature_weight=0 and trial.distillation.kl_weight=1"
         )
 
 

@@ -49,7 +49,7 @@ def write_trial_report(folder: Path) -> Path:
         total=duration(total),
         config=relative_paths((folder / "config.yaml").read_text()),
         again=relative_paths(f"python -m hidfd run {folder / 'config.yaml'}"),
-        command=relative_paths(trial.manifest["command"]),
+        command=relative_paths(trial.manifest["command"] or ""),
     )
     return write_page(folder / "report.html", html)
 

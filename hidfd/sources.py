@@ -215,5 +215,6 @@ def _check_broken(
         first = "; ".join(f"{image['path']} ({image['reason']})" for image in broken[:3])
         raise InputError(
             f"{where}: {num_broken:,} of {total:,} images of {material.path} cannot be read, more than "
-            f"data.max_broken_fraction {data.max_broken_fraction:g} allows: {first}. Mend or delete them, or raise it"
+            f"trial.data.max_broken_fraction {data.max_broken_fraction:g} allows: {first}. "
+            f"Mend or delete them, or raise it"
         )

@@ -61,8 +61,8 @@ def synthesise(
     while num_kept < wanted:
         if num_drawn >= MAX_TRIES * wanted:
             raise InputError(
-                f"synthesis.filter: agreement kept {num_kept:,} of {num_drawn:,} drawn images, {wanted:,} are wanted; "
-                f"train the generator longer, or set synthesis.filter=none"
+                f"trial.synthesis.filter: agreement kept {num_kept:,} of {num_drawn:,} drawn images, {wanted:,} are "
+                f"wanted; train the generator longer, or set trial.synthesis.filter=none"
             )
         batch = BATCH_IMAGES if config.synthesis.filter == "agreement" else min(BATCH_IMAGES, wanted - num_kept)
         images, wished = _sample(generator, config, present, num_drawn, batch, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -81,7 +82,7 @@ def result_of(trial: Trial, until: str) -> dict[str, Any]:
         "teacher_validation_accuracy": marked,
         "class_histogram_collection": collection.get("histogram"),
         "class_histogram_synthetic": synthesis.get("histogram"),
-        "generator": metas.get("generation", {}).get("proxies") if config.uses_generator else None,
+        "generator": _generator_numbers(metas.get("generation")) if config.uses_generator else None,
         "student_parameters": student.get("plain_parameters"),
         "deployed_parameters": student.get("deployed_parameters"),
         "teacher_parameters": teacher.get("num_parameters"),
@@ -91,6 +92,11 @@ def result_of(trial: Trial, until: str) -> dict[str, Any]:
         "in_domain": config.data.candidates_in_domain,
         "class_names": list(config.data.class_names) or [str(k) for k in range(config.data.num_classes)],
     }
+
+
+def _generator_numbers(meta: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Its proxies, and how many classes it was asked to make: those that the collected images have."""
+    return None if meta is None else {**meta["proxies"], "asked_classes": len(meta["present_classes"])}
 
 
 def write(folder: Path, name: str, trial: Trial, until: str) -> Path:
@@ -128,7 +134,7 @@ def _write(folder: Path, name: str, trial: Trial, until: str) -> Path:
         "device": trial.device.description,
         "versions": {package: version(package) for package in ("hidfd", "torch", "torchvision", "numpy")},
         "git_commit": git_commit(),
-        "command": " ".join(sys.argv),
+        "command": _command(),
     }
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
@@ -146,6 +152,14 @@ def git_commit() -> str | None:
     except FileNotFoundError:
         return None
     return answer.stdout.strip() or None
+
+
+def _command() -> str | None:
+    """What was typed, as one would type it again; None where this is no command of ours, but a worker or a notebook."""
+    program = Path(sys.argv[0])
+    if program.name != "__main__.py":
+        return None
+    return shlex.join(["python", "-m", program.parent.name, *sys.argv[1:]])
 
 
 def _draw_pictures(folder: Path, trial: Trial) -> None:

@@ -271,11 +271,12 @@ class Planner:
             if not math.isfinite(value):
                 return WorkState.FAILED, f"its {self.state.definition.study.objective} is not a number"
         if piece.until == "synthesis":
-            classes, floor = metrics.get("generator.effective_classes", math.nan), piece.config.data.num_classes / 3
-            if not classes >= floor:
+            classes = metrics.get("generator.effective_classes", math.nan)
+            asked = metrics.get("generator.asked_classes", piece.config.data.num_classes)
+            if not classes >= asked / 3:
                 return WorkState.COLLAPSED, (
-                    f"exp(entropy) of its images' classes is {classes:.1f}, below the gate of {floor:.1f} "
-                    f"(a third of {piece.config.data.num_classes})"
+                    f"exp(entropy) of its images' classes is {classes:.1f}, below the gate of {asked / 3:.1f}, a third "
+                    f"of the {asked:.0f} classes that the collected images have"
                 )
         return WorkState.COMPLETE, None
 

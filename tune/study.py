@@ -190,6 +190,8 @@ def run_study(
                 watch = _Watch(study, planner, projection, observer, show)
                 watch.refer()
                 _import_materials(study, threads, observer)
+                if engine == "ray":
+                    observer.note("starting Ray")
                 _run(study, planner, place, engine, watch)
             snapshot = snapshot_of(planner.state, planner.live, planner.notes)
             show(snapshot)

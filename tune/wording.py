@@ -101,6 +101,8 @@ def work_table(works: Iterable[WorkSnapshot]) -> Table:
         table.add_column(heading, justify="right" if heading in ("images", "took") else "left", overflow="fold")
     for work in works:
         images = f"{work.images:,}" + (f" of {work.target_images:,}" if work.target_images else "")
+        if work.state is WorkState.COMPLETE and work.target_images:
+            images = f"{work.target_images:,}"  # a build's last stage counts other images than its longest
         took = "reused" if work.reused else duration(work.seconds) if work.seconds else ""
         table.add_row(
             work.label, work.state.value, work.stage or "", images if work.images else "", took, work.reason or ""

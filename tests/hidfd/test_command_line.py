@@ -139,7 +139,7 @@ def test_run_in_words_names_the_report_and_what_can_be_asked_next(built: Workpla
 
 def test_run_until_the_teacher_names_its_weights_and_goes_on_with_run(built: Workplace) -> None:
     outcome = command(built, "run", "study.yaml", "--until", "teacher")
-    [weights] = [line.partition("weights: ")[2] for line in outcome.stdout.splitlines() if line.startswith("weights:")]
+    [weights] = [line.partition("teacher: ")[2] for line in outcome.stdout.splitlines() if line.startswith("teacher:")]
     assert safetensors.torch.load_file(built.folder / weights)["fc.weight"].shape == (3, 32)
     assert next_command(outcome) == "python -m hidfd run study.yaml"
 
@@ -212,8 +212,8 @@ def test_import_prints_sha256_lines_that_take_the_place_of_the_paths(fresh: Work
 
 def test_evaluate_before_a_run_names_the_command_to_run(fresh: Workplace) -> None:
     outcome = command(fresh, "evaluate", "study.yaml", exit_code=4)
-    assert "evaluation/" in outcome.stderr
-    assert "not in the store; run `python -m hidfd run FILE`" in outcome.stderr
+    assert "not finished" in outcome.stderr
+    assert "run it first: python -m hidfd run study.yaml" in outcome.stderr
     assert not outcome.stdout
 
 
@@ -316,3 +316,21 @@ def test_help_of_every_verb_explains_it_and_the_exit_codes(verb: str, tmp_path: 
     assert "exit codes:" in outcome.stdout
     assert "--store" in outcome.stdout
     assert "--json" in outcome.stdout
+
+
+@pytest.mark.parametrize("override", ["study.num_students=3", "search.distillation.inflation.high=3"])
+def test_a_setting_of_studies_is_refused_where_one_trial_runs(fresh: Workplace, override: str) -> None:
+    outcome = command(fresh, "run", "study.yaml", override, exit_code=2)
+    assert override in outcome.stderr
+    assert "python -m tune" in outcome.stderr
+
+
+def test_a_missing_test_split_is_said_before_anything_is_looked_for(fresh: Workplace) -> None:
+    outcome = command(fresh, "evaluate", "study.yaml", "--test", exit_code=2)
+    assert "trial.data.test" in outcome.stderr
+
+
+def test_looking_at_a_store_that_is_not_there_makes_none(fresh: Workplace) -> None:
+    outcome = command(fresh, "store", "list", "--store", str(fresh.folder / "nowhere"), exit_code=4)
+    assert "there is no store" in outcome.stderr
+    assert not (fresh.folder / "nowhere").exists()

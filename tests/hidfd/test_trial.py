@@ -33,6 +33,8 @@ def test_trial_goes_through_every_stage_and_explains_itself(
     assert result.metrics["validation_images"] == 30
     assert sum(result.metrics["class_histogram_synthetic"]) == 40
     assert result.metrics["generator"]["memorisation"] is not None
+    asked = result.metrics["generator"]["asked_classes"]
+    assert asked == sum(count > 0 for count in result.metrics["class_histogram_collection"])
     names = {str(path.relative_to(tmp_path / "trial")) for path in (tmp_path / "trial").rglob("*.*")}
     assert {"config.yaml", "manifest.json", "metrics.jsonl", "result.json", "report.html"} <= names
     assert {"pictures/real.png", "pictures/synthetic.png", "pictures/neighbours.png"} <= names

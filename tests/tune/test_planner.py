@@ -134,6 +134,19 @@ def test_collapsed_generator_prunes_its_students_and_opens_another() -> None:
     assert "trial-0" not in world.log
 
 
+@pytest.mark.parametrize(("asked", "outcome"), [(3.0, WorkState.COMPLETE), (4.0, WorkState.COLLAPSED)])
+def test_gate_asks_for_a_third_of_the_classes_that_a_generator_was_asked_for(asked: float, outcome: WorkState) -> None:
+    planner = World().planner(definition())
+    for _ in range(2):  # the collection, then the first generator
+        work = planner.next_work(1)
+        assert isinstance(work, Work)
+        planner.on_start(work, "here")
+        planner.on_end(
+            work, Finished({"generator.effective_classes": 1.0, "generator.asked_classes": asked}, False, 1.0)
+        )
+    assert planner.state.of(work.key) is outcome
+
+
 def test_diverged_generator_prunes_its_students() -> None:
     world = World(diverged=lambda work: work.label == "generator-0")
     planner = run(definition(), world, slots=2)
