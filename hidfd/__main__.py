@@ -89,10 +89,10 @@ def run(options: argparse.Namespace) -> None:
         return
     _print_result(result.metrics, result.seconds, result.reused)
     print(f"\nreport: {folder / 'report.html'}")
-    for role, file in (("teacher", "weights.safetensors"), ("distillation", "student.safetensors")):
+    for role, weights in (("teacher", "weights.safetensors"), ("distillation", "student.safetensors")):
         made = store.find(role, result.stages[role].digest)
         if made is not None and options.until in (role, "evaluation"):
-            print(f"{'teacher' if role == 'teacher' else 'student'}: {made.path(file)}")
+            print(f"{'teacher' if role == 'teacher' else 'student'}: {made.path(weights)}")
     if options.until != "evaluation":
         print(f"next:   {_command('run', options)}")
     elif "test" in result.stages:

@@ -63,7 +63,7 @@ class Workplace:
             env=os.environ | environment,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             check=False,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
