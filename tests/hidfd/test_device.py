@@ -160,7 +160,10 @@ def check_step(metrics: dict[str, Tensor], terms: set[str], *networks: nn.Module
 def test_gan_step_in_bf16_has_finite_fp32_losses_and_never_waits_for_the_gpu(gpu_trial: Trial, pairing: str) -> None:
     config = with_values(gpu_trial.config, {"generation.integration.pairing": pairing, "generation.flip": True})
     training = AdversarialTraining(config, gpu_trial.collection, gpu_trial.teacher, gpu_trial.device)
-    assert training._generate(0)[0].dtype == torch.bfloat16
+    fake, _, answer = training._generate(0)
+    assert fake.dtype == torch.float32, "images leave G in fp32"
+    assert answer is not None
+    assert answer.logits.dtype == torch.bfloat16
     training.step(0)  # handles and workspaces of the libraries
     before = [parameter.clone() for parameter in training.generator.parameters()]
     with no_waiting():

@@ -100,7 +100,7 @@ def test_head_that_is_not_the_classifier_of_the_pooled_map_is_refused_with_the_w
     teacher = Teacher(HiddenLayerHead(8, 8, 10, 1), [0.2], [0.5], 28)
     with pytest.raises(InputError, match=r"teacher\.architecture resnet14: .*cannot be shared") as caught:
         check_shareable(teacher, quick_config())
-    assert "distillation.head=own, feature_weight=0 and kl_weight=1" in str(caught.value)
+    assert "trial.distillation.head=own" in str(caught.value)
 
 
 def test_teacher_whose_answer_is_no_number_is_refused() -> None:

@@ -131,7 +131,7 @@ def test_a_non_finite_loss_ends_the_trial_and_leaves_earlier_artifacts(trial_con
 
 
 def test_too_few_candidates_are_named_with_the_settings_that_want_them(trial_config: TrialConfig, store: Store) -> None:
-    with pytest.raises(InputError, match=r"150 distinct images for collection\.num_images 100"):
+    with pytest.raises(InputError, match=r"150 distinct images for trial\.collection\.num_images 100"):
         run_trial(with_values(trial_config, {"collection.num_images": 100}), store, device="cpu")
 
 
