@@ -134,6 +134,7 @@ def test_ray_cluster_that_does_not_answer_is_one_clear_message(study: Workplace)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_study_is_told_before_while_and_after_it_runs(study: Workplace) -> None:
     plan = study.run("tune", "plan", "study.yaml")
     assert plan.returncode == 0, plan.stderr
@@ -173,6 +174,7 @@ def test_study_is_told_before_while_and_after_it_runs(study: Workplace) -> None:
     assert (study.folder / ".hidfd" / "results" / "tiny" / "trial-0" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_more_seeds_add_to_what_is_there(study: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     assert study.run("tune", *LOCAL).returncode == 0
     before = results(study)["works"]
