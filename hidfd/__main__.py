@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from hidfd import studyfile
+from hidfd.command_line import Parser, parse, run_verb
 from hidfd.config import TrialConfig
 from hidfd.costs import Costs
-from hidfd.errors import ConfigError, HidfdError, Stopped, StoreError
+from hidfd.errors import ConfigError, StoreError
 from hidfd.materials import materials
 from hidfd.progress import console_observer, duration, interruptible
 from hidfd.sources import identify
@@ -45,25 +46,7 @@ PLAIN_WIDTH = 200
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
-    options, rest = parser.parse_known_args(words)
-    unknown = [word for word in rest if word.startswith("-") or "file" not in options]
-    if unknown:
-        parser.error(f"unknown arguments: {' '.join(unknown)}")
-    options.overrides = rest
-    try:
-        options.verb(options)
-    except HidfdError as error:
-        if options.json:
-            print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
-        print(f"error: {error}", file=sys.stderr)
-        if isinstance(error, Stopped):
-            print(f"goes on with: python -m hidfd {shlex.join(words)}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:  # before or after what can be interrupted with care
-        print("stopped by Ctrl-C; nothing was under way that needed saving", file=sys.stderr)
-        return Stopped.exit_code
-    return 0
+    return run_verb(parse(_parser(), words), "python -m hidfd", words)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -285,27 +268,23 @@ def _print_result(metrics: dict[str, Any], seconds: dict[str, float], reused: tu
     console.print(table)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m hidfd",
         description="Hybrid data-free knowledge distillation: one trial on this machine.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    def add(name: str, verb: Callable[[argparse.Namespace], None], *, file: bool = True) -> argparse.ArgumentParser:
+    def add(name: str, verb: Callable[[argparse.Namespace], None], *, file: bool = True) -> Parser:
         sub = verbs.add_parser(
             name,
             help=verb.__doc__,
             description=verb.__doc__,
             usage="%(prog)s FILE [options] [key=value ...]" if file else "%(prog)s {list,remove,forget} [options]",
             epilog=EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
         )
-        sub.set_defaults(verb=verb)
+        sub.set_defaults(verb=verb, parser=sub)
         if file:
             sub.add_argument("file", metavar="FILE", help="study file (YAML); key=value overrides may follow")
         sub.add_argument("--store", help="folder or s3:// URI; default HIDFD_STORE, the file's, ./.hidfd/store")

@@ -57,7 +57,7 @@ def _in_words(
 ) -> Iterator[tuple[str, str]]:
     keys = _keys(problem["loc"], values, absent=problem["type"] == "missing")
     if problem["type"] != "value_error":
-        yield _place((section, *keys), tree), _expectation(problem, model)
+        yield _place((section, *keys), tree), _expectation(problem, model) + _meant_path(keys, values)
         return
     # A section's own validator may name several settings below it, each with its path.
     message = problem["msg"].removeprefix("Value error, ")
@@ -65,6 +65,16 @@ def _in_words(
         match = re.match(r"((?:[a-z_]+\.)+[a-z_]+): ", part)
         named = tuple(match[1].split(".")) if match else ()
         yield _place((section, *keys, *named), tree), part[match.end() :] if match else part
+
+
+def _meant_path(keys: Sequence[str], values: Any) -> str:
+    """A hint where a key is itself a dotted path (in `search:`) and a setting of a misspelt one was overridden."""
+    path, dot, setting = keys[-1].rpartition(".") if keys else ("", "", "")
+    siblings = value_at(values, keys[:-1]) if dot else None
+    if not isinstance(siblings, Mapping) or isinstance(siblings.get(keys[-1]), Mapping):
+        return ""
+    near = difflib.get_close_matches(path, [key for key in siblings if key != keys[-1]], n=1)
+    return f"; did you mean `{near[0]}.{setting}`?" if near else ""
 
 
 def _place(keys: Sequence[str], tree: FileTree) -> str:

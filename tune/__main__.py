@@ -14,8 +14,9 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from hidfd.command_line import Parser, parse, run_verb
 from hidfd.costs import Costs
-from hidfd.errors import ConfigError, HidfdError, Stopped
+from hidfd.errors import ConfigError
 from hidfd.page import percent
 from hidfd.progress import console_observer, duration, interruptible
 from hidfd.studyfile import redacted
@@ -59,25 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    parser = _parser()
-    options, rest = parser.parse_known_args(words)
-    unknown = [word for word in rest if word.startswith("-")]
-    if unknown:
-        parser.error(f"unknown arguments: {' '.join(unknown)}")
-    options.overrides = rest
-    try:
-        options.verb(options)
-    except HidfdError as error:
-        if options.json:
-            print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
-        print(f"error: {error}", file=sys.stderr)
-        if isinstance(error, Stopped):
-            print(f"goes on with: python -m tune {shlex.join(words)}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:  # before or after what can be interrupted with care
-        print("stopped by Ctrl-C; nothing was under way that needed saving", file=sys.stderr)
-        return Stopped.exit_code
-    return 0
+    return run_verb(parse(_parser(), words), "python -m tune", words)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -132,15 +115,16 @@ def status(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(snapshot.to_json(), default=str))
         return
+    holder = study.holder()
     if not any(work.attempts or work.state.is_final for work in snapshot.works):
-        print(f"{snapshot.name}: not started; next: {snapshot.command}")
+        begun = f"its material is imported, or Ray starts; run by {holder}"
+        print(f"{snapshot.name}: {begun if holder else f'not started; next: {snapshot.command}'}")
         return
     ended = sum(work.state.is_final for work in snapshot.works)
     words = f"{snapshot.name}: {ended} of {len(snapshot.works)} pieces of work so far have ended"
     if snapshot.num_students:
         students = sum(trial.state.is_final for trial in snapshot.trials)
         words += f", {students} of {snapshot.num_students} students of the search"
-    holder = study.holder()
     print(f"{words}; run by {holder}" if holder else words)
     running = [work for work in snapshot.works if work.state is WorkState.RUNNING]
     if running:
@@ -257,17 +241,15 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m tune",
         description="Hybrid data-free knowledge distillation: studies over trials.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    def add(name: str, verb: Callable[[argparse.Namespace], None], *more: str) -> argparse.ArgumentParser:
+    def add(name: str, verb: Callable[[argparse.Namespace], None], *more: str) -> Parser:
         places = "".join(f" {word}" for word in ("FILE", *more))
         sub = verbs.add_parser(
             name,
@@ -275,10 +257,8 @@ def _parser() -> argparse.ArgumentParser:
             description=verb.__doc__,
             usage=f"%(prog)s{places} [options] [key=value ...]",
             epilog=EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
         )
-        sub.set_defaults(verb=verb)
+        sub.set_defaults(verb=verb, parser=sub)
         sub.add_argument("file", metavar="FILE", help="study file (YAML); key=value overrides may follow")
         sub.add_argument("--seeds", type=_count, metavar="N", help="compare on so many fresh seeds")
         sub.add_argument("--store", help="folder or s3:// URI; default HIDFD_STORE, the file's, ./.hidfd/store")
