@@ -62,8 +62,11 @@ def train_generator(
             observer.picture(stage, images, path)
         return {}
 
+    proxies: dict[str, float | None] = {}  # the newest: the last milestone is at the end
+
     def measure_proxies(_images: int) -> dict[str, float]:
-        return {f"generation/{name}": value for name, value in probe.proxies().items() if value is not None}
+        proxies.update(probe.proxies())
+        return {f"generation/{name}": value for name, value in proxies.items() if value is not None}
 
     history = run_loop(
         training,
@@ -78,7 +81,6 @@ def train_generator(
         observer,
         [Milestone(draw_grid, settings.grid_every_images), Milestone(measure_proxies, settings.proxies_every_images)],
     )
-    final = probe.proxies()
     with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
         state = {name: tensor.cpu().contiguous() for name, tensor in training.ema.state_dict().items()}
         safetensors.torch.save_file(state, attempt.path("generator.safetensors"))
@@ -88,7 +90,7 @@ def train_generator(
         meta = {
             "seconds": history.seconds,
             "operations": stage.operations,
-            "proxies": final,
+            "proxies": proxies,
             "present_classes": training.present_classes.tolist(),
             "frequencies": training.smoothing.frequencies.tolist(),
             "num_parameters": {
