@@ -155,7 +155,8 @@ def show(options: argparse.Namespace) -> None:
     for rung in work.rungs:
         table.add_row(
             f"at {rung.images:,} images",
-            f"agreement {percent(rung.value)}, {'kept' if rung.kept else 'pruned'}, against {len(rung.against)} others",
+            f"agreement {percent(rung.value)}, {'kept' if rung.kept else 'pruned'}: "
+            f"{rung.num_better} of {rung.num_others} others did better",
         )
     _print(table)
     needs = [need for key in work.needs if (need := snapshot.work(key)) is not None]

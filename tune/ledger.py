@@ -159,15 +159,15 @@ class Ledger:
         return found
 
     def add_suggestion(
-        self, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], group: int | None
+        self, number: int, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], group: int | None
     ) -> Suggestion:
         """Writes a new suggestion, whole or not at all.
 
         Args:
+            number: how many there are.
             params, distributions: by dotted path.
             group: of the suggestion it shares upstream parameters with; None if it opens a group.
         """
-        number = len(self.history())
         group = number if group is None else group
         self._write(
             lambda: self._search.add_trial(

@@ -12,9 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tune.comparison import best_of
 from tune.ledger import Suggestion
-from tune.rungs import decide
 from tune.sampler import suggest
 from tune.snapshot import WorkState
 from tune.state import StudyState
@@ -87,11 +85,11 @@ class Planner:
             return Wait() if self.live else Done(self._drain_reason)
         if free <= 0:
             return Wait()
-        work = self._ready() or self._suggest_until_ready()
+        work = self.state.backlog.first_ready() or self._suggest_until_ready()
         if work is None:
             return Wait() if self.live else Done("everything that was asked for has ended")
         self.live[work.key] = Live(target_images=work.piece.target_images)
-        self.state.running.add(work.key)
+        self.state.backlog.start(work)
         return work
 
     def is_over(self) -> bool:
@@ -161,7 +159,7 @@ class Planner:
             # A rung's decision stands even where the student was done before it heard of it.
             outcome = self.state.pruned_outcome(work) or outcome
         del self.live[work.key]
-        self.state.running.discard(work.key)
+        self.state.backlog.release(work)
         if outcome is not None:
             self.state.finish(work, outcome)
         self.state.settle()
@@ -173,34 +171,16 @@ class Planner:
     @property
     def best(self) -> Suggestion | None:
         """The best complete suggestion so far."""
-        return best_of(self.state.suggestions)
-
-    def _ready(self) -> Work | None:
-        """The first piece of work, in order of creation, whose needs are there and whose artifacts nobody builds."""
-        state = self.state
-        made: set[str] = set()
-        for key, work in state.works.items():
-            if state.of(key) is WorkState.COMPLETE:
-                made |= work.piece.makes
-        running = [state.works[key].piece for key in self.live]
-        claimed = {digest for piece in running for digest in piece.makes} - made
-        trajectories = {piece.trajectory for piece in running if piece.trajectory}
-        for work in state.waiting():
-            piece = work.piece
-            if any(state.of(need) is not WorkState.COMPLETE for need in piece.needs):
-                continue
-            if claimed.isdisjoint(piece.makes - made) and piece.trajectory not in trajectories:
-                return work
-        return None
+        return self.state.best
 
     def _suggest_until_ready(self) -> Work | None:
         """New suggestions, until one of them gives something to start or opens a generator that has to wait."""
         state = self.state
         while len(state.suggestions) < state.limit:
-            if any(work.piece.kind == "build" for work in state.waiting()):
+            if state.backlog.has_waiting_build():
                 return None
             self._suggest()
-            work = self._ready()
+            work = state.backlog.first_ready()
             if work is not None:
                 return work
         return None
@@ -222,8 +202,8 @@ class Planner:
         if not suggestions:
             return None
         leader = suggestions[suggestions[-1].group]
-        size = sum(suggestion.group == leader.number for suggestion in suggestions)
-        if not leader.work or (study.sampler != "grid" and size >= study.students_per_generator):
+        is_full = self.state.size_of_group(leader) >= study.students_per_generator
+        if not leader.work or (study.sampler != "grid" and is_full):
             return None
         alive = (WorkState.WAITING, WorkState.RUNNING, WorkState.COMPLETE)
         return leader if all(self.state.of(key) in alive for key in leader.work[:-1]) else None
@@ -231,17 +211,9 @@ class Planner:
     def _compare(self, work: Work, report: Report) -> None:
         """ASHA at exactly this rung's images, once; the decision is stored before it is acted on."""
         assert work.trial is not None, work.label
-        suggestions = self.state.suggestions
-        suggestion = suggestions[work.trial]
+        suggestion = self.state.suggestions[work.trial]
         if report.images not in suggestion.rungs:
-            shown = {  # by student: equal suggestions share one, and it counts once
-                other.work[-1]: other.rungs[report.images].value
-                for other in suggestions
-                if report.images in other.rungs and other.work[-1] != work.key
-            }
-            factor = self.state.definition.study.pruner.reduction_factor
-            suggestion.rungs[report.images] = decide(report.metrics["agreement"], shown.values(), factor)
-            self.state.ledger.set_rungs(suggestion)
+            self.state.decide(suggestion, report.images, report.metrics["agreement"])
         dropped = self.state.pruned_outcome(work)
         if dropped is not None:
             self.live[work.key].verdict = dropped.reason

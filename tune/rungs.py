@@ -6,10 +6,14 @@ and judges a report that lies between rungs, and Ray's forgets its rungs when th
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+NUM_SHOWN = 5
+"""So many of the values that a student was compared with are remembered: all of them would grow as trials squared."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +23,16 @@ class Decision:
     Attributes:
         value: measured there; more is better.
         kept: whether the student goes on.
-        against: what the others had shown there by then, best first.
+        num_others: students that had been measured there before it.
+        num_better: of those, with a higher value.
+        best: their highest values, best first, at most `NUM_SHOWN`.
     """
 
     value: float
     kept: bool
-    against: tuple[float, ...]
+    num_others: int
+    num_better: int
+    best: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, as the ledger keeps it."""
@@ -33,7 +41,34 @@ class Decision:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Decision:
         """Inverse of `to_json`."""
-        return cls(content["value"], content["kept"], tuple(content["against"]))
+        return cls(**{**content, "best": tuple(content["best"])})
+
+
+@dataclass
+class Rung:
+    """What students have shown at exactly these images, each once.
+
+    Attributes:
+        values: by key of the student's piece of work.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    _ascending: list[float] = field(default_factory=list)
+
+    def add(self, student: str, value: float) -> None:
+        """One more; the same student again changes nothing."""
+        if student not in self.values:
+            self.values[student] = value
+            if not math.isnan(value):
+                bisect.insort(self._ascending, value)
+
+    def others(self, student: str) -> list[float]:
+        """What the others showed, ascending, NaN left out."""
+        others = self._ascending.copy()
+        own = self.values.get(student, math.nan)
+        if not math.isnan(own):
+            others.remove(own)
+        return others
 
 
 def rung_images(
@@ -56,14 +91,14 @@ def rung_images(
     return tuple(rungs)
 
 
-def decide(value: float, others: Iterable[float], reduction_factor: float) -> Decision:
+def decide(value: float, others: Sequence[float], reduction_factor: float) -> Decision:
     """Keep a student that is among the best 1 in `reduction_factor` (rounded up) of those seen at its rung so far.
 
     Args:
         value: its own; NaN is never kept.
-        others: what other students showed at exactly the same images, kept or not.
+        others: what other students showed at exactly the same images, kept or not; ascending.
     """
-    against = tuple(sorted(others, reverse=True))
-    allowed = math.ceil((len(against) + 1) / reduction_factor - 1e-9)
-    better = sum(other > value for other in against)
-    return Decision(value, not math.isnan(value) and better < allowed, against)
+    num_better = len(others) - bisect.bisect_right(others, value)
+    allowed = math.ceil((len(others) + 1) / reduction_factor - 1e-9)
+    best = tuple(reversed(others[-NUM_SHOWN:]))
+    return Decision(value, not math.isnan(value) and num_better < allowed, len(others), num_better, best)

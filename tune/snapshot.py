@@ -76,13 +76,17 @@ class RungSnapshot:
         images: student images seen.
         value: agreement measured there.
         kept: whether it went on.
-        against: the values that others had shown there by then.
+        num_others: students that had been measured there before it.
+        num_better: of those, with a higher value.
+        best: their highest values, best first, a few.
     """
 
     images: int
     value: float
     kept: bool
-    against: tuple[float, ...]
+    num_others: int
+    num_better: int
+    best: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,19 @@ same state. The planner chooses from it.
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from typing import Any
 
 from hidfd.config import TrialConfig
 from hidfd.errors import ConfigError
+from tune.backlog import Backlog
 from tune.comparison import Row, best_of, rows_of
 from tune.definition import Definition, differences
 from tune.ledger import Ledger, Suggestion
+from tune.rungs import Rung, decide
 from tune.snapshot import Role, WorkState
 from tune.space import changed
-from tune.work import Outcome, Piece, Work, pieces_of
+from tune.work import Outcome, Work, pieces_of
 
 
 class StudyState:
@@ -24,10 +27,10 @@ class StudyState:
 
     Attributes:
         suggestions: of the search, in order.
-        works: by key.
-        wanted: keys of the works that the study asks for by now, in the order in which it asked.
-        running: keys of those that an engine has.
+        backlog: its pieces of work.
+        rungs: student images -> what was shown there.
         rows: comparisons asked for by now.
+        best: the complete suggestion of the highest value, the earliest of equals.
     """
 
     def __init__(self, definition: Definition, ledger: Ledger, *, is_driven: bool = False) -> None:
@@ -44,48 +47,50 @@ class StudyState:
         self.definition = definition
         self.ledger = ledger
         self.suggestions: list[Suggestion] = []
-        self.works: dict[str, Work] = {}
-        self.wanted: dict[str, None] = {}
-        self.running: set[str] = set()
+        self.backlog = Backlog()
+        self.rungs: defaultdict[int, Rung] = defaultdict(Rung)
         self.rows: list[Row] = []
+        self.best: Suggestion | None = None
         self._num_works = 0
         self._rows_stand: tuple[int | None, bool] | None = None
+        self._open: dict[int, Suggestion] = {}  # those that have not ended
+        self._failed: list[Suggestion] = []
+        self._newest: dict[str, int] = {}  # parameters -> number of the last suggestion that has them
+        self._group_sizes: Counter[int] = Counter()
         self._check_identity()
         self._recover(is_driven)
 
+    @property
+    def works(self) -> dict[str, Work]:
+        """Every piece of work by key."""
+        return self.backlog.works
+
     def of(self, key: str) -> WorkState:
         """Where a piece of work stands."""
-        outcome = self.works[key].outcome
-        if outcome is not None:
-            return outcome.state
-        return WorkState.RUNNING if key in self.running else WorkState.WAITING
-
-    def waiting(self) -> list[Work]:
-        """What is wanted, has not ended and does not run, in order of creation."""
-        found = [self.works[key] for key in self.wanted if self.of(key) is WorkState.WAITING]
-        return sorted(found, key=lambda work: work.number)
+        return self.backlog.state_of(key)
 
     @property
     def limit(self) -> int:
         """How many suggestions the search makes at most; one that failed and was made again does not count."""
-        return self.definition.limit + len(self._superseded())
+        return self.definition.limit + sum(self._is_superseded(failed) for failed in self._failed)
+
+    def size_of_group(self, leader: Suggestion) -> int:
+        """How many suggestions share its upstream parameters, itself counted."""
+        return self._group_sizes[leader.number]
 
     def retry_failed(self) -> None:
         """Suggests again, once, what failed in an earlier run for reasons that its values are not to blame for."""
-        superseded = self._superseded()
-        for suggestion in list(self.suggestions):
-            failed = suggestion.state is WorkState.FAILED and suggestion.work
-            if failed and suggestion.number not in superseded:
+        for suggestion in list(self._failed):
+            if suggestion.work and not self._is_superseded(suggestion):
                 for key in suggestion.work:
                     if self.of(key) is WorkState.FAILED:
-                        self.wanted.pop(key, None)
+                        self.backlog.unwant(key)
                 leader = self.suggestions[suggestion.group]
                 self.suggest(dict(suggestion.params), leader)
 
     def is_over(self) -> bool:
         """Whether nothing is left to suggest, to start or to wait for."""
-        ended = all(self.works[key].outcome is not None for key in self.wanted)
-        return ended and self._search_is_over()
+        return not self.backlog.unfinished() and self._search_is_over()
 
     def suggest(self, params: dict[str, Any], leader: Suggestion | None) -> None:
         """Takes in a new suggestion, with its pieces of work.
@@ -95,35 +100,34 @@ class StudyState:
             leader: the suggestion whose upstream parameters it holds; None if it opens a group.
         """
         distributions = self.definition.space.distributions
-        suggestion = self.ledger.add_suggestion(params, distributions, leader.number if leader else None)
-        self.suggestions.append(suggestion)
+        number = len(self.suggestions)
+        suggestion = self.ledger.add_suggestion(number, params, distributions, leader.number if leader else None)
+        self._take_in(suggestion)
         self._plan_suggestion(suggestion)
         self.settle()
 
     def finish(self, work: Work, outcome: Outcome) -> None:
-        """Takes in how a piece of work ended for good; `settle` draws the consequences."""
-        work.outcome = outcome
+        """Takes in how a piece of work ended for good, and with it whatever rests on it; `settle` does the rest."""
+        self.backlog.finish(work, outcome)
         self.ledger.finish_work(work)
+        for dependent, end in list(self.backlog.doomed_by(work)):
+            self.finish(dependent, end)
 
     def settle(self) -> None:
-        """Everything that follows from what has ended: students of dead builds, suggestions, finalists."""
-        for work in self.waiting():
-            outcome = self._doomed(work)
-            if outcome is not None:
-                self.finish(work, outcome)
-        for suggestion in self.suggestions:
+        """Everything that follows from what has ended: suggestions, finalists."""
+        for suggestion in list(self._open.values()):
             student = self._student(suggestion)
-            if not suggestion.state.is_final and student is not None and student.outcome is not None:
+            if student is not None and student.outcome is not None:
                 self._finish_suggestion(suggestion, student.outcome)
         self._plan_rows()
 
-    def _doomed(self, work: Work) -> Outcome | None:
-        """The end of a piece of work that needs a build which has ended without an artifact worth using."""
-        for need in work.piece.needs:
-            build = self.works[need]
-            if build.outcome is not None and build.outcome.state is not WorkState.COMPLETE:
-                return Outcome(build.outcome.state, f"{build.label} {build.outcome.state}: {build.outcome.reason}")
-        return None
+    def decide(self, suggestion: Suggestion, images: int, value: float) -> None:
+        """Compares a student at a rung, and writes the decision before anyone acts on it."""
+        rung, student = self.rungs[images], suggestion.work[-1]
+        factor = self.definition.study.pruner.reduction_factor
+        suggestion.rungs[images] = decide(value, rung.others(student), factor)
+        rung.add(student, value)
+        self.ledger.set_rungs(suggestion)
 
     def pruned_outcome(self, work: Work) -> Outcome | None:
         """The end of a student that a rung has decided against; None if none has."""
@@ -134,10 +138,9 @@ class StudyState:
         if not dropped:
             return None
         decision = suggestion.rungs[dropped[0]]
-        better = sum(other > decision.value for other in decision.against)
         reason = (
             f"pruned at {dropped[0]:,} images: agreement {100 * decision.value:.1f} %, "
-            f"{better} of {len(decision.against)} others did better there"
+            f"{decision.num_better} of {decision.num_others} others did better there"
         )
         return Outcome(WorkState.PRUNED, reason, {"agreement": decision.value})
 
@@ -157,27 +160,51 @@ class StudyState:
 
     def _recover(self, is_driven: bool) -> None:
         self.ledger.repair()
-        self.suggestions = self.ledger.suggestions()
         for work in self.ledger.works():
-            self.works[work.key] = work  # a later one of the same key is a second try of a failed one
             self._num_works += 1
+            self.backlog.add(work)  # a later one of the same key is a second try of a failed one
             if is_driven and work.outcome is None and work.attempts and work.attempts[-1].ended is None:
-                self.running.add(work.key)
+                self.backlog.start(work)
             elif work.attempts and work.attempts[-1].ended is None:
                 attempt = work.attempts[-1]
                 attempt.ended, attempt.end = attempt.last_seen, "interrupted"
                 if work.outcome is None:
                     self.ledger.set_attempt(work, len(work.attempts) - 1)
-        for suggestion in self.suggestions:
+        for suggestion in self.ledger.suggestions():
+            self._take_in(suggestion)
             is_planned = bool(suggestion.work) and all(key in self.works for key in suggestion.work)
             if not suggestion.state.is_final and not is_planned:
                 self._plan_suggestion(suggestion)
-            self._want(suggestion.work)
-        for work in self.works.values():
+            self.backlog.want(suggestion.work)
+        for work in list(self.works.values()):
             dropped = self.pruned_outcome(work)
             if work.outcome is None and dropped is not None:
                 self.finish(work, dropped)
+            else:
+                for dependent, end in list(self.backlog.doomed_by(work)):
+                    self.finish(dependent, end)
         self.settle()
+
+    def _take_in(self, suggestion: Suggestion) -> None:
+        self.suggestions.append(suggestion)
+        self._group_sizes[suggestion.group] += 1
+        self._newest[_known_as(suggestion)] = suggestion.number
+        for images, decision in suggestion.rungs.items():
+            self.rungs[images].add(suggestion.work[-1], decision.value)
+        if suggestion.state.is_final:
+            self._has_ended(suggestion)
+        else:
+            self._open[suggestion.number] = suggestion
+
+    def _has_ended(self, suggestion: Suggestion) -> None:
+        self._open.pop(suggestion.number, None)
+        self.best = best_of([s for s in (self.best, suggestion) if s is not None])
+        if suggestion.state is WorkState.FAILED:
+            self._failed.append(suggestion)
+
+    def _is_superseded(self, failed: Suggestion) -> bool:
+        """Whether a suggestion that failed stands once more, later."""
+        return self._newest[_known_as(failed)] > failed.number
 
     def _plan_suggestion(self, suggestion: Suggestion) -> None:
         """Writes the pieces of a suggestion, those that are not there already, and then their keys."""
@@ -186,23 +213,24 @@ class StudyState:
         except ConfigError as error:
             suggestion.state, suggestion.reason = WorkState.FAILED, f"these values do not fit together: {error}"
             self.ledger.finish_suggestion(suggestion)
+            self._has_ended(suggestion)
             return
         label, params = f"trial-{suggestion.number}", suggestion.params
         suggestion.work = self._add(config, "search", label, params, suggestion.number, self.definition.rungs)
         self.ledger.set_suggestion_work(suggestion)
-        self._want(suggestion.work)
+        self.backlog.want(suggestion.work)
 
     def _plan_rows(self) -> None:
         """Variants at once; the best trial and its controls when the search is over. Asked again it adds nothing."""
-        best = best_of(self.suggestions)
-        stand = (best.number if best else None, self._search_is_over())
+        is_over = self._search_is_over()
+        stand = (self.best.number if self.best else None, is_over)
         if stand == self._rows_stand:
             return
         self._rows_stand = stand
-        self.rows = rows_of(self.definition, best if self._search_is_over() else None)
+        self.rows = rows_of(self.definition, self.best if is_over else None)
         for number in range(len(self.definition.study.seeds)):
             for row in self.rows:
-                self._want(self._add(row.configs[number], row.role, row.labels[number], row.params))
+                self.backlog.want(self._add(row.configs[number], row.role, row.labels[number], row.params))
 
     def _add(
         self,
@@ -217,35 +245,24 @@ class StudyState:
         keys = []
         for piece in pieces_of(config):
             known = self.works.get(piece.key)
-            if known is None or (self.of(piece.key) is WorkState.FAILED and piece.key not in self.wanted):
+            if known is None or (self.of(piece.key) is WorkState.FAILED and piece.key not in self.backlog.wanted):
                 work = Work(
                     number=self._num_works,
                     piece=piece,
                     role=role,
-                    label=known.label if known else self._label(piece, label),
+                    label=known.label if known else self.backlog.label_for(piece, label),
                     trial=trial,
                     params=params,
                     rungs=rungs if piece.kind == "student" else (),
                 )
                 self.ledger.add_work(work)
-                self.works[work.key] = work
+                self.backlog.add(work)
                 self._num_works += 1
+                for need in piece.needs:
+                    for dependent, end in list(self.backlog.doomed_by(self.works[need])):
+                        self.finish(dependent, end)
             keys.append(piece.key)
         return tuple(keys)
-
-    def _label(self, piece: Piece, wish: str) -> str:
-        """A name that no other piece of work has: what was wished for a student, a numbered noun for a build."""
-        if piece.kind == "build":
-            noun = "generator" if piece.until == "synthesis" else piece.until
-            return f"{noun}-{sum(work.piece.until == piece.until for work in self.works.values())}"
-        taken = {work.label for work in self.works.values()}
-        number, label = 2, wish
-        while label in taken:
-            label, number = f"{wish}-{number}", number + 1
-        return label
-
-    def _want(self, keys: tuple[str, ...]) -> None:
-        self.wanted.update(dict.fromkeys(keys))
 
     def _finish_suggestion(self, suggestion: Suggestion, outcome: Outcome) -> None:
         student = self._student(suggestion)
@@ -258,15 +275,15 @@ class StudyState:
             suggestion.rungs = dict(self.suggestions[student.trial].rungs)
             self.ledger.set_rungs(suggestion)
         self.ledger.finish_suggestion(suggestion)
+        self._has_ended(suggestion)
 
     def _search_is_over(self) -> bool:
-        return len(self.suggestions) >= self.limit and all(s.state.is_final for s in self.suggestions)
-
-    def _superseded(self) -> set[int]:
-        """Numbers of the suggestions that failed and stand once more, later."""
-        last = {json.dumps(s.params, sort_keys=True): s.number for s in self.suggestions}
-        failed = [s for s in self.suggestions if s.state is WorkState.FAILED]
-        return {s.number for s in failed if last[json.dumps(s.params, sort_keys=True)] > s.number}
+        return len(self.suggestions) >= self.limit and not self._open
 
     def _student(self, suggestion: Suggestion) -> Work | None:
         return self.works.get(suggestion.work[-1]) if suggestion.work else None
+
+
+def _known_as(suggestion: Suggestion) -> str:
+    """Equal for equal parameters; 1 and true are two."""
+    return json.dumps(suggestion.params, sort_keys=True)

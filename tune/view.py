@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hidfd.config import TrialConfig
-from tune.comparison import best_of, rank_agreement, summarise, verdict_of
+from tune.comparison import rank_agreement, summarise, verdict_of
 from tune.definition import Definition
 from tune.ledger import Suggestion
 from tune.planner import Live
@@ -28,7 +28,7 @@ def snapshot_of(state: StudyState, live: Mapping[str, Live] | None = None, notes
     definition = state.definition
     live = live or {}
     rows = tuple(summarise(row, state.works) for row in state.rows)
-    best = best_of(state.suggestions)
+    best = state.best
     tau, tau_count = rank_agreement(state.works.values())
     return StudySnapshot(
         name=definition.name,
@@ -53,14 +53,14 @@ def snapshot_of(state: StudyState, live: Mapping[str, Live] | None = None, notes
         works=tuple(
             _work(work, state, live.get(key))
             for key, work in sorted(state.works.items(), key=lambda item: item[1].number)
-            if key in state.wanted
+            if key in state.backlog.wanted
         ),
         rows=rows,
         best=best.number if best else None,
         rank_agreement=tau,
         rank_agreement_count=tau_count,
         verdict=verdict_of(rows, definition.study.objective),
-        finished=not state.running and state.is_over(),
+        finished=not state.backlog.running and state.is_over(),
         folder=str(definition.folder),
         tracking=definition.tracking,
         cpu_seconds=sum(attempt.cpu_seconds or 0.0 for work in state.works.values() for attempt in work.attempts),
@@ -102,7 +102,7 @@ def _work(work: Work, state: StudyState, live: Live | None) -> WorkSnapshot:
         metrics=metrics,
         value=value,
         value_error=_error_of(value, metrics, objective),
-        rungs=tuple(RungSnapshot(n, d.value, d.kept, d.against) for n, d in sorted(rungs.items())),
+        rungs=tuple(RungSnapshot(images, **vars(decision)) for images, decision in sorted(rungs.items())),
         reused=outcome.reused if outcome else False,
         seconds=sum((attempt.ended or attempt.last_seen) - attempt.started for attempt in work.attempts),
         attempts=tuple(

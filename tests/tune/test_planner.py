@@ -164,7 +164,7 @@ def test_pruned_student_stops_at_the_rung_and_says_against_whom() -> None:
         ((images, decision),) = suggestion.rungs.items()
         assert images == 3200
         assert not decision.kept
-        assert decision.against
+        assert 0 < decision.num_better <= decision.num_others
         work = planner.state.works[suggestion.work[-1]]
         assert work.attempts[-1].images_to == 3200
         trial = planner.state.ledger.history()[suggestion.number]
@@ -474,14 +474,15 @@ def test_equal_suggestions_count_once_at_a_rung() -> None:
     assert [s.params["distillation.inflation"] for s in planner.state.suggestions] == [9.0, 9.0, 9.0, 4.0, 5.0, 5.0]
     for suggestion in planner.state.suggestions:
         for decision in suggestion.rungs.values():
-            assert len(decision.against) == len(set(decision.against)) <= 2
+            assert decision.num_others <= 2
+            assert len(set(decision.best)) == len(decision.best)
 
 
 def test_student_that_diverged_is_not_taken_for_a_pruned_one() -> None:
     world = World()
     planner = world.planner(definition())
     work = next_student(planner, world)
-    planner.state.suggestions[0].rungs[work.rungs[0]] = Decision(0.1, kept=False, against=(0.9,))
+    planner.state.suggestions[0].rungs[work.rungs[0]] = Decision(0.1, False, 1, 1, (0.9,))
     planner.on_end(work, Diverged("distillation: a loss was not finite"))
     assert planner.state.of(work.key) is WorkState.DIVERGED
 

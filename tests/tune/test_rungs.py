@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tune.rungs import Decision, decide, rung_images
+from tune.rungs import Decision, Rung, decide, rung_images
 
 
 def test_rungs_are_whole_batches_before_the_end() -> None:
@@ -30,7 +30,7 @@ def test_first_student_at_a_rung_goes_on() -> None:
     ],
 )
 def test_best_share_goes_on(value: float, others: list[float], factor: float, kept: bool) -> None:
-    assert decide(value, others, factor).kept is kept
+    assert decide(value, sorted(others), factor).kept is kept
 
 
 def test_nan_is_never_kept() -> None:
@@ -38,6 +38,20 @@ def test_nan_is_never_kept() -> None:
 
 
 def test_decision_survives_the_ledger() -> None:
-    decision = decide(0.4, [0.5, 0.3], 2.0)
+    decision = decide(0.4, [0.3, 0.5], 2.0)
     assert Decision.from_json(decision.to_json()) == decision
-    assert decision.against == (0.5, 0.3)
+    assert (decision.num_others, decision.num_better, decision.best) == (2, 1, (0.5, 0.3))
+
+
+def test_decision_remembers_only_the_best_of_many() -> None:
+    decision = decide(0.0, [n / 1000 for n in range(1000)], 2.0)
+    assert decision.best == (0.999, 0.998, 0.997, 0.996, 0.995)
+    assert (decision.num_others, decision.num_better) == (1000, 999)
+
+
+def test_student_is_not_compared_with_itself() -> None:
+    rung = Rung()
+    for student, value in (("a", 0.5), ("b", 0.4), ("b", 0.9), ("c", math.nan)):
+        rung.add(student, value)
+    assert rung.others("b") == [0.5]
+    assert rung.others("c") == rung.others("d") == [0.4, 0.5]
