@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
@@ -46,11 +47,16 @@ def field_at(path: str) -> FieldInfo:
     Raises:
         ConfigError: there is none; names the nearest.
     """
-    known = dict(_fields(TrialConfig))
+    known = _known_fields()
     if path not in known:
         nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.0)[0]
         raise ConfigError(f"trial.{path}: no such setting; did you mean trial.{nearest}?")
     return known[path]
+
+
+@functools.cache
+def _known_fields() -> dict[str, FieldInfo]:
+    return dict(_fields(TrialConfig))
 
 
 def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

@@ -7,6 +7,7 @@ import json
 import logging
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ from hidfd.page import percent
 from hidfd.progress import console_observer, duration, interruptible
 from hidfd.studyfile import redacted
 from tune.display import StudyDisplay
+from tune.explanation import explain as explain_work
 from tune.findings import rank_words
 from tune.forecast import forecast_of
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
@@ -51,6 +53,9 @@ exit codes:
    10  Ray does not start, or the cluster of RAY_ADDRESS does not answer
   130  stopped by Ctrl-C or SIGTERM; the same command goes on
 """
+
+WATCH_EVERY_SECONDS = 2.0
+"""How often `status --watch` looks at the ledger."""
 
 PLAIN_WIDTH = 160
 """Columns of a table that is not shown on a terminal."""
@@ -111,9 +116,12 @@ def run(options: argparse.Namespace) -> None:
 def status(options: argparse.Namespace) -> None:
     """Say where the study stands, whoever runs it."""
     study = _open(options)
+    if options.watch:
+        _watch(study, as_json=options.json)
     snapshot = study.snapshot()
     if options.json:
-        print(json.dumps(snapshot.to_json(), default=str))
+        if not options.watch:
+            print(json.dumps(snapshot.to_json(), default=str))
         return
     holder = study.holder()
     if not any(work.attempts or work.state.is_final for work in snapshot.works):
@@ -135,6 +143,24 @@ def status(options: argparse.Namespace) -> None:
         print(f"next: {_command('show', options, 'TRIAL')}")
     elif holder is None:
         print(f"nobody runs it now; goes on with: {snapshot.command}")
+
+
+def _watch(study: Study, *, as_json: bool) -> None:
+    """Shows a study as its driver would, until it ends or nobody runs it any more."""
+    told = ""
+    with StudyDisplay(sys.stdout, quiet=as_json) as display:
+        while True:
+            is_run = study.holder() is not None
+            snapshot = study.snapshot()
+            display.show(snapshot)
+            if as_json:
+                line = json.dumps(snapshot.to_json(), default=str)
+                if line != told:
+                    print(line, flush=True)
+                told = line
+            if not is_run:
+                return
+            time.sleep(WATCH_EVERY_SECONDS)
 
 
 def show(options: argparse.Namespace) -> None:
@@ -170,6 +196,21 @@ def show(options: argparse.Namespace) -> None:
     if (Path(work.folder) / "config.yaml").is_file():
         print(f"alone: python -m hidfd run {shlex.quote(work.folder)}/config.yaml")
     print(f"next: {_command('status', options)}")
+
+
+def explain(options: argparse.Namespace) -> None:
+    """Say why a trial has its parameters, what it reused and built, and why it stopped where it did."""
+    study = _open(options)
+    snapshot = study.snapshot()
+    work = _find(snapshot, options.trial)
+    sentences = explain_work(snapshot, work)
+    if options.json:
+        print(json.dumps({"label": work.label, "key": work.key, "state": work.state, "sentences": sentences}))
+        return
+    print(f"{work.label}: {result_in_words(work) if work.state.is_final else work.state.value}")
+    for sentence in sentences:
+        print(f"  {sentence}")
+    print(f"next: {_command('show', options, options.trial)}")
 
 
 def report(options: argparse.Namespace) -> None:
@@ -227,6 +268,8 @@ def _print_tables(snapshot: StudySnapshot) -> None:
         print(words)
     if snapshot.verdict:
         print(f"verdict: {snapshot.verdict}")
+    if snapshot.undone:
+        print(f"undone: {snapshot.undone}")
 
 
 def _print(what: RenderableType) -> None:
@@ -270,8 +313,10 @@ def _parser() -> Parser:
     running = add("run", run)
     running.add_argument("--engine", choices=["ray", "local"], default="ray", help="local = one by one, without Ray")
     running.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    add("status", status)
-    add("show", show, "TRIAL").add_argument("trial", metavar="TRIAL", help="number of a trial, or name of its folder")
+    watching = add("status", status)
+    watching.add_argument("--watch", action="store_true", help="go on showing it until it ends; Ctrl-C ends this only")
+    for name, verb in (("show", show), ("explain", explain)):
+        add(name, verb, "TRIAL").add_argument("trial", metavar="TRIAL", help="number of a trial, or name of its folder")
     add("report", report)
     return parser
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from tune.definition import Definition
 from tune.ledger import Suggestion
 from tune.snapshot import Role, RowSnapshot, WorkState
 from tune.space import changed
-from tune.work import Work, pieces_of
+from tune.work import Piece, Work, pieces_of
 
 TRUSTED_TAU = 0.5
 """Below it agreement has not ranked the students as their labels do, and a study says so."""
@@ -50,33 +50,73 @@ def best_of(suggestions: Iterable[Suggestion]) -> Suggestion | None:
     return max(complete, key=lambda s: (s.value, -s.number), default=None)
 
 
-def rows_of(definition: Definition, best: Suggestion | None) -> list[Row]:
-    """Every comparison that the study asks for by now: its variants; the best trial and its controls.
+def finalists_of(suggestions: Iterable[Suggestion], count: int) -> list[Suggestion]:
+    """The complete suggestions of the highest values, best first; equal ones share a student, and count once."""
+    complete = [s for s in suggestions if s.state is WorkState.COMPLETE and s.value is not None]
+    found: dict[str, Suggestion] = {}
+    for suggestion in sorted(complete, key=lambda s: (-(s.value or 0.0), s.number)):
+        found.setdefault(suggestion.work[-1], suggestion)
+    return list(found.values())[:count]
 
-    Args:
-        definition: of the study.
-        best: what the search has found; None while it lasts.
+
+def variant_rows(definition: Definition) -> list[Row]:
+    """The study's variants."""
+    return [_row(definition, name, "variant", values, name) for name, values in definition.study.variants.items()]
+
+
+def finalist_rows(definition: Definition, finalists: Sequence[Suggestion]) -> list[Row]:
+    """The best trials of the search, run again on fresh seeds; a single one is named by what it learns from."""
+    rows = []
+    for suggestion in finalists:
+        name = f"trial-{suggestion.number}"
+        if len(finalists) == 1:
+            name = "hybrid" if _is_hybrid(changed(definition.base, suggestion.params)) else "best"
+        rows.append(_row(definition, name, "finalist", suggestion.params, f"trial-{suggestion.number}"))
+    return rows
+
+
+def control_rows(definition: Definition, champion: Suggestion) -> list[Row]:
+    """What the best finalist is held against."""
+    chosen, label = changed(definition.base, champion.params), f"trial-{champion.number}"
+    return [
+        _row(definition, name, "control", {**champion.params, **values}, f"{label}-{name}")
+        for name, values in controls_of(definition, chosen).items()
+    ]
+
+
+def comparison_pieces(definition: Definition, suggestions: Iterable[Suggestion]) -> Iterator[Piece]:
+    """What the comparison at the end would build if the search ended now; before it has found anything, about that."""
+    finalists = finalists_of(suggestions, definition.study.num_finalists)
+    params = [finalist.params for finalist in finalists]
+    params += [{}] * (definition.study.num_finalists - len(params))
+    for number, values in enumerate(params):
+        rows = [values]
+        if number == 0:
+            chosen = changed(definition.base, values)
+            rows += [{**values, **control} for control in controls_of(definition, chosen).values()]
+        for row in rows:
+            for seed in definition.study.seeds:
+                yield from pieces_of(definition.with_seed(row, seed))
+
+
+def champion_of(rows: Sequence[RowSnapshot], objective: str) -> RowSnapshot | None:
+    """The finalist of the highest mean over the fresh seeds; None until all of them have ended with a number.
+
+    A finalist that has lost a seed to a failure is passed over: its mean is of other seeds than the others'.
     """
-    rows = [_row(definition, name, "variant", values, name) for name, values in definition.study.variants.items()]
-    if best is not None:
-        rows += _final_rows(definition, best)
-    return rows
+    finalists = [row for row in rows if row.role == "finalist"]
+    whole = [row for row in finalists if row.num_complete == len(row.keys) and objective in row.means]
+    return max(whole, key=lambda row: row.means[objective], default=None)
 
 
-def _final_rows(definition: Definition, best: Suggestion) -> list[Row]:
-    chosen = changed(definition.base, best.params)
-    is_hybrid = chosen.uses_real_images and chosen.uses_synthetic_images
-    label = f"trial-{best.number}"
-    rows = [_row(definition, "hybrid" if is_hybrid else "best", "finalist", best.params, label)]
-    for name, values in controls_of(definition, chosen).items():
-        rows.append(_row(definition, name, "control", {**best.params, **values}, f"{label}-{name}"))
-    return rows
+def _is_hybrid(config: TrialConfig) -> bool:
+    return config.uses_real_images and config.uses_synthetic_images
 
 
 def controls_of(definition: Definition, chosen: TrialConfig) -> dict[str, dict[str, Any]]:
     """Name -> overrides of each control that makes sense beside a trial; the number of student steps stays."""
     wanted = definition.study.controls
-    is_hybrid = chosen.uses_real_images and chosen.uses_synthetic_images
+    is_hybrid = _is_hybrid(chosen)
     controls: dict[str, dict[str, Any]] = {}
     if wanted.real_only and is_hybrid:
         controls["real-only"] = {"data.synthetic": None, "synthesis.num_images": 0}
@@ -119,28 +159,30 @@ def verdict_of(rows: Sequence[RowSnapshot], objective: str) -> str | None:
     Percentage points of validation accuracy where labels exist, which the search has not been allowed to see unless
     it asked for them, else of the objective.
     """
-    finalist = next((row for row in rows if row.role == "finalist"), None)
+    finalist = champion_of(rows, objective)
     controls = [row for row in rows if row.role == "control"]
-    if finalist is None or not finalist.num_complete or not controls:
-        return None
-    if any(row.num_complete < len(row.keys) for row in (finalist, *controls)):
+    if finalist is None or not controls or any(row.num_complete < len(row.keys) for row in controls):
         return None
     metric = "validation_accuracy" if "validation_accuracy" in finalist.means else objective
     n = finalist.num_complete
-    gains = []
-    for control in controls:
-        gain = 100 * (finalist.means[metric] - control.means[metric])
-        text = f"{gain:+.1f} over {control.name}"
-        if n > 1:
-            error = 100 * math.hypot(finalist.deviations[metric], control.deviations[metric]) / math.sqrt(n)
-            text += f" ± {error:.1f}{' (not separable)' if abs(gain) < 2 * error else ''}"
-        gains.append(text)
+    others = [row for row in rows if row.role == "finalist" and row is not finalist and metric in row.means]
+    second = max(others, key=lambda row: row.means[objective], default=None)
+    gains = [_gain(finalist, other, metric, n) for other in [*([second] if second else []), *controls]]
     levels = ", ".join(f"{100 * control.means[metric]:.1f}" for control in controls)
     caution = "; one seed decides nothing, seeds differ by 1-2 points: --seeds 3 says more" if n == 1 else ""
     return (
         f"{finalist.name} {', '.join(gains)} (n = {n}): "
         f"{metric.replace('_', ' ')} {100 * finalist.means[metric]:.1f} % against {levels}{caution}"
     )
+
+
+def _gain(finalist: RowSnapshot, other: RowSnapshot, metric: str, n: int) -> str:
+    gain = 100 * (finalist.means[metric] - other.means[metric])
+    text = f"{gain:+.1f} over {other.name}"
+    if n > 1 and metric in other.deviations:
+        error = 100 * math.hypot(finalist.deviations[metric], other.deviations[metric]) / math.sqrt(n)
+        text += f" ± {error:.1f}{' (not separable)' if abs(gain) < 2 * error else ''}"
+    return text
 
 
 def rank_agreement(works: Iterable[Work]) -> tuple[float | None, int]:

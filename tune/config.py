@@ -33,6 +33,10 @@ Objective = Literal["agreement", "validation_accuracy"]
 Choice = bool | int | float | str
 """What a searched parameter can be."""
 
+FRESH_SEED = "seeds.generation"
+
+Hours = Annotated[float, Field(gt=0, le=1e7)]
+
 
 class PrunerConfig(Section):
     """Stopping students early, by their agreement at exactly equal student images."""
@@ -62,6 +66,37 @@ class ControlsConfig(Section):
     """Of plain KD: its best one differs from that of feature alignment."""
 
 
+class BudgetConfig(Section):
+    """What a study may cost: hours that its pieces of work held processors and GPUs, whether they used them or not.
+
+    Every attempt counts, also one that was lost. When the budget is used up, what runs saves a checkpoint and stops;
+    the same command goes on from there once the budget is raised. Enough for the comparison at the end is kept back.
+    """
+
+    cpu_hours: Hours | None = None
+    gpu_hours: Hours | None = None
+    wall_hours: Hours | None = None
+    """During which anything ran."""
+
+    money: float | None = Field(default=None, gt=0)
+    """At the prices below."""
+
+    price_per_cpu_hour: float = Field(default=0.0, ge=0)
+    price_per_gpu_hour: float = Field(default=0.0, ge=0)
+    currency: str = Field(default="EUR", min_length=1, max_length=8)
+
+    @property
+    def is_set(self) -> bool:
+        """Whether anything is limited."""
+        return any(limit is not None for limit in (self.cpu_hours, self.gpu_hours, self.wall_hours, self.money))
+
+    @model_validator(mode="after")
+    def _money_has_a_price(self) -> Self:
+        if self.money is not None and not self.price_per_cpu_hour and not self.price_per_gpu_hour:
+            raise ValueError("money needs price_per_cpu_hour or price_per_gpu_hour, else nothing would ever cost any")
+        return self
+
+
 class StudyConfig(Section):
     """What is looked for, how, and what the result is held against."""
 
@@ -84,10 +119,18 @@ class StudyConfig(Section):
     """Upstream parameters (those that change the synthetic images) are suggested anew for every n-th student and held
     for those between, which share one generator. A grid keeps to its own order instead."""
 
+    points: tuple[dict[str, Choice], ...] = ()
+    """Tried first, in this order: searched path -> value. What a point leaves open is suggested as always."""
+
     pruner: PrunerConfig = PrunerConfig()
 
     concurrency: int = Field(default=1, ge=1, le=10_000)
     """Pieces of work side by side, each with the `resources:` of the study file."""
+
+    budget: BudgetConfig = BudgetConfig()
+
+    num_finalists: int = Field(default=1, ge=1, le=100)
+    """So many of the best trials of the search are run again on each of `seeds`; the best of these is the champion."""
 
     controls: ControlsConfig = ControlsConfig()
 
@@ -121,7 +164,19 @@ class StudyConfig(Section):
         return self.model_copy(update={"seeds": tuple(seeds)})
 
 
-class FloatParameter(Section):
+class _Parameter(Section):
+    """What every kind of parameter may have."""
+
+    when: dict[str, Choice | tuple[Choice, ...]] = Field(default_factory=dict)
+    """Searched only where other searched parameters have these values (one, or one of a list); elsewhere the value of
+    `trial:` stands."""
+
+    def conditions(self) -> dict[str, tuple[Choice, ...]]:
+        """Path -> values under which it is searched."""
+        return {path: found if isinstance(found, tuple) else (found,) for path, found in self.when.items()}
+
+
+class FloatParameter(_Parameter):
     """A real number between two bounds, both included."""
 
     type: Literal["float"]
@@ -150,7 +205,7 @@ class FloatParameter(Section):
         return tuple(float(low + n * step) for n in range(int((high - low) // step) + 1))
 
 
-class IntParameter(Section):
+class IntParameter(_Parameter):
     """A whole number between two bounds, both included."""
 
     type: Literal["int"]
@@ -176,7 +231,7 @@ class IntParameter(Section):
         return tuple(range(self.low, self.high + 1, self.step))
 
 
-class CategoricalParameter(Section):
+class CategoricalParameter(_Parameter):
     """One of a list, without order."""
 
     type: Literal["categorical"]
@@ -198,7 +253,14 @@ class CategoricalParameter(Section):
         return self.choices
 
 
-Parameter = Annotated[FloatParameter | IntParameter | CategoricalParameter, Field(discriminator="type")]
+class FreshSeed(Section):
+    """At `seeds.generation`: every new generator gets a seed of its own, so that sharing one cannot hide its luck."""
+
+    type: Literal["fresh_seed"]
+
+
+RealParameter = FloatParameter | IntParameter | CategoricalParameter
+Parameter = Annotated[RealParameter | FreshSeed, Field(discriminator="type")]
 
 
 class SearchConfig(RootModel[dict[str, Parameter]]):
@@ -209,9 +271,27 @@ class SearchConfig(RootModel[dict[str, Parameter]]):
     def __bool__(self) -> bool:
         return bool(self.root)
 
-    def items(self) -> Iterator[tuple[str, FloatParameter | IntParameter | CategoricalParameter]]:
-        """Paths with their parameters, in the file's order."""
-        yield from self.root.items()
+    @model_validator(mode="after")
+    def _fresh_seed_has_its_place(self) -> Self:
+        for path, parameter in self.root.items():
+            if isinstance(parameter, FreshSeed) and path != FRESH_SEED:
+                raise ValueError(f"{path}: type fresh_seed has its place at {FRESH_SEED} only")
+        return self
+
+    @property
+    def has_fresh_seed(self) -> bool:
+        """Whether every new generator gets a seed of its own."""
+        return isinstance(self.root.get(FRESH_SEED), FreshSeed)
+
+    def items(self) -> Iterator[tuple[str, RealParameter]]:
+        """Paths with the parameters that are suggested, in the file's order."""
+        for path, parameter in self.root.items():
+            if not isinstance(parameter, FreshSeed):
+                yield path, parameter
+
+    def get(self, path: str) -> RealParameter | None:
+        """The parameter at a path, if one is suggested there."""
+        return dict(self.items()).get(path)
 
 
 def _check_range(low: float, high: float, *, log: bool, has_step: bool) -> None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hidfd.config import TrialConfig
 from hidfd.errors import ConfigError
 from hidfd.materials import materials
 from hidfd.stages import VERSIONS, result_settings
-from tune.config import SearchConfig, StudyConfig
+from tune.config import FRESH_SEED, SearchConfig, StudyConfig
 from tune.rungs import rung_images
 from tune.space import Space, build_space, changed
 
@@ -74,6 +76,18 @@ class Definition:
             student.target_images, student.batch_images, pruner.first_rung_fraction, pruner.reduction_factor
         )
 
+    def settings_of(self, params: dict[str, Any], group: int) -> dict[str, Any]:
+        """All that a suggestion changes in the study's `trial:`.
+
+        Args:
+            params: dotted path -> value.
+            group: number of the suggestion whose generator it shares: decides its seed where those are fresh.
+        """
+        if not self.search.has_fresh_seed:
+            return params
+        entropy = (self.base.seeds.generation, group)
+        return params | {FRESH_SEED: int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1}
+
     def with_seed(self, values: dict[str, Any], seed: int) -> TrialConfig:
         """The trial with overrides, on a fresh seed."""
         return changed(self.base, {**values, **dict.fromkeys(FRESH, seed)})
@@ -90,7 +104,7 @@ class Definition:
                 "students_per_generator": study.students_per_generator,
                 "pruner": study.pruner.model_dump(),
             },
-            "search": self.search.model_dump(),
+            "search": self.search.model_dump(exclude_defaults=True),  # fields that come later change nothing
             "trial": result_settings(self.base),
             "stage_versions": VERSIONS,
         }

@@ -59,6 +59,8 @@ class Suggestion:
         number: 0, 1, ...
         params: dotted path -> value.
         group: number of the suggestion whose upstream parameters it holds.
+        why: these parameters, in words.
+        point: which of `study.points` it tries, if one.
         work: keys of its pieces, the student's last; empty until they are written.
         rungs: student images -> decision there.
         state, reason, value: the student's, once it has ended.
@@ -67,6 +69,8 @@ class Suggestion:
     number: int
     params: dict[str, Any]
     group: int
+    why: str = ""
+    point: int | None = None
     work: tuple[str, ...] = ()
     rungs: dict[int, Decision] = field(default_factory=dict)
     state: WorkState = WorkState.WAITING
@@ -116,6 +120,16 @@ class Ledger:
         """Remembers what the suggestions belong to."""
         self._write(lambda: self._search.set_user_attr("identity", identity))
 
+    @property
+    def closed(self) -> dict[str, Any] | None:
+        """Why the search ended early, as `set_closed` wrote it; None if it did not."""
+        closed: dict[str, Any] | None = self._read(lambda: self._search.user_attrs.get("closed"))
+        return closed
+
+    def set_closed(self, closed: dict[str, Any]) -> None:
+        """Remembers why the search ended early, and under which budget."""
+        self._write(lambda: self._search.set_user_attr("closed", closed))
+
     def history(self) -> list[FrozenTrial]:
         """Every suggestion as Optuna's samplers read it."""
         return self._read(lambda: self._search.get_trials(deepcopy=False))
@@ -131,6 +145,8 @@ class Ledger:
                     number=trial.number,
                     params=dict(trial.params),
                     group=attributes["group"],
+                    why=attributes.get("why", ""),
+                    point=attributes.get("point"),
                     work=tuple(attributes.get("work", ())),
                     rungs={int(k): Decision.from_json(v) for k, v in attributes.get("rungs", {}).items()},
                     state=WorkState(outcome.get("state", WorkState.WAITING)),
@@ -158,28 +174,21 @@ class Ledger:
                 ) from error
         return found
 
-    def add_suggestion(
-        self, number: int, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], group: int | None
-    ) -> Suggestion:
+    def add_suggestion(self, suggestion: Suggestion, distributions: Mapping[str, BaseDistribution]) -> None:
         """Writes a new suggestion, whole or not at all.
 
         Args:
-            number: how many there are.
-            params, distributions: by dotted path.
-            group: of the suggestion it shares upstream parameters with; None if it opens a group.
+            suggestion: whose number is how many there are.
+            distributions: of its parameters.
         """
-        group = number if group is None else group
-        self._write(
-            lambda: self._search.add_trial(
-                create_trial(
-                    state=TrialState.RUNNING,
-                    params=dict(params),
-                    distributions=dict(distributions),
-                    user_attrs={"group": group},
-                )
-            )
+        attributes = {"group": suggestion.group, "why": suggestion.why, "point": suggestion.point}
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(suggestion.params),
+            distributions=dict(distributions),
+            user_attrs=attributes,
         )
-        return Suggestion(number, dict(params), group)
+        self._write(lambda: self._search.add_trial(trial))
 
     def set_suggestion_work(self, suggestion: Suggestion) -> None:
         """Writes the keys of its pieces, which must be in the ledger already."""

@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tune.budget import Account, Cost, Pace, cost_of, exhausted
+from tune.comparison import comparison_pieces
 from tune.ledger import Suggestion
 from tune.sampler import suggest
 from tune.snapshot import WorkState
@@ -23,6 +25,9 @@ LOST_WITHOUT_PROGRESS = 3
 
 LOST_IN_ALL = 10
 """So many crashes are its own fault wherever they happened: progress is what was logged, not what was saved."""
+
+STOP_SECONDS = 5.0
+"""What saving a checkpoint and stopping may take: the budget is kept by stopping so long before its end."""
 
 SEEN_EVERY_SECONDS = 15.0
 """How often the ledger learns that a piece of work still lives."""
@@ -68,7 +73,14 @@ class Planner:
         self.notes: list[str] = []
         self.broken: Failed | None = None
         self._clock = clock
+        self._now = -math.inf
         self._drain_reason: str | None = None
+        self._account = Account(attempt for work in state.works.values() for attempt in work.attempts)
+        self._pace = Pace()
+        self._reserve_stand: tuple[int | None, int] | None = None
+        self._reserved = Cost()
+        for work in state.works.values():
+            self._learn(work)
         state.settle()
 
     def next_work(self, free: int) -> Work | Wait | Done:
@@ -81,11 +93,12 @@ class Planner:
             Work that counts as running from now on; Wait while others run; Done when nothing is left, or the study was
             asked to stop and nothing runs any more.
         """
+        self._watch_budget()
         if self._drain_reason is not None:
             return Wait() if self.live else Done(self._drain_reason)
         if free <= 0:
             return Wait()
-        work = self.state.backlog.first_ready() or self._suggest_until_ready()
+        work = self.state.backlog.first_ready(self.state.startable) or self._suggest_until_ready()
         if work is None:
             return Wait() if self.live else Done("everything that was asked for has ended")
         self.live[work.key] = Live(target_images=work.piece.target_images)
@@ -98,11 +111,12 @@ class Planner:
 
     def on_start(self, work: Work, node: str) -> None:
         """A piece of work began to run on that host."""
-        now, live = self._clock(), self.live[work.key]
+        now, live = self.now(), self.live[work.key]
         since = work.attempts[-1].images_to if work.attempts else 0
         resources = dict(self.state.definition.resources)
         work.attempts.append(Attempt(node, resources, now, now, images_from=since, images_to=since))
         live.attempt, live.written, live.images = len(work.attempts) - 1, now, since
+        self._account.open(work.attempts[-1])
         self.state.ledger.set_attempt(work, live.attempt)
 
     def on_report(self, key: str, report: Report) -> str | None:
@@ -114,7 +128,7 @@ class Planner:
         live = self.live.get(key)
         if live is None:
             return None
-        work, now = self.state.works[key], self._clock()
+        work, now = self.state.works[key], self.now()
         if report.note:
             self.notes.append(f"{work.label}: {report.note}")
         if report.stage is not None:
@@ -127,17 +141,30 @@ class Planner:
             self._compare(work, report)
         if live.attempt is not None:
             attempt = work.attempts[live.attempt]
-            attempt.last_seen, attempt.images_to = now, live.images
+            attempt.last_seen, attempt.images_to, attempt.stage = now, live.images, live.stage
         return self.verdict(key)
 
     def verdict(self, key: str) -> str | None:
         """Why a running piece of work shall stop, or None if it shall go on; from memory."""
         live = self.live.get(key)
-        return (live.verdict if live else None) or self._drain_reason
+        if live is None:
+            return self._drain_reason
+        closed = self.state.closed if key not in self.state.row_keys else None
+        return live.verdict or self._drain_reason or closed
+
+    def now(self) -> float:
+        """The clock's time; where that goes backwards, time stands still until it has caught up."""
+        self._now = max(self._now, self._clock())
+        return self._now
+
+    def spent(self) -> Cost:
+        """What the study has cost until now."""
+        return self._account.spent(self.now())
 
     def tick(self) -> None:
-        """Now and then: lets the ledger know what still runs, and how far it is."""
-        now = self._clock()
+        """Now and then: looks at the budget, and lets the ledger know what still runs and how far it is."""
+        now = self.now()
+        self._watch_budget()
         for key, live in self.live.items():
             if live.attempt is not None and now - live.written >= SEEN_EVERY_SECONDS:
                 live.written = now
@@ -151,7 +178,8 @@ class Planner:
         if live.attempt is None:
             self.on_start(work, "(never started)")
         attempt = work.attempts[-1]
-        attempt.ended = attempt.last_seen = self._clock()
+        attempt.ended = attempt.last_seen = self.now()
+        self._account.close(attempt)
         attempt.end, attempt.cpu_seconds = type(end).__name__.lower(), end.cpu_seconds
         self.state.ledger.set_attempt(work, len(work.attempts) - 1)
         outcome = self._outcome(work, end)
@@ -162,6 +190,7 @@ class Planner:
         self.state.backlog.release(work)
         if outcome is not None:
             self.state.finish(work, outcome)
+            self._learn(work)
         self.state.settle()
 
     def drain(self, reason: str) -> None:
@@ -176,7 +205,7 @@ class Planner:
     def _suggest_until_ready(self) -> Work | None:
         """New suggestions, until one of them gives something to start or opens a generator that has to wait."""
         state = self.state
-        while len(state.suggestions) < state.limit:
+        while state.closed is None and len(state.suggestions) < state.limit:
             if state.backlog.has_waiting_build():
                 return None
             self._suggest()
@@ -186,15 +215,36 @@ class Planner:
         return None
 
     def _suggest(self) -> None:
-        """The next suggestion: a new generator for every n-th student, held for those between."""
-        definition, suggestions = self.state.definition, self.state.suggestions
-        leader = self._open_group()
-        held = {path: leader.params[path] for path in definition.space.upstream} if leader else {}
-        history = self.state.ledger.history()
-        params = suggest(definition.study, definition.space, len(suggestions), history, held)
-        if any(params[path] != value for path, value in held.items()):
+        """The next suggestion: a given point, or the sampler's; a new generator for every n-th student."""
+        definition, number = self.state.definition, len(self.state.suggestions)
+        space, leader = definition.space, self._open_group()
+        held = {path: leader.params[path] for path in space.upstream if path in leader.params} if leader else {}
+        point = self.state.next_point
+        given = definition.study.points[point] if point is not None else {}
+        if any(path in space.upstream and held.get(path) != value for path, value in given.items()):
+            leader, held = None, {}
+        history = self.state.ledger.history() if definition.study.sampler != "random" else []
+        params = suggest(definition.study, space, number, history, held | given)
+        if any(params.get(path) != value for path, value in held.items()):
             leader = None  # a grid goes on to its next generator when it has to
-        self.state.suggest(params, leader)
+        self.state.suggest(params, leader, self._why(point, leader), point)
+
+    def _why(self, point: int | None, leader: Suggestion | None) -> str:
+        study, ended = self.state.definition.study, self.state.num_ended
+        if point is not None:
+            words = f"given in study.points[{point}]"
+        elif study.sampler == "grid":
+            words = "the next point of the grid"
+        elif study.sampler == "random":
+            words = "drawn at random"
+        elif ended < study.startup_students:
+            words = f"drawn at random: TPE begins when {study.startup_students} students have ended, {ended} had"
+        else:
+            words = f"suggested by TPE from {ended} students that had ended"
+        if leader is None:
+            return f"{words}; a generator of its own"
+        place = self.state.size_of_group(leader) + 1
+        return f"{words}; shares the generator of trial {leader.number}, as number {place} of its students"
 
     def _open_group(self) -> Suggestion | None:
         """The suggestion whose generator the next one shares; None if the next one opens a generator of its own."""
@@ -217,6 +267,39 @@ class Planner:
         dropped = self.state.pruned_outcome(work)
         if dropped is not None:
             self.live[work.key].verdict = dropped.reason
+
+    def _learn(self, work: Work) -> None:
+        """How long a piece of work takes, once it has been built here."""
+        if work.outcome is not None and work.outcome.state is WorkState.COMPLETE and not work.outcome.reused:
+            self._pace.learn(work.piece, sum((a.ended or a.last_seen) - a.started for a in work.attempts))
+
+    def _watch_budget(self) -> None:
+        """Stops everything where the budget is used up, and the search where only the comparison's part is left."""
+        if self._drain_reason is not None:
+            return
+        budget = self.state.definition.study.budget
+        spent = self._account.spent(self.now(), ahead_seconds=STOP_SECONDS)
+        reason = exhausted(spent, budget)
+        if reason is not None:
+            self.drain(f"the budget is used up ({reason})")
+        elif self.state.best is not None and self.state.closed is None and not self.state.search_is_over():
+            reason = exhausted(spent + self._reserve(), budget)
+            if reason is not None:
+                self.state.close_search(f"what is left of the budget is kept for the finalists ({reason} with them)")
+
+    def _reserve(self) -> Cost:
+        """What the comparison at the end is expected to cost, by what has been built so far; nothing before that."""
+        definition, best = self.state.definition, self.state.best
+        if not definition.study.budget.is_set:
+            return Cost()
+        stand = best.number if best else None, self._pace.num_learnt
+        if stand != self._reserve_stand:
+            self._reserve_stand = stand
+            pieces = {piece.key: piece for piece in comparison_pieces(definition, self.state.suggestions)}
+            seconds = sum(self._pace.seconds(piece) or 0.0 for piece in pieces.values())
+            side = max(1, definition.study.concurrency)
+            self._reserved = cost_of(dict(definition.resources), seconds) + Cost(wall_seconds=seconds / side)
+        return self._reserved
 
     def _outcome(self, work: Work, end: End) -> Outcome | None:
         """What an end means for good; None if the work goes on later."""

@@ -31,10 +31,10 @@ def suggest(
         space: what is searched.
         number: 0, 1, ...
         history: the suggestions before it, with what is known of them by now.
-        held: upstream parameters that it takes over from its group; empty for the first of a group.
+        held: values that are settled already: of a point to try first, or taken over from its group.
 
     Returns:
-        Dotted path -> value for every searched path.
+        Dotted path -> value for every path that is searched there.
     """
     if study.sampler == "grid":
         taken = {_known_as(trial.params) for trial in history}  # not `number` of them: one that failed stands twice
@@ -46,7 +46,11 @@ def suggest(
     if held:
         scratch.enqueue_trial(held)
     trial = scratch.ask()
-    return {path: _suggest_one(trial, path, distribution) for path, distribution in space.distributions.items()}
+    params: dict[str, Any] = {}
+    for path, distribution in space.distributions.items():
+        if space.is_active(path, params):
+            params[path] = _suggest_one(trial, path, distribution)
+    return params
 
 
 def _known_as(params: dict[str, Any]) -> str:

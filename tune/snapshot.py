@@ -153,6 +153,7 @@ class TrialSnapshot:
         group: number of the trial whose upstream parameters (and so whose generator) it shares.
         key: its student's work. Trials that were suggested equal share one.
         state, reason, value: the student's, where it has one.
+        why: these parameters, in words.
     """
 
     number: int
@@ -162,6 +163,7 @@ class TrialSnapshot:
     state: WorkState
     reason: str | None
     value: float | None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,7 @@ class StudySnapshot:
             kind (sources of images, size of the collection, head), if labels exist.
         rank_agreement_count: over how many students.
         verdict: the result in words, once there is one.
+        undone: what the budget left undone, in words; None where nothing was.
         finished: nothing is left to do.
         folder: where the study's own files go (its report, the trial folders).
         tracking: the MLflow URI, redacted.
@@ -226,6 +229,7 @@ class StudySnapshot:
     rank_agreement: float | None
     rank_agreement_count: int
     verdict: str | None
+    undone: str | None
     finished: bool
     folder: str
     tracking: str

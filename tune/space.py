@@ -7,10 +7,11 @@ none), else *downstream*: students that differ downstream only share one generat
 from __future__ import annotations
 
 import contextlib
+import difflib
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from optuna.distributions import (
@@ -24,7 +25,16 @@ from pydantic import ValidationError
 from hidfd.config import TrialConfig
 from hidfd.config_paths import field_at, with_values
 from hidfd.errors import ConfigError
-from tune.config import CategoricalParameter, Choice, FloatParameter, IntParameter, SearchConfig, StudyConfig
+from tune.config import (
+    FRESH_SEED,
+    CategoricalParameter,
+    Choice,
+    FloatParameter,
+    IntParameter,
+    RealParameter,
+    SearchConfig,
+    StudyConfig,
+)
 from tune.work import pieces_of, upstream_key
 
 FIXED = {
@@ -45,16 +55,23 @@ class Space:
     Attributes:
         upstream, downstream: dotted path -> Optuna distribution, each in the file's order.
         values: dotted path -> all its values in order, for a grid; None where the range is continuous.
+        conditions: dotted path -> path of another -> values under which it is searched; for conditional ones only.
     """
 
     upstream: dict[str, BaseDistribution]
     downstream: dict[str, BaseDistribution]
     values: dict[str, tuple[Choice, ...] | None]
+    conditions: dict[str, dict[str, tuple[Choice, ...]]] = field(default_factory=dict)
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """All of them, upstream first."""
+        """All of them, upstream first, each after those that it depends on."""
         return self.upstream | self.downstream
+
+    def is_active(self, path: str, params: Mapping[str, Any]) -> bool:
+        """Whether a parameter is searched, given those before it."""
+        conditions = self.conditions.get(path, {})
+        return all(other in params and params[other] in allowed for other, allowed in conditions.items())
 
     def grid(self) -> Iterator[dict[str, Choice]]:
         """Every combination; the last downstream parameter changes fastest, so that generators are shared in a row.
@@ -62,15 +79,25 @@ class Space:
         Raises:
             ConfigError: a parameter is continuous.
         """
-        for combination in itertools.product(*map(self._finite, self.distributions)):
-            yield dict(zip(self.distributions, combination, strict=True))
+        paths = list(self.distributions)
+        for combination in itertools.product(*map(self._finite, paths)):
+            params: dict[str, Choice] = {}
+            for path, value in zip(paths, combination, strict=True):
+                if self.is_active(path, params):
+                    params[path] = value
+            # Where a parameter is off, its values differ in nothing: only the first counts.
+            off = [(path, value) for path, value in zip(paths, combination, strict=True) if path not in params]
+            if all(value == self._finite(path)[0] for path, value in off):
+                yield params
 
     def grid_size(self) -> int:
         """Number of combinations; ConfigError as for `grid`."""
+        if self.conditions:
+            return sum(1 for _ in self.grid())
         return math.prod(len(self._finite(path)) for path in self.distributions)
 
     def students_per_generator_of_grid(self) -> int:
-        """Number of combinations that differ downstream only."""
+        """Number of combinations that differ downstream only, at most where some are conditional."""
         return math.prod(len(self._finite(path)) for path in self.downstream)
 
     def _finite(self, path: str) -> tuple[Choice, ...]:
@@ -96,7 +123,8 @@ def build_space(search: SearchConfig, study: StudyConfig, base: TrialConfig) -> 
     upstream: dict[str, BaseDistribution] = {}
     downstream: dict[str, BaseDistribution] = {}
     values: dict[str, tuple[Choice, ...] | None] = {}
-    for path, parameter in search.items():
+    conditions = {path: parameter.conditions() for path, parameter in search.items() if parameter.when}
+    for path, parameter in _in_order(search, conditions, problems):
         try:
             is_upstream = _check(path, parameter, search, study, base)
         except ConfigError as error:
@@ -104,12 +132,94 @@ def build_space(search: SearchConfig, study: StudyConfig, base: TrialConfig) -> 
             continue
         (upstream if is_upstream else downstream)[path] = distribution_of(parameter)
         values[path] = parameter.grid()
+    for path in upstream:
+        problems += [
+            f"search.{path}.when: {other} changes the student only, and {path} the generator, which students of "
+            f"several {other} share; let it depend on parameters of the generator"
+            for other in conditions.get(path, {})
+            if other in downstream
+        ]
+    if not problems and search.has_fresh_seed and not base.uses_generator:
+        problems.append(f"search.{FRESH_SEED}: this trial has no generator that could get a fresh seed")
     if problems:
         raise ConfigError("\n".join(problems))
-    space = Space(upstream, downstream, values)
+    space = Space(upstream, downstream, values, conditions)
+    _check_points(space, search, study, base)
     if search and study.sampler == "grid":
         space.grid_size()
     return space
+
+
+def _in_order(
+    search: SearchConfig, conditions: Mapping[str, Mapping[str, tuple[Choice, ...]]], problems: list[str]
+) -> list[tuple[str, RealParameter]]:
+    """The parameters, each after those that it depends on; what cannot be so ordered is a problem."""
+    parameters = dict(search.items())
+    for path, needed in conditions.items():
+        for other, allowed in needed.items():
+            found = parameters.get(other)
+            if found is None:
+                near = difflib.get_close_matches(other, parameters, n=1)
+                meant = f"; did you mean {near[0]}?" if near else ""
+                problems.append(f"search.{path}.when: {other} is not searched{meant}")
+            elif isinstance(found, FloatParameter):
+                problems.append(f"search.{path}.when: {other} is continuous; conditions need int or categorical")
+            else:
+                problems += [
+                    f"search.{path}.when.{other}: {value!r} is none of its values"
+                    for value in allowed
+                    if value not in (found.grid() or ())
+                ]
+    if problems:
+        return list(parameters.items())
+    ordered: dict[str, RealParameter] = {}
+    while len(ordered) < len(parameters):
+        free = [
+            path for path in parameters if path not in ordered and ordered.keys() >= conditions.get(path, {}).keys()
+        ]
+        if not free:
+            circle = ", ".join(path for path in parameters if path not in ordered)
+            problems.append(f"search: the conditions (`when`) of {circle} depend on each other in a circle")
+            return list(parameters.items())
+        ordered |= {path: parameters[path] for path in free}
+    return list(ordered.items())
+
+
+def _check_points(space: Space, search: SearchConfig, study: StudyConfig, base: TrialConfig) -> None:
+    """Raises ConfigError for a given point that lies outside the space."""
+    problems = []
+    for number, point in enumerate(study.points):
+        where = f"study.points[{number}]"
+        for path, value in point.items():
+            parameter = search.get(path)
+            if parameter is None:
+                near = difflib.get_close_matches(path, space.distributions, n=1)
+                problems.append(f"{where}.{path}: not searched{f'; did you mean {near[0]}?' if near else ''}")
+            elif not _lies_within(value, parameter):
+                problems.append(f"{where}.{path}: {value!r} is outside of what is searched")
+            elif not space.is_active(path, point):
+                problems.append(f"{where}.{path}: not searched there; its `when` needs {space.conditions[path]}")
+        if not problems:
+            try:
+                changed(base, point)
+            except ConfigError as error:
+                problems.append(f"{where}: {error}")
+    if study.points and study.sampler == "grid":
+        problems.append("study.points: a grid tries every point in its own order; take them out")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _lies_within(value: Choice, parameter: RealParameter) -> bool:
+    """Whether a searched parameter can have a value."""
+    if isinstance(parameter, CategoricalParameter):
+        return any(type(value) is type(choice) and value == choice for choice in parameter.choices)
+    if isinstance(value, bool | str) or (isinstance(parameter, IntParameter) and isinstance(value, float)):
+        return False
+    if not parameter.low <= value <= parameter.high:
+        return False
+    steps = (value - parameter.low) / parameter.step if parameter.step else 0.0
+    return math.isclose(steps, round(steps), abs_tol=1e-6)
 
 
 def changed(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
@@ -128,7 +238,7 @@ def changed(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
         raise ConfigError("; ".join(lines)) from error
 
 
-def distribution_of(parameter: FloatParameter | IntParameter | CategoricalParameter) -> BaseDistribution:
+def distribution_of(parameter: RealParameter) -> BaseDistribution:
     """Optuna's form of a parameter."""
     match parameter:
         case FloatParameter():
@@ -141,7 +251,7 @@ def distribution_of(parameter: FloatParameter | IntParameter | CategoricalParame
 
 def _check(
     path: str,
-    parameter: FloatParameter | IntParameter | CategoricalParameter,
+    parameter: RealParameter,
     search: SearchConfig,
     study: StudyConfig,
     base: TrialConfig,
@@ -179,6 +289,11 @@ def _check(
 def _contexts(path: str, search: SearchConfig, base: TrialConfig) -> Iterator[TrialConfig]:
     """The trial itself, and with each other parameter at its edges: what one switches off, another may switch on."""
     yield base
+    own = search.get(path)
+    for other, allowed in (own.conditions() if own else {}).items():
+        for value in allowed:
+            with contextlib.suppress(ConfigError):
+                yield changed(base, {other: value})
     for other, parameter in search.items():
         if other != path:
             for value in parameter.edges():

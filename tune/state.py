@@ -13,7 +13,16 @@ from typing import Any
 from hidfd.config import TrialConfig
 from hidfd.errors import ConfigError
 from tune.backlog import Backlog
-from tune.comparison import Row, best_of, rows_of
+from tune.comparison import (
+    Row,
+    best_of,
+    champion_of,
+    control_rows,
+    finalist_rows,
+    finalists_of,
+    summarise,
+    variant_rows,
+)
 from tune.definition import Definition, differences
 from tune.ledger import Ledger, Suggestion
 from tune.rungs import Rung, decide
@@ -30,6 +39,8 @@ class StudyState:
         backlog: its pieces of work.
         rungs: student images -> what was shown there.
         rows: comparisons asked for by now.
+        row_keys: keys of the pieces of work that they rest on.
+        closed: why the search has ended before it was complete; None if it has not.
         best: the complete suggestion of the highest value, the earliest of equals.
     """
 
@@ -50,13 +61,18 @@ class StudyState:
         self.backlog = Backlog()
         self.rungs: defaultdict[int, Rung] = defaultdict(Rung)
         self.rows: list[Row] = []
+        self.row_keys: set[str] = set()
+        self.closed: str | None = None
         self.best: Suggestion | None = None
         self._num_works = 0
         self._rows_stand: tuple[int | None, bool] | None = None
+        self._finalists: list[Suggestion] = []
+        self._champion: Suggestion | None = None
         self._open: dict[int, Suggestion] = {}  # those that have not ended
         self._failed: list[Suggestion] = []
         self._newest: dict[str, int] = {}  # parameters -> number of the last suggestion that has them
         self._group_sizes: Counter[int] = Counter()
+        self._num_points = 0
         self._check_identity()
         self._recover(is_driven)
 
@@ -74,6 +90,16 @@ class StudyState:
         """How many suggestions the search makes at most; one that failed and was made again does not count."""
         return self.definition.limit + sum(self._is_superseded(failed) for failed in self._failed)
 
+    @property
+    def num_ended(self) -> int:
+        """Suggestions that have ended, however."""
+        return len(self.suggestions) - len(self._open)
+
+    @property
+    def next_point(self) -> int | None:
+        """Which of `study.points` has not been suggested yet; None if all have."""
+        return self._num_points if self._num_points < len(self.definition.study.points) else None
+
     def size_of_group(self, leader: Suggestion) -> int:
         """How many suggestions share its upstream parameters, itself counted."""
         return self._group_sizes[leader.number]
@@ -85,23 +111,42 @@ class StudyState:
                 for key in suggestion.work:
                     if self.of(key) is WorkState.FAILED:
                         self.backlog.unwant(key)
-                leader = self.suggestions[suggestion.group]
-                self.suggest(dict(suggestion.params), leader)
+                leader, why = self.suggestions[suggestion.group], f"trial {suggestion.number} again, which failed"
+                self.suggest(dict(suggestion.params), leader, why)
 
     def is_over(self) -> bool:
         """Whether nothing is left to suggest, to start or to wait for."""
-        return not self.backlog.unfinished() and self._search_is_over()
+        return not self.backlog.unfinished(among=self.startable) and self.search_is_over()
 
-    def suggest(self, params: dict[str, Any], leader: Suggestion | None) -> None:
+    @property
+    def startable(self) -> set[str] | None:
+        """Keys of the pieces of work that may start; None for any."""
+        return None if self.closed is None else self.row_keys
+
+    def close_search(self, reason: str) -> None:
+        """Suggests nothing more, and starts only what the comparison at the end needs.
+
+        What the search has not finished goes on when its budget has been raised.
+        """
+        self.closed = reason
+        self.ledger.set_closed({"reason": reason, "budget": self._budget()})
+        self.settle()
+
+    def suggest(
+        self, params: dict[str, Any], leader: Suggestion | None, why: str = "", point: int | None = None
+    ) -> None:
         """Takes in a new suggestion, with its pieces of work.
 
         Args:
             params: dotted path -> value.
             leader: the suggestion whose upstream parameters it holds; None if it opens a group.
+            why: these parameters, in words.
+            point: which of `study.points` it tries, if one.
         """
-        distributions = self.definition.space.distributions
         number = len(self.suggestions)
-        suggestion = self.ledger.add_suggestion(number, params, distributions, leader.number if leader else None)
+        suggestion = Suggestion(number, params, leader.number if leader else number, why, point)
+        distributions = self.definition.space.distributions
+        self.ledger.add_suggestion(suggestion, {path: distributions[path] for path in params})
         self._take_in(suggestion)
         self._plan_suggestion(suggestion)
         self.settle()
@@ -160,6 +205,9 @@ class StudyState:
 
     def _recover(self, is_driven: bool) -> None:
         self.ledger.repair()
+        closed = self.ledger.closed
+        if closed is not None and closed["budget"] == self._budget():
+            self.closed = closed["reason"]
         for work in self.ledger.works():
             self._num_works += 1
             self.backlog.add(work)  # a later one of the same key is a second try of a failed one
@@ -188,6 +236,7 @@ class StudyState:
     def _take_in(self, suggestion: Suggestion) -> None:
         self.suggestions.append(suggestion)
         self._group_sizes[suggestion.group] += 1
+        self._num_points += suggestion.point is not None
         self._newest[_known_as(suggestion)] = suggestion.number
         for images, decision in suggestion.rungs.items():
             self.rungs[images].add(suggestion.work[-1], decision.value)
@@ -209,28 +258,54 @@ class StudyState:
     def _plan_suggestion(self, suggestion: Suggestion) -> None:
         """Writes the pieces of a suggestion, those that are not there already, and then their keys."""
         try:
-            config = changed(self.definition.base, suggestion.params)
+            params = self.definition.settings_of(suggestion.params, suggestion.group)
+            config = changed(self.definition.base, params)
         except ConfigError as error:
             suggestion.state, suggestion.reason = WorkState.FAILED, f"these values do not fit together: {error}"
             self.ledger.finish_suggestion(suggestion)
             self._has_ended(suggestion)
             return
-        label, params = f"trial-{suggestion.number}", suggestion.params
+        label = f"trial-{suggestion.number}"
         suggestion.work = self._add(config, "search", label, params, suggestion.number, self.definition.rungs)
         self.ledger.set_suggestion_work(suggestion)
         self.backlog.want(suggestion.work)
 
     def _plan_rows(self) -> None:
-        """Variants at once; the best trial and its controls when the search is over. Asked again it adds nothing."""
-        is_over = self._search_is_over()
-        stand = (self.best.number if self.best else None, is_over)
-        if stand == self._rows_stand:
-            return
-        self._rows_stand = stand
-        self.rows = rows_of(self.definition, self.best if is_over else None)
+        """Variants at once, finalists when the search is over, then the controls of the best of them.
+
+        A single finalist is the best from the start, so its controls run beside it. Asked again it adds nothing.
+        """
+        definition = self.definition
+        is_over = self.search_is_over()
+        stand = (self.best.number if is_over and self.best else None, is_over)
+        if stand != self._rows_stand:
+            self._rows_stand = stand
+            self._champion = None
+            self._finalists = finalists_of(self.suggestions, definition.study.num_finalists) if is_over else []
+            self._want_rows([*variant_rows(definition), *finalist_rows(definition, self._finalists)])
+        champion = self._find_champion()
+        if champion is not None and champion is not self._champion:
+            self._champion = champion
+            self._want_rows([*(row for row in self.rows if row.role != "control"), *control_rows(definition, champion)])
+
+    def _find_champion(self) -> Suggestion | None:
+        if len(self._finalists) < 2:
+            return self._finalists[0] if self._finalists else None
+        rows = [row for row in self.rows if row.role == "finalist"]
+        if any(self.works[key].outcome is None for row in rows for key in row.keys):
+            return None
+        best = champion_of([summarise(row, self.works) for row in rows], self.definition.study.objective)
+        names = [row.name for row in rows]
+        return None if best is None else self._finalists[names.index(best.name)]
+
+    def _want_rows(self, rows: list[Row]) -> None:
+        self.rows = rows
+        self.row_keys = set()
         for number in range(len(self.definition.study.seeds)):
-            for row in self.rows:
-                self.backlog.want(self._add(row.configs[number], row.role, row.labels[number], row.params))
+            for row in rows:
+                keys = self._add(row.configs[number], row.role, row.labels[number], row.params)
+                self.backlog.want(keys)
+                self.row_keys.update(keys)
 
     def _add(
         self,
@@ -277,8 +352,14 @@ class StudyState:
         self.ledger.finish_suggestion(suggestion)
         self._has_ended(suggestion)
 
-    def _search_is_over(self) -> bool:
+    def search_is_over(self) -> bool:
+        """Whether the search suggests nothing more, and nothing of it runs."""
+        if self.closed is not None:
+            return self.backlog.running <= self.row_keys
         return len(self.suggestions) >= self.limit and not self._open
+
+    def _budget(self) -> dict[str, Any]:
+        return self.definition.study.budget.model_dump(mode="json")
 
     def _student(self, suggestion: Suggestion) -> Work | None:
         return self.works.get(suggestion.work[-1]) if suggestion.work else None

@@ -47,6 +47,7 @@ def snapshot_of(state: StudyState, live: Mapping[str, Live] | None = None, notes
                 state=_state_of(suggestion, state),
                 reason=suggestion.reason,
                 value=suggestion.value,
+                why=suggestion.why,
             )
             for suggestion in state.suggestions
         ),
@@ -60,11 +61,23 @@ def snapshot_of(state: StudyState, live: Mapping[str, Live] | None = None, notes
         rank_agreement=tau,
         rank_agreement_count=tau_count,
         verdict=verdict_of(rows, definition.study.objective),
+        undone=_undone(state),
         finished=not state.backlog.running and state.is_over(),
         folder=str(definition.folder),
         tracking=definition.tracking,
         cpu_seconds=sum(attempt.cpu_seconds or 0.0 for work in state.works.values() for attempt in work.attempts),
         notes=tuple(notes),
+    )
+
+
+def _undone(state: StudyState) -> str | None:
+    """What the budget has cut off."""
+    if state.closed is None:
+        return None
+    ended = sum(suggestion.state.is_final for suggestion in state.suggestions)
+    return (
+        f"the search ended early: {state.closed}; {ended} of {state.limit} students have ended; "
+        f"raise study.budget, and the same command goes on"
     )
 
 
@@ -96,7 +109,7 @@ def _work(work: Work, state: StudyState, live: Live | None) -> WorkSnapshot:
         needs=piece.needs,
         state=state.of(work.key),
         reason=outcome.reason if outcome else None,
-        stage=live.stage if live else None,
+        stage=live.stage if live else work.attempts[-1].stage if work.attempts else None,
         images=images,
         target_images=live.target_images if live else piece.target_images,
         metrics=metrics,

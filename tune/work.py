@@ -30,6 +30,7 @@ class Piece:
         makes: digests of every artifact that it makes unless it is there already, imports apart.
         trajectory: of the generator it trains; two lengths of one trajectory are never built side by side.
         target_images: of its training loop, if it has one.
+        operations: estimated floating-point operations of its own stages; 0 where they are not counted.
         config: the trial it belongs to.
     """
 
@@ -39,6 +40,7 @@ class Piece:
     makes: frozenset[str]
     trajectory: str | None
     target_images: int | None
+    operations: float
     config: TrialConfig = field(repr=False)
 
     @property
@@ -66,6 +68,7 @@ def pieces_of(config: TrialConfig) -> tuple[Piece, ...]:
         digests = frozenset(stage.digest for stage in chain)
         targets = {"synthesis": config.generation.target_images, "evaluation": config.distillation.target_images}
         trains_generator = until == "synthesis"
+        earlier = {digest for piece in pieces for digest in piece.makes}
         pieces.append(
             Piece(
                 key=chain[-1].digest,
@@ -74,6 +77,7 @@ def pieces_of(config: TrialConfig) -> tuple[Piece, ...]:
                 makes=digests,
                 trajectory=stages["generation"].trajectory if trains_generator else None,
                 target_images=targets.get(until),
+                operations=sum(stage.operations for stage in chain if stage.digest not in earlier),
                 config=config,
             )
         )
@@ -98,6 +102,7 @@ class Attempt:
     images_to: int = 0
     end: str | None = None
     cpu_seconds: float | None = None
+    stage: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, as the ledger keeps it."""

@@ -521,3 +521,77 @@ class Silent:
 
     def verdict(self) -> str | None:
         return None
+
+
+def test_given_points_are_tried_first_and_completed_by_the_sampler() -> None:
+    points = [
+        {"distillation.inflation": 7.0, "generation.smoothing.temperature": 2.0},
+        {"distillation.inflation": 3.0},
+        {"generation.smoothing.temperature": 1.0},
+    ]
+    planner = run(definition({"points": points}), World())
+    first, second, third, fourth = planner.state.suggestions[:4]
+    assert first.params["distillation.inflation"] == 7.0
+    assert first.params["generation.smoothing.temperature"] == second.params["generation.smoothing.temperature"] == 2.0
+    assert (second.params["distillation.inflation"], second.group) == (3.0, 0)
+    assert (third.params["generation.smoothing.temperature"], third.group) == (1.0, 2)
+    assert [s.point for s in planner.state.suggestions] == [0, 1, 2, None, None, None]
+    assert "study.points[1]; shares the generator of trial 0" in second.why
+    assert "suggested by TPE from 3 students" in fourth.why
+
+
+def test_fresh_seed_gives_every_generator_a_seed_of_its_own() -> None:
+    search = {"distillation.inflation": {"type": "float", "low": 1.0, "high": 20.0}}
+    study = definition({"num_students": 6}, search | {"seeds.generation": {"type": "fresh_seed"}})
+    planner = run(study, World())
+    seeds = [planner.state.works[s.work[-1]].piece.config.seeds.generation for s in planner.state.suggestions]
+    assert seeds[0] == seeds[1] == seeds[2] != seeds[3] == seeds[4] == seeds[5]
+    assert all("seeds.generation" not in suggestion.params for suggestion in planner.state.suggestions)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_conditional_parameter_is_left_out_where_it_is_off(sampler: str) -> None:
+    search = {
+        "generation.smoothing.mode": {"type": "categorical", "choices": ["inverse", "off"]},
+        "generation.smoothing.temperature": {
+            "type": "float",
+            "low": 0.5,
+            "high": 4.0,
+            "when": {"generation.smoothing.mode": "inverse"},
+        },
+    }
+    planner = run(definition({"sampler": sampler, "num_students": 12, "students_per_generator": 1}, search), World())
+    assert planner.is_over()
+    modes = {s.params["generation.smoothing.mode"] for s in planner.state.suggestions}
+    assert modes == {"inverse", "off"}
+    for suggestion in planner.state.suggestions:
+        is_on = suggestion.params["generation.smoothing.mode"] == "inverse"
+        assert ("generation.smoothing.temperature" in suggestion.params) == is_on
+
+
+def finalists(count: int, seeds: tuple[int, ...] = (1001, 1002)) -> Definition:
+    study = {"num_finalists": count, "seeds": seeds, "num_students": 8, "pruner": {"kind": "none"}}
+    return definition(study | {"controls": {"synthetic_only": False, "plain_kd": False}})
+
+
+def test_several_finalists_are_run_again_and_the_best_of_them_meets_its_controls() -> None:
+    planner = run(finalists(3), World())
+    roles = [row.role for row in planner.state.rows]
+    assert roles == ["finalist", "finalist", "finalist", "control"]
+    ranked = sorted(planner.state.suggestions, key=lambda s: -(s.value or 0))[:3]
+    assert [row.name for row in planner.state.rows[:3]] == [f"trial-{s.number}" for s in ranked]
+    snapshot = snapshot_of(planner.state)
+    champion = max(snapshot.rows[:3], key=lambda row: row.means["agreement"])
+    control = planner.state.rows[3]
+    assert control.params["distillation.inflation"] == champion.params["distillation.inflation"]
+    assert (snapshot.verdict or "").startswith(f"{champion.name} +")
+    assert snapshot.finished
+
+
+def test_controls_of_several_finalists_wait_until_the_best_is_known() -> None:
+    world = World()
+    run(finalists(2), world, slots=3)
+    first_control = next(n for n, label in enumerate(world.log) if "real-only" in label)
+    finalist_runs = [n for n, label in enumerate(world.log) if "seed100" in label and "real-only" not in label]
+    assert len(finalist_runs) == 4
+    assert max(finalist_runs) < first_control

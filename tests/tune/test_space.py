@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from hidfd.errors import ConfigError
 from tests.tune.world import definition, trial
@@ -177,3 +179,85 @@ def test_objective_needs_its_labels(tmp_path: Any) -> None:
     search = SearchConfig.model_validate({"distillation.inflation": number(1, 20)})
     with pytest.raises(ConfigError, match=r"needs labelled images in trial\.data\.validation"):
         define("s", study, search, without, tmp_path)
+
+
+def conditional(**when: Any) -> dict[str, Any]:
+    return {
+        "generation.smoothing.mode": {"type": "categorical", "choices": ["inverse", "effective", "off"]},
+        "generation.smoothing.temperature": number(0.5, 4) | {"when": when},
+    }
+
+
+def test_conditional_parameter_is_searched_only_where_its_condition_holds() -> None:
+    space = build(conditional(**{"generation.smoothing.mode": ["inverse", "effective"]}))
+    assert list(space.upstream) == ["generation.smoothing.mode", "generation.smoothing.temperature"]
+    assert space.is_active("generation.smoothing.temperature", {"generation.smoothing.mode": "inverse"})
+    assert not space.is_active("generation.smoothing.temperature", {"generation.smoothing.mode": "off"})
+
+
+def test_grid_tries_a_conditional_parameter_only_where_it_is_on() -> None:
+    search = conditional(**{"generation.smoothing.mode": "inverse"})
+    search["generation.smoothing.temperature"] |= {"step": 1.0, "low": 1.0}
+    space = build(search, sampler="grid")
+    points = [tuple(point.values()) for point in space.grid()]
+    assert points == [("inverse", 1.0), ("inverse", 2.0), ("inverse", 3.0), ("inverse", 4.0), ("effective",), ("off",)]
+    assert space.grid_size() == 6
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [
+        (conditional(**{"generation.smoothing.mod": "off"}), "did you mean generation.smoothing.mode?"),
+        (conditional(**{"generation.smoothing.mode": "on"}), "'on' is none of its values"),
+        (
+            {
+                "distillation.inflation": number(1, 20),
+                "distillation.learning_rate": number(0.01, 0.1) | {"when": {"distillation.inflation": 5.0}},
+            },
+            "is continuous; conditions need int or categorical",
+        ),
+        (
+            {
+                "distillation.flip": {
+                    "type": "categorical",
+                    "choices": [True, False],
+                    "when": {"distillation.schedule": "cosine"},
+                },
+                "distillation.schedule": {
+                    "type": "categorical",
+                    "choices": ["cosine", "steps"],
+                    "when": {"distillation.flip": True},
+                },
+            },
+            "depend on each other in a circle",
+        ),
+        (
+            {
+                "distillation.flip": {"type": "categorical", "choices": [True, False]},
+                "generation.width": {"type": "int", "low": 8, "high": 9, "when": {"distillation.flip": True}},
+            },
+            "distillation.flip changes the student only",
+        ),
+    ],
+)
+def test_condition_that_cannot_be_met_is_refused(search: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        build(search)
+
+
+@pytest.mark.parametrize(
+    ("point", "words"),
+    [
+        ({"distillation.inflation": 50.0}, "study.points[0].distillation.inflation: 50.0 is outside"),
+        ({"distillation.inflaton": 5.0}, "did you mean distillation.inflation?"),
+        ({"distillation.inflation": "5"}, "'5' is outside"),
+    ],
+)
+def test_given_point_outside_the_space_is_refused(point: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        build({"distillation.inflation": number(1, 20)}, points=[point])
+
+
+def test_fresh_seed_has_one_place() -> None:
+    with pytest.raises(ValidationError, match=r"has its place at seeds\.generation only"):
+        build({"distillation.inflation": {"type": "fresh_seed"}})

@@ -1,0 +1,119 @@
+"""Budgets: what counts, when a study stops, and what is kept for the comparison at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.tune.world import World, definition
+from tune.budget import Account, Cost, exhausted
+from tune.config import BudgetConfig
+from tune.definition import Definition
+from tune.planner import STOP_SECONDS, Planner
+from tune.simulate import Simulation
+from tune.snapshot import WorkState
+from tune.view import snapshot_of
+from tune.work import Attempt
+
+
+def attempt(started: float, ended: float, **resources: float) -> Attempt:
+    return Attempt("node", {"cpus": 1.0, "gpus": 0.0, "workers": 1.0} | resources, started, ended, ended)
+
+
+def run(study: Definition, world: World, slots: int = 1) -> Planner:
+    simulation = Simulation(world.steps, num_slots=slots, step_seconds=10.0)
+    planner = world.planner(study, simulation.clock)
+    simulation.run(planner)
+    return planner
+
+
+def budget(**limits: Any) -> dict[str, Any]:
+    return {"budget": limits, "pruner": {"kind": "none"}, "controls": {"synthetic_only": False, "plain_kd": False}}
+
+
+def test_cost_is_resources_held_and_the_clock_counts_once_for_what_runs_side_by_side() -> None:
+    account = Account([attempt(0, 10, cpus=2), attempt(5, 20, gpus=0.5), attempt(30, 40, workers=4, gpus=1)])
+    assert account.spent(1000.0) == Cost(cpu_seconds=20 + 15 + 40, gpu_seconds=7.5 + 40, wall_seconds=30)
+
+
+def test_running_attempts_cost_until_now() -> None:
+    account = Account()
+    first, second = attempt(0, 0), attempt(4, 4)
+    account.open(first)
+    account.open(second)
+    assert account.spent(10.0) == Cost(cpu_seconds=10 + 6, wall_seconds=10)
+    first.ended = 12.0
+    account.close(first)
+    second.ended = 20.0
+    account.close(second)
+    assert account.spent(100.0) == Cost(cpu_seconds=12 + 16, wall_seconds=20)
+
+
+def test_money_is_hours_at_their_prices() -> None:
+    prices = BudgetConfig(money=10, price_per_cpu_hour=0.5, price_per_gpu_hour=4)
+    spent = Cost(cpu_seconds=3600 * 4, gpu_seconds=3600 * 2)
+    assert spent.money(prices) == 10
+    assert exhausted(spent, prices) == "study.budget.money: 10 of 10 EUR"
+
+
+def test_money_without_a_price_is_refused() -> None:
+    with pytest.raises(ValueError, match="price_per_cpu_hour"):
+        BudgetConfig(money=10)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_search_ends_early_so_that_the_comparison_fits_the_budget(slots: int) -> None:
+    study = definition(budget(cpu_hours=900 / 3600) | {"num_students": 50, "concurrency": slots})
+    planner = run(study, World(), slots)
+    state = planner.state
+    assert planner.is_over()
+    assert "kept for the finalists" in (state.closed or "")
+    assert len(state.suggestions) < 50
+    assert [row.name for row in state.rows] == ["hybrid", "real-only"]
+    assert all(state.of(key) is WorkState.COMPLETE for row in state.rows for key in row.keys)
+    assert 600 < planner.spent().cpu_seconds <= 900
+    assert "raise study.budget" in (snapshot_of(state).undone or "")
+
+
+def test_used_up_budget_saves_what_runs_and_a_raised_one_goes_on_from_there() -> None:
+    world = World()
+    limits = budget(wall_hours=200 / 3600) | {"num_students": 4}
+    stopped = run(definition(limits), world)
+    assert not stopped.is_over()
+    assert stopped.spent().wall_seconds <= 200
+    assert any(work.attempts and work.attempts[-1].end == "stopped" for work in stopped.state.works.values())
+    raised = run(definition(limits | budget(wall_hours=10)), world)
+    assert raised.is_over()
+    assert raised.state.closed is None
+    assert len(raised.state.suggestions) == 4
+    assert set(world.built.values()) == {1}, "nothing is built twice"
+    undisturbed = run(definition(limits | budget()), World())
+    assert [s.value for s in raised.state.suggestions] == [s.value for s in undisturbed.state.suggestions]
+
+
+def test_search_that_ended_early_stays_so_until_the_budget_is_raised() -> None:
+    world = World()
+    limits = budget(cpu_hours=900 / 3600) | {"num_students": 50}
+    first = run(definition(limits), world)
+    again = run(definition(limits), world)
+    assert again.is_over()
+    assert again.state.closed == first.state.closed
+    more = run(definition(limits | budget(cpu_hours=1800 / 3600)), world)
+    assert len(more.state.suggestions) > len(first.state.suggestions)
+    assert more.spent().cpu_seconds <= 1800
+
+
+def test_budget_stops_early_enough_for_a_checkpoint() -> None:
+    world = World()
+    planner = run(definition(budget(cpu_hours=200 / 3600)), world)
+    assert 200 - 10 - STOP_SECONDS <= planner.spent().cpu_seconds <= 200
+
+
+def test_clock_that_goes_backwards_costs_nothing_and_breaks_nothing() -> None:
+    times = iter([100.0, 50.0, 40.0, *range(110, 100_000)])
+    world = World()
+    planner = world.planner(definition(budget(cpu_hours=10)), lambda: float(next(times)))
+    Simulation(world.steps, num_slots=1, step_seconds=10.0).run(planner)
+    assert planner.is_over()
+    assert all(a.ended is not None and a.ended >= a.started for w in planner.state.works.values() for a in w.attempts)
