@@ -121,7 +121,7 @@ class StudentTraining:
         with torch.no_grad(), device.autocast():
             probe = teacher(unit_from_uint8(device.images(collection.holdout[:PROBE_IMAGES])))
         self.last_relu = bool((probe.feature_map >= 0).all())
-        self.holdout_logits = teacher.ask_all(collection.holdout, device).logits
+        self.holdout_logits = teacher.logits_of(collection.holdout, device)
         torch.manual_seed(stream(self.seed, "distillation", "init").initial_seed())
         self.student = device.module(
             build_student(config, teacher, probe.feature_map.shape[-1], last_relu=self.last_relu)

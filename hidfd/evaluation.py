@@ -37,7 +37,7 @@ def evaluate(
     """Measure a student; the artifact's meta holds the numbers (see `hidfd.trial.TrialResult`)."""
     started = time.monotonic()
     student_says = student_logits(student, teacher, collection.holdout, device)
-    teacher_says = teacher.ask_all(collection.holdout, device).logits
+    teacher_says = teacher.logits_of(collection.holdout, device)
     agreement = measure_agreement(student_says, teacher_says)
     meta: dict[str, Any] = {
         "agreement": agreement.value,
@@ -73,7 +73,7 @@ def labelled_measures(
         f"{split}_per_class": (matrix.diagonal() / matrix.sum(dim=1).clamp(min=1)).tolist(),
         f"{split}_confusion": matrix.tolist(),
         f"{split}_calibration_error": calibration_error(logits, labels),
-        f"teacher_{split}_accuracy": _accuracy(teacher.ask_all(pixels, device).logits, labels),
+        f"teacher_{split}_accuracy": _accuracy(teacher.logits_of(pixels, device), labels),
     }
 
 

@@ -1,5 +1,7 @@
 """The frozen teacher: gradients to images alone, folded batch norms, one normalisation, one resize, a head to share."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from hidfd.backbones import Backbone, CifarResNet, build_backbone
 from hidfd.device import Device
 from hidfd.errors import InputError
-from hidfd.frozen_teacher import Teacher, check_shareable
+from hidfd.frozen_teacher import MAX_REMEMBERED, Teacher, check_shareable
 from hidfd.images import unit_from_uint8
 from tests.hidfd.trial_folders import quick_config
 
@@ -148,3 +150,36 @@ def test_many_images_are_answered_in_order_whatever_the_batch() -> None:
     torch.testing.assert_close(parts.logits, whole.logits)
     torch.testing.assert_close(parts.pooled, whole.pooled)
     torch.testing.assert_close(one_by_one, whole.logits)
+
+
+def test_images_that_students_are_judged_on_are_asked_about_once_per_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hidfd.frozen_teacher._remembered", {})
+    asked: list[int] = []
+    first, other, nameless = teacher_of(), teacher_of("resnet14"), teacher_of()
+    first.digest, other.digest = "a" * 64, "b" * 64
+    for teacher in (first, other, nameless):
+        own = teacher.ask_all
+
+        def counted(images_uint8: Tensor, device: Device, own: Any = own) -> Any:
+            asked.append(len(images_uint8))
+            return own(images_uint8, device)
+
+        monkeypatch.setattr(teacher, "ask_all", counted)
+    holdout, validation = images(count=4), images(count=6)
+    for _ in range(2):
+        for teacher in (first, other, nameless):
+            for pixels in (holdout, validation):
+                with torch.no_grad():
+                    expected = teacher(unit_from_uint8(pixels)).logits
+                torch.testing.assert_close(teacher.logits_of(pixels, CPU), expected)
+    assert asked == [4, 6, 4, 6, 4, 6, 4, 6], "twice by the one without a digest, else once"
+
+
+def test_only_the_newest_few_answers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered: dict[Any, Tensor] = {}
+    monkeypatch.setattr("hidfd.frozen_teacher._remembered", remembered)
+    teacher = teacher_of()
+    teacher.digest = "a" * 64
+    for count in range(1, MAX_REMEMBERED + 4):
+        teacher.logits_of(images(count=count), CPU)
+    assert [len(logits) for logits in remembered.values()] == list(range(4, MAX_REMEMBERED + 4))

@@ -204,6 +204,7 @@ def test_teacher_and_student_see_every_image_normalised_once(
     monkeypatch.setattr(Student, "forward", recording("student", Student.forward))
     for stage in ("collection", "generation", "synthesis", "distillation", "evaluation"):
         seen.clear()
+        monkeypatch.setattr("hidfd.frozen_teacher._remembered", {})  # each stage as a process of its own
         run_trial(trial_config, store, until=stage, device="cpu")
         assert seen.keys() == ({"teacher", "student"} if stage in ("distillation", "evaluation") else {"teacher"})
         for who, images_unit in seen.items():
