@@ -58,13 +58,15 @@ def exhausted(spent: Cost, budget: BudgetConfig) -> str | None:
 
 
 class Account:
-    """The costs of a study's attempts, summed up as they end."""
+    """The costs of a study's attempts, summed up as they begin and end."""
 
     def __init__(self, attempts: Iterable[Attempt] = ()) -> None:
         """Starts from what earlier runs of the study have cost."""
         self._closed = Cost()
-        self._running: dict[int, Attempt] = {}
-        self._busy_since: float | None = None
+        self._rate = Cost()  # of what runs now, per second
+        self._ahead = Cost()  # what it would have cost from second 0 until it started
+        self._num_running = 0
+        self._busy_since = 0.0
         until = float("-inf")
         for attempt in sorted(attempts, key=lambda attempt: attempt.started):
             end = attempt.ended if attempt.ended is not None else attempt.last_seen
@@ -75,26 +77,35 @@ class Account:
 
     def open(self, attempt: Attempt) -> None:
         """An attempt begins."""
-        if not self._running:
+        if not self._num_running:
             self._busy_since = attempt.started
-        self._running[id(attempt)] = attempt
+        self._run(attempt, 1)
 
     def close(self, attempt: Attempt) -> None:
         """It has ended; its times say for how long it held its resources."""
         assert attempt.ended is not None
-        del self._running[id(attempt)]
-        self._closed += cost_of(attempt.resources, max(0.0, attempt.ended - attempt.started))
-        if not self._running and self._busy_since is not None:
-            self._closed += Cost(wall_seconds=max(0.0, attempt.ended - self._busy_since))
+        self._run(attempt, -1)
+        self._closed += cost_of(attempt.resources, attempt.ended - attempt.started)
+        if not self._num_running:
+            self._closed += Cost(wall_seconds=attempt.ended - self._busy_since)
 
     def spent(self, now: float, ahead_seconds: float = 0.0) -> Cost:
         """Until now, or until everything that runs has run for some seconds more."""
-        total = self._closed
-        for attempt in self._running.values():
-            total += cost_of(attempt.resources, max(0.0, now - attempt.started) + ahead_seconds)
-        if self._running and self._busy_since is not None:
-            total += Cost(wall_seconds=max(0.0, now - self._busy_since) + ahead_seconds)
-        return total
+        if not self._num_running:
+            return self._closed
+        until = now + ahead_seconds
+        return self._closed + Cost(
+            self._rate.cpu_seconds * until - self._ahead.cpu_seconds,
+            self._rate.gpu_seconds * until - self._ahead.gpu_seconds,
+            until - self._busy_since,
+        )
+
+    def _run(self, attempt: Attempt, change: int) -> None:
+        self._num_running += change
+        self._rate += cost_of(attempt.resources, change)
+        self._ahead += cost_of(attempt.resources, change * attempt.started)
+        if not self._num_running:
+            self._rate = self._ahead = Cost()  # rounding errors shall not pile up
 
 
 class Pace:

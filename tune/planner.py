@@ -275,9 +275,9 @@ class Planner:
 
     def _watch_budget(self) -> None:
         """Stops everything where the budget is used up, and the search where only the comparison's part is left."""
-        if self._drain_reason is not None:
-            return
         budget = self.state.definition.study.budget
+        if self._drain_reason is not None or not budget.is_set:
+            return
         spent = self._account.spent(self.now(), ahead_seconds=STOP_SECONDS)
         reason = exhausted(spent, budget)
         if reason is not None:
@@ -290,8 +290,6 @@ class Planner:
     def _reserve(self) -> Cost:
         """What the comparison at the end is expected to cost, by what has been built so far; nothing before that."""
         definition, best = self.state.definition, self.state.best
-        if not definition.study.budget.is_set:
-            return Cost()
         stand = best.number if best else None, self._pace.num_learnt
         if stand != self._reserve_stand:
             self._reserve_stand = stand

@@ -23,6 +23,7 @@ class Simulation:
 
     Attributes:
         now: virtual seconds.
+        on_event: called after each thing that has happened.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Simulation:
             on_event: called after each thing that has happened.
         """
         self.now = 0.0
-        self._steps, self._num_slots, self._on_event = steps, num_slots, on_event
+        self._steps, self._num_slots, self.on_event = steps, num_slots, on_event
         self._seconds = step_seconds if callable(step_seconds) else lambda work: step_seconds
         self._order = itertools.count()
 
@@ -73,7 +74,7 @@ class Simulation:
                 self._schedule(events, work, steps)
             else:
                 planner.on_end(work, end)
-            self._on_event()
+            self.on_event()
 
     def _schedule(
         self, events: list[tuple[float, int, Work, Iterator[End | None]]], work: Work, steps: Iterator[End | None]

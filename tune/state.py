@@ -69,6 +69,8 @@ class StudyState:
         self._finalists: list[Suggestion] = []
         self._champion: Suggestion | None = None
         self._open: dict[int, Suggestion] = {}  # those that have not ended
+        self._asking: dict[str, list[Suggestion]] = {}  # key of a student -> those that have not ended and share it
+        self._ended: list[str] = []  # keys of what may have ended since all that follows was drawn
         self._failed: list[Suggestion] = []
         self._newest: dict[str, int] = {}  # parameters -> number of the last suggestion that has them
         self._group_sizes: Counter[int] = Counter()
@@ -155,15 +157,18 @@ class StudyState:
         """Takes in how a piece of work ended for good, and with it whatever rests on it; `settle` does the rest."""
         self.backlog.finish(work, outcome)
         self.ledger.finish_work(work)
+        self._ended.append(work.key)
         for dependent, end in list(self.backlog.doomed_by(work)):
             self.finish(dependent, end)
 
     def settle(self) -> None:
         """Everything that follows from what has ended: suggestions, finalists."""
-        for suggestion in list(self._open.values()):
-            student = self._student(suggestion)
-            if student is not None and student.outcome is not None:
-                self._finish_suggestion(suggestion, student.outcome)
+        ended, self._ended = self._ended, []
+        for key in ended:
+            outcome = self.works[key].outcome
+            if outcome is not None:
+                for suggestion in self._asking.pop(key, []):
+                    self._finish_suggestion(suggestion, outcome)
         self._plan_rows()
 
     def decide(self, suggestion: Suggestion, images: int, value: float) -> None:
@@ -223,6 +228,8 @@ class StudyState:
             is_planned = bool(suggestion.work) and all(key in self.works for key in suggestion.work)
             if not suggestion.state.is_final and not is_planned:
                 self._plan_suggestion(suggestion)
+            elif not suggestion.state.is_final:
+                self._await_student(suggestion)
             self.backlog.want(suggestion.work)
         for work in list(self.works.values()):
             dropped = self.pruned_outcome(work)
@@ -269,6 +276,12 @@ class StudyState:
         suggestion.work = self._add(config, "search", label, params, suggestion.number, self.definition.rungs)
         self.ledger.set_suggestion_work(suggestion)
         self.backlog.want(suggestion.work)
+        self._await_student(suggestion)
+
+    def _await_student(self, suggestion: Suggestion) -> None:
+        key = suggestion.work[-1]
+        self._asking.setdefault(key, []).append(suggestion)
+        self._ended.append(key)  # it may have, for another suggestion
 
     def _plan_rows(self) -> None:
         """Variants at once, finalists when the search is over, then the controls of the best of them.

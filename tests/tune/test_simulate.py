@@ -1,0 +1,119 @@
+"""The planner under a virtual clock: at scale, and killed at every ledger write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.tune.world import Killed, World, definition
+from tune.definition import Definition
+from tune.ledger import Ledger
+from tune.planner import Planner
+from tune.simulate import Simulation
+from tune.snapshot import WorkState
+from tune.state import StudyState
+from tune.work import Work
+
+
+def simulate(
+    study: Definition, world: World, slots: int, ledger: Callable[[], Ledger] | None = None, seconds: float = 10.0
+) -> Planner:
+    simulation = Simulation(world.steps, num_slots=slots, step_seconds=seconds)
+    planner = world.planner(study, simulation.clock)
+    if ledger is not None:
+        planner = Planner(StudyState(study, ledger()), simulation.clock)
+    simulation.run(planner)
+    return planner
+
+
+class _DyingLedger(Ledger):
+    """Kills its driver at its n-th write, before it."""
+
+    def __init__(self, world: World, study: Definition, at: int) -> None:
+        self.left = at
+        super().__init__(world.storage, study.name, study.study.objective)
+        self.take()
+
+    def _write(self, action: Any) -> None:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+        super()._write(action)
+
+
+def unlucky(losses: dict[tuple[str, int], int]) -> World:
+    """Two nodes are lost in the middle, and one generator collapses."""
+
+    def lose(work: Work, step: int) -> bool:
+        left = losses.get((work.label, step), 0)
+        losses[work.label, step] = left - 1
+        return left > 0
+
+    return World(collapsed=lambda work: work.label == "generator-1", lose=lose)
+
+
+@pytest.mark.slow
+def test_study_of_several_workers_survives_a_kill_at_every_ledger_write() -> None:
+    limit = 2.0
+    study = definition(
+        {"num_students": 9, "concurrency": 3, "budget": {"cpu_hours": limit}, "controls": {"plain_kd": False}}
+    )
+    at = 0
+    while True:
+        losses = {("generator-0", 3): 1, ("trial-4", 5): 1}
+        world = unlucky(losses)
+        try:
+            simulate(study, world, 3, lambda: _DyingLedger(world, study, at))  # noqa: B023  called at once
+            break
+        except Killed:
+            seen = Ledger(world.storage, study.name, study.study.objective)
+            decided = {s.number: dict(s.rungs) for s in seen.suggestions()}
+            finished = {w.number: w.outcome for w in seen.works() if w.outcome is not None}
+        planner = simulate(study, world, 3)
+        where, state = f"killed before write {at}", planner.state
+        assert planner.is_over(), where
+        assert len(state.suggestions) == 9, where
+        assert all(suggestion.state.is_final for suggestion in state.suggestions), where
+        assert set(world.built.values()) == {1}, f"{where}: an artifact was built twice"
+        assert len({work.key for work in state.ledger.works()}) == len(state.ledger.works()), f"{where}: work doubled"
+        for number, rungs in decided.items():
+            assert rungs.items() <= state.suggestions[number].rungs.items(), f"{where}: a rung was decided anew"
+        for number, outcome in finished.items():
+            assert state.ledger.works()[number].outcome == outcome, f"{where}: a result was lost"
+        assert all(trial.state.is_finished() for trial in state.ledger.history()), where
+        rows = [state.of(key) for row in state.rows for key in row.keys]
+        assert rows, where
+        assert set(rows) == {WorkState.COMPLETE}, where
+        assert planner.spent().cpu_seconds <= limit * 3600, where
+        at += 1
+    assert at > 150
+
+
+@pytest.mark.slow
+def test_two_thousand_trials_on_256_workers_take_seconds() -> None:
+    study = definition({"num_students": 2_000, "sampler": "random", "concurrency": 256})
+    world, started = World(), time.process_time()
+    planner = simulate(study, world, 256)
+    assert len(planner.state.suggestions) == 2_000
+    assert set(world.built.values()) == {1}
+    assert time.process_time() - started < 40, "5 ms of processor a trial, and room for a slow machine"
+
+
+def test_workers_are_never_idle_while_something_could_start() -> None:
+    """With students left to suggest, all slots are taken at every moment but the first: the collection stands alone."""
+    study = definition({"num_students": 60, "sampler": "random", "concurrency": 8, "pruner": {"kind": "none"}})
+    world = World()
+    idle: list[float] = []
+    simulation = Simulation(world.steps, num_slots=8, step_seconds=10.0)
+    planner = world.planner(study, simulation.clock)
+
+    def look() -> None:
+        if len(planner.state.suggestions) < 60 and simulation.now > 10:
+            idle.append(8 - len(planner.live))
+
+    simulation.on_event = look
+    simulation.run(planner)
+    assert max(idle) <= 1, "the slot of the work that has just ended"
