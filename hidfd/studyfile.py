@@ -9,7 +9,6 @@ material are relative to the file's folder; those of `storage:` to the working d
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -158,14 +157,21 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, store: str | None =
     return StudyFile(name, path, storage, resources, tree, origins)
 
 
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of the file, for editors; `trial:`, `storage:` and `resources:` in full.
+def json_schema(**sections: type[BaseModel]) -> dict[str, Any]:
+    """JSON Schema of the file, for editors.
 
-    Published as studies/study.schema.json: `python -m hidfd.studyfile > studies/study.schema.json`.
+    Args:
+        sections: models of those sections that other packages own; what is not given may hold anything.
+
+    Published as studies/study.schema.json: `python -m tune.config > studies/study.schema.json`.
     """
-    models: list[type[Section]] = [StorageConfig, ResourcesConfig, TrialConfig]
-    references, definitions = models_json_schema([(model, "validation") for model in models])
-    storage, resources, trial = (references[model, "validation"] for model in models)
+    modelled: dict[str, type[BaseModel]] = {
+        "storage": StorageConfig,
+        "resources": ResourcesConfig,
+        "trial": TrialConfig,
+        **sections,
+    }
+    references, definitions = models_json_schema([(model, "validation") for model in modelled.values()])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "HiDFD study file",
@@ -174,10 +180,8 @@ def json_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {
             "name": {"type": "string", "pattern": f"^{NAME_PATTERN}$"},
-            "storage": storage,
-            "resources": resources,
-            "trial": trial,
-            **{name: {"type": "object"} for name in ("study", "search", "cluster")},
+            **{name: {"type": "object"} for name in SECTIONS[1:]},
+            **{name: references[model, "validation"] for name, model in modelled.items()},
         },
         "$defs": definitions["$defs"],
     }
@@ -262,7 +266,3 @@ def _result(value: ModelT | None, problems: Sequence[str]) -> ModelT:
     if value is None:
         raise ConfigError("\n".join(problems))
     return value
-
-
-if __name__ == "__main__":
-    print(json.dumps(json_schema(), indent=1))

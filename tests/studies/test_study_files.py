@@ -23,7 +23,8 @@ FILES = sorted(Path("studies").glob("*.yaml"))
 
 def test_published_schema_is_that_of_the_code() -> None:
     published = json.loads(Path("studies/study.schema.json").read_text())
-    assert published == studyfile.json_schema(), "run `python -m hidfd.studyfile > studies/study.schema.json`"
+    expected = studyfile.json_schema(study=StudyConfig, search=SearchConfig)
+    assert published == expected, "run `python -m tune.config > studies/study.schema.json`"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
