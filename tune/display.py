@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hidfd.page import percent
+from hidfd.page import percent, relative_paths
 from hidfd.progress import Rate
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
 from tune.wording import progress_in_words, result_in_words
@@ -41,7 +41,7 @@ class StudyDisplay:
         self._quiet = quiet
         self._clock = clock
         self._rates: dict[tuple[str, str | None], Rate] = {}
-        self._states: dict[str, WorkState] = {}
+        self._stands: dict[str, tuple[WorkState, int]] = {}  # a lost one may run again before anybody looks
         self._pictures: dict[str, str] = {}
         self._said: dict[str, tuple[float, int]] = {}
         self._num_notes = 0
@@ -84,9 +84,9 @@ class StudyDisplay:
                 self._say(f"{work.label}: {progress_in_words(work, self._rate_of(work, now))}")
 
     def _tell_change(self, work: WorkSnapshot) -> None:
-        before = self._states.get(work.key, WorkState.WAITING)
-        if work.state is not before:
-            self._states[work.key] = work.state
+        stand = work.state, max(1, len(work.attempts)) if work.state is WorkState.RUNNING else 0
+        if stand != self._stands.get(work.key, (WorkState.WAITING, 0)):
+            self._stands[work.key] = stand
             if work.state is WorkState.RUNNING:
                 reached = work.attempts[-1].images_from if work.attempts else 0
                 where = f" again, from its last checkpoint; it had reached {reached:,} images" if reached else ""
@@ -96,7 +96,7 @@ class StudyDisplay:
         is_new = work.picture is not None and work.picture != self._pictures.get(work.key)
         if work.kind == "build" and work.state is WorkState.RUNNING and work.picture is not None and is_new:
             self._pictures[work.key] = work.picture
-            self._say(f"{work.label}: sample grid {work.picture}")
+            self._say(f"{work.label}: sample grid {relative_paths(work.picture)}")
 
     def _rate_of(self, work: WorkSnapshot, now: float) -> Rate:
         return self._rates.setdefault((work.key, work.stage), Rate(work.images, now))

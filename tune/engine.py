@@ -13,11 +13,13 @@ import json
 import logging
 import math
 import os
+import secrets
 import signal
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -26,18 +28,26 @@ from ray.tune import report as tell
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import SearchAlgorithm
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import hidfd.errors
+from hidfd.disk import store_errors
 from tune.errors import EngineError
 from tune.planner import Planner
 from tune.work import Diverged, Done, End, Failed, Finished, Lost, Report, Stopped, Work
 from tune.worker import Place, perform
+
+POST_EVERY_SECONDS = 5.0
+"""How often a verdict is posted again, until its piece of work has ended: a mailbox that was restarted is empty."""
 
 ASK_EVERY_SECONDS = 1.0
 """How often a running piece of work asks the mailbox."""
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Ray's smallest is 75 MiB. Images and checkpoints go through the store, not through Ray."""
+
+NODE_SECONDS = 2.0
+"""How long a node may take to accept a connection before it counts as gone."""
 
 ANSWER_SECONDS = 5.0
 """How long the cluster of RAY_ADDRESS may take to answer at all."""
@@ -48,6 +58,8 @@ WORD = "word"
 ENDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Finished, Stopped, Diverged, Failed)}
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 def run_ray(
@@ -89,7 +101,10 @@ def run_ray(
                 object_store_memory=OBJECT_STORE_BYTES,
             )
     try:
-        mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+        _check_store_is_shared(place)
+        # Beside the driver, whose death ends the run anyway: on another node it would take all that runs with it.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        mailbox = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).options(scheduling_strategy=here).remote()
         bundle = {"CPU": float(place.threads)} | ({"GPU": gpus} if gpus else {})
         adapter = Adapter(planner, mailbox, concurrency, PlacementGroupFactory([bundle]), on_change)
         with tempfile.TemporaryDirectory(prefix="hidfd-ray-") as scratch:
@@ -113,6 +128,55 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
     except OSError as error:
         raise _no_ray(address, str(error)) from error
+
+
+def _check_store_is_shared(place: Place) -> None:
+    """Every node must find what the others have built.
+
+    Raises:
+        EngineError: one does not see a local store; names it.
+    """
+    if "://" in place.store:
+        return
+    marker = Path(place.store) / f".seen-{secrets.token_hex(8)}"
+    with store_errors("writing to the store", marker):
+        marker.touch()
+    try:
+        look = ray.remote(num_cpus=0, max_retries=0)(os.path.exists)
+        nodes = [node for node in _nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        seen = {
+            node["NodeManagerHostname"]: look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(marker))
+            for node in nodes
+        }
+        blind = [name for name, answer in seen.items() if not ray.get(answer, timeout=ANSWER_SECONDS * 6)]
+    except ray.exceptions.RayError as error:
+        raise EngineError(f"a node of the Ray cluster does not answer ({type(error).__name__}); try again") from error
+    finally:
+        marker.unlink(missing_ok=True)
+    if blind:
+        raise EngineError(
+            f"storage.store: {place.store} is not the same folder on {', '.join(sorted(blind))}, so its workers would "
+            f"not find what others have built; put it on a file system that all nodes share, or on S3 (s3://...)"
+        )
+
+
+def _nodes() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray leaves it untyped
+    return found
+
+
+def _answers(node_id: str) -> bool:
+    """Whether a node is there: the cluster itself takes up to half a minute to notice that one has gone."""
+    node = next((node for node in _nodes() if node["NodeID"] == node_id and node["Alive"]), None)
+    if node is None:
+        return False
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), NODE_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -170,7 +234,10 @@ class RayChannel:
         now = time.monotonic()
         if self._verdict is None and now - self._asked >= ASK_EVERY_SECONDS:
             self._asked = now
-            self._verdict = ray.get(self._mailbox.read.remote(self._trial_id))
+            try:
+                self._verdict = ray.get(self._mailbox.read.remote(self._trial_id))
+            except ray.exceptions.RayActorError as error:
+                _log.warning("the mailbox does not answer (%s); it is asked again", type(error).__name__)
         return self._verdict
 
 
@@ -184,7 +251,7 @@ def _trainable(place: Place, mailbox: Any) -> Callable[[dict[str, Any]], None]:
 
     def run_work(config: dict[str, Any]) -> None:
         work = Work.restore(0, json.loads(config["work"]), [])
-        _say("start", socket.gethostname())
+        _say("start", socket.gethostname(), ray.get_runtime_context().get_node_id())
         end = perform(work, place, RayChannel(get_context().get_trial_id(), mailbox))
         _say("end", type(end).__name__, vars(end))
 
@@ -211,7 +278,8 @@ class Adapter:
         self._on_change = on_change
         self._active: dict[str, Work] = {}
         self._ends: dict[str, End] = {}
-        self._posted: set[str] = set()
+        self._posted: dict[str, float] = {}
+        self._nodes: dict[str, tuple[str, str]] = {}  # trial -> host and Ray's id of its node
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         """Nothing: Tune pickles what it is given for a restore of its own, and here the ledger is what remembers."""
@@ -250,8 +318,9 @@ class Adapter:
         if work is None:
             return
         match json.loads(result.get(WORD, "null")):
-            case ["start", node]:
-                self._planner.on_start(work, node)
+            case ["start", host, node]:
+                self._nodes[trial_id] = host, node
+                self._planner.on_start(work, host)
             case ["report", values]:
                 self._planner.on_report(work.key, Report(**values))
                 self._post_verdicts()
@@ -262,9 +331,12 @@ class Adapter:
         """A trial is over; `otherwise` says why, where it could not say so itself."""
         work = self._active.pop(trial_id, None)
         if work is not None:
-            self._posted.discard(trial_id)
-            end = self._ends.pop(trial_id) if trial_id in self._ends else Lost(otherwise)
-            self._planner.on_end(work, end)
+            self._posted.pop(trial_id, None)
+            host, node = self._nodes.pop(trial_id, ("", ""))
+            end = self._ends.pop(trial_id, None)
+            if end is None and node and not _answers(node):
+                end = Lost(f"its node {host} is gone", node_is_gone=True)
+            self._planner.on_end(work, end or Lost(otherwise))
 
     def on_step(self) -> None:
         """Ten times a second."""
@@ -274,9 +346,9 @@ class Adapter:
 
     def _post_verdicts(self) -> None:
         for trial_id, work in self._active.items():
-            reason = self._planner.verdict(work.key)
-            if reason is not None and trial_id not in self._posted:
-                self._posted.add(trial_id)
+            reason, now = self._planner.verdict(work.key), time.monotonic()
+            if reason is not None and now - self._posted.get(trial_id, -math.inf) >= POST_EVERY_SECONDS:
+                self._posted[trial_id] = now
                 self._mailbox.post.remote(trial_id, reason)
 
 

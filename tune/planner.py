@@ -181,6 +181,8 @@ class Planner:
         attempt.ended = attempt.last_seen = self.now()
         self._account.close(attempt)
         attempt.end, attempt.cpu_seconds = type(end).__name__.lower(), end.cpu_seconds
+        if isinstance(end, Lost) and end.node_is_gone:
+            attempt.end = "node lost"
         self.state.ledger.set_attempt(work, len(work.attempts) - 1)
         outcome = self._outcome(work, end)
         if not isinstance(end, Diverged):
@@ -334,12 +336,14 @@ class Planner:
         return WorkState.COMPLETE, None
 
     def _lost(self, work: Work, reason: str) -> Outcome | None:
-        last = work.attempts[-LOST_WITHOUT_PROGRESS:]
+        """A failure for good, once its own process has died too often; a node that went away does not count."""
+        own = [attempt for attempt in work.attempts if attempt.end != "node lost"]
+        last = own[-LOST_WITHOUT_PROGRESS:]
         stuck = len(last) == LOST_WITHOUT_PROGRESS and all(
             attempt.end == "lost" and attempt.images_to == last[0].images_to for attempt in last
         )
-        in_all = sum(attempt.end == "lost" for attempt in work.attempts)
-        if not stuck and in_all < LOST_IN_ALL:
+        in_all = sum(attempt.end == "lost" for attempt in own)
+        if work.attempts[-1].end == "node lost" or (not stuck and in_all < LOST_IN_ALL):
             _log.warning("%s: lost (%s); it goes on from its last checkpoint", work.label, reason)
             return None
         where = f"{LOST_WITHOUT_PROGRESS} times at one point" if stuck else f"{in_all} times"

@@ -51,8 +51,8 @@ class AttemptSnapshot:
         started, last_seen, ended: times; `ended` is None while it runs.
         images_from, images_to: progress of its last stage that was known when it started, and when it was last seen;
             the checkpoint that it goes on from may be earlier.
-        end: how it ended: finished, stopped, diverged, lost, failed, or interrupted (with its driver); None while it
-            runs.
+        end: how it ended: finished, stopped, diverged, lost, node lost, failed, or interrupted (with its driver); None
+            while it runs.
         cpu_seconds: processor time of its process, where known.
     """
 

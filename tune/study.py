@@ -178,7 +178,7 @@ def run_study(
     with store_errors("making the results folder", definition.folder):
         definition.folder.mkdir(parents=True, exist_ok=True)
     threads = max(1, round(definition.resources["cpus"]))
-    place = Place(storage.store, str(definition.folder), device, threads)
+    place = Place(_everywhere(storage.store), _everywhere(str(definition.folder)), device, threads)
     with open_ledger(storage.ledger, definition.name, definition.study.objective) as ledger:
         state = StudyState(definition, ledger)
         state.retry_failed()
@@ -233,6 +233,11 @@ def write_pages(study: Study) -> Path:
                 name=work.label,
             )
     return write_study_report(snapshot_of(state), study.definition.folder)
+
+
+def _everywhere(place: str) -> str:
+    """A path as it holds in whatever folder a worker runs."""
+    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def _run(study: Study, planner: Planner, place: Place, engine: str, watch: _Watch) -> None:

@@ -269,10 +269,16 @@ class Failed:
 
 @dataclass(frozen=True)
 class Lost:
-    """Its process or its node went away; it goes on from its last checkpoint."""
+    """Its process or its node went away; it goes on from its last checkpoint.
+
+    Attributes:
+        reason: one line.
+        node_is_gone: the machine went away with it, which is never the work's own fault.
+    """
 
     reason: str
     cpu_seconds: float | None = None
+    node_is_gone: bool = False
 
 
 End = Finished | Stopped | Diverged | Failed | Lost

@@ -53,6 +53,18 @@ def test_each_change_is_said_once(under_way: StudySnapshot) -> None:
     assert lines_of(stream) == []
 
 
+def test_work_that_was_lost_and_runs_again_before_anybody_looked_says_so(under_way: StudySnapshot) -> None:
+    stream = io.StringIO()
+    display = StudyDisplay(stream, clock=Clock())
+    display.show(under_way)
+    lines_of(stream)
+    (running, *_) = (work for work in under_way.works if work.state is WorkState.RUNNING)
+    again = replace(running.attempts[-1], number=len(running.attempts), images_from=640)
+    lost = replace(running, attempts=(*running.attempts, again))
+    display.show(replace(under_way, works=tuple(lost if work is running else work for work in under_way.works)))
+    assert lines_of(stream) == [f"{running.label}: started again, from its last checkpoint; it had reached 640 images"]
+
+
 def test_progress_is_said_at_intervals_and_not_again_while_nothing_moves(under_way: StudySnapshot) -> None:
     stream, clock = io.StringIO(), Clock()
     display = StudyDisplay(stream, clock=clock)

@@ -1,6 +1,7 @@
 """The adapter between Ray Tune and the planner, without a cluster; `tests/integration/test_study.py` runs real ones."""
 
 import json
+import socket
 import signal
 import socket
 from typing import Any
@@ -54,6 +55,7 @@ def mailbox() -> Mailbox:
 @pytest.fixture
 def adapter(planner: Planner, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> Adapter:
     monkeypatch.setattr(engine, "Trial", Trial)
+    monkeypatch.setattr(engine, "_answers", lambda node: node == "n1")
     return Adapter(planner, mailbox, 2, PlacementGroupFactory([{"CPU": 1.0}]), lambda: None)
 
 
@@ -74,7 +76,7 @@ def work_of(planner: Planner, label: str) -> Work:
 
 def test_a_trial_that_says_how_it_ended_ends_so(adapter: Adapter, planner: Planner) -> None:
     trial, label = start(adapter)
-    adapter.on_result(trial, says("start", "node-1"))
+    adapter.on_result(trial, says("start", "node-1", "n1"))
     adapter.on_result(trial, says("report", Report("collection", 5, 10).to_json()))
     adapter.on_result(trial, says("end", "Finished", vars(Finished({}, reused=False, cpu_seconds=2.0))))
     adapter.on_end(trial, "it ended without a word")
@@ -87,7 +89,7 @@ def test_a_trial_that_says_how_it_ended_ends_so(adapter: Adapter, planner: Plann
 
 def test_a_trial_whose_process_died_is_lost_and_goes_on(adapter: Adapter, planner: Planner) -> None:
     trial, label = start(adapter)
-    adapter.on_result(trial, says("start", "node-1"))
+    adapter.on_result(trial, says("start", "node-1", "n1"))
     adapter.on_end(trial, "its process died")
     adapter.on_end(trial, "told twice")
     work = work_of(planner, label)
@@ -95,6 +97,38 @@ def test_a_trial_whose_process_died_is_lost_and_goes_on(adapter: Adapter, planne
     assert planner.state.of(work.key) is WorkState.WAITING
     again, same = start(adapter)
     assert (same, again == trial) == (label, False)
+
+
+def test_a_trial_whose_node_is_gone_is_lost_with_it(
+    adapter: Adapter, planner: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, label = start(adapter)
+    adapter.on_result(trial, says("start", "node-1", "n1"))
+    monkeypatch.setattr(engine, "_answers", lambda node: node != "n1")
+    adapter.on_end(trial, "its process died")
+    assert [attempt.end for attempt in work_of(planner, label).attempts] == ["node lost"]
+
+
+def test_a_node_that_accepts_no_connection_is_gone_before_the_cluster_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as raylet:
+        port = raylet.getsockname()[1]
+        node = {"NodeID": "n1", "Alive": True, "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port}
+        monkeypatch.setattr(engine, "_nodes", lambda: [node, node | {"NodeID": "n2", "Alive": False}])
+        assert engine._answers("n1")
+        assert not engine._answers("n2")
+        assert not engine._answers("unknown")
+    assert not engine._answers("n1")
+
+
+def test_a_verdict_is_posted_again_in_case_the_mailbox_was_restarted(
+    adapter: Adapter, planner: Planner, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, _ = start(adapter)
+    planner.drain("asked")
+    for seconds in (0.0, 1.0, engine.POST_EVERY_SECONDS + 0.1):
+        monkeypatch.setattr(engine.time, "monotonic", lambda seconds=seconds: 100.0 + seconds)
+        adapter.on_step()
+    assert mailbox.posted == [(trial, "asked")] * 2
 
 
 def test_a_trial_that_ends_without_a_start_is_lost(adapter: Adapter, planner: Planner) -> None:
@@ -115,7 +149,7 @@ def test_an_error_is_kept_and_nothing_more_starts(
 
     with monkeypatch.context() as patch:
         patch.setattr(planner, "on_start", fail)
-        assert adapter.safely(lambda: adapter.on_result(trial, says("start", "node-1"))) is None
+        assert adapter.safely(lambda: adapter.on_result(trial, says("start", "node-1", "n1"))) is None
     assert adapter.error is lost
     assert adapter.next_trial({"run": "study", "storage": None}) is None, "what runs is waited for"
     adapter.on_step()
@@ -127,7 +161,7 @@ def test_an_error_is_kept_and_nothing_more_starts(
 
 
 def test_results_of_strangers_are_nobodys(adapter: Adapter) -> None:
-    adapter.on_result("stranger", says("start", "node-1"))
+    adapter.on_result("stranger", says("start", "node-1", "n1"))
     trial, _ = start(adapter)
     adapter.on_result(trial, {"training_iteration": 1})
 

@@ -11,13 +11,13 @@ from hidfd.errors import ConfigError
 from tests.tune.world import Killed, World, definition, run_side_by_side
 from tune.definition import Definition
 from tune.ledger import Ledger
-from tune.local import run_local
+from tune.local import Channel, run_local
 from tune.planner import LOST_IN_ALL, Planner
 from tune.rungs import Decision
 from tune.snapshot import WorkState
 from tune.state import StudyState
 from tune.view import snapshot_of
-from tune.work import Diverged, Done, Failed, Finished, Lost, Report, Work
+from tune.work import Diverged, Done, End, Failed, Finished, Lost, Report, Work
 
 
 def run(study: Definition, world: World, slots: int = 1) -> Planner:
@@ -211,6 +211,22 @@ def test_three_losses_at_one_point_are_a_failure() -> None:
     planner = run(definition(), world)
     assert planner.state.suggestions[0].state is WorkState.FAILED
     assert planner.state.ledger.history()[0].state.name == "FAIL"
+    assert planner.is_over()
+
+
+def test_lost_nodes_never_count_against_the_work() -> None:
+    left = Counter({"trial-0": 20})
+
+    class Unlucky(World):
+        def execute(self, work: Work, channel: Channel) -> End:
+            if left[work.label]:
+                left[work.label] -= 1
+                return Lost("its node is gone", node_is_gone=True)
+            return super().execute(work, channel)
+
+    planner = run(definition(), Unlucky())
+    works = {work.label: work for work in planner.state.works.values()}
+    assert [attempt.end for attempt in works["trial-0"].attempts] == ["node lost"] * 20 + ["finished"]
     assert planner.is_over()
 
 
