@@ -1,7 +1,6 @@
 """The adapter between Ray Tune and the planner, without a cluster; `tests/integration/test_study.py` runs real ones."""
 
 import json
-import socket
 import signal
 import socket
 from typing import Any
