@@ -37,14 +37,25 @@ def svg(figure: Figure) -> Markup:
 
 def new_figure(width_inches: float, height_inches: float) -> tuple[Figure, Axes]:
     """A figure with one pair of axes in the pages' style."""
+    figure, (axes,) = new_panels(width_inches, height_inches, 1)
+    return figure, axes
+
+
+def new_panels(width_inches: float, height_inches: float, count: int) -> tuple[Figure, list[Axes]]:
+    """A figure with several axes side by side that share what they show upwards."""
     figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
-    axes = figure.add_subplot()
+    panels = [axes for axes in figure.subplots(1, count, sharey=True, squeeze=False).flat if isinstance(axes, Axes)]
+    for axes in panels:
+        _style(axes)
+    return figure, panels
+
+
+def _style(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(PALE)
     axes.tick_params(labelsize=8, color=PALE, labelcolor=INK)
     axes.grid(axis="y", color="#eef1f4", linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def label_axes(axes: Axes, x: str, y: str = "") -> None:

@@ -28,6 +28,7 @@ from tune.projection import Projection
 from tune.report import write_study_report
 from tune.snapshot import StudySnapshot, WorkState
 from tune.state import StudyState
+from tune.study_figures import write_study_figures
 from tune.tracking import Tracker
 from tune.view import snapshot_of
 from tune.worker import Place, perform
@@ -200,6 +201,7 @@ def run_study(
             if observer.stop_reason is not None:
                 raise Stopped(_what_stands(snapshot, observer.stop_reason))
             report = write_study_report(snapshot, definition.folder)
+            write_study_figures(snapshot, definition.folder)
             projection.finish(snapshot, study.store)
     if not any(work.state is WorkState.COMPLETE for work in snapshot.works if work.kind == "student"):
         raise StudyError(_nothing_came_of_it(snapshot, report))
@@ -232,7 +234,9 @@ def write_pages(study: Study) -> Path:
                 device="auto",
                 name=work.label,
             )
-    return write_study_report(snapshot_of(state), study.definition.folder)
+    snapshot = snapshot_of(state)
+    write_study_figures(snapshot, study.definition.folder)
+    return write_study_report(snapshot, study.definition.folder)
 
 
 def _everywhere(place: str) -> str:

@@ -1,0 +1,245 @@
+"""Optuna's figures of a study, made from a snapshot: one page that answers to the mouse, and a PNG of each figure.
+
+The page carries the plotting library once and needs no network. It is one page because MLflow shows an HTML artifact
+by itself, without those beside it: six pages would carry the library six times. The PNGs are drawn by
+`tune.still_figures`: Plotly would need a browser for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import optuna
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from optuna.trial import TrialState, create_trial
+
+from hidfd.disk import store_errors
+from hidfd.figures import ACCENT, COLOURS, GREY, INK
+from hidfd.page import render, write_page
+from tune import still_figures
+from tune.config import SearchConfig
+from tune.findings import METRIC_NAMES, generator_of, short_names
+from tune.snapshot import StudySnapshot, TrialSnapshot, WorkState
+from tune.space import distribution_of
+from tune.timeline import timeline
+
+PAGE, FOLDER = "figures.html", "figures"
+PAIR = ("distillation.inflation", "generation.smoothing.temperature")
+"""Seen together where both are searched: how many real views a student gets, and how even the classes of others are."""
+
+PNG_DOTS_PER_INCH = 130
+
+STATES = {
+    WorkState.COMPLETE: TrialState.COMPLETE,
+    WorkState.PRUNED: TrialState.PRUNED,
+    WorkState.COLLAPSED: TrialState.PRUNED,
+    WorkState.DIVERGED: TrialState.PRUNED,
+    WorkState.FAILED: TrialState.FAIL,
+}
+"""As the ledger tells Optuna; what has not ended is RUNNING there."""
+
+Still = Callable[[optuna.Study, str, "list[str]"], Figure]
+"""(study, name of the objective, pair of parameters) -> figure, by matplotlib."""
+
+Interactive = Callable[[ModuleType, optuna.Study, str, "list[str]"], Any]
+"""The same by Plotly, from `optuna.visualization`, which is slow to import."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One of Optuna's figures.
+
+    Attributes:
+        name: of its file.
+        title, caption: what it shows, and how to read it.
+        complete: with fewer complete students it shows nothing.
+        parameters: with fewer searched parameters, likewise.
+        still: of the PNG.
+        interactive: of the page.
+    """
+
+    name: str
+    title: str
+    caption: str
+    complete: int
+    parameters: int
+    still: Still
+    interactive: Interactive
+
+
+KINDS = (
+    Kind(
+        "history",
+        "History",
+        "A dot for each student that ran to its end, in the order of suggestion; the line is the best so far.",
+        1,
+        1,
+        lambda study, objective, pair: still_figures.history(study, objective),
+        lambda view, study, objective, pair: view.plot_optimization_history(study, target_name=objective),
+    ),
+    Kind(
+        "importance",
+        "Which parameters matter",
+        "By PED-ANOVA: how differently a parameter is spread among the best students and among all. Few students say "
+        "little.",
+        4,
+        2,
+        lambda study, objective, pair: still_figures.importance(study),
+        lambda view, study, objective, pair: view.plot_param_importances(study, target_name=objective),
+    ),
+    Kind(
+        "parallel",
+        "All parameters at once",
+        "A line for each student. Drag along an axis to pick some out.",
+        2,
+        2,
+        lambda study, objective, pair: still_figures.parallel(study, objective),
+        lambda view, study, objective, pair: view.plot_parallel_coordinate(study, target_name=objective),
+    ),
+    Kind(
+        "slice",
+        "One parameter at a time",
+        "The parameters moved together: a panel alone proves no cause. Darker dots are later students.",
+        2,
+        1,
+        lambda study, objective, pair: still_figures.slices(study, objective),
+        lambda view, study, objective, pair: view.plot_slice(study, target_name=objective),
+    ),
+    Kind(
+        "contour",
+        "Two parameters together",
+        "Interpolated between the dots, which are the students; far from them the colour means nothing.",
+        3,
+        2,
+        still_figures.together,
+        lambda view, study, objective, pair: view.plot_contour(study, params=pair, target_name=objective),
+    ),
+)
+"""With several objectives the Pareto front becomes one more of them; a study has one."""
+
+
+def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
+    """Write `figures.html` and `figures/*.png` into a study's folder.
+
+    Args:
+        snapshot: of the study, at any moment.
+        folder: of the study.
+
+    Returns:
+        Path of the page; None where there is nothing to draw yet.
+
+    Raises:
+        StoreError: they cannot be written there.
+    """
+    study, drawn = study_of(snapshot), timeline(snapshot)
+    kinds = [kind for kind in KINDS if _has_enough(kind, study, snapshot)]
+    if not kinds and drawn is None:
+        return None
+    with store_errors("writing the figures into", folder):
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        with _quiet():
+            pair = pair_of(study, snapshot) if kinds else []
+            objective = f"{METRIC_NAMES[snapshot.objective]}, %"
+            figures = [(kind, _interactive(kind, study, objective, pair)) for kind in kinds]
+            stills = {kind.name: kind.still(study, objective, pair) for kind in kinds}
+        if drawn is not None:
+            stills["timeline"] = still_figures.workers(drawn)
+        for name, still in stills.items():
+            still.savefig(folder / FOLDER / f"{name}.png", dpi=PNG_DOTS_PER_INCH)
+        html = render(
+            "tune/figures.html",
+            snapshot=snapshot,
+            figures=figures,
+            timeline=drawn,
+            library=_library() if figures else "",
+        )
+        return write_page(folder / PAGE, html)
+
+
+def study_of(snapshot: StudySnapshot) -> optuna.Study:
+    """The search as Optuna sees it, in memory, its numbers those of the study and its values in per cent."""
+    names = short_names(snapshot.searched)
+    searched = dict(SearchConfig.model_validate(snapshot.config["search"]).items())
+    study = optuna.create_study(direction="maximize", study_name=snapshot.name)
+    for trial in snapshot.trials:
+        state = STATES.get(trial.state, TrialState.RUNNING)
+        study.add_trial(
+            create_trial(
+                state=state,
+                value=100 * (trial.value or 0.0) if state is TrialState.COMPLETE else None,
+                params={names[path]: value for path, value in trial.params.items()},
+                distributions={names[path]: distribution_of(searched[path]) for path in trial.params},
+                intermediate_values=_rungs(trial, snapshot),
+                user_attrs={"generator": _generator(trial, snapshot)},
+            )
+        )
+    return study
+
+
+def pair_of(study: optuna.Study, snapshot: StudySnapshot) -> list[str]:
+    """Short names of the parameters to see together: `PAIR` where both are searched, else the two that matter most."""
+    names = short_names(snapshot.searched)
+    if all(path in names for path in PAIR):
+        return [names[path] for path in PAIR]
+    if len(names) < 2:
+        return []
+    return list(optuna.importance.get_param_importances(study))[:2]
+
+
+def _has_enough(kind: Kind, study: optuna.Study, snapshot: StudySnapshot) -> bool:
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return len(complete) >= kind.complete and len(snapshot.searched) >= kind.parameters
+
+
+def _rungs(trial: TrialSnapshot, snapshot: StudySnapshot) -> dict[int, float]:
+    work = snapshot.work(trial.key) if trial.key else None
+    return {rung.images: 100 * rung.value for rung in work.rungs} if work is not None else {}
+
+
+def _generator(trial: TrialSnapshot, snapshot: StudySnapshot) -> str | None:
+    work = snapshot.work(trial.key) if trial.key else None
+    build = generator_of(work, snapshot) if work is not None else None
+    return None if build is None else build.label
+
+
+def _interactive(kind: Kind, study: optuna.Study, objective: str, pair: list[str]) -> Markup:
+    import optuna.visualization
+
+    figure = kind.interactive(optuna.visualization, study, objective, pair)
+    figure.update_layout(
+        title=None,
+        template="plotly_white",
+        font={"family": "system-ui, sans-serif", "color": INK, "size": 12},
+        colorway=[ACCENT, *COLOURS[2:], GREY],
+        margin={"l": 70, "r": 30, "t": 40, "b": 60},
+        height=430,
+        width=None,
+    )
+    config = {"displaylogo": False, "responsive": True}
+    return Markup(figure.to_html(config=config, include_plotlyjs=False, full_html=False, div_id=kind.name))
+
+
+def _library() -> Markup:
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna calls its figures experimental, and says of small studies what their captions say."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
