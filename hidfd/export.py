@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from hidfd.alignment import Student
@@ -12,6 +13,8 @@ from hidfd.frozen_teacher import Teacher, load_teacher
 from hidfd.images import resize_unit
 from hidfd.stages import plan
 from hidfd.store import Store
+
+FAR_FROM_UNIT = "student: images must be in [0, 1]; divide uint8 ones by 255, and do not normalise: that is done inside"
 
 
 class DeployedStudent(nn.Module):
@@ -33,7 +36,9 @@ class DeployedStudent(nn.Module):
         self.eval()
 
     def forward(self, image_unit: Tensor) -> Tensor:
-        """`b x c x h x w` in [0, 1] to logits, `b x K`."""
+        """`b x c x h x w` in [0, 1] to logits, `b x K`; RuntimeError for what lies far from it."""
+        # An exported network has no signature: it would give some logits for uint8 and for normalised images as well.
+        torch._assert_async((image_unit - 0.5).abs().amax() <= 1.0, FAR_FROM_UNIT)
         image_normalised = self.normalization(resize_unit(image_unit, self.image_size_pixels))
         logits: Tensor = self.student(image_normalised).logits
         return logits

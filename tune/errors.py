@@ -3,8 +3,9 @@
     HidfdError
       LedgerError      7  the ledger cannot be opened, read or written, or belongs to a newer version
         LedgerHeld     8  another driver runs this study now
-      StudyError       9  the study ended without a single result to show
+      StudyError       9  the study ended without a single result to show, or has none yet that could be handed over
       EngineError     10  Ray does not start, or the cluster of RAY_ADDRESS does not answer
+      TrackingError   11  MLflow cannot be reached, or refuses; only of `promote`: a study goes on without it
 
 A study that was stopped (Ctrl-C, SIGTERM) ends with 130, and the same command goes on.
 """
@@ -28,3 +29,7 @@ class StudyError(HidfdError):
 
 class EngineError(HidfdError):
     exit_code = 10
+
+
+class TrackingError(HidfdError):
+    exit_code = 11

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -11,10 +12,13 @@ from typing import Self
 
 from hidfd.store import Store
 from tune.snapshot import StudySnapshot
-from tune.tracking import Tracker
+from tune.tracking import Tracker, reason_of
 
 STOP_SECONDS = 5.0
 """How long a stopped study waits for the write under way; a server that does not answer takes far longer."""
+
+LAST_WORD_TRIES, LAST_WORD_PAUSE_SECONDS = 3, 1.0
+"""Nothing comes after the last word that could make up for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +66,11 @@ class Projection:
         """Writes the last snapshot, and the best model, before it returns."""
         self._close()
         self._thread.join()
-        self._safely(lambda: self._tracker.sync(snapshot))
+        for tried in range(LAST_WORD_TRIES):
+            time.sleep(LAST_WORD_PAUSE_SECONDS if tried else 0.0)
+            self._safely(lambda: self._tracker.sync(snapshot))
+            if self.error is None:
+                break
         if self.error is None:
             self._safely(lambda: self._tracker.log_model(snapshot, store))
 
@@ -88,5 +96,5 @@ class Projection:
             write()
             self.error = None
         except Exception as error:  # noqa: BLE001  whatever a tracking server can throw
-            self.error = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+            self.error = reason_of(error)
             _log.warning("MLflow cannot be written now (%s); the study goes on, and this is tried again", self.error)

@@ -7,21 +7,23 @@ goes on in the same runs. Metrics come from the trial folders, in batches. Every
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hidfd.config import TrialConfig
+from sqlalchemy.exc import SQLAlchemyError
+
+from hidfd.studyfile import redacted
+from tune.champion import Champion, best_student, config_of
 from tune.comparison import TABLE_METRICS
-from tune.definition import FRESH
+from tune.errors import TrackingError
+from tune.notes import study_note, work_note
+from tune.registry import MODEL_TAG, Registration, log_student, register
+from tune.run_content import Series, curves_of, final_metrics, tags_of_run
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
-from tune.space import changed
-from tune.work import pieces_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -30,13 +32,15 @@ if TYPE_CHECKING:
     from hidfd.store import Store
 
 KEY_TAG, STATE_TAG, STUDY_TAG = "hidfd.key", "hidfd.state", "hidfd.study"
-BEST_TAG, MODEL_TAG = "hidfd.best", "hidfd.model"
+BEST_TAG = "hidfd.best"
 WRITTEN_TAG = "hidfd.written"
 """What of the study stands in MLflow already."""
 
 QUICK_TO_FAIL = {
     "MLFLOW_DISABLE_TELEMETRY": "1",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # seven retries take four minutes; the next snapshot tries again anyway
+    # MLflow would send everything again whose answer was lost, and a run that is asked for twice is made twice. What
+    # fails here is tried again as a whole, with the next snapshot, after a look at what stands there.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 """Environment of the MLflow client, where the user has not set it."""
@@ -48,15 +52,14 @@ KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 BATCH_METRICS = 900
 """MLflow takes at most 1,000 metrics in one call."""
 
-EXAMPLE_IMAGES = 2
-"""Of the logged model: `torch.export` takes a batch of 1 for a constant."""
-
 DESCRIPTION = """A HiDFD study: students distilled from a teacher on collected and synthetic images.
 
 The run named after the study holds its verdict, its report and the means of its comparisons; below it stands a run for
 each generator and each student. Tags to filter by: `hidfd.state` (complete, pruned, collapsed, diverged, failed),
 `kind` (build, student), `role` (search, finalist, control, variant), `generator`, `group`, `seed`. The tag `hidfd.best`
-of the study's run names the best student; its run carries the model, which takes images in [0, 1]."""
+of the study's run names the best student; its run carries the model. Of the study's run see `report.html` first, then
+`figures.html`: the search in figures that answer to the mouse. `python -m tune promote FILE` gives the best student a
+name and the alias `champion`."""
 
 STATUSES = {
     WorkState.COMPLETE: "FINISHED",
@@ -66,27 +69,6 @@ STATUSES = {
     WorkState.FAILED: "FAILED",
 }
 """MLflow's own status of what has ended; the tag `hidfd.state` says it in full."""
-
-SHOWN = (
-    *("agreement", "agreement_standard_error", "validation_accuracy", "kl_to_teacher", "deployed_parameters"),
-    *("generator.effective_classes", "generator.label_agreement", "generator.memorisation"),
-)
-"""Final numbers that become metrics of a run."""
-
-CURVES = (
-    "generation/hinge_d",
-    "generation/hinge_g",
-    "generation/trans",
-    "generation/blend",
-    "generation/reg",
-    "generation/teacher_agreement",
-    "generation/effective_classes",
-    "generation/memorisation",
-    "distillation/feature",
-    "distillation/total",
-    "distillation/agreement",
-)
-"""Curves that MLflow shows; every other one stands in the report. Few, because its comparison page is slow."""
 
 
 class Tracker:
@@ -121,11 +103,10 @@ class Tracker:
                 self._experiment = client.create_experiment(self.study_name, self._artifact_location(), tags)
             else:
                 self._experiment = experiment.experiment_id
-            for run in _all_runs(client, self._experiment):
-                key = run.data.tags.get(KEY_TAG)
-                if key:
-                    self._runs[key] = run.info.run_id
-                    self._written[key] = run.data.tags.get(WRITTEN_TAG, "")
+            for run in self._each_once(client):
+                key = run.data.tags[KEY_TAG]
+                self._runs[key] = run.info.run_id
+                self._written[key] = run.data.tags.get(WRITTEN_TAG, "")
             self._client = client  # last: before its runs are known, every one would be made a second time
         return self._client
 
@@ -134,20 +115,14 @@ class Tracker:
 
         `is_cut_short` is asked between two pieces of work; what is left then is written by the next call.
         """
-        tags = {"mlflow.runName": snapshot.name, STUDY_TAG: snapshot.name, "kind": "study"}
-        parent = self._run("study", tags, _first_start(snapshot.works))
-        for work in snapshot.works:
-            if is_cut_short():
-                return
-            if work.state is not WorkState.WAITING and self._written.get(work.key) != work.state:
-                self._write_work(work, parent, snapshot)
-        best = best_student(snapshot)
-        state = "finished" if snapshot.finished else "running"
-        mark = f"{state}, best {best.label if best else None}: {snapshot.verdict}"
-        if self._written.get("study") != mark:
-            self._write_study(snapshot, parent)
-            tags = {"command": snapshot.command, "objective": snapshot.objective, STATE_TAG: state}
-            self._mark("study", mark, {**tags, BEST_TAG: best.label if best else None, NOTE_TAG: snapshot.verdict})
+        try:
+            self._sync(snapshot, is_cut_short)
+        except Exception:
+            # The server may have done what its answer did not live to say: only a new look knows what stands there.
+            self._client = None
+            self._runs.clear()
+            self._written.clear()
+            raise
 
     def log_model(self, snapshot: StudySnapshot, store: Store) -> None:
         """Log the best student of a finished study to its own run, once, as a network that loads without this project.
@@ -162,30 +137,67 @@ class Tracker:
         best, client = best_student(snapshot), self.client
         if best is None or best.key not in self._runs or not snapshot.finished:
             return
-        run = self._runs[best.key]
+        run, study = self._runs[best.key], client.get_run(self._runs["study"])
         model = client.get_run(run).data.tags.get(MODEL_TAG)
         if model is None:
-            model = self._log_network(run, best, config_of(best, snapshot), store)
-            client.set_tag(run, MODEL_TAG, model)
-            client.set_tag(self._runs["study"], MODEL_TAG, model)
+            model = f"models:/{log_student(client, run, best, config_of(best, snapshot), store).model_id}"
+        if study.data.tags.get(MODEL_TAG) != model:
+            client.set_tag(study.info.run_id, MODEL_TAG, model)
+
+    def register(
+        self, champion: Champion, snapshot: StudySnapshot, store: Store, name: str, alias: str
+    ) -> Registration:
+        """Register the champion under a name, with an alias; the model is logged first where it is not there yet.
+
+        Args:
+            champion, snapshot: of the study, written by `sync`.
+            store: that holds the student and its teacher; not opened where the model was logged before.
+            name, alias: under which `models:/<name>@<alias>` loads it from now on.
+
+        Raises:
+            StoreError: the store does not hold them.
+        """
+        student = champion.student
+        model = log_student(self.client, self._runs[student.key], student, config_of(student, snapshot), store)
+        return register(self.client, model, champion, snapshot, name, alias)
 
     def run_id(self, key: str) -> str | None:
         """The MLflow run of a piece of work, if it has one."""
         return self._runs.get(key)
 
+    def _sync(self, snapshot: StudySnapshot, is_cut_short: Callable[[], bool]) -> None:
+        tags = {"mlflow.runName": snapshot.name, STUDY_TAG: snapshot.name, "kind": "study"}
+        parent = self._run("study", tags, _first_start(snapshot.works))
+        for work in snapshot.works:
+            if is_cut_short():
+                return
+            if work.state is not WorkState.WAITING and self._written.get(work.key) != work.state:
+                self._write_work(work, parent, snapshot)
+        best = best_student(snapshot)
+        state = "finished" if snapshot.finished else "running"
+        mark = f"{state}, best {best.label if best else None}: {snapshot.verdict}"
+        if self._written.get("study") != mark:
+            self._write_study(snapshot, parent)
+            tags = {"command": snapshot.command, "objective": snapshot.objective, STATE_TAG: state}
+            note = {NOTE_TAG: study_note(snapshot)}
+            self._mark("study", mark, {**tags, BEST_TAG: best.label if best else None, **note})
+
     def _write_work(self, work: WorkSnapshot, parent: str, snapshot: StudySnapshot) -> None:
-        tags = {PARENT_TAG: parent, STUDY_TAG: snapshot.name, "mlflow.runName": work.label} | _tags(work, snapshot)
+        tags = {PARENT_TAG: parent, STUDY_TAG: snapshot.name, "mlflow.runName": work.label} | tags_of_run(
+            work, snapshot
+        )
         run = self._run(work.key, tags, _first_start([work]))
         self._log_params(run, work.params)
         if work.state.is_final:
             folder = Path(work.folder)
-            curves = _curves(folder / "metrics.jsonl", work.kind)
+            curves = curves_of(folder / "metrics.jsonl", work.kind)
             rungs = {"distillation/agreement": [(rung.images, rung.value) for rung in work.rungs]}
-            self._log_metrics(run, _final_metrics(work) | (curves or rungs))
+            self._log_metrics(run, final_metrics(work) | (curves or rungs))
             self._log_folder(run, folder)
             ended = max((attempt.ended or 0.0 for attempt in work.attempts), default=0.0)
             self.client.set_terminated(run, STATUSES[work.state], round(1000 * ended) or None)
-        self._mark(work.key, work.state, {STATE_TAG: work.state, "reason": work.reason})
+        note = work_note(work, snapshot)
+        self._mark(work.key, work.state, {STATE_TAG: work.state, "reason": work.reason, NOTE_TAG: note})
 
     def _write_study(self, snapshot: StudySnapshot, run: str) -> None:
         # As many seeds or students as a number rests on are its step, so that the newest is the one over most of them.
@@ -201,44 +213,13 @@ class Tracker:
         if not snapshot.finished:
             self.client.update_run(run, status="RUNNING")
             return
-        report = Path(snapshot.folder) / "report.html"
-        if report.is_file():
-            self.client.log_artifact(run, str(report))
+        folder = Path(snapshot.folder)
+        for page in (folder / "report.html", folder / "figures.html"):
+            if page.is_file():
+                self.client.log_artifact(run, str(page))
+        for picture in sorted((folder / "figures").glob("*.png")):
+            self.client.log_artifact(run, str(picture), "figures")
         self.client.set_terminated(run)
-
-    def _log_network(self, run: str, best: WorkSnapshot, config: TrialConfig, store: Store) -> str:
-        """Saved by `torch.export`; through the client alone, which leaves MLflow's global state as it is."""
-        import mlflow.pytorch
-        import numpy as np
-        import torch
-        from mlflow.entities import LoggedModelOutput
-        from mlflow.models import Model, ModelSignature
-        from mlflow.types import Schema, TensorSpec
-
-        from hidfd.export import deployed_student
-
-        network, data = deployed_student(config, store), config.data
-        image_shape, single = (data.channels, data.image_size_pixels, data.image_size_pixels), np.dtype(np.float32)
-        signature = ModelSignature(
-            Schema([TensorSpec(single, (-1, *image_shape), "image_unit")]),
-            Schema([TensorSpec(single, (-1, data.num_classes), "logits")]),
-        )
-        logged = self.client.create_logged_model(self._experiment, best.label, run, model_type="student")
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)  # of MLflow's own classes
-            mlflow.pytorch.save_model(
-                network,
-                f"{folder}/model",
-                mlflow_model=Model(run_id=run, model_id=logged.model_id),
-                signature=signature,
-                input_example=np.zeros((EXAMPLE_IMAGES, *image_shape), single),
-                pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],  # else MLflow loads it to find out
-                serialization_format="pt2",
-            )
-            self.client.log_model_artifacts(logged.model_id, f"{folder}/model")
-        self.client.finalize_logged_model(logged.model_id, "READY")
-        self.client.log_outputs(run, [LoggedModelOutput(logged.model_id, step=best.images)])
-        return f"models:/{logged.model_id}"
 
     def _log_params(self, run: str, params: dict[str, Any]) -> None:
         from mlflow.entities import Param
@@ -253,7 +234,7 @@ class Tracker:
         for picture in sorted((folder / "samples").glob("*.png"))[-1:] + sorted((folder / "pictures").glob("*.png")):
             self.client.log_artifact(run, str(picture), "pictures")
 
-    def _log_metrics(self, run: str, metrics: dict[str, list[tuple[int, float]]]) -> None:
+    def _log_metrics(self, run: str, metrics: Series) -> None:
         from mlflow.entities import Metric
 
         now = 0  # fixed: the same point written twice stays one point
@@ -271,6 +252,17 @@ class Tracker:
             self._runs[key] = created.info.run_id
         return self._runs[key]
 
+    def _each_once(self, client: MlflowClient) -> list[Run]:
+        """The study's runs, by key. One that was made twice, for want of an answer, is deleted once."""
+        found: dict[str, Run] = {}
+        for run in sorted(_all_runs(client, self._experiment), key=_least_written_first):
+            key = run.data.tags.get(KEY_TAG)
+            if key in found:
+                client.delete_run(found[key].info.run_id)
+            if key:
+                found[key] = run
+        return list(found.values())
+
     def _artifact_location(self) -> str | None:
         if not self.uri.startswith("sqlite:///"):
             return None  # the server's own
@@ -286,34 +278,6 @@ class Tracker:
         self._written[key] = mark
 
 
-def best_student(snapshot: StudySnapshot) -> WorkSnapshot | None:
-    """The best trial's student on the first fresh seed once that is complete, before that the search's; or none."""
-    finalists = [snapshot.work(row.keys[0]) for row in snapshot.rows if row.role == "finalist"]
-    trials = [snapshot.work(trial.key) for trial in snapshot.trials if trial.key and trial.number == snapshot.best]
-    candidates = [work for work in (*finalists, *trials) if work is not None and work.state is WorkState.COMPLETE]
-    return candidates[0] if candidates else None
-
-
-def config_of(work: WorkSnapshot, snapshot: StudySnapshot) -> TrialConfig:
-    """The trial that a student belongs to."""
-    seeds = {} if work.role == "search" else dict.fromkeys(FRESH, work.seed)
-    base = TrialConfig.model_validate(snapshot.config["trial"])
-    config = changed(base, {**work.params, **seeds})
-    assert pieces_of(config)[-1].key == work.key, work.label
-    return config
-
-
-def _tags(work: WorkSnapshot, snapshot: StudySnapshot) -> dict[str, str]:
-    """What a run can be filtered by, its state apart."""
-    tags = {"kind": work.kind, "role": work.role, "until": work.until, "seed": str(work.seed)}
-    for found in (work, *map(snapshot.work, work.needs)):
-        if found is not None and found.until == "synthesis":
-            tags["generator"] = found.label
-    if work.trial is not None:
-        tags |= {"trial": str(work.trial), "group": str(snapshot.trials[work.trial].group)}
-    return tags
-
-
 def _all_runs(client: MlflowClient, experiment: str) -> list[Run]:
     runs: list[Run] = []
     token: str | None = None
@@ -325,25 +289,33 @@ def _all_runs(client: MlflowClient, experiment: str) -> list[Run]:
             return runs
 
 
+def _least_written_first(run: Run) -> tuple[bool, int, str]:
+    return WRITTEN_TAG in run.data.tags, len(run.data.metrics), run.info.run_id
+
+
+def reason_of(error: BaseException) -> str:
+    """Why MLflow could not be written, in one line and without the password of its address."""
+    words = redacted((str(error).splitlines() or [""])[0])
+    return f"{type(error).__name__}: {words or 'no message'}"
+
+
+@contextmanager
+def tracking_errors(uri: str) -> Iterator[None]:
+    """Turns what MLflow and the network raise into one message with what to do; for what cannot go on without MLflow.
+
+    Raises:
+        TrackingError: MLflow cannot be reached, or refuses.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError, SQLAlchemyError) as error:
+        raise TrackingError(
+            f"{redacted(uri)}: MLflow cannot be reached, or refuses ({reason_of(error)}); nothing is lost: the "
+            f"same command tries again. Another server: storage.tracking=URI, or MLFLOW_TRACKING_URI"
+        ) from error
+
+
 def _first_start(works: Iterable[WorkSnapshot]) -> float | None:
     return min((attempt.started for work in works for attempt in work.attempts), default=None)
-
-
-def _final_metrics(work: WorkSnapshot) -> dict[str, list[tuple[int, float]]]:
-    """A pruned student has none: its last rung is no result, and stands in its curve."""
-    found = {name: [(work.images, work.metrics[name])] for name in SHOWN if name in work.metrics}
-    return {"seconds": [(0, work.seconds)]} | ({} if work.state is WorkState.PRUNED else found)
-
-
-def _curves(path: Path, kind: str) -> dict[str, list[tuple[int, float]]]:
-    """Curves of a trial folder; a student's run shows the student's own, a build's the generator's."""
-    if not path.is_file():
-        return {}
-    wanted = [name for name in CURVES if name.startswith("distillation/") == (kind == "student")]
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for line in path.read_text().splitlines():
-        row: dict[str, Any] = json.loads(line)
-        for name in wanted:
-            if row.get(name) is not None:
-                curves.setdefault(name, []).append((int(row["images"]), float(row[name])))
-    return curves

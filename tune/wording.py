@@ -126,6 +126,19 @@ def mlflow_command(tracking: str) -> str | None:
     return shlex.join(["python", "-m", "mlflow", "ui", "--backend-store-uri", relative_paths(tracking)])
 
 
+def verb_command(verb: str, snapshot: StudySnapshot, *more: str) -> str:
+    """Another verb on the study, with what its command was given; what only `run` takes is left out."""
+    words = iter(shlex.split(snapshot.command)[4:])
+    taken = []
+    for word in words:
+        if word in ("--engine", "--device"):
+            next(words)
+        else:
+            taken.append(word)
+    file, *rest = taken or [snapshot.file]
+    return relative_paths(shlex.join(["python", "-m", "tune", verb, file, *more, *rest]))
+
+
 def _measured(value: float | None, error: float | None) -> str:
     """A share as `87.4 %` or `87.4 ± 0.9 %`; a dash where there is none."""
     if value is None or error is None:

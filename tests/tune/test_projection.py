@@ -98,7 +98,18 @@ def test_a_server_that_is_down_is_said_and_made_up_for(
     assert server.written == [whole]
 
 
-def test_a_server_that_stays_down_is_said_at_the_end(whole: StudySnapshot) -> None:
+def test_the_last_word_is_tried_again(whole: StudySnapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    server.is_down = True
+    monkeypatch.setattr(projection.time, "sleep", lambda seconds: setattr(server, "is_down", seconds < 1))
+    with beside(server) as shown:
+        shown.finish(whole, None)  # type: ignore[arg-type]
+    assert server.written == [whole]
+    assert shown.error is None
+
+
+def test_a_server_that_stays_down_is_said_at_the_end(whole: StudySnapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projection, "LAST_WORD_PAUSE_SECONDS", 0.01)
     server = Server()
     server.is_down = True
     with beside(server) as shown:

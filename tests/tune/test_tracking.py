@@ -3,23 +3,24 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from hidfd.backbones import build_backbone
 from hidfd.device import resolve_device
-from hidfd.distillation import build_student
 from hidfd.export import deployed_student
-from hidfd.frozen_teacher import Teacher, build_teacher_backbone
-from hidfd.stages import plan
 from hidfd.store import Store
 from tests.tune.snapshots import study_snapshot
+from tests.tune.students import keep_student
+from tune.champion import best_student, config_of
+from tune.notes import study_note
+from tune.registry import MODEL_TAG
 from tune.snapshot import StudySnapshot, WorkState
-from tune.tracking import MODEL_TAG, WRITTEN_TAG, Tracker, best_student, config_of
+from tune.tracking import KEY_TAG, WRITTEN_TAG, Tracker, reason_of
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,11 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
     snapshot = study_snapshot(tmp_path_factory.mktemp("whole"))
-    (Path(snapshot.folder) / "report.html").write_text("<p>study")
+    folder = Path(snapshot.folder)
+    (folder / "report.html").write_text("<p>study")
+    (folder / "figures.html").write_text("<p>figures")
+    (folder / "figures").mkdir()
+    (folder / "figures" / "slice.png").write_bytes(b"png")
     return snapshot
 
 
@@ -72,12 +77,15 @@ def test_one_run_for_the_study_and_one_below_it_for_each_piece_of_work(written: 
     assert {run.info.run_id for run in children} == {written.run_id(work.key) for work in whole.works}
     assert parent.info.run_name == whole.name
     assert parent.info.status == "FINISHED"
-    assert parent.data.tags["mlflow.note.content"] == whole.verdict
+    assert parent.data.tags["mlflow.note.content"] == study_note(whole)
     assert parent.data.tags["hidfd.best"] == f"trial-{whole.best}-seed1001"
     assert parent.data.metrics["kendall_tau"] == whole.rank_agreement
     hybrid = whole.rows[0]
     assert parent.data.metrics["hybrid/agreement"] == hybrid.means["agreement"]
-    assert [path.path for path in written.client.list_artifacts(parent.info.run_id)] == ["report.html"]
+    assert [path.path for path in written.client.list_artifacts(parent.info.run_id)] == [
+        *("figures", "figures.html", "report.html")
+    ]
+    assert [path.path for path in written.client.list_artifacts(parent.info.run_id, "figures")] == ["figures/slice.png"]
     experiment = written.client.get_experiment_by_name("written")
     assert experiment is not None
     assert "hidfd.state" in experiment.tags["mlflow.note.content"]
@@ -162,6 +170,40 @@ def test_a_listing_of_runs_that_failed_once_makes_none_anew(
     assert {run.info.run_id for run in runs_of(written)} == before
 
 
+def test_a_run_whose_answer_was_lost_is_not_there_twice(uri: str, part: StudySnapshot, whole: StudySnapshot) -> None:
+    first = Tracker(uri, "lost")
+    first.sync(part)
+    create = MlflowClient.create_run
+
+    def lose_answer(client: MlflowClient, *arguments: Any, **options: Any) -> Run:
+        create(client, *arguments, **options)
+        raise ConnectionError("the server was killed after it had made the run")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowClient, "create_run", lose_answer)
+        with pytest.raises(ConnectionError):
+            first.sync(whole)
+    first.sync(whole)
+    assert len(runs_of(first)) == len(whole.works) + 1
+
+
+def test_of_a_run_that_was_made_twice_the_written_one_stays(uri: str, part: StudySnapshot) -> None:
+    first = Tracker(uri, "twice")
+    first.sync(part)
+    written = {run.info.run_id for run in runs_of(first)}
+    for key in ("study", part.works[0].key):
+        client = first.client
+        client.create_run(client.get_run(first.run_id(key)).info.experiment_id, tags={KEY_TAG: key})
+    Tracker(uri, "twice").sync(part)
+    assert {run.info.run_id for run in runs_of(first)} == written
+
+
+def test_why_mlflow_cannot_be_written_says_no_password() -> None:
+    uri = "https://someone:secret@tracking.example:5000"
+    words = reason_of(ConnectionError(f"request to {uri}/api/2.0 failed\nmore"))
+    assert words == "ConnectionError: request to https://someone:***@tracking.example:5000/api/2.0 failed"
+
+
 def unreachable(*arguments: object, **options: object) -> None:
     raise ConnectionError("the server is being restarted")
 
@@ -186,20 +228,10 @@ def test_a_resumed_study_goes_on_in_the_same_runs(uri: str, part: StudySnapshot,
 
 @pytest.fixture
 def store_with_best(tmp_path: Path, whole: StudySnapshot) -> Store:
-    """The teacher and the best student, untrained."""
     best = best_student(whole)
     assert best is not None
-    config, store = config_of(best, whole), Store.open(tmp_path / "store")
-    stages = plan(config)
-    torch.manual_seed(0)
-    teacher = Teacher(build_teacher_backbone(config), (0.3,), (0.3,), 28)
-    with store.attempt("teacher", stages["teacher"].digest, {}) as attempt:
-        safetensors.torch.save_file(teacher.backbone.state_dict(), attempt.path("weights.safetensors"))
-        attempt.commit({"mean": [0.3], "std": [0.3]})
-    student = build_student(config, teacher, 7, last_relu=True)
-    with store.attempt("distillation", stages["distillation"].digest, {}) as attempt:
-        safetensors.torch.save_file(student.state_dict(), attempt.path("student.safetensors"))
-        attempt.commit({"teacher_map_size": 7, "last_relu": True})
+    store = Store.open(tmp_path / "store")
+    keep_student(store, config_of(best, whole))
     return store
 
 
@@ -244,4 +276,8 @@ def test_deployed_student_is_the_student_behind_its_normalisation(whole: StudySn
     image_unit = torch.rand(2, 1, 28, 28)
     direct = network.student((image_unit - 0.3) / 0.3).logits
     torch.testing.assert_close(network(image_unit), direct)
+    assert network(torch.rand(1, 1, 28, 28)).shape == (1, 10)
+    for wrong in (torch.full((2, 1, 28, 28), 200, dtype=torch.uint8), 2 * image_unit - 1):
+        with pytest.raises(RuntimeError, match=r"must be in \[0, 1\]"):
+            network(wrong)
     assert resolve_device("cpu", "fp32").torch_device == next(network.parameters()).device

@@ -1,0 +1,101 @@
+"""Who is handed over, and what is said of it: the finalist's typical student, never the luckiest one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.tune.snapshots import VARIANTS, study_snapshot
+from tune.champion import champion_of, description_of, numbers, tags_of
+from tune.snapshot import RowSnapshot, StudySnapshot, WorkState
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
+    folder = tmp_path_factory.mktemp("whole")
+    return study_snapshot(folder, folders=False, study={"seeds": [1001, 1002, 1003]})
+
+
+def valued(snapshot: StudySnapshot, *values: float | None) -> StudySnapshot:
+    """The study with these values of the finalist's students; None for one that diverged."""
+    row = snapshot.rows[0]
+    given = dict(zip(row.keys, values, strict=True))
+    works = tuple(
+        replace(
+            work,
+            value=given[work.key],
+            state=WorkState.COMPLETE if given[work.key] is not None else WorkState.DIVERGED,
+        )
+        if work.key in given
+        else work
+        for work in snapshot.works
+    )
+    known = [value for value in values if value is not None]
+    row = replace(row, num_complete=len(known), means=row.means | {"agreement": sum(known) / len(known)})
+    return replace(snapshot, works=works, rows=(row, *snapshot.rows[1:]))
+
+
+@pytest.mark.parametrize(
+    ("values", "seed"),
+    [
+        ((0.8, 0.9, 0.84), 1003),  # neither the best nor the first
+        ((0.8, 0.8, 0.8), 1001),
+        ((0.1, 0.3, None), 1001),  # equally far: the first, whatever the last digits say
+        ((None, 0.7, None), 1002),
+    ],
+)
+def test_the_student_nearest_to_the_mean_is_handed_over(
+    whole: StudySnapshot, values: tuple[float | None, ...], seed: int
+) -> None:
+    champion = champion_of(valued(whole, *values))
+    assert champion is not None
+    assert champion.student.seed == seed
+
+
+def test_there_is_no_champion_before_all_finalists_have_ended(whole: StudySnapshot, tmp_path: Path) -> None:
+    assert champion_of(study_snapshot(tmp_path, rounds=22, folders=False)) is None
+    last = whole.rows[0].keys[-1]
+    works = tuple(replace(w, state=WorkState.RUNNING) if w.key == last else w for w in whole.works)
+    assert champion_of(replace(whole, works=works)) is None
+
+
+def test_a_study_of_variants_has_no_champion(tmp_path: Path) -> None:
+    study = {"variants": VARIANTS, "seeds": [1, 2]}
+    assert champion_of(study_snapshot(tmp_path, folders=False, study=study, search={})) is None
+
+
+def test_of_several_finalists_the_higher_mean_wins(whole: StudySnapshot) -> None:
+    control = next(row for row in whole.rows if row.role == "control")
+    other: RowSnapshot = replace(control, role="finalist", means=control.means | {"agreement": 0.99})
+    champion = champion_of(replace(whole, rows=(*whole.rows, other)))
+    assert champion is not None
+    assert champion.row is other
+
+
+def test_words_and_tags_are_those_of_the_snapshot(whole: StudySnapshot) -> None:
+    champion = champion_of(whole)
+    assert champion is not None
+    row, student = champion.row, champion.student
+    text = description_of(champion, whole, "small", "champion")
+    assert text.startswith(f"**{whole.verdict}**")
+    assert numbers(champion) in text
+    mean, deviation = 100 * row.means["agreement"], 100 * row.deviations["agreement"]
+    assert f"agreement {mean:.1f} ± {deviation:.1f} %" in numbers(champion)
+    assert "n = 3" in numbers(champion)
+    assert 'mlflow.pytorch.load_model("models:/small@champion")' in text
+    assert "batch x 1 x 28 x 28" in text
+    tags = tags_of(champion, whole)
+    assert tags["digest"] == student.key
+    assert tags["seed"] == str(student.seed)
+    assert tags["agreement_mean"] == f"{row.means['agreement']:.4f}"
+    assert tags["validation_accuracy"] == f"{student.metrics['validation_accuracy']:.4f}"
+    assert tags["n"] == "3"
+    assert tags["teacher"] == f"resnet14 sha256:{'c' * 64}"
+    assert tags["command"] == whole.command
+    assert "distillation.inflation" in tags["settings"]
+
+
+def test_without_a_verdict_that_is_said(whole: StudySnapshot) -> None:
+    champion = champion_of(whole)
+    assert champion is not None
+    assert "worth of the generator is open" in description_of(champion, replace(whole, verdict=None), "a", "b")
