@@ -25,6 +25,8 @@ from tune.display import StudyDisplay
 from tune.explanation import explain as explain_work
 from tune.findings import rank_words
 from tune.forecast import forecast_of
+from tune.promotion import CHAMPION
+from tune.promotion import promote as promote_study
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
 from tune.study import Ended, Study, open_study, run_study, write_pages
 from tune.wording import (
@@ -49,8 +51,9 @@ exit codes:
     5  the device is not there, or cannot do what was asked
     7  the ledger cannot be opened, read or written
     8  another driver runs this study now
-    9  the study ended without a single finished student
+    9  the study ended without a single finished student, or has none yet to promote
    10  Ray does not start, or the cluster of RAY_ADDRESS does not answer
+   11  MLflow cannot be reached, or refuses (`promote`)
   130  stopped by Ctrl-C or SIGTERM; the same command goes on
 """
 
@@ -223,6 +226,21 @@ def report(options: argparse.Namespace) -> None:
     print(f"next: {_command('show', options, 'TRIAL')}")
 
 
+def promote(options: argparse.Namespace) -> None:
+    """Register the study's best student in MLflow, from where it loads without this project."""
+    done = promote_study(_open(options), name=options.name, alias=options.alias)
+    if options.json:
+        print(json.dumps(done.to_json()))
+        return
+    print(done.in_words())
+    print(f"verdict: {done.verdict}")
+    print(done.takes)
+    print(f"load it:\n    {done.load}")
+    shown = mlflow_command(done.tracking)
+    if shown:
+        print(f"next: {shown}")
+
+
 def _open(options: argparse.Namespace) -> Study:
     return open_study(options.file, options.overrides, store=options.store, num_seeds=options.seeds)
 
@@ -318,6 +336,9 @@ def _parser() -> Parser:
     for name, verb in (("show", show), ("explain", explain)):
         add(name, verb, "TRIAL").add_argument("trial", metavar="TRIAL", help="number of a trial, or name of its folder")
     add("report", report)
+    promoting = add("promote", promote)
+    promoting.add_argument("--name", help="of the registered model; default the study's name")
+    promoting.add_argument("--alias", default=CHAMPION, help=f"by which it is loaded; default {CHAMPION}")
     return parser
 
 

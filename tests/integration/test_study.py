@@ -12,6 +12,7 @@ from typing import Any
 
 import mlflow
 import pytest
+import torch
 
 from hidfd.store import Store
 from tests.integration.conftest import Workplace, tiny_study
@@ -87,7 +88,17 @@ def test_study_runs_on_ray_and_once_more_from_the_store_alone(study: Workplace) 
     assert len(runs) == 1 + len(found["works"])
     assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}  # pruned ones were stopped
     (parent,) = (run for run in runs if run.data.tags["kind"] == "study")
-    assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["report.html"]
+    artifacts = [file.path for file in client.list_artifacts(parent.info.run_id)]
+    assert artifacts == ["figures", "figures.html", "report.html"]
+
+    promoted = json.loads(study.run("tune", "promote", "study.yaml", "--json").stdout)
+    assert (promoted["name"], promoted["version"], promoted["is_new"]) == ("tiny", "1", True)
+    again = study.run("tune", "promote", "study.yaml").stdout
+    assert "tiny version 1 already was" in again
+    assert 'mlflow.pytorch.load_model("models:/tiny@champion")' in again
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study.folder}/.hidfd/mlflow.db")
+        assert mlflow.pytorch.load_model("models:/tiny@champion")(torch.rand(5, 1, 28, 28)).shape == (5, 3)
 
 
 @pytest.mark.slow
@@ -205,6 +216,8 @@ def test_more_seeds_add_to_what_is_there(study: Workplace, monkeypatch: pytest.M
         (("run", "study.yaml", "storage.ledger=postgresql://a/b"), 7, "postgresql is not supported yet"),
         (("run", "study.yaml", "storage.results=/dev/null/x"), 4, "/dev/null/x"),
         (("report", "study.yaml", "storage.results=/dev/null/x"), 4, "/dev/null/x"),
+        (("promote", "study.yaml"), 9, "has no champion yet"),
+        (("promote", "study.yaml", "--alias", "v1"), 2, "--alias: 'v1'"),
         (("run", "study.yaml", "override"), 2, "'override' is no override; expected key=value"),
         (("plan", "study.yaml", "study.samplr=1", "trial.preset=quik"), 2, "did you mean 'quick'?"),
         (

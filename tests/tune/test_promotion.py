@@ -1,0 +1,221 @@
+"""The champion gets a name under which anyone can load it: once, and never anything but the champion."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.tracking import MlflowClient
+
+from hidfd.errors import ConfigError, StoreError
+from hidfd.export import deployed_student
+from hidfd.store import Store
+from tests.tune.snapshots import VARIANTS, study_snapshot
+from tests.tune.students import keep_student
+from tune.champion import champion_of, config_of
+from tune.errors import LedgerHeld, StudyError, TrackingError
+from tune.promotion import promote
+from tune.snapshot import StudySnapshot
+from tune.study import Study
+
+ELSEWHERE = """
+import sys
+sys.modules["hidfd"] = sys.modules["tune"] = None  # as where neither is installed
+try:
+    import hidfd
+except ImportError:
+    print("without this project")
+import mlflow, torch
+student = mlflow.pytorch.load_model(sys.argv[1])
+images = torch.load(sys.argv[2])
+torch.save([student(images[:count]) for count in (1, 2, 7)], sys.argv[3])
+"""
+
+
+@dataclass(frozen=True)
+class Standing(Study):
+    """A study that stands somewhere, without a ledger of its own."""
+
+    stands: StudySnapshot = field(kw_only=True)
+    driven_by: str | None = None
+
+    def holder(self) -> str | None:
+        return self.driven_by
+
+    def snapshot(self) -> StudySnapshot:
+        return self.stands
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database: making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
+    return study_snapshot(tmp_path_factory.mktemp("whole"), folders=False, study={"seeds": [1001, 1002, 1003]})
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, whole: StudySnapshot) -> Store:
+    """Every finalist's student."""
+    store = Store.open(tmp_path_factory.mktemp("store"))
+    for key in whole.rows[0].keys:
+        work = whole.work(key)
+        assert work is not None
+        keep_student(store, config_of(work, whole))
+    return store
+
+
+def standing(snapshot: StudySnapshot, uri: str, store: Store, name: str, **more: Any) -> Standing:
+    file: Any = SimpleNamespace(storage=SimpleNamespace(tracking=uri))
+    definition: Any = SimpleNamespace(name=name)
+    return Standing(file, store, definition, stands=replace(snapshot, name=name, tracking=uri), **more)
+
+
+def winning(snapshot: StudySnapshot, seed: int) -> StudySnapshot:
+    """The study with another seed's student nearest to the mean."""
+    row = snapshot.rows[0]
+    mean = row.means["agreement"]
+    works = tuple(
+        replace(work, value=mean if work.seed == seed else mean + 0.1) if work.key in row.keys else work
+        for work in snapshot.works
+    )
+    return replace(snapshot, works=works)
+
+
+def versions_of(uri: str, name: str) -> list[ModelVersion]:
+    return sorted(MlflowClient(uri).search_model_versions(f"name = '{name}'"), key=lambda found: int(found.version))
+
+
+def test_the_champion_loads_where_this_project_is_not(
+    whole: StudySnapshot, uri: str, store: Store, tmp_path: Path
+) -> None:
+    done = promote(standing(whole, uri, store, "handed-over"))
+    assert (done.name, done.version, done.alias, done.is_new) == ("handed-over", "1", "champion", True)
+    champion = champion_of(whole)
+    assert champion is not None
+    images_unit = torch.rand(7, 1, 28, 28)
+    torch.save(images_unit, tmp_path / "images.pt")
+    told = subprocess.run(
+        [
+            *(sys.executable, "-I", "-c", ELSEWHERE),
+            *("models:/handed-over@champion", str(tmp_path / "images.pt"), str(tmp_path / "logits.pt")),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"MLFLOW_TRACKING_URI": uri},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    assert "without this project" in told.stdout
+    network = deployed_student(config_of(champion.student, whole), store)
+    for logits in torch.load(tmp_path / "logits.pt"):
+        torch.testing.assert_close(logits, network(images_unit[: len(logits)]))
+    assert f"MLFLOW_TRACKING_URI={uri}" in done.load
+    assert 'load_model("models:/handed-over@champion")' in done.load
+
+
+def test_the_page_of_the_version_says_what_it_is(whole: StudySnapshot, uri: str, store: Store) -> None:
+    done = promote(standing(whole, uri, store, "page"), name="garments", alias="best")
+    (version,) = versions_of(uri, "garments")
+    assert MlflowClient(uri).get_model_version_by_alias("garments", "best").version == version.version
+    assert version.description.startswith(f"**{whole.verdict}**")
+    assert version.tags["digest"] == done.digest
+    assert version.tags["study"] == "page"
+    assert version.tags["n"] == "3"
+    run = MlflowClient(uri).get_run(version.run_id)
+    assert run.info.run_name == done.student
+    assert run.data.tags["role"] == "finalist"
+    (model,) = MlflowClient(uri).search_logged_models([run.info.experiment_id])
+    assert "garments" in model.tags["mlflow.modelVersions"]
+
+
+def test_the_same_student_is_never_registered_twice(whole: StudySnapshot, uri: str, store: Store) -> None:
+    study = standing(whole, uri, store, "same")
+    first, second = promote(study), promote(study)
+    assert (first.is_new, first.is_moved) == (True, True)
+    assert (second.version, second.is_new, second.is_moved) == ("1", False, False)
+    assert "nothing was registered anew" in second.in_words()
+    more = replace(whole.rows[0], num_complete=2)
+    promote(replace(study, stands=replace(study.stands, rows=(more, *whole.rows[1:]))))
+    (version,) = versions_of(uri, "same")
+    assert version.tags["n"] == "2"
+    experiment = MlflowClient(uri).get_experiment_by_name("same")
+    assert experiment is not None
+    assert len(MlflowClient(uri).search_logged_models([experiment.experiment_id])) == 1
+
+
+def test_another_winner_is_another_version_and_takes_the_alias(whole: StudySnapshot, uri: str, store: Store) -> None:
+    def promoted(seed: int) -> tuple[str, bool]:
+        done = promote(standing(winning(whole, seed), uri, store, "other"))
+        assert done.seed == seed
+        assert str(MlflowClient(uri).get_model_version_by_alias("other", "champion").version) == done.version
+        return done.version, done.is_new
+
+    assert promoted(1001) == ("1", True)
+    assert promoted(1002) == ("2", True)
+    assert promoted(1001) == ("1", False)
+    assert len(versions_of(uri, "other")) == 2
+
+
+@pytest.mark.parametrize(
+    ("study", "search", "rounds", "words"),
+    [
+        ({}, None, 12, "only a student of fresh seeds is promoted, and none was begun; the study goes on with: python"),
+        ({"variants": VARIANTS, "seeds": [1, 2]}, {}, None, "compares variants and searches nothing"),
+    ],
+)
+def test_without_a_finalist_there_is_nothing_to_promote(
+    study: dict[str, Any], search: Any, rounds: int | None, words: str, uri: str, store: Store, tmp_path: Path
+) -> None:
+    snapshot = study_snapshot(tmp_path, folders=False, study=study, search=search, rounds=rounds)
+    with pytest.raises(StudyError, match=words) as refused:
+        promote(standing(snapshot, uri, store, "nothing"))
+    assert refused.value.exit_code == 9
+    assert MlflowClient(uri).get_experiment_by_name("nothing") is None
+
+
+def test_a_study_that_still_runs_is_left_to_its_driver(whole: StudySnapshot, uri: str, store: Store) -> None:
+    with pytest.raises(LedgerHeld, match="process 12 on laptop"):
+        promote(standing(whole, uri, store, "driven", driven_by="process 12 on laptop"))
+    assert MlflowClient(uri).get_experiment_by_name("driven") is None
+
+
+def test_a_server_that_is_not_there_is_named(whole: StudySnapshot, store: Store) -> None:
+    with pytest.raises(TrackingError) as refused:
+        promote(standing(whole, "http://someone:secret@127.0.0.1:1", store, "gone"))
+    assert refused.value.exit_code == 11
+    assert "http://someone:***@127.0.0.1:1: MLflow cannot be reached" in str(refused.value)
+    assert "secret" not in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_without_weights_no_model_is_begun(whole: StudySnapshot, uri: str, store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="not in the store") as refused:
+        promote(standing(whole, uri, Store.open(tmp_path / "empty"), "weightless"))
+    assert refused.value.exit_code == 4
+    experiment = MlflowClient(uri).get_experiment_by_name("weightless")
+    assert experiment is not None
+    assert list(MlflowClient(uri).search_logged_models([experiment.experiment_id])) == []
+    assert versions_of(uri, "weightless") == []
+    assert promote(standing(whole, uri, store, "weightless")).version == "1"
+
+
+@pytest.mark.parametrize(
+    ("names", "word"),
+    [({"name": "a/b"}, "--name"), ({"alias": "v2"}, "--alias"), ({"alias": "latest"}, "--alias")],
+)
+def test_names_that_mlflow_refuses_are_refused_before_anything_is_done(
+    whole: StudySnapshot, store: Store, names: dict[str, str], word: str
+) -> None:
+    with pytest.raises(ConfigError, match=word):
+        promote(standing(whole, "http://127.0.0.1:1", store, "named"), **names)
