@@ -90,11 +90,11 @@ def _two_basins(x: Unit) -> float:
 
 def _downstream(x: Unit) -> float:
     upstream = abs(x["u1"] - 0.6) + abs(x["u2"] - 0.4)
-    return 0.9 - 0.03 * upstream - 0.5 * (abs(x["d1"] - 0.25) ** 1.3 + abs(x["d2"] - 0.65) ** 1.3)
+    return 0.9 - 0.03 * upstream - 0.5 * (math.pow(abs(x["d1"] - 0.25), 1.3) + math.pow(abs(x["d2"] - 0.65), 1.3))
 
 
 def _cliff(x: Unit) -> float:
-    upstream = abs(x["u1"] - 0.7) ** 1.5 + abs(x["u2"] - 0.45) ** 1.5
+    upstream = math.pow(abs(x["u1"] - 0.7), 1.5) + math.pow(abs(x["u2"] - 0.45), 1.5)
     return 0.9 - 0.5 * upstream - 0.4 * ((x["d1"] - 0.65) ** 2 + (x["d2"] - 0.5 + 0.3 * x["u2"]) ** 2)
 
 

@@ -85,9 +85,11 @@ def plan(options: argparse.Namespace) -> None:
         return
     if definition.search:
         asked, num_parameters = definition.study, len(definition.space.distributions)
+        least = "at least " if asked.sampler == "stage-aware" else ""
         print(
             f"{definition.name}: {definition.limit} students by {asked.sampler} over {num_parameters} parameters, "
-            f"{definition.students_per_generator} per generator, objective {asked.objective}"
+            f"{least}{definition.students_per_generator} per generator, "
+            f"objective {asked.objective}"
         )
     table = Table("what", "in all", "in the store", "each", "at most", box=None)
     for row in forecast:

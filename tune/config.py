@@ -106,10 +106,10 @@ class StudyConfig(Section):
     """Maximised. `agreement` with the teacher on the hold-out needs no labels; `validation_accuracy` needs
     `trial.data.validation`, and is never taken just because that exists."""
 
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    sampler: Literal["tpe", "stage-aware", "random", "grid"] = "tpe"
 
     startup_students: int = Field(default=10, ge=1, le=10_000)
-    """TPE draws at random until so many students have ended."""
+    """TPE and the stage-aware sampler draw at random until so many students have ended."""
 
     seed: Seed = 0
     """Of the sampler: suggestion number n depends on this, n, and the results so far."""
@@ -119,7 +119,8 @@ class StudyConfig(Section):
 
     students_per_generator: int = Field(default=3, ge=1, le=10_000)
     """Upstream parameters (those that change the synthetic images) are suggested anew for every n-th student and held
-    for those between, which share one generator. A grid keeps to its own order instead."""
+    for those between, which share one generator. A grid keeps to its own order instead; the stage-aware sampler decides
+    each time whether a new generator is worth its cost, and keeps to this only while it draws at random."""
 
     points: tuple[dict[str, Choice], ...] = ()
     """Tried first, in this order: searched path -> value. What a point leaves open is suggested as always."""

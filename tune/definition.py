@@ -61,9 +61,11 @@ class Definition:
 
     @property
     def students_per_generator(self) -> int:
-        """How many students share a generator; a grid shares as long as only downstream parameters change."""
+        """How many students share a generator at least; a grid shares as long as only downstream parameters change."""
         if self.search and self.study.sampler == "grid":
             return self.space.students_per_generator_of_grid()
+        if self.study.sampler == "stage-aware":
+            return 1 if self.space.upstream or self.search.has_fresh_seed else self.study.num_students
         return self.study.students_per_generator
 
     @property

@@ -111,12 +111,19 @@ def asked(snapshot: StudySnapshot) -> list[tuple[str, str]]:
     }[snapshot.objective]
     facts = [("Maximised", objective)]
     if snapshot.num_students:
-        tpe = f" (at random until {study['startup_students']} students have ended)"
-        sampler = {"tpe": f"Optuna's TPE{tpe}", "random": "at random", "grid": "a grid"}[study["sampler"]]
+        begins = f" (at random until {study['startup_students']} students have ended)"
+        sampler = {
+            "tpe": f"Optuna's TPE{begins}",
+            "stage-aware": f"the stage-aware sampler{begins}",
+            "random": "at random",
+            "grid": "a grid",
+        }[study["sampler"]]
         facts.append(("Search", f"{_count(snapshot.num_students, 'student')}, suggested by {sampler}"))
         shared = f"for every {_ordinal(study['students_per_generator'])} student; those between share it"
         if study["sampler"] == "grid":
             shared = "whenever the grid comes to other values of its parameters; students of equal ones share it"
+        elif study["sampler"] == "stage-aware":
+            shared = "where it promises more per operation than another student on one that stands"
         facts.append(("Generators", f"a new one {shared}"))
         facts.append(("Stopping early", _pruner(study["pruner"], trial["distillation"]["target_images"])))
         wanted = [name.replace("_", "-") for name, on in study["controls"].items() if on is True]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from tune.budget import Account, Cost, Pace, cost_of, exhausted
 from tune.comparison import comparison_pieces
 from tune.ledger import Suggestion
-from tune.sampler import suggest
+from tune.proposal import propose
 from tune.snapshot import WorkState
 from tune.state import StudyState
 from tune.work import Attempt, Diverged, Done, End, Failed, Finished, Lost, Outcome, Piece, Report, Stopped, Wait, Work
@@ -217,48 +217,8 @@ class Planner:
         return None
 
     def _suggest(self) -> None:
-        """The next suggestion: a given point, or the sampler's; a new generator for every n-th student."""
-        definition, number = self.state.definition, len(self.state.suggestions)
-        space, leader = definition.space, self._open_group()
-        held = {path: leader.params[path] for path in space.upstream if path in leader.params} if leader else {}
-        point = self.state.next_point
-        given = definition.study.points[point] if point is not None else {}
-        if any(path in space.upstream and held.get(path) != value for path, value in given.items()):
-            leader, held = None, {}
-        history = self.state.ledger.history() if definition.study.sampler != "random" else []
-        params = suggest(definition.study, space, number, history, held | given)
-        if any(params.get(path) != value for path, value in held.items()):
-            leader = None  # a grid goes on to its next generator when it has to
-        self.state.suggest(params, leader, self._why(point, leader), point)
-
-    def _why(self, point: int | None, leader: Suggestion | None) -> str:
-        study, ended = self.state.definition.study, self.state.num_ended
-        if point is not None:
-            words = f"given in study.points[{point}]"
-        elif study.sampler == "grid":
-            words = "the next point of the grid"
-        elif study.sampler == "random":
-            words = "drawn at random"
-        elif ended < study.startup_students:
-            words = f"drawn at random: TPE begins when {study.startup_students} students have ended, {ended} had"
-        else:
-            words = f"suggested by TPE from {ended} students that had ended"
-        if leader is None:
-            return f"{words}; a generator of its own"
-        place = self.state.size_of_group(leader) + 1
-        return f"{words}; shares the generator of trial {leader.number}, as number {place} of its students"
-
-    def _open_group(self) -> Suggestion | None:
-        """The suggestion whose generator the next one shares; None if the next one opens a generator of its own."""
-        study, suggestions = self.state.definition.study, self.state.suggestions
-        if not suggestions:
-            return None
-        leader = suggestions[suggestions[-1].group]
-        is_full = self.state.size_of_group(leader) >= study.students_per_generator
-        if not leader.work or (study.sampler != "grid" and is_full):
-            return None
-        alive = (WorkState.WAITING, WorkState.RUNNING, WorkState.COMPLETE)
-        return leader if all(self.state.of(key) in alive for key in leader.work[:-1]) else None
+        proposal = propose(self.state)
+        self.state.suggest(proposal.params, proposal.leader, proposal.why, proposal.point)
 
     def _compare(self, work: Work, report: Report) -> None:
         """ASHA at exactly this rung's images, once; the decision is stored before it is acted on."""
