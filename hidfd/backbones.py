@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hidfd.architectures import ARCHITECTURES, Architecture
+from hidfd.layers import thin_out
 
 
 class Backbone(nn.Module):
@@ -60,7 +61,7 @@ class CifarResNet(Backbone):
         init_kaiming(self)
 
     def forward_map(self, image_normalised: Tensor) -> Tensor:
-        features = F.relu(self.bn1(self.conv1(image_normalised)))
+        features = F.relu(self.bn1(self.conv1(image_normalised)), inplace=True)
         feature_map: Tensor = self.layer3(self.layer2(self.layer1(features)))
         return feature_map
 
@@ -86,7 +87,7 @@ class WideResNet(Backbone):
 
     def forward_map(self, image_normalised: Tensor) -> Tensor:
         features = self.block3(self.block2(self.block1(self.conv1(image_normalised))))
-        return F.relu(self.bn(features))
+        return F.relu(self.bn(features), inplace=True)
 
 
 class _BasicBlock(nn.Module):
@@ -104,9 +105,9 @@ class _BasicBlock(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(in_width, width, 1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, features: Tensor) -> Tensor:
-        residual = F.relu(self.bn1(self.conv1(features)))
+        residual = F.relu(self.bn1(self.conv1(features)), inplace=True)
         residual = self.bn2(self.conv2(residual))
-        return F.relu(residual + self.downsample(features[:, :, :: self.stride, :: self.stride]))
+        return F.relu(residual.add_(self.downsample(thin_out(features, self.stride))), inplace=True)
 
 
 class _PreActivationBlock(nn.Module):
@@ -120,12 +121,12 @@ class _PreActivationBlock(nn.Module):
         self.shortcut = nn.Conv2d(in_width, width, 1, bias=False) if in_width != width else None
 
     def forward(self, features: Tensor) -> Tensor:
-        activated = F.relu(self.bn1(features))
-        residual = self.conv2(F.relu(self.bn2(self.conv1(activated))))
+        activated = F.relu(self.bn1(features), inplace=True)
+        residual = self.conv2(F.relu(self.bn2(self.conv1(activated)), inplace=True))
         shortcut = features
         if self.shortcut is not None:
-            shortcut = self.shortcut(activated[:, :, :: self.stride, :: self.stride])
-        total: Tensor = residual + shortcut
+            shortcut = self.shortcut(thin_out(activated, self.stride))
+        total: Tensor = residual.add_(shortcut)
         return total
 
 

@@ -79,14 +79,14 @@ class _Block(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         residual = self.conv1(features if self.first else F.relu(features))
-        residual = self.conv2(F.relu(residual))
+        residual = self.conv2(F.relu(residual, inplace=True))
         shortcut = features
         if self.down:
             residual = F.avg_pool2d(residual, 2)
             shortcut = F.avg_pool2d(shortcut, 2)  # before the 1x1: the same result at a quarter of the work
         if self.shortcut is not None:
             shortcut = self.shortcut(shortcut)
-        total: Tensor = residual + shortcut
+        total: Tensor = residual.add_(shortcut)
         return total
 
 
@@ -96,11 +96,11 @@ class LightTrunk(nn.Sequential):
     def __init__(self, width: int, channels: int) -> None:
         super().__init__(
             spectral_norm(nn.Conv2d(channels, width, 3, padding=1, stride=2)),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(0.1, inplace=True),
             spectral_norm(nn.Conv2d(width, 2 * width, 4, padding=1, stride=2)),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(0.1, inplace=True),
             spectral_norm(nn.Conv2d(2 * width, 4 * width, 3, padding=1)),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(0.1, inplace=True),
             _SumPool(),
         )
 

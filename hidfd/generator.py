@@ -41,7 +41,7 @@ class ResidualGenerator(nn.Module):
         features = features.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             features = block(features, labels)
-        return torch.tanh(self.to_image(F.relu(self.norm(features))).float())
+        return torch.tanh(self.to_image(F.relu(self.norm(features), inplace=True)).float())
 
 
 class _UpBlock(nn.Module):
@@ -54,11 +54,11 @@ class _UpBlock(nn.Module):
         self.shortcut = spectral_norm(nn.Conv2d(width, width, 1))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        residual = F.interpolate(F.relu(self.norm1(features, labels)), scale_factor=2.0)
+        residual = F.interpolate(F.relu(self.norm1(features, labels), inplace=True), scale_factor=2.0)
         residual = self.conv1(residual)
-        residual = self.conv2(F.relu(self.norm2(residual, labels)))
+        residual = self.conv2(F.relu(self.norm2(residual, labels), inplace=True))
         shortcut: Tensor = self.shortcut(features)  # before up-sampling: the same result at a quarter of the work
-        total: Tensor = residual + F.interpolate(shortcut, scale_factor=2.0)
+        total: Tensor = residual.add_(F.interpolate(shortcut, scale_factor=2.0))
         return total
 
 
@@ -84,9 +84,9 @@ class LightGenerator(nn.Module):
         """`b x latent_dim` and `b` int64 to `b x c x s x s` float32 in [-1, 1]."""
         features = self.linear(z).view(-1, self.first_width, self.start, self.start)
         features = self.expand(features.contiguous(memory_format=torch.channels_last))
-        features = F.relu(self.norms[0](features, labels))
+        features = F.relu(self.norms[0](features, labels), inplace=True)
         for up, norm in zip(self.ups, self.norms[1:], strict=True):
-            features = F.relu(norm(up(features), labels))
+            features = F.relu(norm(up(features), labels), inplace=True)
         return torch.tanh(self.to_image(features).float())
 
 

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hidfd.architectures import ARCHITECTURES, nearest_architecture
 from hidfd.backbones import Backbone, build_backbone, num_parameters
+from hidfd.layers import thin_out
 
 LAST_DIGIT = 0.01
 """Sources give two decimals of a million, and some cut where others round, so a count may be off by one last digit."""
@@ -138,3 +139,14 @@ def test_every_parameter_but_none_of_the_statistics_is_trained(architecture: str
 )
 def test_mistyped_name_finds_its_nearest(typed: str, meant: str) -> None:
     assert nearest_architecture(typed) == meant
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_thinned_out_map_is_every_second_pixel_and_its_gradient_keeps_the_layout(side: int) -> None:
+    features = torch.randn(2, 3, side, side).to(memory_format=torch.channels_last).requires_grad_()
+    thinned = thin_out(features, 2)
+    assert torch.equal(thinned, features[:, :, ::2, ::2])
+    thinned.sum().backward()
+    assert features.grad is not None
+    assert features.grad.is_contiguous(memory_format=torch.channels_last)
+    assert features.grad.sum() == thinned.numel()
