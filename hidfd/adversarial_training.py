@@ -3,6 +3,9 @@
 One step is `discriminator_steps` D updates and one G update; the last D update and the G update share one forward of G
 and one teacher forward of x_g (detached for D). Every random number comes from (seed, purpose, images seen).
 
+On several processes each holds its rows of the real and of the generated images: the i-th real one with the i-th
+generated, as in the global batch.
+
 **Source**: paper Eqs. 8-12 and supplement (networks, ADC-GAN). The sharing and the EMA in images are this project's.
 """
 
@@ -26,7 +29,7 @@ from hidfd.images import resize_unit, signed_from_unit, uint8_from_unit, unit_fr
 from hidfd.integration import TeacherRegressor, blend_loss_by_class, blend_loss_by_position, trans_loss
 from hidfd.loop import SKIPPED, apply_gradients
 from hidfd.smoothing import FrequencySmoothing
-from hidfd.streams import stream
+from hidfd.streams import Draws, stream
 
 
 class AdversarialTraining:
@@ -38,20 +41,22 @@ class AdversarialTraining:
         self.seed = config.seeds.generation
         torch.manual_seed(stream(self.seed, "generation", "init").initial_seed())
         shape = {"image_size_pixels": settings.image_size_pixels, "width": settings.width}
-        self.generator = device.module(generator_of(settings, data))
-        self.discriminator = device.module(
+        self.generator = device.trained(generator_of(settings, data))
+        self.discriminator = device.trained(
             build_discriminator(settings.networks, **shape, num_classes=data.num_classes, channels=data.channels)
         )
-        self.regressor = device.module(
+        self.regressor = device.trained(
             TeacherRegressor(
                 self.discriminator.feature_width,
                 settings.integration.hidden_width,
                 teacher.backbone.feature_width,
             )
         )
+        # Sampled by one process alone, so its batch norms are plain ones.
         self.ema = device.module(generator_of(settings, data)).eval().requires_grad_(False)
         self.ema.load_state_dict(self.generator.state_dict())
-        self.smoothing = FrequencySmoothing(settings.smoothing, data.num_classes).to(device.torch_device)
+        smoothing = FrequencySmoothing(settings.smoothing, data.num_classes, device.processes)
+        self.smoothing = smoothing.to(device.torch_device)
         betas = (settings.adam_beta1, settings.adam_beta2)
         self.optimizer_g = torch.optim.Adam(
             self.generator.parameters(), lr=settings.generator_learning_rate, betas=betas, fused=True
@@ -109,28 +114,36 @@ class AdversarialTraining:
         return self.device.put(z), self.device.put(labels)
 
     def _generate(self, position: int, *, ask: bool = True) -> tuple[Tensor, Tensor, TeacherOutput | None]:
-        """x_g, y' and, if asked for, what the teacher says of x_g."""
-        z, labels = self.latents(position, self.settings.batch_images)
+        """This process's x_g and y' and, if asked for, what the teacher says of x_g."""
+        z, labels = map(self.device.processes.part, self.latents(position, self.settings.batch_images))
         with self.device.autocast():
             fake: Tensor = self.generator.train()(z, labels)
             return fake, labels, self.teacher(unit_from_signed(fake)) if ask else None
 
     def _real_batch(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
-        batch = self.settings.batch_images
-        index = self.device.put(self.sampler.batch(position, batch)[0])
+        batch, part = self.settings.batch_images, self.device.processes.part
+        index = self.device.put(part(self.sampler.batch(position, batch)[0]))
         version = torch.zeros(batch, dtype=torch.int64)
         if self.settings.flip:
             version = torch.randint(2, (batch,), generator=stream(self.seed, "generation", "flip", position))
-        version = self.device.put(version)
+        version = self.device.put(part(version))
         image_signed = signed_from_unit(unit_from_uint8(self.real[version, index]))
         return image_signed, self.real_labels[index], self.real_features[version, index]
+
+    def _draws(self, purpose: str, position: int, *, halves: int) -> Draws:
+        """For this process's images of a global batch, or of two, one after the other."""
+        numbers, batch = stream(self.seed, "generation", purpose, position), self.settings.batch_images
+        if self.device.processes.is_alone:
+            return Draws(numbers)
+        own = torch.arange(batch)[self.device.processes.rows(batch)]
+        return Draws(numbers, halves * batch, torch.cat([half * batch + own for half in range(halves)]))
 
     def _update_discriminator(
         self, position: int, fake: Tensor, labels_fake: Tensor, answer: TeacherOutput | None
     ) -> dict[str, Tensor]:
         settings, weights = self.settings, self.settings.integration
         real, labels_real, teacher_real = self._real_batch(position)
-        draws = stream(self.seed, "generation", "augment_d", position)
+        draws = self._draws("augment_d", position, halves=2)
         self.discriminator.train().requires_grad_(True)
         with self.device.autocast():
             both = diff_augment(torch.cat([real, fake]), settings.diff_augment, draws)
@@ -162,12 +175,13 @@ class AdversarialTraining:
                         regressed_fake,
                         labels_fake,
                         self.config.data.num_classes,
+                        self.device.processes,
                     )
                 losses["blend"] = blend
                 total = total + weights.blend_weight * blend
         self.optimizer_d.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        losses[SKIPPED] = apply_gradients(self.optimizer_d, [total])
+        losses[SKIPPED] = apply_gradients(self.optimizer_d, [total], self.device.processes)
         losses["score_real"], losses["score_fake"] = score_real.float().mean(), score_fake.float().mean()
         return {name: loss.detach() for name, loss in losses.items()}
 
@@ -175,7 +189,7 @@ class AdversarialTraining:
         self, position: int, fake: Tensor, labels: Tensor, answer: TeacherOutput | None
     ) -> dict[str, Tensor]:
         settings = self.settings
-        draws = stream(self.seed, "generation", "augment_g", position)
+        draws = self._draws("augment_g", position, halves=1)
         self.discriminator.requires_grad_(False)
         with self.device.autocast():
             output = self.discriminator(diff_augment(fake, settings.diff_augment, draws))
@@ -188,7 +202,7 @@ class AdversarialTraining:
             losses["teacher_agreement"] = (answer.logits.detach().argmax(dim=1) == labels).float().mean()
         self.optimizer_g.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        losses["skipped_g"] = apply_gradients(self.optimizer_g, [total])
+        losses["skipped_g"] = apply_gradients(self.optimizer_g, [total], self.device.processes)
         if answer is not None:
             self.smoothing.count(answer.logits)  # after the backward pass, which still needs the old weights
         return {name: loss.detach() for name, loss in losses.items()}

@@ -1,4 +1,4 @@
-"""Augmentations of whole batches on the device; the random numbers are drawn on the CPU (`hidfd.streams`).
+"""Augmentations of whole batches on the device; the random numbers are drawn on the CPU (`hidfd.streams.Draws`).
 
 All take and give `b x c x h x w` float images. Nothing here loops over images in Python.
 """
@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hidfd.streams import Draws
 
-def random_resized_crop(
-    image_unit: Tensor, size_pixels: int, draws: torch.Generator, *, scale_min: float, flip: bool
-) -> Tensor:
+
+def random_resized_crop(image_unit: Tensor, size_pixels: int, draws: Draws, *, scale_min: float, flip: bool) -> Tensor:
     """RandomResizedCrop and horizontal flip as one bilinear sampling.
 
     Args:
         image_unit: `b x c x h x w` in [0, 1].
         size_pixels: side of the result.
-        draws: CPU generator.
+        draws: for these images.
         scale_min: smallest share of the area, in (0, 1]; aspect ratio is log-uniform in [3/4, 4/3].
         flip: mirror each image with probability one half.
 
@@ -32,7 +32,7 @@ def random_resized_crop(
     clamped to it instead of drawn again, and there is no antialiasing.
     """
     batch = image_unit.shape[0]
-    uniform = torch.rand(5, batch, generator=draws)
+    uniform = draws.uniform(5, batch)
     area = scale_min + (1.0 - scale_min) * uniform[0]
     ratio = torch.exp((uniform[1] * 2 - 1) * math.log(4 / 3))
     width = torch.sqrt(area * ratio).clamp_(max=1.0)
@@ -46,26 +46,26 @@ def random_resized_crop(
     return _sample(image_unit, theta, size_pixels, padding_mode="border")
 
 
-def random_shift(image_unit: Tensor, padding_pixels: int, draws: torch.Generator, *, flip: bool) -> Tensor:
+def random_shift(image_unit: Tensor, padding_pixels: int, draws: Draws, *, flip: bool) -> Tensor:
     """Random crop after zero padding, and horizontal flip: whole-pixel shifts of up to `padding_pixels`.
 
     **Source**: the usual training augmentation of CIFAR classifiers (He et al. 2016).
     """
     batch, _, size, _ = image_unit.shape
-    shift = torch.randint(-padding_pixels, padding_pixels + 1, (2, batch), generator=draws) * (2.0 / size)
-    sign = torch.where(torch.rand(batch, generator=draws) < 0.5, -1.0, 1.0) if flip else torch.ones(batch)
+    shift = draws.integers(-padding_pixels, padding_pixels + 1, 2, batch) * (2.0 / size)
+    sign = torch.where(draws.uniform(1, batch)[0] < 0.5, -1.0, 1.0) if flip else torch.ones(batch)
     zero, one = torch.zeros(batch), torch.ones(batch)
     theta = torch.stack([sign, zero, shift[0], zero, one, shift[1]], dim=1).view(batch, 2, 3)
     return _sample(image_unit, theta, size, padding_mode="zeros")
 
 
-def diff_augment(image_signed: Tensor, policies: Sequence[str], draws: torch.Generator) -> Tensor:
+def diff_augment(image_signed: Tensor, policies: Sequence[str], draws: Draws) -> Tensor:
     """Differentiable augmentation of what D sees, real and generated alike.
 
     Args:
         image_signed: `b x c x h x w` in [-1, 1].
         policies: any of `color`, `translation`, `cutout`, applied in this order.
-        draws: CPU generator.
+        draws: for these images.
 
     **Source**: Zhao et al. 2020 (DiffAugment), with the published strengths: brightness +-0.5, saturation x 0..2,
     contrast x 0.5..1.5, translation up to 1/8, cutout of 1/2 the side. Departure: a translation brings in black, as
@@ -77,9 +77,9 @@ def diff_augment(image_signed: Tensor, policies: Sequence[str], draws: torch.Gen
     return image_signed
 
 
-def _color(image: Tensor, draws: torch.Generator) -> Tensor:
+def _color(image: Tensor, draws: Draws) -> Tensor:
     batch, channels = image.shape[:2]
-    uniform = torch.rand(3, batch, 1, 1, 1, generator=draws).to(image.device, non_blocking=True)
+    uniform = draws.uniform(3, batch)[..., None, None, None].to(image.device, non_blocking=True)
     image = image + (uniform[0] - 0.5)
     if channels > 1:
         grey = image.mean(dim=1, keepdim=True)
@@ -88,10 +88,10 @@ def _color(image: Tensor, draws: torch.Generator) -> Tensor:
     return mean + (image - mean) * (uniform[2] + 0.5)
 
 
-def _translation(image: Tensor, draws: torch.Generator) -> Tensor:
+def _translation(image: Tensor, draws: Draws) -> Tensor:
     batch, _, height, width = image.shape
     reach = max(1, round(height / 8))
-    shift = torch.randint(-reach, reach + 1, (2, batch), generator=draws).to(image.device, non_blocking=True)
+    shift = draws.integers(-reach, reach + 1, 2, batch).to(image.device, non_blocking=True)
     rows = torch.arange(height, device=image.device) + shift[0].view(-1, 1) + reach
     columns = torch.arange(width, device=image.device) + shift[1].view(-1, 1) + reach
     padded = F.pad(image, (reach, reach, reach, reach), value=-1.0)
@@ -100,11 +100,10 @@ def _translation(image: Tensor, draws: torch.Generator) -> Tensor:
     return moved.permute(0, 3, 1, 2)
 
 
-def _cutout(image: Tensor, draws: torch.Generator) -> Tensor:
+def _cutout(image: Tensor, draws: Draws) -> Tensor:
     batch, _, height, width = image.shape
     side = height // 2
-    corner = torch.randint(-(side // 2), height - side // 2, (2, batch), generator=draws)
-    corner = corner.to(image.device, non_blocking=True)
+    corner = draws.integers(-(side // 2), height - side // 2, 2, batch).to(image.device, non_blocking=True)
     rows = torch.arange(height, device=image.device) - corner[0].view(-1, 1)
     columns = torch.arange(width, device=image.device) - corner[1].view(-1, 1)
     inside = ((rows >= 0) & (rows < side)).unsqueeze(2) & ((columns >= 0) & (columns < side)).unsqueeze(1)
@@ -115,6 +114,8 @@ _POLICIES = {"color": _color, "translation": _translation, "cutout": _cutout}
 
 
 def _sample(image: Tensor, theta: Tensor, size_pixels: int, *, padding_mode: str) -> Tensor:
+    if len(image) == 0:  # one of several processes may hold no real images of a batch; torch refuses an empty grid
+        return image.new_empty(0, image.shape[1], size_pixels, size_pixels)
     theta = theta.to(image.device, non_blocking=True)
     grid = F.affine_grid(theta, [image.shape[0], image.shape[1], size_pixels, size_pixels], align_corners=False)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode=padding_mode, align_corners=False)

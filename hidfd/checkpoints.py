@@ -53,8 +53,22 @@ class Checkpoints:
         for name in self._images_kept():
             artifact = self._intact(int(name))
             if artifact is not None:
-                return int(name), self._place.base / self._stage / name / artifact.attempt
+                return int(name), self._folder(int(name), artifact)
         return None
+
+    def at(self, images: int) -> Path:
+        """The folder of a checkpoint that another process has found whole.
+
+        Raises:
+            StoreError: it is not there, or not whole here.
+        """
+        artifact = self._intact(images)
+        if artifact is None:
+            raise StoreError(
+                f"{self._place.where(f'{self._stage}/{images}')}: the first process reads this checkpoint, this one "
+                f"cannot; all processes of a trial need the same store"
+            )
+        return self._folder(images, artifact)
 
     def clear(self) -> None:
         """Deletes all of them, but not what another process is writing."""
@@ -67,6 +81,9 @@ class Checkpoints:
         keys = (entry.key.removeprefix(f"{self._stage}/") for entry in self._place.walk(self._stage))
         names = {key.removesuffix(suffix) for key in keys if key.endswith(suffix) and key.count("/") == 1}
         return sorted(names, key=int, reverse=True)
+
+    def _folder(self, images: int, artifact: Artifact) -> Path:
+        return self._place.base / self._stage / f"{images}" / artifact.attempt
 
     def _intact(self, images: int) -> Artifact | None:
         try:

@@ -9,12 +9,14 @@ Fields marked with `OUTCOME_NEUTRAL` do not change any result and therefore stay
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from hidfd.architectures import ARCHITECTURES, nearest_architecture
+from hidfd.errors import ConfigError
 
 OUTCOME_NEUTRAL: JsonDict = {"outcome_neutral": True}
 
@@ -391,3 +393,23 @@ class TrialConfig(Section):
     @property
     def smoothing_is_on(self) -> bool:
         return self.generation.smoothing.mode != "off" and self.generation.smoothing.weight > 0
+
+
+def check_shares(batches: Mapping[str, int], count: int) -> None:
+    """Every global batch must be divisible by the number of processes.
+
+    Args:
+        batches: setting -> images of its batch.
+        count: W.
+
+    Raises:
+        ConfigError: names every setting that is not, and what would be.
+    """
+    wrong = {name: images for name, images in batches.items() if images % count}
+    if wrong:
+        found = ", ".join(f"{name} {images:,}" for name, images in wrong.items())
+        instead = " ".join(f"{name}={-(-images // count) * count}" for name, images in wrong.items())
+        raise ConfigError(
+            f"{found}: {count} processes cannot share it equally; set {instead} (which is another trial), or use a "
+            f"number of processes that divides it"
+        )

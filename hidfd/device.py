@@ -1,25 +1,27 @@
-"""Where tensors live and in which precision: the only module that knows a GPU from a CPU."""
+"""Where tensors live, in which precision, and on how many processes: the only module that knows a GPU from a CPU."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from hidfd.errors import DeviceError
+from hidfd.processes import ALONE, Processes
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device and the precision of the training steps on it."""
+    """A device, the precision of the training steps on it, and the processes that take these steps together."""
 
     torch_device: torch.device
     precision: str
+    processes: Processes = ALONE
 
     @property
     def is_cuda(self) -> bool:
@@ -28,9 +30,10 @@ class Device:
     @property
     def description(self) -> str:
         """For manifests and reports."""
+        several = "" if self.processes.is_alone else f", {self.processes.count} processes"
         if self.is_cuda:
-            return f"{torch.cuda.get_device_name(self.torch_device)}, {self.precision}"
-        return f"cpu, {torch.get_num_threads()} threads, {self.precision}"
+            return f"{torch.cuda.get_device_name(self.torch_device)}, {self.precision}{several}"
+        return f"cpu, {torch.get_num_threads()} threads, {self.precision}{several}"
 
     def autocast(self) -> AbstractContextManager[object]:
         """bf16 autocast where the precision asks for it. Losses leave it by casting their inputs with `.float()`."""
@@ -41,6 +44,19 @@ class Device:
     def module(self, module: ModuleT) -> ModuleT:
         """The module on the device, in channels_last."""
         return module.to(self.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # torch's stubs lack the keyword
+
+    def trained(self, module: ModuleT) -> ModuleT:
+        """The same for a module whose batches are spread over the processes: its batch norms see the global batch.
+
+        Not for a module that a process runs by itself in training mode, as the EMA generator is to re-estimate its
+        statistics.
+        """
+        if not self.processes.is_alone:
+            for parent in list(module.modules()):
+                for name, child in parent.named_children():
+                    if type(child) is nn.BatchNorm2d:
+                        setattr(parent, name, SynchronisedBatchNorm2d.like(child, self.processes))
+        return self.module(module)
 
     def put(self, tensor: Tensor) -> Tensor:
         """A tensor drawn on the CPU, on the device, without waiting for the copy."""
@@ -54,12 +70,67 @@ class Device:
         return image.to(self.torch_device).contiguous(memory_format=torch.channels_last)
 
 
-def resolve_device(name: str, precision: str) -> Device:
+class SynchronisedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the images of all processes, on every device: torch's own refuses CPU tensors.
+
+    In training each process tells its mean and variance per channel, and by the law of total variance (all hold the
+    same number of images) everyone knows those of the global batch; gradients flow back through what was told. One
+    all-reduce in the forward and one in the backward pass. In eval mode it is a plain batch norm.
+    """
+
+    processes: Processes
+
+    @classmethod
+    def like(cls, norm: nn.BatchNorm2d, processes: Processes) -> Self:
+        """In place of a plain one, with its parameters and statistics, under the same names."""
+        made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        made.processes = processes
+        made.weight, made.bias = norm.weight, norm.bias
+        for name, buffer in norm.named_buffers():
+            setattr(made, name, buffer)
+        return made.train(norm.training)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`b/W x c x h x w`, of this process, to the same shape and dtype."""
+        if not self.training:
+            return super().forward(features)
+        wide = features.float()  # statistics of bf16 features are taken in full precision, as torch's own are
+        told = torch.stack(torch.var_mean(wide, dim=(0, 2, 3), correction=0))
+        variances, means = self.processes.gather(told).unbind(dim=1)  # `W x c` each
+        mean = means.mean(dim=0)
+        variance = (variances + (means - mean) ** 2).mean(dim=0)
+        self._follow(mean.detach(), variance.detach(), self.processes.count * features.numel() // len(mean))
+        scale = torch.rsqrt(variance + self.eps)
+        if self.affine:
+            scale = scale * self.weight
+        normalised = (wide - _per_channel(mean)) * _per_channel(scale)
+        if self.affine:
+            normalised = normalised + _per_channel(self.bias)
+        return normalised.to(features.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Moves the running statistics as torch does: by the momentum, with the unbiased variance."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+
+
+def _per_channel(values: Tensor) -> Tensor:
+    return values[None, :, None, None]
+
+
+def resolve_device(name: str, precision: str, processes: Processes = ALONE) -> Device:
     """The device for `--device NAME`.
 
     Args:
         name: `auto` (a GPU if there is one), `cpu` or `cuda`.
         precision: `fp32` or `bf16`, as `trial.precision` says; never changed here.
+        processes: of this trial, each of which has a device of its own.
 
     Raises:
         DeviceError: there is no GPU, or bf16 was asked for on a CPU, where it is some ten times slower than fp32.
@@ -78,4 +149,4 @@ def resolve_device(name: str, precision: str) -> Device:
     if kind == "cuda":  # TF32 for what autocast leaves in fp32
         torch.backends.cuda.matmul.fp32_precision = "tf32"
         torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]  # missing in its stubs
-    return Device(torch.device(kind), precision)
+    return Device(torch.device(kind), precision, processes)

@@ -30,7 +30,7 @@ from hidfd.progress import Observer
 from hidfd.schedules import warmup_cosine
 from hidfd.stages import Stage
 from hidfd.store import Artifact, Store
-from hidfd.streams import stream
+from hidfd.streams import Draws, stream
 
 PROBE_IMAGES = 64
 """Hold-out images that show the teacher's map: its side, and whether it goes below zero."""
@@ -81,25 +81,30 @@ def distil(
         observer,
         [Milestone(measure, settings.measure_every_images, observer.measure_at_images)],
         on_resume=lambda rows: replay(stage, rows, observer),
+        processes=device.processes,
     )
-    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
-        state = {name: tensor.cpu().contiguous() for name, tensor in training.student.state_dict().items()}
-        safetensors.torch.save_file(state, attempt.path("student.safetensors"))
-        attempt.metrics(history.rows)
-        meta = {
-            "seconds": history.seconds,
-            "operations": stage.operations,
-            "real_share": training.sampler.real_share,
-            "num_real": training.sampler.num_real,
-            "num_synthetic": training.sampler.num_synthetic,
-            "teacher_map_size": training.student.teacher_map_size,
-            "last_relu": training.last_relu,
-            "deployed_parameters": training.student.num_deployed_parameters(),
-            "plain_parameters": training.student.num_plain_parameters(),
-        }
-        artifact = attempt.commit(meta, device=device.description)
-    store.checkpoints(stage.digest).clear()
-    return artifact
+
+    def keep() -> None:
+        with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+            state = {name: tensor.cpu().contiguous() for name, tensor in training.student.state_dict().items()}
+            safetensors.torch.save_file(state, attempt.path("student.safetensors"))
+            attempt.metrics(history.rows)
+            meta = {
+                "seconds": history.seconds,
+                "operations": stage.operations,
+                "real_share": training.sampler.real_share,
+                "num_real": training.sampler.num_real,
+                "num_synthetic": training.sampler.num_synthetic,
+                "teacher_map_size": training.student.teacher_map_size,
+                "last_relu": training.last_relu,
+                "deployed_parameters": training.student.num_deployed_parameters(),
+                "plain_parameters": training.student.num_plain_parameters(),
+            }
+            attempt.commit(meta, device=device.description)
+        store.checkpoints(stage.digest).clear()
+
+    device.processes.from_first(keep)
+    return store.get(stage.name, stage.digest)
 
 
 def replay(stage: Stage, rows: Iterable[Mapping[str, float]], observer: Observer) -> None:
@@ -123,7 +128,7 @@ class StudentTraining:
         self.last_relu = bool((probe.feature_map >= 0).all())
         self.holdout_logits = teacher.logits_of(collection.holdout, device)
         torch.manual_seed(stream(self.seed, "distillation", "init").initial_seed())
-        self.student = device.module(
+        self.student = device.trained(
             build_student(config, teacher, probe.feature_map.shape[-1], last_relu=self.last_relu)
         )
         self.real = device.images(collection.images) if config.uses_real_images else None
@@ -157,23 +162,28 @@ class StudentTraining:
         self.optimizer.zero_grad()
         losses["total"].backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         metrics = {name: loss.detach() for name, loss in losses.items()}
-        metrics[SKIPPED] = apply_gradients(self.optimizer, [losses["total"]])
+        metrics[SKIPPED] = apply_gradients(self.optimizer, [losses["total"]], self.device.processes)
         same = output.logits.detach().argmax(dim=1) == answer.logits.argmax(dim=1)
         metrics["batch_agreement"] = same.float().mean()
         return metrics
 
     def _views(self, images_seen: int) -> Tensor:
-        """RandomResizedCrop and flip of the following images, real ones first, at the teacher's size."""
+        """RandomResizedCrop and flip of the following images, real ones first, at the teacher's size.
+
+        On several processes the batch is cut into parts as it lies, whatever real and synthetic images each gets.
+        """
         real, synthetic = self.sampler.batch(images_seen, self.settings.batch_images)
-        draws = stream(self.seed, "distillation", "views", images_seen)
+        numbers = stream(self.seed, "distillation", "views", images_seen)
+        own = self.device.processes.rows(self.settings.batch_images)
         views = []
-        for images, index in ((self.real, real), (self.synthetic, synthetic)):
+        for images, index, offset in ((self.real, real, 0), (self.synthetic, synthetic, len(real))):
             if images is not None and len(index):
+                rows = slice(max(own.start - offset, 0), max(own.stop - offset, 0))
                 views.append(
                     random_resized_crop(
-                        unit_from_uint8(images[self.device.put(index)]),
+                        unit_from_uint8(images[self.device.put(index[rows])]),
                         self.teacher.image_size_pixels,
-                        draws,
+                        Draws(numbers, len(index), rows),
                         scale_min=self.settings.crop_scale_min,
                         flip=self.settings.flip,
                     )

@@ -80,27 +80,32 @@ def train_generator(
         store.checkpoints(stage.digest),
         observer,
         [Milestone(draw_grid, settings.grid_every_images), Milestone(measure_proxies, settings.proxies_every_images)],
+        processes=device.processes,
     )
-    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
-        state = {name: tensor.cpu().contiguous() for name, tensor in training.ema.state_dict().items()}
-        safetensors.torch.save_file(state, attempt.path("generator.safetensors"))
-        for images, grid in training.grids.items():
-            attempt.path(f"grid-{int(images):012d}.png").write_bytes(png_of(grid))
-        attempt.metrics(history.rows)
-        meta = {
-            "seconds": history.seconds,
-            "operations": stage.operations,
-            "proxies": proxies,
-            "present_classes": training.present_classes.tolist(),
-            "frequencies": training.smoothing.frequencies.tolist(),
-            "num_parameters": {
-                "generator": num_parameters(training.generator),
-                "discriminator": num_parameters(training.discriminator),
-            },
-        }
-        artifact = attempt.commit(meta, device=device.description)
-    store.checkpoints(stage.digest).clear()
-    return artifact
+
+    def keep() -> None:
+        with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+            state = {name: tensor.cpu().contiguous() for name, tensor in training.ema.state_dict().items()}
+            safetensors.torch.save_file(state, attempt.path("generator.safetensors"))
+            for images, grid in training.grids.items():
+                attempt.path(f"grid-{int(images):012d}.png").write_bytes(png_of(grid))
+            attempt.metrics(history.rows)
+            meta = {
+                "seconds": history.seconds,
+                "operations": stage.operations,
+                "proxies": proxies,
+                "present_classes": training.present_classes.tolist(),
+                "frequencies": training.smoothing.frequencies.tolist(),
+                "num_parameters": {
+                    "generator": num_parameters(training.generator),
+                    "discriminator": num_parameters(training.discriminator),
+                },
+            }
+            attempt.commit(meta, device=device.description)
+        store.checkpoints(stage.digest).clear()
+
+    device.processes.from_first(keep)
+    return store.get(stage.name, stage.digest)
 
 
 def png_of(image_uint8: Tensor) -> bytes:

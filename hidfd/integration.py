@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from hidfd.processes import ALONE, Processes
+
 
 class TeacherRegressor(nn.Module):
     """r(x) = W2 W1 h(x): D's features to the teacher's, by two spectral-normed linears.
@@ -50,19 +52,22 @@ def blend_loss_by_class(
     regressed_fake: Tensor,
     labels_fake: Tensor,
     num_classes: int,
+    processes: Processes = ALONE,
 ) -> Tensor:
     """L_blend with the mean teacher feature of the same class in the other half as partner.
 
     Args:
         labels_real, labels_fake: `b` int64: pseudo-labels of x_r, and y' of x_g.
+        processes: partners are found in the halves of all of them.
 
     Returns:
-        Scalar; images without a partner are left out, and each mean is over the matched ones (0 without any).
+        Scalar; images without a partner are left out, and each mean is over the matched ones (0 without any). Of
+        several processes each returns its own share, so weighed that their mean is the loss of the global batch.
 
     **Source**: a pairing of this project; `position` is the faithful one.
     """
-    real = _distance_to_class_mean(regressed_fake, labels_fake, teacher_real, labels_real, num_classes)
-    fake = _distance_to_class_mean(regressed_real, labels_real, teacher_fake, labels_fake, num_classes)
+    real = _distance_to_class_mean(regressed_fake, labels_fake, teacher_real, labels_real, num_classes, processes)
+    fake = _distance_to_class_mean(regressed_real, labels_real, teacher_fake, labels_fake, num_classes, processes)
     return real + fake
 
 
@@ -72,14 +77,14 @@ def _distance(target: Tensor, prediction: Tensor) -> Tensor:
 
 
 def _distance_to_class_mean(
-    prediction: Tensor, labels: Tensor, target: Tensor, target_labels: Tensor, num_classes: int
+    prediction: Tensor, labels: Tensor, target: Tensor, target_labels: Tensor, num_classes: int, processes: Processes
 ) -> Tensor:
-    sums = target.new_zeros(num_classes, target.shape[1], dtype=torch.float32)
-    sums = sums.index_add(0, target_labels, target.float())
-    counts = torch.zeros(num_classes, device=target.device).index_add(
-        0, target_labels, torch.ones_like(target_labels, dtype=torch.float32)
-    )
-    matched = (counts[labels] > 0).float()
+    wide = target.float()
+    sums = wide.new_zeros(num_classes, wide.shape[1]).index_add(0, target_labels, wide)
+    counts = wide.new_zeros(num_classes).index_add(0, target_labels, torch.ones_like(target_labels, dtype=wide.dtype))
+    sums, counts = processes.sum(sums), processes.sum(counts)
+    matched = (counts[labels] > 0).to(wide.dtype)
     means = sums / counts.clamp(min=1).unsqueeze(1)
     distance: Tensor = torch.linalg.vector_norm(means[labels] - prediction.float(), dim=1)
-    return (distance * matched).sum() / matched.sum().clamp(min=1)
+    # A process may hold any number of the matched images: not the mean over its own, but its share of the global one.
+    return processes.count * (distance * matched).sum() / processes.sum(matched.sum()).clamp(min=1)

@@ -2,6 +2,9 @@
 
 A loop knows its position only as images seen. It waits for the device at most once per logging interval, where it
 reads the metrics and the finite flag together; random numbers come from `hidfd.streams`, so a checkpoint needs none.
+
+On several processes all run the same loop, step by step, and hold the same state. The first one measures, tells the
+observer, decides and writes; the others learn of its decisions at the same step.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +21,7 @@ from torch import Tensor
 
 from hidfd.checkpoints import Checkpoints
 from hidfd.errors import DivergedError, Stopped
+from hidfd.processes import ALONE, Processes
 from hidfd.progress import Observer
 from hidfd.stages import Stage
 
@@ -26,12 +31,21 @@ LOOPS = ("teacher", "generation", "distillation")
 SKIPPED = "skipped_steps"
 """Metric of the finite flag: optimiser steps that were skipped on the device."""
 
+POLL_SECONDS = 0.5
+"""Between two questions whether to stop."""
+
+MAX_STEPS_BETWEEN_POLLS = 100
+"""On several processes, which count steps between two questions: steps may become slower than the last ones were."""
+
 
 class Task(Protocol):
     """What is trained. `step` may not wait for the device."""
 
     def step(self, images_seen: int) -> dict[str, Tensor]:
-        """One optimiser step on the batch after `images_seen`; returns detached scalars, `SKIPPED` among them."""
+        """One optimiser step on the batch after `images_seen`; returns detached scalars, `SKIPPED` among them.
+
+        On several processes each returns the means over its own images.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on: tensors, numbers, and containers of them."""
@@ -91,6 +105,7 @@ def run_loop(
     observer: Observer,
     milestones: Iterable[Milestone] = (),
     on_resume: Callable[[list[dict[str, float]]], None] = lambda rows: None,
+    processes: Processes = ALONE,
 ) -> History:
     """Train until the target, from the newest checkpoint if there is one; `on_resume` hears its rows so far.
 
@@ -99,10 +114,10 @@ def run_loop(
         DivergedError: a loss or a gradient was not finite; says which, and where.
     """
     history, sums, steps, images = History(), dict[str, Tensor](), 0, 0
-    newest = checkpoints.latest()
+    newest = processes.from_first(checkpoints.latest)
     if newest is not None:
-        images, folder = newest
-        state = _read_state(folder)
+        images = newest[0]
+        state = _read_state(newest[1] if processes.is_first else checkpoints.at(images))
         task.load_state_dict(state["task"])
         history = History(state["rows"], state["seconds"])
         sums, steps = state["sums"], state["steps"]
@@ -118,11 +133,12 @@ def run_loop(
             "sums": sums,
             "steps": steps,
         }
-        checkpoints.save(images, lambda folder: _write_state(folder, state))
+        processes.from_first(lambda: checkpoints.save(images, lambda folder: _write_state(folder, state)))
 
-    started = saved_at = polled_at = time.monotonic()
+    watch = _Watch(observer, schedule.checkpoint_every_seconds, processes)
+    started = watch.saved_at
     while images < schedule.target_images:
-        metrics = task.step(images)
+        metrics = _global_means(task.step(images), processes)
         before, images = images, images + schedule.step_images
         steps += 1
         for name, value in metrics.items():
@@ -137,44 +153,92 @@ def run_loop(
             observer.advanced(stage, min(images, schedule.target_images), schedule.target_images, row)
         for milestone in milestones:
             if milestone.is_due(before, images, schedule.target_images):
-                measured = milestone.action(images)
+                measured = processes.from_first(partial(milestone.action, images))
                 if measured:
                     history.rows.append({"images": images, **measured})
 
-        now = time.monotonic()
-        if not done and now - polled_at >= 0.5:
-            polled_at = now
-            reason = observer.should_stop()
-            if reason is not None:
+        if not done:
+            reason, must_save = watch.look()
+            if must_save:
                 save()
+                watch.saved_at = time.monotonic()
+            if reason is not None:
                 raise Stopped(
                     f"{stage.role}: stopped at {images:,} of {schedule.target_images:,} images ({reason}); "
                     f"saved up to there, nothing is lost: the same command goes on"
                 )
-        if not done and now - saved_at >= schedule.checkpoint_every_seconds:
-            save()
-            saved_at = time.monotonic()
     history.seconds += time.monotonic() - started
     return history
 
 
-def apply_gradients(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor]) -> Tensor:
+class _Watch:
+    """Whether to stop, and whether to save: by the observer and the clock of the first process.
+
+    All processes must learn of it at the same step. So on several of them the first also says after how many steps
+    they ask again, as many as took `POLL_SECONDS` before.
+    """
+
+    def __init__(self, observer: Observer, save_every_seconds: float, processes: Processes) -> None:
+        self.saved_at = self._polled_at = time.monotonic()
+        self._observer, self._save_every_seconds, self._processes = observer, save_every_seconds, processes
+        self._steps, self._steps_between = 0, 1
+
+    def look(self) -> tuple[str | None, bool]:
+        """After a step: a reason to stop, and whether to save before anything else."""
+        if self._processes.is_alone:
+            now = time.monotonic()
+            return self._decide(now, ask=now - self._polled_at >= POLL_SECONDS)
+        self._steps += 1
+        if self._steps < self._steps_between:
+            return None, False
+        reason, must_save, self._steps_between = self._processes.from_first(self._decide_for_all)
+        self._steps = 0
+        return reason, must_save
+
+    def _decide(self, now: float, *, ask: bool) -> tuple[str | None, bool]:
+        reason = None
+        if ask:
+            self._polled_at = now
+            reason = self._observer.should_stop()
+        return reason, reason is not None or now - self.saved_at >= self._save_every_seconds
+
+    def _decide_for_all(self) -> tuple[str | None, bool, int]:
+        now = time.monotonic()
+        steps = int(self._steps * POLL_SECONDS / max(now - self._polled_at, 1e-6))
+        return *self._decide(now, ask=True), min(max(steps, 1), MAX_STEPS_BETWEEN_POLLS)
+
+
+def apply_gradients(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], processes: Processes = ALONE) -> Tensor:
     """One optimiser step, skipped on the device when a loss or a gradient is not finite.
+
+    On several processes gradients and losses are averaged first, so that all of them take or skip the same step: a
+    mean with a part that is not finite is not finite either.
 
     Args:
         optimizer: a fused torch optimiser, which takes `found_inf`.
         losses: scalars that must be finite too.
+        processes: each with the gradients of its own losses, of the same parameters.
 
     Returns:
         Scalar on the device: 1 where the step was skipped, else 0.
     """
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    values = torch.stack([loss.detach().float() for loss in losses])
+    processes.average([*gradients, values])
     norm = torch.nn.utils.get_total_norm(gradients)
-    found = ~torch.isfinite(torch.stack([norm.detach(), *(loss.detach().float() for loss in losses)])).all()
+    found = ~torch.isfinite(torch.cat([norm.detach().view(1), values])).all()
     found_inf = found.float()
     optimizer.found_inf = found_inf  # type: ignore[attr-defined]  # the hook that GradScaler uses
     optimizer.step()
     return found_inf
+
+
+def _global_means(metrics: dict[str, Tensor], processes: Processes) -> dict[str, Tensor]:
+    """Over the images of all processes, so that each has the same sums: a checkpoint of one is a checkpoint of all."""
+    if processes.is_alone:
+        return metrics
+    means = processes.mean(torch.stack([value.float() for value in metrics.values()]))
+    return dict(zip(metrics, means.unbind(), strict=True))
 
 
 def _read(stage: str, sums: dict[str, Tensor], steps: int, images: int) -> dict[str, float]:

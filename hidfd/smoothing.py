@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hidfd.config import SmoothingConfig
+from hidfd.processes import ALONE, Processes
 
 EPS = 1e-8
 """Inside the logarithm; p_k below it no longer matters."""
@@ -19,6 +20,8 @@ EPS = 1e-8
 
 class FrequencySmoothing(nn.Module):
     """Running class frequencies f of generated images, the class weights w from them, and L_reg.
+
+    On several processes all of it is of the global batch, so that each holds the same state.
 
     All state is in buffers, hence in checkpoints:
         frequencies: `K`, shares that sum to 1; start 1/K.
@@ -32,9 +35,10 @@ class FrequencySmoothing(nn.Module):
     pending_images: Tensor
     weights: Tensor
 
-    def __init__(self, config: SmoothingConfig, num_classes: int) -> None:
+    def __init__(self, config: SmoothingConfig, num_classes: int, processes: Processes = ALONE) -> None:
         super().__init__()
         self.config = config
+        self.processes = processes
         self.num_classes = num_classes
         self.register_buffer("frequencies", torch.full((num_classes,), 1.0 / num_classes))
         self.register_buffer("pending", torch.zeros(num_classes))
@@ -45,12 +49,13 @@ class FrequencySmoothing(nn.Module):
         """L_reg = sum_k w_k p_k log(p_k + eps), p_k = batch mean of softmax(T(x_g) / tau).
 
         Args:
-            teacher_logits: `b x K` of generated images, with a graph back to G.
+            teacher_logits: `b x K` of this process's generated images, with a graph back to G.
 
         Returns:
             Scalar in [-log K * max w, 0]; minimising it raises the classes of large w_k (for K >= 3).
         """
-        p = F.softmax(teacher_logits.float() / self.config.temperature, dim=1).mean(dim=0)
+        # L_reg is not linear in p: the mean of the processes' own losses would be another loss.
+        p = self.processes.mean(F.softmax(teacher_logits.float() / self.config.temperature, dim=1).mean(dim=0))
         return (self.weights * p * torch.log(p + EPS)).sum()
 
     @torch.no_grad()
@@ -65,8 +70,8 @@ class FrequencySmoothing(nn.Module):
             shares = F.one_hot(logits.argmax(dim=1), self.num_classes).float()
         else:
             shares = F.softmax(logits / config.temperature, dim=1)
-        self.pending += shares.sum(dim=0)
-        self.pending_images += logits.shape[0]
+        self.pending += self.processes.sum(shares.sum(dim=0))
+        self.pending_images += logits.shape[0] * self.processes.count
 
         due = self.pending_images >= config.update_images
         new = self.pending / self.pending_images

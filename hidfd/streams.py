@@ -2,14 +2,16 @@
 
 So nothing random needs a checkpoint, two purposes never disturb each other, and a run that resumes or continues draws
 what the uninterrupted one would have drawn. Draws are made on the CPU for the global batch and copied, so a GPU and a
-CPU see the same numbers.
+CPU see the same numbers, and so do one process and several, each of which takes those of its own images (`Draws`).
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 
 def stream(seed: int, stage: str, purpose: str, images: int = 0) -> torch.Generator:
@@ -24,3 +26,26 @@ def stream(seed: int, stage: str, purpose: str, images: int = 0) -> torch.Genera
     name = f"{seed}/{stage}/{purpose}/{images}".encode()
     value = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
     return torch.Generator().manual_seed(value)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers per image of a global batch, of which a process takes those of the images that it holds.
+
+    Attributes:
+        generator: of `stream`.
+        num_images: B, of the global batch; None = the images at hand are all of it.
+        rows: which of them are at hand: a slice, or int64 indices.
+    """
+
+    generator: torch.Generator
+    num_images: int | None = None
+    rows: slice | Tensor = field(default_factory=lambda: slice(None))
+
+    def uniform(self, count: int, images: int) -> Tensor:
+        """`count x images` float on the CPU, in [0, 1), for the images at hand; `count x B` are drawn."""
+        return torch.rand(count, self.num_images or images, generator=self.generator)[:, self.rows]
+
+    def integers(self, low: int, high: int, count: int, images: int) -> Tensor:
+        """`count x images` int64 on the CPU, in low..high-1, for the images at hand; `count x B` are drawn."""
+        return torch.randint(low, high, (count, self.num_images or images), generator=self.generator)[:, self.rows]

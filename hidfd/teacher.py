@@ -23,7 +23,7 @@ from hidfd.schedules import warmup_cosine
 from hidfd.sources import ImageSet, located, open_images
 from hidfd.stages import Stage
 from hidfd.store import Artifact, Store
-from hidfd.streams import stream
+from hidfd.streams import Draws, stream
 from hidfd.weights import check_fit, read_state_dict
 
 
@@ -68,19 +68,27 @@ def train_teacher(
     schedule = Schedule(
         train.target_images, train.batch_images, config.log_every_images, config.checkpoint_every_seconds
     )
-    history = run_loop(task, stage, schedule, store.checkpoints(stage.digest), observer)
+    history = run_loop(task, stage, schedule, store.checkpoints(stage.digest), observer, processes=device.processes)
     meta: dict[str, Any] = {"mean": task.mean, "std": task.std, "trained_here": True}
     meta |= {"seconds": history.seconds, "operations": stage.operations}
-    if validation is not None:
-        held = open_images(validation)
-        teacher = device.module(Teacher(task.backbone, task.mean, task.std, config.data.image_size_pixels))
-        predicted = teacher.ask_all(torch.from_numpy(held.pixels), device).logits.argmax(dim=1)
-        meta["validation_accuracy"] = (predicted == torch.from_numpy(held.required_labels)).float().mean().item()
-        meta["validation_digest"] = validation.digest  # it changes no weight, so it is not in the teacher's own digest
-        observer.note(f"teacher: {100 * meta['validation_accuracy']:.2f} % on {len(held.pixels):,} validation images")
-    artifact = _commit(stage, store, task.backbone, meta, history.rows, device=device.description)
-    store.checkpoints(stage.digest).clear()
-    return artifact
+
+    def keep() -> None:
+        if validation is not None:
+            held = open_images(validation)
+            backbone = build_teacher_backbone(config)  # plain batch norms, which can be folded
+            backbone.load_state_dict(task.backbone.state_dict())
+            teacher = device.module(Teacher(backbone, task.mean, task.std, config.data.image_size_pixels))
+            predicted = teacher.ask_all(torch.from_numpy(held.pixels), device).logits.argmax(dim=1)
+            meta["validation_accuracy"] = (predicted == torch.from_numpy(held.required_labels)).float().mean().item()
+            meta["validation_digest"] = validation.digest  # it changes no weight, so it is not in the teacher's digest
+            observer.note(
+                f"teacher: {100 * meta['validation_accuracy']:.2f} % on {len(held.pixels):,} validation images"
+            )
+        _commit(stage, store, task.backbone, meta, history.rows, device=device.description)
+        store.checkpoints(stage.digest).clear()
+
+    device.processes.from_first(keep)
+    return store.get(stage.name, stage.digest)
 
 
 class TeacherTraining:
@@ -91,7 +99,7 @@ class TeacherTraining:
         self.config, self.train, self.device = config, config.teacher.train, device
         self.mean, self.std = channel_statistics(data)
         torch.manual_seed(_seed_of(config))
-        self.backbone = device.module(build_teacher_backbone(config))
+        self.backbone = device.trained(build_teacher_backbone(config))
         self.normalization = device.module(Normalization(self.mean, self.std))
         self.images = device.images(torch.from_numpy(data.pixels))
         self.labels = device.put(torch.from_numpy(data.required_labels))
@@ -106,9 +114,10 @@ class TeacherTraining:
         )
 
     def step(self, images_seen: int) -> dict[str, Tensor]:
-        train = self.train
-        index = self.device.put(self.sampler.batch(images_seen, train.batch_images)[0])
-        draws = stream(self.config.seeds.teacher, "teacher", "augmentation", images_seen)
+        train, processes = self.train, self.device.processes
+        index = self.device.put(processes.part(self.sampler.batch(images_seen, train.batch_images)[0]))
+        numbers = stream(self.config.seeds.teacher, "teacher", "augmentation", images_seen)
+        draws = Draws(numbers, train.batch_images, processes.rows(train.batch_images))
         image_unit = unit_from_uint8(self.images[index])
         image_unit = random_shift(image_unit, train.crop_padding_pixels, draws, flip=train.flip)
         labels = self.labels[index]
@@ -120,7 +129,7 @@ class TeacherTraining:
         loss = nn.functional.cross_entropy(logits.float(), labels)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        skipped = apply_gradients(self.optimizer, [loss])
+        skipped = apply_gradients(self.optimizer, [loss], processes)
         accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
         return {"cross_entropy": loss.detach(), "accuracy": accuracy, SKIPPED: skipped}
 

@@ -1,11 +1,15 @@
 """One trial, from the user's material to a student and its numbers: the stages meet here and nowhere else.
 
 import -> teacher -> collection -> generation -> synthesis -> distillation -> evaluation
+
+On several processes each runs through the same stages: what trains is trained together, all else the first does alone
+while the others wait, and then read what it wrote.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from hidfd import trial_folder
 from hidfd.alignment import Student
 from hidfd.collected import Collection, open_collection
 from hidfd.collection import collect
-from hidfd.config import TrialConfig
+from hidfd.config import TrialConfig, check_shares
 from hidfd.device import Device, resolve_device
 from hidfd.distillation import distil, load_student, replay
 from hidfd.errors import Stopped
@@ -25,6 +29,7 @@ from hidfd.evaluation import evaluate, open_test_labels
 from hidfd.frozen_teacher import Teacher, load_teacher
 from hidfd.generation import train_generator
 from hidfd.loop import LOOPS
+from hidfd.processes import Processes, joined
 from hidfd.progress import Observer
 from hidfd.sources import identify, import_images, materials, open_images
 from hidfd.stages import Stage, needed, plan
@@ -59,7 +64,8 @@ class Trial:
 
     def __init__(self, config: TrialConfig, store: Store, device: Device, observer: Observer) -> None:
         self.store, self.device, self.observer = store, device, observer
-        self.config = identify(config, store)
+        self.processes = device.processes
+        self.config = self.processes.from_first(lambda: identify(config, store))
         self.stages = plan(self.config)
         self.seconds: dict[str, float] = {}
         self.reused: list[str] = []
@@ -69,24 +75,42 @@ class Trial:
 
     def run(self, until: str) -> None:
         """Find or build every stage up to `until`."""
+        if not self.processes.is_alone:
+            self.check_batches(until)
         for stage in needed(self.stages, until):
-            found = self.store.find(stage.name, stage.digest)
+            found = self.found(stage)
             if found is not None:
                 self.reused.append(stage.role)
                 self.seconds[stage.role] = float(found.meta.get("seconds", 0.0))
                 self.observer.reused(stage, found.meta.get("seconds"))
                 if stage.name == "distillation":
                     replay(stage, found.metrics(), self.observer)
-                if stage.name in LOOPS:
-                    self.store.checkpoints(stage.digest).clear()  # of a run that was killed before it could
+                if stage.name in LOOPS:  # checkpoints of a run that was killed before it could
+                    self.processes.from_first(self.store.checkpoints(stage.digest).clear)
                 continue
-            reason = self.observer.should_stop()
+            reason = self.processes.from_first(self.observer.should_stop)
             if reason is not None:
                 raise Stopped(f"stopped before {stage.role} ({reason}); what was built is kept, nothing is lost")
             started = time.monotonic()
             artifact = self.build(stage)
             self.seconds[stage.role] = float(artifact.meta.get("seconds", time.monotonic() - started))
             self.observer.stage_finished(stage, self.seconds[stage.role])
+
+    def check_batches(self, until: str) -> None:
+        """Refuse, before anything is built, batches of what is still to be trained that the processes cannot share."""
+        missing = {stage.name for stage in needed(self.stages, until) if self.found(stage) is None}
+        config = self.config
+        sections = {
+            "teacher": ("teacher.train", config.teacher.train),
+            "generation": ("generation", config.generation),
+            "distillation": ("distillation", config.distillation),
+        }
+        batches = {
+            f"trial.{path}.batch_images": section.batch_images
+            for name, (path, section) in sections.items()
+            if name in missing and section is not None
+        }
+        check_shares(batches, self.processes.count)
 
     def build(self, stage: Stage) -> Artifact:
         """Build one stage whose inputs stand in the store."""
@@ -95,26 +119,50 @@ class Trial:
             case "import":
                 roles = {"teacher_images": "teacher.train.images", "synthesis": "data.synthetic"}
                 material = materials(config)[roles.get(stage.role, f"data.{stage.role}")]
-                return import_images(stage, material, config, store, observer)
+                return self.by_first(stage, lambda: import_images(stage, material, config, store, observer))
             case "teacher" if config.teacher.train is None:
-                return import_teacher(stage, config, store)
+                return self.by_first(stage, lambda: import_teacher(stage, config, store))
             case "teacher":
                 images, validation = self.artifact("teacher_images"), self.artifact_if_any("validation")
                 return train_teacher(stage, config, images, validation, store, device, observer)
             case "collection":
                 candidates, test = self.artifact("candidates"), self.artifact_if_any("test")
-                return collect(stage, config, candidates, test, self.teacher, store, device, observer)
+                return self.by_first(
+                    stage, lambda: collect(stage, config, candidates, test, self.teacher, store, device, observer)
+                )
             case "generation":
                 return train_generator(
                     stage, config, self.collection, self.teacher, store, device, observer, self.samples
                 )
             case "synthesis":
-                return synthesise(stage, config, self.artifact("generation"), self.teacher, store, device, observer)
+                made = self.artifact("generation")
+                return self.by_first(
+                    stage, lambda: synthesise(stage, config, made, self.teacher, store, device, observer)
+                )
             case "distillation":
                 return distil(stage, config, self.collection, self.synthetic, self.teacher, store, device, observer)
             case _:
                 validation = self.artifact_if_any("validation")
-                return evaluate(stage, self.student, self.teacher, self.collection, validation, store, device)
+                return self.by_first(
+                    stage,
+                    lambda: evaluate(stage, self.student, self.teacher, self.collection, validation, store, device),
+                )
+
+    def by_first(self, stage: Stage, make: Callable[[], Artifact]) -> Artifact:
+        """What the first process makes alone, as all find it in the store."""
+
+        def build() -> None:
+            make()
+
+        self.processes.from_first(build)
+        return self.artifact(stage.role)
+
+    def found(self, stage: Stage) -> Artifact | None:
+        """The stage's artifact if the first process finds it in the store."""
+        artifact = self.store.find(stage.name, stage.digest)
+        if not self.processes.from_first(lambda: artifact is not None):
+            return None
+        return artifact or self.artifact(stage.role)
 
     def artifact(self, role: str) -> Artifact:
         """A built stage of this trial."""
@@ -130,7 +178,7 @@ class Trial:
 
     def run_import(self, role: str) -> None:
         stage = self.stages[role]
-        if self.store.find(stage.name, stage.digest) is None:
+        if self.found(stage) is None:
             self.build(stage)
 
     @property
@@ -168,6 +216,9 @@ def run_trial(
 ) -> TrialResult:
     """Run a trial, or as much of it as is not in the store yet.
 
+    Where `torch.distributed` has been initialised, every process calls this, with a store that all of them reach and a
+    GPU of its own as the current one; the first process's `config`, `folder` and `observer` count.
+
     Args:
         config: materials may lack their sha256; they are identified first.
         until: the last stage to build.
@@ -177,22 +228,41 @@ def run_trial(
         name: of the trial, for its report.
 
     Raises:
+        ConfigError: a batch cannot be shared equally by the processes.
         InputError, StoreError, DeviceError, DivergedError: see `hidfd.errors`.
+        ProcessLostError: another process of this trial ended.
         Stopped: the observer asked for it; the same call goes on.
     """
-    trial = Trial(config, store, resolve_device(device, config.precision), observer or Observer())
-    if folder is not None:
-        trial.samples = trial_folder.prepare(folder, name, trial.config, store)
-    try:
-        trial.run(until)
-    except Stopped:
-        if folder is not None and trial.seconds:
-            trial_folder.write(folder, name, trial, until)  # as far as it came: a study's pruned trial stays so
-        raise
-    metrics = trial_folder.result_of(trial, until)
-    if folder is not None:
-        trial_folder.write(folder, name, trial, until)
+    with joined() as processes:
+        observer = _followed(observer or Observer(), processes)
+        trial = Trial(config, store, resolve_device(device, config.precision, processes), observer)
+
+        def prepare() -> None:
+            if folder is not None:
+                trial.samples = trial_folder.prepare(folder, name, trial.config, store)
+
+        def explain() -> None:
+            if folder is not None and trial.seconds:
+                trial_folder.write(folder, name, trial, until)
+
+        processes.from_first(prepare)
+        try:
+            trial.run(until)
+        except Stopped:
+            processes.from_first(explain)  # as far as it came: a study's pruned trial stays so
+            raise
+        metrics = processes.from_first(lambda: trial_folder.result_of(trial, until))
+        processes.from_first(explain)
     return TrialResult(trial.config, trial.stages, metrics, trial.seconds, tuple(trial.reused), folder)
+
+
+def _followed(observer: Observer, processes: Processes) -> Observer:
+    """The first process's own observer; the others' tells nobody, and has them measure where the first one does."""
+    at_images = processes.from_first(lambda: observer.measure_at_images)
+    if not processes.is_first:
+        observer = Observer()
+        observer.measure_at_images = at_images
+    return observer
 
 
 def evaluate_test(config: TrialConfig, store: Store, *, device: str = "auto") -> dict[str, Any]:

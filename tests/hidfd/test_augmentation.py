@@ -12,6 +12,7 @@ from hidfd.config_paths import with_values
 from hidfd.device import resolve_device
 from hidfd.progress import Observer
 from hidfd.store import Store
+from hidfd.streams import Draws
 from hidfd.trial import Trial
 
 POLICIES = ("color", "translation", "cutout")
@@ -19,12 +20,12 @@ MANY = 512
 """Images of one batch where shares are measured: a half has a standard deviation of 0.022."""
 
 
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def draws(seed: int = 0) -> Draws:
+    return Draws(torch.Generator().manual_seed(seed))
 
 
 def noise(count: int = 4, channels: int = 3, size_pixels: int = 16, low: float = 0.0, high: float = 1.0) -> Tensor:
-    return low + (high - low) * torch.rand(count, channels, size_pixels, size_pixels, generator=draws(9))
+    return low + (high - low) * torch.rand(count, channels, size_pixels, size_pixels, generator=draws(9).generator)
 
 
 def crops_of(scale_min: float, *, flip: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -248,9 +249,9 @@ def test_discriminator_sees_both_halves_through_one_augmentation(
 ) -> None:
     calls: list[tuple[int, tuple[str, ...]]] = []
 
-    def spy(image_signed: Tensor, policies: tuple[str, ...], generator: torch.Generator) -> Tensor:
+    def spy(image_signed: Tensor, policies: tuple[str, ...], numbers: Draws) -> Tensor:
         calls.append((len(image_signed), tuple(policies)))
-        return diff_augment(image_signed, policies, generator)
+        return diff_augment(image_signed, policies, numbers)
 
     monkeypatch.setattr(hidfd.adversarial_training, "diff_augment", spy)
     config = with_values(trial_config, {"generation.smoothing.mode": "off"})
