@@ -81,6 +81,13 @@ class Prospects:
         closer = observed.settle(np.where(upstream, np.resize(top.points, closer.shape), closer))
         return _joined(first, self._weigh(closer, kept)).best(number)
 
+    def anywhere(self, random: np.random.Generator, number: int) -> Candidates:
+        """Drawn evenly with a generator of their own; here a gain is the probability to come to an end."""
+        points = self._observed.draw(random, number)
+        leaders = np.full(number, NEW)
+        points = points[self._observed.is_untried(points, leaders)]
+        return Candidates(points, leaders[: len(points)], self._likely_to_end(points, leaders[: len(points)]))
+
     def _near_good(self, random: np.random.Generator, number: int) -> Points:
         scales = 10 ** random.uniform(-2, -0.5, number)
         return self._observed.encoding.near(random, self._good[random.integers(len(self._good), size=number)], scales)
@@ -95,9 +102,13 @@ class Prospects:
         if not len(points):
             return Candidates(points, leaders, np.zeros(0))
         gains = improvement(*self._model.predict(points, leaders), self._best)
+        return Candidates(points, leaders, gains * self._likely_to_end(points, leaders))
+
+    def _likely_to_end(self, points: Points, leaders: Leaders) -> NDArray[np.float64]:
+        likely = np.ones(len(points))
         for chance in self._chances:
-            gains *= chance(points, leaders)
-        return Candidates(points, leaders, gains)
+            likely *= chance(points, leaders)
+        return likely
 
 
 def _joined(one: Candidates, other: Candidates) -> Candidates:

@@ -33,6 +33,10 @@ NEW_GENERATOR_SHARE = 0.1
 """Floor: of all operations of the search at least so much goes into generators, so that it never stays on those it has
 for ever. What the floor can waste is as much."""
 
+NEGLIGIBLE_GAIN = 0.01
+"""Of the standard deviation of what was shown: where nothing promises more, the model has found all that it can see,
+and a generator is drawn at random, for what it cannot."""
+
 NUM_PRICED = 8
 """Of each kind, so many of the best are priced exactly."""
 
@@ -85,6 +89,14 @@ def choose(
     if new is None and shared is None:
         return Choice(
             observed.complete(observed.draw(random, 1)[0], None), None, f"{words}; nothing new is left, so at random"
+        )
+    gain = max(option.gain for option in (new, shared) if option is not None)
+    if new is not None and gain < NEGLIGIBLE_GAIN * float(np.std(observed.values)):
+        drawn = _cheapest(observed, prospects.anywhere(random, NUM_PRICED), remaining) or new
+        return Choice(
+            drawn.params,
+            None,
+            f"drawn at random, with a generator of its own: nothing promises more than {100 * gain:.2g} points",
         )
     if shared is None:
         assert new is not None

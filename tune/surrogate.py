@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 TERMS = ("upstream", "downstream", "both", "luck", "noise")
 """Of the kernel, by their variances."""
 
-TERM_PRIOR = ((0.4, 1.0), (0.4, 1.0), (0.3, 1.0), (0.01, 1.5), (1e-3, 1.5))
+TERM_PRIOR = ((0.4, 1.0), (0.4, 1.0), (0.3, 1.0), (1e-3, 1.5), (1e-4, 1.5))
 """Median and log-sd of each term's variance, where values have variance 1: luck and noise have to show themselves."""
 
 LENGTH_PRIOR = (0.6, 0.9)

@@ -118,6 +118,17 @@ def test_price_of_a_generator_decides_whether_it_is_worth_one() -> None:
     assert told.choose(build_cost=1e13).leader is not None
 
 
+def test_generator_is_drawn_at_random_where_the_model_promises_nothing_more() -> None:
+    told = Told()
+    for temperature in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5):
+        told.generator(temperature=temperature)
+        for inflation in (0.0, 0.3, 0.5, 0.7, 1.0):
+            told.student(inflation, 0.5 - 0.2 * (inflation - 0.5) ** 2 - 0.02 * (temperature - 2.5) ** 2)
+    choice = told.choose()
+    assert choice.leader is None
+    assert choice.why.startswith("drawn at random, with a generator of its own: nothing promises more than")
+
+
 def test_new_generator_is_due_when_students_have_cost_many_times_as_much() -> None:
     told = Told()
     for temperature in (1.0, 4.0):
