@@ -29,21 +29,23 @@ ROLES = {
 def study_note(snapshot: StudySnapshot) -> str:
     """Of the study's run."""
     champion, best = champion_of(snapshot), best_trial(snapshot)
-    facts = [("Asked for", _asked(snapshot))]
+    facts = []
     if champion is not None:
-        label = champion.student.label
-        facts.append(("Champion", f"run `{label}`: {numbers(champion)}; settings {_settings(champion.student)}"))
+        facts.append(("Champion", f"run `{champion.student.label}`: {numbers(champion)}"))
+        facts.append(("Its settings", _settings(champion.student)))
     elif best is not None:
         facts.append(("Best trial so far", f"`trial-{best.number}` with {percent(best.value)}, chosen for that number"))
+    facts.append(("Asked for", _asked(snapshot)))
     facts += findings.cost(snapshot)
     ranking = findings.rank_words(snapshot)
     if ranking:
         facts.append(("Does agreement choose well?", ranking))
-    if snapshot.finished:
-        facts.append(("Look at", "Artifacts: `report.html` for all of it, `figures.html` for the search to click on"))
+    look = "Artifacts: `report.html` for all of it, `figures.html` for the search to click on"
     next_verb = "promote" if champion is not None else "report"
     following = verb_command(next_verb, snapshot) if snapshot.finished else relative_paths(snapshot.command)
-    return _note(findings.verdict(snapshot), [*facts, ("Next", f"`{following}`")])
+    # MLflow folds all but the first lines away.
+    first = [("Next", f"`{following}`"), *([("Look at", look)] if snapshot.finished else [])]
+    return _note(findings.verdict(snapshot), [*first, *facts])
 
 
 def work_note(work: WorkSnapshot, snapshot: StudySnapshot) -> str:
@@ -62,10 +64,8 @@ def work_note(work: WorkSnapshot, snapshot: StudySnapshot) -> str:
     ]
     if work.state is WorkState.COMPLETE and (Path(work.folder) / "report.html").is_file():
         facts.append(("Look at", "Artifacts: `report.html` for all of it, `pictures` for its images"))
-    return _note(
-        f"{work.label}: {relative_paths(result_in_words(work)) if work.state.is_final else work.state}",
-        [*facts, ("Next", f"`{verb_command('show', snapshot, work.label)}`")],
-    )
+    headline = f"{work.label}: {relative_paths(result_in_words(work)) if work.state.is_final else work.state}"
+    return _note(headline, [*facts, ("More", f"`{verb_command('show', snapshot, work.label)}`")])
 
 
 def _asked(snapshot: StudySnapshot) -> str:

@@ -21,8 +21,10 @@ from tune.timeline import LANE_HEIGHT, WIDTH, Timeline
 MARGIN = 0.06
 """Room beside a searched range, as a share of it."""
 
-BETTER = LinearSegmentedColormap.from_list("better", [PALE, ACCENT, "#0b2a4a"])
+SCALE = (PALE, ACCENT, "#0b2a4a")
 """Darker is better."""
+
+BETTER = LinearSegmentedColormap.from_list("better", SCALE)
 
 PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES = 8.0, 4.0
 
@@ -45,7 +47,9 @@ def history(study: optuna.Study, objective: str) -> Figure:
         axes.scatter(places, last, facecolors="none", edgecolors=GREY, s=30, label="stopped early, at its last rung")
     axes.scatter([study.best_trial.number], [study.best_value], color=HIGHLIGHT, s=60, zorder=3, label="the best")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize=8, frameon=False, loc="lower right", labelcolor=INK)
+    axes.legend(
+        fontsize=8, frameon=False, ncols=4, labelcolor=INK, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0
+    )
     label_axes(axes, "trial", objective)
     return figure
 

@@ -8,6 +8,7 @@ by itself, without those beside it: six pages would carry the library six times.
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ KINDS = (
     Kind(
         "parallel",
         "All parameters at once",
-        "A line for each student. Drag along an axis to pick some out.",
+        "A line for each student, darker for a better one.",
         2,
         2,
         lambda study, objective, pair: still_figures.parallel(study, objective),
@@ -147,7 +148,7 @@ def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
         with _quiet():
             pair = pair_of(study, snapshot) if kinds else []
             objective = f"{METRIC_NAMES[snapshot.objective]}, %"
-            figures = [(kind, _interactive(kind, study, objective, pair)) for kind in kinds]
+            figures = {kind.name: _interactive(kind, study, objective, pair) for kind in kinds}
             stills = {kind.name: kind.still(study, objective, pair) for kind in kinds}
         if drawn is not None:
             stills["timeline"] = still_figures.workers(drawn)
@@ -156,6 +157,7 @@ def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
         html = render(
             "tune/figures.html",
             snapshot=snapshot,
+            kinds=kinds,
             figures=figures,
             timeline=drawn,
             library=_library() if figures else "",
@@ -209,7 +211,8 @@ def _generator(trial: TrialSnapshot, snapshot: StudySnapshot) -> str | None:
     return None if build is None else build.label
 
 
-def _interactive(kind: Kind, study: optuna.Study, objective: str, pair: list[str]) -> Markup:
+def _interactive(kind: Kind, study: optuna.Study, objective: str, pair: list[str]) -> dict[str, Any]:
+    """Data and layout for `Plotly.newPlot`, in the style of the pages."""
     import optuna.visualization
 
     figure = kind.interactive(optuna.visualization, study, objective, pair)
@@ -219,11 +222,25 @@ def _interactive(kind: Kind, study: optuna.Study, objective: str, pair: list[str
         font={"family": "system-ui, sans-serif", "color": INK, "size": 12},
         colorway=[ACCENT, *COLOURS[2:], GREY],
         margin={"l": 70, "r": 30, "t": 40, "b": 60},
-        height=430,
         width=None,
     )
-    config = {"displaylogo": False, "responsive": True}
-    return Markup(figure.to_html(config=config, include_plotlyjs=False, full_html=False, div_id=kind.name))
+    if kind.name in ("parallel", "slice"):
+        _recolour(figure)
+    if kind.name == "slice":
+        figure.update_xaxes(nticks=4, tickangle=-40, tickfont={"size": 10})  # of narrow panels
+    plain: dict[str, Any] = json.loads(figure.to_json())
+    return plain
+
+
+def _recolour(figure: Any) -> None:
+    """Optuna's scale begins in white, on which the worst student is not to be seen."""
+    from plotly.colors import make_colorscale, sample_colorscale
+
+    scale = make_colorscale(list(still_figures.SCALE))
+    figure.update_traces(marker={"colorscale": scale, "reversescale": False}, selector={"mode": "markers"})
+    for trace in figure.select_traces(selector={"mode": "lines"}):
+        (colour,) = sample_colorscale(scale, [trace.y[0]])  # over the first axis, the objective, 0..1
+        trace.update(line={"color": colour, "width": 2}, opacity=0.9)
 
 
 def _library() -> Markup:

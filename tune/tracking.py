@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from hidfd.stages import digest_of
 from hidfd.studyfile import redacted
 from tune.champion import Champion, best_student, config_of
 from tune.comparison import TABLE_METRICS
@@ -26,7 +27,7 @@ from tune.run_content import Series, curves_of, final_metrics, tags_of_run
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import LoggedModel, Metric, Run
     from mlflow.tracking import MlflowClient
 
     from hidfd.store import Store
@@ -36,8 +37,9 @@ BEST_TAG = "hidfd.best"
 WRITTEN_TAG = "hidfd.written"
 """What of the study stands in MLflow already."""
 
-QUICK_TO_FAIL = {
+CLIENT_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1",  # which `--json` has to itself
     # MLflow would send everything again whose answer was lost, and a run that is asked for twice is made twice. What
     # fails here is tried again as a whole, with the next snapshot, after a look at what stands there.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -90,7 +92,7 @@ class Tracker:
     def client(self) -> MlflowClient:
         """The MLflow client; made at first use, since the first one migrates a new database for seconds."""
         if self._client is None:
-            for name, value in QUICK_TO_FAIL.items():
+            for name, value in CLIENT_SETTINGS.items():
                 os.environ.setdefault(name, value)
             for name in ("mlflow", "alembic"):
                 logging.getLogger(name).setLevel(logging.WARNING)
@@ -134,15 +136,9 @@ class Tracker:
         Raises:
             StoreError: the store does not hold them.
         """
-        best, client = best_student(snapshot), self.client
-        if best is None or best.key not in self._runs or not snapshot.finished:
-            return
-        run, study = self._runs[best.key], client.get_run(self._runs["study"])
-        model = client.get_run(run).data.tags.get(MODEL_TAG)
-        if model is None:
-            model = f"models:/{log_student(client, run, best, config_of(best, snapshot), store).model_id}"
-        if study.data.tags.get(MODEL_TAG) != model:
-            client.set_tag(study.info.run_id, MODEL_TAG, model)
+        best, _ = best_student(snapshot), self.client  # which knows the runs
+        if best is not None and best.key in self._runs and snapshot.finished:
+            self._model_of(best, snapshot, store)
 
     def register(
         self, champion: Champion, snapshot: StudySnapshot, store: Store, name: str, alias: str
@@ -157,13 +153,19 @@ class Tracker:
         Raises:
             StoreError: the store does not hold them.
         """
-        student = champion.student
-        model = log_student(self.client, self._runs[student.key], student, config_of(student, snapshot), store)
+        model = self._model_of(champion.student, snapshot, store)
         return register(self.client, model, champion, snapshot, name, alias)
 
     def run_id(self, key: str) -> str | None:
         """The MLflow run of a piece of work, if it has one."""
         return self._runs.get(key)
+
+    def _model_of(self, student: WorkSnapshot, snapshot: StudySnapshot, store: Store) -> LoggedModel:
+        """A student's model, which the study's run names as well."""
+        client = self.client  # first: it knows the runs
+        model = log_student(client, self._runs[student.key], student, config_of(student, snapshot), store)
+        client.set_tag(self._runs["study"], MODEL_TAG, f"models:/{model.model_id}")
+        return model
 
     def _sync(self, snapshot: StudySnapshot, is_cut_short: Callable[[], bool]) -> None:
         tags = {"mlflow.runName": snapshot.name, STUDY_TAG: snapshot.name, "kind": "study"}
@@ -175,7 +177,7 @@ class Tracker:
                 self._write_work(work, parent, snapshot)
         best = best_student(snapshot)
         state = "finished" if snapshot.finished else "running"
-        mark = f"{state}, best {best.label if best else None}: {snapshot.verdict}"
+        mark = digest_of([state, best.key if best else None, snapshot.verdict])[:12]
         if self._written.get("study") != mark:
             self._write_study(snapshot, parent)
             tags = {"command": snapshot.command, "objective": snapshot.objective, STATE_TAG: state}
@@ -194,8 +196,7 @@ class Tracker:
             rungs = {"distillation/agreement": [(rung.images, rung.value) for rung in work.rungs]}
             self._log_metrics(run, final_metrics(work) | (curves or rungs))
             self._log_folder(run, folder)
-            ended = max((attempt.ended or 0.0 for attempt in work.attempts), default=0.0)
-            self.client.set_terminated(run, STATUSES[work.state], round(1000 * ended) or None)
+            self.client.set_terminated(run, STATUSES[work.state], _last_end([work]))
         note = work_note(work, snapshot)
         self._mark(work.key, work.state, {STATE_TAG: work.state, "reason": work.reason, NOTE_TAG: note})
 
@@ -219,7 +220,7 @@ class Tracker:
                 self.client.log_artifact(run, str(page))
         for picture in sorted((folder / "figures").glob("*.png")):
             self.client.log_artifact(run, str(picture), "figures")
-        self.client.set_terminated(run)
+        self.client.set_terminated(run, end_time=_last_end(snapshot.works))
 
     def _log_params(self, run: str, params: dict[str, Any]) -> None:
         from mlflow.entities import Param
@@ -319,3 +320,8 @@ def tracking_errors(uri: str) -> Iterator[None]:
 
 def _first_start(works: Iterable[WorkSnapshot]) -> float | None:
     return min((attempt.started for work in works for attempt in work.attempts), default=None)
+
+
+def _last_end(works: Iterable[WorkSnapshot]) -> int | None:
+    """In milliseconds; None, which is now for MLflow, where nothing ran."""
+    return round(1000 * max((attempt.ended or 0.0 for work in works for attempt in work.attempts), default=0.0)) or None

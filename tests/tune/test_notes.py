@@ -24,7 +24,7 @@ def test_note_of_a_finished_study_leads_from_the_verdict_to_the_promotion(whole:
     assert f"run `{champion.student.label}`: {numbers(champion)}" in note
     assert "one for each would have taken" in note
     assert f"τ = {whole.rank_agreement:.2f}" in note
-    assert note.endswith("**Next**: `python -m tune promote studies/fashion-small.yaml`")
+    assert note.splitlines()[2] == "* **Next**: `python -m tune promote studies/fashion-small.yaml`"
 
 
 def test_note_of_a_study_under_way_names_the_command_that_goes_on(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_note_of_a_study_under_way_names_the_command_that_goes_on(tmp_path: Path
     note = study_note(part)
     assert note.startswith("**Under way")
     assert f"`trial-{part.best}`" in note
-    assert note.endswith(f"`{part.command}`")
+    assert note.splitlines()[2] == f"* **Next**: `{part.command}`"
 
 
 def test_note_of_variants_promises_no_champion(tmp_path: Path) -> None:

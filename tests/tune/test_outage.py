@@ -116,7 +116,7 @@ def content_of(uri: str, name: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_server_killed_in_the_middle_gets_everything_once_when_it_is_back(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     part = study_snapshot(tmp_path / "study", rounds=22)
     whole: StudySnapshot = study_snapshot(tmp_path / "study")
@@ -129,6 +129,7 @@ def test_a_server_killed_in_the_middle_gets_everything_once_when_it_is_back(
         server.start()
         shown.finish(whole, store)
         assert shown.error is None
+    assert capsys.readouterr().out == "", "standard output belongs to --json"
     straight = Tracker(f"sqlite:///{tmp_path}/straight.db", "straight")
     straight.sync(whole)
     assert content_of(server.uri, "outage") == content_of(straight.uri, "straight")

@@ -95,6 +95,7 @@ def versions_of(uri: str, name: str) -> list[ModelVersion]:
     return sorted(MlflowClient(uri).search_model_versions(f"name = '{name}'"), key=lambda found: int(found.version))
 
 
+@pytest.mark.slow
 def test_the_champion_loads_where_this_project_is_not(
     whole: StudySnapshot, uri: str, store: Store, tmp_path: Path
 ) -> None:

@@ -77,6 +77,8 @@ def test_one_run_for_the_study_and_one_below_it_for_each_piece_of_work(written: 
     assert {run.info.run_id for run in children} == {written.run_id(work.key) for work in whole.works}
     assert parent.info.run_name == whole.name
     assert parent.info.status == "FINISHED"
+    ends = [attempt.ended or 0 for work in whole.works for attempt in work.attempts]
+    assert parent.info.end_time == pytest.approx(1000 * max(ends), abs=1)
     assert parent.data.tags["mlflow.note.content"] == study_note(whole)
     assert parent.data.tags["hidfd.best"] == f"trial-{whole.best}-seed1001"
     assert parent.data.metrics["kendall_tau"] == whole.rank_agreement
