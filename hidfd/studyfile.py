@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
@@ -39,7 +40,7 @@ class StorageConfig(Section):
     """Artifacts: a folder, or `s3://bucket/prefix`. Environment: HIDFD_STORE."""
 
     ledger: str = Field(default=".hidfd/ledger.db", min_length=1)
-    """A study's memory: an SQLite file. Environment: HIDFD_LEDGER."""
+    """A study's memory: an SQLite file or `postgresql://USER:${NAME}@HOST:PORT/DATABASE`. Environment: HIDFD_LEDGER."""
 
     tracking: str = Field(default="sqlite:///.hidfd/mlflow.db", min_length=1)
     """MLflow tracking URI. Environment: MLFLOW_TRACKING_URI."""
@@ -51,11 +52,15 @@ class StorageConfig(Section):
 class ResourcesConfig(Section):
     """What one piece of work gets."""
 
-    num_workers: int = Field(default=1, ge=1, le=1)
-    """Processes of a piece of work; one, for now."""
+    num_workers: int = Field(default=1, ge=1)
+    """Processes of a piece of work, each with an equal share of every batch. More than one need Ray, and half a minute
+    to start: worth it where a stage takes hours."""
 
     cpus_per_worker: float = Field(default=1.0, gt=0.0)
     gpus_per_worker: float = Field(default=0.0, ge=0.0)
+
+    autoscaling: bool = False
+    """The cluster grows by itself: what no node of it has now may still come, so nothing is refused as impossible."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ def json_schema(**sections: type[BaseModel]) -> dict[str, Any]:
 
 def redacted(uri: str) -> str:
     """A URI without its password and without the query, which may hold keys."""
-    uri = re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", uri)
+    uri = re.sub(r"(?<=://)([^/@:]*):(?!\d+/).*@", r"\1:***@", uri)
     return re.sub(r"(://[^?]*)\?.*", r"\1?***", uri)
 
 
@@ -210,7 +215,12 @@ def _storage(tree: FileTree, store: str | None) -> tuple[StorageConfig | None, d
         given_here = name in (given or {})
         origins[name] = tree.where(("storage", name)) if given_here else "default"
         variable = ENVIRONMENT.get(name, "")
-        if given_here:
+        if given_here and _has_plain_password(values[name]):
+            tree.problems.append(
+                f"{origins[name]}: storage.{name}: a password stands there in plain, where commands and reports would "
+                f"repeat it; write ${{NAME}} in its place, and set that environment variable"
+            )
+        elif given_here:
             values[name] = _expanded(values[name], f"{origins[name]}: storage.{name}", tree.problems)
         if os.environ.get(variable) and origins[name] != COMMAND_LINE:
             values[name], origins[name] = os.environ[variable], variable
@@ -252,12 +262,20 @@ def _with_paths(values: Any, keys: tuple[str, ...], tree: FileTree, problems: li
     return result
 
 
+def _has_plain_password(uri: str) -> bool:
+    found = re.search(r"://[^/@:]*:(?!\d+/)(.*)@", uri)
+    return found is not None and re.sub(r"\$\{\w+\}", "", found[1]) != ""
+
+
 def _expanded(text: str, where: str, problems: list[str]) -> str:
     def value(match: re.Match[str]) -> str:
         name = match[1]
         if name not in os.environ:
             problems.append(f"{where}: the environment variable {name} is not set; set it, or write the value out")
-        return os.environ.get(name, match[0])
+            return match[0]
+        before, after = text[: match.start()], text[match.end() :]
+        is_credential = re.search(r"://[^/@]*$", before) and re.match(r"[^/@]*@", after)
+        return quote(os.environ[name], safe="") if is_credential else os.environ[name]
 
     return re.sub(r"\$\{([A-Za-z_]\w*)\}", value, text)
 

@@ -60,6 +60,9 @@ exit codes:
 WATCH_EVERY_SECONDS = 2.0
 """How often `status --watch` looks at the ledger."""
 
+POLL_SECONDS = 0.5
+"""How often `stop` looks whether the study has stopped."""
+
 PLAIN_WIDTH = 160
 """Columns of a table that is not shown on a terminal."""
 
@@ -166,6 +169,28 @@ def _watch(study: Study, *, as_json: bool) -> None:
             if not is_run:
                 return
             time.sleep(WATCH_EVERY_SECONDS)
+
+
+def stop(options: argparse.Namespace) -> None:
+    """Ask whoever runs the study, on whatever machine, to save what runs and stop; `tune run` goes on later."""
+    study = _open(options)
+    holder = study.holder()
+    if holder is not None:
+        study.ask_to_stop(now=options.now)
+        if not options.json:
+            print(f"asked {holder} to stop{' at once' if options.now else ': what runs is saved first'}", flush=True)
+        while (again := study.holder()) == holder:
+            time.sleep(POLL_SECONDS)
+        holder = again
+    snapshot = study.snapshot()
+    if options.json:
+        print(json.dumps({"stopped": holder is None, "run_by": holder, "finished": snapshot.finished}))
+        return
+    ended = sum(work.state.is_final for work in snapshot.works)
+    print(
+        f"{snapshot.name}: {f'run by {holder} now' if holder else 'nobody runs it'}; {ended} pieces of work have ended"
+    )
+    print(f"next: {_command('status', options) if snapshot.finished or holder else snapshot.command}")
 
 
 def show(options: argparse.Namespace) -> None:
@@ -335,6 +360,8 @@ def _parser() -> Parser:
     running.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     watching = add("status", status)
     watching.add_argument("--watch", action="store_true", help="go on showing it until it ends; Ctrl-C ends this only")
+    stopping = add("stop", stop)
+    stopping.add_argument("--now", action="store_true", help="save nothing; work goes on from its last checkpoint")
     for name, verb in (("show", show), ("explain", explain)):
         add(name, verb, "TRIAL").add_argument("trial", metavar="TRIAL", help="number of a trial, or name of its folder")
     add("report", report)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hidfd.config import TrialConfig
+from hidfd.config import TrialConfig, check_shares
 from hidfd.errors import ConfigError
 from hidfd.materials import materials
 from hidfd.stages import VERSIONS, result_settings
@@ -147,6 +147,12 @@ def define(
         space = build_space(search, study, base)
     except ConfigError as error:
         problems.append(str(error))
+    try:
+        batches = {"generation": base.generation.batch_images, "distillation": base.distillation.batch_images}
+        workers = int(shown.get("resources", {}).get("workers", 1))
+        check_shares({f"trial.{name}.batch_images": images for name, images in batches.items()}, workers)
+    except ConfigError as error:
+        problems.append(f"resources.num_workers: {error}")
     used = {base.seeds.generation, base.seeds.synthesis, base.seeds.distillation}
     if search and (stale := used.intersection(study.seeds)):
         problems.append(

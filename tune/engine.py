@@ -1,9 +1,9 @@
 """The Ray Tune engine: a thin adapter whose methods each call one method of the planner.
 
-One piece of work is one Ray Tune trial, run by a plain function in a reused actor. Trials are never stopped by Tune:
-their verdict waits in a mailbox that they ask at most once a second, and the function returns by itself, with its
-checkpoint saved. Nothing here raises into Tune, which would end the run in its own way: an error is kept, the study is
-drained, and it is raised afterwards.
+One piece of work is one Ray Tune trial, run by a plain function in a reused actor (`tune.ray_work`). Trials are never
+stopped by Tune: their verdict waits in a mailbox that they ask at most once a second, and the function returns by
+itself, with its checkpoint saved. Nothing here raises into Tune, which would end the run in its own way: an error is
+kept, the study is drained, and it is raised afterwards.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
-from ray.tune import Callback, PlacementGroupFactory, RunConfig, TuneConfig, Tuner, get_context
-from ray.tune import report as tell
+from ray.tune import Callback, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import SearchAlgorithm
@@ -32,16 +31,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import hidfd.errors
 from hidfd.disk import store_errors
+from hidfd.studyfile import ResourcesConfig
 from tune.errors import EngineError
 from tune.planner import Planner
+from tune.ray_work import WORD, Mailbox, trainable
 from tune.work import Diverged, Done, End, Failed, Finished, Lost, Report, Stopped, Work
-from tune.worker import Place, perform
+from tune.worker import Place
 
 POST_EVERY_SECONDS = 5.0
 """How often a verdict is posted again, until its piece of work has ended: a mailbox that was restarted is empty."""
-
-ASK_EVERY_SECONDS = 1.0
-"""How often a running piece of work asks the mailbox."""
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Ray's smallest is 75 MiB. Images and checkpoints go through the store, not through Ray."""
@@ -52,10 +50,7 @@ NODE_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 """How long the cluster of RAY_ADDRESS may take to answer at all."""
 
-WORD = "word"
-"""Key of what a trial says in Tune's results."""
-
-ENDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Finished, Stopped, Diverged, Failed)}
+ENDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Finished, Stopped, Diverged, Failed, Lost)}
 
 T = TypeVar("T")
 
@@ -67,7 +62,7 @@ def run_ray(
     place: Place,
     *,
     concurrency: int,
-    gpus: float,
+    resources: ResourcesConfig,
     environment: dict[str, str],
     on_change: Callable[[], None],
 ) -> None:
@@ -77,46 +72,56 @@ def run_ray(
         planner: decides.
         place: where work is done and left.
         concurrency: pieces of work side by side.
-        gpus: of each, may be a fraction.
+        resources: of each.
         environment: what `tune.environment.before_ray` has set, before this module was imported.
         on_change: called whenever there may be something new to show, ten times a second.
 
     Raises:
-        EngineError: Ray does not start, or does not answer.
+        EngineError: Ray does not start, or does not answer, or will never have what a piece of work needs.
         Exception: what a planner's method raised (the ledger went away, say), after what ran has been told to stop.
     """
     address = os.environ.get("RAY_ADDRESS")
     if address is not None:
         _check_answers(address)
+    num_workers, gpus = resources.num_workers, resources.gpus_per_worker
     with _starting(address):
         if address is not None:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": environment})
         else:
             ray.init(
-                num_cpus=concurrency * place.threads,
-                num_gpus=math.ceil(concurrency * gpus),
+                num_cpus=concurrency * num_workers * place.threads,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=OBJECT_STORE_BYTES,
             )
     try:
+        if not resources.autoscaling:
+            _check_fits(resources)
         _check_store_is_shared(place)
         # Beside the driver, whose death ends the run anyway: on another node it would take all that runs with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         mailbox = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).options(scheduling_strategy=here).remote()
-        bundle = {"CPU": float(place.threads)} | ({"GPU": gpus} if gpus else {})
-        adapter = Adapter(planner, mailbox, concurrency, PlacementGroupFactory([bundle]), on_change)
+        adapter = Adapter(planner, mailbox, concurrency, _resources(place.threads, num_workers, gpus), on_change)
         with tempfile.TemporaryDirectory(prefix="hidfd-ray-") as scratch:
             Tuner(
-                _trainable(place, mailbox),
-                tune_config=TuneConfig(search_alg=Search(adapter), scheduler=Scheduler(adapter), reuse_actors=True),
+                trainable(place, mailbox, num_workers=num_workers, gpus=gpus),
+                tune_config=TuneConfig(
+                    search_alg=Search(adapter), scheduler=Scheduler(adapter), reuse_actors=num_workers == 1
+                ),
                 run_config=RunConfig(name="study", storage_path=scratch, verbose=0, callbacks=[EveryStep(adapter)]),
             ).fit()
     finally:
         ray.shutdown()
     if adapter.error is not None:
         raise adapter.error
+
+
+def _resources(threads: int, num_workers: int, gpus: float) -> PlacementGroupFactory:
+    """What a trial's function holds: with several processes nothing to speak of, as they hold their own."""
+    if num_workers > 1:
+        return PlacementGroupFactory([{"memory": 1.0}])  # a byte, because Tune refuses a trial that needs nothing
+    return PlacementGroupFactory([{"CPU": float(threads)} | ({"GPU": gpus} if gpus else {})])
 
 
 def _check_answers(address: str) -> None:
@@ -128,6 +133,24 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
     except OSError as error:
         raise _no_ray(address, str(error)) from error
+
+
+def _check_fits(resources: ResourcesConfig) -> None:
+    """The whole cluster, with nothing else on it, must be able to run one piece of work.
+
+    Raises:
+        EngineError: it would wait for ever.
+    """
+    asked = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    nodes = [node["Resources"] for node in _nodes() if node["Alive"]]
+    room = sum(min(int(node.get(name, 0.0) / amount) for name, amount in asked.items() if amount) for node in nodes)
+    if room < resources.num_workers:
+        found = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        raise EngineError(
+            f"resources: a piece of work asks for {resources.num_workers} x ({asked['CPU']:g} CPUs, {asked['GPU']:g} "
+            f"GPUs), which this cluster will never have at once (its nodes: {found}); lower num_workers, "
+            f"cpus_per_worker or gpus_per_worker, or set resources.autoscaling=true if the cluster grows by itself"
+        )
 
 
 def _check_store_is_shared(place: Place) -> None:
@@ -200,64 +223,6 @@ def _no_ray(address: str | None, reason: str) -> EngineError:
     return EngineError(f"{what} ({reason}); {correct}use --engine local, which needs none")
 
 
-class Mailbox:
-    """An actor that holds verdicts until their pieces of work ask."""
-
-    def __init__(self) -> None:
-        self._verdicts: dict[str, str] = {}
-
-    def post(self, trial_id: str, reason: str) -> None:
-        """The driver says why a trial shall stop."""
-        self._verdicts[trial_id] = reason
-
-    def read(self, trial_id: str) -> str | None:
-        """A trial asks."""
-        return self._verdicts.get(trial_id)
-
-
-class RayChannel:
-    """From a worker: reports through Tune, which hands them to the planner before this returns; verdicts by mail."""
-
-    def __init__(self, trial_id: str, mailbox: Any) -> None:
-        self._trial_id, self._mailbox = trial_id, mailbox
-        self._asked = 0.0
-        self._verdict: str | None = None
-
-    def report(self, report: Report) -> None:
-        """To the planner, which may have something to say about a measurement at once."""
-        _say("report", report.to_json())
-        if report.measured:
-            self._asked = 0.0
-
-    def verdict(self) -> str | None:
-        """The mailbox's answer, asked at most once a second."""
-        now = time.monotonic()
-        if self._verdict is None and now - self._asked >= ASK_EVERY_SECONDS:
-            self._asked = now
-            try:
-                self._verdict = ray.get(self._mailbox.read.remote(self._trial_id))
-            except ray.exceptions.RayActorError as error:
-                _log.warning("the mailbox does not answer (%s); it is asked again", type(error).__name__)
-        return self._verdict
-
-
-def _say(*words: Any) -> None:
-    """As one string: Tune flattens dictionaries. Returns when the planner has heard it."""
-    tell({WORD: json.dumps(words)})
-
-
-def _trainable(place: Place, mailbox: Any) -> Callable[[dict[str, Any]], None]:
-    """The function that Tune runs in an actor, one piece of work after another."""
-
-    def run_work(config: dict[str, Any]) -> None:
-        work = Work.restore(0, json.loads(config["work"]), [])
-        _say("start", socket.gethostname(), ray.get_runtime_context().get_node_id())
-        end = perform(work, place, RayChannel(get_context().get_trial_id(), mailbox))
-        _say("end", type(end).__name__, vars(end))
-
-    return run_work
-
-
 class Adapter:
     """What Ray's three interfaces share: the planner, and which trial is which piece of work.
 
@@ -279,7 +244,7 @@ class Adapter:
         self._active: dict[str, Work] = {}
         self._ends: dict[str, End] = {}
         self._posted: dict[str, float] = {}
-        self._nodes: dict[str, tuple[str, str]] = {}  # trial -> host and Ray's id of its node
+        self._nodes: dict[str, list[tuple[str, str]]] = {}  # trial -> host and Ray's id of the nodes of its processes
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         """Nothing: Tune pickles what it is given for a restore of its own, and here the ledger is what remembers."""
@@ -319,24 +284,26 @@ class Adapter:
             return
         match json.loads(result.get(WORD, "null")):
             case ["start", host, node]:
-                self._nodes[trial_id] = host, node
+                self._nodes.setdefault(trial_id, []).append((host, node))
                 self._planner.on_start(work, host)
+            case ["node", host, node]:
+                self._nodes.setdefault(trial_id, []).append((host, node))
             case ["report", values]:
                 self._planner.on_report(work.key, Report(**values))
                 self._post_verdicts()
             case ["end", kind, values]:
-                self._ends[trial_id] = ENDS[kind](**values)
+                self._ends.setdefault(trial_id, ENDS[kind](**values))
 
     def on_end(self, trial_id: str, otherwise: str) -> None:
         """A trial is over; `otherwise` says why, where it could not say so itself."""
         work = self._active.pop(trial_id, None)
         if work is not None:
             self._posted.pop(trial_id, None)
-            host, node = self._nodes.pop(trial_id, ("", ""))
-            end = self._ends.pop(trial_id, None)
-            if end is None and node and not _answers(node):
-                end = Lost(f"its node {host} is gone", node_is_gone=True)
-            self._planner.on_end(work, end or Lost(otherwise))
+            nodes, end = self._nodes.pop(trial_id, []), self._ends.pop(trial_id, Lost(otherwise))
+            if isinstance(end, Lost):
+                gone = next((host for host, node in nodes if not _answers(node)), None)
+                end = end if gone is None else Lost(f"its node {gone} is gone", node_is_gone=True)
+            self._planner.on_end(work, end)
 
     def on_step(self) -> None:
         """Ten times a second."""

@@ -2,6 +2,7 @@
 
     HidfdError
       LedgerError      7  the ledger cannot be opened, read or written, or belongs to a newer version
+        ConnectionLost 7  its database does not answer now; a running driver waits for it
         LedgerHeld     8  another driver runs this study now
       StudyError       9  the study ended without a single result to show, or has none yet that could be handed over
       EngineError     10  Ray does not start, or the cluster of RAY_ADDRESS does not answer
@@ -10,6 +11,8 @@
 A study that was stopped (Ctrl-C, SIGTERM) ends with 130, and the same command goes on.
 """
 
+from __future__ import annotations
+
 from hidfd.errors import HidfdError
 
 
@@ -17,10 +20,22 @@ class LedgerError(HidfdError):
     exit_code = 7
 
 
+class ConnectionLost(LedgerError):
+    """The ledger's database does not answer: nobody's fault, and over when it does again."""
+
+
 class LedgerHeld(LedgerError):
     """Another driver holds the study; the message says who, since when, and how to watch it."""
 
     exit_code = 8
+
+    @classmethod
+    def by(cls, holder: str, name: str) -> LedgerHeld:
+        """The message for a study of that name."""
+        return cls(
+            f"study {name!r} is run by {holder}; look on with `python -m tune status FILE --watch` and the same study "
+            f"file, or wait until it ends"
+        )
 
 
 class StudyError(HidfdError):

@@ -1,38 +1,28 @@
 """The ledger: all that a study remembers, in Optuna's storage, with one writer. Torch-free.
 
-Two Optuna studies in one SQLite file:
+Two Optuna studies in one SQLite file or PostgreSQL database (see `tune.ledger_places`):
     <name>        one trial per suggestion; attributes `group`, `work` (keys of its pieces), `rungs`, `outcome`
     <name>/work   one parameterless trial per piece of work; attributes `work`, `attempt/<n>`; study attribute `epoch`
 
-The driver is the only writer: it holds a lock beside the file and raises `epoch` when it takes it, which every write
-checks. What is known is written as attributes first, and told to Optuna last: a kill between two writes loses nothing.
+The driver is the only writer: it holds a lock and raises `epoch` when it takes it, which every write checks. What is
+known is written as attributes first, and told to Optuna last: a kill between two writes loses nothing.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import socket
-import sqlite3
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any
 
 import optuna
-import sqlalchemy
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import ValidationError
 
 from tune.errors import LedgerError, LedgerHeld
+from tune.ledger_storage import MirroredStorage
 from tune.rungs import Decision
 from tune.snapshot import WorkState
 from tune.work import Attempt, Work
@@ -40,13 +30,8 @@ from tune.work import Attempt, Work
 SCHEMA = 1
 """Raise when attributes change their meaning; a ledger with a higher number is refused."""
 
-BUSY_SECONDS = 30
-"""How long a write waits for another study that writes into the same file."""
-
-LOOK_SECONDS = 1.0
-"""How long a driver waits for the lock: whoever asks who holds it, holds it too for a moment."""
-
-T = TypeVar("T")
+REQUEST = "request/"
+"""Prefix of a study attribute that somebody else than the driver writes; each has a name of its own."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study that it opens
 
@@ -109,11 +94,13 @@ class Ledger:
         self._work.set_user_attr("schema", SCHEMA)
         self._work.set_user_attr("epoch", epoch)
         self._epoch = epoch
+        if isinstance(self._storage, MirroredStorage):
+            self._storage.fence(self._work._study_id, "epoch", epoch)
 
     @property
     def identity(self) -> dict[str, Any] | None:
         """What the study's suggestions belong to, as `set_identity` wrote it."""
-        identity: dict[str, Any] | None = self._read(lambda: self._search.user_attrs.get("identity"))
+        identity: dict[str, Any] | None = self._search.user_attrs.get("identity")
         return identity
 
     def set_identity(self, identity: dict[str, Any]) -> None:
@@ -123,16 +110,21 @@ class Ledger:
     @property
     def closed(self) -> dict[str, Any] | None:
         """Why the search ended early, as `set_closed` wrote it; None if it did not."""
-        closed: dict[str, Any] | None = self._read(lambda: self._search.user_attrs.get("closed"))
+        closed: dict[str, Any] | None = self._search.user_attrs.get("closed")
         return closed
 
     def set_closed(self, closed: dict[str, Any]) -> None:
         """Remembers why the search ended early, and under which budget."""
         self._write(lambda: self._search.set_user_attr("closed", closed))
 
+    def requests(self) -> dict[str, dict[str, Any]]:
+        """What others have asked of the driver: id -> what; see `tune.ledger_places.send_request`."""
+        attributes = self._search.user_attrs
+        return {name.removeprefix(REQUEST): asked for name, asked in attributes.items() if name.startswith(REQUEST)}
+
     def history(self) -> list[FrozenTrial]:
         """Every suggestion as Optuna's samplers read it."""
-        return self._read(lambda: self._search.get_trials(deepcopy=False))
+        return self._search.get_trials(deepcopy=False)
 
     def suggestions(self) -> list[Suggestion]:
         """Every suggestion, in order."""
@@ -159,7 +151,7 @@ class Ledger:
     def works(self) -> list[Work]:
         """Every piece of work, in order of creation."""
         found = []
-        for trial in self._read(lambda: self._work.get_trials(deepcopy=False)):
+        for trial in self._work.get_trials(deepcopy=False):
             attributes = trial.user_attrs
             attempts: list[Attempt] = []
             while (record := attributes.get(f"attempt/{len(attempts)}")) is not None:
@@ -207,8 +199,7 @@ class Ledger:
         """
         outcome = {"state": suggestion.state, "reason": suggestion.reason, "value": suggestion.value}
         self._set(self._search, suggestion.number, "outcome", outcome)
-        trial_id = self._trial_id(self._search, suggestion.number)
-        trial = self._read(lambda: optuna.Trial(self._search, trial_id))
+        trial = optuna.Trial(self._search, self._trial_id(self._search, suggestion.number))
         infeasible = suggestion.state in (WorkState.COLLAPSED, WorkState.DIVERGED)
         if not self._frozen(self._search, suggestion.number).constraints:
             self._write(lambda: trial.set_constraint("feasible", 1.0 if infeasible else 0.0))
@@ -250,194 +241,33 @@ class Ledger:
         for suggestion, trial in zip(self.suggestions(), self.history(), strict=True):
             if suggestion.state.is_final and not trial.state.is_finished():
                 self.finish_suggestion(suggestion)
-        trials = self._read(lambda: self._work.get_trials(deepcopy=False))
+        trials = self._work.get_trials(deepcopy=False)
         unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
         for work in self.works():
             if work.outcome is not None and work.number in unfinished:
                 self.finish_work(work)
 
     def _set(self, study: optuna.Study, number: int, name: str, value: Any) -> None:
-        if self._frozen(study, number).user_attrs.get(name) == value:
-            return
-        if self._frozen(study, number).state.is_finished():
+        trial = self._frozen(study, number)
+        if trial.user_attrs.get(name) == value or trial.state.is_finished():
             return  # Optuna keeps a finished trial as it is; what it was told is the truth
         trial_id = self._trial_id(study, number)
         self._write(lambda: self._storage.set_trial_user_attr(trial_id, name, value))
 
     def _frozen(self, study: optuna.Study, number: int) -> FrozenTrial:
-        return self._read(lambda: self._storage.get_trial(self._trial_id(study, number)))
+        return self._storage.get_trial(self._trial_id(study, number))
 
     def _trial_id(self, study: optuna.Study, number: int) -> int:
-        with _storage_errors():
-            study_id = self._storage.get_study_id_from_name(study.study_name)
-            return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
-
-    def _read(self, action: Callable[[], T]) -> T:
-        with _storage_errors():
-            return action()
+        return self._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
 
     def _write(self, action: Callable[[], object]) -> None:
         """The one door of every write."""
         assert self._epoch is not None, "not opened for writing"
-        found = self._read(lambda: self._work.user_attrs.get("epoch"))
-        if found != self._epoch:
-            raise LedgerHeld(
-                f"another driver has taken this study over (epoch {found}, ours was {self._epoch}); this one stops here"
-            )
-        self._read(action)
-
-
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    try:
-        yield
-    except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-        text = str(error.__cause__ or error).splitlines()[0]
-        raise LedgerError(
-            f"the ledger cannot be read or written: {text}. Check the disk and the file; what was written before "
-            f"stands, and the same command goes on"
-        ) from error
-
-
-@contextmanager
-def open_ledger(place: str, name: str, objective: str) -> Iterator[Ledger]:
-    """The study's ledger for reading and writing, locked for as long as the block lasts.
-
-    Args:
-        place: path of a SQLite file, or `sqlite:///path`.
-        name: of the study.
-        objective: metric of a student that Optuna is told.
-
-    Raises:
-        LedgerHeld: another driver runs the study.
-        LedgerError: it cannot be opened.
-    """
-    path = ledger_path(place)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock_path = _lock_path(path, name)
-        lock = lock_path.open("a+")
-    except OSError as error:
-        raise LedgerError(
-            f"{path}: cannot be written ({error.strerror}); choose another place: storage.ledger=PATH, or HIDFD_LEDGER"
-        ) from error
-    with lock:
-        _lock(lock, lock_path, name)
-        lock.seek(0)
-        lock.truncate()
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, lock)
-        lock.flush()
-        storage = _open_sqlite(path)
-        try:
-            with _storage_errors():
-                ledger = Ledger(storage, name, objective)
-                ledger.take()
-            yield ledger
-        finally:
-            _close(storage)
-
-
-def copy_ledger(place: str, name: str, objective: str) -> Ledger:
-    """The study's ledger as it stands, copied into memory, whoever writes it; empty if there is none yet.
-
-    A reader draws the same conclusions from it as the driver would, and leaves no trace.
-    """
-    path = ledger_path(place)
-    copy = InMemoryStorage()
-    if path.exists():
-        storage = _open_sqlite(path)
-        try:
-            with _storage_errors():
-                names = {study.study_name for study in storage.get_all_studies()}
-                for part in (name, f"{name}/work"):
-                    if part in names:
-                        optuna.copy_study(from_study_name=part, from_storage=storage, to_storage=copy)
-        finally:
-            _close(storage)
-    ledger = Ledger(copy, name, objective)
-    ledger.take()
-    return ledger
-
-
-def holder_of(place: str, name: str) -> str | None:
-    """Who drives the study now, in words; None if nobody does."""
-    lock_path = _lock_path(ledger_path(place), name)
-    if not lock_path.exists():
-        return None
-    with lock_path.open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _holder(lock_path)
-    return None
-
-
-def ledger_path(place: str) -> Path:
-    """The SQLite file of a `storage.ledger`.
-
-    Raises:
-        LedgerError: it names another kind of database.
-    """
-    if "://" in place and not place.startswith("sqlite:///"):
-        scheme = place.split("://", 1)[0]
-        raise LedgerError(f"storage.ledger: {scheme} is not supported yet; give the path of a SQLite file")
-    return Path(place.removeprefix("sqlite:///")).expanduser()
-
-
-def _open_sqlite(path: Path) -> RDBStorage:
-    """Write-ahead logging: readers never wait, and a write costs a third."""
-    try:
-        with sqlite3.connect(path, timeout=BUSY_SECONDS) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
-        storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
-    except (sqlite3.Error, StorageInternalError, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
-        raise LedgerError(
-            f"{path}: not a ledger that can be opened ({str(error).splitlines()[0]}); if it is damaged, move it away: "
-            f"finished artifacts stay in the store, and the study is rebuilt from them"
-        ) from error
-
-    def relax(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    sqlalchemy.event.listen(storage.engine, "connect", relax)
-    storage.engine.dispose()
-    return storage
-
-
-def _close(storage: RDBStorage) -> None:
-    storage.remove_session()
-    storage.engine.dispose()
-
-
-def _lock_path(path: Path, name: str) -> Path:
-    return path.with_name(f"{path.name}.{name}.lock")
-
-
-def _lock(lock: IO[str], path: Path, name: str) -> None:
-    until = time.monotonic() + LOOK_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError as error:
-            if time.monotonic() >= until:
+        if not isinstance(self._storage, MirroredStorage):  # which looks itself, in the write's own transaction
+            found = self._work.user_attrs.get("epoch")
+            if found != self._epoch:
                 raise LedgerHeld(
-                    f"study {name!r} is run by {_holder(path)}; look at it with `python -m tune status` and the same "
-                    f"study file, or wait until it ends"
-                ) from error
-        except OSError as error:
-            raise LedgerError(
-                f"{path}: this file system cannot lock ({error.strerror}); put the ledger on a local disk: "
-                f"storage.ledger=PATH, or HIDFD_LEDGER"
-            ) from error
-        time.sleep(LOOK_SECONDS / 20)
-
-
-def _holder(lock: Path) -> str:
-    try:
-        holder = json.loads(lock.read_text())
-        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (OSError, ValueError, KeyError):
-        return "another process"
+                    f"another driver has taken this study over (epoch {found}, ours was {self._epoch}); this one "
+                    f"stops here"
+                )
+        action()

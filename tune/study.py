@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import resource
 import shlex
+import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +26,7 @@ from tune.config import SearchConfig, StudyConfig
 from tune.definition import Definition, define
 from tune.environment import before_ray, before_torch
 from tune.errors import StudyError
-from tune.ledger import copy_ledger, holder_of, open_ledger
+from tune.ledger_places import copy_ledger, holder_of, open_ledger, send_request
 from tune.planner import Planner
 from tune.projection import Projection
 from tune.report import write_study_report
@@ -34,6 +38,9 @@ from tune.view import snapshot_of
 from tune.worker import Place, perform
 
 T = TypeVar("T")
+
+LOOK_EVERY_SECONDS = 2.0
+"""How often a driver looks for requests in its ledger."""
 
 SHOW_EVERY_SECONDS = 0.5
 """How often a running study is shown anew."""
@@ -66,6 +73,11 @@ class Study:
     def snapshot(self) -> StudySnapshot:
         """Where it stands, whoever drives it."""
         return snapshot_of(self.state())
+
+    def ask_to_stop(self, *, now: bool) -> None:
+        """Ask its driver, wherever it runs, to stop: after saving what runs, or at once."""
+        by = f"{getpass.getuser()}@{socket.gethostname()}"
+        send_request(self.file.storage.ledger, self.definition.name, {"by": by, "now": now, "at": time.time()})
 
 
 @dataclass(frozen=True)
@@ -172,6 +184,11 @@ def run_study(
         Stopped: the observer asked for it; the same command goes on.
         HidfdError: what has to be mended before anything can go on.
     """
+    if engine == "local" and study.file.resources.num_workers > 1:
+        raise ConfigError(
+            f"resources.num_workers: {study.file.resources.num_workers}, but --engine local runs every piece of work "
+            f"in this one process; leave --engine out, or set resources.num_workers=1"
+        )
     started = time.time()
     chosen = [*([] if engine == "ray" else ["--engine", engine]), *([] if device == "auto" else ["--device", device])]
     definition = replace(study.definition, command=shlex.join([*shlex.split(study.definition.command), *chosen]))
@@ -180,7 +197,7 @@ def run_study(
         definition.folder.mkdir(parents=True, exist_ok=True)
     threads = max(1, round(definition.resources["cpus"]))
     place = Place(_everywhere(storage.store), _everywhere(str(definition.folder)), device, threads)
-    with open_ledger(storage.ledger, definition.name, definition.study.objective) as ledger:
+    with open_ledger(storage.ledger, definition.name, definition.study.objective, observer.should_stop) as ledger:
         state = StudyState(definition, ledger)
         state.retry_failed()
         planner = Planner(state, time.time)
@@ -259,7 +276,7 @@ def _run(study: Study, planner: Planner, place: Place, engine: str, watch: _Watc
         planner,
         place,
         concurrency=concurrency,
-        gpus=study.definition.resources["gpus"],
+        resources=study.file.resources,
         environment=environment,
         on_change=watch,
     )
@@ -278,7 +295,8 @@ class _Watch:
     ) -> None:
         self._study, self._planner, self._projection = study, planner, projection
         self._observer, self._show = observer, show
-        self._shown = 0.0
+        self._shown = self._looked = 0.0
+        self._old_requests = set(planner.state.ledger.requests())
         self._num_referenced = -1
 
     def __call__(self) -> None:
@@ -288,10 +306,24 @@ class _Watch:
         if now - self._shown < SHOW_EVERY_SECONDS:
             return
         self._shown = now
+        if now - self._looked >= LOOK_EVERY_SECONDS:
+            self._looked = now
+            self._hear_requests()
         self.refer()
         snapshot = snapshot_of(self._planner.state, self._planner.live, self._planner.notes)
         self._show(snapshot)
         self._projection.offer(snapshot)
+
+    def _hear_requests(self) -> None:
+        """`tune stop` from another terminal is what Ctrl-C is in this one."""
+        for name, request in self._planner.state.ledger.requests().items():
+            if name in self._old_requests:
+                continue
+            self._old_requests.add(name)
+            self._observer.stop_reason = self._observer.stop_reason or f"`tune stop` by {request['by']}"
+            self._observer.note(f"{self._observer.stop_reason}: saving, then stopping")
+            if request["now"]:
+                os.kill(os.getpid(), signal.SIGTERM)  # the second one, which ends the process at once
 
     def refer(self) -> None:
         """All that the study needs, before it is built, so that `store remove` beside a running study leaves it."""

@@ -62,6 +62,7 @@ def perform(work: Work, place: Place, channel: Channel) -> End:
         the user's to mend before anything can go on.
 
     Raises:
+        ProcessLostError: another process of the work is gone.
         Exception: what may have spoilt this process (a CUDA error), so that it is thrown away; and what the channel
             raised, for whoever runs the work to bear.
     """
@@ -72,6 +73,8 @@ def perform(work: Work, place: Place, channel: Channel) -> End:
         return Stopped(str(stopped), time.process_time() - started)
     except hidfd.errors.DivergedError as error:
         return Diverged(str(error), time.process_time() - started)
+    except hidfd.errors.ProcessLostError:
+        raise
     except hidfd.errors.HidfdError as error:
         concerns_all = isinstance(error, hidfd.errors.StoreError | hidfd.errors.DeviceError)
         concerns_all = concerns_all or work.piece.until == "collection"

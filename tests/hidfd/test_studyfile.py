@@ -242,8 +242,34 @@ def test_json_schema_is_whole(write: Any) -> None:
     assert "Channels (light" in text
 
 
+def test_password_of_an_address_comes_from_the_environment_and_needs_no_escaping(
+    write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORD", "p@ss/w:rd")
+    file = load(write(STUDY + "storage: {ledger: 'postgresql://me:${WORD}@db.example/x'}\n"))
+    assert file.storage.ledger == "postgresql://me:p%40ss%2Fw%3Ard@db.example/x"
+    monkeypatch.setenv("FOLDER", "a@b/c")
+    assert load(write(), ["storage.ledger=${FOLDER}/x.db"]).storage.ledger == "a@b/c/x.db"
+
+
+@pytest.mark.parametrize("address", ["postgresql://me:s3cret@db.example/x", "postgresql://me:${WORD}s3cret@h/x"])
+def test_password_in_plain_is_refused_and_not_repeated(
+    write: Any, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORD", "word")
+    for text, overrides in (
+        (STUDY + f"storage: {{ledger: '{address}'}}\n", []),
+        (STUDY, [f"storage.ledger={address}"]),
+    ):
+        with pytest.raises(ConfigError, match=r"storage\.ledger: a password stands there in plain") as refused:
+            load(write(text), overrides)
+        assert "s3cret" not in str(refused.value)
+
+
 def test_secrets_of_uris_are_redacted() -> None:
     assert redacted("postgresql://me:p@ss@db.example/x?sslkey=y") == "postgresql://me:***@db.example/x?***"
+    assert redacted("postgresql://me:p/ss@db.example/x") == "postgresql://me:***@db.example/x"
+    assert redacted("http://tracking.example:5000/me@x") == "http://tracking.example:5000/me@x"
     assert redacted("s3://bucket/prefix") == "s3://bucket/prefix"
     assert redacted("plain/folder") == "plain/folder"
 

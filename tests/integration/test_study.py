@@ -91,14 +91,17 @@ def test_study_runs_on_ray_and_once_more_from_the_store_alone(study: Workplace) 
     artifacts = [file.path for file in client.list_artifacts(parent.info.run_id)]
     assert artifacts == ["figures", "figures.html", "report.html"]
 
+
+@pytest.mark.slow
+def test_best_student_is_handed_over_by_name(study: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert study.run("tune", *LOCAL).returncode == 0
     promoted = json.loads(study.run("tune", "promote", "study.yaml", "--json").stdout)
     assert (promoted["name"], promoted["version"], promoted["is_new"]) == ("tiny", "1", True)
     again = study.run("tune", "promote", "study.yaml").stdout
     assert "tiny version 1 already was" in again
     assert 'mlflow.pytorch.load_model("models:/tiny@champion")' in again
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study.folder}/.hidfd/mlflow.db")
-        assert mlflow.pytorch.load_model("models:/tiny@champion")(torch.rand(5, 1, 28, 28)).shape == (5, 3)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study.folder}/.hidfd/mlflow.db")
+    assert mlflow.pytorch.load_model("models:/tiny@champion")(torch.rand(5, 1, 28, 28)).shape == (5, 3)
 
 
 @pytest.mark.slow
@@ -135,6 +138,40 @@ def test_first_ctrl_c_saves_says_so_and_names_the_command(study: Workplace, engi
     assert f"goes on with: python -m tune run study.yaml --engine {engine}" in errors
     assert study.run("tune", *LOCAL).returncode == 0
     assert results(study)["finished"]
+
+
+@pytest.mark.slow
+def test_stop_from_another_terminal_saves_what_runs_and_is_forgotten_by_the_next_run(study: Workplace) -> None:
+    process = started(study, "run", "study.yaml", "--engine", "local")
+    wait_for(study, "collection", process)
+    asked = study.run("tune", "stop", "study.yaml")
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 130, errors
+    assert "stop` by" in output + errors
+    assert "nothing is lost" in errors
+    assert asked.returncode == 0, asked.stderr
+    assert f"asked process {process.pid} on" in asked.stdout
+    assert "nobody runs it" in asked.stdout
+    assert study.run("tune", *LOCAL).returncode == 0
+    assert results(study)["finished"]
+
+
+@pytest.mark.slow
+def test_stop_now_ends_the_driver_at_once_and_the_same_command_goes_on(study: Workplace) -> None:
+    process = started(study, "run", "study.yaml", "--engine", "local")
+    wait_for(study, "collection", process)
+    assert study.run("tune", "stop", "study.yaml", "--now").returncode == 0
+    process.communicate(timeout=100)
+    assert process.returncode == -signal.SIGTERM
+    assert study.run("tune", *LOCAL).returncode == 0
+    assert results(study)["finished"]
+
+
+def test_stop_of_a_study_that_nobody_runs_says_so(study: Workplace) -> None:
+    done = study.run("tune", "stop", "study.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "nobody runs it" in done.stdout
+    assert "next: python -m tune run study.yaml" in done.stdout
 
 
 @pytest.mark.slow
@@ -213,7 +250,7 @@ def test_more_seeds_add_to_what_is_there(study: Workplace, monkeypatch: pytest.M
         (("run", "study.yaml", "--seeds", "0"), 2, "expected a number of seeds from 1 to 1000, found '0'"),
         (("run", "study.yaml", "--enginee", "local"), 2, "unknown arguments: --enginee; did you mean --engine?"),
         (("pln", "study.yaml"), 2, "did you mean plan?"),
-        (("run", "study.yaml", "storage.ledger=postgresql://a/b"), 7, "postgresql is not supported yet"),
+        (("run", "study.yaml", "storage.ledger=mysql://a/b"), 7, "mysql is not supported; give the path"),
         (("run", "study.yaml", "storage.results=/dev/null/x"), 4, "/dev/null/x"),
         (("report", "study.yaml", "storage.results=/dev/null/x"), 4, "/dev/null/x"),
         (("promote", "study.yaml"), 9, "has no champion yet"),

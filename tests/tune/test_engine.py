@@ -10,11 +10,13 @@ import ray
 from ray.tune import PlacementGroupFactory
 
 from hidfd.errors import Stopped
+from hidfd.studyfile import ResourcesConfig
 from tests.tune.world import World, definition
 from tune import engine
-from tune.engine import WORD, Adapter
+from tune.engine import Adapter
 from tune.errors import EngineError, LedgerError
 from tune.planner import Planner
+from tune.ray_work import WORD
 from tune.snapshot import WorkState
 from tune.work import Done, Finished, Report, Work
 from tune.worker import Place
@@ -167,7 +169,7 @@ def test_results_of_strangers_are_nobodys(adapter: Adapter) -> None:
 
 def run_ray(planner: Planner) -> None:
     place = Place("store", "results", "cpu", 1)
-    engine.run_ray(planner, place, concurrency=1, gpus=0.0, environment={}, on_change=lambda: None)
+    engine.run_ray(planner, place, concurrency=1, resources=ResourcesConfig(), environment={}, on_change=lambda: None)
 
 
 def test_cluster_that_does_not_answer_is_one_clear_error(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:

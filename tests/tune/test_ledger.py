@@ -12,7 +12,8 @@ import pytest
 
 from tests.tune.world import World, definition
 from tune.errors import LedgerError, LedgerHeld
-from tune.ledger import Ledger, copy_ledger, holder_of, open_ledger
+from tune.ledger import Ledger
+from tune.ledger_places import copy_ledger, holder_of, open_ledger
 from tune.local import run_local
 from tune.planner import Planner
 from tune.snapshot import WorkState
@@ -135,12 +136,24 @@ def test_file_that_is_damaged_inside_is_one_clear_error(use: Callable[[str], Non
 
 
 def test_file_that_another_program_holds_is_one_clear_error(ended: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tune.ledger.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("tune.ledger_file.BUSY_SECONDS", 0.1)
     other = sqlite3.connect(ended, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(LedgerError, match="database is locked"):
+    with pytest.raises(LedgerError, match=r"ledger\.db: another program has kept it .*database is locked"):
         drive(ended)
     other.close()
+
+
+def test_full_disk_is_one_clear_error(ended: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def limit(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA max_page_count = 1")  # which SQLite raises to what there is already
+
+    monkeypatch.setattr("tune.ledger_file._relax", limit)
+    with (
+        pytest.raises(LedgerError, match=r"ledger\.db: its disk is full .*what was written before stands"),
+        open_ledger(ended, "s", "agreement") as ledger,
+    ):
+        run_local(Planner(StudyState(definition(), ledger), lambda: 0.0), World().execute)
 
 
 @pytest.mark.parametrize("use", [drive, look_on])
@@ -172,8 +185,8 @@ def test_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None
 
 def test_other_databases_are_refused() -> None:
     with (
-        pytest.raises(LedgerError, match="postgresql is not supported yet"),
-        open_ledger("postgresql://somewhere/db", "s", "agreement"),
+        pytest.raises(LedgerError, match="mysql is not supported; give the path of an SQLite file, or a PostgreSQL"),
+        open_ledger("mysql://somewhere/db", "s", "agreement"),
     ):
         pass
 

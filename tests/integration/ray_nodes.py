@@ -1,0 +1,122 @@
+"""A real Ray cluster on this machine: a head without processors and nodes that can be killed as a machine dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+STARTED = "To terminate the Ray runtime"
+"""What `ray start --block` prints when a node is up."""
+
+UP_SECONDS = 90.0
+
+WORKING = "ray::ImplicitFunc.train"
+"""How Ray names a process while it runs a function of Ray Tune."""
+
+
+class RayNodes:
+    """Head and nodes, each a process group of its own.
+
+    Attributes:
+        address: for RAY_ADDRESS.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        port = _free_port()
+        self.address = f"127.0.0.1:{port}"
+        self._start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}")
+
+    def add(self, cpus: int) -> int:
+        """Starts a node; returns its number."""
+        return self._start(f"--address={self.address}", f"--num-cpus={cpus}")
+
+    def kill(self, number: int) -> None:
+        """The machine dies: all processes of a node at once."""
+        node = self._nodes[number]
+        for process in [*descendants(node.pid), node.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        node.wait()
+
+    def workers(self, number: int) -> list[int]:
+        """Process ids of those of a node's workers that do a piece of work now."""
+        return [process for process in descendants(self._nodes[number].pid) if _title(process).startswith(WORKING)]
+
+    def close(self) -> None:
+        """Ends what still runs."""
+        for number in reversed(range(len(self._nodes))):
+            self.kill(number)
+
+    def _start(self, *options: str) -> int:
+        log = self._folder / f"node-{len(self._nodes)}.log"
+        with log.open("wb") as stream:
+            node = subprocess.Popen(
+                [
+                    str(Path(sys.executable).with_name("ray")),
+                    "start",
+                    "--block",
+                    "--disable-usage-stats",
+                    f"--object-store-memory={100 * 2**20}",
+                    *options,
+                ],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+                start_new_session=True,
+            )
+        self._nodes.append(node)
+        until = time.monotonic() + UP_SECONDS
+        while STARTED not in log.read_text(errors="replace"):
+            assert node.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.1)
+        return len(self._nodes) - 1
+
+
+@contextlib.contextmanager
+def ray_nodes() -> Iterator[RayNodes]:
+    """A head, for a `with`; its folder's name is short, because Ray's sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        nodes = RayNodes(Path(folder))
+        try:
+            yield nodes
+        finally:
+            nodes.close()
+
+
+def descendants(ancestor: int) -> list[int]:
+    """Process ids of all that a process has started, and of what those have, the nearest first."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit():
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                parents.setdefault(parent, []).append(int(entry.name))
+    found = [ancestor]
+    for process in found:
+        found += parents.get(process, [])
+    return found[1:]
+
+
+def _title(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port

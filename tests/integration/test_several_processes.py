@@ -1,0 +1,56 @@
+"""A study whose pieces of work run on two processes each, on two Ray nodes, beside what one process makes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import Workplace, tiny_study
+from tests.integration.ray_nodes import RayNodes, ray_nodes
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayNodes]:
+    """Two nodes with one processor each: no piece of work fits on one of them."""
+    with ray_nodes() as nodes:
+        nodes.add(cpus=1)
+        nodes.add(cpus=1)
+        yield nodes
+
+
+@pytest.fixture
+def study(tiny: Workplace, cluster: RayNodes, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """Two students of real images, the second of which cannot keep up; the best one again, without controls."""
+    tree = tiny_study()
+    tree["resources"] = {"cpus_per_worker": 1, "num_workers": 2}
+    tree["study"] = {"num_students": 2, "startup_students": 2, "concurrency": 1}
+    tree["study"]["pruner"] = {"kind": "asha", "first_rung_fraction": 0.5, "reduction_factor": 2}
+    tree["study"]["controls"] = {"real_only": False, "synthetic_only": False, "plain_kd": False}
+    tree["study"]["points"] = [{"distillation.learning_rate": 0.05}, {"distillation.learning_rate": 0.000001}]
+    tree["trial"]["synthesis"] = {"num_images": 0}
+    tree["trial"]["distillation"]["target_images"] = 640  # enough for the first to learn something
+    tree["search"] = {"distillation.learning_rate": {"type": "float", "low": 0.000001, "high": 0.5, "log": True}}
+    tiny.write(tree)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    return tiny
+
+
+def snapshot(study: Workplace) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(study.run("tune", "status", "study.yaml", "--json").stdout)
+    return found
+
+
+def test_a_study_with_pruning_runs_on_two_processes_across_two_nodes(study: Workplace) -> None:
+    done = study.run_process("tune", "run", "study.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = snapshot(study)
+    assert [trial["state"] for trial in found["trials"]] == ["complete", "pruned"]
+    attempts = [attempt for work in found["works"] for attempt in work["attempts"]]
+    assert all(attempt["end"] in ("finished", "stopped") for attempt in attempts), attempts
+    assert all(attempt["resources"]["workers"] == 2 for attempt in attempts)
