@@ -1,5 +1,6 @@
-# make quickstart   a real study on real data: set up, then run studies/quickstart.yaml
-# make test         set up the same way, then every check: lint, types, imports, tests
+# make quickstart         a real study on real data: set up, then run studies/quickstart.yaml
+# make test               set up the same way, then every check: lint, types, imports, tests
+# make test-integration   tests against real servers and Ray nodes; as root it installs what they need
 # make setup | lint | types | imports | tests | format | lock | clean
 #
 # PYTHON=python3.12 chooses the interpreter that .venv is made from; ARGS="..." is handed to the study or to pytest.
@@ -9,7 +10,7 @@ SHELL := bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint types imports tests format lock clean
+.PHONY: help setup quickstart test lint types imports tests test-integration servers format lock clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
@@ -68,8 +69,23 @@ imports: $(STAMP)
 	echo "imports: passed in $$SECONDS s"
 
 tests: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m "" --durations 10 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m "not integration" --durations 10 $(ARGS)
 	echo "tests: passed in $$SECONDS s"
+
+test-integration: $(STAMP) servers
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 0 -m integration --durations 10 $(ARGS)
+	echo "test-integration: passed in $$SECONDS s"
+
+# What some tests start on loopback, each in a folder of its own; without it they skip and say how to get it.
+servers:
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v postgres >/dev/null \
+		&& ! compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
+		echo "set-up: installing PostgreSQL's server for the tests"
+		mkdir -p /etc/postgresql-common
+		echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+			-o Dpkg::Options::=--force-confold postgresql >/dev/null || echo "set-up: it could not be installed" >&2
+	fi
 
 format: $(STAMP)
 	$(BIN)/ruff format .
