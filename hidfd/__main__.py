@@ -35,7 +35,7 @@ exit codes:
     4  the store is unwritable, full or damaged, or lacks what was asked for
     5  the device is not there, or cannot do what was asked
     6  a loss or a gradient became non-finite
-   11  another process of the trial is lost; the same command goes on
+   12  another process of the trial is lost; the same command goes on
   130  stopped by Ctrl-C or SIGTERM; the same command goes on
 """
 

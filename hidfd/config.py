@@ -386,6 +386,16 @@ class TrialConfig(Section):
         return self.data.synthetic is not None or self.synthesis.num_images > 0
 
     @property
+    def batches(self) -> dict[str, tuple[str, int]]:
+        """Stage of this trial that trains -> the setting of its batch, and how many images that has."""
+        found = {"distillation": ("trial.distillation.batch_images", self.distillation.batch_images)}
+        if self.uses_generator:
+            found["generation"] = ("trial.generation.batch_images", self.generation.batch_images)
+        if self.teacher.train is not None:
+            found["teacher"] = ("trial.teacher.train.batch_images", self.teacher.train.batch_images)
+        return found
+
+    @property
     def uses_generator(self) -> bool:
         """Whether a generator is trained here."""
         return self.data.synthetic is None and self.synthesis.num_images > 0

@@ -6,7 +6,7 @@
       StoreError        4  the store is unwritable, full, damaged, or lacks what was asked for
       DeviceError       5  the device that was asked for is not there, or cannot do what was asked
       DivergedError     6  a loss or a gradient became non-finite; the trial ended, earlier artifacts are intact
-      ProcessLostError 11  another process of the trial is lost; the same command goes on (7 to 10 are a study's)
+      ProcessLostError 12  another process of the trial is lost; the same command goes on (7 to 11 are a study's)
       Stopped         130  Ctrl-C, SIGTERM or a verdict: saved, and the same command goes on
 
 A message says what was found, where, what was expected and what to do. The command line prints it without a traceback.
@@ -40,7 +40,7 @@ class DivergedError(HidfdError):
 
 
 class ProcessLostError(HidfdError):
-    exit_code = 11
+    exit_code = 12
 
 
 class Stopped(HidfdError):

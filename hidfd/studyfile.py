@@ -53,8 +53,8 @@ class ResourcesConfig(Section):
     """What one piece of work gets."""
 
     num_workers: int = Field(default=1, ge=1)
-    """Processes of a piece of work, each with an equal share of every batch. More than one need Ray, and half a minute
-    to start: worth it where a stage takes hours."""
+    """Processes of a piece of work, each with an equal share of every batch. More than one need Ray, and most of a
+    minute to start: worth it where a stage takes hours."""
 
     cpus_per_worker: float = Field(default=1.0, gt=0.0)
     gpus_per_worker: float = Field(default=0.0, ge=0.0)

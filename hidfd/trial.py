@@ -99,17 +99,7 @@ class Trial:
     def check_batches(self, until: str) -> None:
         """Refuse, before anything is built, batches of what is still to be trained that the processes cannot share."""
         missing = {stage.name for stage in needed(self.stages, until) if self.found(stage) is None}
-        config = self.config
-        sections = {
-            "teacher": ("teacher.train", config.teacher.train),
-            "generation": ("generation", config.generation),
-            "distillation": ("distillation", config.distillation),
-        }
-        batches = {
-            f"trial.{path}.batch_images": section.batch_images
-            for name, (path, section) in sections.items()
-            if name in missing and section is not None
-        }
+        batches = dict(batch for stage, batch in self.config.batches.items() if stage in missing)
         check_shares(batches, self.processes.count)
 
     def build(self, stage: Stage) -> Artifact:

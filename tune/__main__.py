@@ -176,7 +176,7 @@ def stop(options: argparse.Namespace) -> None:
     study = _open(options)
     holder = study.holder()
     if holder is not None:
-        study.ask_to_stop(now=options.now)
+        study.ask_to_stop(holder, now=options.now)
         if not options.json:
             print(f"asked {holder} to stop{' at once' if options.now else ': what runs is saved first'}", flush=True)
         while (again := study.holder()) == holder:

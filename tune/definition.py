@@ -148,9 +148,8 @@ def define(
     except ConfigError as error:
         problems.append(str(error))
     try:
-        batches = {"generation": base.generation.batch_images, "distillation": base.distillation.batch_images}
-        workers = int(shown.get("resources", {}).get("workers", 1))
-        check_shares({f"trial.{name}.batch_images": images for name, images in batches.items()}, workers)
+        batches = dict(batch for stage, batch in base.batches.items() if stage != "teacher")  # it may stand already
+        check_shares(batches, int(shown.get("resources", {}).get("workers", 1)))
     except ConfigError as error:
         problems.append(f"resources.num_workers: {error}")
     used = {base.seeds.generation, base.seeds.synthesis, base.seeds.distillation}

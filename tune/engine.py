@@ -18,7 +18,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,7 +97,7 @@ def run_ray(
             )
     try:
         if not resources.autoscaling:
-            _check_fits(resources)
+            _check_fits(resources.num_workers, {"CPU": place.threads, "GPU": resources.gpus_per_worker})
         _check_store_is_shared(place)
         # Beside the driver, whose death ends the run anyway: on another node it would take all that runs with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
@@ -135,21 +135,24 @@ def _check_answers(address: str) -> None:
         raise _no_ray(address, str(error)) from error
 
 
-def _check_fits(resources: ResourcesConfig) -> None:
+def _check_fits(num_workers: int, each: Mapping[str, float]) -> None:
     """The whole cluster, with nothing else on it, must be able to run one piece of work.
+
+    Args:
+        num_workers: processes of a piece of work.
+        each: Ray's name of a resource -> how much of it a process needs.
 
     Raises:
         EngineError: it would wait for ever.
     """
-    asked = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
     nodes = [node["Resources"] for node in _nodes() if node["Alive"]]
-    room = sum(min(int(node.get(name, 0.0) / amount) for name, amount in asked.items() if amount) for node in nodes)
-    if room < resources.num_workers:
-        found = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+    room = sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in each.items() if amount) for node in nodes)
+    if room < num_workers:
+        found = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
         raise EngineError(
-            f"resources: a piece of work asks for {resources.num_workers} x ({asked['CPU']:g} CPUs, {asked['GPU']:g} "
-            f"GPUs), which this cluster will never have at once (its nodes: {found}); lower num_workers, "
-            f"cpus_per_worker or gpus_per_worker, or set resources.autoscaling=true if the cluster grows by itself"
+            f"resources: a piece of work asks for {num_workers} x ({each['CPU']:g} CPUs, {each['GPU']:g} GPUs), which "
+            f"this cluster will never have at once (its nodes: {found}); lower num_workers, cpus_per_worker or "
+            f"gpus_per_worker, or set resources.autoscaling=true if the cluster grows by itself"
         )
 
 

@@ -36,7 +36,7 @@ RELAY_SECONDS = 1.0
 """How often a trial's function looks whether its processes have ended without a word."""
 
 START_FAILURES = 20
-"""How often Ray Train may fail to start all processes, at its 30 s each: a cluster that grows takes minutes. Without a
+"""How often Ray Train may fail to start all processes, at its 60 s each: a cluster that grows takes minutes. Without a
 limit it tries for ever, and its trial would hold a slot of the study that long."""
 
 _log = logging.getLogger(__name__)
@@ -166,9 +166,11 @@ def _run_together(record: str, place: Place, mailbox: Any, trial_id: str, num_wo
             run_config=ray.train.RunConfig(
                 name=trial_id,
                 storage_path=scratch,
+                # The planner starts lost work again, so Ray Train must not. Its types know its first version only.
                 failure_config=ray.train.FailureConfig(
                     max_failures=0,
-                    controller_failure_limit=START_FAILURES,  # type: ignore[call-arg]  # of Train's second version
+                    max_preemption_failures=0,  # type: ignore[call-arg]
+                    controller_failure_limit=START_FAILURES,
                 ),
             ),
         )

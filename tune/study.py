@@ -74,10 +74,15 @@ class Study:
         """Where it stands, whoever drives it."""
         return snapshot_of(self.state())
 
-    def ask_to_stop(self, *, now: bool) -> None:
-        """Ask its driver, wherever it runs, to stop: after saving what runs, or at once."""
+    def ask_to_stop(self, holder: str, *, now: bool) -> None:
+        """Ask a driver, wherever it runs, to stop: after saving what runs, or at once.
+
+        Args:
+            holder: the driver, as `holder` names it.
+            now: at once.
+        """
         by = f"{getpass.getuser()}@{socket.gethostname()}"
-        send_request(self.file.storage.ledger, self.definition.name, {"by": by, "now": now, "at": time.time()})
+        send_request(self.file.storage.ledger, self.definition.name, {"to": holder, "by": by, "now": now})
 
 
 @dataclass(frozen=True)
@@ -296,7 +301,7 @@ class _Watch:
         self._study, self._planner, self._projection = study, planner, projection
         self._observer, self._show = observer, show
         self._shown = self._looked = 0.0
-        self._old_requests = set(planner.state.ledger.requests())
+        self._name = study.holder()
         self._num_referenced = -1
 
     def __call__(self) -> None:
@@ -315,15 +320,13 @@ class _Watch:
         self._projection.offer(snapshot)
 
     def _hear_requests(self) -> None:
-        """`tune stop` from another terminal is what Ctrl-C is in this one."""
-        for name, request in self._planner.state.ledger.requests().items():
-            if name in self._old_requests:
-                continue
-            self._old_requests.add(name)
-            self._observer.stop_reason = self._observer.stop_reason or f"`tune stop` by {request['by']}"
+        """`tune stop` from another terminal is what Ctrl-C is in this one; what an earlier driver was asked is past."""
+        requests = [asked for asked in self._planner.state.ledger.requests().values() if asked["to"] == self._name]
+        if requests and self._observer.stop_reason is None:
+            self._observer.stop_reason = f"`tune stop` by {requests[0]['by']}"
             self._observer.note(f"{self._observer.stop_reason}: saving, then stopping")
-            if request["now"]:
-                os.kill(os.getpid(), signal.SIGTERM)  # the second one, which ends the process at once
+        if any(asked["now"] for asked in requests):
+            os.kill(os.getpid(), signal.SIGTERM)  # the second signal, which ends the process at once
 
     def refer(self) -> None:
         """All that the study needs, before it is built, so that `store remove` beside a running study leaves it."""

@@ -167,6 +167,12 @@ def test_stop_now_ends_the_driver_at_once_and_the_same_command_goes_on(study: Wo
     assert results(study)["finished"]
 
 
+def test_local_engine_refuses_several_processes(study: Workplace) -> None:
+    done = study.run("tune", *LOCAL, "resources.num_workers=2")
+    assert done.returncode == 2
+    assert "resources.num_workers: 2, but --engine local runs every piece of work in this one process" in done.stderr
+
+
 def test_stop_of_a_study_that_nobody_runs_says_so(study: Workplace) -> None:
     done = study.run("tune", "stop", "study.yaml")
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from tune.errors import EngineError, LedgerError
 from tune.planner import Planner
 from tune.ray_work import WORD
 from tune.snapshot import WorkState
-from tune.work import Done, Finished, Report, Work
+from tune.work import Done, Finished, Lost, Report, Work
 from tune.worker import Place
 
 
@@ -208,3 +208,48 @@ def test_ray_that_does_not_come_up_is_said(
     with pytest.raises(expected):
         run_ray(planner)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_trial_that_loses_the_node_of_any_process_is_lost_with_it(adapter: Adapter, planner: Planner) -> None:
+    trial, label = start(adapter)
+    adapter.on_result(trial, says("node", "node-2", "n2"))  # may speak before the first process
+    adapter.on_result(trial, says("start", "node-1", "n1"))
+    adapter.on_result(trial, says("end", "Lost", vars(Lost("process 1: connection closed"))))
+    adapter.on_end(trial, "it ended without a word")
+    (attempt,) = work_of(planner, label).attempts
+    assert (attempt.node, attempt.end) == ("node-1", "node lost")
+
+
+def test_what_the_first_process_said_of_its_end_stands(adapter: Adapter, planner: Planner) -> None:
+    trial, label = start(adapter)
+    adapter.on_result(trial, says("start", "node-1", "n1"))
+    adapter.on_result(trial, says("end", "Finished", vars(Finished({}, reused=False, cpu_seconds=2.0))))
+    adapter.on_result(trial, says("end", "Lost", vars(Lost("process 1: it was slow to leave"))))
+    adapter.on_end(trial, "it ended without a word")
+    assert [attempt.end for attempt in work_of(planner, label).attempts] == ["finished"]
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "each"),
+    [
+        (5, {"CPU": 1, "GPU": 0.0}),
+        (1, {"CPU": 3, "GPU": 0.0}),
+        (1, {"CPU": 1, "GPU": 2.0}),
+        (11, {"CPU": 0, "GPU": 0.1}),
+    ],
+)
+def test_what_the_cluster_will_never_have_is_refused(
+    num_workers: int, each: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [{"CPU": 2.0}, {"CPU": 2.0, "GPU": 1.0}]
+    monkeypatch.setattr(engine, "_nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
+    engine._check_fits(4, {"CPU": 1, "GPU": 0.0})
+    engine._check_fits(10, {"CPU": 0, "GPU": 0.1})
+    with pytest.raises(EngineError, match="will never have at once .its nodes: 2 CPUs, 0 GPUs; 2 CPUs, 1 GPUs"):
+        engine._check_fits(num_workers, each)
+
+
+def test_a_node_that_is_gone_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_nodes", lambda: [{"Alive": False, "Resources": {"CPU": 8.0}}])
+    with pytest.raises(EngineError):
+        engine._check_fits(1, {"CPU": 1, "GPU": 0.0})

@@ -163,3 +163,9 @@ def test_measurements_are_told_always_and_progress_seldom() -> None:
 def test_numbers_of_a_result_are_its_finite_ones() -> None:
     result = {"agreement": 0.5, "classes": 10, "name": "x", "ok": True, "bad": float("nan"), "generator": {"a": 1.5}}
     assert numbers_of(result) == {"agreement": 0.5, "classes": 10.0, "generator.a": 1.5}
+
+
+def test_a_lost_process_is_not_the_works_own_failure(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_run", raising(hidfd.errors.ProcessLostError("another process is lost")))
+    with pytest.raises(hidfd.errors.ProcessLostError):
+        perform(work_until("evaluation"), place, Channel())

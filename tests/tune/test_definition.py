@@ -1,0 +1,31 @@
+"""A study's sections held against each other."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hidfd.errors import ConfigError
+from tests.tune.world import trial
+from tune.config import SearchConfig, StudyConfig
+from tune.definition import Definition, define
+
+
+def on_workers(count: int, **values: Any) -> Definition:
+    search = {"distillation.learning_rate": {"type": "float", "low": 0.01, "high": 0.1}}
+    resources = {"cpus": 1.0, "gpus": 0.0, "workers": float(count)}
+    searched = SearchConfig.model_validate(search)
+    return define("s", StudyConfig(), searched, trial(**values), Path("results"), resources=resources)
+
+
+def test_batch_that_the_processes_cannot_share_is_refused_before_anything_starts() -> None:
+    on_workers(4)
+    with pytest.raises(ConfigError, match=r"resources.num_workers: trial.distillation.batch_images 64.* 3 processes"):
+        on_workers(3)
+
+
+def test_batch_of_a_generator_that_no_trial_has_is_not_asked_about() -> None:
+    batches = {"generation": {"networks": "light", "image_size_pixels": 28, "batch_images": 15}}
+    with pytest.raises(ConfigError, match=r"trial.generation.batch_images 15"):
+        on_workers(2, **batches)
+    on_workers(2, **batches, synthesis={"num_images": 0})

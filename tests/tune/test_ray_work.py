@@ -1,0 +1,68 @@
+"""What the trial's function says for several processes, with Ray replaced where a fault has to be brought about."""
+
+import json
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tune import ray_work
+from tune.work import Lost, Stopped
+
+
+class Line:
+    """The words of a first process; silent once they are told."""
+
+    def __init__(self, *words: list[Any]) -> None:
+        self.words = list(words)
+        self.listen = self
+
+    def remote(self) -> "Line":
+        return self
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+    found: list[list[Any]] = []
+    monkeypatch.setattr(ray_work, "tell", lambda result: found.append(json.loads(result[ray_work.WORD])))
+    stand_in = SimpleNamespace(
+        wait=lambda asked, timeout: (asked, []) if asked[0].words else ([], asked),
+        get=lambda line: line.words.pop(0),
+    )
+    monkeypatch.setattr(ray_work, "ray", stand_in)
+    return found
+
+
+def over(error: Exception | None = None) -> Future[Any]:
+    run: Future[Any] = Future()
+    if error is None:
+        run.set_result(None)
+    else:
+        run.set_exception(error)
+    return run
+
+
+def test_all_that_was_told_is_said_in_order_before_the_run_counts_as_over(said: list[list[Any]]) -> None:
+    words = [["start", "node-1", "n1"], ["report", {}], ["end", "Finished", {}]]
+    ray_work._relay(Line(*words), over(), lambda: None)
+    assert said == words
+
+
+def test_a_run_that_broke_is_lost_and_says_which_process(said: list[list[Any]]) -> None:
+    error = RuntimeError("training failed")
+    error.worker_failures = {1: RuntimeError("Traceback ...\nConnectionError: closed")}  # type: ignore[attr-defined]
+    ray_work._relay(Line(["start", "node-1", "n1"]), over(error), lambda: None)
+    assert said[1:] == [["end", "Lost", vars(Lost("process 1: ConnectionError: closed"))]]
+
+
+def test_a_run_whose_processes_never_started_is_lost(said: list[list[Any]]) -> None:
+    ray_work._relay(Line(), over(RuntimeError("worker group startup timed out")), lambda: None)
+    assert said == [
+        ["end", "Lost", vars(Lost("its processes did not start or did not stay (worker group startup timed out)"))]
+    ]
+
+
+def test_a_verdict_does_not_wait_for_processes_that_have_not_started(said: list[list[Any]]) -> None:
+    ray_work._relay(Line(), Future(), lambda: "Ctrl-C")
+    assert said == [["end", "Stopped", vars(Stopped("stopped before its processes had started (Ctrl-C)", 0.0))]]
