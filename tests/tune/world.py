@@ -20,7 +20,7 @@ from hidfd.config import TrialConfig
 from tune.config import SearchConfig, StudyConfig
 from tune.definition import Definition, define
 from tune.ledger import Ledger
-from tune.local import Channel
+from tune.local import Channel, run_local
 from tune.planner import Planner
 from tune.state import StudyState
 from tune.work import Diverged, Done, End, Failed, Finished, Lost, Report, Stopped, Work
@@ -180,3 +180,33 @@ def run_side_by_side(planner: Planner, world: World, slots: int) -> str:
             if end is not None:
                 active = [entry for entry in active if entry[0] is not work]
                 planner.on_end(work, end)
+
+
+class Silent:
+    """A channel that nobody listens to."""
+
+    def report(self, report: Report) -> None:
+        pass
+
+    def verdict(self) -> str | None:
+        return None
+
+
+def run(study: Definition, world: World, slots: int = 1) -> Planner:
+    """A study to its end, one piece of work after another or several side by side."""
+    planner = world.planner(study)
+    if slots == 1:
+        run_local(planner, world.execute)
+    else:
+        run_side_by_side(planner, world, slots)
+    return planner
+
+
+def summary(planner: Planner) -> dict[str, Any]:
+    """All that a study found, without how often it was interrupted."""
+    state = planner.state
+    return {
+        "suggestions": [(s.number, s.params, s.group, s.state, s.value, s.reason, s.rungs) for s in state.suggestions],
+        "works": [(w.label, w.key, w.outcome and (w.outcome.state, w.outcome.metrics)) for w in state.works.values()],
+        "rows": [(row.name, row.keys) for row in state.rows],
+    }
