@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import pytest
 
-from tests.tune.world import Killed, Silent, World, definition, run, summary
-from tune.definition import Definition
+from tests.tune.world import Killed, KilledLedger, Silent, World, definition, run, summary
 from tune.ledger import Ledger
 from tune.local import Channel, run_local
 from tune.planner import LOST_IN_ALL, Planner
@@ -150,21 +148,6 @@ def test_drained_study_goes_on_where_it_stopped() -> None:
     assert set(world.built.values()) == {1}
 
 
-class _KilledLedger(Ledger):
-    """Dies at its n-th write, before it."""
-
-    def __init__(self, world: World, study: Definition, at: int) -> None:
-        self.left = at
-        super().__init__(world.storage, study.name, study.study.objective)
-        self.take()
-
-    def _write(self, action: Any) -> None:
-        if self.left == 0:
-            raise Killed
-        self.left -= 1
-        super()._write(action)
-
-
 def test_study_killed_before_any_ledger_write_equals_the_uninterrupted_one() -> None:
     def world() -> World:
         return World(collapsed=lambda work: work.label == "generator-1", lose=lambda work, step: False)
@@ -175,7 +158,7 @@ def test_study_killed_before_any_ledger_write_equals_the_uninterrupted_one() -> 
     while True:
         broken = world()
         try:
-            planner = Planner(StudyState(study, _KilledLedger(broken, study, at)), lambda: 0.0)
+            planner = Planner(StudyState(study, KilledLedger(broken, study, at)), lambda: 0.0)
             run_local(planner, broken.execute)
             break
         except Killed:

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.tune.test_planner import _KilledLedger, run, summary
-from tests.tune.world import Killed, World, definition
+from tests.tune.world import Killed, KilledLedger, World, definition, run, summary
 from tune.definition import Definition
 from tune.ledger import Suggestion
 from tune.local import run_local
@@ -279,7 +278,7 @@ def test_stage_aware_study_killed_before_any_ledger_write_equals_the_uninterrupt
     for at in range(0, 1_000, 5):
         broken = world()
         try:
-            planner = Planner(StudyState(study, _KilledLedger(broken, study, at)), lambda: 0.0)
+            planner = Planner(StudyState(study, KilledLedger(broken, study, at)), lambda: 0.0)
             run_local(planner, broken.execute)
             break
         except Killed:

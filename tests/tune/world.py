@@ -210,3 +210,18 @@ def summary(planner: Planner) -> dict[str, Any]:
         "works": [(w.label, w.key, w.outcome and (w.outcome.state, w.outcome.metrics)) for w in state.works.values()],
         "rows": [(row.name, row.keys) for row in state.rows],
     }
+
+
+class KilledLedger(Ledger):
+    """Dies at its n-th write, before it."""
+
+    def __init__(self, world: World, study: Definition, at: int) -> None:
+        self.left = at
+        super().__init__(world.storage, study.name, study.study.objective)
+        self.take()
+
+    def _write(self, action: Any) -> None:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+        super()._write(action)
