@@ -387,12 +387,13 @@ class TrialConfig(Section):
 
     @property
     def batches(self) -> dict[str, tuple[str, int]]:
-        """Stage of this trial that trains -> the setting of its batch, and how many images that has."""
-        found = {"distillation": ("trial.distillation.batch_images", self.distillation.batch_images)}
-        if self.uses_generator:
-            found["generation"] = ("trial.generation.batch_images", self.generation.batch_images)
+        """Stage of this trial that trains -> the setting of its batch, and how many images that has; in their order."""
+        found: dict[str, tuple[str, int]] = {}
         if self.teacher.train is not None:
             found["teacher"] = ("trial.teacher.train.batch_images", self.teacher.train.batch_images)
+        if self.uses_generator:
+            found["generation"] = ("trial.generation.batch_images", self.generation.batch_images)
+        found["distillation"] = ("trial.distillation.batch_images", self.distillation.batch_images)
         return found
 
     @property
