@@ -20,7 +20,8 @@ def on_workers(count: int, **values: Any) -> Definition:
 
 def test_batch_that_the_processes_cannot_share_is_refused_before_anything_starts() -> None:
     on_workers(4)
-    with pytest.raises(ConfigError, match=r"resources.num_workers: trial.distillation.batch_images 64.* 3 processes"):
+    named = r"resources.num_workers: trial.generation.batch_images 100, trial.distillation.batch_images 64: 3 processes"
+    with pytest.raises(ConfigError, match=named):
         on_workers(3)
 
 
