@@ -130,7 +130,7 @@ def _panels(stage: str, curves: Mapping[str, list[tuple[float, float]]]) -> list
     for panel in PANELS.get(stage, ()):
         series = {name: sorted(curves[metric]) for metric, name in panel.curves.items() if metric in curves}
         shown |= panel.curves.keys()
-        if series:
+        if any(len(points) > 1 for points in series.values()):  # a single one stands among the numbers
             pictures.append(Picture(panel.title, panel.caption, lines(series, panel.line)))
     others = sorted(curves.keys() - shown)
     return pictures + [Picture(name, f"{stage}/{name}.", lines({name: sorted(curves[name])})) for name in others]
