@@ -42,7 +42,7 @@ T = TypeVar("T")
 LOOK_EVERY_SECONDS = 2.0
 """How often a driver looks for requests in its ledger."""
 
-SHOW_EVERY_SECONDS = 0.5
+SHOW_EVERY_SECONDS = 1.0
 """How often a running study is shown anew."""
 
 
@@ -181,7 +181,7 @@ def run_study(
         engine: `ray`, or `local` for one piece of work after another in this process.
         device: auto, cpu or cuda.
         observer: hears of imports; its `stop_reason` stops the study.
-        show: called with what stands, about twice a second while something runs.
+        show: called with what stands, about once a second while something runs.
 
     Raises:
         LedgerHeld: another driver runs it.
