@@ -36,7 +36,7 @@ from tune.errors import EngineError
 from tune.planner import Planner
 from tune.ray_work import WORD, Mailbox, trainable
 from tune.work import Diverged, Done, End, Failed, Finished, Lost, Report, Stopped, Work
-from tune.worker import Place
+from tune.worker import Perform, Place, perform
 
 POST_EVERY_SECONDS = 5.0
 """How often a verdict is posted again, until its piece of work has ended: a mailbox that was restarted is empty."""
@@ -65,6 +65,7 @@ def run_ray(
     resources: ResourcesConfig,
     environment: dict[str, str],
     on_change: Callable[[], None],
+    execute: Perform = perform,
 ) -> None:
     """Run a study as Ray Tune trials, on the cluster of RAY_ADDRESS or on one of its own on this machine.
 
@@ -75,6 +76,7 @@ def run_ray(
         resources: of each.
         environment: what `tune.environment.before_ray` has set, before this module was imported.
         on_change: called whenever there may be something new to show, ten times a second.
+        execute: does a piece of work in a worker; another one measures the engine itself (`benchmarks.study`).
 
     Raises:
         EngineError: Ray does not start, or does not answer, or will never have what a piece of work needs.
@@ -105,7 +107,7 @@ def run_ray(
         adapter = Adapter(planner, mailbox, concurrency, _resources(place.threads, num_workers, gpus), on_change)
         with tempfile.TemporaryDirectory(prefix="hidfd-ray-") as scratch:
             Tuner(
-                trainable(place, mailbox, num_workers=num_workers, gpus=gpus),
+                trainable(place, mailbox, num_workers=num_workers, gpus=gpus, execute=execute),
                 tune_config=TuneConfig(
                     search_alg=Search(adapter), scheduler=Scheduler(adapter), reuse_actors=num_workers == 1
                 ),

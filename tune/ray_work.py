@@ -24,7 +24,7 @@ from ray.tune import report as tell
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune.work import Lost, Report, Stopped, Work
-from tune.worker import Place, perform
+from tune.worker import Perform, Place, perform
 
 ASK_EVERY_SECONDS = 1.0
 """How often a running piece of work asks the mailbox."""
@@ -96,7 +96,9 @@ class Silence:
         return None
 
 
-def trainable(place: Place, mailbox: Any, *, num_workers: int, gpus: float) -> Callable[[dict[str, Any]], None]:
+def trainable(
+    place: Place, mailbox: Any, *, num_workers: int, gpus: float, execute: Perform
+) -> Callable[[dict[str, Any]], None]:
     """The function that Tune runs in an actor, one piece of work after another.
 
     Args:
@@ -104,12 +106,13 @@ def trainable(place: Place, mailbox: Any, *, num_workers: int, gpus: float) -> C
         mailbox: handle of the actor.
         num_workers: processes of one piece of work.
         gpus: of each.
+        execute: does a piece of work in its one process; several always run `tune.worker.perform`.
     """
 
     def run_work(config: dict[str, Any]) -> None:
         trial_id = get_trial_context().get_trial_id()
         if num_workers == 1:
-            _run_process(config["work"], place, RayChannel(trial_id, mailbox, _say), _say)
+            _run_process(config["work"], place, RayChannel(trial_id, mailbox, _say), _say, execute)
             return
         _run_together(config["work"], place, mailbox, trial_id, num_workers, gpus)
 
@@ -121,9 +124,9 @@ def _say(*words: Any) -> None:
     tell({WORD: json.dumps(words)})
 
 
-def _run_process(record: str, place: Place, channel: RayChannel, say: Say) -> None:
+def _run_process(record: str, place: Place, channel: RayChannel, say: Say, execute: Perform = perform) -> None:
     say("start", socket.gethostname(), ray.get_runtime_context().get_node_id())
-    end = perform(Work.restore(0, json.loads(record), []), place, channel)
+    end = execute(Work.restore(0, json.loads(record), []), place, channel)
     say("end", type(end).__name__, vars(end))
 
 

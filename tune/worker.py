@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ class Place:
     folder: str
     device: str
     threads: int
+
+
+Perform = Callable[[Work, Place, Channel], End]
+"""Runs one piece of work to its end, as `perform` does."""
 
 
 class ChannelError(Exception):

@@ -1,0 +1,186 @@
+"""Trials that do nothing, by this engine, by Ray Tune with its own OptunaSearch, and by plain Optuna."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hidfd.config import TrialConfig
+from hidfd.studyfile import ResourcesConfig
+from tune.config import SearchConfig, StudyConfig
+from tune.definition import define
+from tune.environment import before_ray
+from tune.ledger_places import open_ledger
+from tune.local import Channel
+from tune.planner import Planner
+from tune.state import StudyState
+from tune.work import End, Finished, Work
+from tune.worker import Place
+
+WARM_TRIALS = 100
+"""Are not counted: processes start, and modules are loaded."""
+
+SIDE_BY_SIDE = 2
+
+TRIAL = {
+    "data": {"candidates": {"sha256": "a" * 64}, "channels": 1, "image_size_pixels": 28},
+    "teacher": {"checkpoint": {"sha256": "c" * 64}, "architecture": "resnet14", "mean": [0.3], "std": [0.3]},
+    "collection": {"num_images": 100, "holdout_images": 200},
+    "generation": {"networks": "light", "image_size_pixels": 28, "width": 8, "target_images": 3200},
+    "distillation": {"architecture": "resnet8", "target_images": 6400, "batch_images": 64},
+}
+"""Of trials that do nothing."""
+
+RATES = {"distillation.learning_rate": (0.01, 0.5), "distillation.weight_decay": (1e-5, 1e-2)}
+"""What they search: path -> range, in its logarithm."""
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What a contender takes for a trial that does nothing.
+
+    Attributes:
+        seconds: of the clock, per trial.
+        mib: that its driver grows by, per trial.
+    """
+
+    seconds: float
+    mib: float
+
+
+class Laps:
+    """Measures from the end of the warm-up to the last trial."""
+
+    def __init__(self, num_trials: int) -> None:
+        self._num_trials = num_trials
+        self._marks: dict[int, tuple[float, float]] = {}
+
+    def count(self, ended: int) -> None:
+        """So many trials have ended."""
+        for mark in (WARM_TRIALS, self._num_trials):
+            if ended >= mark and mark not in self._marks:
+                self._marks[mark] = time.perf_counter(), _resident_mib()
+
+    def overhead(self) -> Overhead:
+        """Per trial in between."""
+        (started, before), (ended, after) = self._marks[WARM_TRIALS], self._marks[self._num_trials]
+        count = self._num_trials - WARM_TRIALS
+        return Overhead((ended - started) / count, (after - before) / count)
+
+
+def do_nothing(work: Work, place: Place, channel: Channel) -> End:
+    """A piece of work that takes no time."""
+    if work.piece.kind == "build":
+        return Finished({"generator.effective_classes": 9.0})
+    return Finished({"agreement": work.params["distillation.learning_rate"]})
+
+
+def nothing_by_this_engine(sampler: str, num_trials: int, folder: Path) -> Overhead:
+    """Planner, ledger and Ray, as `tune run` has them."""
+    environment = before_ray(1, SIDE_BY_SIDE)
+    from tune.engine import run_ray
+
+    laps = Laps(num_trials)
+    asked = {"num_students": num_trials, "sampler": sampler, "concurrency": SIDE_BY_SIDE, "pruner": {"kind": "none"}}
+    searched = {path: {"type": "float", "low": low, "high": high, "log": True} for path, (low, high) in RATES.items()}
+    study = define(
+        "nothing",
+        StudyConfig.model_validate(asked),
+        SearchConfig.model_validate(searched),
+        TrialConfig.model_validate(TRIAL),
+        folder,
+    )
+    (folder / "store").mkdir()
+    with open_ledger(str(folder / "ledger.db"), study.name, "agreement") as ledger:
+        planner = Planner(StudyState(study, ledger), time.time)
+        run_ray(
+            planner,
+            Place(str(folder / "store"), str(folder), "cpu", 1),
+            concurrency=SIDE_BY_SIDE,
+            resources=ResourcesConfig(),
+            environment=environment,
+            on_change=lambda: laps.count(planner.state.num_ended),
+            execute=do_nothing,
+        )
+        laps.count(planner.state.num_ended)
+    return laps.overhead()
+
+
+def nothing_by_ray_tune(sampler: str, num_trials: int, folder: Path) -> Overhead:
+    """Ray Tune's Tuner with its OptunaSearch in memory, which a killed driver takes with it."""
+    return _tune(sampler, num_trials, folder, None)
+
+
+def nothing_by_ray_tune_on_sqlite(sampler: str, num_trials: int, folder: Path) -> Overhead:
+    """The same with a storage that lasts."""
+    return _tune(sampler, num_trials, folder, f"sqlite:///{folder / 'optuna.db'}")
+
+
+def _tune(sampler: str, num_trials: int, folder: Path, address: str | None) -> Overhead:
+    before_ray(1, SIDE_BY_SIDE)
+    import optuna
+    import ray
+    from ray.tune import Callback, RunConfig, TuneConfig, Tuner, report
+    from ray.tune.search.optuna import OptunaSearch
+
+    laps = Laps(num_trials)
+
+    class Count(Callback):
+        ended = 0
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self.ended += 1
+            laps.count(self.ended)
+
+    def trial(config: dict[str, float]) -> None:
+        report({"agreement": config["distillation.learning_rate"]})
+
+    space: dict[str, optuna.distributions.BaseDistribution] = {
+        path: optuna.distributions.FloatDistribution(low, high, log=True) for path, (low, high) in RATES.items()
+    }
+    storage = None if address is None else optuna.storages.RDBStorage(address)
+    found = OptunaSearch(space, metric="agreement", mode="max", sampler=_sampler(sampler), storage=storage)
+    ray.init(num_cpus=SIDE_BY_SIDE, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        Tuner(
+            trial,
+            tune_config=TuneConfig(
+                search_alg=found, num_samples=num_trials, max_concurrent_trials=SIDE_BY_SIDE, reuse_actors=True
+            ),
+            run_config=RunConfig(name="nothing", storage_path=str(folder / "ray"), verbose=0, callbacks=[Count()]),
+        ).fit()
+    finally:
+        ray.shutdown()
+    return laps.overhead()
+
+
+def nothing_by_optuna(sampler: str, num_trials: int, folder: Path) -> Overhead:
+    """One process that asks, reports and tells, on SQLite with its defaults."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    laps = Laps(num_trials)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'optuna.db'}")
+    study = optuna.create_study(storage=storage, direction="maximize", sampler=_sampler(sampler))
+    for number in range(num_trials):
+        trial = study.ask()
+        values = [trial.suggest_float(path, low, high, log=True) for path, (low, high) in RATES.items()]
+        trial.report(values[0], 6400)
+        study.tell(trial, values[0])
+        laps.count(number + 1)
+    return laps.overhead()
+
+
+def _sampler(name: str) -> Any:
+    import optuna
+
+    return optuna.samplers.RandomSampler(seed=0) if name == "random" else optuna.samplers.TPESampler(seed=0)
+
+
+def _resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
