@@ -1,4 +1,4 @@
-"""Checkpoints of a training loop: what a killed run goes on from, and a longer one than the last.
+"""Checkpoints of a training loop: what a killed run goes on from, and a longer generator from a shorter one.
 
 checkpoints/<digest>/<images>/      written like an artifact: files first, then the manifest; the newest two stay
 checkpoints/<digest>/<images>-end/  where a length of a generator's trajectory ended; stays for longer ones
