@@ -21,7 +21,7 @@ from hidfd.errors import ConfigError, StoreError
 from hidfd.materials import materials
 from hidfd.progress import console_observer, duration, interruptible
 from hidfd.sources import identify
-from hidfd.stages import STAGE_NAMES, Stage, needed, plan
+from hidfd.stages import STAGE_NAMES, Stage, kept_digests, needed, plan
 from hidfd.store import Store
 
 EPILOG = """\
@@ -219,7 +219,7 @@ def _name_of(config: TrialConfig) -> str:
 
 def _refer(store: Store, file: studyfile.StudyFile, config: TrialConfig) -> None:
     """`store remove` shall spare what this trial rests on."""
-    store.write_references(f"{file.name}.{_name_of(config)}", [stage.digest for stage in plan(config).values()])
+    store.write_references(f"{file.name}.{_name_of(config)}", kept_digests(config))
 
 
 def _all_stages(planned: dict[str, Stage]) -> list[Stage]:

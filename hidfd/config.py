@@ -244,6 +244,10 @@ class GenerationConfig(Section):
     flip: bool = False
     """Random horizontal flips of the real images. False = faithful."""
 
+    snapshots_at_images: tuple[Images, ...] = Field(default=(), json_schema_extra=OUTCOME_NEUTRAL)
+    """Shorter lengths on the way to `target_images` at which the generator is kept too: each is the very artifact that
+    a trial of that `target_images` asks for. Those that are not shorter mean nothing."""
+
     statistics_batches: int = Field(default=16, ge=1, le=1024)
     """Batches over which the EMA generator's batch-norm statistics are re-estimated before it samples."""
 

@@ -77,7 +77,7 @@ def distil(
         Schedule(
             settings.target_images, settings.batch_images, config.log_every_images, config.checkpoint_every_seconds
         ),
-        store.checkpoints(stage.digest),
+        store.checkpoints(stage.checkpoints),
         observer,
         [Milestone(measure, settings.measure_every_images, observer.measure_at_images)],
         on_resume=lambda rows: replay(stage, rows, observer),
@@ -101,7 +101,7 @@ def distil(
                 "plain_parameters": training.student.num_plain_parameters(),
             }
             attempt.commit(meta, device=device.description)
-        store.checkpoints(stage.digest).clear()
+        store.checkpoints(stage.checkpoints).clear()
 
     device.processes.from_first(keep)
     return store.get(stage.name, stage.digest)

@@ -36,15 +36,17 @@ def train_generator(
     observer: Observer,
     samples: Path | None = None,
 ) -> Artifact:
-    """Train the GAN to its budget and keep the EMA generator.
+    """Train the GAN to the stage's length and keep the EMA generator, and the state that a longer one goes on from.
 
     Args:
+        stage: of the trial, or a snapshot on its way (`hidfd.stages.snapshots`).
         samples: folder for the growing sample grid, `generation-<images>.png`.
 
     The artifact holds `generator.safetensors` (EMA weights with re-estimated batch-norm statistics), one
     `grid-<images>.png` per interval, `metrics.jsonl`, and the final proxies in its meta.
     """
-    settings = config.generation
+    settings, checkpoints = config.generation, store.checkpoints(stage.checkpoints)
+    assert stage.target_images is not None
     training = AdversarialTraining(config, collection, teacher, device)
     probe = GeneratorProbe(training, collection)
     if training.absent_classes:
@@ -72,12 +74,13 @@ def train_generator(
         training,
         stage,
         Schedule(
-            settings.target_images,
+            stage.target_images,
             settings.batch_images * settings.discriminator_steps,
             config.log_every_images,
             config.checkpoint_every_seconds,
+            is_continued=True,
         ),
-        store.checkpoints(stage.digest),
+        checkpoints,
         observer,
         [Milestone(draw_grid, settings.grid_every_images), Milestone(measure_proxies, settings.proxies_every_images)],
         processes=device.processes,
@@ -102,7 +105,7 @@ def train_generator(
                 },
             }
             attempt.commit(meta, device=device.description)
-        store.checkpoints(stage.digest).clear()
+        checkpoints.clear(up_to=stage.target_images)
 
     device.processes.from_first(keep)
     return store.get(stage.name, stage.digest)

@@ -76,12 +76,22 @@ class Milestone:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Budget and intervals of a loop, in images and seconds."""
+    """Budget and intervals of a loop, in images and seconds.
+
+    Attributes:
+        is_continued: nothing of a step depends on the target, so a longer run goes on from where this one ends.
+    """
 
     target_images: int
     step_images: int
     log_every_images: int
     checkpoint_every_seconds: float
+    is_continued: bool = False
+
+    @property
+    def end_images(self) -> int:
+        """Images seen after the last step."""
+        return -(-self.target_images // self.step_images) * self.step_images
 
 
 @dataclass
@@ -114,10 +124,10 @@ def run_loop(
         DivergedError: a loss or a gradient was not finite; says which, and where.
     """
     history, sums, steps, images = History(), dict[str, Tensor](), 0, 0
-    newest = processes.from_first(checkpoints.latest)
+    newest = processes.from_first(lambda: checkpoints.latest(schedule.end_images))
     if newest is not None:
-        images = newest[0]
-        state = _read_state(newest[1] if processes.is_first else checkpoints.at(images))
+        images = newest.images
+        state = _read_state(newest.folder if processes.is_first else checkpoints.seen_here(newest))
         task.load_state_dict(state["task"])
         history = History(state["rows"], state["seconds"])
         sums, steps = state["sums"], state["steps"]
@@ -125,7 +135,7 @@ def run_loop(
         on_resume(history.rows)
     observer.stage_started(stage, schedule.target_images, images)
 
-    def save() -> None:
+    def save(*, is_end: bool = False) -> None:
         state = {
             "task": task.state_dict(),
             "rows": history.rows,
@@ -133,18 +143,14 @@ def run_loop(
             "sums": sums,
             "steps": steps,
         }
-        processes.from_first(lambda: checkpoints.save(images, lambda folder: _write_state(folder, state)))
+        processes.from_first(
+            lambda: checkpoints.save(images, lambda folder: _write_state(folder, state), is_end=is_end)
+        )
 
-    watch = _Watch(observer, schedule.checkpoint_every_seconds, processes)
-    started = watch.saved_at
-    while images < schedule.target_images:
-        metrics = _global_means(task.step(images), processes)
-        before, images = images, images + schedule.step_images
-        steps += 1
-        for name, value in metrics.items():
-            sums[name] = sums[name] + value if name in sums else value
-        done = images >= schedule.target_images
-
+    def measure() -> None:
+        """After a step: what the intervals and the end ask for."""
+        nonlocal sums, steps
+        before, done = images - schedule.step_images, images >= schedule.target_images
         if done or images // schedule.log_every_images > before // schedule.log_every_images:
             row = _read(stage.name, sums, steps, images)
             sums, steps = {}, 0
@@ -157,6 +163,20 @@ def run_loop(
                 if measured:
                     history.rows.append({"images": images, **measured})
 
+    watch = _Watch(observer, schedule.checkpoint_every_seconds, processes)
+    started = watch.saved_at
+    if newest is not None and newest.is_end:
+        measure()
+    while images < schedule.target_images:
+        metrics = _global_means(task.step(images), processes)
+        images += schedule.step_images
+        steps += 1
+        for name, value in metrics.items():
+            sums[name] = sums[name] + value if name in sums else value
+        done = images >= schedule.target_images
+        if done and schedule.is_continued:
+            save(is_end=True)
+        measure()
         if not done:
             reason, must_save = watch.look()
             if must_save:
@@ -257,10 +277,10 @@ def _read(stage: str, sums: dict[str, Tensor], steps: int, images: int) -> dict[
     return {"images": images, **row}
 
 
-def rows_so_far(checkpoints: Checkpoints) -> list[dict[str, float]]:
-    """What an unfinished loop had measured when it last saved."""
-    newest = checkpoints.latest()
-    rows: list[dict[str, float]] = [] if newest is None else _read_state(newest[1])["rows"]
+def rows_so_far(checkpoints: Checkpoints, target_images: int | None = None) -> list[dict[str, float]]:
+    """What an unfinished loop, of that length, had measured when it last saved."""
+    newest = checkpoints.latest(target_images)
+    rows: list[dict[str, float]] = [] if newest is None else _read_state(newest.folder)["rows"]
     return rows
 
 

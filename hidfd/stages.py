@@ -48,6 +48,7 @@ class Stage:
         inputs: role -> digest of every artifact that it reads.
         identity: what the digest was taken of.
         trajectory: for `generation`, the digest without its length: a longer run continues a shorter one.
+        target_images: for `generation`, that length.
         operations: estimated floating-point operations of building it, for expected seconds; 0 where data dominates.
     """
 
@@ -58,6 +59,12 @@ class Stage:
     identity: dict[str, Any] = field(repr=False)
     operations: float = 0.0
     trajectory: str | None = None
+    target_images: int | None = None
+
+    @property
+    def checkpoints(self) -> str:
+        """The digest that its checkpoints are kept under: lengths of one trajectory share them."""
+        return self.trajectory or self.digest
 
 
 def digest_of(content: Any) -> str:
@@ -114,7 +121,7 @@ def plan(config: TrialConfig) -> dict[str, Stage]:
         if images is not None:
             trajectory, digest = digest, digest_of({"trajectory": digest, "images": images})
         role = role or name
-        stages[role] = Stage(name, role, digest, inputs, identity, operations, trajectory)
+        stages[role] = Stage(name, role, digest, inputs, identity, operations, trajectory, images)
         return digest
 
     def add_import(role: str, material: Material, *, size: int = data.image_size_pixels, labelled: bool) -> str:
@@ -210,6 +217,27 @@ def plan(config: TrialConfig) -> dict[str, Stage]:
         evaluation_inputs["validation"] = splits["validation"]
     add("evaluation", None, evaluation_inputs, precision=True)
     return stages
+
+
+def snapshots(config: TrialConfig) -> tuple[Stage, ...]:
+    """The shorter generators that training a trial's own leaves on its way, shortest first.
+
+    Each is what a trial of that `target_images` has.
+    """
+    if not config.uses_generator:
+        return ()
+    generation, found = config.generation, []
+    for images in sorted(set(generation.snapshots_at_images)):
+        if images < generation.target_images:
+            shorter = generation.model_copy(update={"target_images": images})
+            found.append(plan(config.model_copy(update={"generation": shorter}))["generation"])
+    return tuple(found)
+
+
+def kept_digests(config: TrialConfig) -> set[str]:
+    """Names of all in the store that a trial rests on, and of what a longer generator goes on from."""
+    stages = (*plan(config).values(), *snapshots(config))
+    return {digest for stage in stages for digest in (stage.digest, stage.checkpoints)}
 
 
 def needed(stages: dict[str, Stage], until: str) -> Iterator[Stage]:

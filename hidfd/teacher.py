@@ -68,7 +68,9 @@ def train_teacher(
     schedule = Schedule(
         train.target_images, train.batch_images, config.log_every_images, config.checkpoint_every_seconds
     )
-    history = run_loop(task, stage, schedule, store.checkpoints(stage.digest), observer, processes=device.processes)
+    history = run_loop(
+        task, stage, schedule, store.checkpoints(stage.checkpoints), observer, processes=device.processes
+    )
     meta: dict[str, Any] = {"mean": task.mean, "std": task.std, "trained_here": True}
     meta |= {"seconds": history.seconds, "operations": stage.operations}
 
@@ -85,7 +87,7 @@ def train_teacher(
                 f"teacher: {100 * meta['validation_accuracy']:.2f} % on {len(held.pixels):,} validation images"
             )
         _commit(stage, store, task.backbone, meta, history.rows, device=device.description)
-        store.checkpoints(stage.digest).clear()
+        store.checkpoints(stage.checkpoints).clear()
 
     device.processes.from_first(keep)
     return store.get(stage.name, stage.digest)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from hidfd.loop import LOOPS
 from hidfd.processes import Processes, joined
 from hidfd.progress import Observer
 from hidfd.sources import identify, import_images, materials, open_images
-from hidfd.stages import Stage, needed, plan
+from hidfd.stages import Stage, needed, plan, snapshots
 from hidfd.store import Artifact, Store
 from hidfd.synthesis import synthesise
 from hidfd.teacher import import_teacher, train_teacher
@@ -86,7 +87,8 @@ class Trial:
                 if stage.name == "distillation":
                     replay(stage, found.metrics(), self.observer)
                 if stage.name in LOOPS:  # checkpoints of a run that was killed before it could
-                    self.processes.from_first(self.store.checkpoints(stage.digest).clear)
+                    checkpoints = self.store.checkpoints(stage.checkpoints)
+                    self.processes.from_first(partial(checkpoints.clear, stage.target_images))
                 continue
             reason = self.processes.from_first(self.observer.should_stop)
             if reason is not None:
@@ -121,9 +123,9 @@ class Trial:
                     stage, lambda: collect(stage, config, candidates, test, self.teacher, store, device, observer)
                 )
             case "generation":
-                return train_generator(
-                    stage, config, self.collection, self.teacher, store, device, observer, self.samples
-                )
+                for snapshot in snapshots(config):
+                    self.keep_snapshot(snapshot)
+                return self.generator_of(stage)
             case "synthesis":
                 made = self.artifact("generation")
                 return self.by_first(
@@ -137,6 +139,27 @@ class Trial:
                     stage,
                     lambda: evaluate(stage, self.student, self.teacher, self.collection, validation, store, device),
                 )
+
+    def generator_of(self, stage: Stage) -> Artifact:
+        """Train to the stage's length, from the longest shorter one that has left its state."""
+        return train_generator(
+            stage,
+            self.config,
+            self.collection,
+            self.teacher,
+            self.store,
+            self.device,
+            self.observer,
+            self.samples,
+        )
+
+    def keep_snapshot(self, snapshot: Stage) -> None:
+        """A shorter generator on the way to the trial's own, unless it stands already."""
+        found = self.found(snapshot)
+        if found is not None:
+            self.observer.reused(snapshot, found.meta.get("seconds"))
+        else:
+            self.observer.stage_finished(snapshot, float(self.generator_of(snapshot).meta["seconds"]))
 
     def by_first(self, stage: Stage, make: Callable[[], Artifact]) -> Artifact:
         """What the first process makes alone, as all find it in the store."""

@@ -111,7 +111,8 @@ def _write(folder: Path, name: str, trial: Trial, until: str) -> Path:
         artifact = trial.store.find(stage.name, stage.digest)
         if artifact is None:
             if stage.name in LOOPS:
-                rows += [{"stage": role, **row} for row in rows_so_far(trial.store.checkpoints(stage.digest))]
+                checkpoints = trial.store.checkpoints(stage.checkpoints)
+                rows += [{"stage": role, **row} for row in rows_so_far(checkpoints, stage.target_images)]
             continue
         rows += [{"stage": role, **row} for row in artifact.metrics()]
         stages.append(

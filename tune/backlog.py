@@ -37,6 +37,7 @@ class Backlog:
         self._made: set[str] = set()
         self._claimed: Counter[str] = Counter()
         self._trajectories: Counter[str] = Counter()
+        self._lengths: defaultdict[str, set[str]] = defaultdict(set)  # trajectory -> keys of its generators' builds
 
     def state_of(self, key: str) -> WorkState:
         """Where a piece of work stands."""
@@ -56,6 +57,8 @@ class Backlog:
         self._num_builds[work.piece.until] += before is None
         for need in work.piece.needs:
             self._dependents[need].add(work.key)
+        if work.piece.trajectory is not None:
+            self._lengths[work.piece.trajectory].add(work.key)
         if work.outcome is not None and work.outcome.state is WorkState.COMPLETE:
             self._made |= work.piece.makes
         self._refresh(work.key)
@@ -94,6 +97,16 @@ class Backlog:
         for key in self._dependents[work.key]:
             self._refresh(key)
 
+    def stands(self, generator: str) -> None:
+        """A generator has been built, by work that may still run: whoever needs this length need not wait for more."""
+        self._made.add(generator)
+
+    def shorter_lengths(self, piece: Piece) -> tuple[int, ...]:
+        """Images at which others that have not ended want the generator that this piece trains, before its own end."""
+        others = [other for other in self._trained_like(piece) if other.generator not in self._made]
+        lengths = {other.target_images for other in others if other.target_images is not None}
+        return tuple(sorted(images for images in lengths if images < (piece.target_images or 0)))
+
     def doomed_by(self, work: Work) -> Iterator[tuple[Work, Outcome]]:
         """What waits for a build that has ended without an artifact worth using, and how that ends."""
         outcome = work.outcome
@@ -107,13 +120,18 @@ class Backlog:
     def first_ready(self, among: Container[str] | None = None) -> Work | None:
         """The first, in order of creation, whose needs are there and whose artifacts nobody builds now.
 
+        Of a generator that is still to be trained the longest length that may start comes in its place: it leaves the
+        shorter ones on its way.
+
         Args:
             among: keys that may start; None for any.
         """
         for number in self._ready:
             work = self.works[self._keys[number]]
             if (among is None or work.key in among) and self._is_free(work.piece):
-                return work
+                lengths = [] if work.piece.generator in self._made else self._trained_like(work.piece)
+                longer = [piece for piece in lengths if among is None or piece.key in among]
+                return self.works[max([work.piece, *longer], key=lambda piece: piece.target_images or 0).key]
         return None
 
     def waiting(self) -> list[Work]:
@@ -161,10 +179,15 @@ class Backlog:
         return outcome is not None and outcome.state is WorkState.COMPLETE
 
     def _is_free(self, piece: Piece) -> bool:
-        """Nobody builds what it makes, nor another length of the generator that it trains."""
-        if piece.trajectory is not None and self._trajectories[piece.trajectory]:
+        """Nobody builds what it makes, nor trains another length of a generator that it would train."""
+        if piece.trajectory is not None and self._trajectories[piece.trajectory] and piece.generator not in self._made:
             return False
         return all(digest in self._made or not self._claimed[digest] for digest in piece.makes)
+
+    def _trained_like(self, piece: Piece) -> list[Piece]:
+        """The builds of its trajectory that are wanted, have not ended and do not run."""
+        keys = self._lengths[piece.trajectory] if piece.trajectory is not None else set()
+        return [self.works[key].piece for key in keys if key in self._unfinished and key not in self.running]
 
     def _claim(self, piece: Piece, change: int) -> None:
         for digest in piece.makes:

@@ -101,6 +101,7 @@ class Planner:
         work = self.state.backlog.first_ready(self.state.startable) or self._suggest_until_ready()
         if work is None:
             return Wait() if self.live else Done("everything that was asked for has ended")
+        work.snapshots_at_images = self.state.backlog.shorter_lengths(work.piece)
         self.live[work.key] = Live(target_images=work.piece.target_images)
         self.state.backlog.start(work)
         return work
@@ -131,6 +132,8 @@ class Planner:
         work, now = self.state.works[key], self.now()
         if report.note:
             self.notes.append(f"{work.label}: {report.note}")
+        if report.generator is not None:
+            self.state.backlog.stands(report.generator)
         if report.stage is not None:
             same = report.stage == live.stage
             live.target_images = report.target_images or (live.target_images if same else None)

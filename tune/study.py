@@ -20,7 +20,7 @@ from hidfd.disk import store_errors
 from hidfd.errors import ConfigError, HidfdError, Stopped
 from hidfd.progress import Observer
 from hidfd.sources import identify
-from hidfd.stages import needed, plan
+from hidfd.stages import kept_digests, needed, plan
 from hidfd.store import Store
 from tune.config import SearchConfig, StudyConfig
 from tune.definition import Definition, define
@@ -333,8 +333,8 @@ class _Watch:
         works = self._planner.state.works
         if len(works) != self._num_referenced:
             self._num_referenced = len(works)
-            digests = {stage.digest for work in works.values() for stage in plan(work.piece.config).values()}
-            digests |= {stage.digest for stage in plan(self._study.definition.base).values()}
+            configs = (self._study.definition.base, *(work.piece.config for work in works.values()))
+            digests = {digest for config in configs for digest in kept_digests(config)}
             self._study.store.write_references(self._study.definition.name, digests)
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from hidfd.config import TrialConfig
+from hidfd.config_paths import with_values
 from hidfd.stages import needed, plan
 from tune.snapshot import Kind, Role, WorkState
 
@@ -28,7 +29,8 @@ class Piece:
         until: its last stage: `collection`, `synthesis` or `evaluation`.
         needs: keys of the pieces before it.
         makes: digests of every artifact that it makes unless it is there already, imports apart.
-        trajectory: of the generator it trains; two lengths of one trajectory are never built side by side.
+        trajectory: of the generator it trains; two lengths of one trajectory are never trained side by side.
+        generator: digest of that generator.
         target_images: of its training loop, if it has one.
         operations: estimated floating-point operations of its own stages; 0 where they are not counted.
         config: the trial it belongs to.
@@ -39,6 +41,7 @@ class Piece:
     needs: tuple[str, ...]
     makes: frozenset[str]
     trajectory: str | None
+    generator: str | None
     target_images: int | None
     operations: float
     config: TrialConfig = field(repr=False)
@@ -76,6 +79,7 @@ def pieces_of(config: TrialConfig) -> tuple[Piece, ...]:
                 needs=tuple(piece.key for piece in pieces if piece.key in digests),
                 makes=digests,
                 trajectory=stages["generation"].trajectory if trains_generator else None,
+                generator=stages["generation"].digest if trains_generator else None,
                 target_images=targets.get(until),
                 operations=sum(stage.operations for stage in chain if stage.digest not in earlier),
                 config=config,
@@ -142,6 +146,7 @@ class Work:
         trial: the search trial that asked first, if one did.
         params: dotted path -> value, where it differs from the study's own `trial:`.
         rungs: student images at which it is compared; empty for builds, variants, finalists and controls.
+        snapshots_at_images: shorter lengths of its generator that others waited for when it started last.
         outcome: None until it has ended for good.
         attempts: in order.
     """
@@ -153,12 +158,21 @@ class Work:
     trial: int | None
     params: dict[str, Any]
     rungs: tuple[int, ...] = ()
+    snapshots_at_images: tuple[int, ...] = ()
     outcome: Outcome | None = None
     attempts: list[Attempt] = field(default_factory=list)
 
     @property
     def key(self) -> str:
         return self.piece.key
+
+    @property
+    def config(self) -> TrialConfig:
+        """What it runs: its piece's trial, with the snapshots that others wait for."""
+        if not self.snapshots_at_images:
+            return self.piece.config
+        asked = (*self.piece.config.generation.snapshots_at_images, *self.snapshots_at_images)
+        return with_values(self.piece.config, {"generation.snapshots_at_images": tuple(sorted(set(asked)))})
 
     def record(self) -> dict[str, Any]:
         """Plain JSON of all but its attempts, as the ledger keeps it; `restore` is its inverse."""
@@ -174,6 +188,7 @@ class Work:
             "config": self.piece.config.model_dump(mode="json"),
             "target_images": self.piece.target_images,
             "rungs": list(self.rungs),
+            "snapshots_at_images": list(self.snapshots_at_images),
             "outcome": self.outcome.to_json() if self.outcome else None,
         }
 
@@ -196,6 +211,7 @@ class Work:
             trial=record["trial"],
             params=record["params"],
             rungs=tuple(record["rungs"]),
+            snapshots_at_images=tuple(record.get("snapshots_at_images", ())),  # older ledgers know none
             outcome=Outcome(**{**outcome, "state": WorkState(outcome["state"])}) if outcome else None,
             attempts=attempts,
         )
@@ -211,6 +227,7 @@ class Report:
         metrics: newest numbers.
         measured: the metrics are the student's on the hold-out at exactly `images`.
         picture: path of a new sample grid.
+        generator: digest of one that stands now: a snapshot, or the work's own.
         note: a line for the user.
     """
 
@@ -220,6 +237,7 @@ class Report:
     metrics: dict[str, float] = field(default_factory=dict)
     measured: bool = False
     picture: str | None = None
+    generator: str | None = None
     note: str | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _run(work: Work, place: Place, channel: Channel) -> tuple[dict[str, float], 
 
     torch.set_num_threads(place.threads)
     result = run_trial(
-        work.piece.config,
+        work.config,
         Store.open(place.store),
         until=work.piece.until,
         folder=Path(place.folder) / work.label,
@@ -151,12 +151,22 @@ class WorkObserver(Observer):
     def picture(self, stage: Stage, images: int, path: Path) -> None:
         self._tell(Report(stage.name, images, None, picture=str(path)))
 
+    def reused(self, stage: Stage, seconds: float | None) -> None:
+        self._tell_generator(stage)
+
+    def stage_finished(self, stage: Stage, seconds: float) -> None:
+        self._tell_generator(stage)
+
     def note(self, text: str) -> None:
         self._tell(Report(note=text))
 
     def should_stop(self) -> str | None:
         with _channel_errors():
             return self._channel.verdict()
+
+    def _tell_generator(self, stage: Stage) -> None:
+        if stage.name == "generation":
+            self._tell(Report(generator=stage.digest))
 
     def _tell(self, report: Report) -> None:
         with _channel_errors():

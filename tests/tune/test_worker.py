@@ -160,6 +160,17 @@ def test_measurements_are_told_always_and_progress_seldom() -> None:
     assert observer.should_stop() == "pruned"
 
 
+def test_a_generator_is_told_of_as_soon_as_it_stands() -> None:
+    channel = Channel()
+    observer = WorkObserver(channel, ())
+    stages = plan(trial())
+    for name in ("collection", "generation", "synthesis"):
+        observer.stage_finished(stages[name], 1.0)
+        observer.reused(stages[name], 1.0)
+    digest = stages["generation"].digest
+    assert [report.generator for report in channel.told] == [digest, digest]
+
+
 def test_numbers_of_a_result_are_its_finite_ones() -> None:
     result = {"agreement": 0.5, "classes": 10, "name": "x", "ok": True, "bad": float("nan"), "generator": {"a": 1.5}}
     assert numbers_of(result) == {"agreement": 0.5, "classes": 10.0, "generator.a": 1.5}

@@ -7,7 +7,7 @@ checkpoint. It counts every artifact that is built, and by whom at the same time
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 
 from hidfd.config import TrialConfig
+from hidfd.stages import snapshots
 from tune.config import SearchConfig, StudyConfig
 from tune.definition import Definition, define
 from tune.ledger import Ledger
@@ -82,6 +83,8 @@ class World:
         storage: of the ledger.
         built: digest -> how often it was built.
         progress: key -> steps done so far, as its checkpoints say.
+        trained: trajectory -> images that its generators were trained on, repeated ones counted again.
+        ends: trajectory -> images at which a length of it has left its state.
         collapsed: whether a piece's generator shows too few classes.
         diverged, failing: whether a piece ends so.
         lose: asked at each step; True loses the worker there.
@@ -90,6 +93,8 @@ class World:
     storage: BaseStorage = field(default_factory=InMemoryStorage)
     built: Counter[str] = field(default_factory=Counter)
     progress: dict[str, int] = field(default_factory=dict)
+    trained: Counter[str] = field(default_factory=Counter)
+    ends: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     running: list[str] = field(default_factory=list)
     collapsed: Callable[[Work], bool] = lambda work: False
     diverged: Callable[[Work], bool] = lambda work: False
@@ -105,10 +110,10 @@ class World:
             yield failed
             return
         target = work.piece.target_images
-        if target is None or work.key in self.built:
+        if target is None or work.key in self.built or work.piece.generator in self.built:
             yield self._finished(work, reused=work.key in self.built)
             return
-        for step in range(self.progress.get(work.key, 0) + 1, STEPS + 1):
+        for step in range(self._steps_done(work, target) + 1, STEPS + 1):
             if self.lose(work, step):
                 yield Lost("its node is gone")
                 return
@@ -118,6 +123,7 @@ class World:
                 value = quality(work) - 0.1 * (1 - step / STEPS)
                 channel.report(Report("distillation", images, target, {"agreement": value}, measured=True))
             self.progress[work.key] = step
+            self._train(work, target // STEPS, images, channel)
             if self.diverged(work) and step == STEPS // 2:
                 yield Diverged("generation: a loss was not finite")
                 return
@@ -129,10 +135,31 @@ class World:
                 yield None
         yield self._finished(work, reused=False)
 
+    def _steps_done(self, work: Work, target: int) -> int:
+        """By its own checkpoints, or by the end of a shorter generator."""
+        ends = self.ends[work.piece.trajectory] if work.piece.trajectory is not None else set()
+        shorter = max((end for end in ends if end <= target), default=0)
+        return max(self.progress.get(work.key, 0), shorter * STEPS // target)
+
+    def _train(self, work: Work, step_images: int, images: int, channel: Channel) -> None:
+        """What a step of a generator leaves: snapshots, too."""
+        trajectory = work.piece.trajectory
+        if trajectory is None:
+            return
+        self.trained[trajectory] += step_images
+        for snapshot in snapshots(work.config):
+            assert snapshot.target_images is not None
+            if images >= snapshot.target_images:
+                self.ends[trajectory].add(snapshot.target_images)
+                self.built.update({snapshot.digest} - self.built.keys())
+                channel.report(Report(generator=snapshot.digest))
+
     def _finished(self, work: Work, *, reused: bool) -> End:
         if not reused:
             missing = [digest for digest in work.piece.makes if digest not in self.built]
             self.built.update({*missing, work.key})
+            if work.piece.trajectory is not None and work.piece.target_images is not None:
+                self.ends[work.piece.trajectory].add(work.piece.target_images)
         if work.piece.kind == "student":
             value = quality(work)
             return Finished({"agreement": value, "validation_accuracy": value + 0.01}, reused, 1.5)

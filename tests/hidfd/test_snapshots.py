@@ -1,0 +1,158 @@
+"""A longer generator goes on from a shorter one, and its snapshots are what shorter trials ask for, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hidfd.adversarial_training import AdversarialTraining
+from hidfd.config import TrialConfig
+from hidfd.config_paths import with_values
+from hidfd.progress import Observer
+from hidfd.stages import Stage, kept_digests, plan, snapshots
+from hidfd.store import Artifact, Store
+from hidfd.trial import run_trial
+
+# Steps of 8 images. 20 ends within a step, and where no metric, grid or proxy of a longer run is due; 32 where all are.
+LENGTHS = (20, 32, 56)
+
+
+@pytest.fixture
+def generator(trial_config: TrialConfig) -> TrialConfig:
+    return with_values(trial_config, {"generation.proxies_every_images": 32})
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Images seen before each GAN step that was taken."""
+    taken: list[int] = []
+    step = AdversarialTraining.step
+
+    def counted(training: AdversarialTraining, images_seen: int) -> object:
+        taken.append(images_seen)
+        return step(training, images_seen)
+
+    monkeypatch.setattr(AdversarialTraining, "step", counted)
+    return taken
+
+
+def build(config: TrialConfig, store: Store, images: int, *at: int, observer: Observer | None = None) -> Artifact:
+    """The generator of that length, with snapshots there."""
+    asked = with_values(config, {"generation.target_images": images, "generation.snapshots_at_images": at})
+    result = run_trial(asked, store, until="generation", device="cpu", observer=observer)
+    return store.get("generation", result.stages["generation"].digest)
+
+
+def content(artifact: Artifact) -> tuple[dict[str, str], object, object]:
+    """Hashes of weights and grids, the curve, and all else that was found, without seconds."""
+    hashes = {name: record.sha256 for name, record in artifact.files.items() if name != "metrics.jsonl"}
+    curve = [{name: value for name, value in row.items() if name != "seconds"} for row in artifact.metrics()]
+    return hashes, curve, {name: value for name, value in artifact.meta.items() if name != "seconds"}
+
+
+@pytest.mark.parametrize("discriminator_steps", [1, 2])
+def test_longer_generator_continues_a_shorter_one_bit_for_bit(
+    discriminator_steps: int, generator: TrialConfig, tmp_path: Path, steps: list[int]
+) -> None:
+    config = with_values(generator, {"generation.discriminator_steps": discriminator_steps})
+    whole = {images: build(config, Store.open(tmp_path / f"{images}"), images) for images in LENGTHS}
+    steps.clear()
+    store = Store.open(tmp_path / "continued")
+    for images in LENGTHS:
+        assert content(build(config, store, images)) == content(whole[images]), images
+    assert steps == list(range(0, 64 if discriminator_steps == 2 else 56, 8 * discriminator_steps)), "each once"
+
+
+def test_snapshots_are_the_artifacts_of_shorter_trials(
+    generator: TrialConfig, tmp_path: Path, steps: list[int]
+) -> None:
+    whole = {images: build(generator, Store.open(tmp_path / f"{images}"), images) for images in LENGTHS}
+    steps.clear()
+    store = Store.open(tmp_path / "store")
+    longest = build(generator, store, LENGTHS[-1], *LENGTHS[:-1], 400)
+    assert steps == list(range(0, 56, 8))
+    assert content(longest) == content(whole[LENGTHS[-1]])
+    for images in LENGTHS[:-1]:
+        found = store.find("generation", whole[images].digest)
+        assert found is not None
+        assert content(found) == content(whole[images])
+
+
+@pytest.mark.parametrize("killed_at", [8, 16, 24, 32, 40])
+def test_run_with_snapshots_that_is_killed_equals_the_uninterrupted_one(
+    killed_at: int, generator: TrialConfig, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks: Iterator[float] = iter(range(10**6))
+    monkeypatch.setattr("hidfd.loop.time.monotonic", lambda: float(next(ticks)))
+    logged = with_values(generator, {"log_every_images": 8})
+    whole = build(logged, Store.open(tmp_path / "whole"), 48)
+    store = Store.open(tmp_path / "store")
+
+    class Killer(Observer):
+        def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
+            if stage.name == "generation" and images >= killed_at:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(logged, store, 48, 24, 32, observer=Killer())
+    steps.clear()
+    assert content(build(logged, store, 48, 24, 32)) == content(whole)
+    assert steps[0] == (killed_at if killed_at in (24, 32) else killed_at - 8), "from its last checkpoint"
+
+
+def test_kill_between_the_last_step_and_the_artifact_repeats_no_step(
+    generator: TrialConfig, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, store = build(generator, Store.open(tmp_path / "whole"), 32), Store.open(tmp_path / "store")
+    run_trial(generator, store, until="collection", device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "attempt", _die)
+        with pytest.raises(KeyboardInterrupt):
+            build(generator, store, 32)
+    steps.clear()
+    assert content(build(generator, store, 32)) == content(whole)
+    assert steps == []
+
+
+def test_shorter_generator_never_goes_on_from_a_longer_one(
+    generator: TrialConfig, tmp_path: Path, steps: list[int]
+) -> None:
+    whole, store = build(generator, Store.open(tmp_path / "whole"), 32), Store.open(tmp_path / "store")
+    build(generator, store, 20)
+    build(generator, store, 56)
+    steps.clear()
+    assert content(build(generator, store, 32)) == content(whole)
+    assert steps == [24], "from where that of 20 images ended"
+
+
+def test_store_knows_the_state_that_a_longer_generator_needs(generator: TrialConfig, store: Store) -> None:
+    build(generator, store, 32, 20)
+    config = run_trial(generator, store, until="import", device="cpu").config
+    trajectory = plan(config)["generation"].trajectory
+    rows = [row for row in store.list() if row.kind == "checkpoints"]
+    assert [row.digest for row in rows] == [trajectory]
+    kept = {key.key.split("/")[2] for key in store._place.walk(f"checkpoints/{trajectory}")}
+    assert kept == {"24-end", "32-end"}
+    store.write_references("study", kept_digests(with_values(config, {"generation.target_images": 32})))
+    assert not [row for row in store.remove(dry_run=True) if row.kind == "checkpoints"]
+    store.drop_references("study")
+    store.remove()
+    assert store.list() == ()
+
+
+def test_snapshots_change_no_digest_and_have_those_of_shorter_trials(generator: TrialConfig, store: Store) -> None:
+    config = run_trial(generator, store, until="import", device="cpu").config
+    asked = with_values(config, {"generation.snapshots_at_images": (40, 16, 16, 48, 4000)})
+    assert {role: stage.digest for role, stage in plan(asked).items()} == {
+        role: stage.digest for role, stage in plan(config).items()
+    }
+    shorter = [plan(with_values(config, {"generation.target_images": images}))["generation"] for images in (16, 40)]
+    assert snapshots(asked) == tuple(shorter)
+    assert {stage.digest for stage in shorter} <= kept_digests(asked)
+    assert snapshots(with_values(asked, {"synthesis.num_images": 0})) == ()
+
+
+def _die(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,130 @@
+"""Generators of several lengths: one is trained at a time, the longest first, and it leaves the others on its way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from optuna.storages import InMemoryStorage
+
+from tests.tune.world import Killed, KilledLedger, World, definition, run, run_side_by_side, summary
+from tune.definition import Definition
+from tune.local import Channel, run_local
+from tune.planner import Planner
+from tune.snapshot import WorkState
+from tune.state import StudyState
+from tune.work import End, Report, Work
+
+LENGTH = "generation.target_images"
+VARIANTS = {"long": {LENGTH: 6400}, "short": {LENGTH: 1600}, "middle": {LENGTH: 3200}}
+IMAGES = 6400
+"""Of the longest: what all of them together are trained on."""
+
+
+def lengths() -> Definition:
+    """Three variants in the wrong order, one seed each: one trajectory."""
+    return definition({"variants": VARIANTS, "seeds": [1]}, search={})
+
+
+class Listening:
+    """A channel to the planner."""
+
+    def __init__(self, planner: Planner, work: Work) -> None:
+        self.planner, self.work = planner, work
+
+    def report(self, report: Report) -> None:
+        self.planner.on_report(self.work.key, report)
+
+    def verdict(self) -> str | None:
+        return self.planner.verdict(self.work.key)
+
+
+def started(planner: Planner, world: World) -> tuple[Work, Iterator[End | None]] | None:
+    """The next piece of work, if there is one, and its steps."""
+    work = planner.next_work(1)
+    if not isinstance(work, Work):
+        return None
+    planner.on_start(work, "here")
+    channel: Channel = Listening(planner, work)
+    return work, world.steps(work, channel)
+
+
+def finished(planner: Planner, world: World) -> Work:
+    """The next piece of work, after it has ended."""
+    begun = started(planner, world)
+    assert begun is not None
+    planner.on_end(begun[0], next(end for end in begun[1] if end is not None))
+    return begun[0]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_lengths_of_one_trajectory_are_trained_once(slots: int) -> None:
+    world = World()
+    planner = run(lengths(), world, slots)
+    assert [list(row.params.values()) for row in planner.state.rows] == [[6400], [1600], [3200]]
+    assert list(world.trained.values()) == [IMAGES]
+    assert set(world.built.values()) == {1}
+    assert all(planner.state.of(key) is WorkState.COMPLETE for row in planner.state.rows for key in row.keys)
+
+
+def test_students_of_a_snapshot_start_while_the_longer_generator_is_trained() -> None:
+    world = World()
+    planner = world.planner(lengths())
+    assert finished(planner, world).label == "collection-0"
+    begun = started(planner, world)
+    assert begun is not None
+    longest, steps = begun
+    assert (longest.piece.target_images, longest.snapshots_at_images) == (6400, (1600, 3200))
+    assert started(planner, world) is None, "the others wait for their snapshots"
+    next(steps)
+    assert started(planner, world) is None
+    next(steps)  # 1,600 images
+    short = finished(planner, world)
+    assert (short.piece.kind, short.piece.target_images) == ("build", 1600)
+    student = finished(planner, world)
+    assert student.key == next(row.keys[0] for row in planner.state.rows if row.name == "short")
+    assert planner.state.of(longest.key) is WorkState.RUNNING
+    assert started(planner, world) is None
+
+
+def test_longer_generator_that_is_asked_for_later_goes_on_from_the_shorter_one() -> None:
+    search = {LENGTH: {"type": "categorical", "choices": [1600, 6400]}}
+    asked = {"num_students": 2, "points": [{LENGTH: 1600}, {LENGTH: 6400}]}
+    world = World()
+    planner = world.planner(definition(asked, search))
+    run_local(planner, world.execute)
+    trajectory = next(work.piece.trajectory for work in planner.state.works.values() if work.piece.trajectory)
+    assert world.trained[trajectory] == IMAGES
+
+
+def test_longer_generator_that_diverges_leaves_its_snapshots() -> None:
+    world = World(diverged=lambda work: work.piece.kind == "build" and work.piece.target_images == 6400)
+    planner = run(lengths(), world, 2)
+    states = {row.name: planner.state.of(row.keys[0]) for row in planner.state.rows}
+    assert states == {"long": WorkState.DIVERGED, "short": WorkState.COMPLETE, "middle": WorkState.COMPLETE}
+
+
+def test_study_of_lengths_that_is_killed_before_any_write_equals_the_uninterrupted_one() -> None:
+    expected = summary(run(lengths(), World(), 2))
+    for at in range(1000):
+        world = World(storage=InMemoryStorage())
+        try:
+            run_side_by_side(Planner(StudyState(lengths(), KilledLedger(world, lengths(), at)), lambda: 0.0), world, 2)
+        except Killed:
+            pass
+        else:
+            assert at > 20
+            return
+        run_side_by_side(world.planner(lengths()), world, 2)
+        assert summary(world.planner(lengths())) == expected, at
+        assert list(world.trained.values()) == [IMAGES], at
+
+
+def test_ledger_of_a_version_without_snapshots_is_read() -> None:
+    planner = World().planner(lengths())
+    for work in planner.state.works.values():
+        record = json.loads(json.dumps(work.record()))
+        assert record.pop("snapshots_at_images") == []
+        record["config"]["generation"].pop("snapshots_at_images")
+        assert Work.restore(work.number, record, []) == work
