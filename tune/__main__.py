@@ -23,7 +23,7 @@ from hidfd.progress import console_observer, duration, interruptible
 from hidfd.studyfile import redacted
 from tune.display import StudyDisplay
 from tune.explanation import explain as explain_work
-from tune.findings import rank_words
+from tune.findings import opened_labels, rank_words
 from tune.forecast import forecast_of
 from tune.promotion import CHAMPION
 from tune.promotion import promote as promote_study
@@ -311,6 +311,9 @@ def _print_tables(snapshot: StudySnapshot) -> None:
     words = rank_words(snapshot)
     if words is not None:
         print(words)
+    opened = opened_labels(snapshot) if snapshot.finished or snapshot.openings else None
+    if opened is not None:
+        print(opened)
     if snapshot.verdict:
         print(f"verdict: {snapshot.verdict}")
     if snapshot.undone:

@@ -99,6 +99,9 @@ class Planner:
         if free <= 0:
             return Wait()
         work = self.state.backlog.first_ready(self.state.startable) or self._suggest_until_ready()
+        if work is None and self.state.unopened():
+            self.state.open_test_labels(self.now())
+            work = self.state.backlog.first_ready(self.state.startable)
         if work is None:
             return Wait() if self.live else Done("everything that was asked for has ended")
         self.live[work.key] = Live(target_images=work.piece.target_images)

@@ -240,7 +240,8 @@ def write_pages(study: Study) -> Path:
     lost = [
         work
         for work in state.works.values()
-        if state.of(work.key) is WorkState.COMPLETE
+        if work.piece.kind != "opening"
+        and state.of(work.key) is WorkState.COMPLETE
         and not (study.definition.folder / work.label / "report.html").exists()
         and all(study.store.find(s.name, s.digest) for s in needed(plan(work.piece.config), work.piece.until))
     ]

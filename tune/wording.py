@@ -32,6 +32,8 @@ def result_in_words(work: WorkSnapshot) -> str:
         parts[0] = f"agreement {_measured(work.metrics.get('agreement'), work.metrics.get('agreement_standard_error'))}"
         if "validation_accuracy" in work.metrics:
             parts.append(f"validation accuracy {percent(work.metrics['validation_accuracy'])}")
+    elif work.kind == "opening" and "test_accuracy" in work.metrics:
+        parts.append(f"test accuracy {percent(work.metrics['test_accuracy'])}")
     elif "generator.effective_classes" in work.metrics:
         parts.append(f"{work.metrics['generator.effective_classes']:.1f} effective classes")
     if work.reason:
@@ -76,6 +78,7 @@ def rows_table(snapshot: StudySnapshot) -> Table | None:
         for name, heading in (
             ("agreement", "agreement"),
             ("validation_accuracy", "validation accuracy"),
+            ("test_accuracy", "test accuracy"),
             ("generator.memorisation", "memorisation"),
         )
         if any(name in row.means for row in snapshot.rows)
