@@ -25,6 +25,7 @@ from tune.display import StudyDisplay
 from tune.explanation import explain as explain_work
 from tune.findings import opened_labels, rank_words
 from tune.forecast import forecast_of
+from tune.lines import RunLines
 from tune.promotion import CHAMPION
 from tune.promotion import promote as promote_study
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
@@ -37,6 +38,8 @@ from tune.wording import (
     trials_table,
     work_table,
 )
+
+Verb = Callable[[argparse.Namespace], None]
 
 EPILOG = """\
 any number of key=value overrides may follow FILE, with dotted keys, such as study.num_students=12
@@ -109,14 +112,16 @@ def plan(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the study, or go on with it: a search, then the best trial beside its controls on fresh seeds."""
     study = _open(options)
+    lines = RunLines(sys.stdout)
     with (
         console_observer(quiet=options.json, prefix="import: ") as observer,
         interruptible(observer),
         StudyDisplay(quiet=options.json) as display,
     ):
-        ended = run_study(study, engine=options.engine, device=options.device, observer=observer, show=display.show)
+        show = lines.show if options.json else display.show
+        ended = run_study(study, engine=options.engine, device=options.device, observer=observer, show=show)
     if options.json:
-        print(json.dumps(ended.snapshot.to_json() | {"report": str(ended.report)}, default=str))
+        lines.end(ended.snapshot, ended.report)
         return
     _print_result(ended)
 
@@ -341,7 +346,7 @@ def _parser() -> Parser:
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    def add(name: str, verb: Callable[[argparse.Namespace], None], *more: str) -> Parser:
+    def add(name: str, verb: Verb, *more: str, json: str = "print JSON instead of text") -> Parser:
         places = "".join(f" {word}" for word in ("FILE", *more))
         sub = verbs.add_parser(
             name,
@@ -354,11 +359,11 @@ def _parser() -> Parser:
         sub.add_argument("file", metavar="FILE", help="study file (YAML); key=value overrides may follow")
         sub.add_argument("--seeds", type=_count, metavar="N", help="compare on so many fresh seeds")
         sub.add_argument("--store", help="folder or s3:// URI; default HIDFD_STORE, the file's, ./.hidfd/store")
-        sub.add_argument("--json", action="store_true", help="print JSON instead of text")
+        sub.add_argument("--json", action="store_true", help=json)
         return sub
 
     add("plan", plan)
-    running = add("run", run)
+    running = add("run", run, json="print a JSON line for each change (docs/run-lines.md) instead of text")
     running.add_argument("--engine", choices=["ray", "local"], default="ray", help="local = one by one, without Ray")
     running.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     watching = add("status", status)

@@ -203,6 +203,11 @@ class Planner:
         self._drain_reason = self._drain_reason or reason
 
     @property
+    def stopping(self) -> str | None:
+        """Why nothing more is started; None while the study goes on."""
+        return self._drain_reason
+
+    @property
     def best(self) -> Suggestion | None:
         """The best complete suggestion so far."""
         return self.state.best

@@ -228,6 +228,9 @@ class StudySnapshot:
         tracking: the MLflow URI, redacted.
         cpu_seconds: processor time that this study's attempts report so far.
         notes: lines for the user.
+        stopping: why nothing more is started and what runs saves a checkpoint; None where the study goes on.
+        spent: what every attempt has held so far: `cpu_hours`, `gpu_hours`, `wall_hours`, and `money` at the prices of
+            the budget.
         openings: when the study opened the test labels; more than one where seeds or students were added afterwards.
     """
 
@@ -252,6 +255,8 @@ class StudySnapshot:
     cpu_seconds: float
     notes: tuple[str, ...] = field(default=())
     openings: tuple[OpeningSnapshot, ...] = field(default=())
+    stopping: str | None = None
+    spent: dict[str, float] = field(default_factory=dict)
 
     def work(self, key: str) -> WorkSnapshot | None:
         """The piece of work of that key, if the study has it."""

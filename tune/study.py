@@ -216,7 +216,7 @@ def run_study(
                 if engine == "ray":
                     observer.note("starting Ray")
                 _run(study, planner, place, engine, watch)
-            snapshot = snapshot_of(planner.state, planner.live, planner.notes)
+            snapshot = _snapshot_of(planner)
             show(snapshot)
             if planner.broken is not None:
                 raise _error_of(planner.broken.exit_code, planner.broken.reason)
@@ -288,6 +288,10 @@ def _run(study: Study, planner: Planner, place: Place, engine: str, watch: _Watc
     )
 
 
+def _snapshot_of(planner: Planner) -> StudySnapshot:
+    return snapshot_of(planner.state, planner.live, planner.notes, planner.stopping)
+
+
 class _Watch:
     """What happens beside a running study: it is shown, projected, kept from `store remove`, and may be stopped."""
 
@@ -316,7 +320,7 @@ class _Watch:
             self._looked = now
             self._hear_requests()
         self.refer()
-        snapshot = snapshot_of(self._planner.state, self._planner.live, self._planner.notes)
+        snapshot = _snapshot_of(self._planner)
         self._show(snapshot)
         self._projection.offer(snapshot)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hidfd.config import TrialConfig
+from tune.budget import HOUR, LIMITS, Account
 from tune.comparison import measured_by, rank_agreement, summarise, verdict_of
 from tune.definition import Definition
 from tune.ledger import Suggestion
@@ -25,13 +26,19 @@ from tune.state import StudyState
 from tune.work import Work
 
 
-def snapshot_of(state: StudyState, live: Mapping[str, Live] | None = None, notes: Sequence[str] = ()) -> StudySnapshot:
+def snapshot_of(
+    state: StudyState,
+    live: Mapping[str, Live] | None = None,
+    notes: Sequence[str] = (),
+    stopping: str | None = None,
+) -> StudySnapshot:
     """All that there is to show.
 
     Args:
         state: of the study.
         live: what runs in this process, by key; none where another process is the driver.
         notes: lines for the user.
+        stopping: why the driver starts nothing more, if so.
     """
     definition = state.definition
     live = live or {}
@@ -76,8 +83,17 @@ def snapshot_of(state: StudyState, live: Mapping[str, Live] | None = None, notes
         tracking=definition.tracking,
         cpu_seconds=sum(attempt.cpu_seconds or 0.0 for work in state.works.values() for attempt in work.attempts),
         notes=tuple(notes),
+        stopping=stopping,
+        spent=_spent(state),
         openings=tuple(OpeningSnapshot(o["when"], tuple(o["students"])) for o in state.ledger.openings),
     )
+
+
+def _spent(state: StudyState) -> dict[str, float]:
+    """Until each attempt was last heard of."""
+    cost = Account(attempt for work in state.works.values() for attempt in work.attempts).spent(0.0)
+    hours = (cost.cpu_seconds / HOUR, cost.gpu_seconds / HOUR, cost.wall_seconds / HOUR)
+    return dict(zip(LIMITS, (*hours, cost.money(state.definition.study.budget)), strict=True))
 
 
 def _undone(state: StudyState) -> str | None:
