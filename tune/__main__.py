@@ -16,10 +16,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from hidfd.command_line import Parser, parse, run_verb
-from hidfd.costs import Costs
 from hidfd.errors import ConfigError
 from hidfd.page import percent
-from hidfd.progress import console_observer, duration, interruptible
+from hidfd.progress import console_observer, interruptible
 from hidfd.studyfile import redacted
 from tune.display import StudyDisplay
 from tune.explanation import explain as explain_work
@@ -30,7 +29,11 @@ from tune.promotion import CHAMPION
 from tune.promotion import promote as promote_study
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
 from tune.study import Ended, Study, open_study, run_study, write_pages
+from tune.view import snapshot_of
 from tune.wording import (
+    forecast_lines,
+    forecast_table,
+    left_in_words,
     mlflow_command,
     result_in_words,
     rows_table,
@@ -78,16 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Say what the study would do, and about how long it takes; checks everything, runs nothing."""
+    """Say what the study would do, how long it takes and what it costs; checks everything, runs nothing."""
     study = _open(options)
-    costs = Costs.of(study.store)
-    forecast = forecast_of(study.state(), study.store, costs)
-    definition = study.definition
-    total = sum((row.seconds_each or 0.0) * (row.count - row.built) for row in forecast)
-    side = min(definition.study.concurrency, max(1, sum(row.count for row in forecast)))
+    forecast, definition = forecast_of(study.state(), study.store), study.definition
     if options.json:
-        stages = [vars(row) for row in forecast]
-        print(json.dumps({"stages": stages, "seconds": total, "concurrency": side, "command": definition.command}))
+        print(json.dumps(forecast.to_json() | {"concurrency": forecast.side, "command": definition.command}))
         return
     if definition.search:
         asked, num_parameters = definition.study, len(definition.space.distributions)
@@ -97,15 +95,9 @@ def plan(options: argparse.Namespace) -> None:
             f"{least}{definition.students_per_generator} per generator, "
             f"objective {asked.objective}"
         )
-    table = Table("what", "in all", "in the store", "each", "at most", box=None)
-    for row in forecast:
-        each = "" if row.seconds_each is None else f"~ {duration(row.seconds_each)}"
-        rest = "" if row.seconds_each is None else f"~ {duration(row.seconds_each * (row.count - row.built))}"
-        table.add_row(row.what, str(row.count), str(row.built), each, rest)
-    _print(table)
-    print(f"~ expected, {costs.basis()}: at most {duration(total)} of work, {side} side by side: ", end="")
-    prunes = bool(definition.rungs) and bool(definition.search)
-    print(f"{duration(total / side)}{'; pruning makes it less' if prunes else ''}")
+    _print(forecast_table(forecast))
+    for line in forecast_lines(forecast, definition):
+        print(line)
     print(f"next: {definition.command}")
 
 
@@ -131,10 +123,12 @@ def status(options: argparse.Namespace) -> None:
     study = _open(options)
     if options.watch:
         _watch(study, as_json=options.json)
-    snapshot = study.snapshot()
+    state = study.state()
+    snapshot = snapshot_of(state)
     if options.json:
         if not options.watch:
-            print(json.dumps(snapshot.to_json(), default=str))
+            left = {"plan": forecast_of(state, study.store).to_json()}
+            print(json.dumps(snapshot.to_json() | left, default=str))
         return
     holder = study.holder()
     if not any(work.attempts or work.state.is_final for work in snapshot.works):
@@ -152,6 +146,9 @@ def status(options: argparse.Namespace) -> None:
         _print(work_table(running))
     _print_tables(snapshot)
     print(f"CPU-seconds of work so far: {snapshot.cpu_seconds:,.0f}")
+    if not snapshot.finished:
+        for line in left_in_words(forecast_of(state, study.store), study.definition):
+            print(line)
     if snapshot.finished:
         print(f"next: {_command('show', options, 'TRIAL')}")
     elif holder is None:

@@ -122,7 +122,8 @@ class World:
                 yield Lost("its node is gone")
                 return
             images = target * step // STEPS
-            channel.report(Report("any", images, target, {"loss": 1.0 / step}))
+            stage = "distillation" if work.piece.kind == "student" else "generation"
+            channel.report(Report(stage, images, target, {"loss": 1.0 / step}))
             if work.piece.kind == "student":
                 value = quality(work) - 0.1 * (1 - step / STEPS)
                 channel.report(Report("distillation", images, target, {"agreement": value}, measured=True))
