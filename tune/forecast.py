@@ -232,6 +232,6 @@ def _short_of(definition: Definition, amounts: dict[str, Range], spent: Cost) ->
             will = "will" if done + needed.low > limit else "may"
             found.append(
                 f"study.budget.{name}: {limit:g} {will} not suffice: {done:.3g} spent, and {needed.low:.3g} to "
-                f"{needed.high:.3g} left to do; the search then ends early, and raising it goes on from there"
+                f"{needed.high:.3g} left to do; what does not fit is left undone, and a higher limit goes on from there"
             )
     return found
