@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from hidfd.errors import HidfdError, Stopped
@@ -65,7 +66,8 @@ def run_verb(options: argparse.Namespace, program: str, words: Sequence[str]) ->
         options.verb(options)
     except HidfdError as error:
         if options.json:
-            print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            print(json.dumps({"event": "error", "time": now, "error": str(error), "exit_code": error.exit_code}))
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, Stopped):
             print(f"goes on with: {program} {shlex.join(words)}", file=sys.stderr)

@@ -17,11 +17,10 @@ from hidfd.agreement import calibration_error, confusion, measure_agreement
 from hidfd.alignment import Student, student_logits
 from hidfd.collected import Collection
 from hidfd.device import Device
-from hidfd.errors import ConfigError
 from hidfd.frozen_teacher import Teacher
 from hidfd.proxies import MIN_REFERENCE_IMAGES
 from hidfd.sources import ImageSet, open_images
-from hidfd.stages import Stage, digest_of
+from hidfd.stages import Stage
 from hidfd.store import Artifact, Store
 
 
@@ -77,24 +76,18 @@ def labelled_measures(
     }
 
 
-def open_test_labels(
-    stages: dict[str, Stage], student: Student, teacher: Teacher, store: Store, device: Device
-) -> Artifact:
+def open_test_labels(stage: Stage, student: Student, teacher: Teacher, store: Store, device: Device) -> Artifact:
     """The one door to the test labels. The opening stands in the store with its date, and is not repeated.
 
-    Raises:
-        ConfigError: the study file names no test split.
+    Args:
+        stage: of `hidfd.stages.opening_of`.
     """
-    if "test" not in stages:
-        raise ConfigError("trial.data.test: the study file names no test split")
-    identity = {"evaluation": stages["evaluation"].digest, "test": stages["test"].digest}
-    digest = digest_of(identity)
-    opened = store.find("opening", digest)
+    opened = store.find(stage.name, stage.digest)
     if opened is not None:
         return opened
-    labelled = store.get("import", stages["test"].digest)
+    labelled = store.get("import", stage.inputs["test"])
     images = open_images(labelled)
-    with store.attempt("opening", digest, identity) as attempt:
+    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
         meta = labelled_measures("test", images, student, teacher, device)
         attempt.path("test.json").write_text(json.dumps(meta, indent=1))
         return attempt.commit(meta, device=device.description, consumed=[labelled])

@@ -255,6 +255,21 @@ def needed(stages: dict[str, Stage], until: str) -> Iterator[Stage]:
     yield from (stage for stage in stages.values() if stage.digest in wanted)
 
 
+def opening_of(stages: dict[str, Stage]) -> Stage:
+    """The opening of a trial's test labels: a record in the store that no stage rests on.
+
+    Args:
+        stages: of the trial.
+
+    Raises:
+        ConfigError: the study file names no test split.
+    """
+    if "test" not in stages:
+        raise ConfigError("trial.data.test: the study file names no test split")
+    inputs = {role: stages[role].digest for role in ("evaluation", "test")}
+    return Stage("opening", "opening", digest_of(inputs), inputs, inputs)
+
+
 def _drop_inactive(config: TrialConfig, settings: dict[str, Any]) -> None:
     """Takes out of the generation's settings what its other settings have switched off."""
     if not config.smoothing_is_on:

@@ -33,7 +33,7 @@ from hidfd.loop import LOOPS
 from hidfd.processes import Processes, joined
 from hidfd.progress import Observer
 from hidfd.sources import identify, import_images, materials, open_images
-from hidfd.stages import Stage, needed, plan, snapshots
+from hidfd.stages import Stage, needed, opening_of, plan, snapshots
 from hidfd.store import Artifact, Store
 from hidfd.synthesis import synthesise
 from hidfd.teacher import import_teacher, train_teacher
@@ -285,11 +285,16 @@ def evaluate_test(config: TrialConfig, store: Store, *, device: str = "auto") ->
         StoreError: the trial has not been run.
         ConfigError: the study file names no test split.
     """
-    trial = Trial(config, store, resolve_device(device, config.precision), Observer())
-    if "test" in trial.stages:
+    with joined() as processes:
+        trial = Trial(config, store, resolve_device(device, config.precision, processes), Observer())
+        stage = opening_of(trial.stages)
         trial.run_import("test")
-    opened = open_test_labels(trial.stages, trial.student, trial.teacher, store, trial.device)
-    return opened.meta | {"opened": opened.created}
+
+        def numbers() -> dict[str, Any]:
+            opened = open_test_labels(stage, trial.student, trial.teacher, store, trial.device)
+            return opened.meta | {"opened": opened.created}
+
+        return processes.from_first(numbers)
 
 
 def import_all(config: TrialConfig, store: Store, observer: Observer) -> TrialConfig:

@@ -16,20 +16,24 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from hidfd.command_line import Parser, parse, run_verb
-from hidfd.costs import Costs
 from hidfd.errors import ConfigError
 from hidfd.page import percent
-from hidfd.progress import console_observer, duration, interruptible
+from hidfd.progress import console_observer, interruptible
 from hidfd.studyfile import redacted
 from tune.display import StudyDisplay
 from tune.explanation import explain as explain_work
-from tune.findings import rank_words
+from tune.findings import opened_labels, rank_words
 from tune.forecast import forecast_of
+from tune.lines import RunLines
 from tune.promotion import CHAMPION
 from tune.promotion import promote as promote_study
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
 from tune.study import Ended, Study, open_study, run_study, write_pages
+from tune.view import snapshot_of
 from tune.wording import (
+    forecast_lines,
+    forecast_table,
+    left_in_words,
     mlflow_command,
     result_in_words,
     rows_table,
@@ -37,6 +41,8 @@ from tune.wording import (
     trials_table,
     work_table,
 )
+
+Verb = Callable[[argparse.Namespace], None]
 
 EPILOG = """\
 any number of key=value overrides may follow FILE, with dotted keys, such as study.num_students=12
@@ -75,16 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Say what the study would do, and about how long it takes; checks everything, runs nothing."""
+    """Say what the study would do, how long it takes and what it costs; checks everything, runs nothing."""
     study = _open(options)
-    costs = Costs.of(study.store)
-    forecast = forecast_of(study.state(), study.store, costs)
-    definition = study.definition
-    total = sum((row.seconds_each or 0.0) * (row.count - row.built) for row in forecast)
-    side = min(definition.study.concurrency, max(1, sum(row.count for row in forecast)))
+    forecast, definition = forecast_of(study.state(), study.store), study.definition
     if options.json:
-        stages = [vars(row) for row in forecast]
-        print(json.dumps({"stages": stages, "seconds": total, "concurrency": side, "command": definition.command}))
+        print(json.dumps(forecast.to_json() | {"concurrency": forecast.side, "command": definition.command}))
         return
     if definition.search:
         asked, num_parameters = definition.study, len(definition.space.distributions)
@@ -94,29 +95,25 @@ def plan(options: argparse.Namespace) -> None:
             f"{least}{definition.students_per_generator} per generator, "
             f"objective {asked.objective}"
         )
-    table = Table("what", "in all", "in the store", "each", "at most", box=None)
-    for row in forecast:
-        each = "" if row.seconds_each is None else f"~ {duration(row.seconds_each)}"
-        rest = "" if row.seconds_each is None else f"~ {duration(row.seconds_each * (row.count - row.built))}"
-        table.add_row(row.what, str(row.count), str(row.built), each, rest)
-    _print(table)
-    print(f"~ expected, {costs.basis()}: at most {duration(total)} of work, {side} side by side: ", end="")
-    prunes = bool(definition.rungs) and bool(definition.search)
-    print(f"{duration(total / side)}{'; pruning makes it less' if prunes else ''}")
+    _print(forecast_table(forecast))
+    for line in forecast_lines(forecast, definition):
+        print(line)
     print(f"next: {definition.command}")
 
 
 def run(options: argparse.Namespace) -> None:
     """Run the study, or go on with it: a search, then the best trial beside its controls on fresh seeds."""
     study = _open(options)
+    lines = RunLines(sys.stdout)
     with (
         console_observer(quiet=options.json, prefix="import: ") as observer,
         interruptible(observer),
         StudyDisplay(quiet=options.json) as display,
     ):
-        ended = run_study(study, engine=options.engine, device=options.device, observer=observer, show=display.show)
+        show = lines.show if options.json else display.show
+        ended = run_study(study, engine=options.engine, device=options.device, observer=observer, show=show)
     if options.json:
-        print(json.dumps(ended.snapshot.to_json() | {"report": str(ended.report)}, default=str))
+        lines.end(ended.snapshot, ended.report)
         return
     _print_result(ended)
 
@@ -126,10 +123,12 @@ def status(options: argparse.Namespace) -> None:
     study = _open(options)
     if options.watch:
         _watch(study, as_json=options.json)
-    snapshot = study.snapshot()
+    state = study.state()
+    snapshot = snapshot_of(state)
     if options.json:
         if not options.watch:
-            print(json.dumps(snapshot.to_json(), default=str))
+            left = {"plan": forecast_of(state, study.store).to_json()}
+            print(json.dumps(snapshot.to_json() | left, default=str))
         return
     holder = study.holder()
     if not any(work.attempts or work.state.is_final for work in snapshot.works):
@@ -147,6 +146,9 @@ def status(options: argparse.Namespace) -> None:
         _print(work_table(running))
     _print_tables(snapshot)
     print(f"CPU-seconds of work so far: {snapshot.cpu_seconds:,.0f}")
+    if not snapshot.finished:
+        for line in left_in_words(forecast_of(state, study.store), study.definition):
+            print(line)
     if snapshot.finished:
         print(f"next: {_command('show', options, 'TRIAL')}")
     elif holder is None:
@@ -311,6 +313,9 @@ def _print_tables(snapshot: StudySnapshot) -> None:
     words = rank_words(snapshot)
     if words is not None:
         print(words)
+    opened = opened_labels(snapshot) if snapshot.finished or snapshot.openings else None
+    if opened is not None:
+        print(opened)
     if snapshot.verdict:
         print(f"verdict: {snapshot.verdict}")
     if snapshot.undone:
@@ -338,7 +343,7 @@ def _parser() -> Parser:
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    def add(name: str, verb: Callable[[argparse.Namespace], None], *more: str) -> Parser:
+    def add(name: str, verb: Verb, *more: str, json: str = "print JSON instead of text") -> Parser:
         places = "".join(f" {word}" for word in ("FILE", *more))
         sub = verbs.add_parser(
             name,
@@ -351,11 +356,11 @@ def _parser() -> Parser:
         sub.add_argument("file", metavar="FILE", help="study file (YAML); key=value overrides may follow")
         sub.add_argument("--seeds", type=_count, metavar="N", help="compare on so many fresh seeds")
         sub.add_argument("--store", help="folder or s3:// URI; default HIDFD_STORE, the file's, ./.hidfd/store")
-        sub.add_argument("--json", action="store_true", help="print JSON instead of text")
+        sub.add_argument("--json", action="store_true", help=json)
         return sub
 
     add("plan", plan)
-    running = add("run", run)
+    running = add("run", run, json="print a JSON line for each change (docs/run-lines.md) instead of text")
     running.add_argument("--engine", choices=["ray", "local"], default="ray", help="local = one by one, without Ray")
     running.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     watching = add("status", status)

@@ -14,6 +14,9 @@ from tune.work import Attempt, Piece
 
 HOUR = 3600.0
 
+LIMITS = ("cpu_hours", "gpu_hours", "wall_hours", "money")
+"""What a budget may limit, by the names of its fields."""
+
 
 @dataclass(frozen=True)
 class Cost:

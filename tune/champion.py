@@ -22,6 +22,9 @@ from tune.work import pieces_of
 DIGEST_TAG = "digest"
 """Identifies a student: what a promotion recognises it by."""
 
+ACCURACIES = TABLE_METRICS[:3]
+"""What a student is worth, as far as it was measured."""
+
 NUM_DIGITS = 9
 """Distances from a mean that differ by less are equal: two values lie equally far from theirs."""
 
@@ -85,7 +88,7 @@ def numbers(champion: Champion) -> str:
     """What the champion is worth: `agreement 84.0 ± 0.5 %, validation accuracy 82.1 ± 0.7 % (mean ± sd, n = 3)`."""
     row = champion.row
     parts = []
-    for metric in TABLE_METRICS[:2]:
+    for metric in ACCURACIES:
         if metric in row.means:
             error = points(row.deviations.get(metric))
             value = percent(row.means[metric])
@@ -112,7 +115,7 @@ def tags_of(champion: Champion, snapshot: StudySnapshot) -> dict[str, str]:
     }
     if "deployed_parameters" in student.metrics:
         tags["parameters"] = f"{student.metrics['deployed_parameters']:.0f}"
-    for metric in TABLE_METRICS[:2]:
+    for metric in ACCURACIES:
         if metric in row.means:
             tags[metric] = f"{student.metrics[metric]:.4f}"
             tags[f"{metric}_mean"] = f"{row.means[metric]:.4f}"
@@ -133,7 +136,7 @@ def description_of(champion: Champion, snapshot: StudySnapshot, name: str, alias
     which = "" if champion.row.num_complete == 1 else ", the one nearest to their mean"
     own = ", ".join(
         f"{METRIC_NAMES[metric]} {percent(student.metrics[metric])}"
-        for metric in TABLE_METRICS[:2]
+        for metric in ACCURACIES
         if metric in student.metrics
     )
     worth = (

@@ -15,12 +15,12 @@ from tune.definition import Definition
 from tune.ledger import Suggestion
 from tune.snapshot import Role, RowSnapshot, WorkState
 from tune.space import changed
-from tune.work import Piece, Work, pieces_of
+from tune.work import Piece, Work, opening_piece, pieces_of
 
 TRUSTED_TAU = 0.5
 """Below it agreement has not ranked the students as their labels do, and a study says so."""
 
-TABLE_METRICS = ("agreement", "validation_accuracy", "generator.memorisation")
+TABLE_METRICS = ("agreement", "validation_accuracy", "test_accuracy", "generator.memorisation")
 """Columns of the tables, where they exist."""
 
 
@@ -34,6 +34,7 @@ class Row:
         params: dotted path -> value, where it differs from the study's own `trial:`.
         configs: one trial per seed, in the order of `study.seeds`.
         keys, labels: of the students, likewise.
+        openings: keys of what opens the test labels for them, likewise; empty where they stay closed.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Row:
     configs: tuple[TrialConfig, ...] = field(repr=False)
     keys: tuple[str, ...]
     labels: tuple[str, ...]
+    openings: tuple[str, ...] = ()
 
 
 def best_of(suggestions: Iterable[Suggestion]) -> Suggestion | None:
@@ -140,13 +142,26 @@ def _row(definition: Definition, name: str, role: Role, values: dict[str, Any], 
     except ConfigError as error:
         raise ConfigError(f"{role} {name}: {error}") from error
     keys = tuple(pieces_of(config)[-1].key for config in configs)
-    return Row(name, role, values, configs, keys, tuple(f"{label}-seed{seed}" for seed in seeds))
+    openings: tuple[str, ...] = ()
+    if role != "variant" and definition.base.data.test is not None and definition.study.test_labels == "once":
+        openings = tuple(opening_piece(config).key for config in configs)
+    return Row(name, role, values, configs, keys, tuple(f"{label}-seed{seed}" for seed in seeds), openings)
+
+
+def measured_by(key: str | None, works: Mapping[str, Work]) -> dict[str, float] | None:
+    """What a piece of work that is complete has measured; None for any other."""
+    work = None if key is None else works.get(key)
+    outcome = None if work is None else work.outcome
+    return outcome.metrics if outcome is not None and outcome.state is WorkState.COMPLETE else None
 
 
 def summarise(row: Row, works: Mapping[str, Work]) -> RowSnapshot:
     """Mean and sample standard deviation of a row's finished students, for every metric that all of them have."""
-    outcomes = [works[key].outcome for key in row.keys if key in works]
-    metrics = [outcome.metrics for outcome in outcomes if outcome is not None and outcome.state is WorkState.COMPLETE]
+    metrics = [
+        found | (measured_by(opening, works) or {})
+        for key, opening in itertools.zip_longest(row.keys, row.openings)
+        if (found := measured_by(key, works)) is not None
+    ]
     names = [name for name in (metrics[0] if metrics else {}) if all(name in found for found in metrics)]
     means = {name: statistics.fmean(found[name] for found in metrics) for name in names}
     deviations = {name: statistics.stdev([found[name] for found in metrics]) for name in names if len(metrics) > 1}

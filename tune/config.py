@@ -137,6 +137,11 @@ class StudyConfig(Section):
 
     controls: ControlsConfig = ControlsConfig()
 
+    test_labels: Literal["once", "never"] = "once"
+    """Where `trial.data.test` is given: when everything has been chosen and compared, its labels are opened for the
+    best trial and its controls on every one of `seeds`, and the ledger keeps that and when. What comes later, as by
+    `--seeds 3`, is opened then, as a further opening on record. `never` while you are still trying things out."""
+
     seeds: tuple[Seed, ...] = (1001,)
     """Fresh seeds of generation, synthesis and distillation: for the best trial and its controls, and for variants."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ EXPECTED_MEMORISATION = 0.05
 FEW_STUDENTS = 10
 """A rank correlation over fewer says little."""
 
-METRIC_NAMES = dict(zip(TABLE_METRICS, ("agreement", "validation accuracy", "memorisation"), strict=True))
+METRIC_NAMES = dict(
+    zip(TABLE_METRICS, ("agreement", "validation accuracy", "test accuracy", "memorisation"), strict=True)
+)
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:
@@ -84,7 +87,9 @@ def headline_tiles(snapshot: StudySnapshot) -> list[Tile]:
         n = f"mean over n = {row.num_complete} fresh seeds, ± their sd" if row.num_complete > 1 else "on 1 fresh seed"
         for metric in TABLE_METRICS:
             if metric in row.means:
-                meaning = f"of {row.name}, {n}" if metric != TABLE_METRICS[2] else "5 % is expected without copying"
+                meaning = (
+                    f"of {row.name}, {n}" if metric != "generator.memorisation" else "5 % is expected without copying"
+                )
                 name = f"{METRIC_NAMES[metric].capitalize()}"
                 tiles.append(Tile(name, percent(row.means[metric]), meaning, points(row.deviations.get(metric))))
     elif best is not None:
@@ -161,6 +166,7 @@ def cost(snapshot: StudySnapshot) -> list[tuple[str, str]]:
             "builds": [work for work in snapshot.works if work.kind == "build"],
             "search": [work for work in students(snapshot) if work.role == "search"],
             "comparisons": [work for work in students(snapshot) if work.role != "search"],
+            "test labels": [work for work in snapshot.works if work.kind == "opening"],
         }
         spent = {
             name: sum(a.cpu_seconds or 0 for work in works for a in work.attempts) for name, works in parts.items()
@@ -251,10 +257,28 @@ def cautions(snapshot: StudySnapshot) -> list[str]:
 
 def _label_cautions(snapshot: StudySnapshot) -> list[str]:
     if snapshot.config["trial"]["data"]["validation"] is None:
-        return ["There was no labelled split: nothing here says how often the teacher itself is right."]
-    if snapshot.objective == "validation_accuracy":
-        return ["The validation labels chose the best trial, so its validation accuracy is too high as well."]
-    return ["Labels were used to measure, never to choose. The test labels were not opened for this page."]
+        found = "There was no labelled split to watch: nothing above says how often the teacher itself is right."
+    elif snapshot.objective == "validation_accuracy":
+        found = "The validation labels chose the best trial, so its validation accuracy is too high as well."
+    else:
+        found = "Labels were used to measure, never to choose."
+    return [f"{found} {opened_labels(snapshot) or 'There is no test split.'}"]
+
+
+def opened_labels(snapshot: StudySnapshot) -> str | None:
+    """Whether and when the study opened its test labels, in a sentence; None where there are none."""
+    if snapshot.config["trial"]["data"]["test"] is None:
+        return None
+    if not snapshot.openings:
+        never = snapshot.config["study"]["test_labels"] == "never"
+        return f"The test labels were not opened{' (study.test_labels: never)' if never else ''}."
+    times = [
+        f"{datetime.fromtimestamp(opening.when, UTC):%Y-%m-%d %H:%M} UTC for {_count(len(opening.students), 'student')}"
+        for opening in snapshot.openings
+    ]
+    if len(times) == 1:
+        return f"The test labels were opened once, {times[0]}, after everything had been chosen."
+    return f"The test labels were opened {len(times)} times: {', then '.join(times)}, each time after everything ran."
 
 
 def busy_seconds(snapshot: StudySnapshot) -> float:

@@ -117,6 +117,17 @@ class Ledger:
         """Remembers why the search ended early, and under which budget."""
         self._write(lambda: self._search.set_user_attr("closed", closed))
 
+    @property
+    def openings(self) -> list[dict[str, Any]]:
+        """Each time that the test labels were opened, as `add_opening` wrote it."""
+        openings: list[dict[str, Any]] = self._search.user_attrs.get("openings", [])
+        return openings
+
+    def add_opening(self, opening: dict[str, Any]) -> None:
+        """Remembers that the test labels are opened now, and for whom."""
+        openings = [*self.openings, opening]
+        self._write(lambda: self._search.set_user_attr("openings", openings))
+
     def requests(self) -> dict[str, dict[str, Any]]:
         """What others have asked of the driver: id -> what; see `tune.ledger_places.send_request`."""
         attributes = self._search.user_attrs

@@ -99,6 +99,9 @@ class Planner:
         if free <= 0:
             return Wait()
         work = self.state.backlog.first_ready(self.state.startable) or self._suggest_until_ready()
+        if work is None and self.state.unopened():
+            self.state.open_test_labels(self.now())
+            work = self.state.backlog.first_ready(self.state.startable)
         if work is None:
             return Wait() if self.live else Done("everything that was asked for has ended")
         work.snapshots_at_images = self.state.backlog.shorter_lengths(work.piece)
@@ -201,6 +204,11 @@ class Planner:
     def drain(self, reason: str) -> None:
         """Start nothing more; what runs saves a checkpoint and stops."""
         self._drain_reason = self._drain_reason or reason
+
+    @property
+    def stopping(self) -> str | None:
+        """Why nothing more is started; None while the study goes on."""
+        return self._drain_reason
 
     @property
     def best(self) -> Suggestion | None:

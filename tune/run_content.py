@@ -13,7 +13,14 @@ Series = dict[str, list[tuple[int, float]]]
 """Metric -> (step, value)."""
 
 SHOWN = (
-    *("agreement", "agreement_standard_error", "validation_accuracy", "kl_to_teacher", "deployed_parameters"),
+    *(
+        "agreement",
+        "agreement_standard_error",
+        "validation_accuracy",
+        "test_accuracy",
+        "kl_to_teacher",
+        "deployed_parameters",
+    ),
     *("generator.effective_classes", "generator.label_agreement", "generator.memorisation"),
 )
 """Final numbers that become metrics of a run."""

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 Value = bool | int | float | str
-Kind = Literal["build", "student"]
+Kind = Literal["build", "student", "opening"]
 Role = Literal["search", "variant", "control", "finalist"]
 
 
@@ -91,13 +91,13 @@ class RungSnapshot:
 
 @dataclass(frozen=True)
 class WorkSnapshot:
-    """One upstream build or one student: what makes one artifact, whoever asks for it.
+    """One upstream build, one student or one opening of the test labels: what makes one artifact, whoever asks for it.
 
     Attributes:
         number: order of creation in the study, stable over restarts.
         key: digest of what it makes, 64 hex digits: its identity.
-        kind: `build` (collection, or generator and its images) or `student`.
-        until: last stage that it runs: `collection`, `synthesis` or `evaluation`.
+        kind: `build` (collection, or generator and its images), `student`, or `opening` (of the test labels for one).
+        until: last stage that it runs: `collection`, `synthesis`, `evaluation` or `opening`.
         role: who asked first.
         label: its name for people, unique in the study; also the name of its folder.
         trial: number of the search trial that asked first, if one did.
@@ -106,7 +106,8 @@ class WorkSnapshot:
         needs: keys of the builds that it rests on.
         state, reason: where it stands, and why in words (None where nothing needs saying).
         stage, images, target_images: progress of the stage that runs now, or ran last.
-        metrics: final numbers (of `result.json`), or the newest known while it runs.
+        metrics: final numbers (of `result.json`), or the newest known while it runs; a student's with its test
+            accuracy, once the test labels have been opened for it.
         value, value_error: the study's objective and its standard error, once final; None for builds.
         rungs: in order of images.
         reused: every stage was found in the store: nothing was computed.
@@ -189,6 +190,19 @@ class RowSnapshot:
 
 
 @dataclass(frozen=True)
+class OpeningSnapshot:
+    """One time that the study opened the test labels.
+
+    Attributes:
+        when: seconds since the epoch.
+        students: labels of those that were measured on them.
+    """
+
+    when: float
+    students: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class StudySnapshot:
     """A study at one moment.
 
@@ -213,6 +227,11 @@ class StudySnapshot:
         folder: where the study's own files go (its report, the trial folders).
         tracking: the MLflow URI, redacted.
         cpu_seconds: processor time that this study's attempts report so far.
+        notes: lines for the user.
+        stopping: why nothing more is started and what runs saves a checkpoint; None where the study goes on.
+        spent: what every attempt has held so far: `cpu_hours`, `gpu_hours`, `wall_hours`, and `money` at the prices of
+            the budget.
+        openings: when the study opened the test labels; more than one where seeds or students were added afterwards.
     """
 
     name: str
@@ -235,6 +254,9 @@ class StudySnapshot:
     tracking: str
     cpu_seconds: float
     notes: tuple[str, ...] = field(default=())
+    openings: tuple[OpeningSnapshot, ...] = field(default=())
+    stopping: str | None = None
+    spent: dict[str, float] = field(default_factory=dict)
 
     def work(self, key: str) -> WorkSnapshot | None:
         """The piece of work of that key, if the study has it."""

@@ -28,7 +28,7 @@ from tune.ledger import Ledger, Suggestion
 from tune.rungs import Rung, decide
 from tune.snapshot import Role, WorkState
 from tune.space import changed
-from tune.work import Outcome, Work, pieces_of
+from tune.work import Outcome, Piece, Work, opening_piece, pieces_of
 
 
 class StudyState:
@@ -118,7 +118,7 @@ class StudyState:
 
     def is_over(self) -> bool:
         """Whether nothing is left to suggest, to start or to wait for."""
-        return not self.backlog.unfinished(among=self.startable) and self.search_is_over()
+        return not self.backlog.unfinished(among=self.startable) and self.search_is_over() and not self.unopened()
 
     @property
     def startable(self) -> set[str] | None:
@@ -133,6 +133,30 @@ class StudyState:
         self.closed = reason
         self.ledger.set_closed({"reason": reason, "budget": self._budget()})
         self.settle()
+
+    def unopened(self) -> dict[str, str]:
+        """Key -> label of the students for whom the test labels are to be opened now.
+
+        They are the champion's and its controls', and their labels stay closed until all that was compared has ended. A
+        failure has not: the same command tries again.
+        """
+        compared = [row for row in self.rows if row.role in ("finalist", "control")]
+        ends = [self.works[key].outcome for row in compared for key in row.keys]
+        if any(end is None or end.state is WorkState.FAILED for end in ends):
+            return {}
+        opened = {key for opening in self.ledger.openings for key in opening["keys"]}
+        return {
+            key: label
+            for row in self._tested_rows()
+            for key, label in zip(row.keys, row.labels, strict=True)
+            if self.of(key) is WorkState.COMPLETE and key not in opened
+        }
+
+    def open_test_labels(self, now: float) -> None:
+        """Opens them for whom they are still closed: that and when is written first, and stays written."""
+        students = self.unopened()
+        self.ledger.add_opening({"when": now, "students": list(students.values()), "keys": list(students)})
+        self._plan_openings()
 
     def suggest(
         self, params: dict[str, Any], leader: Suggestion | None, why: str = "", point: int | None = None
@@ -300,6 +324,27 @@ class StudyState:
         if champion is not None and champion is not self._champion:
             self._champion = champion
             self._want_rows([*(row for row in self.rows if row.role != "control"), *control_rows(definition, champion)])
+        self._plan_openings()
+
+    def _tested_rows(self) -> list[Row]:
+        """The champion's and its controls', where their test labels may be opened."""
+        if self._champion is None:
+            return []
+        finalists = [row for row in self.rows if row.role == "finalist"]
+        controls = [row for row in self.rows if row.role == "control"]
+        rows = [finalists[self._finalists.index(self._champion)], *controls]
+        return [row for row in rows if row.openings]
+
+    def _plan_openings(self) -> None:
+        """A piece of work for every student for whom the ledger says that its labels are opened."""
+        opened = {key for opening in self.ledger.openings for key in opening["keys"]}
+        for row in self._tested_rows() if opened else []:
+            for key, config, label in zip(row.keys, row.configs, row.labels, strict=True):
+                if key in opened:
+                    piece = opening_piece(config)
+                    self._add_piece(piece, row.role, f"{label}-test", row.params)
+                    self.backlog.want([piece.key])
+                    self.row_keys.add(piece.key)
 
     def _find_champion(self) -> Suggestion | None:
         if len(self._finalists) < 2:
@@ -330,27 +375,38 @@ class StudyState:
         rungs: tuple[int, ...] = (),
     ) -> tuple[str, ...]:
         """Every piece of a trial into the ledger, unless it is there; what failed in an earlier run is tried again."""
-        keys = []
-        for piece in pieces_of(config):
-            known = self.works.get(piece.key)
-            if known is None or (self.of(piece.key) is WorkState.FAILED and piece.key not in self.backlog.wanted):
-                work = Work(
-                    number=self._num_works,
-                    piece=piece,
-                    role=role,
-                    label=known.label if known else self.backlog.label_for(piece, label),
-                    trial=trial,
-                    params=params,
-                    rungs=rungs if piece.kind == "student" else (),
-                )
-                self.ledger.add_work(work)
-                self.backlog.add(work)
-                self._num_works += 1
-                for need in piece.needs:
-                    for dependent, end in list(self.backlog.doomed_by(self.works[need])):
-                        self.finish(dependent, end)
-            keys.append(piece.key)
-        return tuple(keys)
+        pieces = pieces_of(config)
+        for piece in pieces:
+            self._add_piece(piece, role, label, params, trial, rungs if piece.kind == "student" else ())
+        return tuple(piece.key for piece in pieces)
+
+    def _add_piece(
+        self,
+        piece: Piece,
+        role: Role,
+        label: str,
+        params: dict[str, Any],
+        trial: int | None = None,
+        rungs: tuple[int, ...] = (),
+    ) -> None:
+        known = self.works.get(piece.key)
+        if known is not None and (self.of(piece.key) is not WorkState.FAILED or piece.key in self.backlog.wanted):
+            return
+        work = Work(
+            number=self._num_works,
+            piece=piece,
+            role=role,
+            label=known.label if known else self.backlog.label_for(piece, label),
+            trial=trial,
+            params=params,
+            rungs=rungs,
+        )
+        self.ledger.add_work(work)
+        self.backlog.add(work)
+        self._num_works += 1
+        for need in piece.needs:
+            for dependent, end in list(self.backlog.doomed_by(self.works[need])):
+                self.finish(dependent, end)
 
     def _finish_suggestion(self, suggestion: Suggestion, outcome: Outcome) -> None:
         student = self._student(suggestion)

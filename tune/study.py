@@ -216,7 +216,7 @@ def run_study(
                 if engine == "ray":
                     observer.note("starting Ray")
                 _run(study, planner, place, engine, watch)
-            snapshot = snapshot_of(planner.state, planner.live, planner.notes)
+            snapshot = _snapshot_of(planner)
             show(snapshot)
             if planner.broken is not None:
                 raise _error_of(planner.broken.exit_code, planner.broken.reason)
@@ -240,7 +240,8 @@ def write_pages(study: Study) -> Path:
     lost = [
         work
         for work in state.works.values()
-        if state.of(work.key) is WorkState.COMPLETE
+        if work.piece.kind != "opening"
+        and state.of(work.key) is WorkState.COMPLETE
         and not (study.definition.folder / work.label / "report.html").exists()
         and all(study.store.find(s.name, s.digest) for s in needed(plan(work.piece.config), work.piece.until))
     ]
@@ -287,6 +288,10 @@ def _run(study: Study, planner: Planner, place: Place, engine: str, watch: _Watc
     )
 
 
+def _snapshot_of(planner: Planner) -> StudySnapshot:
+    return snapshot_of(planner.state, planner.live, planner.notes, planner.stopping)
+
+
 class _Watch:
     """What happens beside a running study: it is shown, projected, kept from `store remove`, and may be stopped."""
 
@@ -315,7 +320,7 @@ class _Watch:
             self._looked = now
             self._hear_requests()
         self.refer()
-        snapshot = snapshot_of(self._planner.state, self._planner.live, self._planner.notes)
+        snapshot = _snapshot_of(self._planner)
         self._show(snapshot)
         self._projection.offer(snapshot)
 

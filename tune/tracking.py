@@ -173,7 +173,8 @@ class Tracker:
         for work in snapshot.works:
             if is_cut_short():
                 return
-            if work.state is not WorkState.WAITING and self._written.get(work.key) != work.state:
+            is_due = work.state is not WorkState.WAITING and work.kind != "opening"
+            if is_due and self._written.get(work.key) != _mark_of(work):
                 self._write_work(work, parent, snapshot)
         best = best_student(snapshot)
         state = "finished" if snapshot.finished else "running"
@@ -198,7 +199,7 @@ class Tracker:
             self._log_folder(run, folder)
             self.client.set_terminated(run, STATUSES[work.state], _last_end([work]))
         note = work_note(work, snapshot)
-        self._mark(work.key, work.state, {STATE_TAG: work.state, "reason": work.reason, NOTE_TAG: note})
+        self._mark(work.key, _mark_of(work), {STATE_TAG: work.state, "reason": work.reason, NOTE_TAG: note})
 
     def _write_study(self, snapshot: StudySnapshot, run: str) -> None:
         # As many seeds or students as a number rests on are its step, so that the newest is the one over most of them.
@@ -316,6 +317,11 @@ def tracking_errors(uri: str) -> Iterator[None]:
             f"{redacted(uri)}: MLflow cannot be reached, or refuses ({reason_of(error)}); nothing is lost: the "
             f"same command tries again. Another server: storage.tracking=URI, or MLFLOW_TRACKING_URI"
         ) from error
+
+
+def _mark_of(work: WorkSnapshot) -> str:
+    """What of a piece of work is written: a student's run is written once more when its test labels are opened."""
+    return f"{work.state}, test" if "test_accuracy" in work.metrics else work.state
 
 
 def _first_start(works: Iterable[WorkSnapshot]) -> float | None:

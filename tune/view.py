@@ -8,26 +8,42 @@ from pathlib import Path
 from typing import Any
 
 from hidfd.config import TrialConfig
-from tune.comparison import rank_agreement, summarise, verdict_of
+from tune.budget import HOUR, LIMITS, Account
+from tune.comparison import measured_by, rank_agreement, summarise, verdict_of
 from tune.definition import Definition
 from tune.ledger import Suggestion
 from tune.planner import Live
-from tune.snapshot import AttemptSnapshot, RungSnapshot, StudySnapshot, TrialSnapshot, WorkSnapshot, WorkState
+from tune.snapshot import (
+    AttemptSnapshot,
+    OpeningSnapshot,
+    RungSnapshot,
+    StudySnapshot,
+    TrialSnapshot,
+    WorkSnapshot,
+    WorkState,
+)
 from tune.state import StudyState
 from tune.work import Work
 
 
-def snapshot_of(state: StudyState, live: Mapping[str, Live] | None = None, notes: Sequence[str] = ()) -> StudySnapshot:
+def snapshot_of(
+    state: StudyState,
+    live: Mapping[str, Live] | None = None,
+    notes: Sequence[str] = (),
+    stopping: str | None = None,
+) -> StudySnapshot:
     """All that there is to show.
 
     Args:
         state: of the study.
         live: what runs in this process, by key; none where another process is the driver.
         notes: lines for the user.
+        stopping: why the driver starts nothing more, if so.
     """
     definition = state.definition
     live = live or {}
     rows = tuple(summarise(row, state.works) for row in state.rows)
+    openings = {key: opening for row in state.rows for key, opening in zip(row.keys, row.openings, strict=False)}
     best = state.best
     tau, tau_count = rank_agreement(state.works.values())
     return StudySnapshot(
@@ -52,7 +68,7 @@ def snapshot_of(state: StudyState, live: Mapping[str, Live] | None = None, notes
             for suggestion in state.suggestions
         ),
         works=tuple(
-            _work(work, state, live.get(key))
+            _work(work, state, live.get(key), measured_by(openings.get(key), state.works) or {})
             for key, work in sorted(state.works.items(), key=lambda item: item[1].number)
             if key in state.backlog.wanted
         ),
@@ -67,7 +83,17 @@ def snapshot_of(state: StudyState, live: Mapping[str, Live] | None = None, notes
         tracking=definition.tracking,
         cpu_seconds=sum(attempt.cpu_seconds or 0.0 for work in state.works.values() for attempt in work.attempts),
         notes=tuple(notes),
+        stopping=stopping,
+        spent=_spent(state),
+        openings=tuple(OpeningSnapshot(o["when"], tuple(o["students"])) for o in state.ledger.openings),
     )
+
+
+def _spent(state: StudyState) -> dict[str, float]:
+    """Until each attempt was last heard of."""
+    cost = Account(attempt for work in state.works.values() for attempt in work.attempts).spent(0.0)
+    hours = (cost.cpu_seconds / HOUR, cost.gpu_seconds / HOUR, cost.wall_seconds / HOUR)
+    return dict(zip(LIMITS, (*hours, cost.money(state.definition.study.budget)), strict=True))
 
 
 def _undone(state: StudyState) -> str | None:
@@ -88,9 +114,9 @@ def _state_of(suggestion: Suggestion, state: StudyState) -> WorkState:
     return state.of(suggestion.work[-1])
 
 
-def _work(work: Work, state: StudyState, live: Live | None) -> WorkSnapshot:
+def _work(work: Work, state: StudyState, live: Live | None, tested: dict[str, float]) -> WorkSnapshot:
     piece, outcome = work.piece, work.outcome
-    metrics = outcome.metrics if outcome else live.metrics if live else {}
+    metrics = (outcome.metrics if outcome else live.metrics if live else {}) | tested
     objective = state.definition.study.objective
     value = metrics.get(objective) if outcome and piece.kind == "student" else None
     rungs = state.suggestions[work.trial].rungs if work.trial is not None and work.rungs else {}

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable
 
 from rich import box
 from rich.table import Table
 
+from hidfd.costs import Range
 from hidfd.page import percent, relative_paths
 from hidfd.progress import Rate, duration
+from tune.definition import Definition
 from tune.findings import generator_of, short_names
+from tune.forecast import Forecast
 from tune.snapshot import StudySnapshot, TrialSnapshot, Value, WorkSnapshot, WorkState
+
+NOUNS = {"teacher": "teacher", "collection": "collection", "generation": "generator", "distillation": "student"}
+"""What a stage makes."""
 
 
 def progress_in_words(work: WorkSnapshot, rate: Rate) -> str:
@@ -32,6 +39,8 @@ def result_in_words(work: WorkSnapshot) -> str:
         parts[0] = f"agreement {_measured(work.metrics.get('agreement'), work.metrics.get('agreement_standard_error'))}"
         if "validation_accuracy" in work.metrics:
             parts.append(f"validation accuracy {percent(work.metrics['validation_accuracy'])}")
+    elif work.kind == "opening" and "test_accuracy" in work.metrics:
+        parts.append(f"test accuracy {percent(work.metrics['test_accuracy'])}")
     elif "generator.effective_classes" in work.metrics:
         parts.append(f"{work.metrics['generator.effective_classes']:.1f} effective classes")
     if work.reason:
@@ -76,6 +85,7 @@ def rows_table(snapshot: StudySnapshot) -> Table | None:
         for name, heading in (
             ("agreement", "agreement"),
             ("validation_accuracy", "validation accuracy"),
+            ("test_accuracy", "test accuracy"),
             ("generator.memorisation", "memorisation"),
         )
         if any(name in row.means for row in snapshot.rows)
@@ -108,6 +118,62 @@ def work_table(works: Iterable[WorkSnapshot]) -> Table:
             work.label, work.state.value, work.stage or "", images if work.images else "", took, work.reason or ""
         )
     return table
+
+
+def forecast_table(forecast: Forecast) -> Table:
+    """A plan, a line per stage."""
+    table = Table("what", "in all", "in the store", "each", "left to do", "storage", box=None)
+    for row in forecast.rows:
+        each = f"~ {duration(row.each.expected)}" if row.each else ""
+        left = f"~ {_between(row.seconds)}" if row.each else ""
+        size = _bytes(row.left.high * row.bytes_each) if row.left.high else ""
+        table.add_row(row.what, str(row.count), str(row.built), each, left, size)
+    return table
+
+
+def forecast_lines(forecast: Forecast, definition: Definition) -> list[str]:
+    """What a plan's table does not say."""
+    prunes = bool(definition.rungs) and bool(definition.search)
+    lines = [f"~ expected, {forecast.basis}{'; the low end has pruning stop what it can' if prunes else ''}"]
+    if forecast.num_users:
+        lines.append(
+            f"sharing: {forecast.num_users} students rest on {forecast.num_generators} generators; one for each would "
+            f"take ~ {duration(forecast.saved_seconds)} more"
+        )
+    lines += left_in_words(forecast, definition)
+    gpus = f" and {forecast.gpus:g} GPUs" if forecast.gpus else ""
+    lines.append(f"at once: {forecast.cpus:g} CPUs{gpus}; the store grows by ~ {_bytes(forecast.bytes_left)}")
+    if definition.base.data.test is not None and definition.study.test_labels == "once" and definition.search:
+        lines.append("at the end the test labels are opened for the best trial and its controls (study.test_labels)")
+    return lines
+
+
+def left_in_words(forecast: Forecast, definition: Definition) -> list[str]:
+    """What a study has still to do, and whether its budget suffices; a line each."""
+    counts = [
+        f"{count} {NOUNS[row.what]}{'' if count == 1 else 's'}"
+        for row in forecast.rows
+        if (count := math.ceil(row.left.high))
+    ]
+    if not counts:
+        return ["left to do: nothing that takes long"]
+    words = f"left to do: {', '.join(counts)}: ~ {_between(forecast.seconds)} of work"
+    words += f", {forecast.side} side by side: ~ {_between(forecast.clock_seconds)}"
+    budget = definition.study.budget
+    for name, unit in (("cpu_hours", "CPU-hours"), ("gpu_hours", "GPU-hours"), ("money", budget.currency)):
+        amount = forecast.amounts[name]
+        if amount.high:
+            words += f", ~ {amount.expected:.3g} {unit} ({amount.low:.3g} to {amount.high:.3g})"
+    return [words, *forecast.short_of]
+
+
+def _between(seconds: Range) -> str:
+    return f"{duration(seconds.expected)} ({duration(seconds.low)} to {duration(seconds.high)})"
+
+
+def _bytes(number: float) -> str:
+    unit, scale = next((u for u in (("GB", 1e9), ("MB", 1e6)) if number >= u[1]), ("kB", 1e3))
+    return f"{number / scale:.3g} {unit}"
 
 
 def short_value(value: Value | None, digits: int = 3) -> str:

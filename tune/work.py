@@ -1,8 +1,8 @@
-"""A piece of work: one upstream build or one student, what its run tells, and how it ends. Torch-free.
+"""A piece of work: a build, a student or an opening, what its run tells, and how it ends. Torch-free.
 
 A trial is a chain of pieces: a build of the collection, a build of the generator with its images, and the student.
 Pieces are known by the digest of what they make, so trials that need the same generator share its build, and a
-real-only student needs none.
+real-only student needs none. Opening the test labels for a student is a piece of its own, which no trial contains.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from hidfd.config import TrialConfig
 from hidfd.config_paths import with_values
-from hidfd.stages import needed, plan
+from hidfd.stages import needed, opening_of, plan
 from tune.snapshot import Kind, Role, WorkState
 
 BUILD_STAGES = ("collection", "synthesis")
@@ -26,7 +26,7 @@ class Piece:
 
     Attributes:
         key: digest of its last artifact, 64 hex digits.
-        until: its last stage: `collection`, `synthesis` or `evaluation`.
+        until: its last stage: `collection`, `synthesis`, `evaluation` or `opening`.
         needs: keys of the pieces before it.
         makes: digests of every artifact that it makes unless it is there already, imports apart.
         trajectory: of the generator it trains; two lengths of one trajectory are never trained side by side.
@@ -48,7 +48,8 @@ class Piece:
 
     @property
     def kind(self) -> Kind:
-        return "student" if self.until == "evaluation" else "build"
+        kinds: dict[str, Kind] = {"evaluation": "student", "opening": "opening"}
+        return kinds.get(self.until, "build")
 
     @property
     def seed(self) -> int:
@@ -86,6 +87,13 @@ def pieces_of(config: TrialConfig) -> tuple[Piece, ...]:
             )
         )
     return tuple(pieces)
+
+
+def opening_piece(config: TrialConfig) -> Piece:
+    """Opening the test labels for the student of a trial whose `data.test` is given."""
+    stage = opening_of(plan(config))
+    student = stage.inputs["evaluation"]
+    return Piece(stage.digest, "opening", (student,), frozenset([stage.digest]), None, None, 0.0, config)
 
 
 def upstream_key(config: TrialConfig) -> str:
@@ -200,7 +208,10 @@ class Work:
         what was made under the old one does not answer for it.
         """
         config = TrialConfig.model_validate(record["config"])
-        piece = next(piece for piece in pieces_of(config) if piece.until == record["until"])
+        if record["until"] == "opening":
+            piece = opening_piece(config)
+        else:
+            piece = next(piece for piece in pieces_of(config) if piece.until == record["until"])
         piece = replace(piece, key=record["key"], needs=tuple(record["needs"]))
         outcome = record["outcome"]
         return cls(

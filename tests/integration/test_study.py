@@ -93,6 +93,30 @@ def test_study_runs_on_ray_and_once_more_from_the_store_alone(study: Workplace) 
 
 
 @pytest.mark.slow
+def test_watcher_reads_lines_and_at_the_end_the_test_labels_were_opened_once(study: Workplace) -> None:
+    test_split = "trial.data.test.path=tested"
+    shutil.copytree(study.folder / "held", study.folder / "tested")
+    run = study.run("tune", *LOCAL, test_split, "--json")
+    assert run.returncode == 0, run.stderr
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    assert (lines[0]["event"], lines[-1]["event"]) == ("study_started", "study_ended")
+    assert [len(line["students"]) for line in lines if line["event"] == "test_labels_opened"] == [4]
+    document = lines[-1]["document"]
+    assert all(0 <= row["means"]["test_accuracy"] <= 1 for row in document["rows"])
+    store = study.folder / ".hidfd" / "store"
+    assert len(list(store.glob("opening/*/manifest.json"))) == 4
+    again = study.run("tune", *LOCAL, test_split)
+    assert "test accuracy" in again.stdout
+    assert "The test labels were opened once" in again.stdout
+    assert len(list(store.glob("opening/*/manifest.json"))) == 4
+    shutil.rmtree(study.folder / ".hidfd" / "results")
+    assert study.run("tune", "report", "study.yaml", test_split).returncode == 0
+    refused = study.run("tune", *LOCAL, "study.budget.money=1", "--json")
+    (line,) = map(json.loads, refused.stdout.splitlines())
+    assert (line["event"], line["exit_code"], refused.returncode) == ("error", 2, 2)
+
+
+@pytest.mark.slow
 def test_best_student_is_handed_over_by_name(study: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     assert study.run("tune", *LOCAL).returncode == 0
     promoted = json.loads(study.run("tune", "promote", "study.yaml", "--json").stdout)

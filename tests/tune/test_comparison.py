@@ -40,6 +40,22 @@ def test_verdict_on_three_seeds_has_an_error_and_says_what_cannot_be_told_apart(
     )
 
 
+def test_verdict_says_whether_the_winner_can_be_told_from_the_second() -> None:
+    def verdict(second: float) -> str:
+        rows = [
+            row("trial-4", "finalist", 0.60, 0.01, n=3),
+            row("trial-2", "finalist", 0.80, 0.03, n=3),
+            row("trial-7", "finalist", second, 0.04, n=3),
+            row("real-only", "control", 0.70, 0.04, n=3),
+        ]
+        return verdict_of(rows, "agreement") or ""
+
+    assert verdict(0.79).startswith(
+        "trial-2 +1.0 over trial-7 ± 2.9 (not separable), +10.0 over real-only ± 2.9 (n = 3)"
+    )
+    assert verdict(0.72).startswith("trial-2 +8.0 over trial-7 ± 2.9, +10.0 over real-only ± 2.9 (n = 3)")
+
+
 def test_no_verdict_before_every_seed_has_a_number() -> None:
     finalist, control = row("hybrid", "finalist", 0.8), row("real-only", "control", 0.7)
     assert verdict_of([finalist, row("real-only", "control", 0.7, wanted=2)], "agreement") is None

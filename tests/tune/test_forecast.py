@@ -1,18 +1,21 @@
-"""A plan counts what the study will build: never less, and nothing that stands already."""
+"""A plan counts what the study will build, never less and nothing that stands already, and says what that costs."""
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from hidfd.costs import Costs
+from hidfd.costs import GPU_RATE, MANY, UNMEASURED, Range
 from hidfd.stages import plan
 from hidfd.store import Store
-from tests.tune.world import SEARCH, World, definition
+from tests.tune.world import SEARCH, Silent, World, definition, run
 from tune.definition import Definition
-from tune.forecast import forecast_of
+from tune.forecast import Forecast, forecast_of
 from tune.local import run_local
 from tune.state import StudyState
+from tune.work import Work
 
 GRID = {
     "distillation.inflation": {"type": "categorical", "choices": [1.0, 2.0]},
@@ -28,7 +31,16 @@ def store(tmp_path: Path) -> Store:
 
 
 def counts(state: StudyState, store: Store) -> dict[str, int]:
-    return {row.what: row.count for row in forecast_of(state, store, Costs.of(store))}
+    return {row.what: row.count for row in forecast_of(state, store).rows}
+
+
+def near(low: float, expected: float, high: float) -> Range:
+    """Equal but for rounding."""
+    return Range(*(cast("float", pytest.approx(value)) for value in (low, expected, high)))
+
+
+def left(forecast: Forecast) -> dict[str, float]:
+    return {row.what: row.left.high for row in forecast.rows}
 
 
 def built(state: StudyState) -> dict[str, int]:
@@ -53,6 +65,12 @@ def built(state: StudyState) -> dict[str, int]:
             {"sampler": "grid", "num_students": 3, "students_per_generator": 10, "pruner": NO_PRUNER},
             GRID,
             {"teacher": 1, "collection": 1, "generation": 3, "distillation": 7},
+        ),
+        # Three finalists that were found on two generators need two on each fresh seed; the best has its controls.
+        (
+            {"pruner": NO_PRUNER, "num_finalists": 3, "seeds": [1, 2]},
+            SEARCH,
+            {"teacher": 1, "collection": 1, "generation": 6, "distillation": 18},
         ),
         # Each generator has a collection of its own.
         ({"pruner": NO_PRUNER}, COLLECTIONS, {"teacher": 1, "collection": 2, "generation": 3, "distillation": 10}),
@@ -82,5 +100,103 @@ def test_what_stands_in_the_store_is_not_built_again(store: Store) -> None:
     with store.attempt("collection", digest, {}) as attempt:
         attempt.path("images.parquet").write_text("")
         attempt.commit({})
-    found = {row.what: (row.count, row.built) for row in forecast_of(state, store, Costs.of(store))}
+    found = {row.what: (row.count, row.built) for row in forecast_of(state, store).rows}
     assert found == {"teacher": (1, 0), "collection": (1, 1), "generation": (1, 0), "distillation": (1, 0)}
+
+
+def test_what_is_left_shrinks_to_nothing_as_the_study_goes_on(store: Store) -> None:
+    world = World()
+    planner = world.planner(definition())
+    seen = [left(forecast_of(planner.state, store))]
+    run_local(planner, world.execute, lambda: seen.append(left(forecast_of(planner.state, store))))
+    assert seen[0] == {"teacher": 1, "collection": 1, "generation": 3, "distillation": 10}
+    for earlier, later in itertools.pairwise(seen):
+        assert all(later[name] <= earlier[name] + 1e-9 for name in earlier)
+    assert any(0 < step["generation"] % 1 < 1 for step in seen), "parts of a generator under way count as parts"
+    assert set(seen[-1].values()) == {0}, "pruned students are not left either"
+
+
+def test_pruning_is_expected_at_the_low_end_only(store: Store) -> None:
+    (pruned,) = (r for r in forecast_of(World().planner(definition()).state, store).rows if r.what == "distillation")
+    # Half of each of six students, and the other half of half of them; four more without rungs.
+    assert (pruned.left.low, pruned.left.expected, pruned.left.high) == (6 * 0.75 + 4, 6 * 0.75 + 4, 10)
+    state = World().planner(definition({"pruner": NO_PRUNER})).state
+    (whole,) = (r for r in forecast_of(state, store).rows if r.what == "distillation")
+    assert whole.left.low == whole.left.high == 10
+
+
+def test_seconds_rest_on_what_the_studys_own_work_took_as_soon_as_some_has_ended(store: Store) -> None:
+    now = [0.0]
+    world = World()
+    study = definition({"pruner": NO_PRUNER, "concurrency": 2})
+    planner = world.planner(study, lambda: now[0])
+    before = forecast_of(planner.state, store)
+    assert "about one CPU core" in before.basis
+    assert before.seconds.high > 50 * before.seconds.low, "nothing is known yet"
+    students = iter([30.0, 50.0, 40.0])
+    for _ in range(5):
+        work = planner.next_work(1)
+        assert isinstance(work, Work)
+        planner.on_start(work, "here")
+        now[0] += {"collection": 1.0, "synthesis": 100.0}.get(work.piece.until) or next(students)
+        planner.on_end(work, world.execute(work, Silent()))
+    after = forecast_of(planner.state, store)
+    each = {row.what: row.each for row in after.rows}
+    assert after.basis == "as this study's own pieces of work took"
+    assert each["distillation"] == near(30.0, 40.0, 50.0)
+    assert each["generation"] == near(100 / 1.5, 100.0, 150.0)
+    assert after.seconds == near(7 * 30 + 2 * 100 / 1.5, 7 * 40 + 200, 7 * 50 + 300)
+    assert after.clock_seconds.expected == pytest.approx(max((7 * 40 + 200) / 2, 2 * 140))
+    assert after.num_users == 9, "the real-only control rests on no generator"
+    assert after.num_generators == 3
+    assert after.saved_seconds == pytest.approx(6 * 100)
+
+
+def test_gpus_are_not_timed_by_what_a_processor_took(store: Store) -> None:
+    study = definition()
+    stage = plan(study.base)["distillation"]
+    with store.attempt("distillation", "1" * 64, {}) as attempt:
+        attempt.path("student").write_text("")
+        attempt.commit({"seconds": 100.0, "operations": stage.operations}, device="cpu, 1 threads, fp32")
+    on_cpu = forecast_of(World().planner(study).state, store)
+    gpus = replace(study, resources={"cpus": 2.0, "gpus": 1.0, "workers": 2.0})
+    on_gpu = forecast_of(World().planner(gpus).state, store)
+    assert {row.what: row.each for row in on_cpu.rows}["distillation"] == near(100 / 1.5, 100.0, 150.0)
+    expected = stage.operations / GPU_RATE
+    assert {row.what: row.each for row in on_gpu.rows}["distillation"] == near(
+        expected / UNMEASURED, expected, expected * UNMEASURED
+    )
+    assert (on_gpu.cpus, on_gpu.gpus) == (4.0, 2.0), "two workers at once"
+
+
+def test_budget_that_will_not_do_is_said_before_anything_starts(store: Store) -> None:
+    stage = plan(definition().base)["distillation"]
+    for number in range(MANY):
+        with store.attempt("distillation", f"{number}" * 64, {}) as attempt:
+            attempt.path("student").write_text("")
+            attempt.commit({"seconds": 3600.0 + number, "operations": stage.operations})
+
+    def short_of(**budget: float) -> tuple[str, ...]:
+        prices = {"price_per_cpu_hour": 0.5}
+        return forecast_of(World().planner(definition({"budget": budget | prices})).state, store).short_of
+
+    assert short_of(cpu_hours=1000.0, money=500.0) == ()
+    (line,) = short_of(money=4.0)
+    assert line.startswith("study.budget.money: 4 will not suffice: 0 spent, and 4.")
+    (line,) = short_of(cpu_hours=12.0)
+    assert line.startswith("study.budget.cpu_hours: 12 may not suffice")
+
+
+def test_store_grows_by_what_artifacts_of_the_study_take_or_by_their_settings(store: Store) -> None:
+    study = definition(synthesis={"num_images": 1000})
+    state = World().planner(study).state
+    expected = {row.what: row.bytes_each for row in forecast_of(state, store).rows}
+    assert expected["generation"] == pytest.approx(1000 * 28 * 28 + 4 * 0.25e6 * (8 / 32) ** 2)
+    assert expected["distillation"] == pytest.approx(4 * 0.08e6)
+    planner = run(study, World())
+    (student, *_) = (w for w in planner.state.works.values() if w.piece.kind == "student" and w.outcome)
+    with store.attempt("distillation", plan(student.piece.config)["distillation"].digest, {}) as attempt:
+        attempt.path("student.safetensors").write_bytes(b"0" * 123_456)
+        attempt.commit({})
+    measured = {row.what: row.bytes_each for row in forecast_of(planner.state, store).rows}
+    assert measured["distillation"] == 123_456

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.tune.world import Killed, World, definition
+from tests.tune.world import TESTED, Killed, World, definition
 from tune.definition import Definition
 from tune.ledger import Ledger
 from tune.planner import Planner
@@ -59,7 +59,8 @@ def unlucky(losses: dict[tuple[str, int], int]) -> World:
 def test_study_of_several_workers_survives_a_kill_at_every_ledger_write() -> None:
     limit = 2.0
     study = definition(
-        {"num_students": 9, "concurrency": 3, "budget": {"cpu_hours": limit}, "controls": {"plain_kd": False}}
+        {"num_students": 9, "concurrency": 3, "budget": {"cpu_hours": limit}, "controls": {"plain_kd": False}},
+        data=TESTED,
     )
     at = 0
     while True:
@@ -87,6 +88,7 @@ def test_study_of_several_workers_survives_a_kill_at_every_ledger_write() -> Non
         rows = [state.of(key) for row in state.rows for key in row.keys]
         assert rows, where
         assert set(rows) == {WorkState.COMPLETE}, where
+        assert [len(opening["keys"]) for opening in state.ledger.openings] == [3], f"{where}: opened more than once"
         assert planner.spent().cpu_seconds <= limit * 3600, where
         at += 1
     assert at > 150

@@ -133,6 +133,22 @@ def test_a_pruned_student_shows_its_rung_and_no_result(written: Tracker, whole: 
     assert "agreement" not in metrics
 
 
+def test_test_accuracy_joins_the_run_of_its_student_when_the_labels_are_opened(
+    uri: str, whole: StudySnapshot, tmp_path: Path
+) -> None:
+    tracker = Tracker(uri, "opened")
+    tracker.sync(whole)
+    (key,) = whole.rows[0].keys
+    student = whole.work(key)
+    assert student is not None
+    tested = replace(student, metrics=student.metrics | {"test_accuracy": 0.75})
+    opening = replace(student, key="e" * 64, kind="opening", until="opening", label="x-test", folder=str(tmp_path))
+    works = (*(tested if work is student else work for work in whole.works), opening)
+    tracker.sync(replace(whole, works=works))
+    assert tracker.client.get_run(tracker.run_id(key)).data.metrics["test_accuracy"] == 0.75
+    assert len(runs_of(tracker)) == 1 + len(whole.works), "an opening has no run of its own"
+
+
 def test_reports_and_pictures_are_artifacts(written: Tracker, whole: StudySnapshot) -> None:
     build = next(work for work in whole.works if work.until == "synthesis")
     run = written.run_id(build.key) or ""

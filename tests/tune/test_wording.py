@@ -1,6 +1,7 @@
 """A study in words and tables, as a terminal shows them."""
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,16 @@ from rich.console import Console
 from rich.table import Table
 
 from hidfd.progress import Rate
+from hidfd.store import Store
 from tests.tune.snapshots import study_snapshot
+from tests.tune.world import TESTED, World, definition, run
 from tune.findings import asked
+from tune.forecast import forecast_of
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
 from tune.wording import (
+    forecast_lines,
+    forecast_table,
+    left_in_words,
     mlflow_command,
     progress_in_words,
     result_in_words,
@@ -118,6 +125,26 @@ def test_mlflow_is_opened_by_a_command_that_works_from_here(tmp_path: Path, monk
     command = "python -m mlflow ui --backend-store-uri sqlite:///.hidfd/mlflow.db"
     assert mlflow_command(f"sqlite:///{tmp_path}/.hidfd/mlflow.db") == command
     assert mlflow_command("https://tracking.example") is None
+
+
+def test_plan_is_told_with_its_range_its_price_and_what_the_budget_lacks(tmp_path: Path) -> None:
+    prices = {"price_per_cpu_hour": 3600.0, "money": 1.0, "currency": "CHF"}
+    study = definition({"budget": prices, "num_finalists": 2}, data=TESTED)
+    forecast = forecast_of(World().planner(study).state, Store.open(tmp_path / "store"))
+    table = text_of(forecast_table(forecast))
+    assert table[0].split() == ["what", "in", "all", "in", "the", "store", "each", "left", "to", "do", "storage"]
+    assert re.search(r"^generation +4 +0 +~ \S+ s +~ .+ s \(.+ s to .+ s\) +\S+ MB$", table[3])
+    lines = forecast_lines(forecast, study)
+    assert "about one CPU core; the low end has pruning stop what it can" in lines[0]
+    assert "sharing: 10 students rest on 4 generators; one for each would take" in lines[1]
+    assert "left to do: 1 teacher, 1 collection, 4 generators, 11 students: ~ " in lines[2]
+    assert re.search(r"[\d.]+ CHF \([\d.e-]+ to [\d.e+]+\)$", lines[2])
+    assert re.search(r"study.budget.money: 1 (may|will) not suffice: 0 spent", lines[3])
+    assert lines[4].startswith("at once: 1 CPUs; the store grows by ~ ")
+    assert "test labels are opened" in lines[5]
+    assert left_in_words(forecast, study) == lines[2:4]
+    over = forecast_of(run(definition(data=TESTED), World()).state, Store.open(tmp_path / "store"))
+    assert left_in_words(over, study) == ["left to do: nothing that takes long"]
 
 
 def test_sharing_of_a_grid_is_told_as_it_is(tmp_path: Path, whole: StudySnapshot) -> None:
