@@ -1,4 +1,4 @@
-"""Places that would not outlive a study's driver: `ray job submit` unpacks its working folder, and Ray deletes it again."""
+"""Places that would not outlive a driver: `ray job submit` unpacks its working folder, and Ray deletes it again."""
 
 from __future__ import annotations
 

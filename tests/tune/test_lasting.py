@@ -22,12 +22,18 @@ def test_places_in_the_working_folder_of_a_job_are_refused_all_at_once(job_folde
     with pytest.raises(ConfigError) as refused:
         check_lasts(StorageConfig())
     said = str(refused.value)
-    assert said.startswith(f"storage.store, storage.ledger, storage.tracking, storage.results: would lie in {job_folder}")
+    assert said.startswith(
+        f"storage.store, storage.ledger, storage.tracking, storage.results: would lie in {job_folder}"
+    )
     assert "absolute paths on a file system that all nodes share" in said
 
 
 def test_only_what_would_be_lost_is_named(job_folder: Path, tmp_path: Path) -> None:
-    elsewhere = {"store": "s3://bucket/prefix", "tracking": "http://127.0.0.1:5000", "results": str(tmp_path / "results")}
+    elsewhere = {
+        "store": "s3://bucket/prefix",
+        "tracking": "http://127.0.0.1:5000",
+        "results": str(tmp_path / "results"),
+    }
     with pytest.raises(ConfigError, match=r"^storage\.ledger: would lie"):
         check_lasts(StorageConfig(**elsewhere))
     check_lasts(StorageConfig(**elsewhere, ledger="postgresql://me@host/db"))
