@@ -77,7 +77,7 @@ test-integration: $(STAMP) servers
 	echo "test-integration: passed in $$SECONDS s"
 
 # What some tests start on loopback, each in a folder of its own; without it they skip and say how to get it.
-servers:
+servers: $(STAMP)
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v postgres >/dev/null \
 		&& ! compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
 		echo "set-up: installing PostgreSQL's server for the tests"
@@ -85,6 +85,12 @@ servers:
 		echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
 			-o Dpkg::Options::=--force-confold postgresql >/dev/null || echo "set-up: it could not be installed" >&2
+	fi
+	if command -v go >/dev/null && ! command -v versitygw >/dev/null && [ ! -x $(BIN)/versitygw ]; then
+		echo "set-up: building an S3 server for the tests (two minutes of CPU time)"
+		GOBIN="$$PWD/$(BIN)" go install github.com/versity/versitygw/cmd/versitygw@v1.8.0 >/dev/null 2>&1 ||
+			echo "set-up: it could not be built; try: GOBIN=$$PWD/$(BIN) go install" \
+				"github.com/versity/versitygw/cmd/versitygw@v1.8.0" >&2
 	fi
 
 format: $(STAMP)

@@ -26,6 +26,7 @@ from tune.config import SearchConfig, StudyConfig
 from tune.definition import Definition, define
 from tune.environment import before_ray, before_torch
 from tune.errors import StudyError
+from tune.lasting import check_lasts
 from tune.ledger_places import copy_ledger, holder_of, open_ledger, send_request
 from tune.planner import Planner
 from tune.projection import Projection
@@ -121,6 +122,7 @@ def open_study(
         ConfigError, InputError, StoreError: see `hidfd.errors`.
     """
     file = studyfile.load(path, overrides, store=store)
+    check_lasts(file.storage)
     asked, search, trial = _sections(file)
     if num_seeds is not None:
         asked = asked.with_num_seeds(num_seeds)

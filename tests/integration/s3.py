@@ -1,0 +1,88 @@
+"""A real S3 server of a test's own: versitygw over a folder, on loopback, with keys of its own."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+GET_IT = "go install github.com/versity/versitygw/cmd/versitygw@v1.8.0"
+
+READY_SECONDS = 60.0
+
+
+class S3Server:
+    """A server with one bucket, `artifacts`.
+
+    Attributes:
+        secret: its secret key, which nothing may ever show.
+        bucket: the folder in which it keeps the objects, as they are.
+        environment: AWS's own variables, which is how a study finds the server and its keys.
+    """
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port: int = free.getsockname()[1]
+        self.secret = secrets.token_hex(20)
+        access = f"key{secrets.token_hex(8)}"
+        self.environment = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
+            "AWS_ACCESS_KEY_ID": access,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        self.bucket = folder / "data" / "artifacts"
+        self.bucket.mkdir(parents=True)
+        (folder / "attributes").mkdir()
+        log = folder / "log"
+        with log.open("wb") as stream:
+            self._process = subprocess.Popen(
+                [
+                    *(program, "--port", f"127.0.0.1:{self._port}", "--region", "us-east-1"),
+                    *("posix", "--sidecar", folder / "attributes", folder / "data"),
+                ],
+                stdout=stream,
+                stderr=stream,
+                env=os.environ | {"ROOT_ACCESS_KEY": access, "ROOT_SECRET_KEY": self.secret},
+                start_new_session=True,
+            )
+        until = time.monotonic() + READY_SECONDS
+        while not self._listens():
+            assert self._process.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """It answers nobody any more."""
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self._port), 1.0).close()
+        except OSError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def running_s3(folder: Path) -> Iterator[S3Server]:
+    """A server for as long as the block lasts; skips the test, and says how to get one, where there is none."""
+    places = [Path(sys.executable).parent, Path.home() / "go" / "bin", *map(Path, os.get_exec_path())]
+    program = shutil.which("versitygw", path=os.pathsep.join(map(str, places)))
+    if program is None:
+        pytest.skip(f"no S3 server here; get one: {GET_IT}")
+    server = S3Server(Path(program), folder)
+    try:
+        yield server
+    finally:
+        server.stop()
