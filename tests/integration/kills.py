@@ -2,9 +2,9 @@
 
     python -m tests.integration.kills [--seed N] [--only worker/generation ...] [--write]
 
-Each cell is a small study of its own, one piece of work after another, on a real Ray cluster. At a moment drawn from the
-seed, inside the named phase, one of its parts is killed; a driver is started again by the same command, a server some
-seconds later, a worker or a node not at all. What the study came to is then held against an uninterrupted run of it.
+Each cell is a small study of its own, one piece of work after another, on a real Ray cluster. At a moment drawn from
+the seed, inside the named phase, one of its parts is killed; a driver is started again by the same command, a server
+some seconds later, a worker or a node not at all. What the study came to is then held against an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ AWAY_SECONDS = (2.0, 5.0)
 HEAD = f"""\
 # What a study loses when something under it is killed
 
-`make kill-matrix` writes this table. Each row is a study of its own on a real Ray cluster, in which one part was killed
-by `kill -9` at a moment drawn from the seed; it is held against the same study uninterrupted. A killed driver was started
-again by the same command, a server some seconds later, a worker or a node not at all. A study has recovered when it ended
-with the same trials, rungs and numbers.
+`make kill-matrix` writes this table. Each row is a study of its own on a real Ray cluster, one piece of work after
+another, in which one part was killed by `kill -9` at a moment drawn from the seed; it is held against the same study
+uninterrupted. A killed driver was started again by the same command, a server some seconds later, a worker or a node
+not at all. A study has recovered when it ended with the same trials, rungs and numbers.
 
 * Repeated: images computed a second time, by the loop's pace since its last checkpoint, over all images of the study;
-  and the same in checkpoint intervals (of {CHECKPOINT_SECONDS:g} s here, a minute by default). At most one per kill, and
-  the time that saving takes.
+  and the same in checkpoint intervals (of {CHECKPOINT_SECONDS:g} s here, a minute by default). At most one per kill,
+  and the time that saving takes.
 * Lost, doubled: trials and pieces of work in the ledger, runs in MLflow.
 * Seconds: of the whole study. Uninterrupted it took about as long less the start of what was killed.
 """
@@ -192,7 +192,7 @@ class KillMatrix:
         """Returns at a moment inside the phase, with the loop that runs then."""
         if phase == "between":
             first = next(loop for loop in self._loops if loop.stage == "distillation")
-            running.until(lambda: (running.results / first.label / "result.json").exists())
+            running.until((running.results / first.label / "result.json").exists)
             time.sleep(draws.uniform(0.0, 1.0))
             return None
         searched = [loop for loop in self._loops if loop.role == "search" and loop.stage == phase]
@@ -226,9 +226,7 @@ class KillMatrix:
         """Node and process that do the work."""
         return next(((node, process) for node in self._nodes for process in self._ray.workers(node)), None)
 
-    def _compared(
-        self, asked: tuple[str, str, int], running: RunningStudy, moment: Moment, seconds: float
-    ) -> Cell:
+    def _compared(self, asked: tuple[str, str, int], running: RunningStudy, moment: Moment, seconds: float) -> Cell:
         assert self._whole is not None
         found, runs = running.study.snapshot(), running.mlflow_runs()
         before, after = _results(self._whole), _results(found)

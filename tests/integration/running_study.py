@@ -66,11 +66,11 @@ class RunningStudy:
         tree["storage"] = {part: str(folder / part) for part in ("store", "results")}
         tree["storage"] |= {"ledger": str(folder / "ledger.db"), "tracking": f"sqlite:///{folder}/mlflow.db"}
         tree["study"] = {"num_students": 2, "students_per_generator": 2, "startup_students": 2}
-        tree["study"]["controls"] = {"synthetic_only": False, "plain_kd": False}
+        tree["study"]["controls"] = {"real_only": False, "synthetic_only": False, "plain_kd": False}
         tree["search"] = {"generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4}}
         tree["search"]["distillation.inflation"] = {"type": "float", "low": 1, "high": 10}
-        tree["trial"]["generation"]["target_images"] = 4800
-        tree["trial"]["distillation"]["target_images"] = 9600
+        tree["trial"]["generation"]["target_images"] = 800
+        tree["trial"]["distillation"]["target_images"] = 2400
         tree["trial"]["checkpoint_every_seconds"] = CHECKPOINT_SECONDS
         tiny_workplace(folder).write(tree)
         self.study: Study = open_study(str(folder / "study.yaml"), storage)
