@@ -13,7 +13,6 @@ import pytest
 from hidfd.studyfile import ResourcesConfig
 from tests.tune.world import World, definition
 from tune import engine, planner
-from tune.environment import before_ray
 from tune.ray_work import _say
 from tune.worker import Place
 
@@ -37,8 +36,9 @@ def test_hanging_process_is_killed_and_its_work_goes_on(tmp_path: Path, monkeypa
         return run
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    for name, value in before_ray(1, 1).items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # Ray may have been loaded already, and has then read it
+    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     monkeypatch.setattr(engine, "trainable", trainable)
     monkeypatch.setattr(planner, "OBEY_SECONDS", 1.0)
     controls = {"real_only": False, "synthetic_only": False, "plain_kd": False}
