@@ -1,6 +1,7 @@
 # make quickstart         a real study on real data: set up, then run studies/quickstart.yaml
 # make test               set up the same way, then every check: lint, types, imports, tests
 # make test-integration   tests against real servers and Ray nodes; as root it installs what they need
+# make kill-matrix        kills parts of real studies at drawn moments; ARGS="--only worker/generation" runs one cell
 # make setup | lint | types | imports | tests | format | lock | clean
 #
 # PYTHON=python3.12 chooses the interpreter that .venv is made from; ARGS="..." is handed to the study or to pytest.
@@ -10,7 +11,7 @@ SHELL := bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint types imports tests test-integration servers format lock clean
+.PHONY: help setup quickstart test lint types imports tests test-integration kill-matrix servers format lock clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
@@ -29,7 +30,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX
 unexport PYTHONDONTWRITEBYTECODE
 
 help:
-	sed -n 's/^# \{0,1\}//p' Makefile | head -5
+	sed -n 's/^# \{0,1\}//p' Makefile | head -6
 
 setup: $(STAMP)
 
@@ -75,6 +76,9 @@ tests: $(STAMP)
 test-integration: $(STAMP) servers
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 0 -m integration --durations 10 $(ARGS)
 	echo "test-integration: passed in $$SECONDS s"
+
+kill-matrix: $(STAMP) servers
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.integration.kills --write $(ARGS)
 
 # What some tests start on loopback, each in a folder of its own; without it they skip and say how to get it.
 servers: $(STAMP)

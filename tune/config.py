@@ -130,6 +130,11 @@ class StudyConfig(Section):
     concurrency: int = Field(default=1, ge=1, le=10_000)
     """Pieces of work side by side, each with the `resources:` of the study file."""
 
+    hung_after_minutes: float | None = Field(default=60.0, gt=0.0)
+    """A piece of work that tells nothing for so long is asked to stop, and soon after its process is killed. Loops tell
+    how far they are at every `log_every_images`; synthesis, evaluation and the hold-out's measures tell nothing while
+    they last, so it has to be longer than those. Null: never."""
+
     budget: BudgetConfig = BudgetConfig()
 
     num_finalists: int = Field(default=1, ge=1, le=100)

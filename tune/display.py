@@ -88,9 +88,11 @@ class StudyDisplay:
         if stand != self._stands.get(work.key, (WorkState.WAITING, 0)):
             self._stands[work.key] = stand
             if work.state is WorkState.RUNNING:
+                again = " again, from its last checkpoint" if len(work.attempts) > 1 else ""
+                # A killed driver's last reports never reached the ledger: the work itself says where it resumes.
                 reached = work.attempts[-1].images_from if work.attempts else 0
-                where = f" again, from its last checkpoint; it had reached {reached:,} images" if reached else ""
-                self._say(f"{work.label}: started{where}")
+                where = f"; it had reached {reached:,} images" if reached else ""
+                self._say(f"{work.label}: started{again}{where}")
             elif work.state.is_final:
                 self._say(f"{work.label}: {result_in_words(work)}")
         is_new = work.picture is not None and work.picture != self._pictures.get(work.key)

@@ -247,6 +247,7 @@ class Adapter:
         self._planner, self._mailbox, self._slots, self._resources = planner, mailbox, slots, resources
         self._on_change = on_change
         self._active: dict[str, Work] = {}
+        self._trials: dict[str, Trial] = {}
         self._ends: dict[str, End] = {}
         self._posted: dict[str, float] = {}
         self._nodes: dict[str, list[tuple[str, str]]] = {}  # trial -> host and Ray's id of the nodes of its processes
@@ -279,7 +280,7 @@ class Adapter:
             storage=experiment["storage"],
             placement_group_factory=self._resources,
         )
-        self._active[trial.trial_id] = step
+        self._active[trial.trial_id], self._trials[trial.trial_id] = step, trial
         return trial
 
     def on_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -304,6 +305,9 @@ class Adapter:
         work = self._active.pop(trial_id, None)
         if work is not None:
             self._posted.pop(trial_id, None)
+            self._trials.pop(trial_id)
+            if self._planner.is_deaf(work.key):
+                otherwise = f"it was asked to stop ({self._planner.verdict(work.key)}), did not, and was killed"
             nodes, end = self._nodes.pop(trial_id, []), self._ends.pop(trial_id, Lost(otherwise))
             if isinstance(end, Lost):
                 gone = next((host for host, node in nodes if not _answers(node)), None)
@@ -315,6 +319,15 @@ class Adapter:
         self._planner.tick()
         self._on_change()
         self._post_verdicts()
+        self._kill_deaf()
+
+    def _kill_deaf(self) -> None:
+        """Tune learns of it as of any process that died, and its slot is free."""
+        for trial_id, work in self._active.items():
+            if self._planner.is_deaf(work.key):
+                actor = self._trials[trial_id].temporary_state.ray_actor
+                if actor is not None:  # None once Tune has learnt of it
+                    ray.kill(actor)
 
     def _post_verdicts(self) -> None:
         for trial_id, work in self._active.items():

@@ -29,6 +29,12 @@ LOST_IN_ALL = 10
 STOP_SECONDS = 5.0
 """What saving a checkpoint and stopping may take: the budget is kept by stopping so long before its end."""
 
+OBEY_SECONDS = 60.0
+"""How long what hangs may take to save and stop: it may only have been slow. Then its slot is taken from it."""
+
+LISTENS_SECONDS = 30.0
+"""A longer time between two looks says nothing about what runs: the driver itself was held up, by its ledger say."""
+
 SEEN_EVERY_SECONDS = 15.0
 """How often the ledger learns that a piece of work still lives."""
 
@@ -43,6 +49,7 @@ class Live:
         stage, images, target_images, metrics, picture: of its reports.
         attempt: number of its attempt, None until it has started.
         written: when the ledger last heard of it.
+        silent: seconds, while somebody listened, since it last told something.
         verdict: why it shall stop.
     """
 
@@ -53,6 +60,7 @@ class Live:
     picture: str | None = None
     attempt: int | None = None
     written: float = 0.0
+    silent: float = 0.0
     verdict: str | None = None
 
 
@@ -74,6 +82,7 @@ class Planner:
         self.broken: Failed | None = None
         self._clock = clock
         self._now = -math.inf
+        self._listened = self.now()
         self._drain_reason: str | None = None
         self._account = Account(attempt for work in state.works.values() for attempt in work.attempts)
         self._pace = Pace()
@@ -133,6 +142,7 @@ class Planner:
         if live is None:
             return None
         work, now = self.state.works[key], self.now()
+        live.silent = 0.0
         if report.note:
             self.notes.append(f"{work.label}: {report.note}")
         if report.generator is not None:
@@ -168,13 +178,19 @@ class Planner:
         return self._account.spent(self.now())
 
     def tick(self) -> None:
-        """Now and then: looks at the budget, and lets the ledger know what still runs and how far it is."""
+        """Now and then: looks at the budget and for what hangs, and tells the ledger what runs and how far it is."""
         now = self.now()
         self._watch_budget()
+        self._watch_hung(now)
         for key, live in self.live.items():
             if live.attempt is not None and now - live.written >= SEEN_EVERY_SECONDS:
                 live.written = now
                 self.state.ledger.set_attempt(self.state.works[key], live.attempt)
+
+    def is_deaf(self, key: str) -> bool:
+        """Whether a piece of work hangs and did not stop when it was asked to: its process is to be killed."""
+        live, limit = self.live.get(key), self._hung_seconds
+        return live is not None and live.silent >= limit + OBEY_SECONDS and self.verdict(key) is not None
 
     def on_end(self, work: Work, end: End) -> None:
         """A piece of work stopped running, for whatever reason. Told twice, the second time changes nothing."""
@@ -245,6 +261,24 @@ class Planner:
         """How long a piece of work takes, once it has been built here."""
         if work.outcome is not None and work.outcome.state is WorkState.COMPLETE and not work.outcome.reused:
             self._pace.learn(work.piece, sum((a.ended or a.last_seen) - a.started for a in work.attempts))
+
+    @property
+    def _hung_seconds(self) -> float:
+        minutes = self.state.definition.study.hung_after_minutes
+        return math.inf if minutes is None else 60 * minutes
+
+    def _watch_hung(self, now: float) -> None:
+        """Asks what has told nothing for too long to stop; whether it obeys, `is_deaf` says."""
+        passed, self._listened = min(now - self._listened, LISTENS_SECONDS), now
+        for key, live in self.live.items():
+            live.silent += passed if live.attempt is not None else 0.0
+            if live.silent >= self._hung_seconds and live.verdict is None:
+                minutes = self.state.definition.study.hung_after_minutes
+                live.verdict = f"hung: it told nothing for {minutes:g} min"
+                self.notes.append(
+                    f"{self.state.works[key].label}: {live.verdict} (study.hung_after_minutes); it is stopped, and "
+                    f"goes on from its last checkpoint"
+                )
 
     def _watch_budget(self) -> None:
         """Stops everything where the budget is used up, and the search where only the comparison's part is left."""

@@ -20,7 +20,7 @@ from hidfd.disk import store_errors
 from hidfd.errors import ConfigError, HidfdError, Stopped
 from hidfd.progress import Observer
 from hidfd.sources import identify
-from hidfd.stages import kept_digests, needed, plan
+from hidfd.stages import Stage, kept_digests, needed, plan
 from hidfd.store import Store
 from tune.config import SearchConfig, StudyConfig
 from tune.definition import Definition, define
@@ -214,7 +214,7 @@ def run_study(
             if is_new:
                 watch = _Watch(study, planner, projection, observer, show)
                 watch.refer()
-                _import_materials(study, threads, observer)
+                _import_materials(study, threads, _Importing(observer, watch.hear_requests))
                 if engine == "ray":
                     observer.note("starting Ray")
                 _run(study, planner, place, engine, watch)
@@ -318,16 +318,18 @@ class _Watch:
         if now - self._shown < SHOW_EVERY_SECONDS:
             return
         self._shown = now
-        if now - self._looked >= LOOK_EVERY_SECONDS:
-            self._looked = now
-            self._hear_requests()
+        self.hear_requests()
         self.refer()
         snapshot = _snapshot_of(self._planner)
         self._show(snapshot)
         self._projection.offer(snapshot)
 
-    def _hear_requests(self) -> None:
+    def hear_requests(self) -> None:
         """`tune stop` from another terminal is what Ctrl-C is in this one; what an earlier driver was asked is past."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_EVERY_SECONDS:
+            return
+        self._looked = now
         requests = [asked for asked in self._planner.state.ledger.requests().values() if asked["to"] == self._name]
         if requests and self._observer.stop_reason is None:
             self._observer.stop_reason = f"`tune stop` by {requests[0]['by']}"
@@ -343,6 +345,29 @@ class _Watch:
             configs = (self._study.definition.base, *(work.piece.config for work in works.values()))
             digests = {digest for config in configs for digest in kept_digests(config)}
             self._study.store.write_references(self._study.definition.name, digests)
+
+
+class _Importing(Observer):
+    """The observer of an import, during which nobody else looks for requests."""
+
+    def __init__(self, observer: Observer, look: Callable[[], None]) -> None:
+        self._observer, self._look = observer, look
+
+    def stage_started(self, stage: Stage, target_images: int | None, images_seen: int = 0) -> None:
+        self._observer.stage_started(stage, target_images, images_seen)
+
+    def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
+        self._observer.advanced(stage, images, target_images, metrics)
+
+    def stage_finished(self, stage: Stage, seconds: float) -> None:
+        self._observer.stage_finished(stage, seconds)
+
+    def note(self, text: str) -> None:
+        self._observer.note(text)
+
+    def should_stop(self) -> str | None:
+        self._look()
+        return self._observer.should_stop()
 
 
 def _import_materials(study: Study, threads: int, observer: Observer) -> None:

@@ -71,6 +71,11 @@ class Workplace:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Workplace:
+    """A folder with all that `tiny_workplace` puts into it."""
+    return tiny_workplace(tmp_path)
+
+
+def tiny_workplace(folder: Path) -> Workplace:
     """`study.yaml`, `photos/` (60 grey images of 3 classes), `held/<class>/` (15) and `teacher.safetensors`."""
     draws = np.random.default_rng(0)
     for part, count in (("photos", 60), ("held", 15)):
@@ -78,13 +83,13 @@ def tiny(tmp_path: Path) -> Workplace:
             label = number % 3
             image = draws.normal(40, 25, (28, 28))
             image[label * 9 : label * 9 + 9] += 150
-            folder = tmp_path / part / (f"class{label}" if part == "held" else "")
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"{number:03d}.png")
+            part_folder = folder / part / (f"class{label}" if part == "held" else "")
+            part_folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(part_folder / f"{number:03d}.png")
     torch.manual_seed(0)
     teacher = build_backbone("resnet8", num_classes=3, channels=1, width=4)
-    safetensors.torch.save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
-    place = Workplace(tmp_path)
+    safetensors.torch.save_file(teacher.state_dict(), folder / "teacher.safetensors")
+    place = Workplace(folder)
     place.write(tiny_study())
     return place
 

@@ -18,8 +18,8 @@ STARTED = "To terminate the Ray runtime"
 
 UP_SECONDS = 90.0
 
-WORKING = "ray::ImplicitFunc.train"
-"""How Ray names a process while it runs a function of Ray Tune."""
+WORKER = "ray::ImplicitFunc"
+"""How Ray names a process that runs functions of Ray Tune, one after another."""
 
 
 class RayNodes:
@@ -49,8 +49,8 @@ class RayNodes:
         node.wait()
 
     def workers(self, number: int) -> list[int]:
-        """Process ids of those of a node's workers that do a piece of work now."""
-        return [process for process in descendants(self._nodes[number].pid) if _title(process).startswith(WORKING)]
+        """Process ids of those of a node's workers that do pieces of work."""
+        return [process for process in descendants(self._nodes[number].pid) if _title(process).startswith(WORKER)]
 
     def close(self) -> None:
         """Ends what still runs."""

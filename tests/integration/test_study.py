@@ -14,8 +14,12 @@ import mlflow
 import pytest
 import torch
 
+import hidfd.trial
+from hidfd.config import TrialConfig
 from hidfd.store import Store
+from hidfd.trial import import_all
 from tests.integration.conftest import Workplace, tiny_study
+from tune.study import open_study
 
 LOCAL = ("run", "study.yaml", "--engine", "local")
 
@@ -189,6 +193,21 @@ def test_stop_now_ends_the_driver_at_once_and_the_same_command_goes_on(study: Wo
     assert process.returncode == -signal.SIGTERM
     assert study.run("tune", *LOCAL).returncode == 0
     assert results(study)["finished"]
+
+
+def test_stop_is_heard_during_an_import(study: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked_meanwhile(*given: Any) -> TrialConfig:
+        opened = open_study("study.yaml")
+        holder = opened.holder()
+        assert holder is not None
+        opened.ask_to_stop(holder, now=False)
+        return import_all(*given)
+
+    monkeypatch.setattr(hidfd.trial, "import_all", asked_meanwhile)
+    done = study.run("tune", *LOCAL)
+    assert done.returncode == 130, done.stderr
+    assert "`tune stop` by" in done.stderr
+    assert not list((study.folder / ".hidfd" / "store" / "import").glob("*/manifest.json")), "it ended there and then"
 
 
 def test_local_engine_refuses_several_processes(study: Workplace) -> None:

@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.tune.world import World, definition
 from tune import engine
 from tune.engine import Adapter
 from tune.errors import EngineError, LedgerError
-from tune.planner import Planner
+from tune.planner import OBEY_SECONDS, Planner
 from tune.ray_work import WORD
 from tune.snapshot import WorkState
 from tune.work import Done, Finished, Lost, Report, Work
@@ -130,6 +131,29 @@ def test_a_verdict_is_posted_again_in_case_the_mailbox_was_restarted(
         monkeypatch.setattr(engine.time, "monotonic", lambda seconds=seconds: 100.0 + seconds)
         adapter.on_step()
     assert mailbox.posted == [(trial, "asked")] * 2
+
+
+def test_a_trial_that_hangs_and_does_not_obey_is_killed_and_lost(
+    adapter: Adapter, planner: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[object] = []
+    monkeypatch.setattr(ray, "kill", killed.append)
+    trial = adapter.next_trial({"run": "study", "storage": None})
+    assert isinstance(trial, Trial)
+    trial.temporary_state = SimpleNamespace(ray_actor="its process")
+    adapter.on_result(trial.trial_id, says("start", "node-1", "n1"))
+    adapter.on_step()
+    assert killed == []
+    (live,) = planner.live.values()
+    live.silent = 60 * 60.0 + OBEY_SECONDS
+    adapter.on_step()
+    assert killed == ["its process"]
+    with pytest.MonkeyPatch.context() as patch:
+        said: list[Lost] = []
+        patch.setattr(planner, "on_end", lambda work, end: said.append(end))
+        adapter.on_end(trial.trial_id, "its process died")
+    (end,) = said
+    assert end.reason == "it was asked to stop (hung: it told nothing for 60 min), did not, and was killed"
 
 
 def test_a_trial_that_ends_without_a_start_is_lost(adapter: Adapter, planner: Planner) -> None:

@@ -1,0 +1,301 @@
+"""The kill matrix: what a study loses when something under it dies by `kill -9`.
+
+    python -m tests.integration.kills [--seed N] [--only worker/generation ...] [--write]
+
+Each cell is a small study of its own, one piece of work after another, on a real Ray cluster. At a moment drawn from
+the seed, inside the named phase, one of its parts is killed; a driver is started again by the same command, a server
+some seconds later, a worker or a node not at all. What the study came to is then held against an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from hidfd.stages import plan
+from tests.integration.postgres import PostgresServer, running_postgres
+from tests.integration.ray_nodes import RayNodes, ray_nodes
+from tests.integration.running_study import CHECKPOINT_SECONDS, Moment, RunningStudy
+from tests.tune.test_outage import Server
+from tune.snapshot import StudySnapshot
+
+KILLED = ("driver", "worker", "node", "mlflow", "postgresql")
+PHASES = ("generation", "distillation", "between", "finalists")
+CELLS = tuple(f"{killed}/{phase}" for killed in KILLED for phase in PHASES)
+
+TABLE = Path(__file__).parents[2] / "benchmarks" / "kills.md"
+
+AWAY_SECONDS = (2.0, 5.0)
+"""How long a killed server stays away."""
+
+HEAD = f"""\
+# What a study loses when something under it is killed
+
+`make kill-matrix` writes this table. Each row is a study of its own on a real Ray cluster, one piece of work after
+another, in which one part was killed by `kill -9` at a moment drawn from the seed; it is held against the same study
+uninterrupted. A killed driver was started again by the same command, a server some seconds later, a worker or a node
+not at all. A study has recovered when it ended with the same trials, rungs and numbers.
+
+* Repeated: images computed a second time, by the loop's pace since its last checkpoint, over all images of the study;
+  and the same in checkpoint intervals (of {CHECKPOINT_SECONDS:g} s here, a minute by default). At most one per kill,
+  and the time that saving takes.
+* Lost, doubled: trials and pieces of work in the ledger, runs in MLflow.
+* Seconds: of the whole study. Uninterrupted it took about as long less the start of what was killed.
+"""
+COLUMNS = ("killed", "during", "seed", "recovered", "repeated", "intervals", "lost", "doubled", "seconds")
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One training loop of the study.
+
+    Attributes:
+        label, role: of its piece of work.
+        stage: generation or distillation.
+        digest: of what it makes.
+        images: its target.
+    """
+
+    label: str
+    role: str
+    stage: str
+    digest: str
+    images: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What became of one study.
+
+    Attributes:
+        killed, phase, seed: what was asked for.
+        differences: from the uninterrupted study, in words.
+        ends: how attempts ended.
+        output: of its commands.
+        repeated_fraction: of all images, computed twice.
+        intervals: the same in checkpoint intervals.
+        lost, doubled: trials, pieces of work, runs.
+        seconds: until it ended.
+    """
+
+    killed: str
+    phase: str
+    seed: int
+    differences: tuple[str, ...]
+    ends: tuple[str | None, ...]
+    output: str
+    repeated_fraction: float
+    intervals: float
+    lost: int
+    doubled: int
+    seconds: float
+
+    def row(self) -> str:
+        """A line of the table."""
+        recovered = "no: " + "; ".join(self.differences) if self.differences else "yes"
+        numbers = [f"{100 * self.repeated_fraction:.1f} %", f"{self.intervals:.1f}", self.lost, self.doubled]
+        return _line([self.killed, self.phase, self.seed, recovered, *numbers, f"{self.seconds:.0f}"])
+
+
+class KillMatrix:
+    """Cluster and servers that cells share, and the uninterrupted study that they are held against; for a `with`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = contextlib.ExitStack()
+        self._nodes: list[int] = []
+        self._postgres: PostgresServer | None = None
+        self._mlflow: Server | None = None
+        self._whole: StudySnapshot | None = None
+        self._loops: list[Loop] = []
+
+    def __enter__(self) -> Self:
+        self._ray: RayNodes = self._stack.enter_context(ray_nodes())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def run(self, name: str, seed: int) -> Cell:
+        """One cell, named `killed/phase`."""
+        killed, _, phase = name.partition("/")
+        draws = random.Random(f"{name} {seed}")
+        while len(self._nodes) < 2:
+            self._nodes.append(self._ray.add(cpus=1))
+        if self._whole is None:
+            self._whole = self._uninterrupted()
+        storage: list[str] = []
+        if killed == "postgresql":
+            storage = [f"storage.ledger={self._server().url(self._server().new_database())}"]
+        elif killed == "mlflow":
+            storage = [f"storage.tracking={self._tracking().uri}"]
+        running = RunningStudy(self._folder / f"{killed}-{phase}-{seed}", self._ray.address, storage)
+        began = time.monotonic()
+        running.start()
+        try:
+            loop = self._wait_for(phase, running, draws)
+            moment = self._kill(killed, running, loop)
+            if killed == "driver":
+                running.start()
+            elif killed in ("mlflow", "postgresql"):
+                time.sleep(draws.uniform(*AWAY_SECONDS))
+                (self._tracking() if killed == "mlflow" else self._server()).start()
+            running.finish()
+        finally:
+            running.kill()
+        return self._compared((killed, phase, seed), running, moment, time.monotonic() - began)
+
+    def _uninterrupted(self) -> StudySnapshot:
+        running = RunningStudy(self._folder / "uninterrupted", self._ray.address)
+        running.start()
+        try:
+            running.finish()
+        finally:
+            running.kill()
+        stages = {"synthesis": "generation", "evaluation": "distillation"}
+        for work in running.study.state().works.values():
+            piece = work.piece
+            if piece.until in stages and piece.target_images is not None:
+                stage = stages[piece.until]
+                digest = plan(piece.config)[stage].digest
+                self._loops.append(Loop(work.label, work.role, stage, digest, piece.target_images))
+        found = running.study.snapshot()
+        assert found.finished, running.output()
+        return found
+
+    def _server(self) -> PostgresServer:
+        if self._postgres is None:
+            self._postgres = self._stack.enter_context(running_postgres())
+        return self._postgres
+
+    def _tracking(self) -> Server:
+        if self._mlflow is None:
+            self._mlflow = Server(self._folder)
+            self._stack.callback(self._mlflow.kill)
+            self._mlflow.start()
+        return self._mlflow
+
+    def _wait_for(self, phase: str, running: RunningStudy, draws: random.Random) -> Loop | None:
+        """Returns at a moment inside the phase, with the loop that runs then."""
+        if phase == "between":
+            first = next(loop for loop in self._loops if loop.stage == "distillation")
+            running.until((running.results / first.label / "result.json").exists)
+            time.sleep(draws.uniform(0.0, 1.0))
+            return None
+        searched = [loop for loop in self._loops if loop.role == "search" and loop.stage == phase]
+        loop = draws.choice(searched or [loop for loop in self._loops if loop.role != "search"])
+        images = draws.uniform(0.1, 0.5) * loop.images
+        running.until(lambda: any(seen >= images for seen in running.checkpoints(loop.digest)))
+        time.sleep(draws.uniform(0.0, CHECKPOINT_SECONDS))
+        return loop
+
+    def _kill(self, killed: str, running: RunningStudy, loop: Loop | None) -> Moment:
+        """Returns where the loop stands, if that died too."""
+        if killed == "mlflow":
+            self._tracking().kill()
+            return Moment()
+        if killed == "postgresql":
+            self._server().kill()
+            return Moment()
+        node, process = running.until(self._worker)
+        if killed == "driver":
+            running.kill()
+            while Path(f"/proc/{process}").exists():  # its job ends with it
+                time.sleep(0.01)
+        elif killed == "worker":
+            os.kill(process, signal.SIGKILL)
+        else:
+            self._nodes.remove(node)
+            self._ray.kill(node)
+        return Moment() if loop is None else running.moment_of(loop.digest)
+
+    def _worker(self) -> tuple[int, int] | None:
+        """Node and process that do the work."""
+        return next(((node, process) for node in self._nodes for process in self._ray.workers(node)), None)
+
+    def _compared(self, asked: tuple[str, str, int], running: RunningStudy, moment: Moment, seconds: float) -> Cell:
+        assert self._whole is not None
+        found, runs = running.study.snapshot(), running.mlflow_runs()
+        before, after = _results(self._whole), _results(found)
+        names = [*before, *(name for name in after if name not in before)]
+        differences = [f"{name} is not the same" for name in names if before.get(name) != after.get(name)]
+        if running.returncode != 0:
+            differences.append(f"the command ended with {running.returncode}")
+        if moment.saved and moment.saved not in running.resumed_at():
+            differences.append(f"went on at {running.resumed_at()}, not at its checkpoint of {moment.saved} images")
+        keys = Counter(work.key for work in found.works)
+        missing = [name for name in before if name not in after]
+        lost = len(missing) + sum(key not in runs for key in (*keys, "study"))
+        finished = Counter(work.key for work in found.works for a in work.attempts if a.end == "finished")
+        doubled = sum(count - 1 for times in (keys, runs, finished) for count in times.values())
+        doubled += max(0, len(found.trials) - len(self._whole.trials))
+        ends = tuple(attempt.end for work in found.works for attempt in work.attempts)
+        fraction = moment.repeated / sum(loop.images for loop in self._loops)
+        return Cell(
+            *asked, tuple(differences), ends, running.output(), fraction, moment.intervals, lost, doubled, seconds
+        )
+
+
+def _results(study: StudySnapshot) -> dict[str, Any]:
+    """What a study found: everything but times and attempts."""
+    found: dict[str, Any] = {
+        f"trial {trial.number}": (trial.params, trial.group, trial.key, trial.state, trial.value)
+        for trial in study.trials
+    }
+    found |= {work.label: (work.key, work.state, work.metrics, work.rungs) for work in study.works}
+    return found | {"the verdict": (study.finished, study.verdict)}
+
+
+def _line(words: Sequence[object]) -> str:
+    return f"| {' | '.join(map(str, words))} |"
+
+
+def write(cells: Sequence[Cell]) -> None:
+    """Puts rows into the table, in place of those of the same cells."""
+    rows: dict[str, str] = {}
+    for line in TABLE.read_text().splitlines() if TABLE.exists() else []:
+        words = [word.strip() for word in line.strip("|").split("|")]
+        rows["/".join(words[:2])] = line
+    rows |= {f"{cell.killed}/{cell.phase}": cell.row() for cell in cells}
+    lines = [_line(COLUMNS), "|---|---|---:|---|---:|---:|---:|---:|---:|", *(rows[c] for c in CELLS if c in rows)]
+    TABLE.write_text(HEAD + "\n" + "\n".join(lines) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs cells; returns 1 where one has not recovered."""
+    parser = argparse.ArgumentParser(prog="python -m tests.integration.kills", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments")
+    parser.add_argument("--only", nargs="+", choices=CELLS, default=CELLS, metavar="CELL", help=", ".join(CELLS))
+    parser.add_argument("--write", action="store_true", help=f"put the rows into {TABLE.relative_to(Path.cwd())}")
+    options = parser.parse_args(arguments)
+    cells: list[Cell] = []
+    with tempfile.TemporaryDirectory(prefix="kills-", ignore_cleanup_errors=True) as folder:
+        try:
+            with KillMatrix(Path(folder)) as matrix:
+                for name in options.only:
+                    cells.append(matrix.run(name, options.seed))
+                    print(cells[-1].row(), flush=True)
+                    if cells[-1].differences:
+                        print(cells[-1].output, file=sys.stderr)
+                    if options.write:
+                        write(cells)
+        except pytest.skip.Exception as missing:
+            sys.exit(str(missing))
+    return int(any(cell.differences or cell.lost or cell.doubled for cell in cells))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""A small study with real checkpoints as a process of its own, and what can be seen of it from outside."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import mlflow
+from mlflow.tracking import MlflowClient
+
+from tests.integration.conftest import tiny_study, tiny_workplace
+from tune.study import Study, open_study
+
+CHECKPOINT_SECONDS = 1.0
+
+LONGEST_SECONDS = 900.0
+"""A study that takes longer hangs: on two quiet cores it takes about a minute, on busy ones many times that."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a loop stood when its process died.
+
+    Attributes:
+        saved: images of its newest checkpoint.
+        repeated: images that it had seen beyond, by its pace.
+        intervals: time since that checkpoint, over the time between two.
+    """
+
+    saved: int = 0
+    repeated: float = 0.0
+    intervals: float = 0.0
+
+
+class RunningStudy:
+    """`tune run` over a folder of its own, as often as it is started.
+
+    Attributes:
+        study: opened beside it.
+        results: folder of its results.
+        returncode: of the last command.
+    """
+
+    def __init__(self, folder: Path, ray_address: str, storage: Sequence[str] = ()) -> None:
+        """Makes the folder.
+
+        Args:
+            folder: not there yet.
+            ray_address: of the cluster.
+            storage: overrides of where its memory is.
+        """
+        folder.mkdir()
+        tree = tiny_study()
+        tree["name"] = folder.name
+        tree["storage"] = {part: str(folder / part) for part in ("store", "results")}
+        tree["storage"] |= {"ledger": str(folder / "ledger.db"), "tracking": f"sqlite:///{folder}/mlflow.db"}
+        tree["study"] = {"num_students": 2, "students_per_generator": 2, "startup_students": 2}
+        tree["study"]["controls"] = {"real_only": False, "synthetic_only": False, "plain_kd": False}
+        tree["search"] = {"generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4}}
+        tree["search"]["distillation.inflation"] = {"type": "float", "low": 1, "high": 10}
+        tree["trial"]["generation"]["target_images"] = 800
+        tree["trial"]["distillation"]["target_images"] = 2400
+        tree["trial"]["checkpoint_every_seconds"] = CHECKPOINT_SECONDS
+        tiny_workplace(folder).write(tree)
+        self.study: Study = open_study(str(folder / "study.yaml"), storage)
+        self.results = folder / "results" / folder.name
+        self.returncode: int | None = None
+        self._folder, self._address, self._storage = folder, ray_address, storage
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """The command; what it prints goes to a file, since a pipe that nobody reads would stop it."""
+        environment = {"RAY_ADDRESS": self._address, "RAY_AUTH_MODE": "disabled", "PYTHONFAULTHANDLER": "1"}
+        with (self._folder / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tune", "run", "study.yaml", *self._storage],
+                cwd=self._folder,
+                env=os.environ | environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def finish(self) -> None:
+        """Waits for its end; where MLflow was away at the end, the command says so, and is given again."""
+        assert self._process is not None
+        try:
+            self.returncode = self._process.wait(LONGEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGABRT)  # which prints where every thread stands
+            self._process.wait()
+            raise AssertionError(f"it hangs\n{self.output()}") from None
+        if "this makes up for it" in self.output():
+            self.start()
+            self.returncode = self._process.wait(LONGEST_SECONDS)
+
+    def kill(self) -> None:
+        """SIGKILL to the driver, if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def until(self, condition: Callable[[], T | None]) -> T:
+        """What the condition gives, as soon as it is true."""
+        assert self._process is not None
+        end = time.monotonic() + LONGEST_SECONDS
+        while not (found := condition()):
+            assert self._process.poll() is None, self.output()
+            assert time.monotonic() < end, self.output()
+            time.sleep(0.02)
+        return found
+
+    def output(self) -> str:
+        """Of all its commands."""
+        return (self._folder / "output").read_text(errors="replace")
+
+    def has_built(self, stage: str, digest: str) -> bool:
+        """Whether an artifact is in its store."""
+        return (self._folder / "store" / stage / digest / "manifest.json").exists()
+
+    def checkpoints(self, digest: str) -> dict[int, float]:
+        """Those that stand: images -> when it was written."""
+        found = (self._folder / "store" / "checkpoints" / digest).glob("*/manifest.json")
+        return {int(manifest.parent.name): manifest.stat().st_mtime for manifest in sorted(found)}
+
+    def moment_of(self, digest: str) -> Moment:
+        """Where a loop stands that has been killed just now."""
+        now, checkpoints = time.time(), self.checkpoints(digest)
+        assert checkpoints, "the loop had ended before it was killed: it is too short for this machine"
+        saved = max(checkpoints)
+        before = min(checkpoints)
+        since = now - checkpoints[saved]
+        pace = (saved - before) / (checkpoints[saved] - checkpoints[before]) if before < saved else saved
+        return Moment(saved, pace * since, since / CHECKPOINT_SECONDS)
+
+    def resumed_at(self) -> list[int]:
+        """Images at which loops said to have gone on."""
+        return [int(images.replace(",", "")) for images in re.findall(r"resuming at ([\d,]+) of", self.output())]
+
+    def mlflow_runs(self) -> Counter[str]:
+        """How many runs MLflow shows for each key."""
+        client = MlflowClient(self.study.file.storage.tracking)
+        experiment = client.get_experiment_by_name(self.study.definition.name)
+        assert experiment is not None
+        found = client.search_runs([experiment.experiment_id], run_view_type=mlflow.entities.ViewType.ACTIVE_ONLY)
+        return Counter(run.data.tags["hidfd.key"] for run in found)

@@ -1,0 +1,105 @@
+"""A piece of work that tells nothing: it is asked to stop, and where it does not, its process is given up."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tune.world import World, definition
+from tune.planner import LISTENS_SECONDS, OBEY_SECONDS, Planner
+from tune.snapshot import WorkState
+from tune.work import Lost, Report, Stopped, Work
+
+LIMIT_SECONDS = 600.0
+
+
+class Clock:
+    """Virtual seconds, and a driver that looks every ten of them."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def pass_(self, seconds: float, planner: Planner) -> None:
+        for _ in range(round(seconds / 10)):
+            self.now += 10.0
+            planner.tick()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def planner(clock: Clock) -> Planner:
+    return World().planner(definition({"hung_after_minutes": LIMIT_SECONDS / 60}), lambda: clock.now)
+
+
+def start(planner: Planner) -> Work:
+    work = planner.next_work(1)
+    assert isinstance(work, Work)
+    planner.on_start(work, "here")
+    return work
+
+
+def test_silent_work_is_asked_to_stop_with_one_note(planner: Planner, clock: Clock) -> None:
+    work = start(planner)
+    clock.pass_(LIMIT_SECONDS - 10, planner)
+    assert planner.verdict(work.key) is None
+    clock.pass_(60, planner)
+    assert planner.verdict(work.key) == "hung: it told nothing for 10 min"
+    (note,) = planner.notes
+    assert note.startswith(f"{work.label}: hung: it told nothing for 10 min (study.hung_after_minutes)")
+
+
+def test_every_report_is_a_sign_of_life(planner: Planner, clock: Clock) -> None:
+    work = start(planner)
+    for _ in range(5):
+        clock.pass_(LIMIT_SECONDS - 10, planner)
+        planner.on_report(work.key, Report(note="still here"))
+    assert planner.verdict(work.key) is None
+
+
+def test_work_that_obeys_goes_on_later(planner: Planner, clock: Clock) -> None:
+    work = start(planner)
+    clock.pass_(LIMIT_SECONDS, planner)
+    assert not planner.is_deaf(work.key), "it has some time to save"
+    planner.on_end(work, Stopped("hung"))
+    assert start(planner) is work
+    assert planner.verdict(work.key) is None
+
+
+def test_work_that_does_not_obey_is_given_up_and_three_times_at_one_point_is_its_failure(
+    planner: Planner, clock: Clock
+) -> None:
+    for attempt in range(1, 4):
+        work = start(planner)
+        clock.pass_(LIMIT_SECONDS + OBEY_SECONDS - 10, planner)
+        assert not planner.is_deaf(work.key)
+        clock.pass_(10, planner)
+        assert planner.is_deaf(work.key)
+        planner.on_end(work, Lost("it was killed"))
+        assert planner.state.of(work.key) is (WorkState.FAILED if attempt == 3 else WorkState.WAITING)
+
+
+def test_driver_that_was_held_up_itself_blames_nobody(planner: Planner, clock: Clock) -> None:
+    work = start(planner)
+    clock.now += 10 * LIMIT_SECONDS  # its ledger was away, or the laptop slept
+    planner.tick()
+    assert planner.verdict(work.key) is None
+    clock.pass_(LIMIT_SECONDS - LISTENS_SECONDS, planner)
+    assert planner.verdict(work.key) is not None
+
+
+def test_work_that_waits_for_its_resources_does_not_hang(planner: Planner, clock: Clock) -> None:
+    work = planner.next_work(1)
+    assert isinstance(work, Work)
+    clock.pass_(10 * LIMIT_SECONDS, planner)
+    assert planner.verdict(work.key) is None
+
+
+def test_null_lets_work_be_silent_for_ever(clock: Clock) -> None:
+    planner = World().planner(definition({"hung_after_minutes": None}), lambda: clock.now)
+    work = start(planner)
+    clock.pass_(100 * LIMIT_SECONDS, planner)
+    assert planner.verdict(work.key) is None
+    assert not planner.is_deaf(work.key)
