@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hidfd.config import TrialConfig
-from tune.comparison import rank_agreement, summarise, verdict_of
+from tune.comparison import front_of, rank_agreement, summarise, verdict_of
 from tune.definition import Definition
 from tune.ledger import Suggestion
 from tune.planner import Live
@@ -27,7 +27,8 @@ def snapshot_of(state: StudyState, live: Mapping[str, Live] | None = None, notes
     """
     definition = state.definition
     live = live or {}
-    rows = tuple(summarise(row, state.works) for row in state.rows)
+    study = definition.study
+    rows = tuple(summarise(row, state.works, study) for row in state.rows)
     best = state.best
     tau, tau_count = rank_agreement(state.works.values())
     return StudySnapshot(
@@ -48,6 +49,7 @@ def snapshot_of(state: StudyState, live: Mapping[str, Live] | None = None, notes
                 reason=suggestion.reason,
                 value=suggestion.value,
                 why=suggestion.why,
+                feasible=not suggestion.violation,
             )
             for suggestion in state.suggestions
         ),
@@ -67,6 +69,7 @@ def snapshot_of(state: StudyState, live: Mapping[str, Live] | None = None, notes
         tracking=definition.tracking,
         cpu_seconds=sum(attempt.cpu_seconds or 0.0 for work in state.works.values() for attempt in work.attempts),
         notes=tuple(notes),
+        front=tuple(found.number for found in front_of(state.suggestions)) if study.further_objectives else (),
     )
 
 
