@@ -29,6 +29,7 @@ from tune.promotion import CHAMPION
 from tune.promotion import promote as promote_study
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
 from tune.study import Ended, Study, open_study, run_study, write_pages
+from tune.trade_offs import front_in_words, missed, why_no_champion
 from tune.view import snapshot_of
 from tune.wording import (
     forecast_lines,
@@ -210,6 +211,8 @@ def show(options: argparse.Namespace) -> None:
     table.add_row("seed", str(work.seed))
     for name, value in work.metrics.items():
         table.add_row(name, short_value(value, 4))
+    if work.state is WorkState.COMPLETE and work.kind == "student" and (misses := missed(work.metrics, snapshot)):
+        table.add_row(*misses.split(": ", 1))
     for rung in work.rungs:
         table.add_row(
             f"at {rung.images:,} images",
@@ -316,6 +319,11 @@ def _print_tables(snapshot: StudySnapshot) -> None:
     opened = opened_labels(snapshot) if snapshot.finished or snapshot.openings else None
     if opened is not None:
         print(opened)
+    front, missing = front_in_words(snapshot), why_no_champion(snapshot)
+    if front is not None:
+        print(front)
+    if missing is not None:
+        print(f"no champion: {missing}")
     if snapshot.verdict:
         print(f"verdict: {snapshot.verdict}")
     if snapshot.undone:

@@ -45,11 +45,14 @@ class Prospects:
         self._model = Surrogate(
             observed.encoding.stages, observed.points, observed.groups, observed.values, observed.noise
         )
-        self._best = float(np.max(self._model.predict(observed.points, observed.groups)[0]))
+        expected = self._model.predict(observed.points, observed.groups)[0]
+        # Where nothing is feasible yet, almost anything improves, so that the chance to become feasible decides.
+        is_any = observed.feasible.any()
+        self._best = float(np.max(expected[observed.feasible]) if is_any else np.min(expected))
         if len(observed.pending):
             self._model.expect(observed.pending, observed.pending_groups)
         self._chances = [chance for chance in (_of_builds(observed), _of_students(observed)) if chance is not None]
-        order = np.argsort(-observed.values, kind="stable")[:10]
+        order = np.lexsort((-observed.values, ~observed.feasible))[:10]
         self._good = observed.points[order]
 
     def new(self, random: np.random.Generator, number: int) -> Candidates:
@@ -136,10 +139,13 @@ def _of_builds(observed: Observed) -> Chance | None:
 
 
 def _of_students(observed: Observed) -> Chance | None:
-    """How likely a student is to be finished, on a generator that stands; None where all were."""
+    """How likely a student is to be finished and feasible, on a generator that stands; None where all were.
+
+    **Source**: expected improvement times the probability of feasibility is that of Gardner et al. 2014.
+    """
     on_good = [s for s in observed.suggestions if observed.builds.get(s.group) is WorkState.COMPLETE]
     ended = [s for s in on_good if s.state in (WorkState.COMPLETE, WorkState.PRUNED, WorkState.DIVERGED)]
-    ok = np.array([s.state is not WorkState.DIVERGED for s in ended], float)
+    ok = np.array([s.state is not WorkState.DIVERGED and not s.violation for s in ended], float)
     if ok.all():
         return None
     points = observed.encoding.encode([s.params for s in ended])

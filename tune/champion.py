@@ -17,6 +17,7 @@ from tune.definition import FRESH
 from tune.findings import METRIC_NAMES, best_trial, shown
 from tune.snapshot import RowSnapshot, StudySnapshot, WorkSnapshot, WorkState
 from tune.space import changed
+from tune.trade_offs import further_columns
 from tune.work import pieces_of
 
 DIGEST_TAG = "digest"
@@ -49,13 +50,14 @@ class Champion:
 def champion_of(snapshot: StudySnapshot) -> Champion | None:
     """The champion, once every finalist has ended on all of its seeds and one has a number; None until then.
 
-    Of several finalists it is the one of the highest mean, of equals the earlier one.
+    None as well where no finalist keeps the study's constraints on the fresh seeds. Of several that do it is the one of
+    the highest mean, of equals the earlier one.
     """
     finalists = [row for row in snapshot.rows if row.role == "finalist"]
     if not all(_has_ended(row, snapshot) for row in finalists):
         return None
     row = max(
-        (row for row in finalists if snapshot.objective in row.means),
+        (row for row in finalists if row.feasible and snapshot.objective in row.means),
         key=lambda row: row.means[snapshot.objective],
         default=None,
     )
@@ -115,6 +117,8 @@ def tags_of(champion: Champion, snapshot: StudySnapshot) -> dict[str, str]:
     }
     if "deployed_parameters" in student.metrics:
         tags["parameters"] = f"{student.metrics['deployed_parameters']:.0f}"
+    for metric in further_columns(snapshot):
+        tags[metric], tags[f"{metric}_mean"] = f"{student.metrics[metric]:.6g}", f"{row.means[metric]:.6g}"
     for metric in ACCURACIES:
         if metric in row.means:
             tags[metric] = f"{student.metrics[metric]:.4f}"

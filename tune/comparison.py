@@ -11,8 +11,10 @@ from typing import Any
 
 from hidfd.config import TrialConfig
 from hidfd.errors import ConfigError
+from tune.config import StudyConfig
 from tune.definition import Definition
 from tune.ledger import Suggestion
+from tune.measures import merit
 from tune.snapshot import Role, RowSnapshot, WorkState
 from tune.space import changed
 from tune.work import Piece, Work, opening_piece, pieces_of
@@ -47,18 +49,44 @@ class Row:
 
 
 def best_of(suggestions: Iterable[Suggestion]) -> Suggestion | None:
-    """The complete suggestion of the highest value, the earliest of equals."""
-    complete = [s for s in suggestions if s.state is WorkState.COMPLETE and s.value is not None]
-    return max(complete, key=lambda s: (s.value, -s.number), default=None)
+    """The best feasible suggestion: of the highest value, of equals by the further objectives, then the earliest."""
+    return next(iter(_ranked(suggestions)), None)
+
+
+def front_of(suggestions: Iterable[Suggestion]) -> list[Suggestion]:
+    """The Pareto front of the feasible suggestions, those of the highest value first; equal students count once.
+
+    None of them is worse than another in every objective, and nothing else is as good as one of them in all.
+    """
+    front: list[Suggestion] = []
+    for suggestion in _ranked(suggestions):  # whoever surpasses another one stands before it
+        merits = _merits(suggestion)
+        if not any(all(a >= b for a, b in zip(_merits(other), merits, strict=True)) for other in front):
+            front.append(suggestion)
+    return front
 
 
 def finalists_of(suggestions: Iterable[Suggestion], count: int) -> list[Suggestion]:
-    """The complete suggestions of the highest values, best first; equal ones share a student, and count once."""
-    complete = [s for s in suggestions if s.state is WorkState.COMPLETE and s.value is not None]
+    """The best feasible suggestions, best first; with several objectives those of the front. Equal ones count once."""
+    ranked = _ranked(suggestions)
+    if ranked and ranked[0].further:
+        ranked = front_of(ranked)
     found: dict[str, Suggestion] = {}
-    for suggestion in sorted(complete, key=lambda s: (-(s.value or 0.0), s.number)):
+    for suggestion in ranked:
         found.setdefault(suggestion.work[-1], suggestion)
     return list(found.values())[:count]
+
+
+def _ranked(suggestions: Iterable[Suggestion]) -> list[Suggestion]:
+    """Those that ended with a value and keep the constraints, best first."""
+    complete = (s for s in suggestions if s.state is WorkState.COMPLETE and s.value is not None)
+    feasible = (s for s in complete if not s.violation)
+    return sorted(feasible, key=lambda s: ([-merit for merit in _merits(s)], s.number))
+
+
+def _merits(suggestion: Suggestion) -> list[float]:
+    """Its objectives' values, the first one first, so signed that more is better."""
+    return [suggestion.value or 0.0, *(merit(name, value) for name, value in suggestion.further.items())]
 
 
 def variant_rows(definition: Definition) -> list[Row]:
@@ -102,11 +130,11 @@ def comparison_pieces(definition: Definition, suggestions: Iterable[Suggestion])
 
 
 def champion_of(rows: Sequence[RowSnapshot], objective: str) -> RowSnapshot | None:
-    """The finalist of the highest mean over the fresh seeds; None until all of them have ended with a number.
+    """The feasible finalist of the highest mean over the fresh seeds; None until all have ended with a number.
 
     A finalist that has lost a seed to a failure is passed over: its mean is of other seeds than the others'.
     """
-    finalists = [row for row in rows if row.role == "finalist"]
+    finalists = [row for row in rows if row.role == "finalist" and row.feasible]
     whole = [row for row in finalists if row.num_complete == len(row.keys) and objective in row.means]
     return max(whole, key=lambda row: row.means[objective], default=None)
 
@@ -155,8 +183,13 @@ def measured_by(key: str | None, works: Mapping[str, Work]) -> dict[str, float] 
     return outcome.metrics if outcome is not None and outcome.state is WorkState.COMPLETE else None
 
 
-def summarise(row: Row, works: Mapping[str, Work]) -> RowSnapshot:
-    """Mean and sample standard deviation of a row's finished students, for every metric that all of them have."""
+def summarise(row: Row, works: Mapping[str, Work], study: StudyConfig) -> RowSnapshot:
+    """Mean and sample standard deviation of a row's finished students, for every metric that all of them have.
+
+    Args:
+        row, works: of the study.
+        study: whose constraints the means keep, or miss.
+    """
     metrics = [
         found | (measured_by(opening, works) or {})
         for key, opening in itertools.zip_longest(row.keys, row.openings)
@@ -165,7 +198,8 @@ def summarise(row: Row, works: Mapping[str, Work]) -> RowSnapshot:
     names = [name for name in (metrics[0] if metrics else {}) if all(name in found for found in metrics)]
     means = {name: statistics.fmean(found[name] for found in metrics) for name in names}
     deviations = {name: statistics.stdev([found[name] for found in metrics]) for name in names if len(metrics) > 1}
-    return RowSnapshot(row.name, row.role, row.params, row.keys, len(metrics), means, deviations)
+    feasible = not metrics or (study.unmeasured(means) is None and not study.violation(means))
+    return RowSnapshot(row.name, row.role, row.params, row.keys, len(metrics), means, deviations, feasible)
 
 
 def verdict_of(rows: Sequence[RowSnapshot], objective: str) -> str | None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
@@ -30,8 +30,8 @@ from pydantic import Field, RootModel, field_validator, model_validator
 
 from hidfd.config import LearningRate, Section, Seed
 from hidfd.studyfile import json_schema
+from tune.measures import LATENCY, MEASURES, Direction, MeasureName, Objective
 
-Objective = Literal["agreement", "validation_accuracy"]
 Choice = bool | int | float | str
 """What a searched parameter can be."""
 
@@ -66,6 +66,27 @@ class ControlsConfig(Section):
 
     plain_kd_learning_rate: LearningRate = 0.05
     """Of plain KD: its best one differs from that of feature alignment."""
+
+
+class Bound(Section):
+    """What a student must keep to be taken; the bounds themselves are kept."""
+
+    min: float | None = Field(default=None, allow_inf_nan=False)
+    max: float | None = Field(default=None, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("bounds nothing; give `max:`, `min:` or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min:g}) must not be above max ({self.max:g})")
+        return self
+
+    def violation(self, value: float) -> float:
+        """By how much a value misses it, as a share of the bound (of 1 where that is 0); 0 where it keeps it."""
+        over = 0.0 if self.max is None else (value - self.max) / (abs(self.max) or 1.0)
+        under = 0.0 if self.min is None else (self.min - value) / (abs(self.min) or 1.0)
+        return max(over, under, 0.0)
 
 
 class BudgetConfig(Section):
@@ -105,6 +126,15 @@ class StudyConfig(Section):
     objective: Objective = "agreement"
     """Maximised. `agreement` with the teacher on the hold-out needs no labels; `validation_accuracy` needs
     `trial.data.validation`, and is never taken just because that exists."""
+
+    further_objectives: dict[MeasureName, Direction] = Field(default_factory=dict)
+    """Traded off against the objective, such as `deployed_parameters: minimise`: the result is a Pareto front, of which
+    the finalists are the students of the highest `objective`."""
+
+    constraints: dict[MeasureName, Bound] = Field(default_factory=dict)
+    """What a student must keep, such as `deployed_parameters: {max: 1.0e6}`: one that does not is no finalist and no
+    champion. `latency_milliseconds` is the median of forward passes of the deployed network on one image, on one thread
+    of the CPU of the machine that trained it, under whatever else ran there."""
 
     sampler: Literal["tpe", "stage-aware", "random", "grid"] = "tpe"
 
@@ -168,6 +198,46 @@ class StudyConfig(Section):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,59}", name):
                 raise ValueError(f"variant {name!r}: use letters, digits and . _ + - (it names a folder)")
         return variants
+
+    @field_validator("further_objectives")
+    @classmethod
+    def _better_is_better(cls, further: dict[str, Direction]) -> dict[str, Direction]:
+        for name, direction in further.items():
+            if direction != MEASURES[name].direction:
+                raise ValueError(f"{name}: {direction} would look for the worst; expected {MEASURES[name].direction}")
+        return dict(sorted(further.items()))  # the order means nothing, and a ledger keeps to one
+
+    @model_validator(mode="after")
+    def _objectives_fit(self) -> Self:
+        if self.objective in self.further_objectives:
+            raise ValueError(
+                f"study.further_objectives: {self.objective} is the objective already; name what it is traded off "
+                f"against, such as deployed_parameters: minimise"
+            )
+        if self.further_objectives and self.sampler == "stage-aware":
+            raise ValueError(
+                "study.sampler: stage-aware follows one objective; use tpe, random or grid with further_objectives, or "
+                "make them constraints"
+            )
+        return self
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Every measure that decides about a student: the objective first."""
+        return tuple(dict.fromkeys([self.objective, *self.further_objectives, *self.constraints]))
+
+    @property
+    def measures_latency(self) -> bool:
+        """Whether students are timed."""
+        return LATENCY in self.judged
+
+    def unmeasured(self, metrics: Mapping[str, float]) -> str | None:
+        """A measure that decides about a student and has no finite value; None where all have."""
+        return next((name for name in self.judged if not math.isfinite(metrics.get(name, math.nan))), None)
+
+    def violation(self, metrics: Mapping[str, float]) -> float:
+        """By how much a student misses the constraints, 0 where it keeps them all."""
+        return sum(bound.violation(metrics[name]) for name, bound in self.constraints.items())
 
     def with_num_seeds(self, number: int) -> StudyConfig:
         """The same study on the first `number` seeds, counting on from the last one given."""

@@ -97,7 +97,7 @@ class Definition:
     def identity(self) -> dict[str, Any]:
         """What the search's suggestions belong to: where it differs, they are no longer one search."""
         study = self.study
-        content = {
+        content: dict[str, Any] = {
             "study": {
                 "objective": study.objective,
                 "sampler": study.sampler,
@@ -110,6 +110,8 @@ class Definition:
             "trial": result_settings(self.base),
             "stage_versions": VERSIONS,
         }
+        judged = study.model_dump(mode="json", include={"further_objectives", "constraints"})
+        content["study"] |= {name: asked for name, asked in judged.items() if asked}  # studies without them stay equal
         plain: dict[str, Any] = json.loads(json.dumps(content))
         return plain
 
@@ -141,6 +143,12 @@ def define(
         problems.append(
             "study.objective: validation_accuracy needs labelled images in trial.data.validation; "
             "give them, or use objective: agreement, which needs no labels"
+        )
+    elif "validation_accuracy" in study.judged and base.data.validation is None:
+        where = "further_objectives" if "validation_accuracy" in study.further_objectives else "constraints"
+        problems.append(
+            f"study.{where}.validation_accuracy: needs labelled images in trial.data.validation; give them, or leave "
+            f"it out"
         )
     space = Space({}, {}, {})
     try:

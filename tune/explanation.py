@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from hidfd.page import percent
 from hidfd.progress import duration
+from tune.measures import MEASURES, written
 from tune.snapshot import StudySnapshot, TrialSnapshot, WorkSnapshot, WorkState
+from tune.trade_offs import constraints_in_words, further_columns, missed
 from tune.wording import result_in_words, short_value
 
 
@@ -79,6 +81,7 @@ def _course(work: WorkSnapshot) -> Iterator[str]:
 def _end(snapshot: StudySnapshot, work: WorkSnapshot) -> Iterator[str]:
     if work.state.is_final:
         yield f"end: {result_in_words(work)}"
+        yield from _judged(snapshot, work)
     elif work.state is WorkState.RUNNING:
         yield f"now: {work.stage or 'running'}, {work.images:,} images"
     elif snapshot.undone:
@@ -86,6 +89,18 @@ def _end(snapshot: StudySnapshot, work: WorkSnapshot) -> Iterator[str]:
     else:
         waits = [build.label for key in work.needs if (build := snapshot.work(key)) and not build.state.is_final]
         yield f"waits for {', '.join(waits) if waits else 'a free slot'}"
+
+
+def _judged(snapshot: StudySnapshot, work: WorkSnapshot) -> Iterator[str]:
+    """What else than its objective decides about a student that came to its end."""
+    asked = further_columns(snapshot)
+    if work.kind != "student" or work.state is not WorkState.COMPLETE or not asked:
+        return
+    numbers = ", ".join(f"{MEASURES[name].in_words} {written(name, work.metrics.get(name))}" for name in asked)
+    kept = "it keeps the constraints" if constraints_in_words(snapshot) else ""
+    yield f"judged by: {'; '.join(filter(None, (numbers, missed(work.metrics, snapshot) or kept)))}"
+    if any(trial.key == work.key and trial.number in snapshot.front for trial in snapshot.trials):
+        yield "it stands on the Pareto front: no other student is at least as good in every objective"
 
 
 def _asking(snapshot: StudySnapshot, build: WorkSnapshot) -> list[TrialSnapshot]:

@@ -12,7 +12,16 @@ from typing import Any
 from hidfd.page import Tile, number, percent, points
 from hidfd.progress import duration
 from tune.comparison import TABLE_METRICS, TRUSTED_TAU
+from tune.measures import MEASURES, written
 from tune.snapshot import RowSnapshot, StudySnapshot, TrialSnapshot, WorkSnapshot, WorkState
+from tune.trade_offs import (
+    cautions_of_trade_offs,
+    constraints_in_words,
+    further_columns,
+    missed,
+    traded_off,
+    why_no_champion,
+)
 
 EXPECTED_MEMORISATION = 0.05
 """Share of samples that lie so near to a collected image without any copying (the threshold's own definition)."""
@@ -20,9 +29,10 @@ EXPECTED_MEMORISATION = 0.05
 FEW_STUDENTS = 10
 """A rank correlation over fewer says little."""
 
-METRIC_NAMES = dict(
-    zip(TABLE_METRICS, ("agreement", "validation accuracy", "test accuracy", "memorisation"), strict=True)
-)
+METRIC_NAMES = {name: measure.in_words for name, measure in MEASURES.items()} | {
+    "test_accuracy": "test accuracy",
+    "generator.memorisation": "memorisation",
+}
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:
@@ -61,6 +71,13 @@ def finalist_of(snapshot: StudySnapshot) -> RowSnapshot | None:
     return next((row for row in snapshot.rows if row.role == "finalist" and row.num_complete), None)
 
 
+def measured(metric: str, value: float | None, error: float | None) -> tuple[str, str | None]:
+    """A cell of the tables, and its error: shares in per cent and points, anything else in its own unit."""
+    if metric in MEASURES and MEASURES[metric].unit != "share":
+        return written(metric, value), written(metric, error) if error else None
+    return percent(value), points(error)
+
+
 def verdict(snapshot: StudySnapshot) -> str:
     """The result in a sentence; while there is none, how far the study is."""
     if snapshot.verdict:
@@ -76,6 +93,9 @@ def verdict(snapshot: StudySnapshot) -> str:
         return (
             f"{len(snapshot.rows)} variants on {_count(seeds, 'seed')} each, side by side below. Students: {counted}."
         )
+    missing = why_no_champion(snapshot)
+    if missing is not None:
+        return f"There is no champion: {missing}. Students: {counted}."
     return f"The study has ended without a verdict: not all that was to be compared has a number. Students: {counted}."
 
 
@@ -92,6 +112,10 @@ def headline_tiles(snapshot: StudySnapshot) -> list[Tile]:
                 )
                 name = f"{METRIC_NAMES[metric].capitalize()}"
                 tiles.append(Tile(name, percent(row.means[metric]), meaning, points(row.deviations.get(metric))))
+        for metric in further_columns(snapshot):
+            value, error = measured(metric, row.means.get(metric), row.deviations.get(metric))
+            judged = missed(row.means, snapshot) or f"of {row.name}, {n}"
+            tiles.append(Tile(METRIC_NAMES[metric].capitalize(), value, judged, error))
     elif best is not None:
         meaning = f"of trial {best.number}, the best so far: chosen on this very number, which flatters it"
         work = snapshot.work(best.key or "")
@@ -115,6 +139,11 @@ def asked(snapshot: StudySnapshot) -> list[tuple[str, str]]:
         "validation_accuracy": "accuracy on the labelled validation images",
     }[snapshot.objective]
     facts = [("Maximised", objective)]
+    if traded_off(snapshot):
+        name = METRIC_NAMES[snapshot.objective]
+        facts.append(("Traded off", f"{traded_off(snapshot)}; of the Pareto front the finalists have the most {name}"))
+    if constraints_in_words(snapshot):
+        facts.append(("Constraints", constraints_in_words(snapshot)))
     if snapshot.num_students:
         begins = f" (at random until {study['startup_students']} students have ended)"
         sampler = {
@@ -237,6 +266,7 @@ def cautions(snapshot: StudySnapshot) -> list[str]:
             "The candidate pool is in-domain: other images of the teacher’s own data set. "
             "Out of domain, expect lower numbers and another order of settings."
         )
+    found += cautions_of_trade_offs(snapshot)
     found += _label_cautions(snapshot)
     share = row.means.get("generator.memorisation") if row else None
     error = row.means.get("generator.memorisation_standard_error", 0.0) if row else 0.0

@@ -10,7 +10,7 @@ known is written as attributes first, and told to Optuna last: a kill between tw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from tune.errors import LedgerError, LedgerHeld
 from tune.ledger_storage import MirroredStorage
+from tune.measures import optuna_direction
 from tune.rungs import Decision
 from tune.snapshot import WorkState
 from tune.work import Attempt, Work
@@ -49,6 +50,8 @@ class Suggestion:
         work: keys of its pieces, the student's last; empty until they are written.
         rungs: student images -> decision there.
         state, reason, value: the student's, once it has ended.
+        further: further objective -> its value, likewise.
+        violation: by how much it misses the study's constraints; 0 where it keeps them.
     """
 
     number: int
@@ -61,22 +64,28 @@ class Suggestion:
     state: WorkState = WorkState.WAITING
     reason: str | None = None
     value: float | None = None
+    further: dict[str, float] = field(default_factory=dict)
+    violation: float = 0.0
 
 
 class Ledger:
     """Reads and writes one study. Attributes go first, `tell` goes last, and every step may be the last one."""
 
-    def __init__(self, storage: BaseStorage, name: str, objective: str) -> None:
+    def __init__(self, storage: BaseStorage, name: str, objective: str, further: Iterable[str] = ()) -> None:
         """Opens the study, made if it is not there.
 
         Args:
             storage: Optuna's.
             name: of the study.
             objective: metric of a student that Optuna is told.
+            further: objectives that it is told beside it.
         """
         self._storage = storage
         self._objective = objective
-        self._search = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        self._directions = [optuna_direction(metric) for metric in (objective, *further)]
+        self._search = optuna.create_study(
+            storage=storage, study_name=name, directions=self._directions, load_if_exists=True
+        )
         self._work = optuna.create_study(
             storage=storage, study_name=f"{name}/work", direction="maximize", load_if_exists=True
         )
@@ -96,6 +105,11 @@ class Ledger:
         self._epoch = epoch
         if isinstance(self._storage, MirroredStorage):
             self._storage.fence(self._work._study_id, "epoch", epoch)
+
+    @property
+    def has_other_objectives(self) -> bool:
+        """Whether it was made for others than it was opened for; Optuna never changes those of a study."""
+        return [direction.name.lower() for direction in self._search.directions] != self._directions
 
     @property
     def identity(self) -> dict[str, Any] | None:
@@ -155,6 +169,8 @@ class Ledger:
                     state=WorkState(outcome.get("state", WorkState.WAITING)),
                     reason=outcome.get("reason"),
                     value=outcome.get("value"),
+                    further=outcome.get("further", {}),
+                    violation=outcome.get("violation", 0.0),
                 )
             )
         return found
@@ -205,26 +221,37 @@ class Ledger:
     def finish_suggestion(self, suggestion: Suggestion) -> None:
         """Tells Optuna the truth about a suggestion that has ended. Asked twice it does nothing new.
 
-        COMPLETE with its value; PRUNED with its last rung's; collapse and divergence are PRUNED without a value and
-        infeasible, so that the sampler keeps away from them; FAIL for what the parameters are not to blame for.
+        COMPLETE with its values, infeasible by how much it misses the constraints; PRUNED with its last rung's value;
+        collapse and divergence are PRUNED without a value and infeasible, so that the sampler keeps away from them;
+        FAIL for what the parameters are not to blame for.
         """
-        outcome = {"state": suggestion.state, "reason": suggestion.reason, "value": suggestion.value}
+        outcome: dict[str, Any] = {
+            "state": suggestion.state,
+            "reason": suggestion.reason,
+            "value": suggestion.value,
+            "further": suggestion.further,
+            "violation": suggestion.violation,
+        }
         self._set(self._search, suggestion.number, "outcome", outcome)
         trial = optuna.Trial(self._search, self._trial_id(self._search, suggestion.number))
-        infeasible = suggestion.state in (WorkState.COLLAPSED, WorkState.DIVERGED)
+        violation = 1.0 if suggestion.state in (WorkState.COLLAPSED, WorkState.DIVERGED) else suggestion.violation
         if not self._frozen(self._search, suggestion.number).constraints:
-            self._write(lambda: trial.set_constraint("feasible", 1.0 if infeasible else 0.0))
+            self._write(lambda: trial.set_constraint("feasible", violation))
         state = {
             WorkState.COMPLETE: TrialState.COMPLETE,
             WorkState.FAILED: TrialState.FAIL,
         }.get(suggestion.state, TrialState.PRUNED)
-        if suggestion.state is WorkState.PRUNED:
+        # With several objectives Optuna knows no values on the way: its TPE could not place them. The rungs have them.
+        if suggestion.state is WorkState.PRUNED and len(self._directions) == 1:
             reported = self._frozen(self._search, suggestion.number).intermediate_values
             for images, decision in suggestion.rungs.items():
                 if images not in reported:
                     self._write(partial(trial.report, decision.value, images))
-        value = suggestion.value if state is TrialState.COMPLETE else None
-        self._write(lambda: self._search.tell(suggestion.number, value, state, skip_if_finished=True))
+        values = None
+        if state is TrialState.COMPLETE:
+            assert suggestion.value is not None
+            values = [suggestion.value, *suggestion.further.values()]
+        self._write(lambda: self._search.tell(suggestion.number, values, state, skip_if_finished=True))
 
     def add_work(self, work: Work) -> None:
         """Writes a new piece of work, whole or not at all."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,11 @@ def place_of(ledger: str) -> SqliteFile | PostgresDatabase:
 
 @contextmanager
 def open_ledger(
-    ledger: str, name: str, objective: str, should_stop: Callable[[], str | None] = lambda: None
+    ledger: str,
+    name: str,
+    objective: str,
+    should_stop: Callable[[], str | None] = lambda: None,
+    further: Iterable[str] = (),
 ) -> Iterator[Ledger]:
     """The study's ledger for reading and writing, locked for as long as the block lasts.
 
@@ -47,6 +51,7 @@ def open_ledger(
         name: of the study.
         objective: metric of a student that Optuna is told.
         should_stop: asked while the ledger's database is away; a reason ends the wait with `Stopped`.
+        further: objectives that it is told beside it.
 
     Raises:
         LedgerHeld: another driver runs the study.
@@ -54,12 +59,12 @@ def open_ledger(
     """
     place = place_of(ledger)
     with place.hold(name) as hold, place.open() as database:
-        opened = Ledger(MirroredStorage(database, hold, should_stop), name, objective)
+        opened = Ledger(MirroredStorage(database, hold, should_stop), name, objective, further)
         opened.take()
         yield opened
 
 
-def copy_ledger(ledger: str, name: str, objective: str) -> Ledger:
+def copy_ledger(ledger: str, name: str, objective: str, further: Iterable[str] = ()) -> Ledger:
     """The study's ledger as it stands, copied into memory, whoever writes it; empty if there is none yet.
 
     A reader draws the same conclusions from it as the driver would, and leaves no trace.
@@ -72,7 +77,7 @@ def copy_ledger(ledger: str, name: str, objective: str) -> Ledger:
             for part in (name, f"{name}/work"):
                 if part in names:
                     optuna.copy_study(from_study_name=part, from_storage=database, to_storage=copy)
-    copied = Ledger(copy, name, objective)
+    copied = Ledger(copy, name, objective, further)
     copied.take()
     return copied
 

@@ -96,7 +96,8 @@ class MirroredStorage(InMemoryStorage):
 
         below = self._write(made_or_found)
         trials = self._reach(lambda: self._database.get_all_trials(below, deepcopy=False))
-        study_id = super().create_new_study(directions, study_name)
+        known = self._reach(lambda: self._database.get_study_directions(below))
+        study_id = super().create_new_study(known, study_name)
         self._study_ids[study_id] = below
         for trial in trials:
             self._trial_ids[super().create_new_trial(study_id, trial)] = trial._trial_id

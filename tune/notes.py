@@ -70,7 +70,7 @@ def work_note(work: WorkSnapshot, snapshot: StudySnapshot) -> str:
 
 def _asked(snapshot: StudySnapshot) -> str:
     wanted = dict(findings.asked(snapshot))
-    parts = [wanted[name] for name in ("Search", "Variants") if name in wanted]
+    parts = [wanted[name] for name in ("Traded off", "Constraints", "Search", "Variants") if name in wanted]
     return f"the most {wanted['Maximised']}; {'; '.join(parts)}"
 
 

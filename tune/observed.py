@@ -33,6 +33,7 @@ class Observed:
     Attributes:
         encoding: of the space.
         points, groups, values, noise: of students that showed something.
+        feasible: whether these keep the constraints, as far as they were measured.
         pending, pending_groups: of those that have not.
         leaders: suggestions whose generator stands and has what is given.
         num_since_new: suggestions since the last new generator.
@@ -61,6 +62,7 @@ class Observed:
         self.points, self.groups = self._all[rows], self._groups[rows]
         self.values = np.array([shown[row][0] for row in rows])
         self.noise = np.array([shown[row][1] for row in rows])
+        self.feasible = np.array([not suggestions[row].violation for row in rows], bool)
         waiting = [s.number for s in suggestions if not s.state.is_final and s.number not in shown]
         self.pending, self.pending_groups = self._all[waiting], self._groups[waiting]
         best: dict[int, float] = {}

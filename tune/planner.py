@@ -327,9 +327,9 @@ class Planner:
 
     def _judge(self, piece: Piece, metrics: dict[str, float]) -> tuple[WorkState, str | None]:
         if piece.kind == "student":
-            value = metrics.get(self.state.definition.study.objective, math.nan)
-            if not math.isfinite(value):
-                return WorkState.FAILED, f"its {self.state.definition.study.objective} is not a number"
+            missing = self.state.definition.study.unmeasured(metrics)
+            if missing is not None:
+                return WorkState.FAILED, f"its {missing} is not a number"
         if piece.until == "synthesis":
             classes = metrics.get("generator.effective_classes", math.nan)
             asked = metrics.get("generator.asked_classes", piece.config.data.num_classes)

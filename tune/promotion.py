@@ -15,6 +15,7 @@ from tune.errors import LedgerHeld, StudyError
 from tune.snapshot import StudySnapshot
 from tune.study import Study
 from tune.tracking import Tracker, tracking_errors
+from tune.trade_offs import why_no_champion
 
 CHAMPION = "champion"
 """The alias of a study's best student."""
@@ -133,6 +134,11 @@ def _why_none(snapshot: StudySnapshot) -> str:
         )
     finalists = [row for row in snapshot.rows if row.role == "finalist"]
     wanted = sum(len(row.keys) for row in finalists)
+    missing = why_no_champion(snapshot)
+    if missing is not None:
+        return (
+            f"study {snapshot.name!r} has no champion: {missing}; relax them in a study of another name, or search more"
+        )
     if snapshot.finished:
         return (
             f"study {snapshot.name!r} has ended without a finalist that ran to its end on a fresh seed, so there is no "

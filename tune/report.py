@@ -10,13 +10,17 @@ from typing import Any
 import yaml
 
 from hidfd.disk import store_errors
+from hidfd.figures import svg
 from hidfd.page import Picture, image, percent, points, relative_paths, render, write_page
-from tune import findings
+from tune import findings, still_figures
 from tune.comparison import TABLE_METRICS
 from tune.figures import agreement_beside_accuracy, dots, over_parameter
 from tune.findings import METRIC_NAMES, best_trial, generator_of, short_names, shown, students
+from tune.measures import written
 from tune.snapshot import RowSnapshot, StudySnapshot, TrialSnapshot, Value, WorkSnapshot, WorkState
+from tune.study_figures import front_study_of
 from tune.timeline import timeline
+from tune.trade_offs import front_in_words, further_columns, missed
 from tune.wording import mlflow_command
 
 
@@ -59,7 +63,9 @@ def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
         ended_badly=bad_ends(snapshot),
         parameters=short_names(snapshot.searched),
         objective=METRIC_NAMES[snapshot.objective],
+        further=[METRIC_NAMES[name] for name in further_columns(snapshot)],
         has_accuracy=any("validation_accuracy" in work.metrics for work in snapshot.works),
+        front=front_picture(snapshot),
         panels=parameter_pictures(snapshot),
         ranking=ranking_picture(snapshot),
         generators=generator_pictures(snapshot),
@@ -80,6 +86,7 @@ def comparison(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[
     finalist = next((other for other in snapshot.rows if other.role == "finalist"), None)
     beside = finalist.params if finalist is not None and row.role == "control" else {}
     works = [work for key in row.keys if (work := snapshot.work(key))]
+    out = {missed(row.means, snapshot)} if row.role == "finalist" and not row.feasible else set()
     return {
         "name": row.name,
         "is_first": row.role == "finalist",
@@ -87,11 +94,12 @@ def comparison(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[
         if row.num_complete == len(row.keys)
         else f"{row.num_complete} of {len(row.keys)}",
         "cells": [
-            (percent(row.means.get(metric)), points(row.deviations.get(metric))) for metric in _metrics(snapshot)
+            findings.measured(metric, row.means.get(metric), row.deviations.get(metric))
+            for metric in _metrics(snapshot)
         ],
         "settings": _settings(row, beside, snapshot),
         "links": [_link(str(work.seed), work, folder) for work in works],
-        "reasons": sorted({relative_paths(work.reason) for work in works if work.reason}),
+        "reasons": sorted({relative_paths(work.reason) for work in works if work.reason} | out),
     }
 
 
@@ -129,10 +137,32 @@ def search_trial(trial: TrialSnapshot, snapshot: StudySnapshot, folder: Path) ->
         "value": percent(trial.value if is_complete else None),
         "error": points(work.value_error) if work and is_complete else None,
         "accuracy": percent(accuracy),
+        "further": [
+            written(name, work.metrics.get(name) if work and is_complete else None)
+            for name in further_columns(snapshot)
+        ],
         "instead": _instead(trial, work),
-        "remark": "best" if trial.number == snapshot.best else "from the store" if work and work.reused else "",
+        "remark": _remark(trial, work, snapshot),
         "reason": relative_paths(trial.reason or ""),
     }
+
+
+def front_picture(snapshot: StudySnapshot) -> Picture | None:
+    """What is traded off, the Pareto front marked; None with one objective."""
+    words = front_in_words(snapshot)
+    if words is None:
+        return None
+    return Picture("The Pareto front", f"{words}.", svg(still_figures.front(*front_study_of(snapshot))))
+
+
+def _remark(trial: TrialSnapshot, work: WorkSnapshot | None, snapshot: StudySnapshot) -> str:
+    if trial.number == snapshot.best:
+        return "best"
+    if trial.number in snapshot.front:
+        return "on the front"
+    if not trial.feasible and work is not None:
+        return missed(work.metrics, snapshot)
+    return "from the store" if work and work.reused else ""
 
 
 def bad_ends(snapshot: StudySnapshot) -> dict[str, list[int]]:
@@ -238,7 +268,8 @@ def _last_rung_percent(trial: TrialSnapshot, snapshot: StudySnapshot) -> float |
 
 def _metrics(snapshot: StudySnapshot) -> list[str]:
     """Columns of the table of comparisons: what at least one row has."""
-    return [metric for metric in TABLE_METRICS if any(metric in row.means for row in snapshot.rows)]
+    metrics = dict.fromkeys([*TABLE_METRICS, *further_columns(snapshot)])
+    return [metric for metric in metrics if any(metric in row.means for row in snapshot.rows)]
 
 
 def _settings(row: RowSnapshot, beside: dict[str, Value], snapshot: StudySnapshot) -> str:

@@ -7,20 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from tune.findings import generator_of
+from tune.measures import LATENCY
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
+from tune.trade_offs import constraints_in_words, missed
 
 Series = dict[str, list[tuple[int, float]]]
 """Metric -> (step, value)."""
 
 SHOWN = (
-    *(
-        "agreement",
-        "agreement_standard_error",
-        "validation_accuracy",
-        "test_accuracy",
-        "kl_to_teacher",
-        "deployed_parameters",
-    ),
+    *("agreement", "agreement_standard_error", "validation_accuracy", "test_accuracy"),
+    *("kl_to_teacher", "deployed_parameters", LATENCY),
     *("generator.effective_classes", "generator.label_agreement", "generator.memorisation"),
 )
 """Final numbers that become metrics of a run."""
@@ -50,6 +46,13 @@ def tags_of_run(work: WorkSnapshot, snapshot: StudySnapshot) -> dict[str, str]:
     if work.trial is not None:
         tags |= {"trial": str(work.trial), "group": str(snapshot.trials[work.trial].group)}
     return tags
+
+
+def feasible_tag(work: WorkSnapshot, snapshot: StudySnapshot) -> str | None:
+    """Whether a student that came to its end keeps the study's constraints; None where there is nothing to keep."""
+    if work.kind != "student" or work.state is not WorkState.COMPLETE or not constraints_in_words(snapshot):
+        return None
+    return "false" if missed(work.metrics, snapshot) else "true"
 
 
 def final_metrics(work: WorkSnapshot) -> Series:

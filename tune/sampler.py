@@ -18,6 +18,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from tune.config import StudyConfig
+from tune.measures import optuna_direction
 from tune.space import Space
 
 
@@ -40,7 +41,8 @@ def suggest(
         taken = {_known_as(trial.params) for trial in history}  # not `number` of them: one that failed stands twice
         return next(params for params in space.grid() if _known_as(params) not in taken)
     # A study of its own in memory, so that the ledger gets a suggestion whole or not at all.
-    scratch = optuna.create_study(direction="maximize", sampler=_sampler(study, number))
+    directions = [optuna_direction(name) for name in (study.objective, *study.further_objectives)]
+    scratch = optuna.create_study(directions=directions, sampler=_sampler(study, number))
     if study.sampler == "tpe":
         scratch.add_trials(history)
     if held:

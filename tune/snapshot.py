@@ -155,6 +155,7 @@ class TrialSnapshot:
         key: its student's work. Trials that were suggested equal share one.
         state, reason, value: the student's, where it has one.
         why: these parameters, in words.
+        feasible: False where the student has ended and misses a constraint of the study.
     """
 
     number: int
@@ -165,6 +166,7 @@ class TrialSnapshot:
     reason: str | None
     value: float | None
     why: str = ""
+    feasible: bool = True
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ class RowSnapshot:
         keys: its students, one per seed.
         num_complete: n, how many of them have ended with a number.
         means, deviations: metric -> mean and sample standard deviation over the n (deviations only for n >= 2).
+        feasible: False where the means miss a constraint of the study.
     """
 
     name: str
@@ -187,6 +190,7 @@ class RowSnapshot:
     num_complete: int
     means: dict[str, float]
     deviations: dict[str, float]
+    feasible: bool = True
 
 
 @dataclass(frozen=True)
@@ -210,14 +214,16 @@ class StudySnapshot:
         name: of the study file.
         file: the study file's path, as given.
         command: the command that runs and resumes it.
-        objective: metric that is maximised: `agreement` or `validation_accuracy`.
+        objective: metric that is maximised: `agreement` or `validation_accuracy`; further ones and the constraints
+            stand in `config`.
         searched: parameters of `search:`, upstream first.
         num_students: how many the search may suggest; 0 in a study of variants only.
         config: the resolved `study:`, `search:` and `trial:` sections, without secrets.
         trials: the search, in order.
         works: every piece of work, in order of creation.
         rows: comparisons: best and controls on fresh seeds, or variants.
-        best: number of the best complete search trial so far. Not a champion: it was chosen on this very number.
+        best: number of the best feasible search trial so far. Not a champion: it was chosen on this very number.
+        front: numbers of the search trials of the Pareto front, the best first; empty with one objective.
         rank_agreement: Kendall's tau between agreement and validation accuracy over pairs of complete students of one
             kind (sources of images, size of the collection, head), if labels exist.
         rank_agreement_count: over how many students.
@@ -257,6 +263,7 @@ class StudySnapshot:
     openings: tuple[OpeningSnapshot, ...] = field(default=())
     stopping: str | None = None
     spent: dict[str, float] = field(default_factory=dict)
+    front: tuple[int, ...] = ()
 
     def work(self, key: str) -> WorkSnapshot | None:
         """The piece of work of that key, if the study has it."""

@@ -41,7 +41,8 @@ class StudyState:
         rows: comparisons asked for by now.
         row_keys: keys of the pieces of work that they rest on.
         closed: why the search has ended before it was complete; None if it has not.
-        best: the complete suggestion of the highest value, the earliest of equals.
+        best: of the complete suggestions that keep the constraints the one of the highest value; of equals that with
+            the better further objectives, then the earliest.
     """
 
     def __init__(self, definition: Definition, ledger: Ledger, *, is_driven: bool = False) -> None:
@@ -222,6 +223,11 @@ class StudyState:
         if not self.definition.search:
             return
         identity, known = self.definition.identity(), self.ledger.identity
+        if known is None and self.ledger.has_other_objectives:
+            raise ConfigError(
+                f"the ledger's study {self.definition.name!r} was made for other objectives, which cannot be changed; "
+                f"give the study another `name:`: artifacts are found again"
+            )
         if known is None:
             self.ledger.set_identity(identity)
         elif known != identity:
@@ -352,7 +358,8 @@ class StudyState:
         rows = [row for row in self.rows if row.role == "finalist"]
         if any(self.works[key].outcome is None for row in rows for key in row.keys):
             return None
-        best = champion_of([summarise(row, self.works) for row in rows], self.definition.study.objective)
+        study = self.definition.study
+        best = champion_of([summarise(row, self.works, study) for row in rows], study.objective)
         names = [row.name for row in rows]
         return None if best is None else self._finalists[names.index(best.name)]
 
@@ -413,8 +420,14 @@ class StudyState:
         assert student is not None
         assert student.trial is not None or not suggestion.rungs
         suggestion.state, suggestion.reason = outcome.state, outcome.reason
-        if outcome.state is WorkState.COMPLETE:
-            suggestion.value = outcome.metrics[self.definition.study.objective]
+        study, metrics = self.definition.study, outcome.metrics
+        missing = study.unmeasured(metrics) if outcome.state is WorkState.COMPLETE else None
+        if missing is not None:  # its student was finished for a row that does not ask for it
+            suggestion.state, suggestion.reason = WorkState.FAILED, f"its {missing} was not measured"
+        elif outcome.state is WorkState.COMPLETE:
+            suggestion.value = metrics[study.objective]
+            suggestion.further = {name: metrics[name] for name in study.further_objectives}
+            suggestion.violation = study.violation(metrics)
         if student.trial not in (None, suggestion.number):
             suggestion.rungs = dict(self.suggestions[student.trial].rungs)
             self.ledger.set_rungs(suggestion)

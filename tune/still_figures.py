@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
@@ -33,12 +33,20 @@ def history(study: optuna.Study, objective: str) -> Figure:
     """Students in the order of suggestion, and the best so far."""
     figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
     complete = _complete(study)
+    feasible = [trial for trial in complete if _is_feasible(trial)]
     best_so_far: list[float] = []
-    for trial in complete:
+    for trial in feasible:
         best_so_far.append(max(_value(trial), *best_so_far[-1:]) if best_so_far else _value(trial))
-    numbers = [trial.number for trial in complete]
-    axes.step(numbers, best_so_far, where="post", color=PALE, linewidth=1.6, label="best so far")
-    axes.scatter(numbers, [_value(trial) for trial in complete], color=ACCENT, s=34, zorder=2, label="ran to its end")
+    axes.step(
+        [trial.number for trial in feasible], best_so_far, where="post", color=PALE, linewidth=1.6, label="best so far"
+    )
+    for trials, face, words in (
+        (feasible, ACCENT, "ran to its end"),
+        ([trial for trial in complete if not _is_feasible(trial)], "none", "the same, infeasible"),
+    ):
+        if trials:
+            numbers, values = [trial.number for trial in trials], [_value(trial) for trial in trials]
+            axes.scatter(numbers, values, facecolors=face, edgecolors=ACCENT, s=34, zorder=2, label=words)
     pruned = [trial for trial in study.get_trials(deepcopy=False) if trial.intermediate_values]
     pruned = [trial for trial in pruned if trial.state is TrialState.PRUNED]
     last = [trial.intermediate_values[max(trial.intermediate_values)] for trial in pruned]
@@ -137,6 +145,36 @@ def together(study: optuna.Study, objective: str, pair: list[str]) -> Figure:
     return figure
 
 
+def front(study: optuna.Study, names: list[str]) -> Figure:
+    """The first objective over the second one: the Pareto front, whom it surpasses, and who misses a constraint."""
+    figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
+    on_front = {trial.number for trial in study.best_trials}
+    groups: dict[str, list[tuple[float, float]]] = {"on the front": [], "surpassed": [], "infeasible": []}
+    for trial in _complete(study):
+        beside = "surpassed" if _is_feasible(trial) else "infeasible"
+        group = "on the front" if trial.number in on_front else beside
+        groups[group].append((trial.values[1], trial.values[0]))
+    axes.plot(
+        *zip(*sorted(groups["on the front"]), strict=True),
+        color=HIGHLIGHT,
+        linewidth=1.2,
+        drawstyle="steps-post",
+        zorder=1,
+    )
+    for (group, places), (face, edge) in zip(
+        groups.items(), ((HIGHLIGHT, HIGHLIGHT), (ACCENT, ACCENT), ("none", GREY)), strict=True
+    ):
+        if places:
+            x, y = zip(*places, strict=True)
+            axes.scatter(x, y, s=34, facecolors=face, edgecolors=edge, label=group, zorder=2)
+    axes.legend(
+        fontsize=8, frameon=False, ncols=3, labelcolor=INK, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0
+    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    label_axes(axes, names[1], names[0])
+    return figure
+
+
 def workers(drawn: Timeline) -> Figure:
     """Who ran when: builds in full colour, students pale, in the colour of the generator that they share."""
     figure, axes = new_figure(11.0, 0.8 + drawn.height / 60)
@@ -162,6 +200,10 @@ def workers(drawn: Timeline) -> Figure:
 
 def _complete(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def _is_feasible(trial: FrozenTrial) -> bool:
+    return all(value <= 0 for value in trial.constraints.values())
 
 
 def _value(trial: FrozenTrial) -> float:

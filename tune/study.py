@@ -68,7 +68,8 @@ class Study:
     def state(self) -> StudyState:
         """Where it stands, over a copy of its ledger: for looking on, and for planning."""
         is_driven = self.holder() is not None
-        ledger = copy_ledger(self.file.storage.ledger, self.definition.name, self.definition.study.objective)
+        asked = self.definition.study
+        ledger = copy_ledger(self.file.storage.ledger, self.definition.name, asked.objective, asked.further_objectives)
         return StudyState(self.definition, ledger, is_driven=is_driven)
 
     def snapshot(self) -> StudySnapshot:
@@ -203,8 +204,13 @@ def run_study(
     with store_errors("making the results folder", definition.folder):
         definition.folder.mkdir(parents=True, exist_ok=True)
     threads = max(1, round(definition.resources["cpus"]))
-    place = Place(_everywhere(storage.store), _everywhere(str(definition.folder)), device, threads)
-    with open_ledger(storage.ledger, definition.name, definition.study.objective, observer.should_stop) as ledger:
+    asked = definition.study
+    place = Place(
+        _everywhere(storage.store), _everywhere(str(definition.folder)), device, threads, asked.measures_latency
+    )
+    with open_ledger(
+        storage.ledger, definition.name, asked.objective, observer.should_stop, asked.further_objectives
+    ) as ledger:
         state = StudyState(definition, ledger)
         state.retry_failed()
         planner = Planner(state, time.time)

@@ -27,6 +27,7 @@ from hidfd.page import render, write_page
 from tune import still_figures
 from tune.config import SearchConfig
 from tune.findings import METRIC_NAMES, generator_of, short_names
+from tune.measures import MEASURES, optuna_direction
 from tune.snapshot import StudySnapshot, TrialSnapshot, WorkState
 from tune.space import distribution_of
 from tune.timeline import timeline
@@ -123,7 +124,21 @@ KINDS = (
         lambda view, study, objective, pair: view.plot_contour(study, params=pair, target_name=objective),
     ),
 )
-"""With several objectives the Pareto front becomes one more of them; a study has one."""
+"""All of them follow the one objective that decides between the best."""
+
+FRONT = Kind(
+    "pareto",
+    "Pareto front",
+    "What is traded off: on the front stand the students that no other one surpasses in every objective.",
+    1,
+    1,
+    lambda study, objective, names: still_figures.front(study, names),
+    lambda view, study, objective, names: view.plot_pareto_front(study, target_names=names),
+)
+"""Of `front_study_of`: where there are further objectives, first of all."""
+
+MOST_AXES = 3
+"""Optuna draws the front of no more objectives."""
 
 
 def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
@@ -150,6 +165,11 @@ def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
             objective = f"{METRIC_NAMES[snapshot.objective]}, %"
             figures = {kind.name: _interactive(kind, study, objective, pair) for kind in kinds}
             stills = {kind.name: kind.still(study, objective, pair) for kind in kinds}
+            if snapshot.front:
+                front, names = front_study_of(snapshot)
+                kinds.insert(0, FRONT)
+                figures[FRONT.name] = _interactive(FRONT, front, objective, names)
+                stills[FRONT.name] = FRONT.still(front, objective, names)
         if drawn is not None:
             stills["timeline"] = still_figures.workers(drawn)
         for name, still in stills.items():
@@ -180,9 +200,24 @@ def study_of(snapshot: StudySnapshot) -> optuna.Study:
                 distributions={names[path]: distribution_of(searched[path]) for path in trial.params},
                 intermediate_values=_rungs(trial, snapshot),
                 user_attrs={"generator": _generator(trial, snapshot)},
+                constraints=_constraints(trial, snapshot),
             )
         )
     return study
+
+
+def front_study_of(snapshot: StudySnapshot) -> tuple[optuna.Study, list[str]]:
+    """The complete students of a study of several objectives as Optuna sees them, and the objectives' names."""
+    objectives = [snapshot.objective, *snapshot.config["study"]["further_objectives"]][:MOST_AXES]
+    study = optuna.create_study(directions=[optuna_direction(name) for name in objectives], study_name=snapshot.name)
+    scales = [100.0 if MEASURES[name].unit == "share" else 1.0 for name in objectives]
+    for trial in snapshot.trials:
+        work = snapshot.work(trial.key) if trial.key else None
+        if work is not None and trial.state is WorkState.COMPLETE:
+            values = [scale * work.metrics[name] for name, scale in zip(objectives, scales, strict=True)]
+            study.add_trial(create_trial(values=values, constraints=_constraints(trial, snapshot)))
+    units = {"share": ", %", "ms": ", ms"}
+    return study, [f"{METRIC_NAMES[name]}{units.get(MEASURES[name].unit, '')}" for name in objectives]
 
 
 def pair_of(study: optuna.Study, snapshot: StudySnapshot) -> list[str]:
@@ -197,7 +232,12 @@ def pair_of(study: optuna.Study, snapshot: StudySnapshot) -> list[str]:
 
 def _has_enough(kind: Kind, study: optuna.Study, snapshot: StudySnapshot) -> bool:
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return len(complete) >= kind.complete and len(snapshot.searched) >= kind.parameters
+    return snapshot.best is not None and len(complete) >= kind.complete and len(snapshot.searched) >= kind.parameters
+
+
+def _constraints(trial: TrialSnapshot, snapshot: StudySnapshot) -> dict[str, float] | None:
+    """None in a study without any: Optuna would draw who keeps and who misses them."""
+    return {"feasible": 0.0 if trial.feasible else 1.0} if snapshot.config["study"]["constraints"] else None
 
 
 def _rungs(trial: TrialSnapshot, snapshot: StudySnapshot) -> dict[int, float]:
@@ -239,6 +279,8 @@ def _recolour(figure: Any) -> None:
     scale = make_colorscale(list(still_figures.SCALE))
     figure.update_traces(marker={"colorscale": scale, "reversescale": False}, selector={"mode": "markers"})
     for trace in figure.select_traces(selector={"mode": "lines"}):
+        if trace.y[0] is None:  # an entry of the legend
+            continue
         (colour,) = sample_colorscale(scale, [trace.y[0]])  # over the first axis, the objective, 0..1
         trace.update(line={"color": colour, "width": 2}, opacity=0.9)
 

@@ -23,8 +23,9 @@ from tune.comparison import TABLE_METRICS
 from tune.errors import TrackingError
 from tune.notes import study_note, work_note
 from tune.registry import MODEL_TAG, Registration, log_student, register
-from tune.run_content import Series, curves_of, final_metrics, tags_of_run
+from tune.run_content import Series, curves_of, feasible_tag, final_metrics, tags_of_run
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
+from tune.trade_offs import constraints_in_words, further_columns, traded_off
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Metric, Run
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from hidfd.store import Store
 
 KEY_TAG, STATE_TAG, STUDY_TAG = "hidfd.key", "hidfd.state", "hidfd.study"
-BEST_TAG = "hidfd.best"
+BEST_TAG, FRONT_TAG = "hidfd.best", "hidfd.front"
 WRITTEN_TAG = "hidfd.written"
 """What of the study stands in MLflow already."""
 
@@ -58,8 +59,9 @@ DESCRIPTION = """A HiDFD study: students distilled from a teacher on collected a
 
 The run named after the study holds its verdict, its report and the means of its comparisons; below it stands a run for
 each generator and each student. Tags to filter by: `hidfd.state` (complete, pruned, collapsed, diverged, failed),
-`kind` (build, student), `role` (search, finalist, control, variant), `generator`, `group`, `seed`. The tag `hidfd.best`
-of the study's run names the best student; its run carries the model. Of the study's run see `report.html` first, then
+`kind` (build, student), `role` (search, finalist, control, variant), `generator`, `group`, `seed`, and `feasible`
+(true, false) where the study has constraints. The tag `hidfd.best` of the study's run names the best student, whose
+run carries the model; `hidfd.front` names those of the Pareto front. Of the study's run see `report.html` first, then
 `figures.html`: the search in figures that answer to the mouse. `python -m tune promote FILE` gives the best student a
 name and the alias `champion`."""
 
@@ -178,10 +180,12 @@ class Tracker:
                 self._write_work(work, parent, snapshot)
         best = best_student(snapshot)
         state = "finished" if snapshot.finished else "running"
-        mark = digest_of([state, best.key if best else None, snapshot.verdict])[:12]
+        mark = digest_of([state, best.key if best else None, snapshot.verdict, *snapshot.front])[:12]
         if self._written.get("study") != mark:
             self._write_study(snapshot, parent)
             tags = {"command": snapshot.command, "objective": snapshot.objective, STATE_TAG: state}
+            tags |= {"further_objectives": traded_off(snapshot), "constraints": constraints_in_words(snapshot)}
+            tags[FRONT_TAG] = ", ".join(f"trial-{number}" for number in snapshot.front)
             note = {NOTE_TAG: study_note(snapshot)}
             self._mark("study", mark, {**tags, BEST_TAG: best.label if best else None, **note})
 
@@ -199,14 +203,15 @@ class Tracker:
             self._log_folder(run, folder)
             self.client.set_terminated(run, STATUSES[work.state], _last_end([work]))
         note = work_note(work, snapshot)
-        self._mark(work.key, _mark_of(work), {STATE_TAG: work.state, "reason": work.reason, NOTE_TAG: note})
+        tags_at_end = {"reason": work.reason, "feasible": feasible_tag(work, snapshot), NOTE_TAG: note}
+        self._mark(work.key, _mark_of(work), {STATE_TAG: work.state, **tags_at_end})
 
     def _write_study(self, snapshot: StudySnapshot, run: str) -> None:
         # As many seeds or students as a number rests on are its step, so that the newest is the one over most of them.
         numbers = {
             f"{row.name}/{metric}": [(row.num_complete, row.means[metric])]
             for row in snapshot.rows
-            for metric in TABLE_METRICS
+            for metric in (*TABLE_METRICS, *further_columns(snapshot))
             if metric in row.means
         }
         if snapshot.rank_agreement is not None:

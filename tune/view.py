@@ -9,7 +9,7 @@ from typing import Any
 
 from hidfd.config import TrialConfig
 from tune.budget import HOUR, LIMITS, Account
-from tune.comparison import measured_by, rank_agreement, summarise, verdict_of
+from tune.comparison import front_of, measured_by, rank_agreement, summarise, verdict_of
 from tune.definition import Definition
 from tune.ledger import Suggestion
 from tune.planner import Live
@@ -42,7 +42,8 @@ def snapshot_of(
     """
     definition = state.definition
     live = live or {}
-    rows = tuple(summarise(row, state.works) for row in state.rows)
+    study = definition.study
+    rows = tuple(summarise(row, state.works, study) for row in state.rows)
     openings = {key: opening for row in state.rows for key, opening in zip(row.keys, row.openings, strict=False)}
     best = state.best
     tau, tau_count = rank_agreement(state.works.values())
@@ -64,6 +65,7 @@ def snapshot_of(
                 reason=suggestion.reason,
                 value=suggestion.value,
                 why=suggestion.why,
+                feasible=not suggestion.violation,
             )
             for suggestion in state.suggestions
         ),
@@ -86,6 +88,7 @@ def snapshot_of(
         stopping=stopping,
         spent=_spent(state),
         openings=tuple(OpeningSnapshot(o["when"], tuple(o["students"])) for o in state.ledger.openings),
+        front=tuple(found.number for found in front_of(state.suggestions)) if study.further_objectives else (),
     )
 
 

@@ -13,9 +13,11 @@ from hidfd.costs import Range
 from hidfd.page import percent, relative_paths
 from hidfd.progress import Rate, duration
 from tune.definition import Definition
-from tune.findings import generator_of, short_names
+from tune.findings import generator_of, measured, short_names
 from tune.forecast import Forecast
+from tune.measures import MEASURES, written
 from tune.snapshot import StudySnapshot, TrialSnapshot, Value, WorkSnapshot, WorkState
+from tune.trade_offs import BEST_MARK, FRONT_MARK, further_columns, missed
 
 NOUNS = {"teacher": "teacher", "collection": "collection", "generation": "generator", "distillation": "student"}
 """What a stage makes."""
@@ -61,17 +63,25 @@ def trials_table(snapshot: StudySnapshot) -> Table | None:
     table.add_column(snapshot.objective.replace("_", " "), justify="right")
     if labelled and snapshot.objective != "validation_accuracy":
         table.add_column("validation accuracy", justify="right")
+    further = further_columns(snapshot)
+    for name in further:
+        table.add_column(MEASURES[name].in_words, justify="right")
     table.add_column("", overflow="fold")
-    order = sorted(snapshot.trials, key=lambda trial: (trial.value is None, -(trial.value or 0.0), trial.number))
+    order = sorted(
+        snapshot.trials,
+        key=lambda trial: (trial.value is None, not trial.feasible, -(trial.value or 0.0), trial.number),
+    )
     for trial in order:
         work = snapshot.work(trial.key) if trial.key else None
-        cells = ["★" if trial.number == snapshot.best else "", str(trial.number), _generator(snapshot, work)]
+        mark = BEST_MARK if trial.number == snapshot.best else FRONT_MARK if trial.number in snapshot.front else ""
+        cells = [mark, str(trial.number), _generator(snapshot, work)]
         cells += [short_value(trial.params.get(path)) for path in names]
         cells.append(_measured(trial.value, work.value_error if work else None))
+        is_complete = work is not None and trial.state is WorkState.COMPLETE
         if labelled and snapshot.objective != "validation_accuracy":
-            is_complete = work is not None and trial.state is WorkState.COMPLETE
             cells.append(percent(work.metrics.get("validation_accuracy") if work and is_complete else None))
-        cells.append(_remark(trial, work))
+        cells += [written(name, work.metrics.get(name) if work and is_complete else None) for name in further]
+        cells.append(_remark(trial, work) or (missed(work.metrics, snapshot) if work else ""))
         table.add_row(*cells)
     return table
 
@@ -90,16 +100,21 @@ def rows_table(snapshot: StudySnapshot) -> Table | None:
         )
         if any(name in row.means for row in snapshot.rows)
     ]
+    further = further_columns(snapshot)
     finalist = next((row for row in snapshot.rows if row.role == "finalist"), None)
     title = "Comparison" if finalist is None else f"Trial {snapshot.best} beside its controls, on fresh seeds"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("")
     table.add_column("n", justify="right")
-    for _, heading in metrics:
+    for heading in [*(heading for _, heading in metrics), *(MEASURES[name].in_words for name in further)]:
         table.add_column(heading, justify="right")
     for row in snapshot.rows:
-        cells = [row.name, str(row.num_complete)]
+        is_out = row.role == "finalist" and not row.feasible
+        cells = [f"{row.name} (infeasible)" if is_out else row.name, str(row.num_complete)]
         cells += [_measured(row.means.get(name), row.deviations.get(name)) for name, _ in metrics]
+        for name in further:
+            value, error = measured(name, row.means.get(name), row.deviations.get(name))
+            cells.append(f"{value} ± {error}" if error else value)
         table.add_row(*cells)
     return table
 

@@ -93,7 +93,7 @@ def opening_piece(config: TrialConfig) -> Piece:
     """Opening the test labels for the student of a trial whose `data.test` is given."""
     stage = opening_of(plan(config))
     student = stage.inputs["evaluation"]
-    return Piece(stage.digest, "opening", (student,), frozenset([stage.digest]), None, None, 0.0, config)
+    return Piece(stage.digest, "opening", (student,), frozenset([stage.digest]), None, None, None, 0.0, config)
 
 
 def upstream_key(config: TrialConfig) -> str:

@@ -17,6 +17,7 @@ from hidfd.progress import Observer
 from hidfd.stages import Stage, needed
 from tune.environment import before_torch
 from tune.local import Channel
+from tune.measures import LATENCY
 from tune.work import Diverged, End, Failed, Finished, Report, Stopped, Work
 
 TELL_EVERY_SECONDS = 1.0
@@ -34,12 +35,14 @@ class Place:
         folder: of the study's results.
         device: auto, cpu or cuda.
         threads: of the processor, for one piece of work.
+        measures_latency: whether finished students are timed.
     """
 
     store: str
     folder: str
     device: str
     threads: int
+    measures_latency: bool = False
 
 
 Perform = Callable[[Work, Place, Channel], End]
@@ -102,16 +105,16 @@ def _run(work: Work, place: Place, channel: Channel) -> tuple[dict[str, float], 
     from hidfd.trial import evaluate_test, run_trial
 
     torch.set_num_threads(place.threads)
+    store = Store.open(place.store)
     observer = WorkObserver(channel, work.rungs)
     if work.piece.kind == "opening":
-        store = Store.open(place.store)
         known = store.find("opening", work.key)
         if known is not None:
             observer.note(f"the test labels had been opened for it before, {known.created}; read again")
         return numbers_of(evaluate_test(work.piece.config, store, device=place.device)), known is not None
     result = run_trial(
         work.config,
-        Store.open(place.store),
+        store,
         until=work.piece.until,
         folder=Path(place.folder) / work.label,
         device=place.device,
@@ -119,7 +122,12 @@ def _run(work: Work, place: Place, channel: Channel) -> tuple[dict[str, float], 
         name=work.label,
     )
     chain = [stage.role for stage in needed(result.stages, work.piece.until) if stage.name != "import"]
-    return numbers_of(result.metrics), set(chain) <= set(result.reused)
+    metrics = numbers_of(result.metrics)
+    if place.measures_latency and work.piece.kind == "student":
+        from hidfd.latency import latency_milliseconds
+
+        metrics[LATENCY] = latency_milliseconds(result.config, store)
+    return metrics, set(chain) <= set(result.reused)
 
 
 def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:

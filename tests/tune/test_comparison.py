@@ -128,12 +128,12 @@ def test_row_is_summed_up_over_what_has_ended() -> None:
     assert first.outcome is not None
     assert second.outcome is not None
     values = [first.outcome.metrics["agreement"], second.outcome.metrics["agreement"]]
-    summary = summarise(found, planner.state.works)
+    summary = summarise(found, planner.state.works, planner.state.definition.study)
     assert summary.num_complete == 2
     assert summary.means["agreement"] == pytest.approx(sum(values) / 2)
     assert summary.deviations["agreement"] == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
     second.outcome = Outcome(WorkState.FAILED, "out of memory")
-    summary = summarise(found, planner.state.works)
+    summary = summarise(found, planner.state.works, planner.state.definition.study)
     assert (summary.num_complete, summary.deviations) == (1, {})
     assert summary.means["agreement"] == values[0]
 

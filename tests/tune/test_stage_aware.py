@@ -48,11 +48,15 @@ class Told:
         )
         return number
 
-    def student(self, inflation: float, value: float | None, state: WorkState = WorkState.COMPLETE) -> None:
+    def student(
+        self, inflation: float, value: float | None, state: WorkState = WorkState.COMPLETE, violation: float = 0.0
+    ) -> None:
         """One on the newest generator."""
         group, upstream = self._upstream
         params = upstream | {INFLATION: inflation}
-        self.suggestions.append(Suggestion(len(self.suggestions), params, group, state=state, value=value))
+        self.suggestions.append(
+            Suggestion(len(self.suggestions), params, group, state=state, value=value, violation=violation)
+        )
 
     def choose(self, build_cost: float = BUILD, **given: Any) -> Choice:
         def remaining(params: Mapping[str, Any], group: int | None) -> float:
@@ -167,6 +171,17 @@ def test_student_settings_that_diverged_are_avoided() -> None:
             fine = inflation < 0.6
             told.student(inflation, 0.5 + 0.2 * inflation if fine else None, *([] if fine else [WorkState.DIVERGED]))
     assert 0.4 < told.choose(build_cost=1e13).params[INFLATION] < 0.72
+
+
+@pytest.mark.parametrize("is_any_feasible", [True, False])
+def test_student_settings_that_miss_a_constraint_are_avoided_however_good_they_are(is_any_feasible: bool) -> None:
+    told = Told()
+    for temperature in (1.0, 2.0, 3.0):
+        told.generator(temperature=temperature)
+        for inflation in (0.1, 0.3, 0.5, 0.7, 0.9) if is_any_feasible else (0.7, 0.9):
+            told.student(inflation, 0.5 + 0.2 * inflation, violation=max(inflation - 0.6, 0.0))
+    found = told.choose(build_cost=1e13).params[INFLATION]
+    assert 0.4 < found < 0.72 if is_any_feasible else found < 0.6
 
 
 def test_students_under_way_keep_others_from_looking_in_the_same_place() -> None:

@@ -1,12 +1,15 @@
 """How a piece of work ends, whose fault it was, and what is told on the way. Without torch: the trial is a double."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import hidfd.errors
+from hidfd.config import TrialConfig
 from hidfd.disk import store_errors
 from hidfd.stages import Stage, plan
 from tests.tune.world import World, definition, trial
@@ -98,6 +101,23 @@ def test_what_was_measured_is_what_it_finished_with(place: Place, monkeypatch: p
     end = perform(work_until("evaluation"), place, Channel())
     assert isinstance(end, Finished)
     assert (end.metrics, end.reused) == (NUMBERS, False)
+
+
+@pytest.mark.parametrize(
+    ("until", "is_asked", "is_timed"),
+    [("evaluation", True, True), ("evaluation", False, False), ("synthesis", True, False)],
+)
+def test_only_students_are_timed_and_only_where_the_study_asks(
+    until: str, is_asked: bool, is_timed: bool, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_trial(config: TrialConfig, *_: Any, **__: Any) -> SimpleNamespace:
+        return SimpleNamespace(config=config, metrics=NUMBERS, stages=plan(config), reused=())
+
+    monkeypatch.setattr("hidfd.trial.run_trial", run_trial)
+    monkeypatch.setattr("hidfd.latency.latency_milliseconds", lambda config, store: 1.5)
+    end = perform(work_until(until), replace(place, measures_latency=is_asked), Channel())
+    assert isinstance(end, Finished)
+    assert end.metrics == NUMBERS | ({"latency_milliseconds": 1.5} if is_timed else {})
 
 
 def test_a_cuda_error_throws_the_process_away(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

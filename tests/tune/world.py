@@ -184,7 +184,7 @@ class World:
     def planner(self, study: Definition, clock: Callable[[], float] = lambda: 0.0) -> Planner:
         """A new driver over what there is."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        ledger = Ledger(self.storage, study.name, study.study.objective)
+        ledger = Ledger(self.storage, study.name, study.study.objective, study.study.further_objectives)
         ledger.take()
         return Planner(StudyState(study, ledger), clock)
 
@@ -256,7 +256,7 @@ class KilledLedger(Ledger):
 
     def __init__(self, world: World, study: Definition, at: int) -> None:
         self.left = at
-        super().__init__(world.storage, study.name, study.study.objective)
+        super().__init__(world.storage, study.name, study.study.objective, study.study.further_objectives)
         self.take()
 
     def _write(self, action: Any) -> None:

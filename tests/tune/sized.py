@@ -1,0 +1,34 @@
+"""A world whose students differ in size: the bigger one is the better and the slower one."""
+
+from typing import Any
+
+from tests.tune.world import World, definition
+from tune.definition import Definition
+from tune.work import End, Finished, Work
+
+ARCHITECTURE, INFLATION = "distillation.architecture", "distillation.inflation"
+SIZES = {"resnet8": 80_000.0, "resnet14": 175_000.0, "resnet20": 270_000.0}
+SEARCH = {
+    ARCHITECTURE: {"type": "categorical", "choices": list(SIZES)},
+    INFLATION: {"type": "float", "low": 1.0, "high": 19.0, "step": 3.0},
+}
+TRADED_OFF = {"further_objectives": {"deployed_parameters": "minimise"}}
+
+
+class SizedWorld(World):
+    """Agreement grows with the size, and so does what is to be paid for it."""
+
+    def _finished(self, work: Work, *, reused: bool) -> End:
+        end = super()._finished(work, reused=reused)
+        if not isinstance(end, Finished) or work.piece.kind != "student":
+            return end
+        size = SIZES[work.piece.config.distillation.architecture]
+        agreement = end.metrics["agreement"] + size / 2e6
+        sizes = {"deployed_parameters": size, "latency_milliseconds": size / 1e5}
+        return Finished(end.metrics | sizes | {"agreement": agreement}, reused, end.cpu_seconds)
+
+
+def sized(num_students: int = 12, **study: Any) -> Definition:
+    """A search over the size and something else, without pruning unless it is asked for."""
+    asked = {"num_students": num_students, "pruner": {"kind": "none"}, "controls": {"plain_kd": False}}
+    return definition(asked | study, SEARCH)

@@ -1,0 +1,64 @@
+"""What a finished student is judged by: the measures that a study maximises, minimises or bounds. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["maximise", "minimise"]
+Objective = Literal["agreement", "validation_accuracy"]
+MeasureName = Literal[
+    "agreement", "validation_accuracy", "kl_to_teacher", "deployed_parameters", "latency_milliseconds"
+]
+
+LATENCY = "latency_milliseconds"
+"""Taken after the evaluation, and only where a study asks for it: it belongs to a machine, not to an artifact."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of every finished student.
+
+    Attributes:
+        in_words: its name for people.
+        direction: the better one.
+        unit: `share` is written in per cent, `count` with separators, `ms` as milliseconds, `number` as it is.
+    """
+
+    in_words: str
+    direction: Direction
+    unit: Literal["share", "count", "ms", "number"]
+
+
+MEASURES: dict[str, Measure] = {
+    "agreement": Measure("agreement", "maximise", "share"),
+    "validation_accuracy": Measure("validation accuracy", "maximise", "share"),
+    "kl_to_teacher": Measure("KL to the teacher", "minimise", "number"),
+    "deployed_parameters": Measure("deployed parameters", "minimise", "count"),
+    LATENCY: Measure("latency", "minimise", "ms"),
+}
+
+
+def written(name: str, value: float | None) -> str:
+    """A value of a measure as people write it; a dash where there is none."""
+    if value is None:
+        return "–"
+    match MEASURES[name].unit:
+        case "share":
+            return f"{100 * value:.1f} %"
+        case "count":
+            return f"{value:,.0f}"
+        case "ms":
+            return f"{value:.3g} ms"
+        case "number":
+            return f"{value:.3g}"
+
+
+def merit(name: str, value: float) -> float:
+    """The value, so signed that more is better."""
+    return value if MEASURES[name].direction == "maximise" else -value
+
+
+def optuna_direction(name: str) -> Literal["maximize", "minimize"]:
+    """As Optuna spells it."""
+    return "maximize" if MEASURES[name].direction == "maximise" else "minimize"
