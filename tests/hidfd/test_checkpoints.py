@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -112,12 +113,40 @@ def test_intact_one_is_not_overwritten(checkpoints: Checkpoints) -> None:
     assert (newest[1] / "state.pt").read_text() == "first"
 
 
+def test_where_a_length_ended_stays_for_a_longer_one(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    for images, content, is_end in (
+        (100, "on its way", False),
+        (100, "ended", True),
+        (200, "", False),
+        (400, "", True),
+    ):
+        checkpoints.save(images, partial(_write, content), is_end=is_end)
+    for images in (500, 600, 700):
+        save(checkpoints, images)
+    names = sorted(path.parent.name for path in (tmp_path / "store").rglob("manifest.json"))
+    assert names == ["100-end", "400-end", "600", "700"]
+    found = {end: checkpoints.latest(end) for end in (50, 100, 300, 600, 800)}
+    reached = {end: newest and (newest.images, newest.is_end) for end, newest in found.items()}
+    assert reached == {50: None, 100: (100, True), 300: (100, True), 600: (400, True), 800: (700, False)}
+    newest = found[100]
+    assert newest is not None
+    assert (newest.folder / "state.pt").read_text() == "ended"
+    assert checkpoints.seen_here(newest) == newest.folder
+    checkpoints.clear(up_to=600)
+    names = sorted(path.parent.name for path in (tmp_path / "store").rglob("manifest.json"))
+    assert names == ["100-end", "400-end", "700"]
+
+
 def test_clear_leaves_nothing(checkpoints: Checkpoints, tmp_path: Path) -> None:
     save(checkpoints, 100)
     save(checkpoints, 200)
     checkpoints.clear()
     assert checkpoints.latest() is None
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+def _write(content: str, folder: Path) -> None:
+    (folder / "state.pt").write_text(content)
 
 
 def _die(folder: Path) -> None:
