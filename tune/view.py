@@ -85,7 +85,7 @@ def snapshot_of(
         notes=tuple(notes),
         stopping=stopping,
         spent=_spent(state),
-        openings=tuple(OpeningSnapshot(o["when"], tuple(o["students"])) for o in state.ledger.openings),
+        openings=tuple(OpeningSnapshot(o["when"], tuple(o["students"])) for o in state.openings),
     )
 
 
