@@ -133,13 +133,12 @@ class Ledger:
 
     @property
     def openings(self) -> list[dict[str, Any]]:
-        """Each time that the test labels were opened, as `add_opening` wrote it."""
+        """Each time that the test labels were opened, as `set_openings` wrote it."""
         openings: list[dict[str, Any]] = self._search.user_attrs.get("openings", [])
         return openings
 
-    def add_opening(self, opening: dict[str, Any]) -> None:
-        """Remembers that the test labels are opened now, and for whom."""
-        openings = [*self.openings, opening]
+    def set_openings(self, openings: list[dict[str, Any]]) -> None:
+        """Remembers when the test labels were opened, and for whom."""
         self._write(lambda: self._search.set_user_attr("openings", openings))
 
     def requests(self) -> dict[str, dict[str, Any]]:

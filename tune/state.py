@@ -43,6 +43,7 @@ class StudyState:
         closed: why the search has ended before it was complete; None if it has not.
         best: of the complete suggestions that keep the constraints the one of the highest value; of equals that with
             the better further objectives, then the earliest.
+        openings: each time that the test labels were opened: `when`, and labels and keys of the `students`.
     """
 
     def __init__(self, definition: Definition, ledger: Ledger, *, is_driven: bool = False) -> None:
@@ -65,6 +66,7 @@ class StudyState:
         self.row_keys: set[str] = set()
         self.closed: str | None = None
         self.best: Suggestion | None = None
+        self.openings = ledger.openings
         self._num_works = 0
         self._rows_stand: tuple[int | None, bool] | None = None
         self._finalists: list[Suggestion] = []
@@ -145,7 +147,7 @@ class StudyState:
         ends = [self.works[key].outcome for row in compared for key in row.keys]
         if any(end is None or end.state is WorkState.FAILED for end in ends):
             return {}
-        opened = {key for opening in self.ledger.openings for key in opening["keys"]}
+        opened = {key for opening in self.openings for key in opening["keys"]}
         return {
             key: label
             for row in self._tested_rows()
@@ -156,7 +158,9 @@ class StudyState:
     def open_test_labels(self, now: float) -> None:
         """Opens them for whom they are still closed: that and when is written first, and stays written."""
         students = self.unopened()
-        self.ledger.add_opening({"when": now, "students": list(students.values()), "keys": list(students)})
+        opening = {"when": now, "students": list(students.values()), "keys": list(students)}
+        self.ledger.set_openings([*self.openings, opening])
+        self.openings = [*self.openings, opening]
         self._plan_openings()
 
     def suggest(
@@ -343,7 +347,7 @@ class StudyState:
 
     def _plan_openings(self) -> None:
         """A piece of work for every student for whom the ledger says that its labels are opened."""
-        opened = {key for opening in self.ledger.openings for key in opening["keys"]}
+        opened = {key for opening in self.openings for key in opening["keys"]}
         for row in self._tested_rows() if opened else []:
             for key, config, label in zip(row.keys, row.configs, row.labels, strict=True):
                 if key in opened:
