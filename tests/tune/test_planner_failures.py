@@ -322,6 +322,6 @@ def test_objective_that_is_not_a_number_fails_that_student_only() -> None:
     assert planner.is_over()
     told = planner.state.ledger.history()[0]
     assert (told.state.name, told.values) == ("FAIL", None)
-    champion = planner.best()
+    champion = planner.best
     assert champion is not None
     assert champion.number != 0
