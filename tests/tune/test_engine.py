@@ -3,6 +3,8 @@
 import json
 import signal
 import socket
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -217,6 +219,7 @@ def test_address_that_only_ray_understands_is_left_to_it(address: str) -> None:
         (KeyboardInterrupt(), Stopped),
         (ConnectionError("no cluster"), EngineError),
         (RuntimeError("version mismatch"), EngineError),
+        (Exception("the node timed out during startup"), EngineError),  # as on a machine that is very busy
     ],
 )
 def test_ray_that_does_not_come_up_is_said(
@@ -277,3 +280,34 @@ def test_a_node_that_is_gone_has_no_room(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(engine, "_nodes", lambda: [{"Alive": False, "Resources": {"CPU": 8.0}}])
     with pytest.raises(EngineError):
         engine._check_fits(1, {"CPU": 1, "GPU": 0.0})
+
+
+class Look:
+    """`os.path.exists` on a node, where only some nodes have the driver's disk."""
+
+    def __init__(self, node: str = "") -> None:
+        self._node = node
+
+    def options(self, *, scheduling_strategy: Any) -> "Look":
+        return Look(scheduling_strategy.node_id)
+
+    def remote(self, path: str) -> bool:
+        return self._node == "here" and Path(path).exists()
+
+
+def test_local_store_that_another_node_does_not_see_is_refused_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("here", "there")
+    nodes = [{"Alive": True, "NodeID": n, "NodeManagerHostname": n, "Resources": {"CPU": 1.0}} for n in names]
+    monkeypatch.setattr(engine, "_nodes", lambda: nodes)
+    monkeypatch.setattr(engine, "NodeAffinitySchedulingStrategy", lambda node, soft: SimpleNamespace(node_id=node))
+    monkeypatch.setattr(ray, "remote", lambda **options: lambda function: Look())
+    monkeypatch.setattr(ray, "get", lambda answer, timeout: answer)
+    local = Place(str(tmp_path), str(tmp_path / "results"), "cpu", 1)
+    with pytest.raises(EngineError, match=r"is not the same folder on there, .* or on S3"):
+        engine._check_store_is_shared(local)
+    assert not list(tmp_path.iterdir())
+    engine._check_store_is_shared(replace(local, store="s3://bucket/prefix"))
+    nodes.pop()
+    engine._check_store_is_shared(local)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
@@ -302,3 +303,25 @@ def test_work_that_is_lost_again_and_again_fails_however_far_it_came() -> None:
             planner.on_start(work, "here")
     assert planner.state.of(work.key) is WorkState.FAILED
     assert f"lost {LOST_IN_ALL} times" in (work.outcome.reason or "" if work.outcome else "")
+
+
+class NotANumber(World):
+    """One student's objective is none."""
+
+    def _finished(self, work: Work, *, reused: bool) -> End:
+        end = super()._finished(work, reused=reused)
+        return Finished({"agreement": math.nan}, reused, 1.5) if work.label == "trial-0" else end
+
+
+def test_objective_that_is_not_a_number_fails_that_student_only() -> None:
+    planner = run(definition(), NotANumber())
+    failed = [work for work in planner.state.works.values() if planner.state.of(work.key) is WorkState.FAILED]
+    assert {(work.label, work.outcome.reason) for work in failed if work.outcome} == {
+        ("trial-0", "its agreement is not a number")
+    }
+    assert planner.is_over()
+    told = planner.state.ledger.history()[0]
+    assert (told.state.name, told.values) == ("FAIL", None)
+    champion = planner.best
+    assert champion is not None
+    assert champion.number != 0
