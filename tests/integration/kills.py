@@ -119,11 +119,14 @@ class KillMatrix:
         self._nodes: list[int] = []
         self._postgres: PostgresServer | None = None
         self._mlflow: Server | None = None
-        self._whole: StudySnapshot | None = None
         self._loops: list[Loop] = []
 
     def __enter__(self) -> Self:
-        self._ray: RayNodes = self._stack.enter_context(ray_nodes())
+        with contextlib.ExitStack() as stack:
+            self._ray: RayNodes = stack.enter_context(ray_nodes())
+            self._add_nodes()
+            self._whole = self._uninterrupted()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,10 +136,7 @@ class KillMatrix:
         """One cell, named `killed/phase`."""
         killed, _, phase = name.partition("/")
         draws = random.Random(f"{name} {seed}")
-        while len(self._nodes) < 2:
-            self._nodes.append(self._ray.add(cpus=1))
-        if self._whole is None:
-            self._whole = self._uninterrupted()
+        self._add_nodes()
         storage: list[str] = []
         if killed == "postgresql":
             storage = [f"storage.ledger={self._server().url(self._server().new_database())}"]
@@ -157,6 +157,11 @@ class KillMatrix:
         finally:
             running.kill()
         return self._compared((killed, phase, seed), running, moment, time.monotonic() - began)
+
+    def _add_nodes(self) -> None:
+        """Two, so that one is left when the other is killed."""
+        while len(self._nodes) < 2:
+            self._nodes.append(self._ray.add(cpus=1))
 
     def _uninterrupted(self) -> StudySnapshot:
         running = RunningStudy(self._folder / "uninterrupted", self._ray.address)
@@ -227,7 +232,6 @@ class KillMatrix:
         return next(((node, process) for node in self._nodes for process in self._ray.workers(node)), None)
 
     def _compared(self, asked: tuple[str, str, int], running: RunningStudy, moment: Moment, seconds: float) -> Cell:
-        assert self._whole is not None
         found, runs = running.study.snapshot(), running.mlflow_runs()
         before, after = _results(self._whole), _results(found)
         names = [*before, *(name for name in after if name not in before)]
