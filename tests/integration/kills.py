@@ -30,7 +30,7 @@ from tests.integration.postgres import PostgresServer, running_postgres
 from tests.integration.ray_nodes import RayNodes, ray_nodes
 from tests.integration.running_study import CHECKPOINT_SECONDS, Moment, RunningStudy
 from tests.tune.test_outage import Server
-from tune.snapshot import StudySnapshot
+from tune.snapshot import StudySnapshot, WorkState
 
 KILLED = ("driver", "worker", "node", "mlflow", "postgresql")
 PHASES = ("generation", "distillation", "between", "finalists")
@@ -173,7 +173,8 @@ class KillMatrix:
         stages = {"synthesis": "generation", "evaluation": "distillation"}
         for work in running.study.state().works.values():
             piece = work.piece
-            if piece.until in stages and piece.target_images is not None:
+            is_whole = work.outcome is not None and work.outcome.state is WorkState.COMPLETE  # not pruned half-way
+            if piece.until in stages and piece.target_images is not None and is_whole:
                 stage = stages[piece.until]
                 digest = plan(piece.config)[stage].digest
                 self._loops.append(Loop(work.label, work.role, stage, digest, piece.target_images))
