@@ -30,7 +30,7 @@ from tests.integration.postgres import PostgresServer, running_postgres
 from tests.integration.ray_nodes import RayNodes, ray_nodes
 from tests.integration.running_study import CHECKPOINT_SECONDS, Moment, RunningStudy
 from tests.tune.test_outage import Server
-from tune.snapshot import StudySnapshot
+from tune.snapshot import StudySnapshot, WorkState
 
 KILLED = ("driver", "worker", "node", "mlflow", "postgresql")
 PHASES = ("generation", "distillation", "between", "finalists")
@@ -119,11 +119,14 @@ class KillMatrix:
         self._nodes: list[int] = []
         self._postgres: PostgresServer | None = None
         self._mlflow: Server | None = None
-        self._whole: StudySnapshot | None = None
         self._loops: list[Loop] = []
 
     def __enter__(self) -> Self:
-        self._ray: RayNodes = self._stack.enter_context(ray_nodes())
+        with contextlib.ExitStack() as stack:
+            self._ray: RayNodes = stack.enter_context(ray_nodes())
+            self._add_nodes()
+            self._whole = self._uninterrupted()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,10 +136,7 @@ class KillMatrix:
         """One cell, named `killed/phase`."""
         killed, _, phase = name.partition("/")
         draws = random.Random(f"{name} {seed}")
-        while len(self._nodes) < 2:
-            self._nodes.append(self._ray.add(cpus=1))
-        if self._whole is None:
-            self._whole = self._uninterrupted()
+        self._add_nodes()
         storage: list[str] = []
         if killed == "postgresql":
             storage = [f"storage.ledger={self._server().url(self._server().new_database())}"]
@@ -158,6 +158,11 @@ class KillMatrix:
             running.kill()
         return self._compared((killed, phase, seed), running, moment, time.monotonic() - began)
 
+    def _add_nodes(self) -> None:
+        """Two, so that one is left when the other is killed."""
+        while len(self._nodes) < 2:
+            self._nodes.append(self._ray.add(cpus=1))
+
     def _uninterrupted(self) -> StudySnapshot:
         running = RunningStudy(self._folder / "uninterrupted", self._ray.address)
         running.start()
@@ -168,7 +173,8 @@ class KillMatrix:
         stages = {"synthesis": "generation", "evaluation": "distillation"}
         for work in running.study.state().works.values():
             piece = work.piece
-            if piece.until in stages and piece.target_images is not None:
+            is_whole = work.outcome is not None and work.outcome.state is WorkState.COMPLETE  # not pruned half-way
+            if piece.until in stages and piece.target_images is not None and is_whole:
                 stage = stages[piece.until]
                 digest = plan(piece.config)[stage].digest
                 self._loops.append(Loop(work.label, work.role, stage, digest, piece.target_images))
@@ -227,7 +233,6 @@ class KillMatrix:
         return next(((node, process) for node in self._nodes for process in self._ray.workers(node)), None)
 
     def _compared(self, asked: tuple[str, str, int], running: RunningStudy, moment: Moment, seconds: float) -> Cell:
-        assert self._whole is not None
         found, runs = running.study.snapshot(), running.mlflow_runs()
         before, after = _results(self._whole), _results(found)
         names = [*before, *(name for name in after if name not in before)]

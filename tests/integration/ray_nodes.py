@@ -16,7 +16,8 @@ from pathlib import Path
 STARTED = "To terminate the Ray runtime"
 """What `ray start --block` prints when a node is up."""
 
-UP_SECONDS = 90.0
+UP_SECONDS = 120.0
+"""How long a node may take to come up. Ray gives up after 30 s by itself, which a busy machine needs."""
 
 WORKER = "ray::ImplicitFunc"
 """How Ray names a process that runs functions of Ray Tune, one after another."""
@@ -71,7 +72,7 @@ class RayNodes:
                 ],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+                env=os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": f"{UP_SECONDS:.0f}"},
                 start_new_session=True,
             )
         self._nodes.append(node)

@@ -65,6 +65,18 @@ def test_work_that_was_lost_and_runs_again_before_anybody_looked_says_so(under_w
     assert lines_of(stream) == [f"{running.label}: started again, from its last checkpoint; it had reached 640 images"]
 
 
+def test_work_of_a_killed_driver_that_the_ledger_heard_nothing_of_says_that_it_runs_again(
+    under_way: StudySnapshot,
+) -> None:
+    stream = io.StringIO()
+    (running, *_) = (work for work in under_way.works if work.state is WorkState.RUNNING)
+    killed = replace(running.attempts[0], images_from=0, images_to=0, end="interrupted")
+    resumed = replace(running, attempts=(killed, replace(killed, number=1, end=None)))
+    works = tuple(resumed if work is running else work for work in under_way.works)
+    StudyDisplay(stream, clock=Clock()).show(replace(under_way, works=works))
+    assert f"{running.label}: started again, from its last checkpoint" in lines_of(stream)
+
+
 def test_progress_is_said_at_intervals_and_not_again_while_nothing_moves(under_way: StudySnapshot) -> None:
     stream, clock = io.StringIO(), Clock()
     display = StudyDisplay(stream, clock=clock)
