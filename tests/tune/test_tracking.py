@@ -14,13 +14,16 @@ from hidfd.backbones import build_backbone
 from hidfd.device import resolve_device
 from hidfd.export import deployed_student
 from hidfd.store import Store
+from tests.tune.sized import TRADED_OFF, SizedWorld, sized
 from tests.tune.snapshots import study_snapshot
 from tests.tune.students import keep_student
+from tests.tune.world import run
 from tune.champion import best_student, config_of
 from tune.notes import study_note
 from tune.registry import MODEL_TAG
 from tune.snapshot import StudySnapshot, WorkState
 from tune.tracking import KEY_TAG, WRITTEN_TAG, Tracker, reason_of
+from tune.view import snapshot_of
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +150,21 @@ def test_test_accuracy_joins_the_run_of_its_student_when_the_labels_are_opened(
     tracker.sync(replace(whole, works=works))
     assert tracker.client.get_run(tracker.run_id(key)).data.metrics["test_accuracy"] == 0.75
     assert len(runs_of(tracker)) == 1 + len(whole.works), "an opening has no run of its own"
+
+
+def test_the_front_and_who_is_feasible_can_be_filtered(uri: str, tmp_path: Path) -> None:
+    asked = TRADED_OFF | {"constraints": {"latency_milliseconds": {"max": 2}}}
+    judged = snapshot_of(run(replace(sized(8, **asked), folder=tmp_path), SizedWorld()).state)
+    tracker = Tracker(uri, "trade-offs")
+    tracker.sync(judged)
+    (parent,) = runs_of(tracker, "tags.kind = 'study'")
+    assert parent.data.tags["hidfd.front"] == ", ".join(f"trial-{number}" for number in judged.front)
+    assert parent.data.tags["constraints"] == "latency at most 2 ms"
+    out = {work.label for work in judged.works if work.metrics.get("latency_milliseconds", 0) > 2}
+    assert {run.info.run_name for run in runs_of(tracker, "tags.feasible = 'false'")} == out != set()
+    (best,) = runs_of(tracker, f"tags.`mlflow.runName` = 'trial-{judged.best}'")
+    assert best.data.tags["feasible"] == "true"
+    assert best.data.metrics["latency_milliseconds"] == 1.75
 
 
 def test_reports_and_pictures_are_artifacts(written: Tracker, whole: StudySnapshot) -> None:
