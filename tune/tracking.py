@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,8 @@ class Tracker:
                 logging.getLogger(name).setLevel(logging.WARNING)
             from mlflow.tracking import MlflowClient
 
+            if self._database is not None:
+                _make_whole(self._database)
             client = MlflowClient(self.uri)
             experiment = client.get_experiment_by_name(self.study_name)
             if experiment is None:
@@ -270,11 +273,16 @@ class Tracker:
                 found[key] = run
         return list(found.values())
 
+    @property
+    def _database(self) -> Path | None:
+        """MLflow's SQLite file; None where a server has its own."""
+        path = self.uri.removeprefix("sqlite:///")
+        return Path(path).absolute() if path != self.uri else None
+
     def _artifact_location(self) -> str | None:
-        if not self.uri.startswith("sqlite:///"):
+        if self._database is None:
             return None  # the server's own
-        database = Path(self.uri.removeprefix("sqlite:///")).absolute()
-        return (database.parent / "mlartifacts" / self.study_name).as_uri()
+        return (self._database.parent / "mlartifacts" / self.study_name).as_uri()
 
     def _mark(self, key: str, mark: str, tags: Mapping[str, str | None]) -> None:
         """Sets tags, and last that all of it is written."""
@@ -283,6 +291,26 @@ class Tracker:
         content = [RunTag(name, value) for name, value in {**tags, WRITTEN_TAG: mark}.items() if value]
         self.client.log_batch(self._runs[key], tags=content)
         self._written[key] = mark
+
+
+def _make_whole(database: Path) -> None:
+    """Makes a new SQLite database of MLflow's elsewhere, and puts it into its place once it is whole.
+
+    A driver that is killed while MLflow migrates one would leave half of it, and MLflow cannot go on from there.
+    """
+    if database.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=database.parent, prefix=".mlflow-") as folder:
+        new = Path(folder) / database.name
+        made = SqlAlchemyStore(  # type: ignore[no-untyped-call]  # MLflow leaves it untyped
+            f"sqlite:///{new}", (database.parent / "mlartifacts").as_uri()
+        )
+        made.engine.dispose()
+        with suppress(FileExistsError):  # another study was quicker
+            os.link(new, database)
 
 
 def _all_runs(client: MlflowClient, experiment: str) -> list[Run]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -59,6 +60,25 @@ def runs_of(tracker: Tracker, where: str = "") -> list[Run]:
     experiment = tracker.client.get_experiment_by_name(tracker.study_name)
     assert experiment is not None
     return list(tracker.client.search_runs([experiment.experiment_id], where))
+
+
+def test_driver_killed_while_mlflow_makes_its_database_leaves_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def half(engine: sqlalchemy.Engine) -> None:
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text("CREATE TABLE _alembic_tmp_experiments (experiment_id INTEGER)"))
+        raise Killed
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.store.db.utils._upgrade_db", half)
+        with pytest.raises(Killed):
+            _ = Tracker(uri, "killed").client
+    assert runs_of(Tracker(uri, "killed")) == []
 
 
 def content_of(tracker: Tracker) -> dict[str, dict[str, list[tuple[int, float]]]]:
