@@ -17,19 +17,14 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
-import shutil
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from benchmarks.overhead import (
     SIDE_BY_SIDE,
@@ -39,174 +34,14 @@ from benchmarks.overhead import (
     nothing_by_ray_tune_on_sqlite,
     nothing_by_this_engine,
 )
-from hidfd.studyfile import ResourcesConfig
-from tune.definition import Definition
-from tune.environment import before_ray, before_torch
-from tune.ledger_places import open_ledger
-from tune.local import Channel, run_local
-from tune.planner import Planner
-from tune.snapshot import WorkState
-from tune.state import StudyState
-from tune.work import Done, End, Finished, Report, Wait, Work
-from tune.worker import Place, perform
+from benchmarks.small_studies import SHARED_BY, reuse, starts
 
 SAMPLERS = ("random", "tpe")
 
 RIVAL = "Ray Tune, OptunaSearch on SQLite"
 """The same durability: what it has heard outlives its process."""
 
-SHARED_BY = 6
-"""Students that share a generator where reuse is measured."""
-
 PAGE = Path(__file__).with_suffix(".md")
-
-STUDY_FILE = Path(__file__).parents[1] / "studies" / "quickstart.yaml"
-
-SMALL = (
-    "trial.generation.target_images=8000",
-    "trial.synthesis.num_images=1500",
-    "trial.distillation.target_images=7200",
-)
-"""Half of the quickstart's budgets; with a quarter, generators collapse."""
-
-NO_CONTROLS = tuple(f"study.controls.{name}=false" for name in ("real_only", "synthetic_only", "plain_kd"))
-
-
-class _Noting(Planner):
-    """Notes when it hands out what."""
-
-    def __init__(self, state: StudyState, folder: Path) -> None:
-        super().__init__(state, time.time)
-        self._folder = folder
-
-    def next_work(self, free: int) -> Work | Wait | Done:
-        found = super().next_work(free)
-        if isinstance(found, Work):
-            (self._folder / found.key).write_text(str(time.time()))
-        return found
-
-
-class FirstStep:
-    """A channel that notes when training has begun."""
-
-    def __init__(self, channel: Channel) -> None:
-        self.at: float | None = None
-        self._channel = channel
-
-    def report(self, report: Report) -> None:
-        """Passes it on."""
-        if self.at is None and report.stage == "distillation" and report.images > 0:
-            self.at = time.time()
-        self._channel.report(report)
-
-    def verdict(self) -> str | None:
-        """The planner's."""
-        return self._channel.verdict()
-
-
-def perform_and_note(work: Work, place: Place, channel: Channel) -> End:
-    """As a study does it, with the seconds from decision to first step among the numbers."""
-    line = FirstStep(channel)
-    end = perform(work, place, line)
-    if isinstance(end, Finished) and line.at is not None:
-        handed_out = float((Path(place.folder) / "handed-out" / work.key).read_text())
-        end.metrics["first_step_seconds"] = line.at - handed_out
-        end.metrics["process"] = float(os.getpid())
-    return end
-
-
-def starts(folder: Path) -> tuple[list[float], list[float]]:
-    """Seconds to the first step of students in new workers, and in those that have trained one before."""
-    environment = before_ray(1, SIDE_BY_SIDE)
-    from tune.engine import run_ray
-
-    rate = {"distillation.learning_rate": {"type": "float", "low": 0.01, "high": 0.1}}
-    study = _small_study(folder, "start", rate, "study.num_students=10", "trial.synthesis.num_images=0")
-    (folder / "handed-out").mkdir()
-    with open_ledger(str(folder / "ledger.db"), study.name, "agreement") as ledger:
-        planner = _Noting(StudyState(study, ledger), folder / "handed-out")
-        run_ray(
-            planner,
-            Place(str(folder / "store"), str(folder), "cpu", 1),
-            concurrency=SIDE_BY_SIDE,
-            resources=ResourcesConfig(),
-            environment=environment,
-            on_change=lambda: None,
-            execute=perform_and_note,
-        )
-    works = [work for work in planner.state.works.values() if work.piece.kind == "student" and work.attempts]
-    cold: list[float] = []
-    warm: list[float] = []
-    seen: set[float] = set()
-    for work in sorted(works, key=lambda work: work.attempts[0].started):
-        assert work.outcome is not None, work.label
-        metrics = work.outcome.metrics
-        (warm if metrics["process"] in seen else cold).append(metrics["first_step_seconds"])
-        seen.add(metrics["process"])
-    return cold, warm
-
-
-def reuse(folder: Path) -> tuple[float, float, float, float]:
-    """CPU-seconds of the same suggestions with one generator for all and with one for each.
-
-    Returns:
-        With reuse, without, and of a generator and of a student as measured with reuse.
-    """
-    before_torch(1)
-    import torch
-
-    from hidfd.store import Store
-    from hidfd.trial import run_trial
-
-    torch.set_num_threads(1)
-    sharing = f"study.students_per_generator={SHARED_BY}"
-    search = {"distillation.inflation": {"type": "float", "low": 5, "high": 200, "log": True}}
-    search["generation.smoothing.temperature"] = {"type": "float", "low": 0.5, "high": 4, "log": True}
-    study = _small_study(folder, "reuse", search, f"study.num_students={SHARED_BY}", sharing)
-    place = Place(str(folder / "store"), str(folder), "cpu", 1)
-    shutil.copytree(folder / "store", folder / "imported")
-    run_trial(study.base, Store.open(str(folder / "imported")), until="collection", device="cpu")
-    with open_ledger(str(folder / "ledger.db"), study.name, "agreement") as ledger:
-        planner = Planner(StudyState(study, ledger), time.time)
-        run_local(planner, lambda work, channel: perform(work, place, channel))
-    works = [
-        work for work in planner.state.works.values() if work.role == "search" and work.piece.until != "collection"
-    ]
-    assert all(work.outcome is not None and work.outcome.state is WorkState.COMPLETE for work in works)
-    costs = {kind: [_cpu_seconds(w) for w in works if w.piece.kind == kind] for kind in ("build", "student")}
-    started = time.process_time()
-    for work in works:
-        if work.piece.kind == "student":
-            own = folder / "own" / work.label
-            shutil.copytree(folder / "imported", own / "store")
-            run_trial(work.piece.config, Store.open(str(own / "store")), folder=own, device="cpu")
-    without = time.process_time() - started
-    shared = sum(map(sum, costs.values()))
-    return shared, without, statistics.fmean(costs["build"]), statistics.fmean(costs["student"])
-
-
-def _cpu_seconds(work: Work) -> float:
-    return sum(attempt.cpu_seconds or 0.0 for attempt in work.attempts)
-
-
-def _small_study(folder: Path, name: str, search: dict[str, Any], *overrides: str) -> Definition:
-    """The quickstart at half of its budgets and without controls, over another search, with its material imported."""
-    from hidfd.progress import Observer
-    from hidfd.store import Store
-    from hidfd.trial import import_all
-    from tune.study import open_study
-
-    tree = yaml.safe_load(STUDY_FILE.read_text())
-    trial = tree["trial"]
-    for material in (trial["data"]["candidates"], trial["data"]["validation"], trial["data"]["test"]):
-        material["path"] = str(STUDY_FILE.parent / material["path"])
-    trial["teacher"]["checkpoint"]["path"] = str(STUDY_FILE.parent / trial["teacher"]["checkpoint"]["path"])
-    file = folder / "study.yaml"
-    file.write_text(yaml.safe_dump(tree | {"search": search}))
-    given = (f"name={name}", "study.sampler=random", "study.pruner.kind=none", *SMALL, *NO_CONTROLS, *overrides)
-    study = open_study(str(file), given, store=str(folder / "store"))
-    import_all(study.definition.base, Store.open(str(folder / "store")), Observer())
-    return study.definition
 
 
 def alone(action: Callable[..., Any], *arguments: Any) -> Any:
