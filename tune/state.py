@@ -234,8 +234,7 @@ class StudyState:
             )
         if known is None:
             self.ledger.set_identity(identity)
-        elif known != identity:
-            changes = list(differences(known, identity))
+        elif changes := list(differences(known, identity)):  # None is no difference to what an older version left out
             shown = "\n  ".join(changes[:10]) + (f"\n  and {len(changes) - 10} more" if len(changes) > 10 else "")
             raise ConfigError(
                 f"the ledger's study {self.definition.name!r} was searched under other settings, and its results "

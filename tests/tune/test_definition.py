@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from hidfd.errors import ConfigError
-from tests.tune.world import trial
+from tests.tune.world import World, definition, trial
 from tune.config import SearchConfig, StudyConfig
 from tune.definition import Definition, define
+from tune.ledger import Ledger
 
 
 def on_workers(count: int, **values: Any) -> Definition:
@@ -30,3 +31,16 @@ def test_batch_of_a_generator_that_no_trial_has_is_not_asked_about() -> None:
     with pytest.raises(ConfigError, match=r"trial.generation.batch_images 15"):
         on_workers(2, **batches)
     on_workers(2, **batches, synthesis={"num_images": 0})
+
+
+def test_study_goes_on_where_an_older_version_wrote_defaults_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, study = World(), definition()
+    world.planner(study)
+    older = study.identity()
+    for parameter in older["search"].values():
+        parameter["step"] = None
+    monkeypatch.setattr(Ledger, "identity", older)
+    world.planner(study)
+    older["search"]["distillation.inflation"]["high"] = 21.0
+    with pytest.raises(ConfigError, match=r"distillation.inflation.high: 21.0 -> 20.0"):
+        world.planner(study)
