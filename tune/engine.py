@@ -82,6 +82,7 @@ def run_ray(
         EngineError: Ray does not start, or does not answer, or will never have what a piece of work needs.
         Exception: what a planner's method raised (the ledger went away, say), after what ran has been told to stop.
     """
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the study says itself what was lost, in a line
     address = os.environ.get("RAY_ADDRESS")
     if address is not None:
         _check_answers(address)

@@ -57,6 +57,9 @@ not at all. A study has recovered when it ended with the same trials, rungs and 
 """
 COLUMNS = ("killed", "during", "seed", "recovered", "repeated", "intervals", "lost", "doubled", "seconds")
 
+PASSWORD = "HIDFD_KILLS_PASSWORD"
+"""Environment variable of PostgreSQL's."""
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -65,14 +68,14 @@ class Loop:
     Attributes:
         label, role: of its piece of work.
         stage: generation or distillation.
-        digest: of what it makes.
+        checkpoints: name of the folder that holds its checkpoints.
         images: its target.
     """
 
     label: str
     role: str
     stage: str
-    digest: str
+    checkpoints: str
     images: int
 
 
@@ -139,7 +142,9 @@ class KillMatrix:
         self._add_nodes()
         storage: list[str] = []
         if killed == "postgresql":
-            storage = [f"storage.ledger={self._server().url(self._server().new_database())}"]
+            server = self._server()
+            os.environ[PASSWORD] = server.password
+            storage = [f"storage.ledger={server.url(server.new_database(), f'${{{PASSWORD}}}')}"]
         elif killed == "mlflow":
             storage = [f"storage.tracking={self._tracking().uri}"]
         running = RunningStudy(self._folder / f"{killed}-{phase}-{seed}", self._ray.address, storage)
@@ -176,8 +181,8 @@ class KillMatrix:
             is_whole = work.outcome is not None and work.outcome.state is WorkState.COMPLETE  # not pruned half-way
             if piece.until in stages and piece.target_images is not None and is_whole:
                 stage = stages[piece.until]
-                digest = plan(piece.config)[stage].digest
-                self._loops.append(Loop(work.label, work.role, stage, digest, piece.target_images))
+                checkpoints = plan(piece.config)[stage].checkpoints
+                self._loops.append(Loop(work.label, work.role, stage, checkpoints, piece.target_images))
         found = running.study.snapshot()
         assert found.finished, running.output()
         return found
@@ -204,7 +209,7 @@ class KillMatrix:
         searched = [loop for loop in self._loops if loop.role == "search" and loop.stage == phase]
         loop = draws.choice(searched or [loop for loop in self._loops if loop.role != "search"])
         images = draws.uniform(0.1, 0.5) * loop.images
-        running.until(lambda: any(seen >= images for seen in running.checkpoints(loop.digest)))
+        running.until(lambda: any(seen >= images for seen in running.checkpoints(loop.checkpoints)))
         time.sleep(draws.uniform(0.0, CHECKPOINT_SECONDS))
         return loop
 
@@ -226,7 +231,7 @@ class KillMatrix:
         else:
             self._nodes.remove(node)
             self._ray.kill(node)
-        return Moment() if loop is None else running.moment_of(loop.digest)
+        return Moment() if loop is None else running.moment_of(loop.checkpoints)
 
     def _worker(self) -> tuple[int, int] | None:
         """Node and process that do the work."""

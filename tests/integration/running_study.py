@@ -125,18 +125,17 @@ class RunningStudy:
         """Of all its commands."""
         return (self._folder / "output").read_text(errors="replace")
 
-    def has_built(self, stage: str, digest: str) -> bool:
-        """Whether an artifact is in its store."""
-        return (self._folder / "store" / stage / digest / "manifest.json").exists()
+    def checkpoints(self, folder: str) -> dict[int, float]:
+        """Those of a loop under way that stand: images -> when it was written."""
+        found = (self._folder / "store" / "checkpoints" / folder).glob("*/manifest.json")
+        of_loop = [
+            manifest for manifest in found if manifest.parent.name.isdecimal()
+        ]  # a generator leaves `<images>-end`
+        return {int(manifest.parent.name): manifest.stat().st_mtime for manifest in of_loop}
 
-    def checkpoints(self, digest: str) -> dict[int, float]:
-        """Those that stand: images -> when it was written."""
-        found = (self._folder / "store" / "checkpoints" / digest).glob("*/manifest.json")
-        return {int(manifest.parent.name): manifest.stat().st_mtime for manifest in sorted(found)}
-
-    def moment_of(self, digest: str) -> Moment:
+    def moment_of(self, folder: str) -> Moment:
         """Where a loop stands that has been killed just now."""
-        now, checkpoints = time.time(), self.checkpoints(digest)
+        now, checkpoints = time.time(), self.checkpoints(folder)
         assert checkpoints, "the loop had ended before it was killed: it is too short for this machine"
         saved = max(checkpoints)
         before = min(checkpoints)
