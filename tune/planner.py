@@ -108,8 +108,8 @@ class Planner:
         if free <= 0:
             return Wait()
         work = self.state.backlog.first_ready(self.state.startable) or self._suggest_until_ready()
-        if work is None and self.state.unopened():
-            self.state.open_test_labels(self.now())
+        if work is None and self.state.finals.unopened():
+            self.state.finals.open_test_labels(self.now())
             work = self.state.backlog.first_ready(self.state.startable)
         if work is None:
             return Wait() if self.live else Done("everything that was asked for has ended")
@@ -165,7 +165,7 @@ class Planner:
         live = self.live.get(key)
         if live is None:
             return self._drain_reason
-        closed = self.state.closed if key not in self.state.row_keys else None
+        closed = self.state.closed if key not in self.state.finals.keys else None
         return live.verdict or self._drain_reason or closed
 
     def now(self) -> float:
@@ -213,7 +213,7 @@ class Planner:
         del self.live[work.key]
         self.state.backlog.release(work)
         if outcome is not None:
-            self.state.finish(work, outcome)
+            self.state.roster.finish(work, outcome)
             self._learn(work)
         self.state.settle()
 

@@ -87,7 +87,7 @@ def snapshot_of(
         notes=tuple(notes),
         stopping=stopping,
         spent=_spent(state),
-        openings=tuple(OpeningSnapshot(o["when"], tuple(o["students"])) for o in state.openings),
+        openings=tuple(OpeningSnapshot(o["when"], tuple(o["students"])) for o in state.finals.openings),
         front=tuple(found.number for found in front_of(state.suggestions)) if study.further_objectives else (),
     )
 

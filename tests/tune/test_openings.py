@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from tests.tune.sized import SEARCH as SIZES_SEARCHED
+from tests.tune.sized import SizedWorld
 from tests.tune.world import TESTED, Killed, KilledLedger, World, definition
 from tune import findings
 from tune.definition import Definition
@@ -42,6 +44,21 @@ def test_labels_are_opened_last_and_for_the_champion_and_its_controls_alone() ->
     assert opening["when"] == NOON
     assert [f"{label}-test" for label in opening["students"]] == opened
     assert all(rows[name].deviations["test_accuracy"] >= 0 for name in with_number), "mean and sd over both seeds"
+
+
+def test_labels_stay_closed_where_no_finalist_keeps_the_constraints_on_fresh_seeds() -> None:
+    class SlowerLater(SizedWorld):
+        def _finished(self, work: Work, *, reused: bool) -> End:
+            end = super()._finished(work, reused=reused)
+            if work.role == "finalist" and isinstance(end, Finished):
+                return Finished(end.metrics | {"latency_milliseconds": 9.0}, reused)
+            return end
+
+    for world, expected in ((SizedWorld(), 1), (SlowerLater(), 0)):
+        study = {"constraints": {"latency_milliseconds": {"max": 5}}, "pruner": {"kind": "none"}}
+        planner = at_noon(definition(study, SIZES_SEARCHED, data=TESTED), world)
+        assert len(planner.state.ledger.openings) == expected
+        assert planner.is_over()
 
 
 def test_no_choice_rests_on_the_test_labels() -> None:
