@@ -8,18 +8,13 @@ kept, the study is drained, and it is raised afterwards.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
 import os
-import secrets
-import signal
-import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import ray
@@ -29,10 +24,8 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import SearchAlgorithm
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import hidfd.errors
-from hidfd.disk import store_errors
 from hidfd.studyfile import ResourcesConfig
-from tune.errors import EngineError
+from tune.cluster import answers, check_answers, check_fits, check_store_is_shared, starting
 from tune.planner import Planner
 from tune.ray_work import WORD, Mailbox, trainable
 from tune.work import Diverged, Done, End, Failed, Finished, Lost, Report, Stopped, Work
@@ -43,12 +36,6 @@ POST_EVERY_SECONDS = 5.0
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Ray's smallest is 75 MiB. Images and checkpoints go through the store, not through Ray."""
-
-NODE_SECONDS = 2.0
-"""How long a node may take to accept a connection before it counts as gone."""
-
-ANSWER_SECONDS = 5.0
-"""How long the cluster of RAY_ADDRESS may take to answer at all."""
 
 ENDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Finished, Stopped, Diverged, Failed, Lost)}
 
@@ -85,9 +72,9 @@ def run_ray(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the study says itself what was lost, in a line
     address = os.environ.get("RAY_ADDRESS")
     if address is not None:
-        _check_answers(address)
+        check_answers(address)
     num_workers, gpus = resources.num_workers, resources.gpus_per_worker
-    with _starting(address):
+    with starting(address):
         if address is not None:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": environment})
         else:
@@ -100,8 +87,8 @@ def run_ray(
             )
     try:
         if not resources.autoscaling:
-            _check_fits(resources.num_workers, {"CPU": place.threads, "GPU": resources.gpus_per_worker})
-        _check_store_is_shared(place)
+            check_fits(resources.num_workers, {"CPU": place.threads, "GPU": resources.gpus_per_worker})
+        check_store_is_shared(place)
         # Beside the driver, whose death ends the run anyway: on another node it would take all that runs with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         mailbox = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).options(scheduling_strategy=here).remote()
@@ -125,108 +112,6 @@ def _resources(threads: int, num_workers: int, gpus: float) -> PlacementGroupFac
     if num_workers > 1:
         return PlacementGroupFactory([{"memory": 1.0}])  # a byte, because Tune refuses a trial that needs nothing
     return PlacementGroupFactory([{"CPU": float(threads)} | ({"GPU": gpus} if gpus else {})])
-
-
-def _check_answers(address: str) -> None:
-    """Ray itself tries for minutes before it says that nobody listens."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or "://" in address:
-        return  # `auto`, `local`, `ray://...`: Ray knows what they stand for
-    try:
-        socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
-    except OSError as error:
-        raise _no_ray(address, str(error)) from error
-
-
-def _check_fits(num_workers: int, each: Mapping[str, float]) -> None:
-    """The whole cluster, with nothing else on it, must be able to run one piece of work.
-
-    Args:
-        num_workers: processes of a piece of work.
-        each: Ray's name of a resource -> how much of it a process needs.
-
-    Raises:
-        EngineError: it would wait for ever.
-    """
-    nodes = [node["Resources"] for node in _nodes() if node["Alive"]]
-    room = sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in each.items() if amount) for node in nodes)
-    if room < num_workers:
-        found = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
-        raise EngineError(
-            f"resources: a piece of work asks for {num_workers} x ({each['CPU']:g} CPUs, {each['GPU']:g} GPUs), which "
-            f"this cluster will never have at once (its nodes: {found}); lower num_workers, cpus_per_worker or "
-            f"gpus_per_worker, or set resources.autoscaling=true if the cluster grows by itself"
-        )
-
-
-def _check_store_is_shared(place: Place) -> None:
-    """Every node must find what the others have built.
-
-    Raises:
-        EngineError: one does not see a local store; names it.
-    """
-    if "://" in place.store:
-        return
-    marker = Path(place.store) / f".seen-{secrets.token_hex(8)}"
-    with store_errors("writing to the store", marker):
-        marker.touch()
-    try:
-        look = ray.remote(num_cpus=0, max_retries=0)(os.path.exists)
-        nodes = [node for node in _nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        seen = {
-            node["NodeManagerHostname"]: look.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(marker))
-            for node in nodes
-        }
-        blind = [name for name, answer in seen.items() if not ray.get(answer, timeout=ANSWER_SECONDS * 6)]
-    except ray.exceptions.RayError as error:
-        raise EngineError(f"a node of the Ray cluster does not answer ({type(error).__name__}); try again") from error
-    finally:
-        marker.unlink(missing_ok=True)
-    if blind:
-        raise EngineError(
-            f"storage.store: {place.store} is not the same folder on {', '.join(sorted(blind))}, so its workers would "
-            f"not find what others have built; put it on a file system that all nodes share, or on S3 (s3://...)"
-        )
-
-
-def _nodes() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray leaves it untyped
-    return found
-
-
-def _answers(node_id: str) -> bool:
-    """Whether a node is there: the cluster itself takes up to half a minute to notice that one has gone."""
-    node = next((node for node in _nodes() if node["NodeID"] == node_id and node["Alive"]), None)
-    if node is None:
-        return False
-    try:
-        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), NODE_SECONDS).close()
-    except OSError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _starting(address: str | None) -> Iterator[None]:
-    """Around `ray.init`, which puts signal handlers of its own in place, and they end the process without a word."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise hidfd.errors.Stopped("stopped by a signal while Ray was starting; nothing was under way") from error
-    except Exception as error:  # Ray raises a bare one where a node takes more than 30 s to start
-        raise _no_ray(address, str(error)) from error
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def _no_ray(address: str | None, reason: str) -> EngineError:
-    what = "Ray does not start here" if address is None else f"RAY_ADDRESS={address}: no Ray cluster answers there"
-    correct = "" if address is None else "correct the variable, unset it to have a Ray of the study's own, or "
-    return EngineError(f"{what} ({reason}); {correct}use --engine local, which needs none")
 
 
 class Adapter:
@@ -311,7 +196,7 @@ class Adapter:
                 otherwise = f"it was asked to stop ({self._planner.verdict(work.key)}), did not, and was killed"
             nodes, end = self._nodes.pop(trial_id, []), self._ends.pop(trial_id, Lost(otherwise))
             if isinstance(end, Lost):
-                gone = next((host for host, node in nodes if not _answers(node)), None)
+                gone = next((host for host, node in nodes if not answers(node)), None)
                 end = end if gone is None else Lost(f"its node {gone} is gone", node_is_gone=True)
             self._planner.on_end(work, end)
 

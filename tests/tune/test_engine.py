@@ -15,7 +15,7 @@ from ray.tune import PlacementGroupFactory
 from hidfd.errors import Stopped
 from hidfd.studyfile import ResourcesConfig
 from tests.tune.world import World, definition
-from tune import engine
+from tune import cluster, engine
 from tune.engine import Adapter
 from tune.errors import EngineError, LedgerError
 from tune.planner import OBEY_SECONDS, Planner
@@ -59,7 +59,7 @@ def mailbox() -> Mailbox:
 @pytest.fixture
 def adapter(planner: Planner, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> Adapter:
     monkeypatch.setattr(engine, "Trial", Trial)
-    monkeypatch.setattr(engine, "_answers", lambda node: node == "n1")
+    monkeypatch.setattr(engine, "answers", lambda node: node == "n1")
     return Adapter(planner, mailbox, 2, PlacementGroupFactory([{"CPU": 1.0}]), lambda: None)
 
 
@@ -108,7 +108,7 @@ def test_a_trial_whose_node_is_gone_is_lost_with_it(
 ) -> None:
     trial, label = start(adapter)
     adapter.on_result(trial, says("start", "node-1", "n1"))
-    monkeypatch.setattr(engine, "_answers", lambda node: node != "n1")
+    monkeypatch.setattr(engine, "answers", lambda node: node != "n1")
     adapter.on_end(trial, "its process died")
     assert [attempt.end for attempt in work_of(planner, label).attempts] == ["node lost"]
 
@@ -117,11 +117,11 @@ def test_a_node_that_accepts_no_connection_is_gone_before_the_cluster_says_so(mo
     with socket.create_server(("127.0.0.1", 0)) as raylet:
         port = raylet.getsockname()[1]
         node = {"NodeID": "n1", "Alive": True, "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port}
-        monkeypatch.setattr(engine, "_nodes", lambda: [node, node | {"NodeID": "n2", "Alive": False}])
-        assert engine._answers("n1")
-        assert not engine._answers("n2")
-        assert not engine._answers("unknown")
-    assert not engine._answers("n1")
+        monkeypatch.setattr(cluster, "_nodes", lambda: [node, node | {"NodeID": "n2", "Alive": False}])
+        assert cluster.answers("n1")
+        assert not cluster.answers("n2")
+        assert not cluster.answers("unknown")
+    assert not cluster.answers("n1")
 
 
 def test_a_verdict_is_posted_again_in_case_the_mailbox_was_restarted(
@@ -209,7 +209,7 @@ def test_cluster_that_does_not_answer_is_one_clear_error(planner: Planner, monke
 
 @pytest.mark.parametrize("address", ["auto", "local", "ray://head:10001"])
 def test_address_that_only_ray_understands_is_left_to_it(address: str) -> None:
-    engine._check_answers(address)
+    cluster.check_answers(address)
 
 
 @pytest.mark.parametrize(
@@ -269,17 +269,17 @@ def test_what_the_cluster_will_never_have_is_refused(
     num_workers: int, each: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes = [{"CPU": 2.0}, {"CPU": 2.0, "GPU": 1.0}]
-    monkeypatch.setattr(engine, "_nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
-    engine._check_fits(4, {"CPU": 1, "GPU": 0.0})
-    engine._check_fits(10, {"CPU": 0, "GPU": 0.1})
+    monkeypatch.setattr(cluster, "_nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
+    cluster.check_fits(4, {"CPU": 1, "GPU": 0.0})
+    cluster.check_fits(10, {"CPU": 0, "GPU": 0.1})
     with pytest.raises(EngineError, match="will never have at once .its nodes: 2 CPUs, 0 GPUs; 2 CPUs, 1 GPUs"):
-        engine._check_fits(num_workers, each)
+        cluster.check_fits(num_workers, each)
 
 
 def test_a_node_that_is_gone_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_nodes", lambda: [{"Alive": False, "Resources": {"CPU": 8.0}}])
+    monkeypatch.setattr(cluster, "_nodes", lambda: [{"Alive": False, "Resources": {"CPU": 8.0}}])
     with pytest.raises(EngineError):
-        engine._check_fits(1, {"CPU": 1, "GPU": 0.0})
+        cluster.check_fits(1, {"CPU": 1, "GPU": 0.0})
 
 
 class Look:
@@ -300,14 +300,14 @@ def test_local_store_that_another_node_does_not_see_is_refused_with_its_name(
 ) -> None:
     names = ("here", "there")
     nodes = [{"Alive": True, "NodeID": n, "NodeManagerHostname": n, "Resources": {"CPU": 1.0}} for n in names]
-    monkeypatch.setattr(engine, "_nodes", lambda: nodes)
-    monkeypatch.setattr(engine, "NodeAffinitySchedulingStrategy", lambda node, soft: SimpleNamespace(node_id=node))
+    monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
+    monkeypatch.setattr(cluster, "NodeAffinitySchedulingStrategy", lambda node, soft: SimpleNamespace(node_id=node))
     monkeypatch.setattr(ray, "remote", lambda **options: lambda function: Look())
     monkeypatch.setattr(ray, "get", lambda answer, timeout: answer)
     local = Place(str(tmp_path), str(tmp_path / "results"), "cpu", 1)
     with pytest.raises(EngineError, match=r"is not the same folder on there, .* or on S3"):
-        engine._check_store_is_shared(local)
+        cluster.check_store_is_shared(local)
     assert not list(tmp_path.iterdir())
-    engine._check_store_is_shared(replace(local, store="s3://bucket/prefix"))
+    cluster.check_store_is_shared(replace(local, store="s3://bucket/prefix"))
     nodes.pop()
-    engine._check_store_is_shared(local)
+    cluster.check_store_is_shared(local)
