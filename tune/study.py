@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import getpass
-import os
 import resource
 import shlex
-import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +18,7 @@ from hidfd.disk import store_errors
 from hidfd.errors import ConfigError, HidfdError, Stopped
 from hidfd.progress import Observer
 from hidfd.sources import identify
-from hidfd.stages import Stage, kept_digests, needed, plan
+from hidfd.stages import needed, plan
 from hidfd.store import Store
 from tune.config import SearchConfig, StudyConfig
 from tune.definition import Definition, define
@@ -36,15 +34,10 @@ from tune.state import StudyState
 from tune.study_figures import write_study_figures
 from tune.tracking import Tracker
 from tune.view import snapshot_of
+from tune.watch import Importing, Watch, current
 from tune.worker import Place, perform
 
 T = TypeVar("T")
-
-LOOK_EVERY_SECONDS = 2.0
-"""How often a driver looks for requests in its ledger."""
-
-SHOW_EVERY_SECONDS = 1.0
-"""How often a running study is shown anew."""
 
 
 @dataclass(frozen=True)
@@ -218,13 +211,13 @@ def run_study(
         is_new = not planner.is_over()
         with Projection(tracker) as projection:
             if is_new:
-                watch = _Watch(study, planner, projection, observer, show)
+                watch = Watch(planner, study.store, study.holder(), projection, observer, show)
                 watch.refer()
-                _import_materials(study, threads, _Importing(observer, watch.hear_requests))
+                _import_materials(study, threads, Importing(observer, watch.hear_requests))
                 if engine == "ray":
                     observer.note("starting Ray")
                 _run(study, planner, place, engine, watch)
-            snapshot = _snapshot_of(planner)
+            snapshot = current(planner)
             show(snapshot)
             if planner.broken is not None:
                 raise _error_of(planner.broken.exit_code, planner.broken.reason)
@@ -275,7 +268,7 @@ def _everywhere(place: str) -> str:
     return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
-def _run(study: Study, planner: Planner, place: Place, engine: str, watch: _Watch) -> None:
+def _run(study: Study, planner: Planner, place: Place, engine: str, watch: Watch) -> None:
     watch()
     if engine == "local":
         from tune.local import run_local
@@ -294,86 +287,6 @@ def _run(study: Study, planner: Planner, place: Place, engine: str, watch: _Watc
         environment=environment,
         on_change=watch,
     )
-
-
-def _snapshot_of(planner: Planner) -> StudySnapshot:
-    return snapshot_of(planner.state, planner.live, planner.notes, planner.stopping)
-
-
-class _Watch:
-    """What happens beside a running study: it is shown, projected, kept from `store remove`, and may be stopped."""
-
-    def __init__(
-        self,
-        study: Study,
-        planner: Planner,
-        projection: Projection,
-        observer: Observer,
-        show: Callable[[StudySnapshot], None],
-    ) -> None:
-        self._study, self._planner, self._projection = study, planner, projection
-        self._observer, self._show = observer, show
-        self._shown = self._looked = 0.0
-        self._name = study.holder()
-        self._num_referenced = -1
-
-    def __call__(self) -> None:
-        if self._observer.stop_reason is not None:
-            self._planner.drain(self._observer.stop_reason)
-        now = time.monotonic()
-        if now - self._shown < SHOW_EVERY_SECONDS:
-            return
-        self._shown = now
-        self.hear_requests()
-        self.refer()
-        snapshot = _snapshot_of(self._planner)
-        self._show(snapshot)
-        self._projection.offer(snapshot)
-
-    def hear_requests(self) -> None:
-        """`tune stop` from another terminal is what Ctrl-C is in this one; what an earlier driver was asked is past."""
-        now = time.monotonic()
-        if now - self._looked < LOOK_EVERY_SECONDS:
-            return
-        self._looked = now
-        requests = [asked for asked in self._planner.state.ledger.requests().values() if asked["to"] == self._name]
-        if requests and self._observer.stop_reason is None:
-            self._observer.stop_reason = f"`tune stop` by {requests[0]['by']}"
-            self._observer.note(f"{self._observer.stop_reason}: saving, then stopping")
-        if any(asked["now"] for asked in requests):
-            os.kill(os.getpid(), signal.SIGTERM)  # the second signal, which ends the process at once
-
-    def refer(self) -> None:
-        """All that the study needs, before it is built, so that `store remove` beside a running study leaves it."""
-        works = self._planner.state.works
-        if len(works) != self._num_referenced:
-            self._num_referenced = len(works)
-            configs = (self._study.definition.base, *(work.piece.config for work in works.values()))
-            digests = {digest for config in configs for digest in kept_digests(config)}
-            self._study.store.write_references(self._study.definition.name, digests)
-
-
-class _Importing(Observer):
-    """The observer of an import, during which nobody else looks for requests."""
-
-    def __init__(self, observer: Observer, look: Callable[[], None]) -> None:
-        self._observer, self._look = observer, look
-
-    def stage_started(self, stage: Stage, target_images: int | None, images_seen: int = 0) -> None:
-        self._observer.stage_started(stage, target_images, images_seen)
-
-    def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
-        self._observer.advanced(stage, images, target_images, metrics)
-
-    def stage_finished(self, stage: Stage, seconds: float) -> None:
-        self._observer.stage_finished(stage, seconds)
-
-    def note(self, text: str) -> None:
-        self._observer.note(text)
-
-    def should_stop(self) -> str | None:
-        self._look()
-        return self._observer.should_stop()
 
 
 def _import_materials(study: Study, threads: int, observer: Observer) -> None:
