@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.search import TRIAL
 from hidfd.config import TrialConfig
 from hidfd.studyfile import ResourcesConfig
 from tune.config import SearchConfig, StudyConfig
@@ -19,21 +21,12 @@ from tune.local import Channel
 from tune.planner import Planner
 from tune.state import StudyState
 from tune.work import End, Finished, Work
-from tune.worker import Place
+from tune.worker import Perform, Place
 
 WARM_TRIALS = 100
 """Are not counted: processes start, and modules are loaded."""
 
 SIDE_BY_SIDE = 2
-
-TRIAL = {
-    "data": {"candidates": {"sha256": "a" * 64}, "channels": 1, "image_size_pixels": 28},
-    "teacher": {"checkpoint": {"sha256": "c" * 64}, "architecture": "resnet14", "mean": [0.3], "std": [0.3]},
-    "collection": {"num_images": 100, "holdout_images": 200},
-    "generation": {"networks": "light", "image_size_pixels": 28, "width": 8, "target_images": 3200},
-    "distillation": {"architecture": "resnet8", "target_images": 6400, "batch_images": 64},
-}
-"""Of trials that do nothing."""
 
 RATES = {"distillation.learning_rate": (0.01, 0.5), "distillation.weight_decay": (1e-5, 1e-2)}
 """What they search: path -> range, in its logarithm."""
@@ -79,11 +72,31 @@ def do_nothing(work: Work, place: Place, channel: Channel) -> End:
     return Finished({"agreement": work.params["distillation.learning_rate"]})
 
 
-def nothing_by_this_engine(sampler: str, num_trials: int, folder: Path) -> Overhead:
-    """Planner, ledger and Ray, as `tune run` has them."""
+def run_on_ray(planner: Planner, folder: Path, execute: Perform, on_change: Callable[[], None] = lambda: None) -> None:
+    """The study's engine on a Ray of its own, in a process that has loaded none yet.
+
+    Args:
+        planner: of the study.
+        folder: holds its `store`.
+        execute: does a piece of work.
+        on_change: called ten times a second.
+    """
     environment = before_ray(1, SIDE_BY_SIDE)
     from tune.engine import run_ray
 
+    run_ray(
+        planner,
+        Place(str(folder / "store"), str(folder), "cpu", 1),
+        concurrency=SIDE_BY_SIDE,
+        resources=ResourcesConfig(),
+        environment=environment,
+        on_change=on_change,
+        execute=execute,
+    )
+
+
+def nothing_by_this_engine(sampler: str, num_trials: int, folder: Path) -> Overhead:
+    """Planner, ledger and Ray, as `tune run` has them; what it shows and projects beside them is left out."""
     laps = Laps(num_trials)
     asked = {"num_students": num_trials, "sampler": sampler, "concurrency": SIDE_BY_SIDE, "pruner": {"kind": "none"}}
     searched = {path: {"type": "float", "low": low, "high": high, "log": True} for path, (low, high) in RATES.items()}
@@ -97,15 +110,7 @@ def nothing_by_this_engine(sampler: str, num_trials: int, folder: Path) -> Overh
     (folder / "store").mkdir()
     with open_ledger(str(folder / "ledger.db"), study.name, "agreement") as ledger:
         planner = Planner(StudyState(study, ledger), time.time)
-        run_ray(
-            planner,
-            Place(str(folder / "store"), str(folder), "cpu", 1),
-            concurrency=SIDE_BY_SIDE,
-            resources=ResourcesConfig(),
-            environment=environment,
-            on_change=lambda: laps.count(planner.state.num_ended),
-            execute=do_nothing,
-        )
+        run_on_ray(planner, folder, do_nothing, lambda: laps.count(planner.state.num_ended))
         laps.count(planner.state.num_ended)
     return laps.overhead()
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import yaml
 
-from benchmarks.overhead import SIDE_BY_SIDE
-from hidfd.studyfile import ResourcesConfig
+from benchmarks.overhead import run_on_ray
 from tune.definition import Definition
-from tune.environment import before_ray, before_torch
+from tune.environment import before_torch
 from tune.ledger_places import open_ledger
 from tune.local import Channel, run_local
 from tune.planner import Planner
@@ -83,23 +82,12 @@ def perform_and_note(work: Work, place: Place, channel: Channel) -> End:
 
 def starts(folder: Path) -> tuple[list[float], list[float]]:
     """Seconds to the first step of students in new workers, and in those that have trained one before."""
-    environment = before_ray(1, SIDE_BY_SIDE)
-    from tune.engine import run_ray
-
     rate = {"distillation.learning_rate": {"type": "float", "low": 0.01, "high": 0.1}}
     study = _small_study(folder, "start", rate, "study.num_students=10", "trial.synthesis.num_images=0")
     (folder / "handed-out").mkdir()
     with open_ledger(str(folder / "ledger.db"), study.name, "agreement") as ledger:
         planner = _Noting(StudyState(study, ledger), folder / "handed-out")
-        run_ray(
-            planner,
-            Place(str(folder / "store"), str(folder), "cpu", 1),
-            concurrency=SIDE_BY_SIDE,
-            resources=ResourcesConfig(),
-            environment=environment,
-            on_change=lambda: None,
-            execute=perform_and_note,
-        )
+        run_on_ray(planner, folder, perform_and_note)
     works = [work for work in planner.state.works.values() if work.piece.kind == "student"]
     assert all(work.outcome is not None and work.outcome.state is WorkState.COMPLETE for work in works), planner.notes
     cold: list[float] = []
