@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hidfd.curves import training_pictures
 from hidfd.figures import bars, confusion, lines, short_count
 from hidfd.report import write_trial_report
 from tests.hidfd.outline import Outline, text_of
@@ -117,3 +118,9 @@ def test_figures_hold_many_classes_and_missing_values() -> None:
 
 def test_short_counts() -> None:
     assert [short_count(n) for n in (0, 500, 32_000, 2_400_000)] == ["0", "500", "32k", "2.4M"]
+
+
+def test_what_was_measured_once_has_no_curve() -> None:
+    once = [{"stage": "generation", "images": 200, "generation/coverage": 0.3}]
+    losses = [{"stage": "generation", "images": images, "generation/reg": -1.0} for images in (100, 200)]
+    assert [picture.title for picture in training_pictures(losses + once)["generation"]] == ["Frequency smoothing"]

@@ -1,0 +1,35 @@
+"""What happens beside a running study, seen without an engine."""
+
+from pathlib import Path
+
+from hidfd.progress import Observer
+from hidfd.stages import kept_digests
+from hidfd.store import Store
+from tests.tune.world import World, definition
+from tune.planner import Planner
+from tune.projection import Projection
+from tune.tracking import Tracker
+from tune.watch import Watch
+from tune.work import Finished, Work
+
+
+def test_remove_spares_what_a_running_study_has_come_to_need(tmp_path: Path) -> None:
+    study, store = definition(), Store.open(str(tmp_path / "store"))
+    planner = World().planner(study)
+    with Projection(Tracker(f"sqlite:///{tmp_path}/mlflow.db", study.name)) as projection:
+        watch = Watch(planner, store, "me", projection, Observer(), lambda snapshot: None)
+        watch.refer()
+        assert store.references()[study.name] == kept_digests(study.base), "the study's own, before anything is asked"
+        needed = set[str]()
+        for _ in range(6):  # a collection, two generators, some students
+            needed |= needs_of_next(planner)
+            watch.refer()
+            assert needed <= store.references()[study.name]
+
+
+def needs_of_next(planner: Planner) -> set[str]:
+    work = planner.next_work(1)
+    assert isinstance(work, Work)
+    planner.on_start(work, "here")
+    planner.on_end(work, Finished({"generator.effective_classes": 9.0, "agreement": 0.5, "validation_accuracy": 0.5}))
+    return kept_digests(work.piece.config)
