@@ -47,8 +47,7 @@ class Prospects:
         )
         expected = self._model.predict(observed.points, observed.groups)[0]
         # Where nothing is feasible yet, almost anything improves, so that the chance to become feasible decides.
-        is_any = observed.feasible.any()
-        self._best = float(np.max(expected[observed.feasible]) if is_any else np.min(expected))
+        self._best = float(np.max(expected[observed.feasible], initial=np.min(expected)))
         if len(observed.pending):
             self._model.expect(observed.pending, observed.pending_groups)
         self._chances = [chance for chance in (_of_builds(observed), _of_students(observed)) if chance is not None]
