@@ -226,8 +226,9 @@ def show(options: argparse.Namespace) -> None:
     for attempt in work.attempts:
         end, reached = attempt.end or "running", attempt.images_to
         print(f"attempt {attempt.number}: {end} on {attempt.node}, reached {reached:,} images")
-    print(f"folder: {work.folder}")
-    print(f"report: {work.folder}/report.html")
+    if work.kind != "opening":
+        print(f"folder: {work.folder}")
+        print(f"report: {work.folder}/report.html")
     if (Path(work.folder) / "config.yaml").is_file():
         print(f"alone: python -m hidfd run {shlex.quote(work.folder)}/config.yaml")
     print(f"next: {_command('status', options)}")

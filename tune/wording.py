@@ -156,6 +156,8 @@ def forecast_lines(forecast: Forecast, definition: Definition) -> list[str]:
             f"take ~ {duration(forecast.saved_seconds)} more"
         )
     lines += left_in_words(forecast, definition)
+    if not forecast.seconds.high:
+        return lines
     gpus = f" and {forecast.gpus:g} GPUs" if forecast.gpus else ""
     lines.append(f"at once: {forecast.cpus:g} CPUs{gpus}; the store grows by ~ {_bytes(forecast.bytes_left)}")
     if definition.base.data.test is not None and definition.study.test_labels == "once" and definition.search:

@@ -108,6 +108,10 @@ def test_watcher_reads_lines_and_at_the_end_the_test_labels_were_opened_once(stu
     document = lines[-1]["document"]
     assert all(0 <= row["means"]["test_accuracy"] <= 1 for row in document["rows"])
     store = study.folder / ".hidfd" / "store"
+    label = f"{document['openings'][0]['students'][0]}-test"
+    opened = study.run("tune", "show", "study.yaml", label, test_split)
+    assert "test_accuracy" in opened.stdout
+    assert "report:" not in opened.stdout, "an opening has no folder"
     assert len(list(store.glob("opening/*/manifest.json"))) == 4
     again = study.run("tune", *LOCAL, test_split)
     assert "test accuracy" in again.stdout

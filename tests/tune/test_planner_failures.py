@@ -167,6 +167,8 @@ def test_study_killed_before_any_ledger_write_equals_the_uninterrupted_one() -> 
         assert summary(resumed) == expected, f"killed before write {at}"
         assert set(broken.built.values()) == {1}
         assert all(trial.state.is_finished() for trial in resumed.state.ledger.history())
+        attempts = [attempt for work in resumed.state.works.values() for attempt in work.attempts]
+        assert all(attempt.ended is not None for attempt in attempts), "what died with its driver costs no more"
         at += 1
     assert at > 50
 

@@ -145,6 +145,7 @@ def test_plan_is_told_with_its_range_its_price_and_what_the_budget_lacks(tmp_pat
     assert left_in_words(forecast, study) == lines[2:4]
     over = forecast_of(run(definition(data=TESTED), World()).state, Store.open(tmp_path / "store"))
     assert left_in_words(over, study) == ["left to do: nothing that takes long"]
+    assert forecast_lines(over, study)[-1] == "left to do: nothing that takes long", "not what is over already"
 
 
 def test_sharing_of_a_grid_is_told_as_it_is(tmp_path: Path, whole: StudySnapshot) -> None:
