@@ -62,11 +62,16 @@ class SqliteFile:
             LedgerError: it is no database, or cannot be read.
         """
         try:
-            with sqlite3.connect(self.path, timeout=BUSY_SECONDS) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-            connection.close()
-            arguments = {"connect_args": {"timeout": BUSY_SECONDS}}
-            storage = RDBStorage(f"sqlite:///{self.path}", engine_kwargs=arguments)
+            # Whoever looks on while a driver makes the tables waits for them; Optuna makes them one by one.
+            with self._beside("lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                with sqlite3.connect(self.path, timeout=BUSY_SECONDS) as connection:
+                    connection.execute("PRAGMA journal_mode=WAL")
+                connection.close()
+                arguments = {"connect_args": {"timeout": BUSY_SECONDS}}
+                storage = RDBStorage(f"sqlite:///{self.path}", engine_kwargs=arguments)
+        except OSError as error:
+            raise self._not_writable(error) from error
         except (sqlite3.Error, StorageInternalError, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
             raise LedgerError(
                 f"{self.path}: not a ledger that can be opened ({str(error).splitlines()[0]}); if it is damaged, move "
@@ -88,13 +93,10 @@ class SqliteFile:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock_path = self._lock_path(name)
+            lock_path = self._beside(f"{name}.lock")
             lock = lock_path.open("a+")
         except OSError as error:
-            raise LedgerError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another place: storage.ledger=PATH, or "
-                f"HIDFD_LEDGER"
-            ) from error
+            raise self._not_writable(error) from error
         with lock:
             _lock(lock, lock_path, name)
             lock.seek(0)
@@ -106,7 +108,7 @@ class SqliteFile:
 
     def holder(self, name: str) -> str | None:
         """Who drives a study now, in words; None if nobody does."""
-        lock_path = self._lock_path(name)
+        lock_path = self._beside(f"{name}.lock")
         if not lock_path.exists():
             return None
         with lock_path.open() as lock:
@@ -116,8 +118,14 @@ class SqliteFile:
                 return _holder(lock_path)
         return None
 
-    def _lock_path(self, name: str) -> Path:
-        return self.path.with_name(f"{self.path.name}.{name}.lock")
+    def _beside(self, ending: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{ending}")
+
+    def _not_writable(self, error: OSError) -> LedgerError:
+        return LedgerError(
+            f"{self.path}: cannot be written ({error.strerror}); choose another place: storage.ledger=PATH, or "
+            f"HIDFD_LEDGER"
+        )
 
     def _error_of(self, error: Exception, _is_connected: bool) -> LedgerError:
         said = str(error).splitlines()[0]

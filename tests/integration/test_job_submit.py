@@ -39,7 +39,9 @@ def study(tiny: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Workplac
 
 
 def snapshot(study: Workplace) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(study.run("tune", "status", "studies/x.yaml", "--json").stdout)
+    looked = study.run("tune", "status", "studies/x.yaml", "--json")
+    assert looked.returncode == 0, looked.stdout + looked.stderr
+    found: dict[str, Any] = json.loads(looked.stdout)
     return found
 
 

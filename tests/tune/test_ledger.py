@@ -13,6 +13,7 @@ import pytest
 from tests.tune.world import World, definition
 from tune.errors import LedgerError, LedgerHeld
 from tune.ledger import Ledger
+from tune.ledger_file import SqliteFile
 from tune.ledger_places import copy_ledger, holder_of, open_ledger
 from tune.local import run_local
 from tune.planner import Planner
@@ -85,6 +86,25 @@ def test_optuna_is_told_the_truth(tmp_path: Path) -> None:
                 assert trial.last_step == 3200
             case WorkState.COLLAPSED:
                 assert (trial.state.name, trial.value, trial.constraints["feasible"]) == ("PRUNED", None, 1.0)
+
+
+def test_file_that_is_being_made_is_waited_for(tmp_path: Path) -> None:
+    together, refused = threading.Barrier(4), []
+
+    def look() -> None:
+        together.wait()
+        try:
+            with SqliteFile(tmp_path / "ledger.db").open() as storage:
+                storage.get_all_studies()
+        except LedgerError as error:
+            refused.append(str(error))
+
+    lookers = [threading.Thread(target=look) for _ in range(4)]
+    for looker in lookers:
+        looker.start()
+    for looker in lookers:
+        looker.join()
+    assert refused == []
 
 
 def test_ledger_writes_ahead(tmp_path: Path) -> None:
