@@ -22,7 +22,7 @@ from tune.state import StudyState
 from tune.work import Done, End, Finished, Report, Wait, Work
 from tune.worker import Place, perform
 
-SHARED_BY = 6
+SHARED_BY = 8
 """Students that share a generator where reuse is measured."""
 
 STUDY_FILE = Path(__file__).parents[1] / "studies" / "quickstart.yaml"
@@ -52,7 +52,7 @@ class _Noting(Planner):
 
 
 class FirstStep:
-    """A channel that notes when training has begun."""
+    """A channel that notes when a student is about to take its first step."""
 
     def __init__(self, channel: Channel) -> None:
         self.at: float | None = None
@@ -60,7 +60,7 @@ class FirstStep:
 
     def report(self, report: Report) -> None:
         """Passes it on."""
-        if self.at is None and report.stage == "distillation" and report.images > 0:
+        if self.at is None and report.stage == "distillation":
             self.at = time.time()
         self._channel.report(report)
 
