@@ -1,6 +1,7 @@
 # make quickstart         a real study on real data: set up, then run studies/quickstart.yaml
 # make test               set up the same way, then every check: lint, types, imports, tests
 # make test-integration   tests against real servers and Ray nodes; as root it installs what they need
+# make test-python312     `pytest -q` on Python 3.12, where there is one beside the Python of .venv
 # make kill-matrix        kills parts of real studies at drawn moments; ARGS="--only worker/generation" runs one cell
 # make setup | lint | types | imports | tests | format | lock | clean
 #
@@ -11,13 +12,15 @@ SHELL := bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint types imports tests test-integration kill-matrix servers format lock clean
+.PHONY: help setup quickstart test lint types imports tests quick-tests test-integration test-python312 kill-matrix servers \
+	format lock clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c '$(SUPPORTED)' 2>/dev/null && { echo $$p; exit; }; done; echo python3)
-BIN := .venv/bin
-STAMP := .venv/set-up
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/set-up
 
 # Two OpenMP threads that wait actively slow each other down when other work shares the cores.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -30,7 +33,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX
 unexport PYTHONDONTWRITEBYTECODE
 
 help:
-	sed -n 's/^# \{0,1\}//p' Makefile | head -6
+	sed -n 's/^# \{0,1\}//p' Makefile | head -7
 
 setup: $(STAMP)
 
@@ -41,8 +44,8 @@ $(STAMP): requirements.lock pyproject.toml
 		echo "error: Python 3.11 or 3.12 is needed, but $(PYTHON) is $$($(PYTHON) -V 2>&1);" \
 			"name another: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	if [ ! -x $(BIN)/pip ]; then
-		echo "set-up: making .venv with $$($(PYTHON) -V)"
-		$(PYTHON) -m venv --clear .venv
+		echo "set-up: making $(VENV) with $$($(PYTHON) -V)"
+		$(PYTHON) -m venv --clear $(VENV)
 	fi
 	echo "set-up: installing $$(grep -c == requirements.lock) packages (1-2 minutes and 7 GB of disk the first time)"
 	[ -x $(BIN)/uv ] || $(BIN)/pip install --quiet uv
@@ -77,18 +80,35 @@ test-integration: $(STAMP) servers
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 0 -m integration --durations 10 $(ARGS)
 	echo "test-integration: passed in $$SECONDS s"
 
+quick-tests: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 $(ARGS)
+	echo "quick-tests: passed in $$SECONDS s"
+
+# An environment of its own, in .venv-3.12. pyenv's shims of versions that are not active do not start.
+test-python312:
+	for python in python3.12 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12.*/bin/python; do
+		if "$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null; then
+			exec $(MAKE) --no-print-directory VENV=.venv-3.12 PYTHON="$$python" quick-tests
+		fi
+	done
+	echo "test-python312: skipped, no Python 3.12 here; get one: uv python install 3.12 puts python3.12 into ~/.local/bin"
+
 kill-matrix: $(STAMP) servers
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.integration.kills --write $(ARGS)
 
 # What some tests start on loopback, each in a folder of its own; without it they skip and say how to get it.
 servers: $(STAMP)
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v postgres >/dev/null \
-		&& ! compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
-		echo "set-up: installing PostgreSQL's server for the tests"
-		mkdir -p /etc/postgresql-common
-		echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+	missing=
+	command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=' postgresql'
+	command -v chromedriver >/dev/null || missing+=' chromium chromium-driver fonts-dejavu-core'
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+		echo "set-up: installing for the tests:$$missing"
+		if [[ $$missing == *postgresql* ]]; then  # no cluster of its own
+			mkdir -p /etc/postgresql-common
+			echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+		fi
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-			-o Dpkg::Options::=--force-confold postgresql >/dev/null || echo "set-up: it could not be installed" >&2
+			-o Dpkg::Options::=--force-confold $$missing >/dev/null || echo "set-up: it could not be installed" >&2
 	fi
 	if command -v go >/dev/null && ! command -v versitygw >/dev/null && [ ! -x $(BIN)/versitygw ]; then
 		echo "set-up: building an S3 server for the tests (two minutes of CPU time)"
@@ -109,5 +129,5 @@ lock: $(STAMP)
 
 # Not .hidfd: nothing that a user made is deleted here (`python -m hidfd store remove` does that).
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-3.12 build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -exec rm -rf {} +

@@ -305,7 +305,7 @@ def _print_result(ended: Ended) -> None:
     if ended.tracking_error:
         print(f"MLflow could not be written ({ended.tracking_error}); this makes up for it: {snapshot.command}")
     print(f"report: {ended.report}")
-    print(f"MLflow: {mlflow_command(snapshot.tracking) or snapshot.tracking}")
+    print(f"MLflow: {mlflow_command(snapshot.tracking) or snapshot.tracking}  (there: Model training, {snapshot.name})")
     if snapshot.rows and snapshot.rows[0].role == "finalist" and len(snapshot.rows[0].keys) == 1:
         print(f"more seeds: {snapshot.command} --seeds 3")
 

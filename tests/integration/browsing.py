@@ -1,0 +1,111 @@
+"""MLflow's pages as a person sees them, in headless Chromium: from the server's first page to a champion's sample grid.
+
+    python -m tests.integration.browsing http://127.0.0.1:5000 quickstart FOLDER
+
+keeps `study.png` and `samples.png` in the folder. Chromium and its driver are Debian's (`chromium-driver`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium.common.exceptions import TimeoutException
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support import expected_conditions as conditions
+from selenium.webdriver.support.ui import WebDriverWait
+
+GET_IT = "apt-get install chromium-driver"
+
+WAIT_SECONDS = 60.0
+"""For a part of a page: on busy cores MLflow's take long."""
+
+SETTLE_SECONDS = 1.5
+"""For what moves on a page, before its picture is taken."""
+
+OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1500,900")
+
+
+class Browser:
+    """One window, in which things are clicked as soon as they can be."""
+
+    def __init__(self, driver: Chrome) -> None:
+        self._driver = driver
+        self._wait = WebDriverWait(driver, WAIT_SECONDS)
+
+    def to_the_study(self, address: str, study: str) -> None:
+        """From MLflow's first page to the page of a study's run."""
+        self._driver.get(address)
+        self._click("//*[text()='Model training']")  # as it is, MLflow shows what it has for language models
+        self._click("//button[@aria-label='Close' or .//span[contains(@class, 'Close')]]", seconds=5.0)
+        self._click(f"//a[text()='{study}']")
+        self._click(f"//a[contains(@href, '/runs/')][contains(., '{study}')]")
+        self._find("//*[text()='hidfd.best']")
+
+    def to_its_champion(self) -> str:
+        """From a study's run to the run that its tag names; returns that name."""
+        tag = self._find("//*[text()='hidfd.best']/following::span[normalize-space()][1]")
+        champion = tag.text.removeprefix(":").strip()
+        self._click(f"//a[normalize-space()='{champion}']")
+        self._find(f"//h1[contains(., '{champion}')]|//h2[contains(., '{champion}')]")
+        return champion
+
+    def to_the_samples(self) -> WebElement:
+        """From a student's run to its sample grid, shown in the page; returns the picture."""
+        self._click("//*[@role='tab'][contains(., 'Artifacts')]")
+        self._click("//*[text()='pictures']")
+        self._click("//*[starts-with(text(), 'generation-')]")
+        picture = self._find("//img[starts-with(@src, 'blob:') or contains(@src, 'generation-')]")
+        self._wait.until(lambda driver: driver.execute_script("return arguments[0].naturalWidth", picture))
+        return picture
+
+    def keep(self, path: Path) -> None:
+        """What is to be seen now, as a PNG."""
+        time.sleep(SETTLE_SECONDS)
+        self._driver.save_screenshot(str(path))
+
+    def _find(self, where: str) -> WebElement:
+        return self._wait.until(conditions.visibility_of_element_located((By.XPATH, where)), f"not shown: {where}")
+
+    def _click(self, where: str, seconds: float | None = None) -> None:
+        """What need not be there is waited for a few seconds."""
+        wait = self._wait if seconds is None else WebDriverWait(self._driver, seconds)
+        with contextlib.suppress(*[] if seconds is None else [TimeoutException]):
+            wait.until(conditions.element_to_be_clickable((By.XPATH, where)), f"not to be clicked: {where}").click()
+
+
+@contextlib.contextmanager
+def browser() -> Iterator[Browser]:
+    """Chromium for as long as the block lasts; skips the test, and says how to get it, where there is none."""
+    driver = shutil.which("chromedriver")
+    if driver is None:
+        pytest.skip(f"no Chromium with its driver here; get one: {GET_IT}")
+    options = ChromeOptions()
+    for option in OPTIONS:
+        options.add_argument(option)
+    window = Chrome(options=options, service=ChromeService(driver))
+    try:
+        yield Browser(window)
+    finally:
+        window.quit()
+
+
+def main(address: str, study: str, folder: str) -> None:
+    """Keeps the pictures of a study on a server that runs."""
+    with browser() as window:
+        window.to_the_study(address, study)
+        window.keep(Path(folder) / "study.png")
+        window.to_its_champion()
+        window.to_the_samples()
+        window.keep(Path(folder) / "samples.png")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
