@@ -1,11 +1,16 @@
-"""A study whose store is a real S3 server that refuses, or has gone; and a secret key that no message shows."""
+"""A study whose store is a real S3 server: killed, gone on with, listed; and a secret key that nothing shows."""
 
+import json
+import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.integration.conftest import Workplace, tiny_study
 from tests.integration.s3 import S3Server, running_s3
+from tests.integration.test_study import results, started
 
 pytestmark = pytest.mark.integration
 
@@ -31,6 +36,44 @@ def study(tiny: Workplace) -> Workplace:
     tree["search"] = {"distillation.inflation": {"type": "float", "low": 1, "high": 10}}
     tiny.write(tree)
     return tiny
+
+
+def check_hidden(secret: str, said: list[str], *folders: Path) -> None:
+    """In nothing that was printed, and in no file: ledger, MLflow's database and artifacts, reports, manifests."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert {"ledger.db", "mlflow.db", "report.html", "manifest.json"} <= {path.name for path in files}
+    shown = [path for path in files if secret.encode() in path.read_bytes()]
+    assert not shown
+    assert not any(secret in text for text in said)
+
+
+def test_study_killed_over_s3_goes_on_with_what_was_built(server: S3Server, study: Workplace) -> None:
+    killed = started(study, "run", "study.yaml")
+    until = time.monotonic() + 240
+    while not list(server.bucket.glob("team/collection/*/manifest.json")):
+        assert killed.poll() is None, killed.communicate()
+        assert time.monotonic() < until, "it takes too long"
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    out, err = killed.communicate()
+
+    done = study.run_process("tune", "run", "study.yaml")
+    assert done.returncode == 0, done.stderr
+    found = results(study)
+    assert found["finished"]
+    snapshot = json.loads(study.run("tune", "status", "study.yaml", "--json").stdout)
+    (collection,) = (work for work in snapshot["works"] if work["label"] == "collection-0")
+    assert [attempt["end"] for attempt in collection["attempts"]].count("finished") == 1
+
+    listed = study.run("hidfd", "store", "list", "--store", SHARED)
+    assert listed.returncode == 0, listed.stderr
+    assert {"teacher", "collection", "generation", "distillation"} <= set(listed.stdout.split()), listed.stdout
+    assert not (study.folder / ".hidfd" / "store").exists()
+    again = study.run("tune", "run", "study.yaml", "--engine", "local")
+    assert "nothing was run" in again.stdout, again.stdout + again.stderr
+
+    said = [out, err, *(text for ran in (done, listed, again) for text in (ran.stdout, ran.stderr))]
+    check_hidden(server.secret, said, study.folder, server.bucket)
 
 
 def test_store_that_cannot_be_reached_or_refuses_is_one_clear_message(server: S3Server, study: Workplace) -> None:
