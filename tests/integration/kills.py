@@ -224,14 +224,14 @@ class KillMatrix:
         node, process = running.until(self._worker)
         if killed == "driver":
             running.kill()
-            while Path(f"/proc/{process}").exists():  # its job ends with it
+            while any(map(self._ray.workers, self._nodes)):  # its job ends with it, on all nodes
                 time.sleep(0.01)
         elif killed == "worker":
             os.kill(process, signal.SIGKILL)
         else:
             self._nodes.remove(node)
             self._ray.kill(node)
-        return Moment() if loop is None else running.moment_of(loop.checkpoints)
+        return Moment() if loop is None else running.moment_of(loop.checkpoints, loop.images)
 
     def _worker(self) -> tuple[int, int] | None:
         """Node and process that do the work."""

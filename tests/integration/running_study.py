@@ -69,7 +69,7 @@ class RunningStudy:
         tree["study"]["controls"] = {"real_only": False, "synthetic_only": False, "plain_kd": False}
         tree["search"] = {"generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4}}
         tree["search"]["distillation.inflation"] = {"type": "float", "low": 1, "high": 10}
-        tree["trial"]["generation"]["target_images"] = 800
+        tree["trial"]["generation"]["target_images"] = 1200
         tree["trial"]["distillation"]["target_images"] = 2400
         tree["trial"]["checkpoint_every_seconds"] = CHECKPOINT_SECONDS
         tiny_workplace(folder).write(tree)
@@ -126,22 +126,22 @@ class RunningStudy:
         return (self._folder / "output").read_text(errors="replace")
 
     def checkpoints(self, folder: str) -> dict[int, float]:
-        """Those of a loop under way that stand: images -> when it was written."""
+        """Those of a loop that stand: images -> when it was written."""
         found = (self._folder / "store" / "checkpoints" / folder).glob("*/manifest.json")
-        of_loop = [
-            manifest for manifest in found if manifest.parent.name.isdecimal()
-        ]  # a generator leaves `<images>-end`
-        return {int(manifest.parent.name): manifest.stat().st_mtime for manifest in of_loop}
+        # A generator that has come to its end leaves `<images>-end`.
+        return {int(path.parent.name.removesuffix("-end")): path.stat().st_mtime for path in found}
 
-    def moment_of(self, folder: str) -> Moment:
-        """Where a loop stands that has been killed just now."""
+    def moment_of(self, folder: str, images: int) -> Moment:
+        """Where a loop of so many images stands that has been killed just now."""
         now, checkpoints = time.time(), self.checkpoints(folder)
         assert checkpoints, "the loop had ended before it was killed: it is too short for this machine"
         saved = max(checkpoints)
+        if saved >= images:  # it came to its end while Ray ended its process
+            return Moment(saved)
         before = min(checkpoints)
         since = now - checkpoints[saved]
         pace = (saved - before) / (checkpoints[saved] - checkpoints[before]) if before < saved else saved
-        return Moment(saved, pace * since, since / CHECKPOINT_SECONDS)
+        return Moment(saved, min(pace * since, images - saved), since / CHECKPOINT_SECONDS)
 
     def resumed_at(self) -> list[int]:
         """Images at which loops said to have gone on."""
