@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hidfd.config import TrialConfig
 from hidfd.page import percent, points, relative_paths
 from tune.comparison import TABLE_METRICS
+from tune.comparison import champion_of as best_row
 from tune.definition import FRESH
 from tune.findings import METRIC_NAMES, best_trial, shown
 from tune.snapshot import RowSnapshot, StudySnapshot, WorkSnapshot, WorkState
@@ -48,20 +49,13 @@ class Champion:
 
 
 def champion_of(snapshot: StudySnapshot) -> Champion | None:
-    """The champion, once every finalist has ended on all of its seeds and one has a number; None until then.
+    """The champion, once everything that it is held against has ended too; None until then.
 
-    None as well where no finalist keeps the study's constraints on the fresh seeds. Of several that do it is the one of
-    the highest mean, of equals the earlier one.
+    It is the row that the verdict is about (`tune.comparison.champion_of`). None as well where no finalist has a number
+    from every fresh seed, or none keeps the study's constraints there.
     """
-    finalists = [row for row in snapshot.rows if row.role == "finalist"]
-    if not all(_has_ended(row, snapshot) for row in finalists):
-        return None
-    row = max(
-        (row for row in finalists if row.feasible and snapshot.objective in row.means),
-        key=lambda row: row.means[snapshot.objective],
-        default=None,
-    )
-    if row is None:
+    row = best_row(snapshot.rows, snapshot.objective)
+    if row is None or not snapshot.finished:
         return None
     mean = row.means[snapshot.objective]
     students = _complete(row, snapshot)
@@ -168,11 +162,6 @@ def input_in_words(snapshot: StudySnapshot) -> str:
         f"Takes float32 images in [0, 1] (uint8 ones divided by 255; normalisation is inside), batch x {channels} x "
         f"{side} x {side} with any batch; gives logits of {data['num_classes']} classes{classes}."
     )
-
-
-def _has_ended(row: RowSnapshot, snapshot: StudySnapshot) -> bool:
-    works = [snapshot.work(key) for key in row.keys]
-    return all(work is not None and work.state.is_final for work in works)
 
 
 def _complete(row: RowSnapshot, snapshot: StudySnapshot) -> list[WorkSnapshot]:

@@ -203,21 +203,24 @@ def summarise(row: Row, works: Mapping[str, Work], study: StudyConfig) -> RowSna
 
 
 def verdict_of(rows: Sequence[RowSnapshot], objective: str) -> str | None:
-    """The best trial against each of its controls, in words; None until they have all ended with a number.
+    """The best finalist against the second and each of its controls, in words; None until all have a number.
 
     Percentage points of validation accuracy where labels exist, which the search has not been allowed to see unless
     it asked for them, else of the objective.
     """
     finalist = champion_of(rows, objective)
     controls = [row for row in rows if row.role == "control"]
-    if finalist is None or not controls or any(row.num_complete < len(row.keys) for row in controls):
+    if finalist is None or any(row.num_complete < len(row.keys) for row in controls):
         return None
     metric = "validation_accuracy" if "validation_accuracy" in finalist.means else objective
     n = finalist.num_complete
     others = [row for row in rows if row.role == "finalist" and row is not finalist and metric in row.means]
     second = max(others, key=lambda row: row.means[objective], default=None)
-    gains = [_gain(finalist, other, metric, n) for other in [*([second] if second else []), *controls]]
-    levels = ", ".join(f"{100 * control.means[metric]:.1f}" for control in controls)
+    beside = [*([second] if second else []), *controls]
+    if not beside:
+        return None
+    gains = [_gain(finalist, other, metric) for other in beside]
+    levels = ", ".join(f"{100 * other.means[metric]:.1f}" for other in beside)
     caution = "; one seed decides nothing, seeds differ by 1-2 points: --seeds 3 says more" if n == 1 else ""
     return (
         f"{finalist.name} {', '.join(gains)} (n = {n}): "
@@ -225,11 +228,12 @@ def verdict_of(rows: Sequence[RowSnapshot], objective: str) -> str | None:
     )
 
 
-def _gain(finalist: RowSnapshot, other: RowSnapshot, metric: str, n: int) -> str:
+def _gain(finalist: RowSnapshot, other: RowSnapshot, metric: str) -> str:
     gain = 100 * (finalist.means[metric] - other.means[metric])
     text = f"{gain:+.1f} over {other.name}"
-    if n > 1 and metric in other.deviations:
-        error = 100 * math.hypot(finalist.deviations[metric], other.deviations[metric]) / math.sqrt(n)
+    if metric in finalist.deviations and metric in other.deviations:
+        errors = [row.deviations[metric] / math.sqrt(row.num_complete) for row in (finalist, other)]
+        error = 100 * math.hypot(*errors)
         text += f" ± {error:.1f}{' (not separable)' if abs(gain) < 2 * error else ''}"
     return text
 

@@ -95,7 +95,11 @@ class Definition:
         return changed(self.base, {**values, **dict.fromkeys(FRESH, seed)})
 
     def identity(self) -> dict[str, Any]:
-        """What the search's suggestions belong to: where it differs, they are no longer one search."""
+        """What the study's results belong to: where it differs, they are no longer one study.
+
+        Neither how much is asked for nor what the best is held against in the end (finalists, seeds, controls, test
+        labels): a study goes on with other ones.
+        """
         study = self.study
         content: dict[str, Any] = {
             "study": {
@@ -110,8 +114,8 @@ class Definition:
             "trial": result_settings(self.base),
             "stage_versions": VERSIONS,
         }
-        judged = study.model_dump(mode="json", include={"further_objectives", "constraints"})
-        content["study"] |= {name: asked for name, asked in judged.items() if asked}  # studies without them stay equal
+        more = study.model_dump(mode="json", include={"further_objectives", "constraints", "points", "variants"})
+        content["study"] |= {name: asked for name, asked in more.items() if asked}  # studies without them stay equal
         plain: dict[str, Any] = json.loads(json.dumps(content))
         return plain
 

@@ -12,6 +12,7 @@ from typing import Any
 from hidfd.page import Tile, number, percent, points
 from hidfd.progress import duration
 from tune.comparison import TABLE_METRICS, TRUSTED_TAU
+from tune.comparison import champion_of as best_row
 from tune.measures import MEASURES, written
 from tune.snapshot import RowSnapshot, StudySnapshot, TrialSnapshot, WorkSnapshot, WorkState
 from tune.trade_offs import (
@@ -67,8 +68,9 @@ def best_trial(snapshot: StudySnapshot) -> TrialSnapshot | None:
 
 
 def finalist_of(snapshot: StudySnapshot) -> RowSnapshot | None:
-    """The row of the best trial on fresh seeds, once it has a number."""
-    return next((row for row in snapshot.rows if row.role == "finalist" and row.num_complete), None)
+    """The row of the best finalist on fresh seeds, once one has a number."""
+    numbered = (row for row in snapshot.rows if row.role == "finalist" and row.num_complete)
+    return best_row(snapshot.rows, snapshot.objective) or next(numbered, None)
 
 
 def measured(metric: str, value: float | None, error: float | None) -> tuple[str, str | None]:

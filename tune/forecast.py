@@ -121,7 +121,7 @@ def forecast_of(state: StudyState, store: Store) -> Forecast:
     seconds = sum((row.seconds for row in rows), NOTHING)
     side = max(1, min(definition.study.concurrency, math.ceil(sum(row.left.high for row in rows))))
     clock = _by_the_clock(state, rows, seconds, side)
-    spent = Account(attempt for work in state.works.values() for attempt in work.attempts).spent(0.0)
+    spent = Account(state.roster.attempts()).spent(0.0)
     amounts = _amounts(definition, seconds, clock)
     generation = next((row for row in rows if row.what == "generation"), None)
     users = num_users(state, unseen)

@@ -47,6 +47,7 @@ class Suggestion:
         group: number of the suggestion whose upstream parameters it holds.
         why: these parameters, in words.
         point: which of `study.points` it tries, if one.
+        retries: number of the suggestion that failed and that it makes again, if one.
         work: keys of its pieces, the student's last; empty until they are written.
         rungs: student images -> decision there.
         state, reason, value: the student's, once it has ended.
@@ -59,6 +60,7 @@ class Suggestion:
     group: int
     why: str = ""
     point: int | None = None
+    retries: int | None = None
     work: tuple[str, ...] = ()
     rungs: dict[int, Decision] = field(default_factory=dict)
     state: WorkState = WorkState.WAITING
@@ -163,6 +165,7 @@ class Ledger:
                     group=attributes["group"],
                     why=attributes.get("why", ""),
                     point=attributes.get("point"),
+                    retries=attributes.get("retries"),
                     work=tuple(attributes.get("work", ())),
                     rungs={int(k): Decision.from_json(v) for k, v in attributes.get("rungs", {}).items()},
                     state=WorkState(outcome.get("state", WorkState.WAITING)),
@@ -199,7 +202,9 @@ class Ledger:
             suggestion: whose number is how many there are.
             distributions: of its parameters.
         """
-        attributes = {"group": suggestion.group, "why": suggestion.why, "point": suggestion.point}
+        attributes: dict[str, Any] = {"group": suggestion.group, "why": suggestion.why, "point": suggestion.point}
+        if suggestion.retries is not None:
+            attributes["retries"] = suggestion.retries
         trial = create_trial(
             state=TrialState.RUNNING,
             params=dict(suggestion.params),
@@ -240,8 +245,9 @@ class Ledger:
             WorkState.COMPLETE: TrialState.COMPLETE,
             WorkState.FAILED: TrialState.FAIL,
         }.get(suggestion.state, TrialState.PRUNED)
-        # With several objectives Optuna knows no values on the way: its TPE could not place them. The rungs have them.
-        if suggestion.state is WorkState.PRUNED and len(self._directions) == 1:
+        # Rungs show agreement. Where Optuna is told something else, or several things, it knows no values on the way:
+        # TPE would take them for the objective, or could not place them.
+        if suggestion.state is WorkState.PRUNED and len(self._directions) == 1 and self._objective == "agreement":
             reported = self._frozen(self._search, suggestion.number).intermediate_values
             for images, decision in suggestion.rungs.items():
                 if images not in reported:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import InMemoryStorage
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import FrozenTrial
 
 from hidfd.studyfile import redacted
 from tune.errors import LedgerError
@@ -73,13 +75,34 @@ def copy_ledger(ledger: str, name: str, objective: str, further: Iterable[str] =
     copy = InMemoryStorage()
     if place.has_ledger():
         with place.open() as database, storage_errors():
-            names = {study.study_name for study in database.get_all_studies()}
-            for part in (name, f"{name}/work"):
-                if part in names:
-                    optuna.copy_study(from_study_name=part, from_storage=database, to_storage=copy)
+            copy = _copy_of(database, name)
     copied = Ledger(copy, name, objective, further)
     copied.take()
     return copied
+
+
+def _copy_of(database: BaseStorage, name: str) -> InMemoryStorage:
+    """Suggestions first, then the pieces of work of these: the driver may write more meanwhile."""
+    copy, works = InMemoryStorage(), f"{name}/work"
+    known = {study.study_name for study in database.get_all_studies()}
+    num_suggestions = 0
+    if name in known:
+        optuna.copy_study(from_study_name=name, from_storage=database, to_storage=copy)
+        num_suggestions = copy.get_n_trials(copy.get_study_id_from_name(name))
+    if works in known:
+        found = optuna.load_study(study_name=works, storage=database)
+        copied = optuna.create_study(study_name=works, storage=copy, direction="maximize")
+        for key, value in found.user_attrs.items():
+            copied.set_user_attr(key, value)
+        trials = found.get_trials(deepcopy=False)
+        copied.add_trials(itertools.takewhile(lambda trial: _trial_of(trial) < num_suggestions, trials))
+    return copy
+
+
+def _trial_of(work: FrozenTrial) -> int:
+    """Number of the suggestion that a piece of work was made for; -1 for those of the comparison at the end."""
+    number: int | None = work.user_attrs["work"]["trial"]
+    return -1 if number is None else number
 
 
 def holder_of(ledger: str, name: str) -> str | None:

@@ -84,7 +84,7 @@ class Planner:
         self._now = -math.inf
         self._listened = self.now()
         self._drain_reason: str | None = None
-        self._account = Account(attempt for work in state.works.values() for attempt in work.attempts)
+        self._account = Account(state.roster.attempts())
         self._pace = Pace()
         self._reserve_stand: tuple[int | None, int] | None = None
         self._reserved = Cost()
@@ -199,6 +199,8 @@ class Planner:
             return
         if live.attempt is None:
             self.on_start(work, "(never started)")
+        if live.silent >= self._hung_seconds and isinstance(end, Stopped):
+            end = Lost(live.verdict or "hung", cpu_seconds=end.cpu_seconds)  # that it obeyed in the end is no excuse
         attempt = work.attempts[-1]
         attempt.ended = attempt.last_seen = self.now()
         self._account.close(attempt)

@@ -141,12 +141,13 @@ def _why_none(snapshot: StudySnapshot) -> str:
         )
     if snapshot.finished:
         return (
-            f"study {snapshot.name!r} has ended without a finalist that ran to its end on a fresh seed, so there is no "
-            f"student to promote; its report says why: {snapshot.folder}/report.html"
+            f"study {snapshot.name!r} has ended without a finalist that ran to its end on every fresh seed, so there "
+            f"is no student to promote; its report says why: {snapshot.folder}/report.html"
         )
     stands = f"{sum(row.num_complete for row in finalists)} of {wanted} have ended" if finalists else "none was begun"
     return (
-        f"study {snapshot.name!r} has no champion yet: only a student of fresh seeds is promoted, and {stands}; "
+        f"study {snapshot.name!r} has no champion yet: only a student of fresh seeds is promoted, after its controls "
+        f"and the test labels, and {stands}; "
         f"the study goes on with: {relative_paths(snapshot.command)}"
     )
 

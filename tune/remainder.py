@@ -30,7 +30,8 @@ def known_stages(state: StudyState, store: Store) -> tuple[dict[str, dict[str, S
     known: dict[str, dict[str, Stage]] = {name: {} for name in SHOWN}
     left: dict[str, dict[str, Range]] = {name: {} for name in SHOWN}
     startable = state.startable
-    for work in state.works.values():
+    for key in state.backlog.wanted:
+        work = state.works[key]
         is_left = work.outcome is None and (startable is None or work.key in startable)
         for stage in plan(work.piece.config).values():
             if stage.name not in known:
@@ -99,7 +100,9 @@ def num_users(state: StudyState, unseen: dict[str, Range]) -> int:
     """Students that rest on a generator, those to come counted."""
     definition = state.definition
     known = {
-        work.key for work in state.works.values() if work.piece.kind == "student" and work.piece.config.uses_generator
+        key
+        for key in state.backlog.wanted
+        if (piece := state.works[key].piece).kind == "student" and piece.config.uses_generator
     }
     if not definition.base.uses_generator:
         return len(known)

@@ -83,13 +83,13 @@ def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
 
 def comparison(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[str, Any]:
     """One line of the table of comparisons."""
-    finalist = next((other for other in snapshot.rows if other.role == "finalist"), None)
+    finalist = findings.finalist_of(snapshot)
     beside = finalist.params if finalist is not None and row.role == "control" else {}
     works = [work for key in row.keys if (work := snapshot.work(key))]
     out = {missed(row.means, snapshot)} if row.role == "finalist" and not row.feasible else set()
     return {
         "name": row.name,
-        "is_first": row.role == "finalist",
+        "is_first": row is finalist,
         "count": f"{row.num_complete}"
         if row.num_complete == len(row.keys)
         else f"{row.num_complete} of {len(row.keys)}",

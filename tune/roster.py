@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from hidfd.config import TrialConfig
 from tune.backlog import Backlog
 from tune.ledger import Ledger
 from tune.snapshot import Role, WorkState
-from tune.work import Outcome, Piece, Work, pieces_of
+from tune.work import Attempt, Outcome, Piece, Work, pieces_of
 
 
 class Roster:
@@ -17,21 +18,22 @@ class Roster:
     Attributes:
         backlog: every piece of work, and quick answers about it.
         ended: keys of what has ended since somebody last drew conclusions; whoever does empties it.
+        tries: every piece of work in order of creation, also those that failed and were replaced by a second try.
     """
 
-    def __init__(self, ledger: Ledger, *, is_driven: bool) -> None:
+    def __init__(self, ledger: Ledger, *, is_driven: bool, tries_again: bool = False) -> None:
         """Takes up what the ledger holds.
 
         Args:
             ledger: of the study.
             is_driven: another process drives it, so what has not ended still runs.
+            tries_again: what failed in an earlier run is tried again, when it is next asked for.
         """
         self.backlog = Backlog()
         self.ended: list[str] = []
-        self._ledger = ledger
-        self._num_works = 0
-        for work in ledger.works():
-            self._num_works += 1
+        self.tries: list[Work] = ledger.works()
+        self._ledger, self._tries_again = ledger, tries_again
+        for work in self.tries:
             self.backlog.add(work)  # a later one of the same key is a second try of a failed one
             if is_driven and work.outcome is None and work.attempts and work.attempts[-1].ended is None:
                 self.backlog.start(work)
@@ -50,6 +52,10 @@ class Roster:
         """Where a piece of work stands."""
         return self.backlog.state_of(key)
 
+    def attempts(self) -> Iterator[Attempt]:
+        """Every attempt of every try."""
+        return (attempt for work in self.tries for attempt in work.attempts)
+
     def add_trial(
         self,
         config: TrialConfig,
@@ -59,7 +65,7 @@ class Roster:
         trial: int | None = None,
         rungs: tuple[int, ...] = (),
     ) -> tuple[str, ...]:
-        """Every piece of a trial into the ledger, unless it is there; what failed in an earlier run is tried again."""
+        """Every piece of a trial into the ledger, unless it is there."""
         pieces = pieces_of(config)
         for piece in pieces:
             self.add(piece, role, label, params, trial, rungs if piece.kind == "student" else ())
@@ -74,12 +80,13 @@ class Roster:
         trial: int | None = None,
         rungs: tuple[int, ...] = (),
     ) -> None:
-        """One piece into the ledger, unless it is there."""
+        """One piece into the ledger, unless it is there; see `tries_again`."""
         known = self.works.get(piece.key)
-        if known is not None and (self.of(piece.key) is not WorkState.FAILED or piece.key in self.backlog.wanted):
+        has_failed = known is not None and self.of(piece.key) is WorkState.FAILED
+        if known is not None and not (has_failed and self._tries_again and piece.key not in self.backlog.wanted):
             return
         work = Work(
-            number=self._num_works,
+            number=len(self.tries),
             piece=piece,
             role=role,
             label=known.label if known else self.backlog.label_for(piece, label),
@@ -89,7 +96,7 @@ class Roster:
         )
         self._ledger.add_work(work)
         self.backlog.add(work)
-        self._num_works += 1
+        self.tries.append(work)
         for need in piece.needs:
             self.finish_dependents(self.works[need])
 

@@ -6,7 +6,6 @@ same state. The planner chooses from it.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -36,13 +35,17 @@ class StudyState:
             the better further objectives, then the earliest.
     """
 
-    def __init__(self, definition: Definition, ledger: Ledger, *, is_driven: bool = False) -> None:
+    def __init__(
+        self, definition: Definition, ledger: Ledger, *, is_driven: bool = False, tries_again: bool = False
+    ) -> None:
         """Takes up the study where the ledger stands.
 
         Args:
             definition: of the study.
             ledger: of the study, written by this state; a copy where another process drives the study.
             is_driven: another process does, so what has not ended still runs.
+            tries_again: whether what failed in an earlier run, for reasons that its settings are not to blame for, is
+                asked for once more; whoever only looks on leaves it as it is.
 
         Raises:
             ConfigError: the ledger's suggestions were made for another search of the same name.
@@ -56,14 +59,16 @@ class StudyState:
         self._open: dict[int, Suggestion] = {}  # those that have not ended
         self._asking: dict[str, list[Suggestion]] = {}  # key of a student -> those that have not ended and share it
         self._failed: list[Suggestion] = []
-        self._newest: dict[str, int] = {}  # parameters -> number of the last suggestion that has them
+        self._made_again: set[int] = set()  # numbers of those that failed, and stand once more
         self._group_sizes: Counter[int] = Counter()
         self._num_points = 0
         self._check_identity()
         ledger.repair()
-        self.roster = Roster(ledger, is_driven=is_driven)
+        self.roster = Roster(ledger, is_driven=is_driven, tries_again=tries_again)
         self.finals = Finals(definition, ledger, self.roster)
         self._recover()
+        if tries_again:
+            self._retry_failed()
 
     @property
     def backlog(self) -> Backlog:
@@ -87,7 +92,7 @@ class StudyState:
     @property
     def limit(self) -> int:
         """How many suggestions the search makes at most; one that failed and was made again does not count."""
-        return self.definition.limit + sum(self._is_superseded(failed) for failed in self._failed)
+        return self.definition.limit + len(self._made_again)
 
     @property
     def num_ended(self) -> int:
@@ -102,16 +107,6 @@ class StudyState:
     def size_of_group(self, leader: Suggestion) -> int:
         """How many suggestions share its upstream parameters, itself counted."""
         return self._group_sizes[leader.number]
-
-    def retry_failed(self) -> None:
-        """Suggests again, once, what failed in an earlier run for reasons that its values are not to blame for."""
-        for suggestion in list(self._failed):
-            if suggestion.work and not self._is_superseded(suggestion):
-                for key in suggestion.work:
-                    if self.of(key) is WorkState.FAILED:
-                        self.backlog.unwant(key)
-                leader, why = self.suggestions[suggestion.group], f"trial {suggestion.number} again, which failed"
-                self.suggest(dict(suggestion.params), leader, why)
 
     def is_over(self) -> bool:
         """Whether nothing is left to suggest, to start or to wait for."""
@@ -134,7 +129,12 @@ class StudyState:
         self.settle()
 
     def suggest(
-        self, params: dict[str, Any], leader: Suggestion | None, why: str = "", point: int | None = None
+        self,
+        params: dict[str, Any],
+        leader: Suggestion | None,
+        why: str = "",
+        point: int | None = None,
+        retries: int | None = None,
     ) -> None:
         """Takes in a new suggestion, with its pieces of work.
 
@@ -143,9 +143,10 @@ class StudyState:
             leader: the suggestion whose upstream parameters it holds; None if it opens a group.
             why: these parameters, in words.
             point: which of `study.points` it tries, if one.
+            retries: number of the suggestion that failed and that it makes again, if one.
         """
         number = len(self.suggestions)
-        suggestion = Suggestion(number, params, leader.number if leader else number, why, point)
+        suggestion = Suggestion(number, params, leader.number if leader else number, why, point, retries)
         distributions = self.definition.space.distributions
         self.ledger.add_suggestion(suggestion, {path: distributions[path] for path in params})
         self._take_in(suggestion)
@@ -186,8 +187,6 @@ class StudyState:
         return Outcome(WorkState.PRUNED, reason, {"agreement": decision.value})
 
     def _check_identity(self) -> None:
-        if not self.definition.search:
-            return
         identity, known = self.definition.identity(), self.ledger.identity
         if known is None and self.ledger.has_other_objectives:
             raise ConfigError(
@@ -227,7 +226,8 @@ class StudyState:
         self.suggestions.append(suggestion)
         self._group_sizes[suggestion.group] += 1
         self._num_points += suggestion.point is not None
-        self._newest[_known_as(suggestion)] = suggestion.number
+        if suggestion.retries is not None:
+            self._made_again.add(suggestion.retries)
         for images, decision in suggestion.rungs.items():
             self.rungs[images].add(suggestion.work[-1], decision.value)
         if suggestion.state.is_final:
@@ -241,9 +241,14 @@ class StudyState:
         if suggestion.state is WorkState.FAILED:
             self._failed.append(suggestion)
 
-    def _is_superseded(self, failed: Suggestion) -> bool:
-        """Whether a suggestion that failed stands once more, later."""
-        return self._newest[_known_as(failed)] > failed.number
+    def _retry_failed(self) -> None:
+        for suggestion in list(self._failed):
+            if suggestion.work and suggestion.number not in self._made_again:
+                for key in suggestion.work:
+                    if self.of(key) is WorkState.FAILED:
+                        self.backlog.unwant(key)
+                leader, why = self.suggestions[suggestion.group], f"trial {suggestion.number} again, which failed"
+                self.suggest(dict(suggestion.params), leader, why, retries=suggestion.number)
 
     def _plan_suggestion(self, suggestion: Suggestion) -> None:
         """Writes the pieces of a suggestion, those that are not there already, and then their keys."""
@@ -298,8 +303,3 @@ class StudyState:
 
     def _student(self, suggestion: Suggestion) -> Work | None:
         return self.works.get(suggestion.work[-1]) if suggestion.work else None
-
-
-def _known_as(suggestion: Suggestion) -> str:
-    """Equal for equal parameters; 1 and true are two."""
-    return json.dumps(suggestion.params, sort_keys=True)

@@ -204,8 +204,7 @@ def run_study(
     with open_ledger(
         storage.ledger, definition.name, asked.objective, observer.should_stop, asked.further_objectives
     ) as ledger:
-        state = StudyState(definition, ledger)
-        state.retry_failed()
+        state = StudyState(definition, ledger, tries_again=True)
         planner = Planner(state, time.time)
         tracker = Tracker(storage.tracking, definition.name)
         is_new = not planner.is_over()
@@ -227,7 +226,7 @@ def run_study(
             write_study_figures(snapshot, definition.folder)
             projection.finish(snapshot, study.store)
     if not any(work.state is WorkState.COMPLETE for work in snapshot.works if work.kind == "student"):
-        raise StudyError(_nothing_came_of_it(snapshot, report))
+        raise StudyError(snapshot.undone or _nothing_came_of_it(snapshot, report))
     return Ended(snapshot, report, is_new, projection.error, _cpu_seconds(snapshot, engine, started))
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from hidfd.config import TrialConfig
-from tune.budget import HOUR, LIMITS, Account
+from tune.budget import HOUR, LIMITS, Account, Cost, cost_of, exhausted
 from tune.comparison import front_of, measured_by, rank_agreement, summarise, verdict_of
+from tune.config import BudgetConfig
 from tune.definition import Definition
 from tune.ledger import Suggestion
-from tune.planner import Live
+from tune.planner import STOP_SECONDS, Live
 from tune.snapshot import (
     AttemptSnapshot,
     OpeningSnapshot,
@@ -46,6 +47,7 @@ def snapshot_of(
     rows = tuple(summarise(row, state.works, study) for row in state.rows)
     openings = {key: opening for row in state.rows for key, opening in zip(row.keys, row.openings, strict=False)}
     best = state.best
+    spent = Account(state.roster.attempts()).spent(0.0)  # until each attempt was last heard of
     tau, tau_count = rank_agreement(state.works.values())
     return StudySnapshot(
         name=definition.name,
@@ -79,35 +81,36 @@ def snapshot_of(
         rank_agreement=tau,
         rank_agreement_count=tau_count,
         verdict=verdict_of(rows, definition.study.objective),
-        undone=_undone(state),
+        undone=_undone(state, spent),
         finished=not state.backlog.running and state.is_over(),
         folder=str(definition.folder),
         tracking=definition.tracking,
-        cpu_seconds=sum(attempt.cpu_seconds or 0.0 for work in state.works.values() for attempt in work.attempts),
+        cpu_seconds=sum(attempt.cpu_seconds or 0.0 for attempt in state.roster.attempts()),
         notes=tuple(notes),
         stopping=stopping,
-        spent=_spent(state),
+        spent=dict(zip(LIMITS, _amounts(spent, study.budget), strict=True)),
         openings=tuple(OpeningSnapshot(o["when"], tuple(o["students"])) for o in state.finals.openings),
         front=tuple(found.number for found in front_of(state.suggestions)) if study.further_objectives else (),
     )
 
 
-def _spent(state: StudyState) -> dict[str, float]:
-    """Until each attempt was last heard of."""
-    cost = Account(attempt for work in state.works.values() for attempt in work.attempts).spent(0.0)
-    hours = (cost.cpu_seconds / HOUR, cost.gpu_seconds / HOUR, cost.wall_seconds / HOUR)
-    return dict(zip(LIMITS, (*hours, cost.money(state.definition.study.budget)), strict=True))
+def _amounts(spent: Cost, budget: BudgetConfig) -> tuple[float, ...]:
+    """In the order of `LIMITS`."""
+    return (spent.cpu_seconds / HOUR, spent.gpu_seconds / HOUR, spent.wall_seconds / HOUR, spent.money(budget))
 
 
-def _undone(state: StudyState) -> str | None:
+def _undone(state: StudyState, spent: Cost) -> str | None:
     """What the budget has cut off."""
-    if state.closed is None:
+    next_step = cost_of(dict(state.definition.resources), STOP_SECONDS) + Cost(wall_seconds=STOP_SECONDS)
+    used_up = exhausted(spent + next_step, state.definition.study.budget)
+    if state.closed is not None:
+        cut = f"the search ended early: {state.closed}"
+    elif used_up is not None and not state.is_over():
+        cut = f"the budget is used up ({used_up})"
+    else:
         return None
     ended = sum(suggestion.state.is_final for suggestion in state.suggestions)
-    return (
-        f"the search ended early: {state.closed}; {ended} of {state.limit} students have ended; "
-        f"raise study.budget, and the same command goes on"
-    )
+    return f"{cut}; {ended} of {state.limit} students have ended; raise study.budget, and the same command goes on"
 
 
 def _state_of(suggestion: Suggestion, state: StudyState) -> WorkState:

@@ -13,7 +13,7 @@ from hidfd.costs import Range
 from hidfd.page import percent, relative_paths
 from hidfd.progress import Rate, duration
 from tune.definition import Definition
-from tune.findings import generator_of, measured, short_names
+from tune.findings import finalist_of, generator_of, measured, short_names
 from tune.forecast import Forecast
 from tune.measures import MEASURES, written
 from tune.snapshot import StudySnapshot, TrialSnapshot, Value, WorkSnapshot, WorkState
@@ -101,8 +101,13 @@ def rows_table(snapshot: StudySnapshot) -> Table | None:
         if any(name in row.means for row in snapshot.rows)
     ]
     further = further_columns(snapshot)
-    finalist = next((row for row in snapshot.rows if row.role == "finalist"), None)
-    title = "Comparison" if finalist is None else f"Trial {snapshot.best} beside its controls, on fresh seeds"
+    finalists = [row for row in snapshot.rows if row.role == "finalist"]
+    best = finalist_of(snapshot)
+    title = "Comparison"
+    if len(finalists) > 1:
+        title = f"Finalists on fresh seeds{f', and the controls of {best.name}' if best else ''}"
+    elif finalists:
+        title = f"Trial {snapshot.best} beside its controls, on fresh seeds"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column("")
     table.add_column("n", justify="right")

@@ -246,7 +246,7 @@ class KillMatrix:
             differences.append(f"the command ended with {running.returncode}")
         if moment.saved and moment.saved not in running.resumed_at():
             differences.append(f"went on at {running.resumed_at()}, not at its checkpoint of {moment.saved} images")
-        keys = Counter(work.key for work in found.works)
+        keys = Counter(work.key for work in running.study.state().ledger.works())
         missing = [name for name in before if name not in after]
         lost = len(missing) + sum(key not in runs for key in (*keys, "study"))
         finished = Counter(work.key for work in found.works for a in work.attempts if a.end == "finished")

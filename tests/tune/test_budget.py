@@ -14,7 +14,7 @@ from tune.planner import STOP_SECONDS, Planner
 from tune.simulate import Simulation
 from tune.snapshot import WorkState
 from tune.view import snapshot_of
-from tune.work import Attempt
+from tune.work import Attempt, Failed
 
 
 def attempt(started: float, ended: float, **resources: float) -> Attempt:
@@ -117,3 +117,28 @@ def test_clock_that_goes_backwards_costs_nothing_and_breaks_nothing() -> None:
     Simulation(world.steps, num_slots=1, step_seconds=10.0).run(planner)
     assert planner.is_over()
     assert all(a.ended is not None and a.ended >= a.started for w in planner.state.works.values() for a in w.attempts)
+
+
+def test_tries_that_failed_count_like_any_other() -> None:
+    world, study = World(), definition(budget(cpu_hours=10))
+    finished = world._finished
+    world._finished = (  # type: ignore[method-assign]
+        lambda work, *, reused: (
+            Failed("out of memory at the end") if work.label == "trial-1" else finished(work, reused=reused)
+        )
+    )
+    for _ in range(3):
+        world.progress.clear()
+        planner = run(study, world)
+        attempts = [attempt for work in planner.state.ledger.works() for attempt in work.attempts]
+        held = sum((attempt.ended or 0.0) - attempt.started for attempt in attempts)
+        assert world.planner(study).spent().cpu_seconds == pytest.approx(held)
+        assert snapshot_of(planner.state).spent["cpu_hours"] == pytest.approx(held / 3600)
+
+
+def test_budget_that_ends_before_a_first_student_is_said() -> None:
+    snapshot = snapshot_of(run(definition(budget(cpu_hours=0.02)), World()).state)
+    assert not snapshot.finished
+    assert snapshot.undone is not None
+    assert snapshot.undone.startswith("the budget is used up (study.budget.cpu_hours: 0.0")
+    assert snapshot.undone.endswith("0 of 6 students have ended; raise study.budget, and the same command goes on")

@@ -56,6 +56,15 @@ def test_verdict_says_whether_the_winner_can_be_told_from_the_second() -> None:
     assert verdict(0.72).startswith("trial-2 +8.0 over trial-7 ± 2.9, +10.0 over real-only ± 2.9 (n = 3)")
 
 
+def test_verdict_without_controls_is_about_the_second() -> None:
+    rows = [row("trial-2", "finalist", 0.8, 0.01, n=3), row("trial-5", "finalist", 0.7, 0.02, n=3)]
+    verdict = verdict_of(rows, "agreement")
+    assert verdict is not None
+    assert verdict.startswith("trial-2 +10.0 over trial-5 ± 1.3 (n = 3): ")
+    assert verdict.endswith("80.0 % against 70.0")
+    assert verdict_of(rows[:1], "agreement") is None
+
+
 def test_no_verdict_before_every_seed_has_a_number() -> None:
     finalist, control = row("hybrid", "finalist", 0.8), row("real-only", "control", 0.7)
     assert verdict_of([finalist, row("real-only", "control", 0.7, wanted=2)], "agreement") is None

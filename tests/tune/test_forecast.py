@@ -200,3 +200,12 @@ def test_store_grows_by_what_artifacts_of_the_study_take_or_by_their_settings(st
         attempt.commit({})
     measured = {row.what: row.bytes_each for row in forecast_of(planner.state, store).rows}
     assert measured["distillation"] == 123_456
+
+
+def test_what_is_no_longer_asked_for_is_not_left_to_do(store: Store) -> None:
+    world, study = World(), definition()
+    run(study, world)
+    world.planner(definition({"seeds": [1001, 1002, 1003]})).drain("Ctrl-C")
+    planner = world.planner(study)
+    assert planner.is_over()
+    assert all(row.left.high == 0 for row in forecast_of(planner.state, store).rows)

@@ -7,10 +7,12 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 
-from tests.tune.world import World, definition
+from tests.tune.world import Silent, World, definition
 from tune.errors import LedgerError, LedgerHeld
 from tune.ledger import Ledger
 from tune.ledger_file import SqliteFile
@@ -19,6 +21,7 @@ from tune.local import run_local
 from tune.planner import Planner
 from tune.snapshot import WorkState
 from tune.state import StudyState
+from tune.work import Work
 
 
 def _hold(place: str, ready: multiprocessing.synchronize.Event, leave: multiprocessing.synchronize.Event) -> None:
@@ -116,6 +119,38 @@ def test_ledger_writes_ahead(tmp_path: Path) -> None:
     connection.close()
 
 
+def test_optuna_is_not_told_agreement_for_another_objective() -> None:
+    world = World()
+    planner = world.planner(definition({"objective": "validation_accuracy"}))
+    run_local(planner, world.execute)
+    pruned = [trial for trial in planner.state.ledger.history() if trial.state.name == "PRUNED"]
+    assert pruned
+    assert all(trial.intermediate_values == {} for trial in pruned)
+
+
+def test_study_can_be_looked_at_while_its_driver_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, world, study = str(tmp_path / "ledger.db"), World(), definition({"sampler": "random"})
+    copy_study = optuna.copy_study
+    with open_ledger(place, "s", "agreement") as ledger:
+        planner = Planner(StudyState(study, ledger), lambda: 0.0)
+
+        def step() -> None:
+            work = planner.next_work(1)
+            assert isinstance(work, Work)
+            planner.on_start(work, "here")
+            planner.on_end(work, world.execute(work, Silent()))
+
+        def copy_and_write(**asked: Any) -> None:
+            copy_study(**asked)
+            step()
+
+        step()
+        monkeypatch.setattr(optuna, "copy_study", copy_and_write)
+        for _ in range(8):
+            looked = StudyState(study, copy_ledger(place, "s", "agreement"), is_driven=True)
+            assert all(work.trial is None or work.trial < len(looked.suggestions) for work in looked.works.values())
+
+
 def test_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
     place = tmp_path / "ledger.db"
     place.write_bytes(b"this is no database, whatever its name says" * 100)
@@ -169,11 +204,12 @@ def test_full_disk_is_one_clear_error(ended: str, monkeypatch: pytest.MonkeyPatc
         connection.execute("PRAGMA max_page_count = 1")  # which SQLite raises to what there is already
 
     monkeypatch.setattr("tune.ledger_file._relax", limit)
+    more = definition({"variants": {"a": {}}, "seeds": [1, 2, 3]}, search={})
     with (
         pytest.raises(LedgerError, match=r"ledger\.db: its disk is full .*what was written before stands"),
         open_ledger(ended, "s", "agreement") as ledger,
     ):
-        run_local(Planner(StudyState(definition(), ledger), lambda: 0.0), World().execute)
+        run_local(Planner(StudyState(more, ledger), lambda: 0.0), World().execute)
 
 
 @pytest.mark.parametrize("use", [drive, look_on])

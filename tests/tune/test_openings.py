@@ -128,7 +128,6 @@ def test_labels_stay_closed_while_something_of_the_comparison_has_failed() -> No
     assert not planner.state.ledger.openings
     world.failing = lambda work: None
     planner = world.planner(with_test_split())
-    planner.state.retry_failed()
     run_local(planner, world.execute)
     assert len(planner.state.ledger.openings) == 1
     assert len(planner.state.ledger.openings[0]["students"]) == 4

@@ -135,6 +135,37 @@ def test_changed_file_is_refused_with_the_difference() -> None:
         world.planner(changed)
 
 
+def test_variants_are_refused_where_their_settings_have_changed() -> None:
+    world, variants = World(), {"variants": {"a": {}, "b": {"distillation.inflation": 5.0}}}
+    run(definition(variants, search={}), world)
+    with pytest.raises(ConfigError, match=r"trial\.collection\.num_images: 100 -> 50"):
+        world.planner(definition(variants, search={}, collection={"num_images": 50, "holdout_images": 200}))
+    with pytest.raises(ConfigError, match=r"study\.variants\.b\.distillation\.inflation: 5\.0 -> 6\.0"):
+        world.planner(definition({"variants": {"a": {}, "b": {"distillation.inflation": 6.0}}}, search={}))
+
+
+def test_search_that_was_taken_out_of_the_file_is_refused_with_what_it_was() -> None:
+    world = World()
+    run(definition(), world)
+    with pytest.raises(ConfigError, match=r"search\.distillation\.inflation: \{.* -> null"):
+        world.planner(definition({"variants": {"a": {}}}, search={}))
+
+
+def test_other_points_to_try_first_are_refused() -> None:
+    world = World()
+    run(definition({"points": [{"distillation.inflation": 5.0}]}), world)
+    with pytest.raises(ConfigError, match=r"study\.points"):
+        world.planner(definition({"points": [{"distillation.inflation": 6.0}]}))
+
+
+def test_other_seeds_and_controls_go_on_with_the_same_search() -> None:
+    world = World()
+    before = summary(run(definition(), world))
+    planner = run(definition({"seeds": [7, 8], "controls": {"plain_kd": False}}), world)
+    assert summary(planner)["suggestions"] == before["suggestions"]
+    assert {row.name for row in planner.state.rows} == {"hybrid", "real-only", "synthetic-only"}
+
+
 def test_more_students_go_on_with_the_same_search() -> None:
     world = World()
     before = summary(run(definition(), world))

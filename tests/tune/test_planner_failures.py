@@ -197,8 +197,7 @@ def test_grid_goes_on_after_a_failed_student_without_leaving_a_combination_out()
     world.failing = lambda work: None
     ledger = Ledger(world.storage, study.name, study.study.objective)
     ledger.take()
-    state = StudyState(study, ledger)
-    state.retry_failed()
+    state = StudyState(study, ledger, tries_again=True)
     run_local(Planner(state, lambda: 0.0), world.execute)
     complete = [tuple(s.params.values()) for s in state.suggestions if s.state is WorkState.COMPLETE]
     assert sorted(complete) == sorted(tuple(params.values()) for params in study.space.grid())
@@ -248,8 +247,7 @@ def test_what_failed_in_an_earlier_run_is_tried_again_once_in_the_next() -> None
     world.failing = lambda work: None
     ledger = Ledger(world.storage, study.name, study.study.objective)
     ledger.take()
-    state = StudyState(study, ledger)
-    state.retry_failed()
+    state = StudyState(study, ledger, tries_again=True)
     planner = Planner(state, lambda: 0.0)
     assert not planner.is_over()
     run_local(planner, world.execute)
@@ -259,8 +257,7 @@ def test_what_failed_in_an_earlier_run_is_tried_again_once_in_the_next() -> None
     assert [s.params for s in again] == wanted
     assert all(s.state in (WorkState.COMPLETE, WorkState.PRUNED) for s in again)
     assert state.rows, "the best of them is held against its controls"
-    later = StudyState(study, ledger)
-    later.retry_failed()
+    later = StudyState(study, ledger, tries_again=True)
     assert later.is_over(), "what stands is not tried again"
 
 
@@ -273,8 +270,7 @@ def test_trial_that_failed_is_shown_as_failed_when_its_student_was_tried_again()
     world.failing = lambda work: None
     ledger = Ledger(world.storage, study.name, study.study.objective)
     ledger.take()
-    state = StudyState(study, ledger)
-    state.retry_failed()
+    state = StudyState(study, ledger, tries_again=True)
     assert snapshot_of(state).trials[1].state is WorkState.FAILED
     run_local(Planner(state, lambda: 0.0), world.execute)
     trials = snapshot_of(state).trials
@@ -327,3 +323,35 @@ def test_objective_that_is_not_a_number_fails_that_student_only() -> None:
     champion = planner.best
     assert champion is not None
     assert champion.number != 0
+
+
+TWO_VALUES = {"distillation.inflation": {"type": "categorical", "choices": [1.0, 10.0]}}
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "stage-aware"])
+def test_search_over_few_values_ends_where_all_of_them_fail(sampler: str) -> None:
+    study = definition({"sampler": sampler, "pruner": {"kind": "none"}, "num_students": 4}, TWO_VALUES)
+    world = World(failing=lambda work: Failed("out of memory") if work.piece.kind == "student" else None)
+    planner = run(study, world)
+    assert planner.is_over()
+    assert [suggestion.state for suggestion in planner.state.suggestions] == 4 * [WorkState.FAILED]
+
+
+def test_equal_values_on_another_generator_do_not_stand_for_a_trial_that_failed() -> None:
+    search = TWO_VALUES | {"seeds.generation": {"type": "fresh_seed"}}
+    study = definition({"sampler": "random", "students_per_generator": 1, "pruner": {"kind": "none"}}, search)
+    world = World(failing=lambda work: Failed("out of memory") if work.label == "generator-0" else None)
+    first, *others = run(study, world).state.suggestions
+    assert first.params in [other.params for other in others]
+    world.failing = lambda work: None
+    again = world.planner(study).state.suggestions[len(others) + 1 :]
+    assert [(suggestion.retries, suggestion.group) for suggestion in again] == [(first.number, first.group)]
+
+
+def test_whoever_looks_on_sees_what_failed_as_failed() -> None:
+    world = World(failing=lambda work: Failed("out of memory") if "real-only" in work.label else None)
+    driver = run(definition(), world)
+    looked = snapshot_of(StudyState(definition(), driver.state.ledger))
+    assert looked == snapshot_of(driver.state)
+    (control,) = (work for work in looked.works if "real-only" in work.label)
+    assert (control.state, control.reason) == (WorkState.FAILED, "out of memory")

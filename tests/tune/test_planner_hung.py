@@ -103,3 +103,13 @@ def test_null_lets_work_be_silent_for_ever(clock: Clock) -> None:
     clock.pass_(100 * LIMIT_SECONDS, planner)
     assert planner.verdict(work.key) is None
     assert not planner.is_deaf(work.key)
+
+
+def test_work_that_obeys_but_gets_nowhere_is_not_tried_for_ever(planner: Planner, clock: Clock) -> None:
+    for attempt in range(1, 4):
+        work = start(planner)
+        clock.pass_(LIMIT_SECONDS, planner)
+        planner.on_end(work, Stopped("hung"))
+        assert planner.state.of(work.key) is (WorkState.FAILED if attempt == 3 else WorkState.WAITING)
+    assert work.outcome is not None
+    assert work.outcome.reason == "lost 3 times at one point: hung: it told nothing for 10 min"

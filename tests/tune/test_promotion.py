@@ -146,7 +146,7 @@ def test_the_same_student_is_never_registered_twice(whole: StudySnapshot, uri: s
     assert (first.is_new, first.is_moved) == (True, True)
     assert (second.version, second.is_new, second.is_moved) == ("1", False, False)
     assert "nothing was registered anew" in second.in_words()
-    more = replace(whole.rows[0], num_complete=2)
+    more = replace(whole.rows[0], num_complete=2, keys=whole.rows[0].keys[:2])
     promote(replace(study, stands=replace(study.stands, rows=(more, *whole.rows[1:]))))
     (version,) = versions_of(uri, "same")
     assert version.tags["n"] == "2"
@@ -171,7 +171,12 @@ def test_another_winner_is_another_version_and_takes_the_alias(whole: StudySnaps
 @pytest.mark.parametrize(
     ("study", "search", "rounds", "words"),
     [
-        ({}, None, 12, "only a student of fresh seeds is promoted, and none was begun; the study goes on with: python"),
+        (
+            {},
+            None,
+            12,
+            "after its controls and the test labels, and none was begun; the study goes on with: python",
+        ),
         ({"variants": VARIANTS, "seeds": [1, 2]}, {}, None, "compares variants and searches nothing"),
     ],
 )

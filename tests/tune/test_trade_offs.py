@@ -82,9 +82,8 @@ def test_other_objectives_and_constraints_are_another_search() -> None:
 
 def test_objectives_that_optuna_was_not_told_of_are_refused(tmp_path: Path) -> None:
     place = str(tmp_path / "ledger.db")
-    variants = definition({"variants": {"a": {}}}, search={})
-    with open_ledger(place, "s", "agreement") as ledger:
-        StudyState(variants, ledger)
+    with open_ledger(place, "s", "agreement"):
+        pass
     study = sized(**TRADED_OFF)
     with (
         open_ledger(place, "s", "agreement", further=study.study.further_objectives) as ledger,

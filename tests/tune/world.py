@@ -186,7 +186,7 @@ class World:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         ledger = Ledger(self.storage, study.name, study.study.objective, study.study.further_objectives)
         ledger.take()
-        return Planner(StudyState(study, ledger), clock)
+        return Planner(StudyState(study, ledger, tries_again=True), clock)
 
 
 class _Told:
