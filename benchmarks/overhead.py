@@ -110,8 +110,8 @@ def nothing_by_this_engine(sampler: str, num_trials: int, folder: Path) -> Overh
     (folder / "store").mkdir()
     with open_ledger(str(folder / "ledger.db"), study.name, "agreement") as ledger:
         planner = Planner(StudyState(study, ledger), time.time)
-        run_on_ray(planner, folder, do_nothing, lambda: laps.count(planner.state.num_ended))
-        laps.count(planner.state.num_ended)
+        run_on_ray(planner, folder, do_nothing, lambda: laps.count(planner.state.num_learnt_from))
+        laps.count(planner.state.num_learnt_from)
     return laps.overhead()
 
 

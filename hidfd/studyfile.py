@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 from pydantic.json_schema import models_json_schema
 
 from hidfd.complaints import checked, leaves, nearest
@@ -56,11 +56,21 @@ class ResourcesConfig(Section):
     """Processes of a piece of work, each with an equal share of every batch. More than one need Ray, and most of a
     minute to start: worth it where a stage takes hours."""
 
-    cpus_per_worker: float = Field(default=1.0, gt=0.0)
+    cpus_per_worker: int = Field(default=1, ge=1)
+    """Processors of each, which are its threads."""
+
     gpus_per_worker: float = Field(default=0.0, ge=0.0)
+    """GPUs of each: a part of one, or whole ones."""
 
     autoscaling: bool = False
     """The cluster grows by itself: what no node of it has now may still come, so nothing is refused as impossible."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _is_part_or_whole(cls, gpus: float) -> float:
+        if gpus > 1 and not gpus.is_integer():
+            raise ValueError(f"more than one GPU means whole ones, as Ray gives them out; found {gpus:g}")
+        return gpus
 
 
 @dataclass(frozen=True)
@@ -263,8 +273,10 @@ def _with_paths(values: Any, keys: tuple[str, ...], tree: FileTree, problems: li
 
 
 def _has_plain_password(uri: str) -> bool:
-    found = re.search(r"://[^/@:]*:(?!\d+/)(.*)@", uri)
-    return found is not None and re.sub(r"\$\{\w+\}", "", found[1]) != ""
+    """Before the host, or in the query."""
+    found = [match[1] for match in re.finditer(r"://[^/@:]*:(?!\d+/)(.*)@", uri)]
+    found += re.findall(r"(?i)[?&][^=&]*(?:passw|pwd|secret|token|key)[^=&]*=([^&]*)", uri)
+    return any(re.sub(r"\$\{\w+\}", "", word) for word in found)
 
 
 def _expanded(text: str, where: str, problems: list[str]) -> str:

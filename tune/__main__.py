@@ -20,6 +20,7 @@ from hidfd.errors import ConfigError
 from hidfd.page import percent
 from hidfd.progress import console_observer, interruptible
 from hidfd.studyfile import redacted
+from tune.champion import champion_of
 from tune.display import StudyDisplay
 from tune.explanation import explain as explain_work
 from tune.findings import opened_labels, rank_words
@@ -32,14 +33,15 @@ from tune.study import Ended, Study, open_study, run_study, write_pages
 from tune.trade_offs import front_in_words, missed, why_no_champion
 from tune.view import snapshot_of
 from tune.wording import (
+    budget_in_words,
     forecast_lines,
     forecast_table,
-    left_in_words,
     mlflow_command,
     result_in_words,
     rows_table,
     short_value,
     trials_table,
+    verb_command,
     work_table,
 )
 
@@ -147,13 +149,20 @@ def status(options: argparse.Namespace) -> None:
         _print(work_table(running))
     _print_tables(snapshot)
     print(f"CPU-seconds of work so far: {snapshot.cpu_seconds:,.0f}")
-    if not snapshot.finished:
-        for line in left_in_words(forecast_of(state, study.store), study.definition):
-            print(line)
+    budget = budget_in_words(snapshot)
+    if budget is not None:
+        print(f"budget: {budget}")
     if snapshot.finished:
         print(f"next: {_command('show', options, 'TRIAL')}")
-    elif holder is None:
+        return
+    forecast = forecast_of(state, study.store)
+    _print(forecast_table(forecast))
+    for line in forecast_lines(forecast, study.definition):
+        print(line)
+    if holder is None:
         print(f"nobody runs it now; goes on with: {snapshot.command}")
+    else:
+        print(f"next: {_command('status', options)} --watch")
 
 
 def _watch(study: Study, *, as_json: bool) -> None:
@@ -200,6 +209,8 @@ def show(options: argparse.Namespace) -> None:
     """Show one trial, by its number or by the name of its folder: settings, numbers, what it rests on."""
     study = _open(options)
     snapshot = study.snapshot()
+    if _is_told_of_trial_without_work(snapshot, options):
+        return
     work = _find(snapshot, options.trial)
     if options.json:
         print(json.dumps(asdict(work)))
@@ -238,6 +249,8 @@ def explain(options: argparse.Namespace) -> None:
     """Say why a trial has its parameters, what it reused and built, and why it stopped where it did."""
     study = _open(options)
     snapshot = study.snapshot()
+    if _is_told_of_trial_without_work(snapshot, options):
+        return
     work = _find(snapshot, options.trial)
     sentences = explain_work(snapshot, work)
     if options.json:
@@ -251,12 +264,14 @@ def explain(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Write the study's page anew, and those of its trials that are gone."""
-    path = write_pages(_open(options))
+    study = _open(options)
+    path = write_pages(study)
     if options.json:
         print(json.dumps({"report": str(path)}))
         return
     print(f"report: {path}")
-    print(f"next: {_command('show', options, 'TRIAL')}")
+    has_trials = bool(study.snapshot().trials)
+    print(f"next: {_command('show', options, 'TRIAL') if has_trials else study.definition.command}")
 
 
 def promote(options: argparse.Namespace) -> None:
@@ -295,6 +310,22 @@ def _find(snapshot: StudySnapshot, wanted: str) -> WorkSnapshot:
     raise ConfigError(f"{wanted}: study {snapshot.name!r} has no such trial; it has: {labels}")
 
 
+def _is_told_of_trial_without_work(snapshot: StudySnapshot, options: argparse.Namespace) -> bool:
+    """Says all that there is of a suggestion for which nothing could be planned; False where there is none."""
+    for trial in snapshot.trials:
+        if str(trial.number) == options.trial and trial.key is None:
+            if options.json:
+                print(json.dumps(asdict(trial)))
+                return True
+            print(f"trial-{trial.number}: {trial.state}{f': {trial.reason}' if trial.reason else ''}")
+            for path, value in trial.params.items():
+                print(f"  trial.{path}: {short_value(value)}")
+            print(f"  why: {trial.why}")
+            print(f"next: {_command('status', options)}")
+            return True
+    return False
+
+
 def _print_result(ended: Ended) -> None:
     snapshot = ended.snapshot
     _print_tables(snapshot)
@@ -308,6 +339,8 @@ def _print_result(ended: Ended) -> None:
     print(f"MLflow: {mlflow_command(snapshot.tracking) or snapshot.tracking}  (there: Model training, {snapshot.name})")
     if snapshot.rows and snapshot.rows[0].role == "finalist" and len(snapshot.rows[0].keys) == 1:
         print(f"more seeds: {snapshot.command} --seeds 3")
+    if champion_of(snapshot) is not None:
+        print(f"next: {verb_command('promote', snapshot)}")
 
 
 def _print_tables(snapshot: StudySnapshot) -> None:

@@ -37,6 +37,20 @@ def check_answers(address: str) -> None:
         raise _no_ray(address, str(error)) from error
 
 
+def check_fits_here(num_cpus: int) -> None:
+    """A Ray of the study's own is told how many processors it has, and believes it.
+
+    Raises:
+        EngineError: one piece of work asks for more than this machine has.
+    """
+    here = os.cpu_count() or 1
+    if num_cpus > here:
+        raise EngineError(
+            f"resources: a piece of work asks for {num_cpus} CPUs, and this machine has {here}; lower cpus_per_worker "
+            f"or num_workers, or set RAY_ADDRESS to a cluster that has them"
+        )
+
+
 def check_fits(num_workers: int, each: Mapping[str, float]) -> None:
     """The whole cluster, with nothing else on it, must be able to run one piece of work.
 

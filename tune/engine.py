@@ -25,7 +25,7 @@ from ray.tune.search import SearchAlgorithm
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hidfd.studyfile import ResourcesConfig
-from tune.cluster import answers, check_answers, check_fits, check_store_is_shared, starting
+from tune.cluster import answers, check_answers, check_fits, check_fits_here, check_store_is_shared, starting
 from tune.planner import Planner
 from tune.ray_work import WORD, Mailbox, trainable
 from tune.work import Diverged, Done, End, Failed, Finished, Lost, Report, Stopped, Work
@@ -74,6 +74,8 @@ def run_ray(
     if address is not None:
         check_answers(address)
     num_workers, gpus = resources.num_workers, resources.gpus_per_worker
+    if address is None:
+        check_fits_here(num_workers * place.threads)
     with starting(address):
         if address is not None:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": environment})

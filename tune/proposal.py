@@ -87,7 +87,7 @@ def _by_rule(state: StudyState, given: Mapping[str, Any], point: int | None) -> 
 
 
 def _why(state: StudyState, point: int | None, leader: Suggestion | None) -> str:
-    study, ended = state.definition.study, state.num_ended
+    study, ended = state.definition.study, state.num_learnt_from
     if point is not None:
         words = f"given in study.points[{point}]"
     elif study.sampler == "grid":

@@ -95,9 +95,9 @@ class StudyState:
         return self.definition.limit + len(self._made_again)
 
     @property
-    def num_ended(self) -> int:
-        """Suggestions that have ended, however."""
-        return len(self.suggestions) - len(self._open)
+    def num_learnt_from(self) -> int:
+        """Suggestions that samplers learn from: those that have ended, but for failures."""
+        return len(self.suggestions) - len(self._open) - len(self._failed)
 
     @property
     def next_point(self) -> int | None:

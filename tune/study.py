@@ -135,7 +135,7 @@ def open_study(
         command=shlex.join(words),
         tracking=studyfile.redacted(file.storage.tracking),
         resources={
-            "cpus": resources.cpus_per_worker,
+            "cpus": float(resources.cpus_per_worker),
             "gpus": resources.gpus_per_worker,
             "workers": float(resources.num_workers),
         },
@@ -196,7 +196,7 @@ def run_study(
     storage = study.file.storage
     with store_errors("making the results folder", definition.folder):
         definition.folder.mkdir(parents=True, exist_ok=True)
-    threads = max(1, round(definition.resources["cpus"]))
+    threads = study.file.resources.cpus_per_worker
     asked = definition.study
     place = Place(
         _everywhere(storage.store), _everywhere(str(definition.folder)), device, threads, asked.measures_latency

@@ -127,17 +127,29 @@ def rows_table(snapshot: StudySnapshot) -> Table | None:
 def work_table(works: Iterable[WorkSnapshot]) -> Table:
     """Pieces of work with what they did."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("work", "state", "stage", "images", "took", ""):
+    for heading in ("work", "state", "stage", "images", "took", "on", ""):
         table.add_column(heading, justify="right" if heading in ("images", "took") else "left", overflow="fold")
     for work in works:
         images = f"{work.images:,}" + (f" of {work.target_images:,}" if work.target_images else "")
         if work.state is WorkState.COMPLETE and work.target_images:
             images = f"{work.target_images:,}"  # a build's last stage counts other images than its longest
         took = "reused" if work.reused else duration(work.seconds) if work.seconds else ""
-        table.add_row(
-            work.label, work.state.value, work.stage or "", images if work.images else "", took, work.reason or ""
-        )
+        node = work.attempts[-1].node if work.attempts else ""
+        seen = images if work.images else ""
+        table.add_row(work.label, work.state.value, work.stage or "", seen, took, node, work.reason or "")
     return table
+
+
+def budget_in_words(snapshot: StudySnapshot) -> str | None:
+    """What has been used of what the budget limits; None without one."""
+    budget = snapshot.config["study"]["budget"]
+    units = {"cpu_hours": "CPU-hours", "gpu_hours": "GPU-hours", "wall_hours": "hours", "money": budget["currency"]}
+    used = [
+        f"{snapshot.spent[name]:.3g} of {budget[name]:g} {unit}"
+        for name, unit in units.items()
+        if budget.get(name) is not None
+    ]
+    return f"{', '.join(used)} used" if used else None
 
 
 def forecast_table(forecast: Forecast) -> Table:

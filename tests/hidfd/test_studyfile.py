@@ -252,7 +252,15 @@ def test_password_of_an_address_comes_from_the_environment_and_needs_no_escaping
     assert load(write(), ["storage.ledger=${FOLDER}/x.db"]).storage.ledger == "a@b/c/x.db"
 
 
-@pytest.mark.parametrize("address", ["postgresql://me:s3cret@db.example/x", "postgresql://me:${WORD}s3cret@h/x"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:s3cret@db.example/x",
+        "postgresql://me:${WORD}s3cret@h/x",
+        "postgresql://db.example/x?user=me&password=s3cret",
+        "postgresql://db.example/x?sslpassword=s3cret",
+    ],
+)
 def test_password_in_plain_is_refused_and_not_repeated(
     write: Any, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +272,24 @@ def test_password_in_plain_is_refused_and_not_repeated(
         with pytest.raises(ConfigError, match=r"storage\.ledger: a password stands there in plain") as refused:
             load(write(text), overrides)
         assert "s3cret" not in str(refused.value)
+
+
+def test_password_in_a_query_may_come_from_the_environment(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORD", "word")
+    file = load(write(), ["storage.ledger=postgresql://db.example/x?user=me&password=${WORD}"])
+    assert file.storage.ledger == "postgresql://db.example/x?user=me&password=word"
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ("resources.cpus_per_worker=0.5", "expected a valid integer"),
+        ("resources.gpus_per_worker=1.5", "more than one GPU means whole ones"),
+    ],
+)
+def test_resources_that_cannot_be_handed_out_are_refused(write: Any, asked: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        load(write(), [asked])
 
 
 def test_secrets_of_uris_are_redacted() -> None:

@@ -264,6 +264,7 @@ def test_study_is_told_before_while_and_after_it_runs(study: Workplace) -> None:
     assert "generator-0" in shown
     assert "alone: python -m hidfd run .hidfd/results/tiny/trial-0/config.yaml\n" in shown
     assert "next: python -m tune status study.yaml\n" in shown
+    assert "next: python -m tune promote study.yaml" in study.run("tune", *LOCAL).stdout
     missing = study.run("tune", "show", "study.yaml", "17")
     assert missing.returncode == 2
     assert "no such trial; it has: collection-0, generator-0, trial-0" in missing.stderr
@@ -324,3 +325,19 @@ def test_wrong_word_gets_one_clear_message(study: Workplace, arguments: tuple[st
     assert done.returncode == code, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_trial_whose_values_do_not_fit_together_says_so(tiny: Workplace) -> None:
+    tree = tiny_study()
+    zero_or_one = {"type": "categorical", "choices": [0.0, 1.0]}
+    tree["study"] = {"sampler": "grid", "controls": {"real_only": False, "synthetic_only": False, "plain_kd": False}}
+    tree["search"] = {f"distillation.{name}": zero_or_one for name in ("feature_weight", "kl_weight", "ce_weight")}
+    tree["trial"]["distillation"] |= {"target_images": 16, "kl_weight": 0.5, "ce_weight": 0.5}
+    tiny.write(tree)
+    done = tiny.run("tune", "run", "study.yaml", "--engine", "local")
+    assert done.returncode == 0, done.stderr
+    for verb in ("show", "explain"):
+        said = tiny.run("tune", verb, "study.yaml", "0")
+        assert said.returncode == 0, said.stderr
+        assert said.stdout.startswith("trial-0: failed: these values do not fit together: ")
+        assert "why: the next point of the grid" in said.stdout

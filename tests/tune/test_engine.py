@@ -276,6 +276,13 @@ def test_what_the_cluster_will_never_have_is_refused(
         cluster.check_fits(num_workers, each)
 
 
+def test_a_ray_of_its_own_has_the_processors_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    cluster.check_fits_here(4)
+    with pytest.raises(EngineError, match="asks for 5 CPUs, and this machine has 4; lower cpus_per_worker"):
+        cluster.check_fits_here(5)
+
+
 def test_a_node_that_is_gone_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_nodes", lambda: [{"Alive": False, "Resources": {"CPU": 8.0}}])
     with pytest.raises(EngineError):

@@ -17,6 +17,7 @@ from tune.findings import asked
 from tune.forecast import forecast_of
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
 from tune.wording import (
+    budget_in_words,
     forecast_lines,
     forecast_table,
     left_in_words,
@@ -156,3 +157,18 @@ def test_sharing_of_a_grid_is_told_as_it_is(tmp_path: Path, whole: StudySnapshot
     grid = study_snapshot(tmp_path, rounds=0, folders=False, study={"sampler": "grid"}, search=search)
     assert "students of equal ones share it" in dict(asked(grid))["Generators"]
     assert dict(asked(whole))["Generators"] == "a new one for every 3rd student; those between share it"
+
+
+def test_budget_says_what_of_it_is_used(whole: StudySnapshot) -> None:
+    assert budget_in_words(whole) is None
+    limits = whole.config["study"]["budget"] | {"cpu_hours": 8.0, "money": 20.0, "currency": "EUR"}
+    asked = replace(whole, config=whole.config | {"study": whole.config["study"] | {"budget": limits}})
+    spent = {"cpu_hours": 1.25, "gpu_hours": 0.0, "wall_hours": 0.7, "money": 3.0}
+    assert budget_in_words(replace(asked, spent=spent)) == "1.25 of 8 CPU-hours, 3 of 20 EUR used"
+
+
+def test_several_finalists_are_not_taken_for_the_best_trial_of_the_search(whole: StudySnapshot) -> None:
+    first, *controls = whole.rows
+    rows = (replace(first, name="trial-4"), replace(first, name="trial-2", means={"agreement": 0.99}), *controls)
+    title = rows_table(replace(whole, rows=rows)).title
+    assert title == "Finalists on fresh seeds, and the controls of trial-2"
