@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 import yaml
 
+from hidfd.curves import training_pictures
 from hidfd.disk import store_errors
 from hidfd.figures import svg
 from hidfd.page import Picture, image, percent, points, relative_paths, render, write_page
 from tune import findings, still_figures
+from tune.champion import best_student
 from tune.comparison import TABLE_METRICS
 from tune.figures import agreement_beside_accuracy, dots, over_parameter
 from tune.findings import METRIC_NAMES, best_trial, generator_of, short_names, shown, students
@@ -21,7 +24,7 @@ from tune.snapshot import RowSnapshot, StudySnapshot, TrialSnapshot, Value, Work
 from tune.study_figures import front_study_of
 from tune.timeline import timeline
 from tune.trade_offs import front_in_words, further_columns, missed
-from tune.wording import mlflow_command
+from tune.wording import mlflow_command, verb_command
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
         generators=generator_pictures(snapshot),
         cost=findings.cost(snapshot),
         timeline=timeline(snapshot),
+        course=course_of_best(snapshot),
+        show_one=_show_one(snapshot),
         notes=[relative_paths(note) for note in snapshot.notes],
         again=relative_paths(snapshot.command),
         mlflow=mlflow_command(snapshot.tracking),
@@ -101,6 +106,21 @@ def comparison(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[
         "links": [_link(str(work.seed), work, folder) for work in works],
         "reasons": sorted({relative_paths(work.reason) for work in works if work.reason} | out),
     }
+
+
+def course_of_best(snapshot: StudySnapshot) -> dict[str, list[Picture]]:
+    """Curves of the student that is handed over, or would be by now, and of its generator: stage -> panels."""
+    best = best_student(snapshot)
+    path = Path(best.folder) / "metrics.jsonl" if best is not None else None
+    if path is None or not path.is_file():
+        return {}
+    return training_pictures(map(json.loads, path.read_text().splitlines()))
+
+
+def _show_one(snapshot: StudySnapshot) -> str | None:
+    """The command that shows where the numbers of the student that is handed over, or would be, come from."""
+    best = best_student(snapshot)
+    return None if best is None else verb_command("show", snapshot, best.label)
 
 
 def comparison_picture(snapshot: StudySnapshot) -> Picture | None:

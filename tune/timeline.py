@@ -36,6 +36,7 @@ class Bar:
         title: all of it in words.
         colour: of its generator.
         solid: a build; students are paler.
+        reused: everything was found in the store: nothing was computed.
     """
 
     x: float
@@ -45,6 +46,7 @@ class Bar:
     title: str
     colour: str
     solid: bool
+    reused: bool
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def timeline(snapshot: StudySnapshot) -> Timeline | None:
         build = generator_of(work, snapshot)
         x, width = place(start), max(1.5, place(end) - place(start))
         on = f" on {build.label}" if build is not None and build is not work else ""
-        how = attempt.end or "running"
+        how = "found in the store" if work.reused else attempt.end or "running"
         bars.append(
             Bar(
                 x=x,
@@ -108,6 +110,7 @@ def timeline(snapshot: StudySnapshot) -> Timeline | None:
                 title=f"{work.label}{on}: {how} after {duration(end - start)}, at {attempt.node}",
                 colour=COLOURS[generators.index(build.key) % len(COLOURS)] if build else NEUTRAL,
                 solid=work.kind == "build",
+                reused=work.reused,
             )
         )
     cuts = tuple(place(end) + scale * room / 2 for _, end in busy[:-1])

@@ -39,6 +39,7 @@ def test_page_of_a_whole_study_has_every_section(page: str) -> None:
         *("The comparison", "What the numbers do not say", "What was asked", "The search", "Images", "What it cost"),
         *("Does the label-free number choose well?", "Who ran when", "Again", "Collected images", "Best generator"),
         *("Worst generator", "temperature", "generator_learning_rate", "inflation"),
+        *("How the best student was trained", "Generation", "Distillation", "Agreement on the hold-out"),
     } <= set(Outline(page).headings)
 
 
@@ -178,6 +179,19 @@ def _moved(work: WorkSnapshot, seconds: float) -> WorkSnapshot:
         for a in work.attempts
     ]
     return replace(work, attempts=tuple(attempts))
+
+
+def test_what_was_found_in_the_store_is_drawn_apart(whole: StudySnapshot) -> None:
+    works = tuple(replace(work, reused=work.label == "trial-0") for work in whole.works)
+    drawn = timeline(replace(whole, works=works))
+    assert drawn is not None
+    found = [bar.title for bar in drawn.bars if bar.reused]
+    assert len(found) == 1
+    assert found[0].startswith("trial-0 on generator-0: found in the store after ")
+
+
+def test_page_says_where_the_numbers_of_the_champion_come_from(whole: StudySnapshot, page: str) -> None:
+    assert f"python -m tune show studies/fashion-small.yaml trial-{whole.best}-seed1001" in text_of(page)
 
 
 def test_parameters_are_shortened_as_far_as_they_stay_apart() -> None:
