@@ -86,13 +86,14 @@ def check_store_is_shared(place: Place) -> None:
     try:
         look = ray.remote(num_cpus=0, max_retries=0)(os.path.exists)
         nodes = [node for node in _nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        seen = {
-            node["NodeManagerHostname"]: look.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(marker))
+        asked = [
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                str(marker)
+            )
             for node in nodes
-        }
-        blind = [name for name, answer in seen.items() if not ray.get(answer, timeout=ANSWER_SECONDS * 6)]
+        ]
+        sees = [ray.get(answer, timeout=ANSWER_SECONDS * 6) for answer in asked]
+        blind = {node["NodeManagerHostname"] for node, does in zip(nodes, sees, strict=True) if not does}
     except ray.exceptions.RayError as error:
         raise EngineError(f"a node of the Ray cluster does not answer ({type(error).__name__}); try again") from error
     finally:

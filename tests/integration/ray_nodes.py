@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 STARTED = "To terminate the Ray runtime"
@@ -18,6 +18,12 @@ STARTED = "To terminate the Ray runtime"
 
 UP_SECONDS = 120.0
 """How long a node may take to come up. Ray gives up after 30 s by itself, which a busy machine needs."""
+
+HIDING = (
+    *("unshare", "--user", "--map-root-user", "--mount"),
+    *("bash", "-c", 'mount -t tmpfs tmpfs "$0" || exit 77; exec "$@"'),
+)
+"""Begins a command that sees an empty folder in place of the next word."""
 
 WORKER = "ray::ImplicitFunc"
 """How Ray names a process that runs functions of Ray Tune, one after another."""
@@ -37,9 +43,10 @@ class RayNodes:
         self.address = f"127.0.0.1:{port}"
         self._start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}")
 
-    def add(self, cpus: int) -> int:
-        """Starts a node; returns its number."""
-        return self._start(f"--address={self.address}", f"--num-cpus={cpus}")
+    def add(self, cpus: int, without: Path | None = None) -> int:
+        """Starts a node, if need be one that finds an empty folder in place of another one; returns its number."""
+        hidden = [] if without is None else [*HIDING, str(without)]
+        return self._start(f"--address={self.address}", f"--num-cpus={cpus}", before=hidden)
 
     def kill(self, number: int) -> None:
         """The machine dies: all processes of a node at once."""
@@ -58,11 +65,12 @@ class RayNodes:
         for number in reversed(range(len(self._nodes))):
             self.kill(number)
 
-    def _start(self, *options: str) -> int:
+    def _start(self, *options: str, before: Sequence[str] = ()) -> int:
         log = self._folder / f"node-{len(self._nodes)}.log"
         with log.open("wb") as stream:
             node = subprocess.Popen(
                 [
+                    *before,
                     str(Path(sys.executable).with_name("ray")),
                     "start",
                     "--block",

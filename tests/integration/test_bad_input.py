@@ -174,17 +174,25 @@ mount -t tmpfs -o size=3m tmpfs disk || exit 77
 export HIDFD_STORE=$PWD/disk/store
 "$0" -m hidfd run study.yaml --until collection 1>&2 || exit 1
 head -c 3m /dev/zero >disk/filler
-"$0" -m hidfd run study.yaml; echo "while full: exit $?"
+"$0" -m "$@"; echo "while full: exit $?"
 rm disk/filler
 "$0" -m hidfd stages study.yaml --json
-"$0" -m hidfd run study.yaml >after 2>&1; echo "afterwards: exit $?"
+"$0" -m "$@" >after 2>&1; echo "afterwards: exit $?"
 """
 
 
 @pytest.mark.slow
-def test_full_disk_is_said_and_what_stood_before_stays_whole(tiny: Any) -> None:
+@pytest.mark.parametrize(
+    "run",
+    [
+        ("hidfd", "run", "study.yaml"),
+        ("tune", "run", "study.yaml", "--engine", "local", "study.variants.hybrid={}"),
+    ],
+    ids=["trial", "study"],
+)
+def test_full_disk_is_said_and_what_stood_before_stays_whole(tiny: Any, run: tuple[str, ...]) -> None:
     (tiny.folder / "disk").mkdir()
-    command = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", FULL_DISK, sys.executable]
+    command = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", FULL_DISK, sys.executable, *run]
     try:
         outcome = subprocess.run(command, cwd=tiny.folder, capture_output=True, text=True, timeout=240, check=False)
     except FileNotFoundError:
