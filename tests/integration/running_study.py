@@ -134,9 +134,8 @@ class RunningStudy:
     def moment_of(self, folder: str, images: int) -> Moment:
         """Where a loop of so many images stands that has been killed just now."""
         now, checkpoints = time.time(), self.checkpoints(folder)
-        assert checkpoints, "the loop had ended before it was killed: it is too short for this machine"
-        saved = max(checkpoints)
-        if saved >= images:  # it came to its end while Ray ended its process
+        saved = max(checkpoints, default=0)
+        if not checkpoints or saved >= images:  # it came to its end before its process did: Ray takes a moment
             return Moment(saved)
         before = min(checkpoints)
         since = now - checkpoints[saved]
