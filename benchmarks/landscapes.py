@@ -15,7 +15,29 @@ from typing import Any
 import numpy as np
 
 Unit = Mapping[str, float]
-"""u1, u2, u3 upstream and d1, d2, d3 downstream, as fractions of their ranges; a categorical one is 0 or 1."""
+"""u1, u2, ... upstream and d1, d2, ... downstream, as fractions of their ranges; a categorical one is 0 or 1."""
+
+Searched = dict[str, tuple[str, dict[str, Any]]]
+"""Name in a landscape -> path and parameter of `search:`, upstream first."""
+
+PLAIN: Searched = {
+    "u1": ("generation.smoothing.temperature", {"type": "float", "low": 0.5, "high": 4.0, "log": True}),
+    "u2": ("generation.generator_learning_rate", {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}),
+    "u3": ("generation.integration.trans_weight", {"type": "float", "low": 0.01, "high": 1.0, "log": True}),
+    "d1": ("distillation.inflation", {"type": "float", "low": 1.0, "high": 100.0, "log": True}),
+    "d2": ("distillation.learning_rate", {"type": "float", "low": 0.01, "high": 0.5, "log": True}),
+    "d3": ("distillation.weight_decay", {"type": "float", "low": 1e-5, "high": 1e-2, "log": True}),
+}
+"""Of synthetic functions: the paths only decide which stage a parameter belongs to."""
+
+TWO_AND_TWO: Searched = {name: PLAIN[name] for name in ("u1", "u2", "d1", "d2")}
+
+MIXED: Searched = PLAIN | {
+    "u3": ("generation.smoothing.mode", {"type": "categorical", "choices": ["inverse", "off"]}),
+    "u1": (PLAIN["u1"][0], PLAIN["u1"][1] | {"when": {"generation.smoothing.mode": "inverse"}}),
+    "d3": ("distillation.schedule", {"type": "categorical", "choices": ["steps", "cosine"]}),
+    "d2": (PLAIN["d2"][0], PLAIN["d2"][1] | {"when": {"distillation.schedule": "steps"}}),
+}
 
 NUM_RANDOM_POINTS = 20_000
 """Drawn to find a function's range."""
@@ -30,47 +52,39 @@ class Landscape:
         structure: in words.
         value: of a student, if it does not collapse or diverge.
         best: where its optimum lies, or close to it.
-        parameters: how many upstream and downstream ones.
+        searched: its parameters.
         held_out: not looked at while the sampler was made.
         noise: standard deviation of what is measured.
         collapses, diverges: whether a generator, or a student, ends without a result there.
-        mixed: u3 and d3 are categorical, and u1 counts only where u3 is 0.
     """
 
     name: str
     structure: str
     value: Callable[[Unit], float]
     best: dict[str, float] = field(repr=False)
-    parameters: tuple[int, int] = (2, 2)
+    searched: Searched = field(default_factory=lambda: TWO_AND_TWO, repr=False)
     held_out: bool = False
     noise: float = 0.0
     collapses: Callable[[Unit], bool] = lambda x: False
     diverges: Callable[[Unit], bool] = lambda x: False
-    mixed: bool = False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of its parameters, upstream first."""
-        upstream, downstream = self.parameters
-        return (*(f"u{n + 1}" for n in range(upstream)), *(f"d{n + 1}" for n in range(downstream)))
 
     def target(self, fraction: float) -> float:
         """The value whose distance from the optimum is that fraction of the function's range."""
         generator = np.random.default_rng(0)
-        drawn = generator.random((NUM_RANDOM_POINTS, len(self.names)))
-        if self.mixed:
-            drawn[:, [2, 5]] = np.round(drawn[:, [2, 5]])
-        values = [self.value(dict(zip(self.names, map(float, row), strict=True))) for row in drawn]
+        drawn = generator.random((NUM_RANDOM_POINTS, len(self.searched)))
+        categorical = [place for place, (_, p) in enumerate(self.searched.values()) if p["type"] == "categorical"]
+        drawn[:, categorical] = np.round(drawn[:, categorical])
+        values = [self.value(dict(zip(self.searched, map(float, row), strict=True))) for row in drawn]
         highest = max(*values, self.value(self.best))
         return highest - fraction * (highest - min(values))
 
     def measured(self, x: Unit, fraction: float) -> float:
         """What a student shows on the hold-out after that fraction of its training; slow ones catch up late."""
         lag = 0.1 * (1 - fraction) * (0.75 + 0.25 * math.sin(5 * x["d1"] + 3 * x["u2"]))
-        return self.value(x) - lag + self.noise * _normal(x, fraction)
+        return self.value(x) - lag + self.noise * normal(x, fraction)
 
 
-def _normal(x: Unit, fraction: float) -> float:
+def normal(x: Unit, fraction: float) -> float:
     """A standard normal number that belongs to these settings: the same student shows the same twice."""
     digest = hashlib.sha256(repr((sorted(x.items()), fraction)).encode()).digest()
     return float(np.random.default_rng(int.from_bytes(digest[:8])).standard_normal())
@@ -188,7 +202,7 @@ LANDSCAPES = (
         "Hartmann's function in six dimensions, three of each stage",
         _hartmann,
         {"u1": 0.20169, "u2": 0.150011, "u3": 0.476874, "d1": 0.275332, "d2": 0.311652, "d3": 0.6573},
-        parameters=(3, 3),
+        searched=PLAIN,
         held_out=True,
     ),
     Landscape(
@@ -196,24 +210,21 @@ LANDSCAPES = (
         "a categorical and a conditional parameter in each stage",
         _mixed,
         {"u1": 0.35, "u2": 0.6, "u3": 0.0, "d1": 0.48, "d2": 0.6, "d3": 0.0},
-        parameters=(3, 3),
+        searched=MIXED,
         held_out=True,
-        mixed=True,
     ),
 )
 
 
-def fractions_of(landscape: Landscape, searched: Mapping[str, tuple[str, dict[str, Any]]], params: Unit) -> Unit:
+def fractions_of(searched: Searched, params: Mapping[str, Any]) -> Unit:
     """Parameters of a suggestion as fractions of their ranges; those that are off count as 0.
 
     Args:
-        landscape: whose names.
-        searched: name -> (path, parameter of `search:`).
+        searched: of a landscape.
         params: path -> value.
     """
     found = {}
-    for name in landscape.names:
-        path, parameter = searched[name]
+    for name, (path, parameter) in searched.items():
         value = params.get(path)
         if value is None:
             found[name] = 0.0

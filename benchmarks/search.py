@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from optuna.storages import InMemoryStorage
 
 from benchmarks.landscapes import LANDSCAPES, Landscape, Unit, fractions_of
+from benchmarks.recorded import recorded
 from hidfd.config import TrialConfig
 from tune.config import SearchConfig, StudyConfig
 from tune.definition import Definition, define
@@ -65,23 +66,6 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "TPE, 3": {"sampler": "tpe", "students_per_generator": 3},
     "TPE, 6": {"sampler": "tpe", "students_per_generator": 6},
     "random, 3": {"sampler": "random", "students_per_generator": 3},
-}
-
-SEARCHED: dict[str, tuple[str, dict[str, Any]]] = {
-    "u1": ("generation.smoothing.temperature", {"type": "float", "low": 0.5, "high": 4.0, "log": True}),
-    "u2": ("generation.generator_learning_rate", {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}),
-    "u3": ("generation.integration.trans_weight", {"type": "float", "low": 0.01, "high": 1.0, "log": True}),
-    "d1": ("distillation.inflation", {"type": "float", "low": 1.0, "high": 100.0, "log": True}),
-    "d2": ("distillation.learning_rate", {"type": "float", "low": 0.01, "high": 0.5, "log": True}),
-    "d3": ("distillation.weight_decay", {"type": "float", "low": 1e-5, "high": 1e-2, "log": True}),
-}
-"""Name in a landscape -> path and parameter; the paths only decide which stage a parameter belongs to."""
-
-MIXED: dict[str, tuple[str, dict[str, Any]]] = {
-    "u3": ("generation.smoothing.mode", {"type": "categorical", "choices": ["inverse", "off"]}),
-    "u1": (SEARCHED["u1"][0], SEARCHED["u1"][1] | {"when": {"generation.smoothing.mode": "inverse"}}),
-    "d3": ("distillation.schedule", {"type": "categorical", "choices": ["steps", "cosine"]}),
-    "d2": (SEARCHED["d2"][0], SEARCHED["d2"][1] | {"when": {"distillation.schedule": "steps"}}),
 }
 
 TRIAL = {
@@ -119,15 +103,16 @@ class Run:
     generators: int
 
 
-def searched_in(landscape: Landscape) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Name in a landscape -> path and parameter of `search:`."""
-    return {name: (MIXED if landscape.mixed else SEARCHED).get(name, SEARCHED[name]) for name in landscape.names}
+@functools.cache
+def landscapes() -> tuple[Landscape, ...]:
+    """Synthetic ones, and that of real students."""
+    return (*LANDSCAPES, recorded())
 
 
 def study_of(landscape: Landscape, settings: dict[str, Any], concurrency: int, seed: int) -> Definition:
     """A study of a landscape that would go on for ever."""
     asked = {"num_students": 100_000, "seed": seed, "concurrency": concurrency} | settings
-    search = dict(searched_in(landscape).values())
+    search = dict(landscape.searched.values())
     trial = TrialConfig.model_validate(TRIAL)
     return define("search", StudyConfig.model_validate(asked), SearchConfig.model_validate(search), trial, Path())
 
@@ -144,11 +129,10 @@ class Pretended:
         self.reached = False
         self.students = self.generators = 0
         self._landscape, self._target = landscape, target
-        self._searched = searched_in(landscape)
 
     def fractions(self, work: Work) -> Unit:
         """Where a piece of work lies."""
-        return fractions_of(self._landscape, self._searched, work.params)
+        return fractions_of(self._landscape.searched, work.params)
 
     def steps(self, work: Work, channel: Channel) -> Iterator[End | None]:
         """One virtual step per `next`."""
@@ -216,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=20, help="studies for each cell of the table")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=[found.name for found in LANDSCAPES])
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=[found.name for found in landscapes()])
     parser.add_argument("--samplers", nargs="+", metavar="NAME", choices=list(SAMPLERS), default=list(SAMPLERS))
     parser.add_argument("--concurrency", nargs="+", type=int, choices=list(LONGEST), default=list(LONGEST))
     parser.add_argument("--runs", type=Path, help="JSON lines, a study each; those that are there are not run again")
@@ -224,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     wanted = [
         (landscape.name, name, concurrency, seed)
-        for landscape in LANDSCAPES
+        for landscape in landscapes()
         if options.only is None or landscape.name in options.only
         for concurrency in options.concurrency
         for name in options.samplers
@@ -259,14 +243,14 @@ def _run_all(wanted: list[tuple[str, str, int, int]], jobs: int, kept: Path | No
 
 def _run_one(key: tuple[str, str, int, int]) -> Run:
     name, sampler, concurrency, seed = key
-    landscape = next(found for found in LANDSCAPES if found.name == name)
+    landscape = next(found for found in landscapes() if found.name == name)
     return run(landscape, sampler, concurrency, seed, _target_of(name))
 
 
 @functools.cache
 def _target_of(name: str) -> float:
     """Found once for each process: it takes seconds."""
-    return next(found for found in LANDSCAPES if found.name == name).target(TARGET_FRACTION)
+    return next(found for found in landscapes() if found.name == name).target(TARGET_FRACTION)
 
 
 def table(runs: list[Run]) -> Iterator[str]:
@@ -276,7 +260,7 @@ def table(runs: list[Run]) -> Iterator[str]:
     yield f"| function | side by side | {' | '.join(samplers)} | times sooner than the best TPE |"
     yield f"|---|---:|{'---:|' * len(samplers)}---|"
     ratios: dict[tuple[int, bool], list[float]] = {}
-    for landscape, concurrency in itertools.product(LANDSCAPES, LONGEST):
+    for landscape, concurrency in itertools.product(landscapes(), LONGEST):
         here = [run for run in runs if (run.landscape, run.concurrency) == (landscape.name, concurrency)]
         cells = [[run for run in here if run.sampler == name] for name in samplers]
         if not all(cells):

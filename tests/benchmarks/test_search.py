@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.landscapes import LANDSCAPES
+from benchmarks.landscapes import LANDSCAPES, fractions_of
+from benchmarks.recorded import TABLE, recorded
 from benchmarks.search import BUILD_COST, Run, main, ratio_of_medians, run, study_of, table
 from tune.work import pieces_of
 
@@ -19,6 +21,20 @@ def test_optimum_is_where_the_landscape_says(landscape) -> None:  # type: ignore
     assert landscape.target(0.0) == pytest.approx(landscape.value(landscape.best), abs=0.001)
     assert not landscape.collapses(landscape.best)
     assert not landscape.diverges(landscape.best)
+
+
+def test_regression_reads_recorded_students_as_they_were_recorded() -> None:
+    landscape, rows = recorded(), pq.read_table(TABLE).to_pylist()
+    assert len(rows) >= 100
+    assert len({row["generator"] for row in rows}) >= 10
+    points = [fractions_of(landscape.searched, row) for row in rows]
+    assert all(0 <= value <= 1 for point in points for value in point.values())
+    expected, shown = [landscape.value(point) for point in points], [row["agreement"][-1] for row in rows]
+    assert np.corrcoef(expected, shown)[0, 1] > 0.9
+    assert max(expected) < landscape.target(0.0) + 0.01
+    assert 0.005 < landscape.noise < 0.03
+    early, late = (np.mean([landscape.measured(point, at) for point in points]) for at in (1 / 8, 1.0))
+    assert early < late - 0.1
 
 
 def test_generator_costs_what_the_operations_of_its_trial_say() -> None:

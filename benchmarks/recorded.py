@@ -1,0 +1,158 @@
+"""Real students as a landscape: the trials of benchmarks/recorded.yaml, and a regression that reads between them.
+
+    python -m tune run benchmarks/recorded.yaml   # about an hour on two CPU cores
+    python -m benchmarks.recorded                 # puts its trials into benchmarks/recorded.parquet
+
+The table has a row for each student of the search: its parameters by path, its agreement after each eighth of its
+training, the number of its generator, how many classes that fills, and the CPU-seconds of both.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+from sklearn.ensemble import ExtraTreesRegressor
+
+from benchmarks.landscapes import NUM_RANDOM_POINTS, Landscape, Searched, Unit, fractions_of, normal
+from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
+from tune.study import open_study
+
+STUDY = Path(__file__).with_suffix(".yaml")
+TABLE = Path(__file__).with_suffix(".parquet")
+
+MEASUREMENTS = 8
+"""Of each student, at equal distances."""
+
+NUM_TREES = 300
+
+
+@dataclass(frozen=True)
+class RecordedLandscape(Landscape):
+    """What a regression over recorded students expects of others.
+
+    Attributes:
+        expected: points of `searched` -> agreement at each measurement, `n x 6` to `n x 8`.
+    """
+
+    expected: Any = field(default=None, repr=False)
+
+    def target(self, fraction: float) -> float:
+        """As for functions; the optimum is the best of the points drawn."""
+        drawn = np.random.default_rng(0).random((NUM_RANDOM_POINTS, len(self.searched)))
+        values = self.expected(drawn)[:, -1]
+        return float(values.max() - fraction * (values.max() - values.min()))
+
+    def measured(self, x: Unit, fraction: float) -> float:
+        """The expected curve, with noise."""
+        return self._curve(x)[round(fraction * MEASUREMENTS) - 1] + self.noise * normal(x, fraction)
+
+    def _curve(self, x: Unit) -> tuple[float, ...]:
+        return _expected_once(self.expected, tuple(x[name] for name in self.searched))
+
+
+@functools.cache
+def _expected_once(expected: Any, point: tuple[float, ...]) -> tuple[float, ...]:
+    """A student is asked about at each of its measurements."""
+    return tuple(map(float, expected(np.array([point]))[0]))
+
+
+@functools.cache
+def recorded() -> RecordedLandscape:
+    """The landscape of benchmarks/recorded.parquet: extremely randomised trees over all parameters, a curve each.
+
+    Its noise is the standard deviation of the last measurement around what trees say that have not seen the student.
+    """
+    rows = pq.read_table(TABLE).to_pylist()
+    finished = [row for row in rows if row["agreement"] is not None]
+    points = np.array([list(fractions_of(searched(), row).values()) for row in finished])
+    curves = np.array([row["agreement"] for row in finished])
+    trees = ExtraTreesRegressor(NUM_TREES, min_samples_leaf=2, bootstrap=True, oob_score=True, random_state=0)
+    trees.fit(points, curves)
+
+    def expected(asked: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = trees.predict(asked)
+        return found
+
+    residuals = curves[:, -1] - trees.oob_prediction_[:, -1]
+    generators = len({row["generator"] for row in finished})
+    explained = 100 * (1 - residuals.var() / curves[:, -1].var())
+    return RecordedLandscape(
+        "recorded",
+        f"{len(finished)} real students over {generators} generators; trees explain {explained:.0f} % of what they "
+        f"have not seen",
+        lambda x: _expected_once(expected, tuple(x[name] for name in searched()))[-1],
+        {},
+        searched=searched(),
+        held_out=True,
+        noise=float(residuals.std()),
+        expected=expected,
+    )
+
+
+@functools.cache
+def searched() -> Searched:
+    """The parameters of the study, upstream first."""
+    tree = yaml.safe_load(STUDY.read_text())["search"]
+    upstream = [path for path in tree if not path.startswith("distillation.")]
+    names = {f"u{number}": path for number, path in enumerate(upstream, 1)}
+    names |= {f"d{number}": path for number, path in enumerate((p for p in tree if p not in upstream), 1)}
+    return {name: (path, tree[path]) for name, path in names.items()}
+
+
+def rows_of(snapshot: StudySnapshot) -> list[dict[str, Any]]:
+    """The table's rows: students of the search that have ended; one without a result has no agreement."""
+    works = {work.key: work for work in snapshot.works}
+    rows = []
+    for trial in snapshot.trials:
+        work = works.get(trial.key or "")
+        if work is None or not trial.state.is_final:
+            continue
+        build = next(works[key] for key in work.needs if works[key].until == "synthesis")
+        rows.append(
+            {
+                "trial": trial.number,
+                "generator": build.label,
+                "state": str(trial.state),
+                **trial.params,
+                "effective_classes": build.metrics.get("generator.effective_classes"),
+                "agreement": _curve_of(Path(work.folder)) if work.state is WorkState.COMPLETE else None,
+                "validation_accuracy": work.metrics.get("validation_accuracy"),
+                "generator_cpu_seconds": _cpu_seconds(build),
+                "student_cpu_seconds": _cpu_seconds(work),
+            }
+        )
+    return rows
+
+
+def _curve_of(folder: Path) -> list[float]:
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    curve = [row["distillation/agreement"] for row in rows if row.get("distillation/agreement") is not None]
+    assert len(curve) == MEASUREMENTS, folder
+    return curve
+
+
+def _cpu_seconds(work: WorkSnapshot) -> float:
+    return round(sum(attempt.cpu_seconds or 0.0 for attempt in work.attempts), 2)
+
+
+def main() -> int:
+    """Writes the table."""
+    rows = rows_of(open_study(str(STUDY)).snapshot())
+    pq.write_table(pa.Table.from_pylist(rows), TABLE, compression="zstd")
+    landscape = recorded()
+    print(f"{TABLE.name}: {len(rows)} students, {landscape.structure}; noise {100 * landscape.noise:.1f} points")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
