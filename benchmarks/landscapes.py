@@ -56,6 +56,7 @@ class Landscape:
         held_out: not looked at while the sampler was made.
         noise: standard deviation of what is measured.
         collapses, diverges: whether a generator, or a student, ends without a result there.
+        longest: time in students, one after another, after which a study is given up, and counts as so long.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Landscape:
     noise: float = 0.0
     collapses: Callable[[Unit], bool] = lambda x: False
     diverges: Callable[[Unit], bool] = lambda x: False
+    longest: float = 400.0
 
     def target(self, fraction: float) -> float:
         """The value whose distance from the optimum is that fraction of the function's range."""

@@ -50,8 +50,7 @@ STEPS = 8
 
 TARGET_FRACTION = 0.01
 
-LONGEST = {1: 400.0, 8: 50.0}
-"""Concurrency -> time after which a study is given up, and counts as so long."""
+CONCURRENCIES = (1, 8)
 
 RESAMPLES = 4_000
 """Of the seeds, for the intervals."""
@@ -171,10 +170,10 @@ def run(landscape: Landscape, name: str, concurrency: int, seed: int, target: fl
     """One study until its target is reached, or it has taken too long."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = study_of(landscape, SAMPLERS[name], concurrency, seed)
-    pretended = Pretended(landscape, target)
+    pretended, longest = Pretended(landscape, target), landscape.longest / concurrency
 
     def look() -> None:
-        if pretended.reached or simulation.now >= LONGEST[concurrency]:
+        if pretended.reached or simulation.now >= longest:
             raise Reached
 
     simulation = Simulation(pretended.steps, num_slots=concurrency, step_seconds=seconds_per_step, on_event=look)
@@ -182,7 +181,7 @@ def run(landscape: Landscape, name: str, concurrency: int, seed: int, target: fl
     ledger.take()
     with contextlib.suppress(Reached):
         simulation.run(Planner(StudyState(study, ledger), simulation.clock))
-    seconds = min(simulation.now, LONGEST[concurrency])
+    seconds = min(simulation.now, longest)
     return Run(
         landscape.name,
         name,
@@ -202,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[found.name for found in landscapes()])
     parser.add_argument("--samplers", nargs="+", metavar="NAME", choices=list(SAMPLERS), default=list(SAMPLERS))
-    parser.add_argument("--concurrency", nargs="+", type=int, choices=list(LONGEST), default=list(LONGEST))
+    parser.add_argument("--concurrency", nargs="+", type=int, choices=CONCURRENCIES, default=CONCURRENCIES)
     parser.add_argument("--runs", type=Path, help="JSON lines, a study each; those that are there are not run again")
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
     options = parser.parse_args(arguments)
@@ -260,20 +259,20 @@ def table(runs: list[Run]) -> Iterator[str]:
     yield f"| function | side by side | {' | '.join(samplers)} | times sooner than the best TPE |"
     yield f"|---|---:|{'---:|' * len(samplers)}---|"
     ratios: dict[tuple[int, bool], list[float]] = {}
-    for landscape, concurrency in itertools.product(landscapes(), LONGEST):
+    for landscape, concurrency in itertools.product(landscapes(), CONCURRENCIES):
         here = [run for run in runs if (run.landscape, run.concurrency) == (landscape.name, concurrency)]
         cells = [[run for run in here if run.sampler == name] for name in samplers]
         if not all(cells):
             continue
         times = [np.array([run.seconds for run in cell]) for cell in cells]
-        shown = " | ".join(_median(cell, LONGEST[concurrency]) for cell in cells)
+        shown = " | ".join(_median(cell, landscape.longest / concurrency) for cell in cells)
         of_rivals = [times[samplers.index(name)] for name in rivals]
         sooner = "–"
         if rivals and STAGE_AWARE in samplers:
             best = min(range(len(rivals)), key=lambda place: (np.median(of_rivals[place]), np.mean(of_rivals[place])))
             ratio, low, high = ratio_of_medians(of_rivals[best], times[samplers.index(STAGE_AWARE)])
             ratios.setdefault((concurrency, landscape.held_out), []).append(ratio)
-            more = "> " if np.median(of_rivals[best]) >= LONGEST[concurrency] else ""
+            more = "> " if np.median(of_rivals[best]) >= landscape.longest / concurrency else ""
             sooner = f"**{more}{ratio:.1f}** [{low:.1f}, {high:.1f}] ({rivals[best]})"
         note = " (held out)" if landscape.held_out else ""
         yield f"| {landscape.name}{note} | {concurrency} | {shown} | {sooner} |"

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import hidfd.errors
@@ -108,6 +110,16 @@ def check_store_is_shared(place: Place) -> None:
 def _nodes() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray leaves it untyped
     return found
+
+
+def free(group: str) -> None:
+    """Gives back what several processes held whose trial has died: Ray Train leaves that to the trial, and nobody could
+    start any more. What still runs in it ends. Of one that is gone already nothing happens.
+
+    Args:
+        group: Ray's id of the placement group, in hexadecimal digits.
+    """
+    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
 def answers(node_id: str) -> bool:

@@ -25,7 +25,7 @@ from ray.tune.search import SearchAlgorithm
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hidfd.studyfile import ResourcesConfig
-from tune.cluster import answers, check_answers, check_fits, check_fits_here, check_store_is_shared, starting
+from tune.cluster import answers, check_answers, check_fits, check_fits_here, check_store_is_shared, free, starting
 from tune.planner import Planner
 from tune.ray_work import WORD, Mailbox, trainable
 from tune.work import Diverged, Done, End, Failed, Finished, Lost, Report, Stopped, Work
@@ -139,6 +139,7 @@ class Adapter:
         self._ends: dict[str, End] = {}
         self._posted: dict[str, float] = {}
         self._nodes: dict[str, list[tuple[str, str]]] = {}  # trial -> host and Ray's id of the nodes of its processes
+        self._groups: dict[str, str] = {}  # trial -> Ray's id of the placement group of its several processes
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         """Nothing: Tune pickles what it is given for a restore of its own, and here the ledger is what remembers."""
@@ -182,6 +183,8 @@ class Adapter:
                 self._planner.on_start(work, host)
             case ["node", host, node]:
                 self._nodes.setdefault(trial_id, []).append((host, node))
+            case ["group", identity]:
+                self._groups[trial_id] = identity
             case ["report", values]:
                 self._planner.on_report(work.key, Report(**values))
                 self._post_verdicts()
@@ -197,6 +200,9 @@ class Adapter:
             if self._planner.is_deaf(work.key):
                 otherwise = f"it was asked to stop ({self._planner.verdict(work.key)}), did not, and was killed"
             nodes, end = self._nodes.pop(trial_id, []), self._ends.pop(trial_id, Lost(otherwise))
+            group = self._groups.pop(trial_id, None)
+            if isinstance(end, Lost) and group is not None:
+                free(group)
             if isinstance(end, Lost):
                 gone = next((host for host, node in nodes if not answers(node)), None)
                 end = end if gone is None else Lost(f"its node {gone} is gone", node_is_gone=True)

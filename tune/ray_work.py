@@ -22,6 +22,7 @@ from typing import Any
 import ray
 from ray.tune import get_context as get_trial_context
 from ray.tune import report as tell
+from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune.work import Lost, Report, Stopped, Work
@@ -236,6 +237,9 @@ def _process(config: dict[str, Any]) -> None:
         ray.get(line.tell.remote(*words))
 
     if rank == 0:
+        group = get_current_placement_group()
+        if group is not None:
+            say("group", group.id.hex())
         _run_process(record, place, RayChannel(config["trial_id"], config["mailbox"], say), say)
         return
     say("node", socket.gethostname(), ray.get_runtime_context().get_node_id())

@@ -103,6 +103,21 @@ def test_a_trial_whose_process_died_is_lost_and_goes_on(adapter: Adapter, planne
     assert (same, again == trial) == (label, False)
 
 
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_what_several_processes_held_is_given_back_where_their_trial_died(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    freed: list[str] = []
+    monkeypatch.setattr(engine, "free", freed.append)
+    trial, _ = start(adapter)
+    adapter.on_result(trial, says("group", "4edfc363"))
+    adapter.on_result(trial, says("start", "node-1", "n1"))
+    if not is_lost:
+        adapter.on_result(trial, says("end", "Finished", vars(Finished({}, reused=False))))
+    adapter.on_end(trial, "its process died")
+    assert freed == (["4edfc363"] if is_lost else []), "Ray Train gives back what came to its end"
+
+
 def test_a_trial_whose_node_is_gone_is_lost_with_it(
     adapter: Adapter, planner: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
