@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import pytest
 
-from tests.tune.world import TESTED, Killed, World, definition
+from tests.tune.world import TESTED, Killed, KilledLedger, World, definition
 from tune.definition import Definition
 from tune.ledger import Ledger
 from tune.planner import Planner
@@ -27,21 +27,6 @@ def simulate(
         planner = Planner(StudyState(study, ledger()), simulation.clock)
     simulation.run(planner)
     return planner
-
-
-class _DyingLedger(Ledger):
-    """Kills its driver at its n-th write, before it."""
-
-    def __init__(self, world: World, study: Definition, at: int) -> None:
-        self.left = at
-        super().__init__(world.storage, study.name, study.study.objective)
-        self.take()
-
-    def _write(self, action: Any) -> None:
-        if self.left == 0:
-            raise Killed
-        self.left -= 1
-        super()._write(action)
 
 
 def unlucky(losses: dict[tuple[str, int], int]) -> World:
@@ -67,7 +52,7 @@ def test_study_of_several_workers_survives_a_kill_at_every_ledger_write() -> Non
         losses = {("generator-0", 3): 1, ("trial-4", 5): 1}
         world = unlucky(losses)
         try:
-            simulate(study, world, 3, lambda: _DyingLedger(world, study, at))  # noqa: B023  called at once
+            simulate(study, world, 3, partial(KilledLedger, world, study, at))
             break
         except Killed:
             seen = Ledger(world.storage, study.name, study.study.objective)
