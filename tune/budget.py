@@ -38,6 +38,11 @@ class Cost:
         cpus, gpus = self.cpu_seconds / HOUR, self.gpu_seconds / HOUR
         return cpus * budget.price_per_cpu_hour + gpus * budget.price_per_gpu_hour
 
+    def amounts(self, budget: BudgetConfig) -> dict[str, float]:
+        """What each of `LIMITS` may limit, in its own unit."""
+        hours = (self.cpu_seconds / HOUR, self.gpu_seconds / HOUR, self.wall_seconds / HOUR)
+        return dict(zip(LIMITS, (*hours, self.money(budget)), strict=True))
+
 
 def cost_of(resources: dict[str, float], seconds: float) -> Cost:
     """Of holding an attempt's resources for so long; `wall_seconds` is left at 0, since attempts run side by side."""
@@ -46,17 +51,18 @@ def cost_of(resources: dict[str, float], seconds: float) -> Cost:
     return Cost(held * resources.get("cpus", 1.0), held * resources.get("gpus", 0.0))
 
 
+def units_of(currency: str) -> dict[str, str]:
+    """Name in `LIMITS` -> its unit, for people."""
+    return dict(zip(LIMITS, ("CPU-hours", "GPU-hours", "hours", currency), strict=True))
+
+
 def exhausted(spent: Cost, budget: BudgetConfig) -> str | None:
     """Which limit has been reached, in words; None while there is something left."""
-    limits = [
-        ("cpu_hours", spent.cpu_seconds / HOUR, budget.cpu_hours, "CPU-hours"),
-        ("gpu_hours", spent.gpu_seconds / HOUR, budget.gpu_hours, "GPU-hours"),
-        ("wall_hours", spent.wall_seconds / HOUR, budget.wall_hours, "hours"),
-        ("money", spent.money(budget), budget.money, budget.currency),
-    ]
-    for name, used, limit, unit in limits:
+    units = units_of(budget.currency)
+    for name, used in spent.amounts(budget).items():
+        limit: float | None = getattr(budget, name)
         if limit is not None and used >= limit:
-            return f"study.budget.{name}: {used:.4g} of {limit:g} {unit}"
+            return f"study.budget.{name}: {used:.4g} of {limit:g} {units[name]}"
     return None
 
 

@@ -225,8 +225,7 @@ def _amounts(definition: Definition, seconds: Range, clock: Range) -> dict[str, 
 def _short_of(definition: Definition, amounts: dict[str, Range], spent: Cost) -> list[str]:
     """Limits that what is left does not keep, or may not."""
     budget, found = definition.study.budget, []
-    used = (spent.cpu_seconds / HOUR, spent.gpu_seconds / HOUR, spent.wall_seconds / HOUR, spent.money(budget))
-    for name, done in zip(LIMITS, used, strict=True):
+    for name, done in spent.amounts(budget).items():
         limit, needed = getattr(budget, name), amounts[name]
         if limit is not None and done + needed.high > limit:
             will = "will" if done + needed.low > limit else "may"

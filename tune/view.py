@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hidfd.config import TrialConfig
-from tune.budget import HOUR, LIMITS, Account, Cost, cost_of, exhausted
+from tune.budget import Account, Cost, cost_of, exhausted
 from tune.comparison import front_of, measured_by, rank_agreement, summarise, verdict_of
-from tune.config import BudgetConfig
 from tune.definition import Definition
 from tune.ledger import Suggestion
 from tune.planner import STOP_SECONDS, Live
@@ -88,15 +87,10 @@ def snapshot_of(
         cpu_seconds=sum(attempt.cpu_seconds or 0.0 for attempt in state.roster.attempts()),
         notes=tuple(notes),
         stopping=stopping,
-        spent=dict(zip(LIMITS, _amounts(spent, study.budget), strict=True)),
+        spent=spent.amounts(study.budget),
         openings=tuple(OpeningSnapshot(o["when"], tuple(o["students"])) for o in state.finals.openings),
         front=tuple(found.number for found in front_of(state.suggestions)) if study.further_objectives else (),
     )
-
-
-def _amounts(spent: Cost, budget: BudgetConfig) -> tuple[float, ...]:
-    """In the order of `LIMITS`."""
-    return (spent.cpu_seconds / HOUR, spent.gpu_seconds / HOUR, spent.wall_seconds / HOUR, spent.money(budget))
 
 
 def _undone(state: StudyState, spent: Cost) -> str | None:

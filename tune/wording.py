@@ -12,6 +12,7 @@ from rich.table import Table
 from hidfd.costs import Range
 from hidfd.page import percent, relative_paths
 from hidfd.progress import Rate, duration
+from tune.budget import units_of
 from tune.definition import Definition
 from tune.findings import finalist_of, generator_of, measured, short_names
 from tune.forecast import Forecast
@@ -143,11 +144,10 @@ def work_table(works: Iterable[WorkSnapshot]) -> Table:
 def budget_in_words(snapshot: StudySnapshot) -> str | None:
     """What has been used of what the budget limits; None without one."""
     budget = snapshot.config["study"]["budget"]
-    units = {"cpu_hours": "CPU-hours", "gpu_hours": "GPU-hours", "wall_hours": "hours", "money": budget["currency"]}
     used = [
         f"{snapshot.spent[name]:.3g} of {budget[name]:g} {unit}"
-        for name, unit in units.items()
-        if budget.get(name) is not None
+        for name, unit in units_of(budget["currency"]).items()
+        if budget[name] is not None
     ]
     return f"{', '.join(used)} used" if used else None
 
