@@ -209,7 +209,7 @@ def show(options: argparse.Namespace) -> None:
     """Show one trial, by its number or by the name of its folder: settings, numbers, what it rests on."""
     study = _open(options)
     snapshot = study.snapshot()
-    if _is_told_of_trial_without_work(snapshot, options):
+    if _show_unplanned(snapshot, options):
         return
     work = _find(snapshot, options.trial)
     if options.json:
@@ -249,7 +249,7 @@ def explain(options: argparse.Namespace) -> None:
     """Say why a trial has its parameters, what it reused and built, and why it stopped where it did."""
     study = _open(options)
     snapshot = study.snapshot()
-    if _is_told_of_trial_without_work(snapshot, options):
+    if _show_unplanned(snapshot, options):
         return
     work = _find(snapshot, options.trial)
     sentences = explain_work(snapshot, work)
@@ -310,8 +310,8 @@ def _find(snapshot: StudySnapshot, wanted: str) -> WorkSnapshot:
     raise ConfigError(f"{wanted}: study {snapshot.name!r} has no such trial; it has: {labels}")
 
 
-def _is_told_of_trial_without_work(snapshot: StudySnapshot, options: argparse.Namespace) -> bool:
-    """Says all that there is of a suggestion for which nothing could be planned; False where there is none."""
+def _show_unplanned(snapshot: StudySnapshot, options: argparse.Namespace) -> bool:
+    """Shows a trial whose values did not fit together, so that it has no piece of work; False where it has one."""
     for trial in snapshot.trials:
         if str(trial.number) == options.trial and trial.key is None:
             if options.json:

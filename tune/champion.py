@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from hidfd.config import TrialConfig
 from hidfd.page import percent, points, relative_paths
-from tune.comparison import TABLE_METRICS
-from tune.comparison import champion_of as best_row
+from tune.comparison import TABLE_METRICS, best_finalist
 from tune.definition import FRESH
 from tune.findings import METRIC_NAMES, best_trial, shown
 from tune.snapshot import RowSnapshot, StudySnapshot, WorkSnapshot, WorkState
@@ -51,10 +50,10 @@ class Champion:
 def champion_of(snapshot: StudySnapshot) -> Champion | None:
     """The champion, once everything that it is held against has ended too; None until then.
 
-    It is the row that the verdict is about (`tune.comparison.champion_of`). None as well where no finalist has a number
-    from every fresh seed, or none keeps the study's constraints there.
+    It is the row that the verdict is about (`tune.comparison.best_finalist`). None as well where no finalist has a
+    number from every fresh seed, or none keeps the study's constraints there.
     """
-    row = best_row(snapshot.rows, snapshot.objective)
+    row = best_finalist(snapshot.rows, snapshot.objective)
     if row is None or not snapshot.finished:
         return None
     mean = row.means[snapshot.objective]

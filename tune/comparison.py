@@ -129,7 +129,7 @@ def comparison_pieces(definition: Definition, suggestions: Iterable[Suggestion])
                 yield from pieces_of(definition.with_seed(row, seed))
 
 
-def champion_of(rows: Sequence[RowSnapshot], objective: str) -> RowSnapshot | None:
+def best_finalist(rows: Sequence[RowSnapshot], objective: str) -> RowSnapshot | None:
     """The feasible finalist of the highest mean over the fresh seeds; None until all have ended with a number.
 
     A finalist that has lost a seed to a failure is passed over: its mean is of other seeds than the others'.
@@ -208,7 +208,7 @@ def verdict_of(rows: Sequence[RowSnapshot], objective: str) -> str | None:
     Percentage points of validation accuracy where labels exist, which the search has not been allowed to see unless
     it asked for them, else of the objective.
     """
-    finalist = champion_of(rows, objective)
+    finalist = best_finalist(rows, objective)
     controls = [row for row in rows if row.role == "control"]
     if finalist is None or any(row.num_complete < len(row.keys) for row in controls):
         return None

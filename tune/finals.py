@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tune.comparison import (
     Row,
-    champion_of,
+    best_finalist,
     control_rows,
     finalist_rows,
     finalists_of,
@@ -127,7 +127,7 @@ class Finals:
         """The best finalist on fresh seeds, once all of them have ended with a number."""
         study = self._definition.study
         rows = (row for row in self.rows if row.role == "finalist")
-        return champion_of([summarise(row, self._roster.works, study) for row in rows], study.objective)
+        return best_finalist([summarise(row, self._roster.works, study) for row in rows], study.objective)
 
     def _want_rows(self, rows: list[Row]) -> None:
         self.rows = rows

@@ -11,8 +11,7 @@ from typing import Any
 
 from hidfd.page import Tile, number, percent, points
 from hidfd.progress import duration
-from tune.comparison import TABLE_METRICS, TRUSTED_TAU
-from tune.comparison import champion_of as best_row
+from tune.comparison import TABLE_METRICS, TRUSTED_TAU, best_finalist
 from tune.measures import MEASURES, written
 from tune.snapshot import RowSnapshot, StudySnapshot, TrialSnapshot, WorkSnapshot, WorkState
 from tune.trade_offs import (
@@ -70,7 +69,7 @@ def best_trial(snapshot: StudySnapshot) -> TrialSnapshot | None:
 def finalist_of(snapshot: StudySnapshot) -> RowSnapshot | None:
     """The row of the best finalist on fresh seeds, once one has a number."""
     numbered = (row for row in snapshot.rows if row.role == "finalist" and row.num_complete)
-    return best_row(snapshot.rows, snapshot.objective) or next(numbered, None)
+    return best_finalist(snapshot.rows, snapshot.objective) or next(numbered, None)
 
 
 def measured(metric: str, value: float | None, error: float | None) -> tuple[str, str | None]:
