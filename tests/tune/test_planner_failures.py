@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -329,10 +330,18 @@ TWO_VALUES = {"distillation.inflation": {"type": "categorical", "choices": [1.0,
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "stage-aware"])
-def test_search_over_few_values_ends_where_all_of_them_fail(sampler: str) -> None:
+def test_search_over_few_values_ends_where_all_of_them_fail(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     study = definition({"sampler": sampler, "pruner": {"kind": "none"}, "num_students": 4}, TWO_VALUES)
     world = World(failing=lambda work: Failed("out of memory") if work.piece.kind == "student" else None)
-    planner = run(study, world)
+    planner = world.planner(study)
+    suggest = planner.state.suggest
+
+    def suggest_in_bounds(*arguments: Any, **more: Any) -> None:
+        assert len(planner.state.suggestions) < 10, "it suggests for ever"
+        suggest(*arguments, **more)
+
+    monkeypatch.setattr(planner.state, "suggest", suggest_in_bounds)
+    run_local(planner, world.execute)
     assert planner.is_over()
     assert [suggestion.state for suggestion in planner.state.suggestions] == 4 * [WorkState.FAILED]
 
