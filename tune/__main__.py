@@ -22,6 +22,7 @@ from hidfd.progress import console_observer, interruptible
 from hidfd.studyfile import redacted
 from tune.champion import champion_of
 from tune.display import StudyDisplay
+from tune.errors import LedgerHeld
 from tune.explanation import explain as explain_work
 from tune.findings import opened_labels, rank_words
 from tune.forecast import forecast_of
@@ -108,13 +109,16 @@ def run(options: argparse.Namespace) -> None:
     """Run the study, or go on with it: a search, then the best trial beside its controls on fresh seeds."""
     study = _open(options)
     lines = RunLines(sys.stdout)
-    with (
-        console_observer(quiet=options.json, prefix="import: ") as observer,
-        interruptible(observer),
-        StudyDisplay(quiet=options.json) as display,
-    ):
-        show = lines.show if options.json else display.show
-        ended = run_study(study, engine=options.engine, device=options.device, observer=observer, show=show)
+    try:
+        with (
+            console_observer(quiet=options.json, prefix="import: ") as observer,
+            interruptible(observer),
+            StudyDisplay(quiet=options.json) as display,
+        ):
+            show = lines.show if options.json else display.show
+            ended = run_study(study, engine=options.engine, device=options.device, observer=observer, show=show)
+    except LedgerHeld as error:
+        raise LedgerHeld(f"{error}; look on with: {_command('status', options)} --watch") from error
     if options.json:
         lines.end(ended.snapshot, ended.report)
         return
@@ -134,7 +138,7 @@ def status(options: argparse.Namespace) -> None:
             print(json.dumps(snapshot.to_json() | left, default=str))
         return
     holder = study.holder()
-    if not any(work.attempts or work.state.is_final for work in snapshot.works):
+    if not _has_begun(snapshot):
         begun = f"its material is imported, or Ray starts; run by {holder}"
         print(f"{snapshot.name}: {begun if holder else f'not started; next: {snapshot.command}'}")
         return
@@ -166,8 +170,12 @@ def status(options: argparse.Namespace) -> None:
 
 
 def _watch(study: Study, *, as_json: bool) -> None:
-    """Shows a study as its driver would, until it ends or nobody runs it any more."""
+    """Shows a study as its driver would, until it ends or nobody runs it any more; before it begins, waits for that."""
     told = ""
+    snapshot = study.snapshot()
+    if not _has_begun(snapshot) and study.holder() is None:
+        waiting = f"{snapshot.name}: not started; waiting until somebody runs: {snapshot.command} (Ctrl-C ends this)"
+        print(waiting, file=sys.stderr, flush=True)
     with StudyDisplay(sys.stdout, quiet=as_json) as display:
         while True:
             is_run = study.holder() is not None
@@ -178,9 +186,13 @@ def _watch(study: Study, *, as_json: bool) -> None:
                 if line != told:
                     print(line, flush=True)
                 told = line
-            if not is_run:
+            if not is_run and _has_begun(snapshot):
                 return
             time.sleep(WATCH_EVERY_SECONDS)
+
+
+def _has_begun(snapshot: StudySnapshot) -> bool:
+    return any(work.attempts or work.state.is_final for work in snapshot.works)
 
 
 def stop(options: argparse.Namespace) -> None:

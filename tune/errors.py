@@ -25,17 +25,14 @@ class ConnectionLost(LedgerError):
 
 
 class LedgerHeld(LedgerError):
-    """Another driver holds the study; the message says who, since when, and how to watch it."""
+    """Another driver holds the study; the message says who and since when."""
 
     exit_code = 8
 
     @classmethod
     def by(cls, holder: str, name: str) -> LedgerHeld:
         """The message for a study of that name."""
-        return cls(
-            f"study {name!r} is run by {holder}; look on with `python -m tune status FILE --watch` and the same study "
-            f"file, or wait until it ends"
-        )
+        return cls(f"study {name!r} is run by {holder}")
 
 
 class StudyError(HidfdError):

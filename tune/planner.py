@@ -30,7 +30,7 @@ STOP_SECONDS = 5.0
 """What saving a checkpoint and stopping may take: the budget is kept by stopping so long before its end."""
 
 OBEY_SECONDS = 60.0
-"""How long what hangs may take to save and stop: it may only have been slow. Then its slot is taken from it."""
+"""How long what hangs, or what has used up the budget, may take to save and stop. Then its process is killed."""
 
 LISTENS_SECONDS = 30.0
 """A longer time between two looks says nothing about what runs: the driver itself was held up, by its ledger say."""
@@ -84,6 +84,7 @@ class Planner:
         self._now = -math.inf
         self._listened = self.now()
         self._drain_reason: str | None = None
+        self._used_up: float | None = None  # when the budget was
         self._account = Account(state.roster.attempts())
         self._pace = Pace()
         self._reserve_stand: tuple[int | None, int] | None = None
@@ -188,9 +189,14 @@ class Planner:
                 self.state.ledger.set_attempt(self.state.works[key], live.attempt)
 
     def is_deaf(self, key: str) -> bool:
-        """Whether a piece of work hangs and did not stop when it was asked to: its process is to be killed."""
-        live, limit = self.live.get(key), self._hung_seconds
-        return live is not None and live.silent >= limit + OBEY_SECONDS and self.verdict(key) is not None
+        """Whether a piece of work was asked to stop and did not: its process is to be killed.
+
+        That is what hangs, and, once the budget is used up, whatever is in a stage that does not stop half-way.
+        """
+        live = self.live.get(key)
+        if live is None or live.attempt is None or self.verdict(key) is None:
+            return False
+        return live.silent >= self._hung_seconds + OBEY_SECONDS or self._has_overdrawn()
 
     def on_end(self, work: Work, end: End) -> None:
         """A piece of work stopped running, for whatever reason. Told twice, the second time changes nothing."""
@@ -201,6 +207,8 @@ class Planner:
             self.on_start(work, "(never started)")
         if live.silent >= self._hung_seconds and isinstance(end, Stopped):
             end = Lost(live.verdict or "hung", cpu_seconds=end.cpu_seconds)  # that it obeyed in the end is no excuse
+        elif isinstance(end, Lost) and not end.node_is_gone and self._has_overdrawn():
+            end = Stopped(end.reason, end.cpu_seconds)  # killed for the budget, which is no fault of its own
         attempt = work.attempts[-1]
         attempt.ended = attempt.last_seen = self.now()
         self._account.close(attempt)
@@ -290,11 +298,15 @@ class Planner:
         spent = self._account.spent(self.now(), ahead_seconds=STOP_SECONDS)
         reason = exhausted(spent, budget)
         if reason is not None:
+            self._used_up = self.now()
             self.drain(f"the budget is used up ({reason})")
         elif self.state.best is not None and self.state.closed is None and not self.state.search_is_over():
             reason = exhausted(spent + self._reserve(), budget)
             if reason is not None:
                 self.state.close_search(f"what is left of the budget is kept for the finalists ({reason} with them)")
+
+    def _has_overdrawn(self) -> bool:
+        return self._used_up is not None and self.now() - self._used_up >= OBEY_SECONDS
 
     def _reserve(self) -> Cost:
         """What the comparison at the end is expected to cost, by what has been built so far; nothing before that."""

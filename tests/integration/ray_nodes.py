@@ -58,7 +58,7 @@ class RayNodes:
 
     def workers(self, number: int) -> list[int]:
         """Process ids of those of a node's workers that do pieces of work."""
-        return [process for process in descendants(self._nodes[number].pid) if _title(process).startswith(WORKER)]
+        return processes_titled(WORKER, self._nodes[number].pid)
 
     def close(self) -> None:
         """Ends what still runs."""
@@ -115,6 +115,11 @@ def descendants(ancestor: int) -> list[int]:
     for process in found:
         found += parents.get(process, [])
     return found[1:]
+
+
+def processes_titled(title: str, ancestor: int | None = None) -> list[int]:
+    """Process ids of those that a process (this one) has started whose title begins so, as Ray's workers' do."""
+    return [found for found in descendants(ancestor or os.getpid()) if _title(found).startswith(title)]
 
 
 def _title(process: int) -> str:

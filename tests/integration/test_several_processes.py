@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.conftest import Workplace, tiny_study
-from tests.integration.ray_nodes import RayNodes, ray_nodes
+from tests.integration.ray_nodes import RayNodes, processes_titled, ray_nodes
+from tests.integration.running_study import RunningStudy
 
 pytestmark = pytest.mark.integration
 
@@ -57,3 +61,22 @@ def test_a_study_with_pruning_runs_on_two_processes_across_two_nodes(study: Work
     attempts = [attempt for work in found["works"] for attempt in work["attempts"]]
     assert all(attempt["end"] in ("finished", "stopped") for attempt in attempts), attempts
     assert all(attempt["resources"]["workers"] == 2 for attempt in attempts)
+
+
+@pytest.mark.parametrize("title", ["ray::RayTrainWorker", "ray::ImplicitFunc"], ids=["one of the two", "their trial's"])
+def test_study_goes_on_when_a_process_of_several_is_killed(cluster: RayNodes, tmp_path: Path, title: str) -> None:
+    """With the trial's own process dies what holds the others, which Ray gives back to nobody."""
+    running = RunningStudy(tmp_path / "killed", cluster.address, ["resources.num_workers=2", "study.num_students=1"])
+    running.start()
+    try:
+        checkpoints = running.results.parents[1] / "store" / "checkpoints"
+        running.until(lambda: any(checkpoints.glob("*/*/manifest.json")))
+        os.kill(processes_titled(title)[-1], signal.SIGKILL)
+        running.finish()
+    finally:
+        running.kill()
+    assert running.returncode == 0, running.output()
+    ends = [attempt.end for work in running.study.snapshot().works for attempt in work.attempts]
+    assert ends.count("lost") == 1, running.output()
+    assert "started again, from its last checkpoint" in running.output()
+    assert len(running.resumed_at()) == 1, running.output()

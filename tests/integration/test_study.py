@@ -1,5 +1,6 @@
 """A whole study by its command line: both engines, Ctrl-C, kills, and what is shown of it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,10 +16,11 @@ import pytest
 import torch
 
 import hidfd.trial
+import tune.__main__
 from hidfd.config import TrialConfig
 from hidfd.store import Store
 from hidfd.trial import import_all
-from tests.integration.conftest import Workplace, tiny_study
+from tests.integration.conftest import Outcome, Workplace, tiny_study
 from tune.study import open_study
 
 LOCAL = ("run", "study.yaml", "--engine", "local")
@@ -212,6 +214,42 @@ def test_stop_is_heard_during_an_import(study: Workplace, monkeypatch: pytest.Mo
     assert done.returncode == 130, done.stderr
     assert "`tune stop` by" in done.stderr
     assert not list((study.folder / ".hidfd" / "store" / "import").glob("*/manifest.json")), "it ended there and then"
+
+
+def test_second_driver_is_told_who_runs_the_study_and_how_to_look_on(
+    study: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second: list[Outcome] = []
+
+    def meanwhile(*given: Any) -> TrialConfig:
+        second.append(study.run("tune", *LOCAL, "study.concurrency=1"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hidfd.trial, "import_all", meanwhile)
+    with contextlib.suppress(KeyboardInterrupt):
+        study.run("tune", *LOCAL)
+    (refused,) = second
+    assert refused.returncode == 8
+    assert f"study 'tiny' is run by process {os.getpid()} on " in refused.stderr
+    assert "look on with: python -m tune status study.yaml study.concurrency=1 --watch" in refused.stderr
+
+
+@pytest.mark.slow
+def test_watch_waits_for_a_study_that_nobody_has_started(study: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Outcome] = []
+
+    class Clock:
+        """Somebody runs the study while the watcher sleeps."""
+
+        def sleep(self, seconds: float) -> None:
+            runs.append(study.run("tune", *LOCAL))
+
+    monkeypatch.setattr(tune.__main__, "time", Clock())
+    watched = study.run("tune", "status", "study.yaml", "--watch")
+    assert watched.returncode == 0
+    assert [run.returncode for run in runs] == [0]
+    assert "tiny: not started; waiting until somebody runs: python -m tune run study.yaml" in watched.stderr
+    assert "3 of 3 students of the search" in watched.stdout
 
 
 def test_local_engine_refuses_several_processes(study: Workplace) -> None:

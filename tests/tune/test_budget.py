@@ -10,11 +10,11 @@ from tests.tune.world import World, definition
 from tune.budget import Account, Cost, exhausted
 from tune.config import BudgetConfig
 from tune.definition import Definition
-from tune.planner import STOP_SECONDS, Planner
+from tune.planner import OBEY_SECONDS, STOP_SECONDS, Planner
 from tune.simulate import Simulation
 from tune.snapshot import WorkState
 from tune.view import snapshot_of
-from tune.work import Attempt, Failed
+from tune.work import Attempt, Failed, Lost, Work
 
 
 def attempt(started: float, ended: float, **resources: float) -> Attempt:
@@ -142,3 +142,22 @@ def test_budget_that_ends_before_a_first_student_is_said() -> None:
     assert snapshot.undone is not None
     assert snapshot.undone.startswith("the budget is used up (study.budget.cpu_hours: 0.0")
     assert snapshot.undone.endswith("0 of 6 students have ended; raise study.budget, and the same command goes on")
+
+
+def test_budget_that_is_used_up_does_not_wait_for_what_cannot_stop_half_way() -> None:
+    clock = [0.0]
+    world, study = World(), definition(budget(cpu_hours=100 / 3600))
+    planner = world.planner(study, lambda: clock[0])
+    work = planner.next_work(1)
+    assert isinstance(work, Work)
+    planner.on_start(work, "here")
+    clock[0] = 100.0 - STOP_SECONDS
+    planner.tick()
+    assert "the budget is used up" in (planner.verdict(work.key) or "")
+    clock[0] += OBEY_SECONDS - 1.0
+    assert not planner.is_deaf(work.key), "it may only be saving"
+    clock[0] += 1.0
+    assert planner.is_deaf(work.key)
+    planner.on_end(work, Lost("it was killed"))
+    assert work.attempts[-1].end == "stopped", "not its own fault, however often the budget is raised a little"
+    assert run(definition(budget(cpu_hours=10)), world).is_over()
