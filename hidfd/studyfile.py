@@ -89,6 +89,7 @@ class StudyFile:
     resources: ResourcesConfig
     tree: FileTree = field(repr=False)
     storage_origins: Mapping[str, str] = field(repr=False)
+    environment: Mapping[str, str] | None = field(repr=False)
 
     def trial(self) -> TrialConfig:
         """The `trial:` section over its preset, with material paths resolved.
@@ -96,7 +97,7 @@ class StudyFile:
         Raises:
             ConfigError: every problem at once.
         """
-        config, problems = _trial(self.tree)
+        config, problems = _trial(self.tree, self.environment)
         return _result(config, problems)
 
     def section(self, name: str, model: type[ModelT]) -> ModelT:
@@ -131,13 +132,20 @@ class StudyFile:
         return self.tree.where(keys) if isinstance(section, dict) and last in section else default
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), *, store: str | None = None) -> StudyFile:
+def load(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    store: str | None = None,
+    environment: Mapping[str, str] | None = os.environ,
+) -> StudyFile:
     """Read a study file.
 
     Args:
         path: of the YAML file.
         overrides: `key=value` with dotted keys from the top level, such as `trial.distillation.inflation=5`.
         store: of the command line; wins over HIDFD_STORE and the file.
+        environment: of HIDFD_STORE and its like, and of `${NAME}`; None leaves both to another machine.
 
     Raises:
         ConfigError: a missing or malformed file; unknown, doubled or malformed keys, names or overrides. Then what is
@@ -161,15 +169,15 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, store: str | None =
             f"letter or digit (it names folders)"
         )
         name = ""
-    storage, origins = _storage(tree, store)
+    storage, origins = _storage(tree, store, environment)
     given = tree.get(["resources"])
     resources, found_wrong = checked(ResourcesConfig, {} if given is None else given, "resources", tree)
     problems += found_wrong
     if problems or storage is None or resources is None:
         if "trial" in tree.values:
-            problems += _trial(tree)[1]
+            problems += _trial(tree, environment)[1]
         raise ConfigError("\n".join(dict.fromkeys(problems)))
-    return StudyFile(name, path, storage, resources, tree, origins)
+    return StudyFile(name, path, storage, resources, tree, origins, environment)
 
 
 def json_schema(**sections: type[BaseModel]) -> dict[str, Any]:
@@ -178,7 +186,7 @@ def json_schema(**sections: type[BaseModel]) -> dict[str, Any]:
     Args:
         sections: models of those sections that other packages own; what is not given may hold anything.
 
-    Published as studies/study.schema.json: `python -m tune.config > studies/study.schema.json`.
+    Published as studies/study.schema.json: `python -m studies.schema > studies/study.schema.json`.
     """
     modelled: dict[str, type[BaseModel]] = {
         "storage": StorageConfig,
@@ -214,7 +222,9 @@ def storage_from_environment(store: str | None = None) -> StorageConfig:
     return StorageConfig(**values | ({} if store is None else {"store": store}))
 
 
-def _storage(tree: FileTree, store: str | None) -> tuple[StorageConfig | None, dict[str, str]]:
+def _storage(
+    tree: FileTree, store: str | None, environment: Mapping[str, str] | None
+) -> tuple[StorageConfig | None, dict[str, str]]:
     given = tree.get(["storage"])
     config, problems = checked(StorageConfig, {} if given is None else given, "storage", tree)
     tree.problems += problems
@@ -231,22 +241,22 @@ def _storage(tree: FileTree, store: str | None) -> tuple[StorageConfig | None, d
                 f"repeat it; write ${{NAME}} in its place, and set that environment variable"
             )
         elif given_here:
-            values[name] = _expanded(values[name], f"{origins[name]}: storage.{name}", tree.problems)
-        if os.environ.get(variable) and origins[name] != COMMAND_LINE:
-            values[name], origins[name] = os.environ[variable], variable
+            values[name] = _expanded(values[name], f"{origins[name]}: storage.{name}", tree.problems, environment)
+        if environment and environment.get(variable) and origins[name] != COMMAND_LINE:
+            values[name], origins[name] = environment[variable], variable
     if store is not None:
         values["store"], origins["store"] = store, COMMAND_LINE
     return StorageConfig(**values), origins
 
 
-def _trial(tree: FileTree) -> tuple[TrialConfig | None, list[str]]:
+def _trial(tree: FileTree, environment: Mapping[str, str] | None) -> tuple[TrialConfig | None, list[str]]:
     given = tree.get(["trial"])
     if not isinstance(given, dict):
         return None, [f"{tree.where(['trial'])}: trial: missing; every study file has a section `trial:`"]
     preset = given.get("preset")
     overlay = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
     problems: list[str] = []
-    values = _with_paths(_merged(overlay, given), ("trial",), tree, problems)
+    values = _with_paths(_merged(overlay, given), ("trial",), tree, problems, environment)
     config, found = checked(TrialConfig, values, "trial", tree)
     return (None if problems else config), problems + found
 
@@ -259,15 +269,17 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
-def _with_paths(values: Any, keys: tuple[str, ...], tree: FileTree, problems: list[str]) -> Any:
+def _with_paths(
+    values: Any, keys: tuple[str, ...], tree: FileTree, problems: list[str], environment: Mapping[str, str] | None
+) -> Any:
     """Every `path:` (only materials have one) expanded and resolved against the study file's folder."""
     if not isinstance(values, dict):
         return values
-    result = {key: _with_paths(value, (*keys, key), tree, problems) for key, value in values.items()}
+    result = {key: _with_paths(value, (*keys, key), tree, problems, environment) for key, value in values.items()}
     path = result.get("path")
     if isinstance(path, str):
         here = (*keys, "path")
-        expanded = Path(_expanded(path, f"{tree.where(here)}: {'.'.join(here)}", problems)).expanduser()
+        expanded = Path(_expanded(path, f"{tree.where(here)}: {'.'.join(here)}", problems, environment)).expanduser()
         result["path"] = str((tree.path.parent / expanded).absolute())
     return result
 
@@ -279,15 +291,17 @@ def _has_plain_password(uri: str) -> bool:
     return any(re.sub(r"\$\{\w+\}", "", word) for word in found)
 
 
-def _expanded(text: str, where: str, problems: list[str]) -> str:
+def _expanded(text: str, where: str, problems: list[str], environment: Mapping[str, str] | None) -> str:
     def value(match: re.Match[str]) -> str:
         name = match[1]
-        if name not in os.environ:
+        if environment is None:
+            return match[0]
+        if name not in environment:
             problems.append(f"{where}: the environment variable {name} is not set; set it, or write the value out")
             return match[0]
         before, after = text[: match.start()], text[match.end() :]
         is_credential = re.search(r"://[^/@]*$", before) and re.match(r"[^/@]*@", after)
-        return quote(os.environ[name], safe="") if is_credential else os.environ[name]
+        return quote(environment[name], safe="") if is_credential else environment[name]
 
     return re.sub(r"\$\{([A-Za-z_]\w*)\}", value, text)
 

@@ -19,7 +19,6 @@ or, for a table of ablations, no search but
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -29,7 +28,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, RootModel, field_validator, model_validator
 
 from hidfd.config import LearningRate, Section, Seed
-from hidfd.studyfile import json_schema
 from tune.measures import LATENCY, MEASURES, Direction, MeasureName, Objective
 
 Choice = bool | int | float | str
@@ -384,7 +382,3 @@ def _check_range(low: float, high: float, *, log: bool, has_step: bool) -> None:
         raise ValueError(f"log needs low above 0, found {low}")
     if log and has_step:
         raise ValueError("log and step exclude each other")
-
-
-if __name__ == "__main__":
-    print(json.dumps(json_schema(study=StudyConfig, search=SearchConfig), indent=1))

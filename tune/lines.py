@@ -96,6 +96,9 @@ class RunLines:
             num_students=snapshot.num_students,
             num_trials=len(snapshot.trials),
             num_ended=len(self._ended),
+            num_trials_ended=len(self._over),
+            best_trial=snapshot.best,
+            best_value=None if snapshot.best is None else snapshot.trials[snapshot.best].value,
             spent=snapshot.spent,
         )
 

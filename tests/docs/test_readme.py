@@ -16,7 +16,7 @@ def test_tree_has_a_line_for_every_module_and_no_other() -> None:
             listed.add(f"{package}/{module[1]}")
     there = {
         f"{package}/{path.name}"
-        for package in ("hidfd", "tune", "benchmarks", "studies")
+        for package in ("hidfd", "tune", "k8s", "benchmarks", "studies")
         for path in (ROOT / package).glob("*.py")
         if path.name != "__init__.py"
     }

@@ -57,6 +57,16 @@ def origins(file: StudyFile) -> dict[str, tuple[Any, str]]:
     }
 
 
+def test_file_for_another_machine_keeps_its_variables_and_asks_none_of_this_one(
+    write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIDFD_STORE", "this machine's")
+    file = load(write(STUDY + "storage: {ledger: 'postgresql://me:${WORD}@db.example/x'}\n"), environment=None)
+    assert file.storage.ledger == "postgresql://me:${WORD}@db.example/x"
+    assert file.storage.store == ".hidfd/store"
+    assert load(write(), ["trial.data.test.path=${SHELF}/x"], environment=None).trial().data.test is not None
+
+
 def test_value_is_taken_from_override_then_file_then_preset_then_default(write: Any) -> None:
     file = load(write(), ["trial.synthesis.num_images=7", "trial.generation.latent_dim=9"])
     trial = file.trial()

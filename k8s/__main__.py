@@ -1,0 +1,223 @@
+"""Studies on Kubernetes: look before, submit, look on, take away.
+
+python -m k8s preflight|submit|watch|delete FILE [key=value ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+import yaml
+from rich.console import Console
+
+from hidfd.command_line import Parser, parse, run_verb
+from k8s.check import Check
+from k8s.client import Api
+from k8s.delete import delete as delete_jobs
+from k8s.display import JobDisplay, checks_table
+from k8s.errors import JobGoneError
+from k8s.manifest import Manifests, render
+from k8s.preflight import preflight as look_before
+from k8s.preflight import refuse_failed
+from k8s.request import Request, read_request
+from k8s.submit import jobs_of, try_out
+from k8s.submit import submit as submit_job
+from k8s.watch import View, Watcher
+
+Verb = Callable[[argparse.Namespace], None]
+
+EPILOG = """\
+FILE is the study file that `python -m tune run` takes; its section `cluster:` says where it runs.
+
+exit codes:
+    0  done; of watch: the job has succeeded
+    2  the study file, an override or an argument is wrong
+   13  no kubeconfig, no answer, or the API server refuses
+   14  preflight: something is missing in the cluster, and nothing was started
+   15  the study's job has ended without success
+   16  there is no such job, or somebody deleted it
+  130  stopped by Ctrl-C; a watched job goes on
+"""
+
+PLAIN_WIDTH = 160
+"""Columns of a table that is not shown on a terminal."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # what it warns of is told as this package's own errors
+    plain = ["--dry-run=client" if word == "--dry-run" else word for word in words]  # else it would take what follows
+    return run_verb(parse(_parser(), plain), "python -m k8s", words)
+
+
+def preflight(options: argparse.Namespace) -> None:
+    """Look at everything that the study needs of the cluster; starts nothing."""
+    request = read_request(options.file, options.overrides)
+    checks = look_before(request, Api(options.context))
+    if options.json:
+        print(json.dumps([asdict(check) for check in checks]))
+    else:
+        _print_checks(checks)
+        print(f"next: {_command('submit', options)}")
+    refuse_failed(checks)
+
+
+def submit(options: argparse.Namespace) -> None:
+    """Look at everything, then start the study as a RayJob; twice the same is one job."""
+    request = read_request(options.file, options.overrides)
+    manifests = render(request)
+    if options.dry_run == "client":
+        _print_objects(manifests.objects, as_json=options.json)
+        return
+    api = Api(options.context)
+    checks = [] if options.no_preflight else look_before(request, api)
+    if not options.json:
+        _print_checks([check for check in checks if check.todo])
+    refuse_failed(checks)
+    if options.dry_run == "server":
+        _print_objects(try_out(manifests, request.cluster.namespace, api), as_json=options.json)
+        return
+    _tell_submitted(options, request, manifests, api)
+
+
+def watch(options: argparse.Namespace) -> None:
+    """Look on until the study's job has ended; Ctrl-C ends this only."""
+    request = read_request(options.file, options.overrides)
+    api = Api(options.context)
+    jobs = jobs_of(request, api)
+    if not jobs:
+        raise JobGoneError(
+            f"study {request.study!r} has no job in {request.cluster.namespace}; start it with: "
+            f"{_command('submit', options)}"
+        )
+    watcher = Watcher(api, request.cluster.namespace, jobs[0]["metadata"]["name"], every_log=options.logs)
+    with JobDisplay(as_json=options.json) as display:
+        view = watcher.until_it_ends(_driver_only(display.show, logs=options.logs))
+    if not options.json:
+        print(f"job {view.name} has succeeded: {view.progress.words()}")
+        if view.progress.verdict:
+            print(view.progress.verdict)
+        print(f"the study's page, its figures and its students are in MLflow: {request.storage['tracking']}")
+        print(f"next: python -m tune promote {options.file}  (where ledger and store can be reached)")
+
+
+def delete(options: argparse.Namespace) -> None:
+    """End the study's jobs and wait until their pods are gone; ledger, store and MLflow stay."""
+    request = read_request(options.file, options.overrides)
+    say: Callable[[str], None] = (lambda words: None) if options.json else print
+    names = delete_jobs(request, Api(options.context), wait_seconds=options.wait, say=say)
+    if options.json:
+        print(json.dumps({"deleted": names}))
+        return
+    kept = "ledger, store and MLflow keep what the study has found"
+    print(f"{', '.join(names)}: gone; {kept}" if names else f"study {request.study!r} has no job; nothing to delete")
+    print(f"goes on with: {_command('submit', options)}")
+
+
+def _tell_submitted(options: argparse.Namespace, request: Request, manifests: Manifests, api: Api) -> None:
+    found = submit_job(request, manifests, api)
+    if options.json:
+        state = found.state
+        print(json.dumps({"job": found.name, "new": found.is_new, "deployment_status": state.deployment}))
+        return
+    if found.is_new:
+        print(f"submitted as {found.name} in {request.cluster.namespace}")
+    elif found.state.has_ended:
+        print(f"{found.name} was submitted before and has ended: {found.state}")
+        if not found.state.has_succeeded:
+            print(found.state.why())
+        print(f"to go on with the study: {_command('delete', options)}, then submit again; what is done is kept")
+        return
+    else:
+        print(f"{found.name} was submitted before: {found.state}")
+    print(f"next: {_command('watch', options)}")
+
+
+def _driver_only(show: Callable[[View], None], *, logs: bool) -> Callable[[View], None]:
+    """Without --logs the driver's words for people are left out: the table says the same."""
+    if logs:
+        return show
+
+    def shown(view: View) -> None:
+        show(View(view.name, view.state, view.progress, view.troubles, (), view.away))
+
+    return shown
+
+
+def _print_checks(checks: Sequence[Check]) -> None:
+    if checks:
+        console = Console(highlight=False, markup=False)
+        console = console if console.is_terminal else Console(width=PLAIN_WIDTH, highlight=False, markup=False)
+        console.print(checks_table(checks))
+
+
+def _print_objects(objects: Sequence[dict[str, object]], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+    else:
+        print(yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False), end="")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines as they are read, and no anchors."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
+)
+
+
+def _command(verb: str, options: argparse.Namespace) -> str:
+    context = [] if options.context is None else ["--context", options.context]
+    return shlex.join(["python", "-m", "k8s", verb, options.file, *options.overrides, *context])
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m k8s", description="Studies on Kubernetes, by KubeRay.", epilog=EPILOG)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def add(name: str, verb: Verb) -> Parser:
+        sub = verbs.add_parser(
+            name,
+            help=verb.__doc__,
+            description=verb.__doc__,
+            usage="%(prog)s FILE [options] [key=value ...]",
+            epilog=EPILOG,
+        )
+        sub.set_defaults(verb=verb, parser=sub)
+        sub.add_argument("file", metavar="FILE", help="study file (YAML); key=value overrides may follow")
+        sub.add_argument("--context", help="of the kubeconfig; default its current one")
+        sub.add_argument("--json", action="store_true", help="print JSON instead of text")
+        return sub
+
+    add("preflight", preflight)
+    submitting = add("submit", submit)
+    submitting.add_argument(
+        "--dry-run",
+        choices=["client", "server"],
+        help="print the manifests and start nothing; --dry-run=server: as the API server would store them",
+    )
+    submitting.add_argument("--no-preflight", action="store_true", help="start it though a check fails")
+    watching = add("watch", watch)
+    watching.add_argument("--logs", action="store_true", help="show what the driver and Ray's pods print")
+    deleting = add("delete", delete)
+    deleting.add_argument(
+        "--wait", type=float, default=300.0, metavar="SECONDS", help="for all to be gone; default 300"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

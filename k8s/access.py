@@ -1,0 +1,172 @@
+"""Preflight: the API server, KubeRay, the namespace, and what the user may do there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from k8s.check import Check, Cluster, failed, passed, warned
+from k8s.errors import Forbidden, NotFound, Refused
+from k8s.manifest import ray_pods
+from k8s.paths import CORE, RAY, core
+from k8s.request import Request
+
+OLDEST_KUBERNETES = (1, 28)
+OLDEST_KUBERAY = (1, 5)
+"""The first whose RayCluster has authOptions."""
+
+LEVEL = "pod-security.kubernetes.io/enforce"
+
+NEEDED = (
+    ("create", "ray.io", "rayjobs", ""),
+    ("get", "ray.io", "rayjobs", ""),
+    ("list", "ray.io", "rayjobs", ""),
+    ("delete", "ray.io", "rayjobs", ""),
+    ("create", "", "configmaps", ""),
+    ("get", "", "configmaps", ""),
+    ("patch", "", "configmaps", ""),
+    ("delete", "", "configmaps", ""),
+    ("list", "", "pods", ""),
+    ("get", "", "pods", "log"),
+    ("list", "", "events", ""),
+)
+"""Verb, group, resource and subresource of all that submit, watch and delete do."""
+
+
+def api_server(request: Request, cluster: Cluster) -> Iterator[Check]:
+    """Its version."""
+    found = cluster.get("/version")
+    version = tuple(int(re.sub(r"\D.*", "", str(found[part]))) for part in ("major", "minor"))
+    words = f"Kubernetes {found['gitVersion']}"
+    if version < OLDEST_KUBERNETES:
+        oldest = ".".join(map(str, OLDEST_KUBERNETES))
+        yield failed("API server", words, f"this was tested from {oldest} on; use a newer cluster")
+    else:
+        yield passed("API server", words)
+
+
+def kuberay(request: Request, cluster: Cluster) -> Iterator[Check]:
+    """Its definitions, and its operator where that may be seen."""
+    install = (
+        "helm repo add kuberay https://ray-project.github.io/kuberay-helm && helm install kuberay-operator "
+        "kuberay/kuberay-operator --namespace kuberay --create-namespace"
+    )
+    try:
+        kinds = {kind["kind"] for kind in cluster.get(RAY)["resources"]}
+    except NotFound:
+        kinds = set()
+    if not {"RayJob", "RayCluster"} <= kinds:
+        yield failed(
+            "KubeRay", "RayJob and RayCluster of ray.io/v1 are not there", f"have KubeRay installed: {install}"
+        )
+        return
+    yield passed("KubeRay", "RayJob and RayCluster of ray.io/v1 are there")
+    name = "KubeRay operator"
+    try:
+        found = cluster.items("/apis/apps/v1/deployments", labelSelector="app.kubernetes.io/name=kuberay-operator")
+    except Forbidden:
+        yield warned(name, "deployments of other namespaces may not be listed, so its version is not known")
+        return
+    if not found:
+        yield warned(name, "no deployment is labelled as one", f"unless it runs in some other way: {install}")
+        return
+    image = found[0]["spec"]["template"]["spec"]["containers"][0]["image"]
+    ready = (found[0].get("status") or {}).get("readyReplicas") or 0
+    version = re.search(r":v?(\d+)\.(\d+)", image)
+    where = f"{image} in {found[0]['metadata']['namespace']}"
+    if not ready:
+        yield failed(name, f"{where}, of which no pod is ready", "see why: kubectl describe pods in that namespace")
+    elif version is not None and (int(version[1]), int(version[2])) < OLDEST_KUBERAY:
+        yield failed(name, where, f"upgrade it to {'.'.join(map(str, OLDEST_KUBERAY))} or newer")
+    else:
+        yield passed(name, where)
+
+
+def namespace(request: Request, cluster: Cluster) -> Iterator[Check]:
+    """Whether it is there, and what it asks of pods."""
+    name = request.cluster.namespace
+    try:
+        found = cluster.get(f"{CORE}/namespaces/{name}")
+    except NotFound:
+        yield failed(
+            "namespace", f"{name} does not exist", f"kubectl create namespace {name}, or mend cluster.namespace"
+        )
+        return
+    except Forbidden:
+        yield warned("namespace", f"{name} may not be looked at")
+        return
+    if found["metadata"].get("deletionTimestamp"):
+        yield failed("namespace", f"{name} is being deleted", "wait until it is gone, and make it anew")
+        return
+    yield passed("namespace", name)
+    level = (found["metadata"].get("labels") or {}).get(LEVEL)
+    yield from _pod_security(request, cluster, level)
+
+
+def _pod_security(request: Request, cluster: Cluster, level: str | None) -> Iterator[Check]:
+    """The server itself says whether it would admit the pods, where it may be asked."""
+    name = "pod security"
+    words = f"level {level}" if level else "no level is enforced"
+    path = core(request.cluster.namespace, "pods")
+    for group, (template, _) in ray_pods(request).items():
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"generateName": f"preflight-{group}-", **template["metadata"]},
+            "spec": template["spec"],
+        }
+        try:
+            cluster.create(path, pod, dryRun="All")
+        except Forbidden as refusal:
+            if "violates PodSecurity" in refusal.message:
+                yield failed(
+                    name, f"{words}: {refusal.message}", "change what the pods ask for, or the namespace's level"
+                )
+                return
+            if "cannot create resource" in refusal.message:
+                yield passed(name, f"{words}; the pods keep `restricted`")
+                return
+        except Refused as refusal:
+            yield failed(name, f"the server refuses the pods of {group}: {refusal.message}", "mend `cluster:`")
+            return
+    yield passed(name, f"{words}; the server would admit the pods, which keep `restricted`")
+
+
+def permissions(request: Request, cluster: Cluster) -> Iterator[Check]:
+    """One review for each thing that will be done."""
+    missing: list[str] = []
+    for verb, group, resource, subresource in NEEDED:
+        attributes = {
+            "namespace": request.cluster.namespace,
+            "verb": verb,
+            "group": group,
+            "resource": resource,
+            "subresource": subresource,
+        }
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        answer = cluster.create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        if not answer["status"]["allowed"]:
+            missing.append(
+                f"{verb} {resource}{f'/{subresource}' if subresource else ''}{f' of {group}' if group else ''}"
+            )
+    if not missing:
+        yield passed("permissions", f"all {len(NEEDED)} that submit, watch and delete need")
+        return
+    yield failed(
+        "permissions",
+        f"{_user(cluster)} may not {', '.join(missing)} in {request.cluster.namespace}",
+        "have the chart's Role bound to this account: --set rbac.submitters (charts/hidfd/README.md)",
+    )
+
+
+def _user(cluster: Cluster) -> str:
+    review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    try:
+        answer = cluster.create("/apis/authentication.k8s.io/v1/selfsubjectreviews", review)
+    except Refused:
+        return "this account"
+    return str(answer["status"]["userInfo"].get("username", "this account"))

@@ -1,0 +1,70 @@
+"""What a preflight check says, and what it may ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from k8s.request import Request
+
+Object = dict[str, Any]
+
+
+class Verdict(StrEnum):
+    PASS = "pass"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding.
+
+    Attributes:
+        name: of the check.
+        verdict: whether the study may start.
+        found: what there is, in words.
+        todo: what to do about it; None where nothing needs doing.
+    """
+
+    name: str
+    verdict: Verdict
+    found: str
+    todo: str | None = None
+
+
+class Cluster(Protocol):
+    """What checks ask an API server; `k8s.client.Api` answers for a real one."""
+
+    def get(self, path: str, **query: str | int | bool) -> Object:
+        """An object.
+
+        Raises:
+            NotFound, Forbidden: the server's answer.
+        """
+
+    def items(self, path: str, **query: str | int | bool) -> list[Object]:
+        """What a list holds."""
+
+    def create(self, path: str, body: Object, **query: str | int | bool) -> Object:
+        """An object, or with `dryRun` the answer whether it could be."""
+
+
+Checks = Callable[[Request, Cluster], Iterator[Check]]
+
+
+def passed(name: str, found: str) -> Check:
+    """Nothing to do."""
+    return Check(name, Verdict.PASS, found)
+
+
+def warned(name: str, found: str, todo: str | None = None) -> Check:
+    """It may go wrong, or could not be looked at."""
+    return Check(name, Verdict.WARN, found, todo)
+
+
+def failed(name: str, found: str, todo: str) -> Check:
+    """It would go wrong."""
+    return Check(name, Verdict.FAIL, found, todo)

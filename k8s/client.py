@@ -1,0 +1,143 @@
+"""The one door to the API server: requests with plain dictionaries, and its answers as this package's errors."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from typing import Any
+
+import urllib3
+import yaml
+from kubernetes.client import ApiClient, Configuration
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+
+from k8s.errors import Conflict, Forbidden, KubernetesError, NotFound, Refused, Unreachable
+
+TIMEOUT_SECONDS = (5.0, 30.0)
+"""Of one request: to connect, and between two pieces of its answer."""
+
+PASSING = (408, 410, 429, 500, 502, 503, 504)
+"""Statuses after which the same request may succeed."""
+
+Query = dict[str, str | int | bool]
+Object = dict[str, Any]
+
+_KINDS: dict[int, type[Refused]] = {401: Forbidden, 403: Forbidden, 404: NotFound, 409: Conflict}
+
+
+class Api:
+    """An API server, as the kubeconfig or, inside a pod, its service account has it."""
+
+    def __init__(self, context: str | None = None) -> None:
+        """Reads the credentials; asks nothing yet.
+
+        Args:
+            context: of the kubeconfig; its current one if None.
+
+        Raises:
+            KubernetesError: there are none.
+        """
+        configuration = Configuration()
+        configuration.retries = False
+        where = os.environ.get("KUBECONFIG") or "~/.kube/config"  # several files may stand in it, with colons between
+        try:
+            if context is None and "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+                load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            else:
+                load_kube_config(where, context, configuration)  # type: ignore[no-untyped-call]
+        except (ConfigException, yaml.YAMLError, OSError, ValueError, KeyError, TypeError) as error:
+            raise KubernetesError(
+                f"{where}: no usable kubeconfig ({error}); set KUBECONFIG to one, or pick a context with --context"
+            ) from error
+        self.url: str = configuration.host
+        self._client = ApiClient(configuration)
+
+    def get(self, path: str, **query: str | int | bool) -> Object:
+        """An object, or a list's document.
+
+        Raises:
+            NotFound, Forbidden, Refused: the server's answer.
+            Unreachable: none, or one that may be another soon.
+        """
+        return self._json("GET", path, query)
+
+    def items(self, path: str, **query: str | int | bool) -> list[Object]:
+        """What a list holds."""
+        found: list[Object] = self.get(path, **query).get("items") or []
+        return found
+
+    def create(self, path: str, body: Object, **query: str | int | bool) -> Object:
+        """A new object; fields that its kind does not know are refused, not dropped.
+
+        Raises:
+            Conflict: there is one of that name.
+        """
+        return self._json("POST", path, {"fieldValidation": "Strict", "fieldManager": "hidfd", **query}, body)
+
+    def patch(self, path: str, body: Object) -> Object:
+        """A JSON merge patch."""
+        return self._json("PATCH", path, {"fieldManager": "hidfd"}, body, "application/merge-patch+json")
+
+    def delete(self, path: str, *, foreground: bool = False) -> Object:
+        """Begins to delete an object; with `foreground` it stays until all that it owns is gone."""
+        policy = "Foreground" if foreground else "Background"
+        return self._json("DELETE", path, {}, {"propagationPolicy": policy})
+
+    def log(self, pod: str, container: str, since: datetime | None) -> list[tuple[str, str]]:
+        """A container's log so far as (time stamp, line).
+
+        Args:
+            pod: its path.
+            since: only what came then or later, to the second.
+        """
+        query: Query = {"container": container, "timestamps": True}
+        if since is not None:
+            query["sinceTime"] = since.strftime("%Y-%m-%dT%H:%M:%SZ")
+        text = self._send("GET", f"{pod}/log", query).decode(errors="replace")
+        parts = (line.partition(" ") for line in text.splitlines())
+        return [(stamp, line) for stamp, _, line in parts]
+
+    def _json(
+        self, method: str, path: str, query: Query, body: Object | None = None, kind: str = "application/json"
+    ) -> Object:
+        answer = self._send(method, path, query, body, kind)
+        try:
+            found: Object = json.loads(answer)
+        except ValueError as error:
+            raise Unreachable(f"{self.url}{path}: the answer is no JSON, so this is no API server") from error
+        return found
+
+    def _send(
+        self, method: str, path: str, query: Query, body: Object | None = None, kind: str = "application/json"
+    ) -> bytes:
+        words = [(key, str(value).lower() if isinstance(value, bool) else value) for key, value in query.items()]
+        headers = {"Accept": "application/json, */*", "Content-Type": kind}
+        verb, url, headers, content, _ = self._client.param_serialize(
+            method, path, query_params=words, header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
+        try:
+            response: Any = self._client.call_api(verb, url, headers, content, _request_timeout=TIMEOUT_SECONDS)
+            answer: bytes = response.read() or b""
+        except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
+            raise Unreachable(f"{self.url}: no answer from the API server ({_reason(error)})") from error
+        if response.status < 400:
+            return answer
+        what, message = f"{method} {path}", _message(answer)
+        if response.status in PASSING:
+            raise Unreachable(f"{what}: the API server answers {response.status}: {message}")
+        raise _KINDS.get(response.status, Refused)(response.status, message, what)
+
+
+def _message(answer: bytes) -> str:
+    try:
+        return str(json.loads(answer)["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.decode(errors="replace").strip()[:500]
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause: urllib3 wraps what went wrong in how often it was tried."""
+    inner = getattr(error, "reason", None)
+    return _reason(inner) if isinstance(inner, BaseException) else " ".join(str(error).split())

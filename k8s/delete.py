@@ -1,0 +1,67 @@
+"""End a job and take away what was made for it. What the study has found stays: ledger, store and MLflow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from k8s.client import Api
+from k8s.errors import KubernetesError, NotFound
+from k8s.manifest import STUDY
+from k8s.names import label_of
+from k8s.paths import core, ray_jobs
+from k8s.request import Request
+from k8s.submit import jobs_of
+
+LOOK_EVERY_SECONDS = 1.0
+
+Object = dict[str, Any]
+
+
+def delete(
+    request: Request,
+    api: Api,
+    *,
+    wait_seconds: float,
+    say: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[str]:
+    """Delete all jobs of a study and wait until their pods are gone.
+
+    KubeRay asks the driver to stop first, which saves what runs.
+
+    Returns:
+        Names of the jobs.
+
+    Raises:
+        KubernetesError: something is still there after so many seconds; says what, and what holds it.
+    """
+    namespace = request.cluster.namespace
+    names = [job["metadata"]["name"] for job in jobs_of(request, api)]
+    for name in names:
+        try:
+            api.delete(ray_jobs(namespace, name))
+        except NotFound:
+            continue
+        say(f"{name}: asked to end")
+    waited = 0.0
+    while left := _left(request, api):
+        if waited >= wait_seconds:
+            raise KubernetesError(
+                f"still there after {wait_seconds:g} s: {'; '.join(left)}. Is KubeRay's operator running? It takes its "
+                f"own finalizers off. The same command waits on"
+            )
+        sleep(LOOK_EVERY_SECONDS)
+        waited += LOOK_EVERY_SECONDS
+    return names
+
+
+def _left(request: Request, api: Api) -> list[str]:
+    namespace, label = request.cluster.namespace, label_of(request.study)
+    words = []
+    for job in jobs_of(request, api):
+        held = ", ".join(job["metadata"].get("finalizers") or [])
+        words.append(f"job {job['metadata']['name']}" + (f" (held by finalizer {held})" if held else ""))
+    pods = api.items(core(namespace, "pods"), labelSelector=f"{STUDY}={label}")
+    return words + [f"pod {pod['metadata']['name']}" for pod in pods]

@@ -1,0 +1,79 @@
+"""Pods' logs, read again and again: what is new since the last look, over lost connections, each line once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from k8s.client import Api
+from k8s.errors import NotFound, Refused
+from k8s.paths import core
+
+Object = dict[str, Any]
+
+
+@dataclass
+class PodLog:
+    """One container's.
+
+    Attributes:
+        path: of the pod.
+        container: its name.
+    """
+
+    path: str
+    container: str
+    _last: str = ""
+    _seen: set[tuple[str, str]] = field(default_factory=set)
+
+    def new(self, api: Api) -> list[str]:
+        """Lines that came since the last call; none where the container has not begun, or its pod is gone.
+
+        The server is asked for what came since the second of the last line, and what was seen is left out.
+
+        Raises:
+            Unreachable: nothing is lost; the next call asks for the same.
+        """
+        since = datetime.fromisoformat(self._last[:19]).replace(tzinfo=UTC) if self._last else None
+        try:
+            found = api.log(self.path, self.container, since)
+        except NotFound:
+            return []
+        except Refused as refusal:
+            if refusal.status == 400:  # its container is still being made
+                return []
+            raise
+        stamped = [(_full(stamp), line) for stamp, line in found if re.match(r"\d{4}-\d\d-\d\dT", stamp)]
+        new = [(stamp, line) for stamp, line in stamped if stamp >= self._last and (stamp, line) not in self._seen]
+        if new:
+            self._last = max(stamp for stamp, _ in new)
+            self._seen = {entry for entry in (*self._seen, *new) if entry[0][:19] == self._last[:19]}
+        return [line for _, line in new]
+
+
+class Logs:
+    """Those of all containers of a set of pods."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._logs: dict[tuple[str, str], PodLog] = {}
+
+    def new(self, pods: list[Object], api: Api) -> list[tuple[str, str]]:
+        """What came since the last call, as (pod, line)."""
+        found: list[tuple[str, str]] = []
+        for pod in pods:
+            name = pod["metadata"]["name"]
+            for container in pod["spec"]["containers"]:
+                key = (pod["metadata"]["uid"], container["name"])
+                path = core(self._namespace, "pods", name)
+                log = self._logs.setdefault(key, PodLog(path, container["name"]))
+                found += [(name, line) for line in log.new(api)]
+        return found
+
+
+def _full(stamp: str) -> str:
+    """With nine digits of a second: some servers leave trailing zeros out, and then stamps do not sort."""
+    seconds, _, rest = stamp.rstrip("Z").partition(".")
+    return f"{seconds}.{rest:0<9}"

@@ -1,0 +1,21 @@
+"""Paths of the API that this package asks."""
+
+from __future__ import annotations
+
+CORE = "/api/v1"
+RAY = "/apis/ray.io/v1"
+
+
+def core(namespace: str, kind: str, name: str = "") -> str:
+    """Of a core object in a namespace, or of all of a kind."""
+    return f"{CORE}/namespaces/{namespace}/{kind}" + (f"/{name}" if name else "")
+
+
+def ray_jobs(namespace: str, name: str = "") -> str:
+    """Of a RayJob, or of all."""
+    return f"{RAY}/namespaces/{namespace}/rayjobs" + (f"/{name}" if name else "")
+
+
+def ray_clusters(namespace: str) -> str:
+    """Of all RayClusters."""
+    return f"{RAY}/namespaces/{namespace}/rayclusters"

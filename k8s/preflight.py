@@ -1,0 +1,61 @@
+"""Everything that is looked at before a study is submitted, so that nothing waits for ever or fails an hour later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from k8s import access, provisions, room
+from k8s.check import Check, Checks, Cluster, Verdict, warned
+from k8s.errors import Forbidden, PreflightError
+from k8s.request import Request
+
+FIRST: tuple[Checks, ...] = (access.api_server, access.kuberay, access.namespace)
+"""Where one of these fails the others would only repeat it."""
+
+REST: tuple[Checks, ...] = (
+    access.permissions,
+    room.quota,
+    room.limit_range,
+    room.nodes,
+    room.pieces_of_work,
+    provisions.image,
+    provisions.material,
+    provisions.places,
+    provisions.claims,
+    provisions.secrets,
+    provisions.pull_secrets,
+    provisions.accounts,
+    provisions.scheduling,
+)
+
+
+def preflight(request: Request, cluster: Cluster) -> list[Check]:
+    """Look at everything.
+
+    Raises:
+        KubernetesError: the API server does not answer.
+    """
+    found = [check for checks in FIRST for check in _run(checks, request, cluster)]
+    if any(check.verdict is Verdict.FAIL for check in found):
+        return found
+    return found + [check for checks in REST for check in _run(checks, request, cluster)]
+
+
+def refuse_failed(found: list[Check]) -> None:
+    """Nothing may start where a check failed.
+
+    Raises:
+        PreflightError: says each that did, and what to do.
+    """
+    wrong = [check for check in found if check.verdict is Verdict.FAIL]
+    if wrong:
+        words = "\n".join(f"  {check.name}: {check.found}\n    {check.todo}" for check in wrong)
+        raise PreflightError(f"nothing was submitted:\n{words}")
+
+
+def _run(checks: Checks, request: Request, cluster: Cluster) -> Iterator[Check]:
+    """What may not be looked at is no reason to stop: the pods may be allowed more than their user."""
+    try:
+        yield from checks(request, cluster)
+    except Forbidden as refusal:
+        yield warned(checks.__name__.replace("_", " "), f"may not be looked at ({refusal.message})")

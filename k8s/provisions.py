@@ -1,0 +1,217 @@
+"""Preflight: what a study needs to find in its pods: places, claims, secrets, accounts, its image and its material."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from k8s.check import Check, Cluster, failed, passed, warned
+from k8s.errors import Forbidden, NotFound
+from k8s.paths import core
+from k8s.request import Request
+
+SQLITE = "sqlite:///"
+
+
+def image(request: Request, cluster: Cluster) -> Iterator[Check]:
+    """Whether the next try will run the same one."""
+    if "@sha256:" in request.cluster.image:
+        yield passed("image", request.cluster.image)
+    else:
+        yield warned(
+            "image",
+            f"{request.cluster.image} has no digest, so a retry may run another one",
+            "write cluster.image as REPOSITORY@sha256:...",
+        )
+
+
+def material(request: Request, cluster: Cluster) -> Iterator[Check]:
+    """Pods see nothing of this machine."""
+    if request.unimported:
+        yield failed(
+            "material",
+            f"no sha256, so it is on this machine only: {', '.join(request.unimported)}",
+            f"python -m hidfd import {request.path} --store {_store(request)} puts it into the store and prints the "
+            f"sha256 lines for the file{_where_to_import(request)}",
+        )
+    else:
+        yield passed("material", "all of it has its sha256")
+
+
+def places(request: Request, cluster: Cluster) -> Iterator[Check]:
+    """`storage:`, as the pods will see it."""
+    given = set(request.cluster.environment) | set(request.cluster.secrets)
+    for name in sorted(request.variables - given):
+        yield failed(
+            "storage", f"the pods have no environment variable {name}", f"give it under cluster.secrets.{name}"
+        )
+    for name, place in request.storage.items():
+        yield _place(request, name, place)
+
+
+def _place(request: Request, name: str, place: str) -> Check:
+    what, path = f"storage.{name}", place.removeprefix(SQLITE)
+    is_file = "://" not in place or place.startswith(SQLITE)
+    claim = _claim_below(request, path) if is_file else None
+    if not is_file:
+        keys = set(request.cluster.secrets) | set(request.cluster.environment)
+        if place.startswith("s3://") and "AWS_ACCESS_KEY_ID" not in keys:
+            return warned(
+                what,
+                f"{place}, and no AWS_ACCESS_KEY_ID under cluster.secrets",
+                "unless the pods' service account may use the bucket, name the Secret there",
+            )
+        return passed(what, place)
+    if claim is None and name == "results":
+        return warned(
+            what,
+            f"{place} goes with its pod: the study's page and figures are in MLflow, its trials' pictures are not",
+            "put it below the mount_path of a claim (cluster.volumes)",
+        )
+    if claim is None:
+        remote = {"store": "s3://BUCKET/PREFIX", "ledger": "postgresql://...", "tracking": "http://an MLflow server"}
+        return failed(
+            what,
+            f"{place} would lie in a pod and go with it, and other pods would not see it",
+            f"give {remote[name]}, or a path below the mount_path of a claim (cluster.volumes)",
+        )
+    if request.cluster.volumes[claim].read_only:
+        return failed(what, f"{place} lies on {claim}, which is read_only", "mount it for writing")
+    if name in ("ledger", "tracking"):
+        return warned(
+            what,
+            f"{place} is SQLite on a claim: shared file systems without locks may damage it",
+            "PostgreSQL and an MLflow server stand in the chart",
+        )
+    return passed(what, f"{place} on claim {request.cluster.volumes[claim].claim}")
+
+
+def claims(request: Request, cluster: Cluster) -> Iterator[Check]:
+    """That they are there, and that all pods can have them at once."""
+    for name, volume in request.cluster.volumes.items():
+        what = f"claim {volume.claim}"
+        try:
+            found = cluster.get(core(request.cluster.namespace, "persistentvolumeclaims", volume.claim))
+        except NotFound:
+            yield failed(what, "does not exist", f"make it, or mend cluster.volumes.{name}.claim")
+            continue
+        modes, status = found["spec"].get("accessModes") or [], found.get("status") or {}
+        shared = {"ReadWriteMany"} | ({"ReadOnlyMany"} if volume.read_only else set())
+        if request.cluster.num_pods > 1 and not shared & set(modes):
+            yield failed(
+                what,
+                f"{', '.join(modes)}: one node only, and there are {request.cluster.num_pods} pods",
+                "make it ReadWriteMany, or keep everything in S3 and PostgreSQL",
+            )
+        elif status.get("phase") == "Lost":
+            yield failed(what, "its volume is lost", "restore it, or make another claim")
+        elif status.get("phase") == "Bound":
+            yield passed(what, f"{', '.join(modes)}, bound")
+        else:
+            yield _pending(what, found["spec"].get("storageClassName"), cluster)
+
+
+def _pending(what: str, storage_class: str | None, cluster: Cluster) -> Check:
+    if not storage_class:
+        return warned(what, "waits for a volume", "make one, or name a storage class in it")
+    try:
+        found = cluster.get(f"/apis/storage.k8s.io/v1/storageclasses/{storage_class}")
+    except NotFound:
+        return failed(what, f"its storage class {storage_class} does not exist", "make the claim with one that does")
+    if found.get("volumeBindingMode") == "WaitForFirstConsumer":
+        return passed(what, f"{storage_class} makes its volume when the first pod comes")
+    return warned(what, f"{storage_class} has not made its volume yet", "see why: kubectl describe pvc")
+
+
+def secrets(request: Request, cluster: Cluster) -> Iterator[Check]:
+    """That they are there, with their keys. Their values are not looked at."""
+    wanted: dict[str, set[str]] = {}
+    for entry in request.cluster.secrets.values():
+        wanted.setdefault(entry.secret, set()).add(entry.key)
+    for name, keys in wanted.items():
+        what = f"secret {name}"
+        try:
+            found = cluster.get(core(request.cluster.namespace, "secrets", name))
+        except NotFound:
+            yield failed(what, "does not exist", f"kubectl create secret generic {name} --from-literal={min(keys)}=...")
+            continue
+        except Forbidden:
+            yield warned(what, f"may not be looked at, so whether it has {', '.join(sorted(keys))} is not known")
+            continue
+        missing = keys - set(found.get("data") or {})
+        if missing:
+            has = ", ".join(sorted(found.get("data") or {})) or "nothing"
+            yield failed(what, f"has no key {', '.join(sorted(missing))}, but {has}", "mend cluster.secrets")
+        else:
+            yield passed(what, f"has {', '.join(sorted(keys))}")
+
+
+def pull_secrets(request: Request, cluster: Cluster) -> Iterator[Check]:
+    """That they are there, and of the kind that nodes can use."""
+    for name in request.cluster.image_pull_secrets:
+        what = f"pull secret {name}"
+        try:
+            kind = cluster.get(core(request.cluster.namespace, "secrets", name)).get("type")
+        except NotFound:
+            yield failed(what, "does not exist", f"kubectl create secret docker-registry {name} ...")
+            continue
+        except Forbidden:
+            yield warned(what, "may not be looked at")
+            continue
+        if kind in ("kubernetes.io/dockerconfigjson", "kubernetes.io/dockercfg"):
+            yield passed(what, str(kind))
+        else:
+            yield failed(what, f"is of type {kind}", "make it with kubectl create secret docker-registry")
+
+
+def accounts(request: Request, cluster: Cluster) -> Iterator[Check]:
+    """The service accounts of the pods."""
+    for name in sorted({request.cluster.driver_service_account, request.cluster.worker_service_account}):
+        what = f"service account {name}"
+        try:
+            cluster.get(core(request.cluster.namespace, "serviceaccounts", name))
+        except NotFound:
+            yield failed(what, "does not exist", "install the chart, which makes RELEASE-driver and RELEASE-worker")
+            continue
+        except Forbidden:
+            yield warned(what, "may not be looked at")
+            continue
+        yield passed(what, "is there")
+
+
+def scheduling(request: Request, cluster: Cluster) -> Iterator[Check]:
+    """Priority class and queue, where they are named."""
+    priority, queue = request.cluster.priority_class, request.cluster.queue
+    if priority is not None:
+        what = f"priority class {priority}"
+        try:
+            found = cluster.get(f"/apis/scheduling.k8s.io/v1/priorityclasses/{priority}")
+            yield passed(what, f"priority {found['value']}")
+        except NotFound:
+            yield failed(what, "does not exist", "mend cluster.priority_class; kubectl get priorityclasses lists them")
+        except Forbidden:
+            yield warned(what, "may not be looked at")
+    if queue is not None:
+        what = f"queue {queue}"
+        try:
+            version = cluster.get("/apis/kueue.x-k8s.io")["preferredVersion"]["groupVersion"]
+            cluster.get(f"/apis/{version}/namespaces/{request.cluster.namespace}/localqueues/{queue}")
+            yield passed(what, "is there")
+        except NotFound:
+            yield failed(what, "no such LocalQueue here, or no Kueue", "mend cluster.queue; kubectl get localqueues")
+        except Forbidden:
+            yield warned(what, "may not be looked at")
+
+
+def _claim_below(request: Request, path: str) -> str | None:
+    """Name of the volume that a path lies on."""
+    place = PurePosixPath(path)
+    return next((name for name, v in request.cluster.volumes.items() if place.is_relative_to(v.mount_path)), None)
+
+
+def _store(request: Request) -> str:
+    return request.storage["store"] if "://" in request.storage["store"] else "STORE"
+
+
+def _where_to_import(request: Request) -> str:
+    return "" if "://" in request.storage["store"] else ", in a pod that mounts the claim (docs/kubernetes.md)"

@@ -1,0 +1,94 @@
+"""What `submit` asks a cluster for: a study file with its `cluster:` section, as another machine will read it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hidfd import studyfile
+from hidfd.errors import ConfigError
+from hidfd.studyfile import ENVIRONMENT, ResourcesConfig, StudyFile
+from k8s.spec import ClusterConfig
+
+CLUSTER = "cluster"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One study for one cluster.
+
+    Attributes:
+        study: its name.
+        path: of the file, as it was typed.
+        text: of the file, as pods will read it.
+        overrides: of the command line, but for those of `cluster:`.
+        cluster: its section.
+        resources: of a piece of work.
+        storage: places by name, as the pods will see them: `${NAME}` stands where their own environment fills it in.
+        concurrency: pieces of work side by side.
+        unimported: materials without sha256, by their path in the file.
+    """
+
+    study: str
+    path: str
+    text: str
+    overrides: tuple[str, ...]
+    cluster: ClusterConfig
+    resources: ResourcesConfig
+    storage: dict[str, str]
+    concurrency: int
+    unimported: tuple[str, ...]
+
+    @property
+    def variables(self) -> set[str]:
+        """Names of environment variables that its places are made of."""
+        return {name for place in self.storage.values() for name in re.findall(r"\$\{(\w+)\}", place)}
+
+
+def read_request(path: str, overrides: Sequence[str] = ()) -> Request:
+    """Read a study file for a cluster. Nothing of this machine's environment goes into it.
+
+    Args:
+        path: of the file.
+        overrides: `key=value`, as for `tune run`.
+
+    Raises:
+        ConfigError: every problem with the sections that are read here; those of the search are the driver's.
+    """
+    file = studyfile.load(path, overrides, environment=None)
+    if file.tree.get([CLUSTER]) is None:
+        raise ConfigError(
+            f"{path}: no section `{CLUSTER}:`, which says where on Kubernetes the study runs; at least\n"
+            f"    {CLUSTER}:\n      namespace: NAMESPACE\n      image: REGISTRY/hidfd@sha256:DIGEST"
+        )
+    cluster = file.section(CLUSTER, ClusterConfig)
+    concurrency = file.tree.get(["study", "concurrency"])
+    return Request(
+        study=file.name,
+        path=path,
+        text=Path(path).read_text(encoding="utf-8-sig"),
+        overrides=tuple(text for text in overrides if not text.startswith(f"{CLUSTER}.")),
+        cluster=cluster,
+        resources=file.resources,
+        storage=_places(file, cluster),
+        concurrency=concurrency if isinstance(concurrency, int) else 1,
+        unimported=_unimported(file),
+    )
+
+
+def _places(file: StudyFile, cluster: ClusterConfig) -> dict[str, str]:
+    """As a driver resolves them: its environment before the file."""
+    places: dict[str, str] = file.storage.model_dump()
+    return {name: cluster.environment.get(ENVIRONMENT.get(name, ""), place) for name, place in places.items()}
+
+
+def _unimported(file: StudyFile) -> tuple[str, ...]:
+    from hidfd.materials import materials
+
+    return tuple(
+        f"trial.{where}: {material.path}"
+        for where, material in materials(file.trial()).items()
+        if material.sha256 is None
+    )

@@ -1,0 +1,154 @@
+"""Look on while a job runs: KubeRay's status, the pods' troubles and the driver's own lines, asked for again and again.
+
+Nothing is streamed. A look every two seconds costs the API server next to nothing, and nothing of it can expire, break
+or be missed: after an outage the next look tells what stands.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from k8s.client import Api
+from k8s.errors import Forbidden, JobFailedError, JobGoneError, NotFound, Unreachable
+from k8s.logs import Logs
+from k8s.manifest import PART, STUDY
+from k8s.paths import core, ray_jobs
+from k8s.progress import Progress
+from k8s.status import JobState, state_of, troubles
+
+LOOK_EVERY_SECONDS = 2.0
+
+PATIENCE_SECONDS = 600.0
+"""How long the API server may be away."""
+
+GRACE_LOOKS = 3
+"""The last lines of a log come a moment after the job has ended."""
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class View:
+    """What one look has seen.
+
+    Attributes:
+        name: of the job.
+        state: of the job.
+        progress: of the study; the same object in every view.
+        troubles: why pods do not run.
+        lines: of the logs since the last look, as (pod, line); of the driver's all that are no run lines, with
+            `every_log` those of all pods.
+        away: why the API server does not answer now, if it does not: then the rest is from the last look.
+    """
+
+    name: str
+    state: JobState
+    progress: Progress
+    troubles: tuple[str, ...]
+    lines: tuple[tuple[str, str], ...]
+    away: str | None = None
+
+
+class Watcher:
+    """Of one job."""
+
+    def __init__(self, api: Api, namespace: str, name: str, *, every_log: bool = False) -> None:
+        """Asks nothing yet.
+
+        Args:
+            every_log: the logs of Ray's own pods as well.
+        """
+        self._api, self._namespace, self._name, self._every_log = api, namespace, name, every_log
+        self._logs = Logs(namespace)
+        self._progress = Progress()
+        self._last: View | None = None
+
+    def look(self) -> View:
+        """What stands now.
+
+        Raises:
+            JobGoneError: there is no such job, or not any more.
+            Unreachable: the API server does not answer.
+        """
+        try:
+            job = self._api.get(ray_jobs(self._namespace, self._name))
+        except NotFound:
+            was = "is gone: somebody deleted it" if self._last else "does not exist; submit it first"
+            raise JobGoneError(f"job {self._name} in {self._namespace} {was}") from None
+        state, pods = state_of(job), self._pods(job)
+        self._last = View(
+            self._name,
+            state,
+            self._progress,
+            () if state.has_ended else troubles(pods, self._events(pods)),
+            tuple(self._new_lines(pods)),
+        )
+        return self._last
+
+    def until_it_ends(self, show: Callable[[View], None], *, sleep: Callable[[float], None] = time.sleep) -> View:
+        """Look until the job has ended, over outages of the API server.
+
+        Args:
+            show: called with every view.
+
+        Raises:
+            JobGoneError: it was deleted meanwhile.
+            JobFailedError: it has ended without success.
+            Unreachable: the API server is away for longer than `PATIENCE_SECONDS`.
+        """
+        away, looks_after_end = 0.0, 0
+        while True:
+            try:
+                view, away = self.look(), 0.0
+                looks_after_end += view.state.has_ended
+            except Unreachable as error:
+                if away > PATIENCE_SECONDS or self._last is None:
+                    raise
+                view = replace(self._last, lines=(), away=str(error))
+                away += LOOK_EVERY_SECONDS
+            show(view)
+            if looks_after_end == GRACE_LOOKS:
+                break
+            sleep(LOOK_EVERY_SECONDS)
+        if not view.state.has_succeeded:
+            raise JobFailedError(f"job {self._name} ended as {view.state}: {_why(view)}")
+        return view
+
+    def _pods(self, job: Object) -> list[Object]:
+        """Of this job, not of others of its study."""
+        study = job["metadata"]["labels"][STUDY]
+        found = self._api.items(core(self._namespace, "pods"), labelSelector=f"{STUDY}={study}")
+        cluster = (job.get("status") or {}).get("rayClusterName")
+        own = {cluster} if cluster else set()
+        return [
+            pod
+            for pod in found
+            if (pod["metadata"]["labels"].get("ray.io/cluster") in own)
+            or pod["metadata"]["labels"].get("job-name") == self._name
+        ]
+
+    def _events(self, pods: list[Object]) -> list[Object]:
+        if all((pod.get("status") or {}).get("phase") == "Running" for pod in pods):
+            return []
+        try:
+            return self._api.items(
+                core(self._namespace, "events"), fieldSelector="type=Warning,involvedObject.kind=Pod"
+            )
+        except Forbidden:
+            return []
+
+    def _new_lines(self, pods: list[Object]) -> list[tuple[str, str]]:
+        drivers = [pod for pod in pods if pod["metadata"]["labels"].get(PART) == "submitter"]
+        lines = [(pod, line) for pod, line in self._logs.new(drivers, self._api) if not self._progress.read(line)]
+        others = [pod for pod in pods if pod not in drivers] if self._every_log else []
+        return lines + self._logs.new(others, self._api)
+
+
+def _why(view: View) -> str:
+    error, code = view.progress.error, view.progress.exit_code
+    if error is None:
+        return view.state.why()
+    return f"{error} (exit code {code} of `python -m tune run`, see its --help)"

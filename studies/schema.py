@@ -1,0 +1,22 @@
+"""The JSON Schema of a study file, for editors: every section by the package that reads it.
+
+    python -m studies.schema > studies/study.schema.json
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hidfd.studyfile import json_schema
+from k8s.spec import ClusterConfig
+from tune.config import SearchConfig, StudyConfig
+
+
+def schema() -> dict[str, Any]:
+    """Of a whole file."""
+    return json_schema(study=StudyConfig, search=SearchConfig, cluster=ClusterConfig)
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=1))

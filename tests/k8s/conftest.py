@@ -1,0 +1,68 @@
+"""A cluster in memory in which a study may start, and the client that asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from k8s.client import Api
+from tests.k8s.api_server import ApiServer, serving
+
+NAMESPACED = "/api/v1/namespaces/studies"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    """One that has all that `study_files.EVERYTHING` asks for."""
+    with serving() as server:
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
+        furnish(server)
+        yield server
+
+
+@pytest.fixture
+def api(server: ApiServer) -> Api:
+    return Api()
+
+
+def furnish(server: ApiServer) -> None:
+    """Everything that preflight looks for."""
+    server.put("/version", major="1", minor="36+", gitVersion="v1.36.3")
+    server.put("/apis/ray.io/v1", resources=[{"kind": "RayJob"}, {"kind": "RayCluster"}])
+    image = {"image": "quay.io/kuberay/operator:v1.6.2"}
+    server.put(
+        "/apis/apps/v1/deployments/kuberay-operator",
+        metadata={"namespace": "kuberay", "labels": {"app.kubernetes.io/name": "kuberay-operator"}},
+        spec={"template": {"spec": {"containers": [image]}}},
+        status={"readyReplicas": 1},
+    )
+    server.put(NAMESPACED, metadata={"labels": {"pod-security.kubernetes.io/enforce": "restricted"}})
+    for name, gpus in (("cpu-1", 0), ("gpu-1", 8), ("gpu-2", 8)):
+        allocatable = {"cpu": "64", "memory": "256Gi"} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
+        taints = (
+            [{"key": "nvidia.com/gpu", "value": "", "effect": "NoSchedule"}] if gpus == 8 and name == "gpu-1" else []
+        )
+        server.put(
+            f"/api/v1/nodes/{name}",
+            metadata={"labels": {"pool": name.split("-")[0]}},
+            spec={"taints": taints},
+            status={"allocatable": allocatable},
+        )
+    for name, keys in (
+        ("s3", ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")),
+        ("hidfd-database", ("username", "password")),
+    ):
+        server.put(f"{NAMESPACED}/secrets/{name}", data=dict.fromkeys(keys, "eA=="), type="Opaque")
+    server.put(f"{NAMESPACED}/secrets/registry", type="kubernetes.io/dockerconfigjson")
+    server.put(
+        f"{NAMESPACED}/persistentvolumeclaims/hidfd-store",
+        spec={"accessModes": ["ReadWriteMany"]},
+        status={"phase": "Bound"},
+    )
+    for name in ("hidfd-driver", "hidfd-worker", "default"):
+        server.put(f"{NAMESPACED}/serviceaccounts/{name}")
+    server.put("/apis/scheduling.k8s.io/v1/priorityclasses/low", value=10)
+    server.put("/apis/kueue.x-k8s.io", preferredVersion={"groupVersion": "kueue.x-k8s.io/v1beta2"})
+    server.put("/apis/kueue.x-k8s.io/v1beta2/namespaces/studies/localqueues/research")

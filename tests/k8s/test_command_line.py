@@ -1,0 +1,150 @@
+"""`python -m k8s`, as a person types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from k8s.__main__ import main
+from tests.k8s.api_server import ApiServer
+from tests.k8s.conftest import NAMESPACED
+from tests.k8s.study_files import tree
+
+JOBS = "/apis/ray.io/v1/namespaces/studies/rayjobs"
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree()))
+    monkeypatch.chdir(tmp_path)
+    return "study.yaml"
+
+
+def test_dry_run_needs_no_cluster_and_prints_what_kubectl_takes(
+    file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    assert main(["submit", file, "--dry-run", "cluster.retries=1"]) == 0
+    config_map, job = yaml.safe_load_all(capsys.readouterr().out)
+    assert (config_map["kind"], job["kind"]) == ("ConfigMap", "RayJob")
+    assert yaml.safe_load(config_map["data"]["study.yaml"]) == tree()
+    assert job["spec"]["backoffLimit"] == 1
+    assert main(["submit", file, "--dry-run", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["items"]) == 2
+
+
+def test_dry_run_of_the_server_makes_nothing(file: str, server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", file, "--dry-run=server"]) == 0
+    assert "uid: uid-fashion-students-" in capsys.readouterr().out
+    assert not [path for path in server.objects if path.startswith(JOBS)]
+
+
+def test_each_verb_names_the_next(file: str, server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["preflight", file]) == 0
+    shown = capsys.readouterr().out
+    assert "pass" in shown
+    assert "next: python -m k8s submit study.yaml" in shown
+    assert main(["submit", file, "--context", "test"]) == 0
+    shown = capsys.readouterr().out
+    assert "submitted as fashion-students-" in shown
+    assert "next: python -m k8s watch study.yaml --context test" in shown
+    (job,) = (thing for path, thing in server.objects.items() if path.startswith(JOBS))
+    assert main(["submit", file]) == 0
+    assert "was submitted before: New" in capsys.readouterr().out
+    job["status"] = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
+    assert main(["watch", file]) == 0
+    assert "has succeeded" in capsys.readouterr().out
+    assert main(["delete", file]) == 0
+    assert "ledger, store and MLflow keep what the study has found" in capsys.readouterr().out
+
+
+def test_failed_preflight_starts_nothing_and_ends_with_14(
+    file: str, server: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del server.objects[f"{NAMESPACED}/secrets/s3"]
+    assert main(["submit", file]) == 14
+    assert "secret s3: does not exist" in capsys.readouterr().err
+    assert not [path for path in server.objects if path.startswith(JOBS)]
+    assert main(["submit", file, "--no-preflight"]) == 0
+
+
+def test_watch_prints_a_json_line_for_each_change(
+    file: str, server: ApiServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["submit", file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["new"] is True
+    (job,) = (thing for path, thing in server.objects.items() if path.startswith(JOBS))
+    job["status"] = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed"}
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert main(["watch", file, "--json"]) == 15
+    view, error = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (view["deployment_status"], view["ended"], view["succeeded"]) == ("Failed", True, False)
+    assert error["exit_code"] == 15
+
+
+def test_study_without_a_job_is_16_with_the_command_that_starts_it(
+    file: str, server: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["watch", file]) == 16
+    assert "start it with: python -m k8s submit study.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no usable kubeconfig"),
+        ("{}", "no usable kubeconfig"),
+        ("not: [a", "no usable kubeconfig"),
+    ],
+)
+def test_kubeconfig_that_cannot_be_used_is_one_message(
+    file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str | None, says: str
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", "config")
+    if content is not None:
+        Path("config").write_text(content)
+    assert main(["preflight", file]) == 13
+    assert says in capsys.readouterr().err
+
+
+def test_context_that_is_not_there_is_one_message(
+    file: str, server: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["preflight", file, "--context", "prod"]) == 13
+    assert "pick a context with --context" in capsys.readouterr().err
+
+
+def test_kubeconfig_that_points_nowhere_says_where(
+    file: str, server: ApiServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.url = "http://127.0.0.1:1"
+    server.kubeconfig(tmp_path)
+    assert main(["preflight", file]) == 13
+    shown = capsys.readouterr().err
+    assert "http://127.0.0.1:1: no answer from the API server" in shown
+    assert "Traceback" not in shown
+
+
+def test_expired_credentials_are_said_to_be(file: str, server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.faults = [401] * 3
+    assert main(["watch", file]) == 13
+    assert "answers 401" in capsys.readouterr().err
+
+
+def test_misspelt_verb_and_option_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, says in ((["submitt", "x"], "did you mean submit?"), (["watch", "x", "--log"], "did you mean --logs?")):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 2
+        assert says in capsys.readouterr().err
+
+
+def test_package_loads_neither_torch_nor_ray_nor_the_tuner() -> None:
+    code = "import sys, k8s.__main__; print(sorted({'torch', 'ray', 'mlflow', 'optuna', 'tune'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

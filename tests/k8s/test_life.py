@@ -1,0 +1,260 @@
+"""Submit, watch and delete against a server that fails in every way that one can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from k8s import watch as watching
+from k8s.client import Api
+from k8s.delete import delete
+from k8s.errors import Conflict, Forbidden, JobFailedError, JobGoneError, KubernetesError, Refused, Unreachable
+from k8s.manifest import Manifests, render
+from k8s.request import Request
+from k8s.submit import submit
+from k8s.watch import View, Watcher
+from tests.k8s.api_server import DROP, ApiServer
+from tests.k8s.conftest import NAMESPACED
+from tests.k8s.study_files import request
+
+JOBS = "/apis/ray.io/v1/namespaces/studies/rayjobs"
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Request:
+    return request(tmp_path)
+
+
+@pytest.fixture
+def manifests(asked: Request) -> Manifests:
+    return render(asked)
+
+
+def say_nothing(words: str) -> None:
+    """As --json does."""
+
+
+# --- submit ---
+
+
+def test_submitting_twice_is_one_job_whose_file_goes_with_it(
+    asked: Request, manifests: Manifests, server: ApiServer, api: Api
+) -> None:
+    assert submit(asked, manifests, api).is_new
+    assert not submit(asked, manifests, api).is_new
+    job, config_map = server.objects[f"{JOBS}/{manifests.name}"], f"{NAMESPACED}/configmaps/{manifests.name}"
+    (owner,) = server.objects[config_map]["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("RayJob", job["metadata"]["uid"])
+
+
+def test_unknown_fields_are_asked_to_be_refused_and_not_dropped(
+    asked: Request, manifests: Manifests, server: ApiServer, api: Api
+) -> None:
+    submit(asked, manifests, api)
+    created = [path for method, path in server.asked if method == "POST"]
+    assert all("fieldValidation=Strict" in path for path in created)
+
+
+def test_second_request_for_a_study_that_runs_is_refused(
+    tmp_path: Path, asked: Request, manifests: Manifests, server: ApiServer, api: Api
+) -> None:
+    submit(asked, manifests, api)
+    changed = request(tmp_path, None, "study.num_students=99")
+    with pytest.raises(KubernetesError, match=f"is run by the job {manifests.name} in studies"):
+        submit(changed, render(changed), api)
+    server.objects[f"{JOBS}/{manifests.name}"]["status"] = {"jobDeploymentStatus": "Failed"}
+    assert submit(changed, render(changed), api).is_new, "one that has ended is in nobody's way"
+
+
+def test_submit_that_died_half_way_is_finished_by_the_next(
+    asked: Request, manifests: Manifests, server: ApiServer, api: Api
+) -> None:
+    server.faults = [None, None, DROP]  # the list of jobs, the ConfigMap, and then the connection goes
+    with pytest.raises(Unreachable):
+        submit(asked, manifests, api)
+    assert f"{JOBS}/{manifests.name}" not in server.objects
+    assert submit(asked, manifests, api).is_new
+    assert server.objects[f"{NAMESPACED}/configmaps/{manifests.name}"]["metadata"]["ownerReferences"]
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, Forbidden), (422, Refused), (401, Forbidden)])
+def test_refused_job_leaves_nothing_and_says_the_servers_words(
+    asked: Request, manifests: Manifests, server: ApiServer, api: Api, status: int, kind: type[Refused]
+) -> None:
+    server.faults = [None, None, status]
+
+    def no_job(method: str, path: str) -> None:
+        server.objects.pop(f"{JOBS}/{manifests.name}", None)
+
+    server.on_request = no_job
+    with pytest.raises(kind, match=rf"POST {JOBS}.*answers {status}: as the test wants it"):
+        submit(asked, manifests, api)
+    assert f"{NAMESPACED}/configmaps/{manifests.name}" not in server.objects
+
+
+def test_job_of_that_name_that_somebody_else_made_is_left_alone(
+    asked: Request, manifests: Manifests, server: ApiServer, api: Api
+) -> None:
+    server.put(f"{NAMESPACED}/configmaps/{manifests.name}", data={"theirs": "1"})
+    with pytest.raises(KubernetesError, match="was not made for this request"):
+        submit(asked, manifests, api)
+
+
+# --- watch ---
+
+
+class Story:
+    """A job's life: one part before each look."""
+
+    def __init__(self, server: ApiServer, name: str, *parts: Callable[[], None] | dict[str, Any]) -> None:
+        self._server, self._name, self._parts = server, name, list(parts)
+        self.views: list[View] = []
+
+    def sleep(self, seconds: float) -> None:
+        """The next part happens."""
+        part = self._parts.pop(0) if self._parts else {}
+        if isinstance(part, dict):
+            job = self._server.objects[f"{JOBS}/{self._name}"]
+            job["status"] = job.get("status", {}) | part
+        else:
+            part()
+
+    def watch(self, api: Api) -> View:
+        self.sleep(0.0)
+        return Watcher(api, "studies", self._name).until_it_ends(self.views.append, sleep=self.sleep)
+
+
+RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "rayClusterName": "cluster-1"}
+DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
+
+
+@pytest.fixture
+def submitted(asked: Request, manifests: Manifests, api: Api) -> str:
+    return submit(asked, manifests, api).name
+
+
+def test_watch_ends_when_both_status_fields_say_so(submitted: str, server: ApiServer, api: Api) -> None:
+    story = Story(server, submitted, RUNNING, {"jobStatus": "SUCCEEDED"}, DONE)
+    assert story.watch(api).state.has_succeeded
+    assert [str(view.state) for view in story.views[:3]] == ["Running", "Running (SUCCEEDED)", "Complete (SUCCEEDED)"]
+
+
+def test_failed_try_between_two_is_not_the_end(submitted: str, server: ApiServer, api: Api) -> None:
+    retrying = {"jobDeploymentStatus": "Retrying", "jobStatus": "FAILED", "failed": 1}
+    story = Story(server, submitted, RUNNING, {"jobStatus": "FAILED"}, retrying, RUNNING, DONE)
+    assert story.watch(api).state.tries == 2
+
+
+@pytest.mark.parametrize("fault", [DROP, 410, 429, 500, 503])
+def test_watch_goes_on_over_every_passing_fault_and_says_that_it_waits(
+    submitted: str, server: ApiServer, api: Api, fault: int
+) -> None:
+    def fail() -> None:
+        server.faults = [fault, fault]
+
+    story = Story(server, submitted, RUNNING, fail, lambda: None, DONE)
+    assert story.watch(api).state.has_succeeded
+    away = [view.away for view in story.views if view.away]
+    assert len(away) == 2
+    assert all("API server" in words for words in away)
+
+
+def test_watch_gives_up_on_a_server_that_stays_away(
+    submitted: str, server: ApiServer, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "PATIENCE_SECONDS", 10.0)
+
+    def fail() -> None:
+        server.faults = [503] * 100
+
+    with pytest.raises(Unreachable, match="answers 503"):
+        Story(server, submitted, RUNNING, fail).watch(api)
+
+
+def test_job_that_somebody_deletes_meanwhile_is_said_to_be_gone(submitted: str, server: ApiServer, api: Api) -> None:
+    story = Story(server, submitted, RUNNING, lambda: server.objects.pop(f"{JOBS}/{submitted}"))
+    with pytest.raises(JobGoneError, match="is gone: somebody deleted it"):
+        story.watch(api)
+
+
+def test_credentials_that_expire_meanwhile_end_the_watch_with_the_servers_words(
+    submitted: str, server: ApiServer, api: Api
+) -> None:
+    def expire() -> None:
+        server.faults = [401]
+
+    with pytest.raises(Forbidden, match="answers 401"):
+        Story(server, submitted, RUNNING, expire).watch(api)
+
+
+def test_failed_job_is_told_with_the_drivers_own_last_word(submitted: str, server: ApiServer, api: Api) -> None:
+    labels = {"hidfd/study": "fashion-students", "hidfd/part": "submitter", "job-name": submitted}
+    server.put(
+        f"{NAMESPACED}/pods/{submitted}-x", metadata={"labels": labels}, spec={"containers": [{"name": "c"}]}, status={}
+    )
+    error = '{"event": "error", "error": "the ledger cannot be opened", "exit_code": 7}'
+    server.logs[f"{NAMESPACED}/pods/{submitted}-x"] = [f"2026-11-28T12:00:01.0Z {error}"]
+    ended = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed", "failed": 1}
+    with pytest.raises(JobFailedError, match=r"ended as Failed, try 2 of 6: the ledger cannot be opened \(exit code 7"):
+        Story(server, submitted, RUNNING, ended).watch(api)
+
+
+def test_failed_job_without_a_word_of_its_driver_gives_kuberays_reason(
+    submitted: str, server: ApiServer, api: Api
+) -> None:
+    ended = {"jobDeploymentStatus": "Failed", "jobStatus": "RUNNING", "reason": "DeadlineExceeded", "message": "48 h"}
+    with pytest.raises(JobFailedError, match=r"cluster\.deadline_hours is over: 48 h"):
+        Story(server, submitted, ended).watch(api)
+
+
+def test_troubles_are_those_of_this_jobs_pods_only(submitted: str, server: ApiServer, api: Api) -> None:
+    unschedulable = {"conditions": [{"reason": "Unschedulable", "status": "False", "message": "0/3 nodes"}]}
+    for name, cluster in (("own", "cluster-1"), ("other", "cluster-2")):
+        labels = {"hidfd/study": "fashion-students", "hidfd/part": "worker", "ray.io/cluster": cluster}
+        server.put(
+            f"{NAMESPACED}/pods/{name}", metadata={"labels": labels}, spec={"containers": []}, status=unschedulable
+        )
+    story = Story(server, submitted, RUNNING, DONE)
+    story.watch(api)
+    assert story.views[0].troubles == ("own: no node has room for it: 0/3 nodes",)
+
+
+# --- delete ---
+
+
+def test_delete_waits_until_pods_are_gone_and_the_data_stays(
+    asked: Request, submitted: str, server: ApiServer, api: Api
+) -> None:
+    labels = {"hidfd/study": "fashion-students"}
+    server.put(f"{NAMESPACED}/pods/{submitted}-head", metadata={"labels": labels}, spec={"containers": []})
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            del server.objects[f"{NAMESPACED}/pods/{submitted}-head"]
+
+    assert delete(asked, api, wait_seconds=60, say=say_nothing, sleep=sleep) == [submitted]
+    assert len(slept) == 3
+    assert f"{NAMESPACED}/persistentvolumeclaims/hidfd-store" in server.objects
+
+
+def test_finalizer_that_hangs_is_named_with_what_to_look_at(
+    asked: Request, submitted: str, server: ApiServer, api: Api
+) -> None:
+    server.objects[f"{JOBS}/{submitted}"]["metadata"]["finalizers"] = ["ray.io/rayjob-finalizer"]
+    with pytest.raises(KubernetesError, match=r"held by finalizer ray\.io/rayjob-finalizer.*operator running\?"):
+        delete(asked, api, wait_seconds=5, say=say_nothing, sleep=lambda seconds: None)
+
+
+def test_deleting_what_is_not_there_is_no_error(asked: Request, api: Api) -> None:
+    assert delete(asked, api, wait_seconds=5, say=say_nothing) == []
+
+
+def test_conflict_is_an_error_of_its_own(api: Api, server: ApiServer) -> None:
+    server.faults = [409]
+    with pytest.raises(Conflict):
+        api.create(f"{NAMESPACED}/configmaps", {"metadata": {"name": "x"}})

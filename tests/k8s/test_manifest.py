@@ -1,0 +1,105 @@
+"""What a request becomes: golden files, and what every pod of it keeps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from k8s.manifest import Manifests, render
+from tests.k8s.study_files import EVERYTHING, SMALLEST, request
+
+GOLDEN = Path(__file__).parent / "golden"
+
+CLUSTERS = {"smallest": SMALLEST, "everything": EVERYTHING}
+
+VERSIONS = [f"1.{minor}" for minor in range(28, 37)]
+
+
+def pods(manifests: Manifests) -> dict[str, dict[str, Any]]:
+    """Spec and metadata of every pod, by its group."""
+    spec = manifests.ray_job["spec"]
+    cluster = spec["rayClusterSpec"]
+    workers = {group["groupName"]: group["template"] for group in cluster["workerGroupSpecs"]}
+    return {"submitter": spec["submitterPodTemplate"], "head": cluster["headGroupSpec"]["template"], **workers}
+
+
+@pytest.fixture(params=CLUSTERS)
+def manifests(request: pytest.FixtureRequest, tmp_path: Path) -> Manifests:
+    return of(tmp_path, request.param)
+
+
+def of(folder: Path, name: str) -> Manifests:
+    return render(request(folder, CLUSTERS[name]))
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_manifests_are_those_of_the_golden_file(tmp_path: Path, name: str) -> None:
+    """`HIDFD_GOLDEN=write pytest tests/k8s/test_manifest.py` writes them anew; read the difference."""
+    path = GOLDEN / f"{name}.yaml"
+    found = of(tmp_path, name).objects
+    if os.environ.get("HIDFD_GOLDEN") == "write":
+        path.write_text(yaml.safe_dump_all(found, sort_keys=False))
+    assert list(yaml.safe_load_all(path.read_text())) == found
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_pods_and_config_map_are_valid_in_every_supported_version(manifests: Manifests, version: str) -> None:
+    kubernetes_validate.validate(manifests.config_map, version, strict=True)
+    for name, pod in pods(manifests).items():
+        made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **pod["metadata"]}, "spec": pod["spec"]}
+        kubernetes_validate.validate(made, version, strict=True)
+
+
+def test_every_container_says_what_it_takes_and_writes_nothing_to_its_image(manifests: Manifests) -> None:
+    for name, pod in pods(manifests).items():
+        assert pod["spec"]["automountServiceAccountToken"] is (
+            name == "head" and "enableInTreeAutoscaling" in str(manifests.ray_job)
+        )
+        for container in pod["spec"]["containers"]:
+            assert container["resources"]["requests"] == container["resources"]["limits"]
+            assert container["securityContext"]["readOnlyRootFilesystem"]
+            writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+            assert {"/tmp"} <= writable
+
+
+def test_secrets_are_named_and_never_valued(tmp_path: Path) -> None:
+    container = pods(of(tmp_path, "everything"))["head"]["spec"]["containers"][0]
+    entries = {entry["name"]: entry for entry in container["env"]}
+    assert entries["DB_PASSWORD"]["valueFrom"]["secretKeyRef"] == {"name": "hidfd-database", "key": "password"}
+    assert "value" not in entries["DB_PASSWORD"]
+
+
+def test_retries_make_a_new_cluster_whose_command_goes_on(tmp_path: Path) -> None:
+    spec = of(tmp_path, "everything").ray_job["spec"]
+    assert spec["backoffLimit"] == 5
+    assert spec["submitterConfig"] == {"backoffLimit": 0}, "its own second try would call a failed job a success"
+    assert spec["shutdownAfterJobFinishes"] is True
+    assert spec["activeDeadlineSeconds"] == 48 * 3600
+    assert spec["ttlSecondsAfterFinished"] == 600
+
+
+def test_head_does_no_work_where_there_are_workers(tmp_path: Path) -> None:
+    started = {
+        name: of(tmp_path, name).ray_job["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"]
+        for name in CLUSTERS
+    }
+    assert started == {"smallest": "2", "everything": "0"}
+
+
+def test_workers_have_time_for_a_checkpoint_before_they_go(tmp_path: Path) -> None:
+    spec = pods(of(tmp_path, "everything"))["spot"]["spec"]
+    assert spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "30"]
+    assert spec["terminationGracePeriodSeconds"] > 30
+
+
+def test_only_spot_pods_may_be_moved_by_the_autoscaler(tmp_path: Path) -> None:
+    found = {
+        name: pod["metadata"].get("annotations", {}).get("cluster-autoscaler.kubernetes.io/safe-to-evict")
+        for name, pod in pods(of(tmp_path, "everything")).items()
+    }
+    assert found == {"submitter": None, "head": "false", "gpu": "false", "spot": "true"}

@@ -1,0 +1,317 @@
+"""Preflight: what it finds in a cluster in which something is missing, and what it says to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from k8s.check import Check, Verdict
+from k8s.client import Api
+from k8s.errors import PreflightError
+from k8s.preflight import preflight, refuse_failed
+from tests.k8s.api_server import ApiServer
+from tests.k8s.conftest import NAMESPACED
+from tests.k8s.study_files import EVERYTHING, REMOTE, SMALLEST, request, tree
+
+
+@pytest.fixture
+def find(tmp_path: Path, api: Api) -> Any:
+    """Findings of a preflight by their names."""
+
+    def find(cluster: dict[str, Any] | None = None, *overrides: str, **sections: Any) -> dict[str, Check]:
+        return {check.name: check for check in preflight(request(tmp_path, cluster, *overrides, **sections), api)}
+
+    return find
+
+
+def worst(found: dict[str, Check]) -> list[str]:
+    return [check.name for check in found.values() if check.verdict is not Verdict.PASS]
+
+
+def test_nothing_is_missing_in_a_cluster_that_has_everything(find: Any) -> None:
+    found = find()
+    assert worst(found) == []
+    assert "the server would admit the pods" in found["pod security"].found
+
+
+@pytest.mark.parametrize(
+    ("gone", "name", "says"),
+    [
+        ("/apis/ray.io/v1", "KubeRay", "helm repo add kuberay"),
+        (NAMESPACED, "namespace", "kubectl create namespace studies"),
+        (f"{NAMESPACED}/secrets/s3", "secret s3", "kubectl create secret generic s3"),
+        (f"{NAMESPACED}/secrets/registry", "pull secret registry", "docker-registry registry"),
+        (f"{NAMESPACED}/persistentvolumeclaims/hidfd-store", "claim hidfd-store", "cluster.volumes.results.claim"),
+        (f"{NAMESPACED}/serviceaccounts/hidfd-driver", "service account hidfd-driver", "install the chart"),
+        ("/apis/scheduling.k8s.io/v1/priorityclasses/low", "priority class low", "kubectl get priorityclasses"),
+        ("/apis/kueue.x-k8s.io", "queue research", "kubectl get localqueues"),
+    ],
+)
+def test_what_is_not_there_is_named_with_what_to_do(
+    find: Any, server: ApiServer, gone: str, name: str, says: str
+) -> None:
+    del server.objects[gone]
+    check = find()[name]
+    assert check.verdict is Verdict.FAIL
+    assert says in check.todo
+
+
+def test_namespace_that_does_not_exist_is_one_finding_and_not_twelve(find: Any, server: ApiServer) -> None:
+    del server.objects[NAMESPACED]
+    assert worst(find()) == ["namespace"]
+
+
+def test_old_server_is_refused(find: Any, server: ApiServer) -> None:
+    server.objects["/version"] |= {"minor": "27", "gitVersion": "v1.27.9"}
+    assert find()["API server"].verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "says"),
+    [
+        ({"status": {"readyReplicas": 0}}, Verdict.FAIL, "of which no pod is ready"),
+        ({"image": "registry.example/operator:v1.3.0"}, Verdict.FAIL, "operator:v1.3.0 in kuberay"),
+        ({"image": "registry.example/operator:nightly"}, Verdict.PASS, "operator:nightly in kuberay"),
+    ],
+)
+def test_operator_has_to_run_and_be_new_enough(
+    find: Any, server: ApiServer, change: dict[str, Any], verdict: Verdict, says: str
+) -> None:
+    deployment = server.objects["/apis/apps/v1/deployments/kuberay-operator"]
+    image = change.pop("image", None)
+    if image:
+        deployment["spec"]["template"]["spec"]["containers"][0]["image"] = image
+    deployment |= change
+    check = find()["KubeRay operator"]
+    assert check.verdict is verdict
+    assert says in check.found
+
+
+def test_permission_that_is_missing_is_named_with_account_verb_and_resource(
+    find: Any, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ordinary = server.answer
+
+    def answer(method: str, path: str, query: Any, body: Any) -> Any:
+        status, found = ordinary(method, path, query, body)
+        attributes = body.get("spec", {}).get("resourceAttributes", {})
+        if attributes.get("resource") == "rayjobs" and attributes.get("verb") == "create":
+            found["status"]["allowed"] = False
+        return status, found
+
+    monkeypatch.setattr(server, "answer", answer)
+    check = find()["permissions"]
+    assert check.verdict is Verdict.FAIL
+    assert check.found == "tester may not create rayjobs of ray.io in studies"
+
+
+def quota(server: ApiServer, **hard: str) -> None:
+    server.put(f"{NAMESPACED}/resourcequotas/team", status={"hard": hard, "used": dict.fromkeys(hard, "0")})
+
+
+@pytest.mark.parametrize(
+    ("hard", "verdict", "says"),
+    [
+        ({"requests.cpu": "8"}, Verdict.FAIL, "will not suffice: team: requests.cpu: 8 of 8 left, 12.5 needed"),
+        ({"limits.memory": "30Gi"}, Verdict.FAIL, "30Gi of 30Gi left, 38.5Gi needed"),
+        (
+            {"requests.nvidia.com/gpu": "4"},
+            Verdict.WARN,
+            "may not suffice: team: requests.nvidia.com/gpu: 4 of 4 left, 32",
+        ),
+        ({"pods": "2"}, Verdict.FAIL, "pods: 2 of 2 left, 3 needed"),
+        (
+            {"count/pods": "200", "requests.cpu": "1k", "persistentvolumeclaims": "1"},
+            Verdict.PASS,
+            "team: enough is left",
+        ),
+    ],
+)
+def test_quota_is_held_against_all_that_the_study_takes(
+    find: Any, server: ApiServer, hard: dict[str, str], verdict: Verdict, says: str
+) -> None:
+    quota(server, **hard)
+    check = find()["quota"]
+    assert check.verdict is verdict
+    assert says in check.found
+
+
+def test_limit_range_is_kept_by_every_container(find: Any, server: ApiServer) -> None:
+    limits = [{"type": "Container", "max": {"memory": "16Gi"}, "min": {"cpu": "1"}}]
+    server.put(f"{NAMESPACED}/limitranges/small", spec={"limits": limits})
+    check = find()["limit range"]
+    assert check.verdict is Verdict.FAIL
+    assert check.found == "gpu asks for 32Gi memory, small allows anything to 16Gi"
+
+
+def test_group_that_fits_no_node_fails_and_says_what_the_largest_has(find: Any) -> None:
+    group = EVERYTHING["workers"]["gpu"]
+    check = find({**EVERYTHING, "workers": {"gpu": {**group, "gpus": 16}}})["nodes for gpu"]
+    assert check.verdict is Verdict.FAIL
+    assert "the largest have 64 cpu, 256Gi memory, 8 nvidia.com/gpu" in check.found
+    check = find({**EVERYTHING, "workers": {"gpu": {**group, "node_selector": {"pool": "none"}}}})["nodes for gpu"]
+    assert check.verdict is Verdict.FAIL
+    assert "none has the labels of node_selector {'pool': 'none'}" in check.found
+
+
+def test_taint_that_a_group_does_not_tolerate_closes_its_nodes(find: Any, server: ApiServer) -> None:
+    group = {**EVERYTHING["workers"]["gpu"], "tolerations": [], "count": 3, "max_count": None, "gpus": 4}
+    check = find({**EVERYTHING, "workers": {"gpu": group}})["nodes for gpu"]
+    assert check.verdict is Verdict.WARN
+    assert check.found.startswith("room for 2 pods of 8 cpu, 32Gi memory, 4 nvidia.com/gpu, 3 wanted")
+    server.objects["/api/v1/nodes/gpu-2"]["spec"]["unschedulable"] = True
+    assert find({**EVERYTHING, "workers": {"gpu": group}})["nodes for gpu"].verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("autoscaler", "words"),
+    [
+        (
+            f"{NAMESPACED.replace('studies', 'kube-system')}/configmaps/cluster-autoscaler-status",
+            "the cluster autoscaler",
+        ),
+        ("/apis/karpenter.sh/v1/nodepools", "karpenter"),
+    ],
+)
+def test_nodes_that_may_still_come_are_no_failure(find: Any, server: ApiServer, autoscaler: str, words: str) -> None:
+    server.put(autoscaler)
+    group = {**EVERYTHING["workers"]["gpu"], "gpus": 16}
+    check = find({**EVERYTHING, "workers": {"gpu": group}})["nodes for gpu"]
+    assert check.verdict is Verdict.WARN
+    assert f"{words} may bring nodes" in check.found
+
+
+@pytest.mark.parametrize(
+    ("resources", "workers", "verdict", "says"),
+    [
+        ({"cpus_per_worker": 16}, {"gpu": {"cpus": 8}}, Verdict.FAIL, "no pod has as much"),
+        ({"gpus_per_worker": 1}, {"cpu": {"count": 2}}, Verdict.FAIL, "no pod has as much"),
+        ({"num_workers": 4, "gpus_per_worker": 1}, {"gpu": {"gpus": 1, "count": 3}}, Verdict.FAIL, "room for 3"),
+        ({"gpus_per_worker": 0.25}, {"gpu": {"gpus": 1, "cpus": 8}}, Verdict.PASS, "4 side by side"),
+        ({"gpus_per_worker": 0.25}, {"gpu": {"gpus": 1, "cpus": 3}}, Verdict.WARN, "3 side by side"),
+        ({"cpus_per_worker": 1}, {}, Verdict.WARN, "2 side by side, study.concurrency is 4"),
+    ],
+)
+def test_piece_of_work_is_held_against_what_one_pod_has(
+    find: Any, resources: dict[str, Any], workers: dict[str, Any], verdict: Verdict, says: str
+) -> None:
+    check = find({**SMALLEST, "workers": workers}, resources=resources)["a piece of work"]
+    assert check.verdict is verdict
+    assert says in check.found
+
+
+def test_image_without_digest_is_a_warning(find: Any) -> None:
+    check = find({**EVERYTHING, "image": "registry.example/hidfd:1"})["image"]
+    assert check.verdict is Verdict.WARN
+
+
+def test_material_of_this_machine_is_refused_with_the_command_that_imports_it(find: Any) -> None:
+    trial = tree()["trial"]
+    trial["data"]["candidates"] = {"path": "photos"}
+    check = find(trial=trial)["material"]
+    assert check.verdict is Verdict.FAIL
+    assert "trial.data.candidates: " in check.found
+    assert check.found.endswith("/photos")
+    assert "study.yaml --store s3://bucket/hidfd puts it into the store" in check.todo
+    assert check.todo.startswith("python -m hidfd import ")
+
+
+@pytest.mark.parametrize(
+    ("place", "where", "verdict", "says"),
+    [
+        ("store", ".hidfd/store", Verdict.FAIL, "would lie in a pod and go with it"),
+        ("ledger", "/data/ledger.db", Verdict.FAIL, "postgresql://"),
+        ("tracking", "sqlite:///mlflow.db", Verdict.FAIL, "an MLflow server"),
+        ("results", ".hidfd/results", Verdict.WARN, "goes with its pod"),
+        ("ledger", "/mnt/hidfd/ledger.db", Verdict.WARN, "SQLite on a claim"),
+        ("tracking", "sqlite:////mnt/hidfd/mlflow.db", Verdict.WARN, "SQLite on a claim"),
+        ("store", "/mnt/hidfd/store", Verdict.PASS, "on claim hidfd-store"),
+        ("store", "/mnt/hidfd2/store", Verdict.FAIL, "would lie in a pod"),
+    ],
+)
+def test_every_place_has_to_outlive_its_pod(find: Any, place: str, where: str, verdict: Verdict, says: str) -> None:
+    check = find(storage={**REMOTE, place: where})[f"storage.{place}"]
+    assert check.verdict is verdict
+    assert says in f"{check.found} {check.todo}"
+
+
+def test_place_of_the_pods_environment_wins_over_the_file(find: Any) -> None:
+    environment = {"HIDFD_STORE": "/mnt/hidfd/store", "HIDFD_LEDGER": "postgresql://db/x"}
+    found = find({**EVERYTHING, "environment": environment}, storage={"results": "/mnt/hidfd/results"})
+    assert found["storage.store"].verdict is Verdict.PASS
+    assert found["storage.ledger"].verdict is Verdict.PASS
+
+
+def test_variable_that_no_pod_has_is_named(find: Any) -> None:
+    check = find({**EVERYTHING, "secrets": {}})["storage"]
+    assert check.verdict is Verdict.FAIL
+    assert check.todo == "give it under cluster.secrets.DB_PASSWORD"
+
+
+def test_secret_without_the_key_says_which_it_has(find: Any) -> None:
+    secrets = EVERYTHING["secrets"] | {"DB_PASSWORD": {"secret": "hidfd-database", "key": "pasword"}}
+    check = find({**EVERYTHING, "secrets": secrets})["secret hidfd-database"]
+    assert check.verdict is Verdict.FAIL
+    assert check.found == "has no key pasword, but password, username"
+
+
+def test_claim_for_one_node_does_not_do_for_several_pods(find: Any, server: ApiServer) -> None:
+    server.objects[f"{NAMESPACED}/persistentvolumeclaims/hidfd-store"]["spec"]["accessModes"] = ["ReadWriteOnce"]
+    assert find()["claim hidfd-store"].verdict is Verdict.FAIL
+    alone = {**EVERYTHING, "workers": {}}
+    assert find(alone)["claim hidfd-store"].verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("binding", "verdict"), [("WaitForFirstConsumer", Verdict.PASS), ("Immediate", Verdict.WARN), (None, Verdict.FAIL)]
+)
+def test_claim_without_a_volume_depends_on_its_storage_class(
+    find: Any, server: ApiServer, binding: str | None, verdict: Verdict
+) -> None:
+    claim = server.objects[f"{NAMESPACED}/persistentvolumeclaims/hidfd-store"]
+    claim["status"], claim["spec"]["storageClassName"] = {"phase": "Pending"}, "nfs"
+    if binding:
+        server.put("/apis/storage.k8s.io/v1/storageclasses/nfs", volumeBindingMode=binding)
+    assert find()["claim hidfd-store"].verdict is verdict
+
+
+def test_what_may_not_be_looked_at_is_a_warning(find: Any, server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ordinary = server.answer
+    closed = ("/nodes", "/secrets/", "deployments", "resourcequotas")
+
+    def answer(method: str, path: str, query: Any, body: Any) -> Any:
+        if any(word in path for word in closed):
+            return 403, {"message": f"tester cannot get {path}"}
+        return ordinary(method, path, query, body)
+
+    monkeypatch.setattr(server, "answer", answer)
+    found = find()
+    assert {check.verdict for check in found.values()} == {Verdict.PASS, Verdict.WARN}
+    expected = {"KubeRay operator", "quota", "nodes", "secret s3", "secret hidfd-database", "pull secret registry"}
+    assert set(worst(found)) == expected
+
+
+def test_pods_that_the_namespace_would_refuse_are_told_in_the_servers_words(
+    find: Any, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ordinary = server.answer
+
+    def answer(method: str, path: str, query: Any, body: Any) -> Any:
+        if method == "POST" and path.endswith("/pods"):
+            return 403, {"message": 'pods is forbidden: violates PodSecurity "restricted:latest": hostPath'}
+        return ordinary(method, path, query, body)
+
+    monkeypatch.setattr(server, "answer", answer)
+    check = find()["pod security"]
+    assert check.verdict is Verdict.FAIL
+    assert "violates PodSecurity" in check.found
+
+
+def test_failed_checks_are_all_told_before_anything_starts(find: Any) -> None:
+    with pytest.raises(PreflightError) as caught:
+        refuse_failed(list(find({**EVERYTHING, "secrets": {}, "priority_class": "none"}).values()))
+    assert str(caught.value).startswith("nothing was submitted:\n")
+    assert "storage: the pods have no environment variable DB_PASSWORD" in str(caught.value)
+    assert "priority class none: does not exist" in str(caught.value)

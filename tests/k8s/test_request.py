@@ -1,0 +1,99 @@
+"""The `cluster:` section: what it may say, and how every mistake in it is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hidfd.errors import ConfigError
+from k8s.manifest import render
+from k8s.request import read_request
+from tests.k8s.study_files import EVERYTHING, SMALLEST, request, tree
+
+
+def refusal(folder: Path, cluster: dict[str, Any], *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        request(folder, cluster, *overrides)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def test_file_without_the_section_says_the_least_that_it_needs(tmp_path: Path) -> None:
+    values = tree()
+    del values["cluster"]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=r"no section `cluster:`") as caught:
+        read_request(str(tmp_path / "study.yaml"))
+    assert "image: REGISTRY/hidfd@sha256:DIGEST" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "says"),
+    [
+        ({"namespace": "studies"}, "cluster.image: missing; it has no default"),
+        ({**SMALLEST, "imag": "x"}, "cluster.imag: unknown key; did you mean `image`?"),
+        ({**SMALLEST, "namespace": "My_Studies"}, "(DNS-1123), found 'My_Studies'"),
+        ({**SMALLEST, "namespace": "a" * 64}, "expected at most 63 of a-z"),
+        ({**SMALLEST, "queue": "-x"}, "cluster.queue: expected at most 253 of a-z"),
+        ({**SMALLEST, "driver": {"memory": "4GB"}}, "cluster.driver.memory: '4GB' is no quantity; expected a number"),
+        ({**SMALLEST, "workers": {"gpu": {"gpu": 1}}}, "cluster.workers.gpu.gpu: unknown key; did you mean `gpus`?"),
+        ({**SMALLEST, "workers": {"GPU": {}}}, "cluster.workers.GPU: expected at most 63"),
+        ({**SMALLEST, "workers": {"gpu": {"count": 4, "max_count": 2}}}, "max_count: 2 is below count, which is 4"),
+        ({**SMALLEST, "workers": {"gpu": {"count": 0}}}, "would be a group that never has a pod"),
+        ({**SMALLEST, "driver": {"memory": "1Gi", "shared_memory": "2Gi"}}, "shared_memory: 2Gi is a part of memory"),
+        ({**SMALLEST, "environment": {"DB_PASSWORD": "x"}}, "looks like a secret"),
+        (
+            {**SMALLEST, "secrets": {"A": {"secret": "s", "key": "k"}}, "environment": {"A": "1"}},
+            "stands in environment",
+        ),
+        ({**SMALLEST, "volumes": {"data": {"claim": "c", "mount_path": "data/"}}}, "cluster.volumes.data.mount_path"),
+        ({**SMALLEST, "driver": {"tolerations": [{"value": "x"}]}}, "without a key only Exists is possible"),
+        ({**SMALLEST, "retries": -1}, "cluster.retries: expected greater than or equal to 0, found -1"),
+    ],
+)
+def test_mistake_is_one_message_with_its_place(tmp_path: Path, cluster: dict[str, Any], says: str) -> None:
+    message = refusal(tmp_path, cluster)
+    assert says in message
+    assert message.startswith("study.yaml:")
+    assert len(message.splitlines()) == 1
+
+
+def test_all_mistakes_are_told_at_once_with_those_of_overrides(tmp_path: Path) -> None:
+    message = refusal(tmp_path, {**SMALLEST, "namespace": "X"}, "cluster.driver.cpus=none", "cluster.retrys=1")
+    assert len(message.splitlines()) == 3
+    assert "command line: cluster.retrys: unknown key; did you mean `retries`?" in message
+
+
+@pytest.mark.parametrize("study", ["a" * 100, "2026_Pilot.v2", "X..Y", "0", "x."])
+def test_every_study_name_gives_a_job_name_that_kuberay_takes(tmp_path: Path, study: str) -> None:
+    name = render(request(tmp_path, SMALLEST, name=study)).name
+    assert len(name) <= 47
+    assert name[0].isalpha()
+    assert name.replace("-", "").isalnum()
+    assert name == name.lower()
+
+
+def test_name_follows_from_all_that_is_asked_for_and_nothing_else(tmp_path: Path) -> None:
+    name = render(request(tmp_path)).name
+    assert render(request(tmp_path)).name == name
+    assert render(request(tmp_path, None, "study.num_students=13")).name != name
+    assert render(request(tmp_path, {**EVERYTHING, "image": "another"})).name != name
+
+
+def test_nothing_of_this_machines_environment_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "hunter2")
+    monkeypatch.setenv("HIDFD_STORE", "/home/me/store")
+    found = request(tmp_path)
+    assert found.storage["store"] == "s3://bucket/hidfd"
+    assert "hunter2" not in str(render(found))
+    assert "/home/me" not in str(render(found))
+
+
+def test_overrides_reach_the_driver_but_for_those_of_the_cluster(tmp_path: Path) -> None:
+    spec = render(request(tmp_path, None, "study.num_students=3", "cluster.retries=1")).ray_job["spec"]
+    assert spec["entrypoint"] == (
+        "python -m tune run /etc/hidfd/study.yaml study.num_students=3 resources.autoscaling=true --json"
+    )
+    assert spec["backoffLimit"] == 1
