@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from k8s.manifest import Manifests, render
+from k8s.manifest import RAY_VERSION, Manifests, render
 from tests.k8s.study_files import EVERYTHING, SMALLEST, request
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -103,3 +103,8 @@ def test_only_spot_pods_may_be_moved_by_the_autoscaler(tmp_path: Path) -> None:
         for name, pod in pods(of(tmp_path, "everything")).items()
     }
     assert found == {"submitter": None, "head": "false", "gpu": "false", "spot": "true"}
+
+
+def test_ray_version_is_the_one_that_the_image_has() -> None:
+    lock = (Path(__file__).parents[2] / "requirements.lock").read_text()
+    assert f"\nray=={RAY_VERSION}\n" in lock

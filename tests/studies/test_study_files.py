@@ -17,6 +17,7 @@ from hidfd.stages import plan
 from hidfd.store import Store
 from hidfd.teacher import import_teacher
 from studies.schema import schema
+from tune.config import SearchConfig, StudyConfig
 
 FILES = sorted(Path("studies").glob("*.yaml"))
 
