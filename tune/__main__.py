@@ -26,6 +26,7 @@ from tune.errors import LedgerHeld
 from tune.explanation import explain as explain_work
 from tune.findings import opened_labels, rank_words
 from tune.forecast import forecast_of
+from tune.forgetting import forget as forget_study
 from tune.lines import RunLines
 from tune.promotion import CHAMPION
 from tune.promotion import promote as promote_study
@@ -338,6 +339,25 @@ def _show_unplanned(snapshot: StudySnapshot, options: argparse.Namespace) -> boo
     return False
 
 
+def forget(options: argparse.Namespace) -> None:
+    """Take away for good what a study has left in ledger, store and MLflow; registered models stay."""
+    study = _open(options)
+    found = forget_study(study, really=options.yes)
+    if options.json:
+        print(json.dumps({"forgotten": options.yes, **asdict(found)}))
+        return
+    words = (
+        f"{found.num_works} pieces of work in the ledger, {found.num_artifacts} artifacts of "
+        f"{found.num_bytes / 1e6:,.1f} MB in the store that no other study refers to, {found.num_runs} runs in MLflow"
+    )
+    if options.yes:
+        print(f"{study.definition.name}: forgotten: {words}")
+        print(f"the pages in {study.definition.folder} stay, and so do registered models")
+    else:
+        print(f"{study.definition.name}: would forget {words}; nothing is deleted yet")
+        print(f"next: {_command('forget', options)} --yes")
+
+
 def _print_result(ended: Ended) -> None:
     snapshot = ended.snapshot
     _print_tables(snapshot)
@@ -425,6 +445,8 @@ def _parser() -> Parser:
         add(name, verb, "TRIAL").add_argument("trial", metavar="TRIAL", help="number of a trial, or name of its folder")
     add("report", report)
     promoting = add("promote", promote)
+    forgetting = add("forget", forget)
+    forgetting.add_argument("--yes", action="store_true", help="do it; without, it is only counted")
     promoting.add_argument("--name", help="of the registered model; default the study's name")
     promoting.add_argument("--alias", default=CHAMPION, help=f"by which it is loaded; default {CHAMPION}")
     return parser

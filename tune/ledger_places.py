@@ -127,3 +127,19 @@ def send_request(ledger: str, name: str, request: dict[str, Any]) -> None:
         except KeyError:
             raise LedgerError(f"the ledger has no study {name!r}") from None
         database.set_study_user_attr(study_id, f"{REQUEST}{secrets.token_hex(8)}", request)
+
+
+def drop_ledger(ledger: str, name: str) -> None:
+    """Deletes all that a ledger holds of a study, pieces of work last; whoever calls it holds the study.
+
+    Raises:
+        LedgerError: it cannot be written.
+    """
+    place = place_of(ledger)
+    if not place.has_ledger():
+        return
+    with place.open() as database, storage_errors():
+        known = {study.study_name: study._study_id for study in database.get_all_studies()}
+        for part in (name, f"{name}/work"):
+            if part in known:
+                database.delete_study(known[part])

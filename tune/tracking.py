@@ -161,6 +161,13 @@ class Tracker:
         model = self._model_of(champion.student, snapshot, store)
         return register(self.client, model, champion, snapshot, name, alias)
 
+    def delete_runs(self, *, really: bool) -> int:
+        """Put the study's runs into MLflow's bin, which `mlflow gc` empties; returns how many there were."""
+        client = self.client
+        for run in self._runs.values() if really else ():
+            client.delete_run(run)
+        return len(self._runs)
+
     def run_id(self, key: str) -> str | None:
         """The MLflow run of a piece of work, if it has one."""
         return self._runs.get(key)

@@ -1,0 +1,54 @@
+"""All that a study has left, taken away: its runs in MLflow, its part of the store, its ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tune.ledger_places import drop_ledger, place_of
+from tune.study import Study
+from tune.tracking import Tracker, tracking_errors
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What there is of a study, or was.
+
+    Attributes:
+        num_works: pieces of work in the ledger.
+        num_artifacts, num_bytes: in the store, which no other study refers to.
+        num_runs: in MLflow.
+    """
+
+    num_works: int
+    num_artifacts: int
+    num_bytes: int
+    num_runs: int
+
+
+def forget(study: Study, *, really: bool) -> Leftovers:
+    """Take a study away for good. Models that were registered in MLflow stay, and so does the folder of results.
+
+    The ledger goes last: where this is interrupted, the same command finds what is left.
+
+    Args:
+        really: False only counts.
+
+    Raises:
+        LedgerHeld: somebody runs it.
+        LedgerError, StoreError, TrackingError: one of its places cannot be reached; what is left then stays.
+    """
+    name, ledger = study.definition.name, study.file.storage.ledger
+    references = study.store.references()
+    own = references.pop(name, frozenset())
+    unshared = own.difference(*references.values())
+    rows = [row for row in study.store.list() if row.digest in unshared]
+    num_works = len(study.state().ledger.works())
+    uri = study.file.storage.tracking
+    with place_of(ledger).hold(name):
+        with tracking_errors(uri):
+            num_runs = Tracker(uri, name).delete_runs(really=really)
+        if really:
+            study.store.drop_references(name)
+            study.store.remove(unshared)
+            drop_ledger(ledger, name)
+    return Leftovers(num_works, len(rows), sum(row.bytes for row in rows), num_runs)
