@@ -25,6 +25,7 @@ from k8s.errors import JobGoneError
 from k8s.manifest import Manifests, render
 from k8s.preflight import preflight as look_before
 from k8s.preflight import refuse_failed
+from k8s.purge import purge
 from k8s.request import Request, read_request
 from k8s.submit import jobs_of, try_out
 from k8s.submit import submit as submit_job
@@ -110,12 +111,18 @@ def watch(options: argparse.Namespace) -> None:
 
 
 def delete(options: argparse.Namespace) -> None:
-    """End the study's jobs and wait until their pods are gone; ledger, store and MLflow stay."""
+    """End the study's jobs and wait until their pods are gone; ledger, store and MLflow stay, unless --purge."""
     request = read_request(options.file, options.overrides)
+    api = Api(options.context)
     say: Callable[[str], None] = (lambda words: None) if options.json else print
-    names = delete_jobs(request, Api(options.context), wait_seconds=options.wait, say=say)
+    names = delete_jobs(request, api, wait_seconds=options.wait, say=say)
+    if options.purge:
+        purge(request, api, wait_seconds=options.wait, say=say)
     if options.json:
-        print(json.dumps({"deleted": names}))
+        print(json.dumps({"deleted": names, "purged": options.purge}))
+        return
+    if options.purge:
+        print(f"study {request.study!r} is forgotten; what is registered in MLflow stays")
         return
     kept = "ledger, store and MLflow keep what the study has found"
     print(f"{', '.join(names)}: gone; {kept}" if names else f"study {request.study!r} has no job; nothing to delete")

@@ -16,6 +16,6 @@ def ray_jobs(namespace: str, name: str = "") -> str:
     return f"{RAY}/namespaces/{namespace}/rayjobs" + (f"/{name}" if name else "")
 
 
-def ray_clusters(namespace: str) -> str:
-    """Of all RayClusters."""
-    return f"{RAY}/namespaces/{namespace}/rayclusters"
+def jobs(namespace: str, name: str = "") -> str:
+    """Of one of Kubernetes' own Jobs, or of all."""
+    return f"/apis/batch/v1/namespaces/{namespace}/jobs" + (f"/{name}" if name else "")

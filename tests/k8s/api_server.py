@@ -108,7 +108,7 @@ class ApiServer:
 
 LISTS = (
     *("pods", "nodes", "events", "secrets", "configmaps", "resourcequotas", "limitranges", "deployments"),
-    *("rayjobs", "rayclusters", "namespaces", "persistentvolumeclaims", "serviceaccounts"),
+    *("rayjobs", "rayclusters", "jobs", "namespaces", "persistentvolumeclaims", "serviceaccounts"),
 )
 
 

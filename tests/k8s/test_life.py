@@ -13,6 +13,7 @@ from k8s.client import Api
 from k8s.delete import delete
 from k8s.errors import Conflict, Forbidden, JobFailedError, JobGoneError, KubernetesError, Refused, Unreachable
 from k8s.manifest import Manifests, render
+from k8s.purge import purge
 from k8s.request import Request
 from k8s.submit import submit
 from k8s.watch import View, Watcher
@@ -252,6 +253,49 @@ def test_finalizer_that_hangs_is_named_with_what_to_look_at(
 
 def test_deleting_what_is_not_there_is_no_error(asked: Request, api: Api) -> None:
     assert delete(asked, api, wait_seconds=5, say=say_nothing) == []
+
+
+# --- purge ---
+
+PURGE_JOBS = "/apis/batch/v1/namespaces/studies/jobs"
+
+
+def purged(server: ApiServer, name: str, **status: int) -> Callable[[float], None]:
+    """The Job's pod runs, and it ends, while somebody waits."""
+    pod = f"{NAMESPACED}/pods/{name}-purge-x"
+
+    def sleep(seconds: float) -> None:
+        server.put(pod, metadata={"labels": {"job-name": f"{name}-purge"}}, spec={"containers": [{"name": "forget"}]})
+        server.logs[pod] = ["2026-11-28T12:00:01.0Z fashion: forgotten"]
+        server.objects[f"{PURGE_JOBS}/{name}-purge"]["status"] = status
+
+    return sleep
+
+
+def test_purge_runs_the_tuners_own_command_where_the_data_is_seen_and_leaves_nothing(
+    asked: Request, manifests: Manifests, server: ApiServer, api: Api
+) -> None:
+    said: list[str] = []
+    seen: list[Any] = []
+    server.on_request = lambda method, path: seen.extend(
+        thing for where, thing in server.objects.items() if where.startswith(PURGE_JOBS)
+    )
+    purge(asked, api, wait_seconds=9, say=said.append, sleep=purged(server, manifests.name, succeeded=1))
+    assert said == ["fashion: forgotten"]
+    (container,) = seen[0]["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["sh", "-c", "python -m tune forget /etc/hidfd/study.yaml --yes"]
+    assert {"name": "claim-results", "mountPath": "/mnt/hidfd", "readOnly": False} in container["volumeMounts"]
+    assert [path for path in server.objects if "purge" in path and "/pods/" not in path] == []
+
+
+def test_purge_that_fails_says_so_and_can_be_given_again(
+    asked: Request, manifests: Manifests, server: ApiServer, api: Api
+) -> None:
+    with pytest.raises(KubernetesError, match="could not be taken away: see its lines above"):
+        purge(asked, api, wait_seconds=9, say=say_nothing, sleep=purged(server, manifests.name, failed=1))
+    with pytest.raises(KubernetesError, match="it has not ended"):
+        purge(asked, api, wait_seconds=9, say=say_nothing, sleep=lambda seconds: None)
+    purge(asked, api, wait_seconds=9, say=say_nothing, sleep=purged(server, manifests.name, succeeded=1))
 
 
 def test_conflict_is_an_error_of_its_own(api: Api, server: ApiServer) -> None:
