@@ -1,0 +1,150 @@
+"""A tiny study as its user has it on a laptop, for a cluster of `local_cluster`, and `python -m k8s` over it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.cluster.local_cluster import LocalCluster, restrict
+
+import k8s.manifest
+from hidfd.__main__ import main as hidfd_main
+from k8s.__main__ import main
+from tests.integration.conftest import Workplace, tiny_study, tiny_workplace
+
+CLAIM = "data"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class SubmittedStudy:
+    """A folder with `study.yaml`, and a namespace for it.
+
+    Attributes:
+        cluster, namespace: where it runs.
+        folder: the user's.
+        data: contents of its claim, where ledger, store and MLflow's database are.
+    """
+
+    cluster: LocalCluster
+    namespace: str
+    folder: Path
+    data: Path
+
+    def run(self, *words: str, user: str = "admin") -> Answer:
+        """A verb of `python -m k8s` over the study file, in this process, where pods find their mounts."""
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.chdir(self.folder)
+            patch.setenv("KUBECONFIG", str(self.cluster.kubeconfig(user)))
+            patch.setattr(k8s.manifest, "STUDY_FOLDER", str(self.cluster.mounts / self.namespace / "study"))
+            patch.setattr(k8s.manifest, "WORK_FOLDER", str(self.cluster.mounts / self.namespace / "work"))
+            code = main([words[0], "study.yaml", *words[1:]])
+        return Answer(code, out.getvalue(), err.getvalue())
+
+    def watch(self, *words: str) -> subprocess.Popen[str]:
+        """`python -m k8s watch --json` as a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "k8s", "watch", "study.yaml", "--json", *words],
+            cwd=self.folder,
+            env=os.environ | {"KUBECONFIG": str(self.cluster.kubeconfig())},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def job(self) -> dict[str, Any]:
+        """Its RayJob."""
+        (found,) = self.cluster.request("GET", f"/apis/ray.io/v1/namespaces/{self.namespace}/rayjobs")["items"]
+        return dict(found)
+
+    def patch_job(self, spec: dict[str, Any]) -> None:
+        """Changes its RayJob."""
+        path = f"/apis/ray.io/v1/namespaces/{self.namespace}/rayjobs/{self.job()['metadata']['name']}"
+        self.cluster.request("PATCH", path, {"spec": spec}, content="application/merge-patch+json")
+
+    def pods(self) -> list[dict[str, Any]]:
+        """All of the namespace."""
+        return list(self.cluster.request("GET", f"/api/v1/namespaces/{self.namespace}/pods")["items"])
+
+    def driver(self) -> int | None:
+        """Process id of `tune run`, if it runs."""
+        needle = f"tune run {self.cluster.mounts / self.namespace}/study/study.yaml"
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if entry.name.isdigit() and words[1:2] == ["-m"] and needle in " ".join(words):
+                    return int(entry.name)
+        return None
+
+    def status(self) -> dict[str, Any]:
+        """`tune status --json` over the ledger in its claim."""
+        words = [f"storage.ledger={self.data}/ledger.db", f"storage.store={self.data}/store"]
+        done = Workplace(self.folder).run("tune", "status", "study.yaml", "--json", *words)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+
+def submitted_study(cluster: LocalCluster, namespace: str, folder: Path, **sections: dict[str, Any]) -> SubmittedStudy:
+    """Its material is imported into a claim's store, as docs/kubernetes.md says; the namespace is `restricted`.
+
+    Args:
+        sections: of the study file, over those of a tiny study.
+    """
+    restrict(cluster, namespace)
+    claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    manifest = {"metadata": {"name": CLAIM}, "spec": claim}
+    cluster.request("POST", f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", manifest)
+    data, mount = cluster.claim_folder(namespace, CLAIM), cluster.mounts / namespace / CLAIM
+    data.mkdir(parents=True, exist_ok=True)
+    tiny_workplace(folder)
+    places = {"store": f"{mount}/store", "ledger": f"{mount}/ledger.db", "results": f"{mount}/results"}
+    tree = tiny_study() | {
+        "storage": {**places, "tracking": f"sqlite:///{mount}/mlflow.db"},
+        "resources": {"cpus_per_worker": 1},
+        "cluster": {
+            "namespace": namespace,
+            "image": "hidfd@sha256:" + "0" * 64,
+            "driver": {"cpus": 1, "memory": "2Gi"},
+            "workers": {"cpu": {"count": 1, "cpus": 1, "memory": "2Gi"}},
+            "drain_seconds": 0,
+            "retries": 2,
+            "volumes": {CLAIM: {"claim": CLAIM, "mount_path": str(mount)}},
+        },
+    }
+    tree |= sections
+    tree["trial"] = tree["trial"] | _imported(folder, tree, data / "store")
+    (folder / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    return SubmittedStudy(cluster, namespace, folder, data)
+
+
+def _imported(folder: Path, tree: dict[str, Any], store: Path) -> dict[str, Any]:
+    """The sections of `trial:` that name material, with the sha256 that `hidfd import` prints."""
+    (folder / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.chdir(folder)
+        assert hidfd_main(["import", "study.yaml", "--store", str(store), "--json"]) == 0
+    changed = {name: dict(tree["trial"][name]) for name in ("data", "teacher")}
+    for where, sha256 in json.loads(out.getvalue()).items():
+        section, name = where.split(".")
+        changed[section][name] = {"sha256": sha256}
+    return changed
