@@ -1,0 +1,61 @@
+{{/* Name of everything: the release's name if it has the chart's in it, else both. Short, as KubeRay appends to it. */}}
+{{- define "hidfd.fullname" -}}
+{{- $name := ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) -}}
+{{- $name | trunc 40 | trimSuffix "-" -}}
+{{- end }}
+
+{{/* What selects the pods of one part. Takes a dict: root, part. */}}
+{{- define "hidfd.selector" -}}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+hidfd/part: {{ .part }}
+{{- end }}
+
+{{/* Labels of an object. Takes a dict: root, component. */}}
+{{- define "hidfd.labels" -}}
+{{- with .root.Values.labels }}{{ toYaml . }}
+{{ end -}}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/component: {{ .component }}
+app.kubernetes.io/part-of: hidfd
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{- end }}
+
+{{/* Labels of a pod: those of its object, and the part that network policies and Services select by. Takes root, part. */}}
+{{- define "hidfd.podLabels" -}}
+{{ include "hidfd.labels" (dict "root" .root "component" .part) }}
+hidfd/part: {{ .part }}
+{{- end }}
+
+{{/* An image with its digest, or else its tag. Takes a dict: image, tag (if the image has none). */}}
+{{- define "hidfd.image" -}}
+{{- if .image.digest -}}
+{{ .image.repository }}@{{ .image.digest }}
+{{- else -}}
+{{ .image.repository }}:{{ .image.tag | default .tag }}
+{{- end -}}
+{{- end }}
+
+{{/* image and imagePullPolicy of a container that runs the project's image. Takes the root. */}}
+{{- define "hidfd.projectImage" -}}
+image: {{ include "hidfd.image" (dict "image" .Values.image "tag" .Chart.AppVersion) }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- end }}
+
+{{/* Name of the Secret with the database's address and password. Takes the root. */}}
+{{- define "hidfd.databaseSecret" -}}
+{{ .Values.database.existingSecret | default (printf "%s-database" (include "hidfd.fullname" .)) }}
+{{- end }}
+
+{{/* Name of the claim with artifacts and checkpoints. Takes the root. */}}
+{{- define "hidfd.claim" -}}
+{{ .Values.storage.claim.existingClaim | default (printf "%s-store" (include "hidfd.fullname" .)) }}
+{{- end }}
+
+{{/* Whether anything reaches the database. Takes the root. */}}
+{{- define "hidfd.hasDatabase" -}}
+{{- if ne .Values.database.kind "none" }}yes{{ end -}}
+{{- end }}
