@@ -24,10 +24,14 @@ app.kubernetes.io/part-of: hidfd
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end }}
 
-{{/* Labels of a pod: those of its object, and the part that network policies and Services select by. Takes root, part. */}}
+{{/* Labels of a pod, without versions: a new chart alone restarts nothing. Takes a dict: root, part. */}}
 {{- define "hidfd.podLabels" -}}
-{{ include "hidfd.labels" (dict "root" .root "component" .part) }}
-hidfd/part: {{ .part }}
+{{- with .root.Values.labels }}{{ toYaml . }}
+{{ end -}}
+{{ include "hidfd.selector" . }}
+app.kubernetes.io/component: {{ .part }}
+app.kubernetes.io/part-of: hidfd
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end }}
 
 {{/* An image with its digest, or else its tag. Takes a dict: image, tag (if the image has none). */}}

@@ -42,10 +42,10 @@ seccompProfile: {type: RuntimeDefault}
 {{/* Where a pod may run. Takes a dict: nodeSelector, tolerations. */}}
 {{- define "hidfd.placement" -}}
 {{- with .nodeSelector }}
-nodeSelector: {{ toYaml . | nindent 2 }}
+nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .tolerations }}
-tolerations: {{ toYaml . | nindent 2 }}
+tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 

@@ -25,7 +25,7 @@ Takes a dict: root, part (head, worker), account, group (its values), token.
 {{- $values := .root.Values -}}
 {{- $isHead := eq .part "head" -}}
 metadata:
-  labels: {{ include "hidfd.podLabels" (dict "root" .root "part" .part) | nindent 4 }}
+  labels: {{- include "hidfd.podLabels" (dict "root" .root "part" .part) | nindent 4 }}
   annotations:
     cluster-autoscaler.kubernetes.io/safe-to-evict: {{ .group.spot | default false | quote }}
 spec:
@@ -37,8 +37,8 @@ spec:
   containers:
     - name: ray-{{ .part }}
       {{- include "hidfd.projectImage" .root | nindent 6 }}
-      securityContext: {{ include "hidfd.containerSecurity" . | nindent 8 }}
-      resources: {{ include "hidfd.resources" .group | indent 8 }}
+      securityContext: {{- include "hidfd.containerSecurity" . | nindent 8 }}
+      resources: {{- include "hidfd.resources" .group | indent 8 }}
       ports:
         - {name: metrics, containerPort: 8080}
         {{- if $isHead }}

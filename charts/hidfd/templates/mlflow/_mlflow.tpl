@@ -15,8 +15,8 @@
 {{/* What the server and its init containers share: MLflow finds its database by libpq's variables, so no address has a password. */}}
 {{- define "hidfd.mlflowContainer" -}}
 {{ include "hidfd.projectImage" . }}
-securityContext: {{ include "hidfd.containerSecurity" . | nindent 2 }}
-resources: {{ include "hidfd.resources" .Values.mlflow | indent 2 }}
+securityContext: {{- include "hidfd.containerSecurity" . | nindent 2 }}
+resources: {{- include "hidfd.resources" .Values.mlflow | indent 2 }}
 env:
   - {name: HOME, value: /tmp}
   - {name: MLFLOW_DISABLE_TELEMETRY, value: "1"}

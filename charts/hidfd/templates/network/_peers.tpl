@@ -4,9 +4,9 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata:
   name: {{ include "hidfd.fullname" .root }}-{{ .name }}
-  labels: {{ include "hidfd.labels" (dict "root" .root "component" "network") | nindent 4 }}
+  labels: {{- include "hidfd.labels" (dict "root" .root "component" "network") | nindent 4 }}
 spec:
-  podSelector: {{ include "hidfd.parts" .parts | nindent 4 }}
+  podSelector: {{- include "hidfd.parts" .parts | nindent 4 }}
   policyTypes: {{ toJson .types }}
 {{- end }}
 

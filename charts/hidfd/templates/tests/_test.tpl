@@ -6,7 +6,7 @@ apiVersion: v1
 kind: Pod
 metadata:
   name: {{ $fullname }}-test-{{ .name }}
-  labels: {{ include "hidfd.podLabels" (dict "root" .root "part" "test") | nindent 4 }}
+  labels: {{- include "hidfd.podLabels" (dict "root" .root "part" "test") | nindent 4 }}
   annotations:
     helm.sh/hook: test
     helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
@@ -19,8 +19,8 @@ spec:
     - name: test
       {{- include "hidfd.projectImage" .root | nindent 6 }}
       command: {{ toJson .command }}
-      securityContext: {{ include "hidfd.containerSecurity" . | nindent 8 }}
-      resources: {{ include "hidfd.resources" $values.tests | indent 8 }}
+      securityContext: {{- include "hidfd.containerSecurity" . | nindent 8 }}
+      resources: {{- include "hidfd.resources" $values.tests | indent 8 }}
       env:
         - {name: HOME, value: /tmp}
         {{- if .database }}
