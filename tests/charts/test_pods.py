@@ -127,7 +127,11 @@ def test_workers_have_time_to_drain_and_a_little_more() -> None:
 
 @pytest.mark.parametrize(
     ("titles", "is_waited_for"),
-    [(["ray::IDLE", "ray::Trial.train"], True), (["ray::IDLE", "ray::IDLE_SpillWorker"], False), ([], False)],
+    [
+        (["ray::IDLE", "ray::ImplicitFunc.train"], True),
+        (["ray::IDLE", "ray::IDLE_SpillWorker", "ray::DashboardAgent", "ray::RuntimeEnvAgent"], False),
+        ([], False),
+    ],
 )
 def test_drain_waits_for_work_of_ray_and_for_nothing_else(
     titles: list[str], is_waited_for: bool, tmp_path: Path

@@ -1,0 +1,115 @@
+"""What cannot work, or would leave data behind, ends with what to do; a `lookup` stands in for the cluster."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helm_python import Chart, HelmError
+
+from tests.charts.rendering import chart_in_a_cluster, objects, one, render, values_of
+
+
+def refusal(values: dict[str, Any], of: Chart | None = None, **options: bool) -> str:
+    with pytest.raises(HelmError) as caught:
+        render(values, of=of, **options)
+    return str(caught.value)
+
+
+def ray(group: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"rayCluster": {"enabled": True, "workerGroups": {"some": group}} | more}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"database": {"kind": "none"}}, "mlflow.enabled needs a database: set database.kind to chart or external"),
+        ({"database": {"kind": "external"}}, "needs database.existingSecret: a Secret with username, password"),
+        ({"database": {"image": {"tag": "latest"}}}, "does not begin with PostgreSQL's major version"),
+        ({"storage": {"kind": "s3"}}, "storage.kind s3 needs storage.s3.bucket"),
+        ({"storage": {"claim": {"accessMode": "ReadWriteOnce"}}}, "set storage.claim.accessMode to ReadWriteMany"),
+        ({"rayCluster": {"enabled": True}}, "needs a group in rayCluster.workerGroups"),
+        (ray({"gpus": 1, "gpuResource": ""}), "workerGroups.some asks for GPUs: say in gpuResource"),
+        (ray({"spot": True}), "workerGroups.some is spot: say in rayCluster.spot.nodeSelector"),
+        (ray({"minReplicas": 5}), "minReplicas 5 is above maxReplicas 4"),
+        (ray({"replicas": 9}), "replicas 9 is not within minReplicas 0 and maxReplicas 4"),
+        (ray({}, autoscaling={"enabled": True}), "name its address in networkPolicies.apiServer.to"),
+        ({"tests": {"clusterScope": True}}, "tests.clusterScope needs the API server"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_what_to_do(values: dict[str, Any], words: str) -> None:
+    message = refusal(values)
+    assert words in message
+    assert "nil pointer" not in message
+
+
+def test_what_is_refused_works_once_it_is_done() -> None:
+    render({"storage": {"claim": {"accessMode": "ReadWriteOnce"}}, "singleNode": True})
+    render(ray({"spot": True}, spot={"nodeSelector": {"spot": "yes"}}))
+    render({"networkPolicies": {"enabled": False}} | ray({}, autoscaling={"enabled": True}))
+
+
+def claim(name: str, *, major: str | None = None, modes: tuple[str, ...] = ("ReadWriteMany",)) -> dict[str, Any]:
+    labels = {"hidfd/postgresql-major": major} if major else {}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"accessModes": list(modes)},
+    }
+
+
+DATA = claim("data-hidfd-database-0", major="16", modes=("ReadWriteOnce",))
+
+
+def test_the_claim_remembers_which_postgresql_wrote_it() -> None:
+    (template,) = one(objects({}), "StatefulSet", "hidfd-database")["spec"]["volumeClaimTemplates"]
+    assert template["metadata"]["labels"]["hidfd/postgresql-major"] == "17"
+    assert template["metadata"]["name"] == "data"
+
+
+def test_another_major_postgresql_is_refused_with_the_migration(tmp_path: Path) -> None:
+    there = chart_in_a_cluster(tmp_path, DATA)
+    message = refusal({}, there, is_upgrade=True)
+    assert "PostgreSQL 17 cannot open what PostgreSQL 16 wrote into the claim data-hidfd-database-0" in message
+    assert "pg_dumpall" in message
+    assert "kubectl delete -n studies statefulset/hidfd-database pvc/data-hidfd-database-0" in message
+    assert "--set database.image.tag=16" in message
+    render({"database": {"image": {"tag": "16.10"}}}, of=there, is_upgrade=True)
+
+
+@pytest.mark.parametrize("kind", ["external", "none"])
+def test_another_kind_of_database_is_refused_while_the_old_claim_is_there(tmp_path: Path, kind: str) -> None:
+    values = {"database": {"kind": kind, "existingSecret": "own"}, "mlflow": {"enabled": kind == "external"}}
+    message = refusal(values, chart_in_a_cluster(tmp_path, DATA), is_upgrade=True)
+    assert f"database.kind is {kind}, but the claim data-hidfd-database-0 still holds" in message
+    assert "Run this upgrade again" in message
+    render(values, is_upgrade=True)
+
+
+def test_another_storage_is_refused_while_the_old_claim_is_there(tmp_path: Path) -> None:
+    there = chart_in_a_cluster(tmp_path, claim("hidfd-store"))
+    for values in (values_of("external"), {"storage": {"claim": {"existingClaim": "another"}}}):
+        message = refusal(values, there, is_upgrade=True)
+        assert "The claim hidfd-store still holds this release's artifacts" in message
+        assert "kubectl delete -n studies pvc/hidfd-store" in message
+    render({}, of=there, is_upgrade=True)
+    render({"storage": {"claim": {"existingClaim": "hidfd-store"}}}, of=there, is_upgrade=True)
+
+
+def test_a_claim_for_one_node_is_refused_where_there_are_several(tmp_path: Path) -> None:
+    there = chart_in_a_cluster(tmp_path, claim("mine", modes=("ReadWriteOnce",)))
+    values: dict[str, Any] = {"storage": {"claim": {"existingClaim": "mine"}}}
+    assert "the claim mine is not ReadWriteMany" in refusal(values, there)
+    render(values | {"singleNode": True}, of=there)
+
+
+def test_the_password_is_drawn_once_and_kept_in_upgrades(tmp_path: Path) -> None:
+    first, second = (one(objects({}), "Secret", "hidfd-database") for _ in range(2))
+    assert first["data"]["password"] != second["data"]["password"], "offline, each render draws one"
+    there = chart_in_a_cluster(tmp_path, first)
+    assert one(objects({}, of=there), "Secret", "hidfd-database")["data"] == first["data"]
+    decoded = {key: base64.b64decode(value).decode() for key, value in first["data"].items()}
+    assert decoded | {"password": ""} == {
+        "username": "hidfd", "password": "", "database": "hidfd", "host": "hidfd-database", "port": "5432",
+    }  # fmt: skip

@@ -1,0 +1,175 @@
+"""Values: what the schema knows, what it refuses, and what the README says of them."""
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from helm_python import HelmValuesError
+
+from tests.charts.rendering import CASES, CHART, RELEASE, chart, objects, values_of
+
+VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+
+SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+
+FREE = {"nodeSelector", "annotations", "labels", "workerGroups"}
+"""Maps whose keys are the user's."""
+
+_SPEC = importlib.util.spec_from_file_location("charts_readme", CHART.parent / "readme.py")
+assert _SPEC
+assert _SPEC.loader
+readme = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(readme)
+
+
+def resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in schema:
+        schema = SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]]
+    return schema
+
+
+def keys_of_values(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in tree.items():
+        yield (*path, key)
+        if isinstance(value, dict) and key not in FREE:
+            yield from keys_of_values(value, (*path, key))
+
+
+def keys_of_schema(schema: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in resolved(schema).get("properties", {}).items():
+        yield (*path, key)
+        yield from keys_of_schema(value, (*path, key))
+
+
+def objects_in(schema: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(schema, dict):
+        if schema.get("type") == "object" and "properties" in schema:
+            yield schema
+        for value in schema.values():
+            yield from objects_in(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from objects_in(value)
+
+
+def test_values_and_schema_name_the_same_keys() -> None:
+    of_schema = set(keys_of_schema(SCHEMA)) - {("global",)}  # which Helm hands to a chart inside another one
+    assert set(keys_of_values(VALUES)) == of_schema
+
+
+def test_schema_knows_every_key_of_every_object() -> None:
+    found = list(objects_in(SCHEMA))
+    assert len(found) > 20
+    assert all(item["additionalProperties"] is False for item in found)
+
+
+def test_every_value_has_its_comment() -> None:
+    lines = list(readme.lines((CHART / "values.yaml").read_text()))
+    assert [line.path for line in lines if not line.comment] == []
+    documented = {tuple(line.path.split(".")) for line in lines}
+    leaves = {
+        path for path in keys_of_values(VALUES) if not any(other[:-1] == path for other in keys_of_values(VALUES))
+    }
+    assert documented == leaves
+
+
+def test_readme_is_up_to_date() -> None:
+    text = (CHART / "README.md").read_text()
+    assert readme.with_table(text, (CHART / "values.yaml").read_text()) == text, "run python charts/readme.py"
+
+
+def test_readme_links_to_values_files_that_are_there() -> None:
+    text = (CHART / "README.md").read_text()
+    assert set(CASES) - {"default", "minimal"} == {case for case in CASES if f"(ci/{case}-values.yaml)" in text}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_files_say_nothing_that_is_the_default(case: str) -> None:
+    def same(tree: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
+        found = [key for key, value in tree.items() if value == defaults.get(key) and not isinstance(value, dict)]
+        for key, value in tree.items():
+            if isinstance(value, dict) and isinstance(defaults.get(key), dict):
+                found += same(value, defaults[key])
+        return found
+
+    assert same(values_of(case), VALUES) == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mlfow": {"enabled": False}},
+        {"mlflow": {"enable": False}},
+        {"mlflow": {"enabled": "no"}},
+        {"database": {"password": "word"}},
+        {"database": {"kind": "mysql"}},
+        {"database": {"mlflowName": 'm"; DROP'}},
+        {"storage": {"s3": {"secretKey": "word"}}},
+        {"storage": {"s3": {"endpoint": "https://me:word@s3.example.org"}}},
+        {"storage": {"claim": {"size": "lots"}}},
+        {"image": {"digest": "sha256:short"}},
+        {"imagePullSecrets": [{"name": "registry"}]},
+        {"rayCluster": {"workerGroups": {"gpu": {"gpu": 1}}}},
+        {"rayCluster": {"workerGroups": {"gpu": {"gpus": "one"}}}},
+        {"rayCluster": {"workerGroups": {"GPU": {}}}},
+        {"rayCluster": {"workerGroups": {"gpu": {"maxReplicas": -1}}}},
+        {"rayCluster": {"drainSeconds": -1}},
+        {"rayCluster": {"rayVersion": "latest"}},
+        {"networkPolicies": {"s3": {"to": []}}},
+        {"networkPolicies": {"database": {"to": []}}},
+        {"networkPolicies": {"monitoring": {"from": []}}},
+        {"networkPolicies": {"mlflow": {"from": [{}]}}},
+        {"submitter": {"subjects": [{"kind": "Robot", "name": "r"}]}},
+        {"mlflow": {"allowedOrigins": ["mlflow.example.org"]}},
+        {"database": {"tolerations": [{"keys": "a"}]}},
+    ],
+)
+def test_schema_refuses(values: dict[str, Any]) -> None:
+    with pytest.raises(HelmValuesError):
+        chart().render(values=values, name=RELEASE)
+
+
+def test_submitters_may_do_what_submitting_needs_and_nothing_more() -> None:
+    (role,) = [item for item in objects(values_of("everything")) if item["kind"] == "Role"]
+    allowed = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+    looked_at = (
+        "services",
+        "persistentvolumeclaims",
+        "serviceaccounts",
+        "resourcequotas",
+        "limitranges",
+        "rayclusters",
+    )
+    assert allowed == {
+        *(("rayjobs", verb) for verb in ("create", "get", "list", "watch", "delete", "patch")),
+        *(("configmaps", verb) for verb in ("create", "get", "patch", "delete")),
+        *((resource, verb) for resource in looked_at for verb in ("get", "list")),
+        *(("pods", verb) for verb in ("get", "list")),
+        ("pods/log", "get"),
+        ("pods/portforward", "create"),
+        ("events", "list"),
+        ("secrets", "get"),
+    }
+    (secrets,) = [rule for rule in role["rules"] if rule["resources"] == ["secrets"]]
+    assert secrets["resourceNames"] == ["own-database", "teacher-registry"]
+    (binding,) = [item for item in objects(values_of("everything")) if item["kind"] == "RoleBinding"]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert [subject["name"] for subject in binding["subjects"]] == ["researchers", "nightly"]
+    assert not [item for item in objects(values_of("default")) if item["kind"] == "RoleBinding"]
+
+
+def test_nothing_is_allowed_beyond_the_namespace_but_to_look_for_two_crds() -> None:
+    (role,) = [item for item in objects(values_of("everything")) if item["kind"] == "ClusterRole"]
+    assert role["rules"] == [
+        {
+            "apiGroups": ["apiextensions.k8s.io"],
+            "resources": ["customresourcedefinitions"],
+            "resourceNames": ["rayclusters.ray.io", "rayjobs.ray.io"],
+            "verbs": ["get"],
+        }
+    ]
+    for case in set(CASES) - {"everything"}:
+        assert not [item for item in objects(values_of(case)) if item["kind"].startswith("ClusterRole")]
