@@ -17,7 +17,7 @@ CASES = sorted(path.stem.removesuffix("-values") for path in (CHART / "ci").glob
 
 RELEASE, NAMESPACE = "hidfd", "studies"
 
-_LOOKUP = re.compile(r'lookup ("\S+" "\w+" \S+ [^\s)]+)')
+_LOOKUP = re.compile(r'lookup ("\S+" "\w+" \S+ [^\s()]+)')
 
 
 @functools.cache

@@ -3,11 +3,13 @@
 import base64
 import functools
 import re
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from helm_python import Chart, lint, package
 
 from tests.charts.rendering import CASES, CHART, NAMESPACE, case_objects, chart, objects, one, pods, render, values_of
 
@@ -117,6 +119,18 @@ def test_what_holds_data_outlives_the_release() -> None:
         assert one(found, kind, name)["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     external = {item["kind"] for item in case_objects("external")}
     assert not external & {"PersistentVolumeClaim", "StatefulSet", "Secret"}
+
+
+def test_helm_s_own_linter_has_nothing_to_say() -> None:
+    for case in CASES:
+        report = lint(CHART, values_of(case), strict=True, quiet=True)
+        said = [item for item in report["messages"] if item["error"] != "icon is recommended"]
+        assert (report["errors"], said) == ([], [])
+
+
+def test_packed_chart_renders_the_same(tmp_path: Path) -> None:
+    with Chart.load(package(CHART, destination=tmp_path)) as packed:
+        assert render(values_of("everything"), of=packed) == render(values_of("everything"))
 
 
 def test_chart_needs_kubernetes_1_28_and_no_other_chart() -> None:

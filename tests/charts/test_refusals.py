@@ -26,6 +26,10 @@ def ray(group: dict[str, Any], **more: Any) -> dict[str, Any]:
         ({"database": {"kind": "none"}}, "mlflow.enabled needs a database: set database.kind to chart or external"),
         ({"database": {"kind": "external"}}, "needs database.existingSecret: a Secret with username, password"),
         ({"database": {"image": {"tag": "latest"}}}, "does not begin with PostgreSQL's major version"),
+        (
+            {"database": {"sslMode": "require"}},
+            "PostgreSQL offers no TLS: set database.sslMode to prefer",
+        ),
         ({"storage": {"kind": "s3"}}, "storage.kind s3 needs storage.s3.bucket"),
         ({"storage": {"claim": {"accessMode": "ReadWriteOnce"}}}, "set storage.claim.accessMode to ReadWriteMany"),
         ({"rayCluster": {"enabled": True}}, "needs a group in rayCluster.workerGroups"),
@@ -76,6 +80,15 @@ def test_another_major_postgresql_is_refused_with_the_migration(tmp_path: Path) 
     assert "kubectl delete -n studies statefulset/hidfd-database pvc/data-hidfd-database-0" in message
     assert "--set database.image.tag=16" in message
     render({"database": {"image": {"tag": "16.10"}}}, of=there, is_upgrade=True)
+
+
+def test_another_size_of_the_database_is_refused_with_the_way_to_grow_it(tmp_path: Path) -> None:
+    there = chart_in_a_cluster(tmp_path, one(objects({}), "StatefulSet", "hidfd-database"))
+    message = refusal({"database": {"size": "20Gi"}}, there, is_upgrade=True)
+    assert "does not change the size of data-hidfd-database-0 from 10Gi to 20Gi" in message
+    assert """pvc/data-hidfd-database-0 -p '{"spec":{"resources":{"requests":{"storage":"20Gi"}}}}'""" in message
+    assert "statefulset/hidfd-database --cascade=orphan" in message
+    render({}, of=there, is_upgrade=True)
 
 
 @pytest.mark.parametrize("kind", ["external", "none"])

@@ -17,6 +17,9 @@
 {{- if and (eq $database.kind "chart") (not (include "hidfd.postgresqlMajor" .)) -}}
 {{- fail (printf "database.image.tag %q does not begin with PostgreSQL's major version: name one such as 17.6" $database.image.tag) -}}
 {{- end -}}
+{{- if and (eq $database.kind "chart") (eq $database.sslMode "require") -}}
+{{- fail "the chart's own PostgreSQL offers no TLS: set database.sslMode to prefer, or database.kind to external" -}}
+{{- end -}}
 {{- if and (eq $storage.kind "s3") (not $storage.s3.bucket) -}}
 {{- fail "storage.kind s3 needs storage.s3.bucket" -}}
 {{- end -}}
@@ -74,6 +77,15 @@
 {{- $wanted := include "hidfd.postgresqlMajor" $ -}}
 {{- if and $major (ne $major $wanted) -}}
 {{- fail (printf "\n\nPostgreSQL %s cannot open what PostgreSQL %s wrote into the claim %s.\n1. Stop all studies.\n2. Save: %s\n3. Delete the old one: kubectl delete -n %s statefulset/%s-database pvc/%s\n4. Run this upgrade again, which starts an empty server with both databases.\n5. Load: kubectl exec -i -n %s %s -- sh -c 'psql -U $POSTGRES_USER -d postgres' < all.sql, and restart MLflow.\nOr stay: --set database.image.tag=%s\n" $wanted $major $claim $dump $.Release.Namespace $fullname $claim $.Release.Namespace $pod $major) -}}
+{{- end -}}
+{{- end -}}
+{{- if eq $database.kind "chart" -}}
+{{- $server := printf "%s-database" $fullname -}}
+{{- with lookup "apps/v1" "StatefulSet" .Release.Namespace $server -}}
+{{- $size := (index .spec.volumeClaimTemplates 0).spec.resources.requests.storage -}}
+{{- if ne $size $database.size -}}
+{{- fail (printf "\n\nKubernetes does not change the size of %s from %s to %s by itself.\n1. kubectl patch -n %s pvc/%s -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":%q}}}}'\n2. kubectl delete -n %s statefulset/%s --cascade=orphan, which leaves the server running.\n3. Run this upgrade again.\n" $claim $size $database.size $.Release.Namespace $claim $database.size $.Release.Namespace $server) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $store := printf "%s-store" $fullname -}}
