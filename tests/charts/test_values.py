@@ -66,6 +66,17 @@ def test_schema_knows_every_key_of_every_object() -> None:
     assert all(item["additionalProperties"] is False for item in found)
 
 
+def test_schema_misses_every_key_that_null_takes_away() -> None:
+    def sections(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        yield schema
+        for value in schema["properties"].values():
+            if "properties" in value:
+                yield from sections(value)
+
+    for section in sections(SCHEMA):
+        assert set(section["required"]) == set(section["properties"]) - {"global"}
+
+
 def test_every_value_has_its_comment() -> None:
     lines = list(readme.lines((CHART / "values.yaml").read_text()))
     assert [line.path for line in lines if not line.comment] == []
@@ -119,6 +130,7 @@ def test_values_files_say_nothing_that_is_the_default(case: str) -> None:
         {"rayCluster": {"drainSeconds": -1}},
         {"rayCluster": {"rayVersion": "latest"}},
         {"networkPolicies": {"s3": {"to": []}}},
+        {"networkPolicies": {"s3": {"to": None}}},
         {"networkPolicies": {"database": {"to": []}}},
         {"networkPolicies": {"monitoring": {"from": []}}},
         {"networkPolicies": {"mlflow": {"from": [{}]}}},
