@@ -57,6 +57,12 @@ def test_names_are_unique_and_every_object_is_labelled(case: str) -> None:
         assert "namespace" not in item["metadata"], "Helm puts it where the release is"
 
 
+def test_own_labels_are_on_every_object_and_pod() -> None:
+    found = case_objects("everything")
+    for item in [*found, *pods(found).values()]:
+        assert item["metadata"]["labels"]["cost-centre"] == "4711"
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_two_renders_are_the_same_byte_by_byte_but_for_the_drawn_password(case: str) -> None:
     password = re.compile(r"^  password: .*$", re.MULTILINE)

@@ -78,6 +78,7 @@ def test_another_major_postgresql_is_refused_with_the_migration(tmp_path: Path) 
     assert "PostgreSQL 17 cannot open what PostgreSQL 16 wrote into the claim data-hidfd-database-0" in message
     assert "pg_dumpall" in message
     assert "kubectl delete -n studies statefulset/hidfd-database pvc/data-hidfd-database-0" in message
+    assert "--set mlflow.enabled=false" in message, "or MLflow fills its database before the dump is there"
     assert "--set database.image.tag=16" in message
     render({"database": {"image": {"tag": "16.10"}}}, of=there, is_upgrade=True)
 

@@ -76,7 +76,7 @@
 {{- end -}}
 {{- $wanted := include "hidfd.postgresqlMajor" $ -}}
 {{- if and $major (ne $major $wanted) -}}
-{{- fail (printf "\n\nPostgreSQL %s cannot open what PostgreSQL %s wrote into the claim %s.\n1. Stop all studies.\n2. Save: %s\n3. Delete the old one: kubectl delete -n %s statefulset/%s-database pvc/%s\n4. Run this upgrade again, which starts an empty server with both databases.\n5. Load: kubectl exec -i -n %s %s -- sh -c 'psql -U $POSTGRES_USER -d postgres' < all.sql, and restart MLflow.\nOr stay: --set database.image.tag=%s\n" $wanted $major $claim $dump $.Release.Namespace $fullname $claim $.Release.Namespace $pod $major) -}}
+{{- fail (printf "\n\nPostgreSQL %s cannot open what PostgreSQL %s wrote into the claim %s.\n1. Stop all studies.\n2. Save: %s\n3. Delete the old one: kubectl delete -n %s statefulset/%s-database pvc/%s\n4. Run this upgrade with --set mlflow.enabled=false, which starts an empty server.\n5. Load: kubectl exec -i -n %s %s -- sh -c 'psql -U $POSTGRES_USER -d postgres' < all.sql (what is there already is reported and stays).\n6. Run this upgrade again: MLflow migrates its database and starts.\nOr stay: --set database.image.tag=%s\n" $wanted $major $claim $dump $.Release.Namespace $fullname $claim $.Release.Namespace $pod $major) -}}
 {{- end -}}
 {{- end -}}
 {{- if eq $database.kind "chart" -}}
