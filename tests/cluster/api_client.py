@@ -1,0 +1,94 @@
+"""The few requests that the harness itself makes of an API server: the standard library's, past every proxy."""
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MERGE = "application/merge-patch+json"
+APPLY = "application/apply-patch+yaml"
+
+
+class ApiError(Exception):
+    """The server refused.
+
+    Attributes:
+        code: of HTTP.
+        reason: its own words.
+    """
+
+    def __init__(self, code: int, body: bytes) -> None:
+        self.code = code
+        try:
+            self.reason = str(json.loads(body)["message"])
+        except (ValueError, LookupError, TypeError):
+            self.reason = body.decode(errors="replace")
+        super().__init__(f"{code}: {self.reason}")
+
+
+class ApiClient:
+    """One server, and one user unless a request names another one's token."""
+
+    def __init__(self, url: str, authority: Path, token: str) -> None:
+        self._url, self._token = url, token
+        secured = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=str(authority)))
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), secured)
+
+    def text(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        token: str | None = None,
+        content: str = "application/json",
+        seconds: float = 60.0,
+    ) -> str:
+        """What the server answers.
+
+        Args:
+            body: sent as JSON; a string as it is.
+            seconds: how long the server may say nothing.
+
+        Raises:
+            ApiError: it refused.
+            OSError: it did not answer.
+        """
+        data = None if body is None else body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {token or self._token}", "Content-Type": content}
+        request = urllib.request.Request(self._url + path, data, headers, method=method)
+        try:
+            with self._opener.open(request, timeout=seconds) as response:
+                return str(response.read().decode(errors="replace"))
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                raise ApiError(refusal.code, refusal.read()) from None
+
+    def request(self, method: str, path: str, body: Any = None, *, token: str | None = None, content: str = "") -> Any:
+        """The object that the server answers with; as `text`."""
+        return json.loads(self.text(method, path, body, token=token, content=content or "application/json"))
+
+    def apply(self, path: str, manifest: str) -> None:
+        """Creates or changes an object as `kubectl apply --server-side` does; YAML."""
+        self.text("PATCH", f"{path}?fieldManager=tests&force=true", manifest, content=APPLY)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            self.text("GET", path)
+        except ApiError as refusal:
+            if refusal.code != 404:
+                raise
+            return False
+        return True
+
+
+def read_kubeconfig(file: Path) -> ApiClient:
+    """The server and user of a kubeconfig that `ControlPlane` wrote."""
+    tree = yaml.safe_load(file.read_text())
+    server, user = tree["clusters"][0]["cluster"], tree["users"][0]["user"]
+    return ApiClient(server["server"], Path(server["certificate-authority"]), user["token"])

@@ -1,0 +1,76 @@
+"""A program in the background with a log of its own, which never outlives the process that started it."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+PROXIES = {"http_proxy", "https_proxy", "no_proxy", "all_proxy"}
+
+STOP_SECONDS = 30.0
+"""How long a program may take to end by itself."""
+
+
+class Daemon:
+    """Started at once; leader of a process group of its own.
+
+    The kernel ends it with its parent, which is how nothing is left when pytest itself is killed. That parent is the
+    thread that started it: start it from one that lasts.
+    """
+
+    def __init__(self, command: Sequence[str | Path], log: Path, variables: Mapping[str, str] | None = None) -> None:
+        """`variables` are added to the environment of this process, less its proxies."""
+        self.name = log.stem
+        self._log = log
+        with log.open("ab") as stream:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "TERM", "--", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=without_proxies() | dict(variables or {}),
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is also its group's."""
+        return self._process.pid
+
+    def check(self) -> None:
+        """Fails with the end of its log when it runs no more."""
+        code = self._process.poll()
+        assert code is None, f"{self.name} ended with {code}:\n{self.tail()}"
+
+    def tail(self) -> str:
+        """The end of its log."""
+        return self._log.read_text(errors="replace")[-3000:]
+
+    def stop(self) -> None:
+        """Lets it end by itself, for as long as that is reasonable."""
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends it as a crash does."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def without_proxies() -> dict[str, str]:
+    """This process's environment; a proxy of whoever runs the tests must reach nothing that they start."""
+    return {name: value for name, value in os.environ.items() if name.lower() not in PROXIES}
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
