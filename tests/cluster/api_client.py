@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+JSON = "application/json"
 MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
 
@@ -45,7 +46,7 @@ class ApiClient:
         body: Any = None,
         *,
         token: str | None = None,
-        content: str = "application/json",
+        content: str = JSON,
         seconds: float = 60.0,
     ) -> str:
         """What the server answers.
@@ -68,9 +69,11 @@ class ApiClient:
             with refusal:
                 raise ApiError(refusal.code, refusal.read()) from None
 
-    def request(self, method: str, path: str, body: Any = None, *, token: str | None = None, content: str = "") -> Any:
+    def request(
+        self, method: str, path: str, body: Any = None, *, token: str | None = None, content: str = JSON
+    ) -> Any:
         """The object that the server answers with; as `text`."""
-        return json.loads(self.text(method, path, body, token=token, content=content or "application/json"))
+        return json.loads(self.text(method, path, body, token=token, content=content))
 
     def apply(self, path: str, manifest: str) -> None:
         """Creates or changes an object as `kubectl apply --server-side` does; YAML."""

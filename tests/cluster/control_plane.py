@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.api_client import ApiClient, ApiError
+from tests.cluster.api_client import JSON, ApiClient, ApiError
 from tests.cluster.certificates import make_certificates
 from tests.cluster.daemon import Daemon, free_port
 
@@ -130,7 +130,7 @@ class ControlPlane:
         self._daemons.pop("kube-apiserver").kill()
         self._start_api_server()
 
-    def request(self, method: str, path: str, body: Any = None, *, token: str = "admin", content: str = "") -> Any:
+    def request(self, method: str, path: str, body: Any = None, *, token: str = "admin", content: str = JSON) -> Any:
         """The object that the API server answers with; a user's token is the user's name."""
         return self.api.request(method, path, body, token=token, content=content)
 

@@ -1,0 +1,206 @@
+"""A container of the process node: one process, its log, its restarts and what its pod's status says of it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.pod_inputs import MissingInputError
+from tests.integration.ray_nodes import descendants
+
+NO_IMAGE = "missing.invalid/"
+"""An image whose name begins so cannot be pulled; every other one is there already."""
+
+BACK_OFF_SECONDS = (1.0, 30.0)
+"""Wait before the first restart, doubled for each further one, and the longest wait; a kubelet begins with ten."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a container runs."""
+
+    command: list[str]
+    variables: dict[str, str]
+    folder: Path
+
+
+class Container:
+    """Stepped by its pod: starts, watches and, as the pod's restart policy says, restarts its process.
+
+    Attributes:
+        done: it ended and will not be started again.
+        ready: for its pod's Service.
+        restarts: how many there were.
+    """
+
+    def __init__(self, manifest: dict[str, Any], logs: Path, prepare: Callable[[], Launch]) -> None:
+        """`prepare` says what to run, each time anew; it raises `MissingInputError` when that cannot be known yet."""
+        self.name: str = manifest["name"]
+        self.done = self.ready = False
+        self.restarts = 0
+        self._image: str = manifest.get("image", "")
+        self._logs, self._prepare = logs, prepare
+        self._process: subprocess.Popen[bytes] | None = None
+        self._waiting: dict[str, str] = {"reason": "ContainerCreating"}
+        self._ended: dict[str, Any] | None = None
+        self._crash_reason: str | None = None
+        self._started_at = ""
+        self._next_start = 0.0
+
+    @property
+    def running(self) -> bool:
+        """Whether its process runs."""
+        return self._process is not None and self._ended is None
+
+    @property
+    def started(self) -> bool:
+        """Whether it has ever run."""
+        return self._process is not None
+
+    @property
+    def waiting(self) -> dict[str, str]:
+        """Why it does not run (yet)."""
+        return self._waiting
+
+    def log(self, *, previous: bool = False) -> Path:
+        """Where what it prints is kept, each line after its time; `previous` is before the last restart."""
+        return self._logs / f"{self.restarts - previous}.log"
+
+    def step(self, policy: str, is_ready: Callable[[], bool]) -> None:
+        """Does what is due; `policy` is the pod's `restartPolicy`."""
+        if self.running:
+            assert self._process is not None
+            code = self._process.poll()
+            if code is not None:
+                self._end(code, policy)
+            elif not self.ready:
+                self.ready = is_ready()
+        elif not self.done and time.monotonic() >= self._next_start:
+            self._start()
+
+    def crash(self, reason: str) -> None:
+        """Kills all of it; `reason` is what the kubelet will say of it, such as OOMKilled."""
+        if self.running:
+            assert self._process is not None
+            self._crash_reason = reason
+            _kill(_family(self._process.pid))
+
+    def stop(self, seconds: float) -> None:
+        """Ends it for good, by itself within `seconds` if it can."""
+        self.done = True
+        if self._process is None:
+            return
+        family = _family(self._process.pid)
+        if self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(max(seconds, 1.0))
+        _kill(family | _family(self._process.pid))
+        self._process.wait()
+
+    def status(self) -> dict[str, Any]:
+        """Its entry in the pod's `status.containerStatuses`."""
+        if self.running:
+            state: dict[str, Any] = {"running": {"startedAt": self._started_at}}
+        elif self._ended is not None and self.done:
+            state = {"terminated": self._ended}
+        else:
+            state = {"waiting": self._waiting}
+        earlier = {} if self._ended is None or "terminated" in state else {"lastState": {"terminated": self._ended}}
+        return {
+            "name": self.name,
+            "image": self._image,
+            "imageID": "",
+            "started": self.running,
+            "ready": self.ready and self.running,
+            "restartCount": self.restarts,
+            "state": state,
+            **earlier,
+        }
+
+    def _start(self) -> None:
+        if self._image.startswith(NO_IMAGE):
+            self._waiting = {"reason": "ImagePullBackOff", "message": f'Back-off pulling image "{self._image}"'}
+            return
+        try:
+            launch = self._prepare()
+        except MissingInputError as missing:
+            self._waiting = {"reason": missing.reason, "message": str(missing)}
+            return
+        if self._ended is not None:
+            self.restarts += 1
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self.log().touch()
+        read, write = os.pipe()
+        self._process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "--", *launch.command],
+            stdin=subprocess.DEVNULL,
+            stdout=write,
+            stderr=write,
+            env=launch.variables,
+            cwd=launch.folder,
+            start_new_session=True,
+        )
+        os.close(write)
+        threading.Thread(target=_keep, args=(read, self.log()), daemon=True).start()
+        self._started_at, self._ended, self._crash_reason = now(), None, None
+
+    def _end(self, code: int, policy: str) -> None:
+        assert self._process is not None
+        _kill(_family(self._process.pid))  # what it left of its group
+        status = code if code >= 0 else 128 - code
+        self.ready = False
+        self._ended = {
+            "exitCode": status,
+            "reason": self._crash_reason or ("Error" if status else "Completed"),
+            "startedAt": self._started_at,
+            "finishedAt": now(),
+        }
+        if policy == "Never" or (policy == "OnFailure" and status == 0):
+            self.done = True
+        else:
+            first, longest = BACK_OFF_SECONDS
+            self._next_start = time.monotonic() + min(first * 2**self.restarts, longest)
+            self._waiting = {"reason": "CrashLoopBackOff"}
+
+
+def now() -> str:
+    """The time as Kubernetes writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _keep(read: int, log: Path) -> None:
+    with os.fdopen(read, "rb") as source, log.open("ab", buffering=0) as target:
+        for line in source:
+            target.write(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ ").encode() + line)
+
+
+def _family(leader: int) -> set[tuple[int, str]]:
+    """A process, its descendants and its group, each with its start, because numbers are used again."""
+    found = {leader, *descendants(leader)}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and os.getpgid(int(entry.name)) == leader:
+                found.add(int(entry.name))
+    return {(process, start) for process in found if (start := _start(process))}
+
+
+def _start(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _kill(family: set[tuple[int, str]]) -> None:
+    for process, start in family:
+        if _start(process) == start:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
