@@ -76,10 +76,8 @@ class Container:
     def step(self, policy: str, is_ready: Callable[[], bool]) -> None:
         """Does what is due; `policy` is the pod's `restartPolicy`."""
         if self.running:
-            assert self._process is not None
-            code = self._process.poll()
-            if code is not None:
-                self._end(code, policy)
+            if self._has_ended():
+                self._end(policy)
             elif not self.ready:
                 self.ready = is_ready()
         elif not self.done and time.monotonic() >= self._next_start:
@@ -95,15 +93,15 @@ class Container:
     def stop(self, seconds: float) -> None:
         """Ends it for good, by itself within `seconds` if it can."""
         self.done = True
-        if self._process is None:
+        if not self.running:
             return
+        assert self._process is not None
         family = _family(self._process.pid)
-        if self._process.poll() is None:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(max(seconds, 1.0))
-        _kill(family | _family(self._process.pid))
-        self._process.wait()
+        self._process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + max(seconds, 1.0)
+        while not self._has_ended() and time.monotonic() < until:
+            time.sleep(0.05)
+        self._reap(family)
 
     def status(self) -> dict[str, Any]:
         """Its entry in the pod's `status.containerStatuses`."""
@@ -152,9 +150,25 @@ class Container:
         threading.Thread(target=_keep, args=(read, self.log()), daemon=True).start()
         self._started_at, self._ended, self._crash_reason = now(), None, None
 
-    def _end(self, code: int, policy: str) -> None:
+    def _has_ended(self) -> bool:
+        """Whether its process has; until `_reap` its number is not given to another one."""
         assert self._process is not None
-        _kill(_family(self._process.pid))  # what it left of its group
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def _end(self, policy: str) -> None:
+        code = self._reap(set())
+        if policy == "Never" or (policy == "OnFailure" and code == 0):
+            self.done = True
+        else:
+            first, longest = BACK_OFF_SECONDS
+            self._next_start = time.monotonic() + min(first * 2**self.restarts, longest)
+            self._waiting = {"reason": "CrashLoopBackOff"}
+
+    def _reap(self, family: set[tuple[int, str]]) -> int:
+        """Kills what is left of it and of a known family, and notes how it ended."""
+        assert self._process is not None
+        _kill(family | _family(self._process.pid))
+        code = self._process.wait()
         status = code if code >= 0 else 128 - code
         self.ready = False
         self._ended = {
@@ -163,12 +177,7 @@ class Container:
             "startedAt": self._started_at,
             "finishedAt": now(),
         }
-        if policy == "Never" or (policy == "OnFailure" and status == 0):
-            self.done = True
-        else:
-            first, longest = BACK_OFF_SECONDS
-            self._next_start = time.monotonic() + min(first * 2**self.restarts, longest)
-            self._waiting = {"reason": "CrashLoopBackOff"}
+        return code
 
 
 def now() -> str:

@@ -24,7 +24,7 @@ class LogRequest(BaseHTTPRequestHandler):
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  its base class's name
         """Says nothing."""
 
-    def do_GET(self) -> None:  # noqa: N802  its base class's name
+    def do_GET(self) -> None:
         """Sends the lines, the end of the container's life at the latest."""
         url = urlsplit(self.path)
         options = dict(parse_qsl(url.query))

@@ -74,7 +74,7 @@ class Pod:
         self.containers = [self._container(each, is_ray and each is first) for each in manifest["spec"]["containers"]]
 
     def step(self) -> None:
-        """Starts and restarts what is due; crashes containers for which there is a file crash/NAMESPACE/POD/CONTAINER."""
+        """Starts and restarts what is due; crashes a container for which there is a file in the node's `crash/`."""
         policy = self.manifest["spec"].get("restartPolicy", "Always")
         for container in self.containers:
             order = self._machine.root / "crash" / self.namespace / self.name / container.name

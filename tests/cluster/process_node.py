@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--name", default="local-0")
     parser.add_argument("--cpus", default="8")
     parser.add_argument("--memory", default="32Gi")
-    parser.add_argument("--gpus", default="0")
+    parser.add_argument("--gpus", type=int, default=0)
     given = parser.parse_args()
     node = ProcessNode(read_kubeconfig(given.kubeconfig), given.name, given.root, given.ray, given.mounts_below)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -202,7 +202,9 @@ def main() -> None:
     port = free_port()
     serve_logs(port, given.certificates / "kubelet.crt", given.certificates / "kubelet.key", node.container)
     serve_dashboards(given.proxy_port, node.dashboard)
-    resources = {"cpu": given.cpus, "memory": given.memory, "pods": "50", "nvidia.com/gpu": given.gpus}
+    resources = {"cpu": given.cpus, "memory": given.memory, "pods": "50"}
+    if given.gpus:
+        resources["nvidia.com/gpu"] = str(given.gpus)
     with contextlib.suppress(KeyboardInterrupt):
         node.run(port, resources)
 

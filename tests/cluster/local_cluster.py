@@ -1,0 +1,132 @@
+"""A whole cluster on this machine: a control plane, KubeRay's operator and a node whose containers are processes."""
+
+import contextlib
+import secrets
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.cluster.api_client import JSON, MERGE
+from tests.cluster.control_plane import ControlPlane, running_control_plane
+from tests.cluster.daemon import free_port
+
+GONE_SECONDS = 180.0
+"""How long a namespace's pods may take to end."""
+
+
+class Cluster(Protocol):
+    """What tests use of any cluster, this machine's or a real one."""
+
+    def request(self, method: str, path: str, body: Any = None, *, content: str = JSON) -> Any:
+        """The object that the API server answers with, for an admin; raises ApiError."""
+
+    def kubeconfig(self) -> Path:
+        """The admin's file."""
+
+    def wait(self, what: str, reached: Callable[[], bool], seconds: float = ...) -> None:
+        """Returns when it is so, fails when time is up."""
+
+
+class LocalCluster:
+    """Made by `local_cluster`.
+
+    Attributes:
+        root: the node's folder, see `process_node`.
+        mounts: containers find their volumes where a `mountPath` below it says; other mounts do not exist.
+    """
+
+    def __init__(self, plane: ControlPlane, root: Path, mounts: Path) -> None:
+        self._plane, self.root, self.mounts = plane, root, mounts
+
+    def request(self, method: str, path: str, body: Any = None, *, token: str = "admin", content: str = JSON) -> Any:
+        """The object that the API server answers with; a user's token is the user's name."""
+        return self._plane.request(method, path, body, token=token, content=content)
+
+    def text(self, path: str) -> str:
+        """What the API server answers, such as a log; waits to its end if it is one that is followed."""
+        return self._plane.api.text("GET", path, seconds=600.0)
+
+    def kubeconfig(self, user: str = "admin") -> Path:
+        """A file for kubectl, Helm and the Python client; `developer` and `nobody` have no rights yet."""
+        return self._plane.kubeconfig(user)
+
+    def wait(self, what: str, reached: Callable[[], bool], seconds: float = 300.0) -> None:
+        """Returns when it is so; fails with the ends of all logs when time is up. A server's refusal means not yet."""
+        self._plane.wait(what, reached, seconds)
+
+    def restart_api_server(self) -> None:
+        """Kills the API server and starts it again on the same port."""
+        self._plane.restart_api_server()
+
+    def crash(self, namespace: str, pod: str, container: str, reason: str = "Error") -> None:
+        """Kills a container with all of its processes; `reason` is what its status will say, such as OOMKilled."""
+        order = self.root / "crash" / namespace / pod / container
+        order.parent.mkdir(parents=True, exist_ok=True)
+        part = order.with_suffix(".part")
+        part.write_text(reason)
+        part.replace(order)
+
+    def claim_folder(self, namespace: str, claim: str) -> Path:
+        """Where the contents of a claim lie."""
+        return self.root / "claims" / namespace / claim
+
+
+@contextlib.contextmanager
+def local_cluster(folder: Path, tools: Path) -> Iterator[LocalCluster]:
+    """A cluster for as long as the block lasts.
+
+    Args:
+        folder: an empty one for state and logs.
+        tools: what `tests.cluster.tools` found.
+    """
+    with (
+        # Ray's sockets lie in it, whose paths may have 107 characters.
+        tempfile.TemporaryDirectory(prefix="n", dir="/tmp", ignore_cleanup_errors=True) as short,
+        running_control_plane(folder, tools) as plane,
+    ):
+        root, mounts = Path(short, "pods"), Path(short, "mounts")
+        root.mkdir()
+        mounts.mkdir()
+        proxy = free_port()
+        plane.start_operator(f"http://127.0.0.1:{proxy}")
+        plane.spawn(
+            "node",
+            *(sys.executable, "-m", "tests.cluster.process_node"),
+            *("--kubeconfig", plane.kubeconfig("admin"), "--certificates", folder),
+            *("--root", root, "--mounts-below", mounts, "--proxy-port", str(proxy)),
+        )
+        ready = "/api/v1/nodes/local-0"
+        plane.wait("the node", lambda: bool(plane.request("GET", ready)["status"].get("conditions")))
+        yield LocalCluster(plane, root, mounts)
+
+
+@contextlib.contextmanager
+def fresh_namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace whose pods are gone afterwards, so that the next test finds the node empty."""
+    name = f"test-{secrets.token_hex(4)}"
+    path = f"/api/v1/namespaces/{name}"
+    jobs = f"/apis/ray.io/v1/namespaces/{name}"
+    cluster.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    try:
+        cluster.wait("a service account", lambda: bool(cluster.request("GET", f"{path}/serviceaccounts/default")))
+        yield name
+    finally:
+        for kind in ("rayjobs", "rayclusters"):  # first, for their finalizers still need the pods
+            cluster.request("DELETE", f"{jobs}/{kind}")
+        for kind in (f"{jobs}/rayjobs", f"{path}/pods"):
+            cluster.wait(f"the end of {kind}", partial(_is_empty, cluster, kind), GONE_SECONDS)
+            cluster.request("DELETE", f"{path}/pods")
+        cluster.request("DELETE", path)
+
+
+def _is_empty(cluster: Cluster, path: str) -> bool:
+    return not cluster.request("GET", path)["items"]
+
+
+def restrict(cluster: Cluster, namespace: str) -> None:
+    """Lets the namespace take only pods that keep Kubernetes' `restricted` profile."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.request("PATCH", f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": labels}}, content=MERGE)

@@ -1,0 +1,66 @@
+"""A real cluster, for the tests that need nothing of this machine: HIDFD_TEST_KUBECONFIG names its kubeconfig.
+
+Not KUBECONFIG: whoever runs the tests may have that set to a cluster that others work on.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.api_client import JSON, ApiError
+
+VARIABLE = "HIDFD_TEST_KUBECONFIG"
+
+
+class RealCluster:
+    """Reached as its kubeconfig says, whatever way of authentication that is."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        import kubernetes
+
+        self._file = kubeconfig
+        self._client = kubernetes.config.new_client_from_config(str(kubeconfig))
+
+    def request(self, method: str, path: str, body: Any = None, *, content: str = JSON) -> Any:
+        """The object that the API server answers with."""
+        from kubernetes.client.exceptions import ApiException
+
+        try:
+            return self._client.call_api(
+                path,
+                method,
+                header_params={"Accept": JSON, "Content-Type": content},
+                body=body,
+                auth_settings=["BearerToken"],
+                response_type="object",
+                _return_http_data_only=True,
+                _request_timeout=60,
+            )
+        except ApiException as refusal:
+            raise ApiError(refusal.status, str(refusal.body).encode()) from refusal
+
+    def kubeconfig(self) -> Path:
+        """The file that was named."""
+        return self._file
+
+    def wait(self, what: str, reached: Callable[[], bool], seconds: float = 300.0) -> None:
+        """Returns when it is so, fails when time is up."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                if reached():
+                    return
+            except ApiError as refusal:
+                last = refusal
+            else:
+                last = None
+            assert time.monotonic() < until, f"{what}: not within {seconds:.0f} s; {last or ''}"
+            time.sleep(1.0)
+
+
+def real_cluster() -> RealCluster | None:
+    """The one that is named; None if none is."""
+    named = os.environ.get(VARIABLE)
+    return RealCluster(Path(named)) if named else None
