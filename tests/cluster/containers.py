@@ -50,6 +50,7 @@ class Container:
         self._process: subprocess.Popen[bytes] | None = None
         self._waiting: dict[str, str] = {"reason": "ContainerCreating"}
         self._ended: dict[str, Any] | None = None
+        self._ended_before: dict[str, Any] | None = None
         self._crash_reason: str | None = None
         self._started_at = ""
         self._next_start = 0.0
@@ -111,7 +112,7 @@ class Container:
             state = {"terminated": self._ended}
         else:
             state = {"waiting": self._waiting}
-        earlier = {} if self._ended is None or "terminated" in state else {"lastState": {"terminated": self._ended}}
+        earlier = self._ended_before if self.running or self.done else self._ended
         return {
             "name": self.name,
             "image": self._image,
@@ -120,7 +121,7 @@ class Container:
             "ready": self.ready and self.running,
             "restartCount": self.restarts,
             "state": state,
-            **earlier,
+            "lastState": {"terminated": earlier} if earlier else {},
         }
 
     def _start(self) -> None:
@@ -148,6 +149,7 @@ class Container:
         )
         os.close(write)
         threading.Thread(target=_keep, args=(read, self.log()), daemon=True).start()
+        self._ended_before = self._ended
         self._started_at, self._ended, self._crash_reason = now(), None, None
 
     def _has_ended(self) -> bool:

@@ -39,7 +39,8 @@ class PodInputs:
         Raises:
             MissingInputError: a Secret, ConfigMap or key is not there.
         """
-        namespace, values = pod["metadata"]["namespace"], {}
+        namespace: str = pod["metadata"]["namespace"]
+        values: dict[str, str] = {}
         for source in container.get("envFrom", ()):
             kind, key = ("secrets", "secretRef") if "secretRef" in source else ("configmaps", "configMapRef")
             data = self._data(kind, namespace, source[key])
@@ -152,4 +153,4 @@ class PodInputs:
             "status.podIP": "127.0.0.1",
             "status.hostIP": "127.0.0.1",
         }
-        return fields.get(path, "")
+        return str(fields.get(path, ""))

@@ -21,7 +21,7 @@ class RealCluster:
         import kubernetes
 
         self._file = kubeconfig
-        self._client = kubernetes.config.new_client_from_config(str(kubeconfig))
+        self._client = kubernetes.config.new_client_from_config(str(kubeconfig))  # type: ignore[no-untyped-call]
 
     def request(self, method: str, path: str, body: Any = None, *, content: str = JSON) -> Any:
         """The object that the API server answers with."""
@@ -48,15 +48,15 @@ class RealCluster:
     def wait(self, what: str, reached: Callable[[], bool], seconds: float = 300.0) -> None:
         """Returns when it is so, fails when time is up."""
         until = time.monotonic() + seconds
+        refused = ""
         while True:
             try:
                 if reached():
                     return
+                refused = ""
             except ApiError as refusal:
-                last = refusal
-            else:
-                last = None
-            assert time.monotonic() < until, f"{what}: not within {seconds:.0f} s; {last or ''}"
+                refused = f"; {refusal}"
+            assert time.monotonic() < until, f"{what}: not within {seconds:.0f} s{refused}"
             time.sleep(1.0)
 
 

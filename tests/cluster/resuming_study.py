@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -23,7 +24,9 @@ def main(folder: Path, settings: Path) -> None:
     """Goes on from the checkpoint."""
     num_steps = int(settings.read_text())
     checkpoint = folder / "checkpoint.json"
-    state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"step": 0, "attempts": []}
+    state: dict[str, Any] = {"step": 0, "attempts": []}
+    if checkpoint.exists():
+        state = json.loads(checkpoint.read_text())
     saw = {name: os.environ.get(name) for name in ("STUDY_SECRET", "RAY_AUTH_MODE", "HTTP_PROXY")}
     state["attempts"].append({"pid": os.getpid(), "from": state["step"], "folder": str(Path.cwd()), **saw})
     print(f"attempt {len(state['attempts'])} starts at step {state['step']}", flush=True)

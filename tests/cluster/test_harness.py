@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 
@@ -52,8 +51,7 @@ def test_study_whose_driver_dies_is_retried_and_resumes(cluster: LocalCluster, n
 
     cluster.wait("the first steps", partial(reached, 2))
     first = status()
-    selector = quote(f"job-name={'study'}")
-    submitter = cluster.request("GET", f"{_path(namespace, 'pods')}?labelSelector={selector}")["items"][0]
+    submitter = cluster.request("GET", f"{_path(namespace, 'pods')}?labelSelector=job-name=study")["items"][0]
     log = f"{_path(namespace, 'pods')}/{submitter['metadata']['name']}/log?follow=true"
     with ThreadPoolExecutor() as pool:
         followed = pool.submit(cluster.text, log)
@@ -89,7 +87,7 @@ def test_log_goes_on_from_a_time(cluster: LocalCluster, namespace: str) -> None:
     pod = _pod("counting", "bash", "-c", command)
     pod["spec"]["restartPolicy"] = "Never"
     cluster.request("POST", _path(namespace, "pods"), pod)
-    cluster.wait("the container", lambda: "waiting" not in _state(cluster, namespace, "counting")["state"])
+    cluster.wait("the container", lambda: "running" in _state(cluster, namespace, "counting")["state"])
     log = f"{_path(namespace, 'pods')}/counting/log?follow=true&timestamps=true"
     stamps, lines = zip(*(line.split(" ", 1) for line in cluster.text(log).splitlines()), strict=True)
     assert lines == ("line 1", "line 2", "line 3")
@@ -138,7 +136,7 @@ def test_user_without_rights_may_not_submit(cluster: LocalCluster, namespace: st
 
 
 def test_kubeconfig_serves_kubectl(cluster: LocalCluster) -> None:
-    command = [need_tools() / "bin" / "kubectl", f"--kubeconfig={cluster.kubeconfig()}", "get", "nodes"]
+    command = [str(need_tools() / "bin" / "kubectl"), f"--kubeconfig={cluster.kubeconfig()}", "get", "nodes"]
     assert "local-0" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
