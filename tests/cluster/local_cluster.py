@@ -79,7 +79,7 @@ def local_cluster(folder: Path, tools: Path) -> Iterator[LocalCluster]:
     """A cluster for as long as the block lasts.
 
     Args:
-        folder: an empty one for state and logs.
+        folder: an empty one for state and logs; those of containers lie in its `pods/`.
         tools: what `tests.cluster.tools` found.
     """
     with (
@@ -96,7 +96,7 @@ def local_cluster(folder: Path, tools: Path) -> Iterator[LocalCluster]:
             "node",
             *(sys.executable, "-m", "tests.cluster.process_node"),
             *("--kubeconfig", plane.kubeconfig("admin"), "--certificates", folder),
-            *("--root", root, "--mounts-below", mounts, "--proxy-port", str(proxy)),
+            *("--root", root, "--logs", folder / "pods", "--mounts-below", mounts, "--proxy-port", str(proxy)),
         )
         ready = "/api/v1/nodes/local-0"
         plane.wait("the node", lambda: bool(plane.request("GET", ready)["status"].get("conditions")))

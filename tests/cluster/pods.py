@@ -37,6 +37,7 @@ class Machine(Protocol):
     """What a pod asks of the node that it runs on."""
 
     root: Path
+    logs: Path
     ray: Path
     inputs: PodInputs
 
@@ -126,7 +127,7 @@ class Pod:
         ]
 
     def _container(self, manifest: Manifest, is_ray: bool) -> Container:
-        logs = self._machine.root / "logs" / self.namespace / self.name / manifest["name"]
+        logs = self._machine.logs / self.namespace / self.name / manifest["name"]
         return Container(manifest, logs, self._preparing(manifest, is_ray))
 
     def _preparing(self, container: Manifest, is_ray: bool) -> Callable[[], Launch]:

@@ -7,8 +7,8 @@ Real:     environment with Secrets, ConfigMaps and fields; mounts below one fold
           claims, for which it makes volumes.
 Not here: images, init containers (taken as done), probes other than Ray's own, limits, exec, port-forward.
 
-Files below its root: logs/NAMESPACE/POD/CONTAINER/RESTART.log, claims/NAMESPACE/CLAIM/, and, made by a test,
-crash/NAMESPACE/POD/CONTAINER, whose text is the reason that the crash is reported with (Error, OOMKilled).
+Below its root lie claims/NAMESPACE/CLAIM/ and, made by a test, crash/NAMESPACE/POD/CONTAINER, whose text is the reason
+that the crash is reported with (Error, OOMKilled). Below its logs lie NAMESPACE/POD/CONTAINER/RESTART.log.
 """
 
 import argparse
@@ -41,12 +41,13 @@ class ProcessNode:
 
     Attributes:
         root: a short path, for Ray's sockets lie below it.
+        logs: what containers print.
         ray: the `ray` command of the environment that studies run in.
     """
 
-    def __init__(self, api: ApiClient, name: str, root: Path, ray: Path, mounts: Path) -> None:
+    def __init__(self, api: ApiClient, name: str, root: Path, logs: Path, ray: Path, mounts: Path) -> None:
         """`mounts` is the folder below which mounts are made."""
-        self.root, self.ray = root, ray
+        self.root, self.logs, self.ray = root, logs, ray
         self.inputs = PodInputs(api, name, mounts, root / "claims")
         self.stopping = threading.Event()
         self._api, self._name = api, name
@@ -188,6 +189,7 @@ def main() -> None:
     parser.add_argument("--kubeconfig", type=Path, required=True, help="the admin's, of `ControlPlane.kubeconfig`")
     parser.add_argument("--certificates", type=Path, required=True, help="the folder of kubelet.crt and kubelet.key")
     parser.add_argument("--root", type=Path, required=True, help="an empty folder; a short path, for Ray's sockets")
+    parser.add_argument("--logs", type=Path, required=True, help="a folder for what containers print")
     parser.add_argument("--mounts-below", type=Path, required=True, help="mounts are made below it, others left alone")
     parser.add_argument("--ray", type=Path, default=Path(sys.executable).with_name("ray"))
     parser.add_argument("--proxy-port", type=int, required=True, help="where the operator's proxy listens")
@@ -196,7 +198,8 @@ def main() -> None:
     parser.add_argument("--memory", default="32Gi")
     parser.add_argument("--gpus", type=int, default=0)
     given = parser.parse_args()
-    node = ProcessNode(read_kubeconfig(given.kubeconfig), given.name, given.root, given.ray, given.mounts_below)
+    api = read_kubeconfig(given.kubeconfig)
+    node = ProcessNode(api, given.name, given.root, given.logs, given.ray, given.mounts_below)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: node.stopping.set())
     port = free_port()

@@ -57,7 +57,7 @@ def test_study_whose_driver_dies_is_retried_and_resumes(cluster: LocalCluster, n
         followed = pool.submit(cluster.text, log)
         cluster.wait("further steps", partial(reached, 4))
         os.kill(json.loads(checkpoint.read_text())["attempts"][0]["pid"], signal.SIGKILL)
-        assert "step 4 value" in followed.result()
+        assert "step 3 value" in followed.result()  # the fourth may be saved and not yet printed
     cluster.restart_api_server()
     cluster.wait("the end", lambda: status().get("jobDeploymentStatus") in ("Complete", "Failed"), 600.0)
     last = status()
