@@ -30,6 +30,9 @@ KUBERAYS = re.compile(
 )
 """Variables by which KubeRay tells Ray of a network, or of haste, that this machine does not have."""
 
+POD_ADDRESS = "198.51.100.1"
+"""Of all pods, as their status says. It is nobody's: with a loopback one, Kubernetes warns of every Service."""
+
 SERVICE = re.compile(r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\.cluster\.local)?:\d+")
 
 
@@ -107,8 +110,8 @@ class Pod:
         return {
             "phase": phase,
             "hostIP": "127.0.0.1",
-            "podIP": "127.0.0.1",
-            "podIPs": [{"ip": "127.0.0.1"}],
+            "podIP": POD_ADDRESS,
+            "podIPs": [{"ip": POD_ADDRESS}],
             "startTime": self.manifest["status"].get("startTime") or now(),
             "conditions": [
                 {"type": name, "status": value, "lastTransitionTime": now()} for name, value in conditions.items()
