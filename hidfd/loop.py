@@ -9,6 +9,7 @@ observer, decides and writes; the others learn of its decisions at the same step
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -33,6 +34,10 @@ SKIPPED = "skipped_steps"
 
 POLL_SECONDS = 0.5
 """Between two questions whether to stop."""
+
+LEAVING, LEAVING_SAVES_SECONDS = "HIDFD_LEAVING", 5.0
+"""Environment variable with the path of a file that stands as soon as this machine is about to go (a Kubernetes pod's
+preStop makes it), and how often is saved from then on."""
 
 MAX_STEPS_BETWEEN_POLLS = 100
 """On several processes, which count steps between two questions: steps may become slower than the last ones were."""
@@ -202,6 +207,7 @@ class _Watch:
         self.saved_at = self._polled_at = time.monotonic()
         self._observer, self._save_every_seconds, self._processes = observer, save_every_seconds, processes
         self._steps, self._steps_between = 0, 1
+        self._leaving = os.environ.get(LEAVING)
 
     def look(self) -> tuple[str | None, bool]:
         """After a step: a reason to stop, and whether to save before anything else."""
@@ -220,6 +226,8 @@ class _Watch:
         if ask:
             self._polled_at = now
             reason = self._observer.should_stop()
+            if self._leaving and Path(self._leaving).exists():
+                self._save_every_seconds = min(self._save_every_seconds, LEAVING_SAVES_SECONDS)
         return reason, reason is not None or now - self.saved_at >= self._save_every_seconds
 
     def _decide_for_all(self) -> tuple[str | None, bool, int]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from k8s.names import job_name, label_of
@@ -34,10 +35,16 @@ RAY_SHARE_OF_SHARED_MEMORY = 0.8
 STOP_SECONDS = 120
 """How long a driver that is asked to stop may save what runs."""
 
+DRAIN = Path(__file__).with_name("drain.sh")
+"""What a worker's pod does before it goes; the chart's own workers do the same."""
+
+LEAVING = "/tmp/hidfd-leaving"
+"""A file by which that script tells training loops."""
+
 START_SECONDS, PROBE_EVERY_SECONDS = 300, 5
 
 AGENT_PORT = 52365
-"""Of Ray's agent on every node."""
+"""Of Ray's agent on every node, which says without a token whether the node is well."""
 
 Object = dict[str, Any]
 
@@ -133,9 +140,12 @@ def _spec(request: Request, name: str) -> Object:
         spec["rayClusterSpec"]["authOptions"] = {"mode": "token"}
     if cluster.grows:
         spec["rayClusterSpec"]["enableInTreeAutoscaling"] = True
-        spec["rayClusterSpec"]["autoscalerOptions"] = {
+        spec["rayClusterSpec"][
+            "autoscalerOptions"
+        ] = {  # a container that KubeRay adds, without the head's own settings
             "resources": _exactly("500m", "512Mi"),
             "securityContext": _confined(),
+            "volumeMounts": _mounts("tmp"),
         }
     return spec
 
@@ -167,7 +177,7 @@ def _ray_pod(request: Request, name: str, part: str, pod: PodConfig) -> Object:
         "resources": _exactly(pod.cpus, pod.memory, gpus),
         "securityContext": _confined(),
         "startupProbe": {
-            "tcpSocket": {"port": AGENT_PORT},
+            "httpGet": {"path": "/api/healthz", "port": AGENT_PORT},
             "periodSeconds": PROBE_EVERY_SECONDS,
             "failureThreshold": START_SECONDS // PROBE_EVERY_SECONDS,
         },
@@ -181,8 +191,8 @@ def _ray_pod(request: Request, name: str, part: str, pod: PodConfig) -> Object:
         ],
     }
     if not is_head and cluster.drain_seconds:
-        # Its loops go on meanwhile, and write their next checkpoint.
-        container["lifecycle"] = {"preStop": {"exec": {"command": ["sleep", str(cluster.drain_seconds)]}}}
+        words = ["bash", "-c", DRAIN.read_text(), "drain", str(cluster.drain_seconds)]
+        container["lifecycle"] = {"preStop": {"exec": {"command": words}}}
     spec: Object = {
         **_pod_spec(request),
         "serviceAccountName": cluster.driver_service_account if is_head else cluster.worker_service_account,
@@ -265,6 +275,7 @@ def _confined() -> Object:
 def _environment(request: Request) -> list[Object]:
     cluster = request.cluster
     values = {
+        "HIDFD_LEAVING": LEAVING,
         "HOME": "/tmp",
         "MLFLOW_DISABLE_TELEMETRY": "1",
         "OMP_WAIT_POLICY": "PASSIVE",

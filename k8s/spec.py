@@ -170,7 +170,7 @@ class ClusterConfig(Section):
     """How long Ray's pods, with their logs, stay when the job has ended."""
 
     drain_seconds: int = Field(default=75, ge=0, le=3600)
-    """How long a worker's pod that has to go works on: long enough for the next checkpoint, one each minute."""
+    """How long a worker's pod that has to go may work on. It saves every few seconds from then on."""
 
     token: bool = True
     """Whether Ray asks everyone for a token, which KubeRay makes."""

@@ -1,6 +1,6 @@
 """The JSON Schema of a study file, for editors: every section by the package that reads it.
 
-    python -m studies.schema > studies/study.schema.json
+python -m studies.schema > studies/study.schema.json
 """
 
 from __future__ import annotations

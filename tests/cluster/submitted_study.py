@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.cluster.local_cluster import LocalCluster, restrict
 
 import k8s.manifest
 from hidfd.__main__ import main as hidfd_main
 from k8s.__main__ import main
+from tests.cluster.local_cluster import LocalCluster, restrict
 from tests.integration.conftest import Workplace, tiny_study, tiny_workplace
 
 CLAIM = "data"

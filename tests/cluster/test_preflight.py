@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.cluster.local_cluster import LocalCluster
 
 from k8s.access import NEEDED
+from tests.cluster.local_cluster import LocalCluster
 from tests.cluster.submitted_study import SubmittedStudy, submitted_study
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cluster.local_cluster import LocalCluster
 
+from tests.cluster.local_cluster import LocalCluster
 from tests.cluster.submitted_study import SubmittedStudy, submitted_study
 from tests.integration.conftest import Workplace
 

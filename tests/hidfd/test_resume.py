@@ -93,6 +93,26 @@ def test_interrupted_trial_equals_the_uninterrupted_one_bit_for_bit(
     assert_equal(whole, whole_store, resumed, broken_store)
 
 
+@pytest.mark.parametrize("is_leaving", [True, False])
+def test_machine_that_is_about_to_go_has_its_loops_save_soon(
+    is_leaving: bool, trained: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what came since the last checkpoint, here all of it, is lost with the machine."""
+    ticks: Iterator[float] = iter(range(10**6))
+    monkeypatch.setattr("hidfd.loop.time.monotonic", lambda: float(next(ticks)))
+    monkeypatch.setenv("HIDFD_LEAVING", str(tmp_path / "leaving"))
+    if is_leaving:
+        (tmp_path / "leaving").touch()
+    config, store = with_values(trained, {"checkpoint_every_seconds": 1e6}), Store.open(tmp_path / "store")
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(config, store, device="cpu", observer=Killer("distillation", 4))
+    notes: list[str] = []
+    again = Observer()
+    monkeypatch.setattr(again, "note", notes.append)
+    run_trial(config, store, device="cpu", observer=again)
+    assert any(note.startswith("distillation: resuming at ") for note in notes) is is_leaving
+
+
 @pytest.mark.parametrize("stage", ["collection", "synthesis"])
 def test_a_stop_is_heard_where_nothing_is_trained_too(
     stage: str, trial_config: TrialConfig, store: Store, monkeypatch: pytest.MonkeyPatch

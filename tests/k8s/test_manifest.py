@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from k8s.manifest import RAY_VERSION, Manifests, render
+from tests.charts.pod_security import kuberay_pods, violations
 from tests.k8s.study_files import EVERYTHING, SMALLEST, request
 
 GOLDEN = Path(__file__).parent / "golden"
+CHART = Path(__file__).parents[2] / "charts" / "hidfd"
 
 CLUSTERS = {"smallest": SMALLEST, "everything": EVERYTHING}
 
@@ -91,10 +93,20 @@ def test_head_does_no_work_where_there_are_workers(tmp_path: Path) -> None:
     assert started == {"smallest": "2", "everything": "0"}
 
 
-def test_workers_have_time_for_a_checkpoint_before_they_go(tmp_path: Path) -> None:
+def test_workers_are_told_and_have_time_before_they_go(tmp_path: Path) -> None:
     spec = pods(of(tmp_path, "everything"))["spot"]["spec"]
-    assert spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "30"]
+    shell, _, script, _, seconds = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert (shell, seconds) == ("bash", "30")
     assert spec["terminationGracePeriodSeconds"] > 30
+    assert script == (CHART / "files" / "drain.sh").read_text(), "the chart's workers do the same"
+    told = {entry["name"]: entry.get("value") for entry in spec["containers"][0]["env"]}["HIDFD_LEAVING"]
+    assert told.startswith("/tmp/")
+
+
+def test_kuberay_adds_nothing_that_the_restricted_profile_refuses(manifests: Manifests) -> None:
+    made = kuberay_pods(manifests.ray_job["spec"]["rayClusterSpec"])
+    made["submitter"] = pods(manifests)["submitter"]
+    assert {name: violations(pod["spec"]) for name, pod in made.items()} == {name: [] for name in made}
 
 
 def test_only_spot_pods_may_be_moved_by_the_autoscaler(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ spec:
               - {{ $values.rayCluster.drainSeconds | quote }}
       {{- end }}
       env:
+        - {name: HIDFD_LEAVING, value: /tmp/hidfd-leaving}
         - {name: HOME, value: /tmp}
         - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
         {{- if $isHead }}
