@@ -127,7 +127,7 @@ class ControlPlane:
 
     def restart_api_server(self) -> None:
         """Kills the API server, as a lost machine does, and starts it again on the same port."""
-        self._daemons.pop("kube-apiserver").kill()
+        self._daemons.pop("kube-apiserver").stop()
         self._start_api_server()
 
     def request(self, method: str, path: str, body: Any = None, *, token: str = "admin", content: str = JSON) -> Any:
@@ -149,9 +149,9 @@ class ControlPlane:
         file.write_text(json.dumps(tree))
         return file
 
-    def spawn(self, name: str, *command: str | Path, **variables: str) -> None:
-        """Starts one more program, which ends before all that were started earlier."""
-        self._daemons[name] = Daemon(command, self._folder / f"{name}.log", variables)
+    def spawn(self, name: str, *command: str | Path, gently: bool = False, **variables: str) -> None:
+        """Starts one more program, which is ended, `gently` or not, before all that were started earlier."""
+        self._daemons[name] = Daemon(command, self._folder / f"{name}.log", variables, gently=gently)
 
     def wait(self, what: str, reached: Callable[[], bool], seconds: float = READY_SECONDS) -> None:
         """Returns when it is so; fails when a program ends meanwhile, or with the ends of all logs when time is up."""
@@ -170,9 +170,9 @@ class ControlPlane:
         return "\n".join(f"--- {name}\n{daemon.tail()}" for name, daemon in self._daemons.items())
 
     def close(self) -> None:
-        """Ends all of it, the youngest first. Only a node has something to put away; the rest is thrown away."""
-        for name, daemon in reversed(self._daemons.items()):
-            daemon.stop() if name == "node" else daemon.kill()
+        """Ends all of it, the youngest first."""
+        for daemon in reversed(self._daemons.values()):
+            daemon.stop()
         self._daemons.clear()
 
     def _start_api_server(self) -> None:

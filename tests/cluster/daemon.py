@@ -11,7 +11,7 @@ from pathlib import Path
 PROXIES = {"http_proxy", "https_proxy", "no_proxy", "all_proxy"}
 
 STOP_SECONDS = 30.0
-"""How long a program may take to end by itself."""
+"""How long a program may take to end gently."""
 
 
 class Daemon:
@@ -21,24 +21,29 @@ class Daemon:
     thread that started it: start it from one that lasts.
     """
 
-    def __init__(self, command: Sequence[str | Path], log: Path, variables: Mapping[str, str] | None = None) -> None:
-        """`variables` are added to the environment of this process, less its proxies."""
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        log: Path,
+        variables: Mapping[str, str] | None = None,
+        *,
+        gently: bool = False,
+    ) -> None:
+        """`variables` are added to the environment of this process, less its proxies.
+
+        A program that has to put something away is ended `gently`, by SIGTERM.
+        """
         self.name = log.stem
-        self._log = log
+        self._log, self._gently = log, gently
         with log.open("ab") as stream:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", "--", *command],
+                ["setpriv", "--pdeathsig", "TERM" if gently else "KILL", "--", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
                 env=without_proxies() | dict(variables or {}),
                 start_new_session=True,
             )
-
-    @property
-    def pid(self) -> int:
-        """Its process id, which is also its group's."""
-        return self._process.pid
 
     def check(self) -> None:
         """Fails with the end of its log when it runs no more."""
@@ -50,14 +55,11 @@ class Daemon:
         return self._log.read_text(errors="replace")[-3000:]
 
     def stop(self) -> None:
-        """Lets it end by itself, for as long as that is reasonable."""
-        self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_SECONDS)
-        self.kill()
-
-    def kill(self) -> None:
-        """Ends it as a crash does."""
+        """Ends it and its group."""
+        if self._gently:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_SECONDS)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -97,6 +97,7 @@ def local_cluster(folder: Path, tools: Path) -> Iterator[LocalCluster]:
             *(sys.executable, "-m", "tests.cluster.process_node"),
             *("--kubeconfig", plane.kubeconfig("admin"), "--certificates", folder),
             *("--root", root, "--logs", folder / "pods", "--mounts-below", mounts, "--proxy-port", str(proxy)),
+            gently=True,  # it ends its pods
         )
         ready = "/api/v1/nodes/local-0"
         plane.wait("the node", lambda: bool(plane.request("GET", ready)["status"].get("conditions")))

@@ -109,6 +109,33 @@ def test_pod_waits_and_says_for_which_secret(cluster: LocalCluster, namespace: s
     cluster.wait("the log", lambda: cluster.text(f"{_path(namespace, 'pods')}/keyed/log") == "found\n")
 
 
+def test_volumes_of_each_kind_are_mounted(cluster: LocalCluster, namespace: str) -> None:
+    for kind, manifest in study_objects(cluster.mounts, 5).items():
+        if kind != "rayjobs":
+            cluster.request("POST", _path(namespace, kind), manifest)
+    files = {"items": [{"key": "steps", "path": "below/steps"}]}
+    volumes: dict[str, dict[str, Any]] = {
+        "settings": {"configMap": {"name": "settings"}},
+        "chosen": {"configMap": {"name": "settings", **files}},
+        "keys": {"secret": {"secretName": "secret"}},
+        "claim": {"persistentVolumeClaim": {"claimName": "study"}},
+        "scratch": {"emptyDir": {}},
+    }
+    at = cluster.mounts / "kinds"
+    mounts = [{"name": name, "mountPath": f"{at}/{name}"} for name in volumes]
+    mounts.append({"name": "settings", "mountPath": f"{at}/one-file", "subPath": "steps"})
+    mounts.append({"name": "scratch", "mountPath": "/dev/shm"})  # left alone
+    shown = (
+        f"cd {at} && cat settings/steps chosen/below/steps one-file keys/word && echo && touch claim/left scratch/left"
+    )
+    pod = _pod("mounted", "bash", "-ec", f"{shown} && sleep 600", volumeMounts=mounts)
+    pod["spec"]["volumes"] = [{"name": name, **source} for name, source in volumes.items()]
+    cluster.request("POST", _path(namespace, "pods"), pod)
+    left = cluster.claim_folder(namespace, "study") / "left"
+    cluster.wait("the container", left.exists)
+    assert cluster.text(f"{_path(namespace, 'pods')}/mounted/log") == "555open sesame\n"
+
+
 def test_pod_whose_image_is_missing_waits(cluster: LocalCluster, namespace: str) -> None:
     cluster.request("POST", _path(namespace, "pods"), _pod("imageless", "true", image="missing.invalid/study:1"))
 
