@@ -211,7 +211,8 @@ def _start(process: int) -> str:
 
 
 def _kill(family: set[tuple[int, str]]) -> None:
-    for process, start in family:
-        if _start(process) == start:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # all at once: none sees another one die
+        for process, start in family:
+            if _start(process) == start:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, number)
