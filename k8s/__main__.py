@@ -67,8 +67,9 @@ def preflight(options: argparse.Namespace) -> None:
         print(json.dumps([asdict(check) for check in checks]))
     else:
         _print_checks(checks)
-        print(f"next: {_command('submit', options)}")
     refuse_failed(checks)
+    if not options.json:
+        print(f"next: {_command('submit', options)}")
 
 
 def submit(options: argparse.Namespace) -> None:
@@ -81,7 +82,7 @@ def submit(options: argparse.Namespace) -> None:
     api = Api(options.context)
     checks = [] if options.no_preflight else look_before(request, api)
     if not options.json:
-        _print_checks([check for check in checks if check.todo])
+        _print_checks([check for check in checks if check.todo], stderr=True)  # standard output may be manifests
     refuse_failed(checks)
     if options.dry_run == "server":
         _print_objects(try_out(manifests, request.cluster.namespace, api), as_json=options.json)
@@ -159,11 +160,11 @@ def _driver_only(show: Callable[[View], None], *, logs: bool) -> Callable[[View]
     return shown
 
 
-def _print_checks(checks: Sequence[Check]) -> None:
+def _print_checks(checks: Sequence[Check], *, stderr: bool = False) -> None:
     if checks:
-        console = Console(highlight=False, markup=False)
-        console = console if console.is_terminal else Console(width=PLAIN_WIDTH, highlight=False, markup=False)
-        console.print(checks_table(checks))
+        console = Console(stderr=stderr, highlight=False, markup=False)
+        width = None if console.is_terminal else PLAIN_WIDTH
+        console.print(checks_table(checks), width=width)
 
 
 def _print_objects(objects: Sequence[dict[str, object]], *, as_json: bool) -> None:
@@ -223,6 +224,7 @@ def _parser() -> Parser:
     deleting.add_argument(
         "--wait", type=float, default=300.0, metavar="SECONDS", help="for all to be gone; default 300"
     )
+    deleting.add_argument("--purge", action="store_true", help="take away what the study has found as well, for good")
     return parser
 
 

@@ -13,7 +13,7 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
-from k8s.errors import Conflict, Forbidden, KubernetesError, NotFound, Refused, Unreachable
+from k8s.errors import Conflict, Forbidden, KubernetesError, NotFound, Refused, Unauthorized, Unreachable
 
 TIMEOUT_SECONDS = (5.0, 30.0)
 """Of one request: to connect, and between two pieces of its answer."""
@@ -24,7 +24,7 @@ PASSING = (408, 410, 429, 500, 502, 503, 504)
 Query = dict[str, str | int | bool]
 Object = dict[str, Any]
 
-_KINDS: dict[int, type[Refused]] = {401: Forbidden, 403: Forbidden, 404: NotFound, 409: Conflict}
+_KINDS: dict[int, type[Refused]] = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict}
 
 
 class Api:

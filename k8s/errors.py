@@ -41,7 +41,11 @@ class NotFound(Refused):
 
 
 class Forbidden(Refused):
-    """403, and 401 where the credentials have expired."""
+    """403."""
+
+
+class Unauthorized(Refused):
+    """401: it does not know who asks; the credentials are wrong or have expired."""
 
 
 class Conflict(Refused):

@@ -111,12 +111,16 @@ def ray_pods(request: Request) -> dict[str, tuple[Object, int]]:
     return {"driver": (cluster["headGroupSpec"]["template"], 1)} | pods
 
 
+def tune_command(request: Request, verb: str, *options: str) -> str:
+    """A verb of `python -m tune` over the study, as a shell in its pods takes it."""
+    overrides = [*request.overrides, *(["resources.autoscaling=true"] if request.cluster.grows else [])]
+    return shlex.join(["python", "-m", "tune", verb, f"{STUDY_FOLDER}/study.yaml", *overrides, *options])
+
+
 def _spec(request: Request, name: str) -> Object:
     cluster = request.cluster
-    overrides = [*request.overrides, *(["resources.autoscaling=true"] if cluster.grows else [])]
-    words = ["python", "-m", "tune", "run", f"{STUDY_FOLDER}/study.yaml", *overrides, "--json"]
     spec: Object = {
-        "entrypoint": shlex.join(words),
+        "entrypoint": tune_command(request, "run", "--json", "--wait"),
         "submissionMode": "K8sJobMode",
         "backoffLimit": cluster.retries,
         "shutdownAfterJobFinishes": True,

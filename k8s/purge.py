@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from k8s.client import Api
 from k8s.errors import KubernetesError, NotFound
 from k8s.logs import PodLog
-from k8s.manifest import STUDY_FOLDER, Manifests, render
+from k8s.manifest import Manifests, render, tune_command
 from k8s.paths import core, jobs
 from k8s.request import Request
 from k8s.status import troubles
@@ -57,7 +56,6 @@ def purge(
 def _job(request: Request, manifests: Manifests, name: str, metadata: Object) -> Object:
     head = manifests.ray_job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
     (container,) = head["spec"]["containers"]
-    words = ["python", "-m", "tune", "forget", f"{STUDY_FOLDER}/study.yaml", *request.overrides, "--yes"]
     shown = {key: value for key, value in container.items() if key not in ("startupProbe", "lifecycle")}
     volumes = [
         {"name": "study", "configMap": {"name": name}} if volume["name"] == "study" else volume
@@ -67,7 +65,7 @@ def _job(request: Request, manifests: Manifests, name: str, metadata: Object) ->
         **head["spec"],
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
-        "containers": [{**shown, "name": CONTAINER, "command": ["sh", "-c", shlex.join(words)]}],
+        "containers": [{**shown, "name": CONTAINER, "command": ["sh", "-c", tune_command(request, "forget", "--yes")]}],
         "volumes": volumes,
     }
     return {

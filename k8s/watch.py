@@ -6,6 +6,7 @@ or be missed: after an outage the next look tells what stands.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +25,11 @@ LOOK_EVERY_SECONDS = 2.0
 PATIENCE_SECONDS = 600.0
 """How long the API server may be away."""
 
+REPEATED = "Status message: Job entrypoint command failed"
+"""After this line Ray prints the end of a failed driver's log once more."""
+
+COLOUR = r"\x1b\[[0-9;]*m"
+
 GRACE_LOOKS = 3
 """The last lines of a log come a moment after the job has ended."""
 
@@ -39,8 +45,8 @@ class View:
         state: of the job.
         progress: of the study; the same object in every view.
         troubles: why pods do not run.
-        lines: of the logs since the last look, as (pod, line); of the driver's all that are no run lines, with
-            `every_log` those of all pods.
+        lines: of the logs since the last look, as (pod, line): of the driver's what are no run lines, with `every_log`
+            all of them, and those of Ray's pods.
         away: why the API server does not answer now, if it does not: then the rest is from the last look.
     """
 
@@ -64,6 +70,7 @@ class Watcher:
         self._api, self._namespace, self._name, self._every_log = api, namespace, name, every_log
         self._logs = Logs(namespace)
         self._progress = Progress()
+        self._repeating: set[str] = set()  # pods whose log has come to where it repeats itself
         self._last: View | None = None
 
     def look(self) -> View:
@@ -142,7 +149,13 @@ class Watcher:
 
     def _new_lines(self, pods: list[Object]) -> list[tuple[str, str]]:
         drivers = [pod for pod in pods if pod["metadata"]["labels"].get(PART) == "submitter"]
-        lines = [(pod, line) for pod, line in self._logs.new(drivers, self._api) if not self._progress.read(line)]
+        lines: list[tuple[str, str]] = []
+        for pod, raw in self._logs.new(drivers, self._api):
+            line = re.sub(COLOUR, "", raw)
+            if line.startswith(REPEATED):
+                self._repeating.add(pod)
+            elif pod not in self._repeating and (not self._progress.read(line) or self._every_log):
+                lines.append((pod, line))
         others = [pod for pod in pods if pod not in drivers] if self._every_log else []
         return lines + self._logs.new(others, self._api)
 

@@ -71,6 +71,9 @@ exit codes:
 WATCH_EVERY_SECONDS = 2.0
 """How often `status --watch` looks at the ledger."""
 
+WAIT_SECONDS = 600.0
+"""How long `run --wait` waits for another driver to end."""
+
 POLL_SECONDS = 0.5
 """How often `stop` looks whether the study has stopped."""
 
@@ -110,6 +113,8 @@ def run(options: argparse.Namespace) -> None:
     """Run the study, or go on with it: a search, then the best trial beside its controls on fresh seeds."""
     study = _open(options)
     lines = RunLines(sys.stdout)
+    if options.wait:
+        _wait_for_its_end(study)
     try:
         with (
             console_observer(quiet=options.json, prefix="import: ") as observer,
@@ -124,6 +129,16 @@ def run(options: argparse.Namespace) -> None:
         lines.end(ended.snapshot, ended.report)
         return
     _print_result(ended)
+
+
+def _wait_for_its_end(study: Study) -> None:
+    """A driver that a cluster replaces may take a while to save what runs."""
+    holder = study.holder()
+    if holder is not None:
+        print(f"waiting for the end of {holder}", file=sys.stderr, flush=True)
+    until = time.monotonic() + WAIT_SECONDS
+    while study.holder() is not None and time.monotonic() < until:
+        time.sleep(POLL_SECONDS)
 
 
 def status(options: argparse.Namespace) -> None:
@@ -436,6 +451,9 @@ def _parser() -> Parser:
     add("plan", plan)
     running = add("run", run, json="print a JSON line for each change (docs/run-lines.md) instead of text")
     running.add_argument("--engine", choices=["ray", "local"], default="ray", help="local = one by one, without Ray")
+    running.add_argument(
+        "--wait", action="store_true", help="for the end of another driver of the study, at most 10 min"
+    )
     running.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     watching = add("status", status)
     watching.add_argument("--watch", action="store_true", help="go on showing it until it ends; Ctrl-C ends this only")

@@ -48,12 +48,12 @@ class SubmittedStudy:
     folder: Path
     data: Path
 
-    def run(self, *words: str, user: str = "admin") -> Answer:
+    def run(self, *words: str, user: str = "admin", kubeconfig: Path | None = None) -> Answer:
         """A verb of `python -m k8s` over the study file, in this process, where pods find their mounts."""
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             patch.chdir(self.folder)
-            patch.setenv("KUBECONFIG", str(self.cluster.kubeconfig(user)))
+            patch.setenv("KUBECONFIG", str(kubeconfig or self.cluster.kubeconfig(user)))
             patch.setattr(k8s.manifest, "STUDY_FOLDER", str(self.cluster.mounts / self.namespace / "study"))
             patch.setattr(k8s.manifest, "WORK_FOLDER", str(self.cluster.mounts / self.namespace / "work"))
             code = main([words[0], "study.yaml", *words[1:]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,8 @@ def test_more_gpus_than_any_node_has_are_refused(study: SubmittedStudy) -> None:
 
 
 def test_token_that_nobody_knows_is_said_to_be_refused(study: SubmittedStudy) -> None:
-    path = study.cluster.kubeconfig("nobody")
-    text = path.read_text()
-    try:
-        path.write_text(text.replace('"nobody"', '"expired"'))
-        done = study.run("preflight", user="nobody")
-    finally:
-        path.write_text(text)
-    assert done.code in (13, 14)
-    assert "401" in done.stderr + done.stdout
+    expired = study.folder / "expired.kubeconfig"
+    expired.write_text(re.sub(r'("token": *)"[^"]*"', r'\1"expired"', study.cluster.kubeconfig().read_text()))
+    done = study.run("preflight", kubeconfig=expired)
+    assert done.code == 13
+    assert "answers 401" in done.stderr

@@ -114,7 +114,8 @@ def test_study_that_somebody_deletes_ends_its_watchers_and_keeps_its_data(study:
     assert watch.returncode == 16, out + err
     assert "somebody deleted it" in err
     printed = [line["line"] for view in map(json.loads, out.splitlines()) for line in view.get("lines", [])]
-    assert any("generator-0: started" in line for line in printed), "the driver's words for people"
+    assert any('"event": "work_started"' in line for line in printed), "the driver's"
+    assert any("Ray runtime started" in line for line in printed), "those of Ray's pods"
     assert study.driver() is None
     assert study.pods() == []
     assert study.status()["works"], "the ledger stays"

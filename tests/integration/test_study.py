@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ import torch
 import hidfd.trial
 import tune.__main__
 from hidfd.config import TrialConfig
+from hidfd.errors import InputError
 from hidfd.store import Store
 from hidfd.trial import import_all
 from tests.integration.conftest import Outcome, Workplace, tiny_study
+from tune.ledger_places import place_of
 from tune.study import open_study
 
 LOCAL = ("run", "study.yaml", "--engine", "local")
@@ -271,6 +274,27 @@ def test_watch_waits_for_a_study_that_nobody_has_started(study: Workplace, monke
     assert [run.returncode for run in runs] == [0]
     assert "tiny: not started; waiting until somebody runs: python -m tune run study.yaml" in watched.stderr
     assert "3 of 3 students of the search" in watched.stdout
+
+
+def test_driver_may_wait_for_the_end_of_the_one_that_it_replaces(
+    study: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_study(str(study.folder / "study.yaml"))
+    held = ExitStack()
+    held.enter_context(place_of(str(study.folder / ".hidfd" / "ledger.db")).hold(opened.definition.name))
+    real = time.sleep
+
+    def sleep(seconds: float) -> None:
+        held.close()
+        real(seconds)
+
+    monkeypatch.setattr(hidfd.trial, "import_all", lambda *given: (_ for _ in ()).throw(InputError("it has begun")))
+    assert study.run("tune", *LOCAL).returncode == 8, "without --wait"
+    monkeypatch.setattr("time.sleep", sleep)
+    done = study.run("tune", *LOCAL, "--wait")
+    assert done.returncode == InputError.exit_code, done.stderr
+    assert f"waiting for the end of process {os.getpid()} on" in done.stderr
+    assert "it has begun" in done.stderr
 
 
 def test_local_engine_refuses_several_processes(study: Workplace) -> None:

@@ -61,6 +61,8 @@ def test_each_verb_names_the_next(file: str, server: ApiServer, capsys: pytest.C
     assert "has succeeded" in capsys.readouterr().out
     assert main(["delete", file]) == 0
     assert "ledger, store and MLflow keep what the study has found" in capsys.readouterr().out
+    assert main(["delete", file, "--purge", "--wait", "0"]) == 13
+    assert "could not be taken away: it has not ended" in capsys.readouterr().err
 
 
 def test_failed_preflight_starts_nothing_and_ends_with_14(

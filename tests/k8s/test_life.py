@@ -11,7 +11,16 @@ import pytest
 from k8s import watch as watching
 from k8s.client import Api
 from k8s.delete import delete
-from k8s.errors import Conflict, Forbidden, JobFailedError, JobGoneError, KubernetesError, Refused, Unreachable
+from k8s.errors import (
+    Conflict,
+    Forbidden,
+    JobFailedError,
+    JobGoneError,
+    KubernetesError,
+    Refused,
+    Unauthorized,
+    Unreachable,
+)
 from k8s.manifest import Manifests, render
 from k8s.purge import purge
 from k8s.request import Request
@@ -81,7 +90,7 @@ def test_submit_that_died_half_way_is_finished_by_the_next(
     assert server.objects[f"{NAMESPACED}/configmaps/{manifests.name}"]["metadata"]["ownerReferences"]
 
 
-@pytest.mark.parametrize(("status", "kind"), [(403, Forbidden), (422, Refused), (401, Forbidden)])
+@pytest.mark.parametrize(("status", "kind"), [(403, Forbidden), (422, Refused), (401, Unauthorized)])
 def test_refused_job_leaves_nothing_and_says_the_servers_words(
     asked: Request, manifests: Manifests, server: ApiServer, api: Api, status: int, kind: type[Refused]
 ) -> None:
@@ -187,7 +196,7 @@ def test_credentials_that_expire_meanwhile_end_the_watch_with_the_servers_words(
     def expire() -> None:
         server.faults = [401]
 
-    with pytest.raises(Forbidden, match="answers 401"):
+    with pytest.raises(Unauthorized, match="answers 401"):
         Story(server, submitted, RUNNING, expire).watch(api)
 
 
@@ -201,6 +210,27 @@ def test_failed_job_is_told_with_the_drivers_own_last_word(submitted: str, serve
     ended = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed", "failed": 1}
     with pytest.raises(JobFailedError, match=r"ended as Failed, try 2 of 6: the ledger cannot be opened \(exit code 7"):
         Story(server, submitted, RUNNING, ended).watch(api)
+
+
+def test_log_that_comes_again_in_rays_last_message_is_not_counted_again(
+    submitted: str, server: ApiServer, api: Api
+) -> None:
+    labels = {"hidfd/study": "fashion-students", "hidfd/part": "submitter", "job-name": submitted}
+    pod = f"{NAMESPACED}/pods/{submitted}-x"
+    server.put(pod, metadata={"labels": labels}, spec={"containers": [{"name": "c"}]}, status={})
+    lines = [
+        '{"event": "study_started", "num_students": 9}',
+        '{"event": "trial_ended", "trial": 0}',
+        "\x1b[31mJob 'x' failed\x1b[0m",
+        "Status message: Job entrypoint command failed with exit code 137, last available logs (truncated to ...):",
+        '{"event": "trial_ended", "trial": 0}',
+        "Traceback of something",
+    ]
+    server.logs[pod] = [f"2026-11-28T12:00:0{number}.0Z {line}" for number, line in enumerate(lines)]
+    story = Story(server, submitted, RUNNING, DONE)
+    assert story.watch(api).progress.num_ended == 1
+    shown = [line for view in story.views for _, line in view.lines]
+    assert shown == ["Job 'x' failed"]
 
 
 def test_failed_job_without_a_word_of_its_driver_gives_kuberays_reason(
@@ -283,7 +313,11 @@ def test_purge_runs_the_tuners_own_command_where_the_data_is_seen_and_leaves_not
     purge(asked, api, wait_seconds=9, say=said.append, sleep=purged(server, manifests.name, succeeded=1))
     assert said == ["fashion: forgotten"]
     (container,) = seen[0]["spec"]["template"]["spec"]["containers"]
-    assert container["command"] == ["sh", "-c", "python -m tune forget /etc/hidfd/study.yaml --yes"]
+    assert container["command"] == [
+        "sh",
+        "-c",
+        "python -m tune forget /etc/hidfd/study.yaml resources.autoscaling=true --yes",
+    ]
     assert {"name": "claim-results", "mountPath": "/mnt/hidfd", "readOnly": False} in container["volumeMounts"]
     assert [path for path in server.objects if "purge" in path and "/pods/" not in path] == []
 

@@ -94,6 +94,6 @@ def test_nothing_of_this_machines_environment_travels(tmp_path: Path, monkeypatc
 def test_overrides_reach_the_driver_but_for_those_of_the_cluster(tmp_path: Path) -> None:
     spec = render(request(tmp_path, None, "study.num_students=3", "cluster.retries=1")).ray_job["spec"]
     assert spec["entrypoint"] == (
-        "python -m tune run /etc/hidfd/study.yaml study.num_students=3 resources.autoscaling=true --json"
+        "python -m tune run /etc/hidfd/study.yaml study.num_students=3 resources.autoscaling=true --json --wait"
     )
     assert spec["backoffLimit"] == 1
