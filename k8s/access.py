@@ -159,7 +159,7 @@ def permissions(request: Request, cluster: Cluster) -> Iterator[Check]:
     yield failed(
         "permissions",
         f"{_user(cluster)} may not {', '.join(missing)} in {request.cluster.namespace}",
-        "have the chart's Role bound to this account: --set rbac.submitters (charts/hidfd/README.md)",
+        "have it named under submitter.subjects of the chart (charts/hidfd/README.md)",
     )
 
 

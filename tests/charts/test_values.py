@@ -163,6 +163,8 @@ def test_submitters_may_do_what_submitting_needs_and_nothing_more() -> None:
         ("pods/log", "get"),
         ("pods/portforward", "create"),
         ("events", "list"),
+        ("namespaces", "get"),
+        *(("jobs", verb) for verb in ("create", "get", "delete")),
         ("secrets", "get"),
     }
     (secrets,) = [rule for rule in role["rules"] if rule["resources"] == ["secrets"]]
