@@ -1,6 +1,7 @@
 # make quickstart         a real study on real data: set up, then run studies/quickstart.yaml
 # make test               set up the same way, then every check: lint, types, imports, tests
 # make test-integration   tests against real servers and Ray nodes; as root it installs what they need
+# make test-cluster       tests against a real Kubernetes control plane and KubeRay, which Go builds once (some ten minutes)
 # make test-python312     `pytest -q` on Python 3.12, where there is one beside the Python of .venv
 # make kill-matrix        kills parts of real studies at drawn moments; ARGS="--only worker/generation" runs one cell
 # make setup | lint | types | imports | tests | format | lock | clean
@@ -12,7 +13,7 @@ SHELL := bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint types imports tests quick-tests test-integration test-python312 kill-matrix servers \
+.PHONY: help setup quickstart test lint types imports tests quick-tests test-integration test-cluster test-python312 kill-matrix servers \
 	format lock clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
@@ -33,7 +34,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX
 unexport PYTHONDONTWRITEBYTECODE
 
 help:
-	sed -n 's/^# \{0,1\}//p' Makefile | head -7
+	sed -n 's/^# \{0,1\}//p' Makefile | head -8
 
 setup: $(STAMP)
 
@@ -73,7 +74,7 @@ imports: $(STAMP)
 	echo "imports: passed in $$SECONDS s"
 
 tests: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m "not integration" --durations 10 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m "not integration and not cluster" --durations 10 $(ARGS)
 	echo "tests: passed in $$SECONDS s"
 
 test-integration: $(STAMP) servers
@@ -83,6 +84,11 @@ test-integration: $(STAMP) servers
 quick-tests: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 $(ARGS)
 	echo "quick-tests: passed in $$SECONDS s"
+
+# Without Go the tests skip and say how to get it; in CI nothing skips.
+test-cluster: $(STAMP)
+	$(BIN)/python -m tests.cluster.tools build || [ -z "$${CI:-}" ]
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 0 -m cluster tests/cluster --durations 10 $(ARGS)
 
 # An environment of its own, in .venv-3.12. pyenv's shims of versions that are not active do not start.
 test-python312:
