@@ -36,10 +36,11 @@ class LocalCluster:
     Attributes:
         root: the node's folder, see `process_node`.
         mounts: containers find their volumes where a `mountPath` below it says; other mounts do not exist.
+        proxy: of HTTP, by which a process of this machine reaches http://SERVICE.NAMESPACE.svc of a Ray head.
     """
 
-    def __init__(self, plane: ControlPlane, root: Path, mounts: Path) -> None:
-        self._plane, self.root, self.mounts = plane, root, mounts
+    def __init__(self, plane: ControlPlane, root: Path, mounts: Path, proxy: str) -> None:
+        self._plane, self.root, self.mounts, self.proxy = plane, root, mounts, proxy
 
     def request(self, method: str, path: str, body: Any = None, *, token: str = "admin", content: str = JSON) -> Any:
         """The object that the API server answers with; a user's token is the user's name."""
@@ -101,7 +102,7 @@ def local_cluster(folder: Path, tools: Path) -> Iterator[LocalCluster]:
         )
         ready = "/api/v1/nodes/local-0"
         plane.wait("the node", lambda: bool(plane.request("GET", ready)["status"].get("conditions")))
-        yield LocalCluster(plane, root, mounts)
+        yield LocalCluster(plane, root, mounts, f"http://127.0.0.1:{proxy}")
 
 
 @contextlib.contextmanager

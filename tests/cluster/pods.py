@@ -165,7 +165,7 @@ class Pod:
         if self.ray_kind == "head":
             self.gcs, self.dashboard = free_port(), free_port()
             place = [
-                *("--head", f"--port={self.gcs}", f"--temp-dir={self._folder}", "--include-dashboard=true"),
+                *("--head", f"--port={self.gcs}", "--include-dashboard=true"),
                 *("--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}"),
                 f"--ray-client-server-port={free_port()}",
             ]
@@ -177,7 +177,8 @@ class Pod:
         return [
             *(str(self._machine.ray), "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"),
             *(f"--dashboard-agent-listen-port={free_port()}", f"--object-store-memory={100 * 2**20}"),
-            *("--min-worker-port=0", "--max-worker-port=0", *place, *options),
+            # Its own, as every pod has one: nodes that share it replace each other's working folders of jobs.
+            *(f"--temp-dir={self._folder}", "--min-worker-port=0", "--max-worker-port=0", *place, *options),
         ]
 
     def _ray_is_ready(self) -> bool:
