@@ -163,8 +163,9 @@ def _driver_only(show: Callable[[View], None], *, logs: bool) -> Callable[[View]
 def _print_checks(checks: Sequence[Check], *, stderr: bool = False) -> None:
     if checks:
         console = Console(stderr=stderr, highlight=False, markup=False)
-        width = None if console.is_terminal else PLAIN_WIDTH
-        console.print(checks_table(checks), width=width)
+        if not console.is_terminal:
+            console.width = PLAIN_WIDTH
+        console.print(checks_table(checks))
 
 
 def _print_objects(objects: Sequence[dict[str, object]], *, as_json: bool) -> None:

@@ -47,7 +47,7 @@ def test_dry_run_of_the_server_makes_nothing(file: str, server: ApiServer, capsy
 def test_each_verb_names_the_next(file: str, server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["preflight", file]) == 0
     shown = capsys.readouterr().out
-    assert "pass" in shown
+    assert "level restricted; the server would admit the pods, which keep `restricted`" in shown, "on one line"
     assert "next: python -m k8s submit study.yaml" in shown
     assert main(["submit", file, "--context", "test"]) == 0
     shown = capsys.readouterr().out
