@@ -138,10 +138,12 @@ def _tell_submitted(options: argparse.Namespace, request: Request, manifests: Ma
         return
     if found.is_new:
         print(f"submitted as {found.name} in {request.cluster.namespace}")
+    elif found.state.has_succeeded:
+        print(f"{found.name} was submitted before, and all that was asked for is done")
+        print("to ask for more (study.num_students, study.budget, study.seeds), change the file and submit again")
+        return
     elif found.state.has_ended:
-        print(f"{found.name} was submitted before and has ended: {found.state}")
-        if not found.state.has_succeeded:
-            print(found.state.why())
+        print(f"{found.name} was submitted before and has ended: {found.state}: {found.state.why()}")
         print(f"to go on with the study: {_command('delete', options)}, then submit again; what is done is kept")
         return
     else:

@@ -56,7 +56,14 @@ def test_each_verb_names_the_next(file: str, server: ApiServer, capsys: pytest.C
     (job,) = (thing for path, thing in server.objects.items() if path.startswith(JOBS))
     assert main(["submit", file]) == 0
     assert "was submitted before: New" in capsys.readouterr().out
+    job["status"] = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "DeadlineExceeded"}
+    assert main(["submit", file]) == 0
+    shown = capsys.readouterr().out
+    assert "has ended: Failed: cluster.deadline_hours is over" in shown
+    assert "python -m k8s delete study.yaml, then submit again" in shown
     job["status"] = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
+    assert main(["submit", file]) == 0
+    assert "all that was asked for is done" in capsys.readouterr().out
     assert main(["watch", file]) == 0
     assert "has succeeded" in capsys.readouterr().out
     assert main(["delete", file]) == 0
