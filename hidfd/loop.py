@@ -39,6 +39,9 @@ LEAVING, LEAVING_SAVES_SECONDS = "HIDFD_LEAVING", 5.0
 """Environment variable with the path of a file that stands as soon as this machine is about to go (a Kubernetes pod's
 preStop makes it), and how often is saved from then on."""
 
+LEAVING_HOLDS_SECONDS = 3600.0
+"""A container that is started again finds the file of its last end."""
+
 MAX_STEPS_BETWEEN_POLLS = 100
 """On several processes, which count steps between two questions: steps may become slower than the last ones were."""
 
@@ -226,7 +229,7 @@ class _Watch:
         if ask:
             self._polled_at = now
             reason = self._observer.should_stop()
-            if self._leaving and Path(self._leaving).exists():
+            if self._leaving is not None and _is_recent(Path(self._leaving)):
                 self._save_every_seconds = min(self._save_every_seconds, LEAVING_SAVES_SECONDS)
         return reason, reason is not None or now - self.saved_at >= self._save_every_seconds
 
@@ -234,6 +237,14 @@ class _Watch:
         now = time.monotonic()
         steps = int(self._steps * POLL_SECONDS / max(now - self._polled_at, 1e-6))
         return *self._decide(now, ask=True), min(max(steps, 1), MAX_STEPS_BETWEEN_POLLS)
+
+
+def _is_recent(file: Path) -> bool:
+    """A file that a machine left when it went the last time says nothing."""
+    try:
+        return time.time() - file.stat().st_mtime < LEAVING_HOLDS_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def apply_gradients(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], processes: Processes = ALONE) -> Tensor:

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -185,11 +185,14 @@ class Store:
                 rows.extend(self._rows_of(stage, digest, entries, studies))
         return tuple(rows)
 
-    def remove(self, digests: Iterable[str] | None = None, *, dry_run: bool = False) -> tuple[Row, ...]:
+    def remove(
+        self, digests: Iterable[str] | None = None, *, dry_run: bool = False, forgotten: str | None = None
+    ) -> tuple[Row, ...]:
         """Deletes what no study refers to, and what killed attempts left behind.
 
         Args:
             digests: only these; None = all that is unreferenced.
+            forgotten: a study whose references do not count any more.
             dry_run: only say what would go.
 
         Returns:
@@ -198,7 +201,10 @@ class Store:
         Raises:
             StoreError: a study refers to one of `digests`; then nothing is deleted.
         """
-        rows = self.list()
+        rows = tuple(
+            replace(row, referenced_by=tuple(study for study in row.referenced_by if study != forgotten))
+            for row in self.list()
+        )
         if digests is not None:
             wanted = set(digests)
             rows = tuple(row for row in rows if row.digest in wanted)

@@ -235,7 +235,7 @@ def _storage(
         given_here = name in (given or {})
         origins[name] = tree.where(("storage", name)) if given_here else "default"
         variable = ENVIRONMENT.get(name, "")
-        if given_here and _has_plain_password(values[name]):
+        if given_here and has_plain_password(values[name]):
             tree.problems.append(
                 f"{origins[name]}: storage.{name}: a password stands there in plain, where commands and reports would "
                 f"repeat it; write ${{NAME}} in its place, and set that environment variable"
@@ -284,8 +284,8 @@ def _with_paths(
     return result
 
 
-def _has_plain_password(uri: str) -> bool:
-    """Before the host, or in the query."""
+def has_plain_password(uri: str) -> bool:
+    """Whether an address holds one, before the host or in the query."""
     found = [match[1] for match in re.finditer(r"://[^/@:]*:(?!\d+/)(.*)@", uri)]
     found += re.findall(r"(?i)[?&][^=&]*(?:passw|pwd|secret|token|key)[^=&]*=([^&]*)", uri)
     return any(re.sub(r"\$\{\w+\}", "", word) for word in found)

@@ -21,7 +21,7 @@ from k8s.check import Check
 from k8s.client import Api
 from k8s.delete import delete as delete_jobs
 from k8s.display import JobDisplay, checks_table
-from k8s.errors import JobGoneError
+from k8s.errors import JobFailedError, JobGoneError
 from k8s.manifest import Manifests, render
 from k8s.preflight import preflight as look_before
 from k8s.preflight import refuse_failed
@@ -132,6 +132,11 @@ def delete(options: argparse.Namespace) -> None:
 
 def _tell_submitted(options: argparse.Namespace, request: Request, manifests: Manifests, api: Api) -> None:
     found = submit_job(request, manifests, api)
+    if found.state.has_ended and not found.state.has_succeeded:
+        raise JobFailedError(
+            f"{found.name} was submitted before and has ended: {found.state}: {found.state.why()}; to go on with the "
+            f"study, which keeps what is done: {_command('delete', options)}, then submit again"
+        )
     if options.json:
         state = found.state
         print(json.dumps({"job": found.name, "new": found.is_new, "deployment_status": state.deployment}))
@@ -141,10 +146,6 @@ def _tell_submitted(options: argparse.Namespace, request: Request, manifests: Ma
     elif found.state.has_succeeded:
         print(f"{found.name} was submitted before, and all that was asked for is done")
         print("to ask for more (study.num_students, study.budget, study.seeds), change the file and submit again")
-        return
-    elif found.state.has_ended:
-        print(f"{found.name} was submitted before and has ended: {found.state}: {found.state.why()}")
-        print(f"to go on with the study: {_command('delete', options)}, then submit again; what is done is kept")
         return
     else:
         print(f"{found.name} was submitted before: {found.state}")

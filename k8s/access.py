@@ -30,13 +30,13 @@ NEEDED = (
     ("get", "", "pods", "log"),
     ("list", "", "events", ""),
 )
-"""Verb, group, resource and subresource of all that submit, watch and delete do."""
+"""Verb, group, resource and subresource of all that submit, watch and delete do; --purge makes a Job as well."""
 
 
 def api_server(request: Request, cluster: Cluster) -> Iterator[Check]:
     """Its version."""
     found = cluster.get("/version")
-    version = tuple(int(re.sub(r"\D.*", "", str(found[part]))) for part in ("major", "minor"))
+    version = tuple(int(re.sub(r"\D.*", "", str(found[part])) or 0) for part in ("major", "minor"))
     words = f"Kubernetes {found['gitVersion']}"
     if version < OLDEST_KUBERNETES:
         oldest = ".".join(map(str, OLDEST_KUBERNETES))
@@ -126,8 +126,14 @@ def _pod_security(request: Request, cluster: Cluster, level: str | None) -> Iter
             if "cannot create resource" in refusal.message:
                 yield passed(name, f"{words}; the pods keep `restricted`")
                 return
+            if "exceeded quota" not in refusal.message:  # which is looked at by itself, for all pods together
+                yield failed(name, f"the pods of {group} are refused: {refusal.message}", "mend `cluster:`, or ask why")
+                return
         except Refused as refusal:
-            yield failed(name, f"the server refuses the pods of {group}: {refusal.message}", "mend `cluster:`")
+            if "does not support dry run" in refusal.message:
+                yield warned(name, f"{words}; whether the pods are admitted cannot be asked: {refusal.message}")
+            else:
+                yield failed(name, f"the pods of {group} are refused: {refusal.message}", "mend `cluster:`")
             return
     yield passed(name, f"{words}; the server would admit the pods, which keep `restricted`")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import urllib3
@@ -42,8 +43,10 @@ class Api:
         configuration = Configuration()
         configuration.retries = False
         where = os.environ.get("KUBECONFIG") or "~/.kube/config"  # several files may stand in it, with colons between
+        is_in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
         try:
-            if context is None and "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+            if context is None and is_in_pod and not Path(where).expanduser().exists():
+                where = "this pod's service account"
                 load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
             else:
                 load_kube_config(where, context, configuration)  # type: ignore[no-untyped-call]
@@ -96,7 +99,7 @@ class Api:
         if since is not None:
             query["sinceTime"] = since.strftime("%Y-%m-%dT%H:%M:%SZ")
         text = self._send("GET", f"{pod}/log", query).decode(errors="replace")
-        parts = (line.partition(" ") for line in text.splitlines())
+        parts = (line.partition(" ") for line in text.split("\n"))
         return [(stamp, line) for stamp, _, line in parts]
 
     def _json(

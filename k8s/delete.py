@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from k8s.client import Api
-from k8s.errors import KubernetesError, NotFound
-from k8s.manifest import STUDY
+from k8s.errors import KubernetesError, NotFound, Unreachable
+from k8s.manifest import STUDY, STUDY_NAME
 from k8s.names import label_of
 from k8s.paths import core, ray_jobs
 from k8s.request import Request
 from k8s.submit import jobs_of
 
 LOOK_EVERY_SECONDS = 1.0
-
-Object = dict[str, Any]
 
 
 def delete(
@@ -26,6 +23,7 @@ def delete(
     wait_seconds: float,
     say: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> list[str]:
     """Delete all jobs of a study and wait until their pods are gone.
 
@@ -45,23 +43,37 @@ def delete(
         except NotFound:
             continue
         say(f"{name}: asked to end")
-    waited = 0.0
-    while left := _left(request, api):
-        if waited >= wait_seconds:
+    until = clock() + wait_seconds
+    while left := _left(request, names, api):
+        if clock() >= until:
             raise KubernetesError(
                 f"still there after {wait_seconds:g} s: {'; '.join(left)}. Is KubeRay's operator running? It takes its "
                 f"own finalizers off. The same command waits on"
             )
         sleep(LOOK_EVERY_SECONDS)
-        waited += LOOK_EVERY_SECONDS
     return names
 
 
-def _left(request: Request, api: Api) -> list[str]:
-    namespace, label = request.cluster.namespace, label_of(request.study)
+def _left(request: Request, names: list[str], api: Api) -> list[str]:
+    """What is still there, in words; that nobody answers is no sign that all is gone."""
+    namespace = request.cluster.namespace
+    try:
+        jobs = jobs_of(request, api)
+        pods = api.items(core(namespace, "pods"), labelSelector=f"{STUDY}={label_of(request.study)}")
+        files = [name for name in names if _is_there(api, core(namespace, "configmaps", name))]
+    except Unreachable as error:
+        return [str(error)]
     words = []
-    for job in jobs_of(request, api):
+    for job in jobs:
         held = ", ".join(job["metadata"].get("finalizers") or [])
         words.append(f"job {job['metadata']['name']}" + (f" (held by finalizer {held})" if held else ""))
-    pods = api.items(core(namespace, "pods"), labelSelector=f"{STUDY}={label}")
-    return words + [f"pod {pod['metadata']['name']}" for pod in pods]
+    own = [pod for pod in pods if pod["metadata"].get("annotations", {}).get(STUDY_NAME) == request.study]
+    words += [f"pod {pod['metadata']['name']}" for pod in own]
+    return words + [f"ConfigMap {name}" for name in files]
+
+
+def _is_there(api: Api, path: str) -> bool:
+    try:
+        return bool(api.get(path))
+    except NotFound:
+        return False

@@ -8,10 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from k8s.client import Api
-from k8s.errors import NotFound, Refused
+from k8s.errors import Forbidden, NotFound, Refused, Unreachable
 from k8s.paths import core
 
 Object = dict[str, Any]
+
+STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[-+]\d\d:\d\d)")
+"""RFC 3339, as a kubelet puts it before every line."""
 
 
 @dataclass
@@ -36,7 +39,7 @@ class PodLog:
         Raises:
             Unreachable: nothing is lost; the next call asks for the same.
         """
-        since = datetime.fromisoformat(self._last[:19]).replace(tzinfo=UTC) if self._last else None
+        since = datetime.strptime(f"{self._last[:19]}Z", "%Y-%m-%dT%H:%M:%S%z") if self._last else None
         try:
             found = api.log(self.path, self.container, since)
         except NotFound:
@@ -45,7 +48,7 @@ class PodLog:
             if refusal.status == 400:  # its container is still being made
                 return []
             raise
-        stamped = [(_full(stamp), line) for stamp, line in found if re.match(r"\d{4}-\d\d-\d\dT", stamp)]
+        stamped = [(_full(stamp), line) for stamp, line in found if STAMP.fullmatch(stamp)]
         new = [(stamp, line) for stamp, line in stamped if stamp >= self._last and (stamp, line) not in self._seen]
         if new:
             self._last = max(stamp for stamp, _ in new)
@@ -54,26 +57,37 @@ class PodLog:
 
 
 class Logs:
-    """Those of all containers of a set of pods."""
+    """Those of all containers of a set of pods.
+
+    Attributes:
+        silent: pods whose log could not be had at the last call, in words: their node may be gone.
+    """
 
     def __init__(self, namespace: str) -> None:
+        self.silent: list[str] = []
         self._namespace = namespace
         self._logs: dict[tuple[str, str], PodLog] = {}
 
     def new(self, pods: list[Object], api: Api) -> list[tuple[str, str]]:
         """What came since the last call, as (pod, line)."""
         found: list[tuple[str, str]] = []
+        self.silent = []
         for pod in pods:
             name = pod["metadata"]["name"]
             for container in pod["spec"]["containers"]:
                 key = (pod["metadata"]["uid"], container["name"])
                 path = core(self._namespace, "pods", name)
                 log = self._logs.setdefault(key, PodLog(path, container["name"]))
-                found += [(name, line) for line in log.new(api)]
+                try:
+                    found += [(name, line) for line in log.new(api)]
+                except (Unreachable, Forbidden) as error:
+                    self.silent.append(f"{name}: its log cannot be had now: {error}")
         return found
 
 
 def _full(stamp: str) -> str:
-    """With nine digits of a second: some servers leave trailing zeros out, and then stamps do not sort."""
-    seconds, _, rest = stamp.rstrip("Z").partition(".")
-    return f"{seconds}.{rest:0<9}"
+    """In UTC, with nine digits of a second: nodes write their own zone, and may leave trailing zeros out."""
+    match = STAMP.fullmatch(stamp)
+    assert match is not None, stamp
+    moment = datetime.fromisoformat(f"{match[1]}{match[3]}").astimezone(UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{match[2] or '':0<9}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ STOP_SECONDS = 120
 
 DRAIN = Path(__file__).with_name("drain.sh")
 """What a worker's pod does before it goes; the chart's own workers do the same."""
+
+EVICTION = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 
 LEAVING = "/tmp/hidfd-leaving"
 """A file by which that script tells training loops."""
@@ -106,6 +109,9 @@ def render(request: Request) -> Manifests:
 def ray_pods(request: Request) -> dict[str, tuple[Object, int]]:
     """The pods that KubeRay makes of a request: name of the group -> pod and how many at most."""
     cluster = _spec(request, name="study")["rayClusterSpec"]
+    if request.cluster.grows:
+        image = {"name": "autoscaler", "image": request.cluster.image}
+        cluster["headGroupSpec"]["template"]["spec"]["containers"].append(image | cluster["autoscalerOptions"])
     groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
     pods = {name: (group["template"], request.cluster.workers[name].most) for name, group in groups.items()}
     return {"driver": (cluster["headGroupSpec"]["template"], 1)} | pods
@@ -139,7 +145,7 @@ def _spec(request: Request, name: str) -> Object:
         },
     }
     if cluster.deadline_hours is not None:
-        spec["activeDeadlineSeconds"] = round(3600 * cluster.deadline_hours)
+        spec["activeDeadlineSeconds"] = math.ceil(3600 * cluster.deadline_hours)
     if cluster.token:
         spec["rayClusterSpec"]["authOptions"] = {"mode": "token"}
     if cluster.grows:
@@ -202,8 +208,7 @@ def _ray_pod(request: Request, name: str, part: str, pod: PodConfig) -> Object:
         "serviceAccountName": cluster.driver_service_account if is_head else cluster.worker_service_account,
         "automountServiceAccountToken": is_head and cluster.grows,
         "terminationGracePeriodSeconds": STOP_SECONDS if is_head else cluster.drain_seconds + 30,
-        "nodeSelector": pod.node_selector,
-        "tolerations": [toleration.model_dump(exclude_none=True) for toleration in pod.tolerations],
+        **_placement(pod),
         "containers": [container],
         "volumes": [
             {"name": "study", "configMap": {"name": name}},
@@ -219,19 +224,23 @@ def _ray_pod(request: Request, name: str, part: str, pod: PodConfig) -> Object:
         ],
     }
     is_spot = isinstance(pod, WorkerGroup) and pod.spot
-    annotations = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true" if is_spot else "false"}
-    return {"metadata": {"labels": _labels(request, part), "annotations": annotations}, "spec": spec}
+    annotations = {EVICTION: "true" if is_spot else "false"}
+    return {"metadata": {"labels": _labels(request, part), "annotations": annotations | _named(request)}, "spec": spec}
 
 
 def _submitter(request: Request) -> Object:
     """The pod that hands the entrypoint to Ray, and whose log is the driver's."""
     return {
-        "metadata": {"labels": _labels(request, "submitter")},
+        "metadata": {
+            "labels": _labels(request, "submitter"),
+            "annotations": {EVICTION: "false"} | _named(request),  # with it the try would be lost
+        },
         "spec": {
             **_pod_spec(request),
             "restartPolicy": "Never",
             "serviceAccountName": request.cluster.worker_service_account,
             "automountServiceAccountToken": False,
+            **_placement(request.cluster.driver),
             "containers": [
                 {
                     "name": "ray-job-submitter",
@@ -266,6 +275,18 @@ def _pod_spec(request: Request) -> Object:
     if cluster.priority_class is not None:
         spec["priorityClassName"] = cluster.priority_class
     return spec
+
+
+def _placement(pod: PodConfig) -> Object:
+    return {
+        "nodeSelector": pod.node_selector,
+        "tolerations": [toleration.model_dump(exclude_none=True) for toleration in pod.tolerations],
+    }
+
+
+def _named(request: Request) -> dict[str, str]:
+    """The study's name as it is: two names may share a label."""
+    return {STUDY_NAME: request.study}
 
 
 def _confined() -> Object:

@@ -18,6 +18,7 @@ REST: tuple[Checks, ...] = (
     room.limit_range,
     room.nodes,
     room.pieces_of_work,
+    provisions.study_file,
     provisions.image,
     provisions.material,
     provisions.places,

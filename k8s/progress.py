@@ -37,10 +37,8 @@ class Progress:
         event = _event(line)
         match event.get("event"):
             case "study_started":
-                self.num_students, self.running = event.get("num_students"), {}
-                self.num_ended = event.get("num_trials_ended") or 0
-                self.best, self.best_trial = event.get("best_value"), event.get("best_trial")
-                self.error = self.exit_code = None
+                self._stand(event)
+                self.running, self.error, self.exit_code = {}, None, None
             case "work_started":
                 self.running[event["work"]] = f"since {event.get('images_from') or 0:,} images"
             case "work_progress":
@@ -54,6 +52,7 @@ class Progress:
             case "best_changed":
                 self.best, self.best_trial = event.get("value"), event.get("trial")
             case "budget":
+                self._stand(event)  # for who has not seen the beginning, such as after a log was rotated
                 self.spent, self.limits = event.get("spent") or {}, event.get("limits") or {}
             case "study_ended":
                 self.verdict, self.running = event.get("verdict"), {}
@@ -62,6 +61,11 @@ class Progress:
             case _:
                 return "event" in event
         return True
+
+    def _stand(self, event: dict[str, Any]) -> None:
+        self.num_students = event.get("num_students")
+        self.num_ended = event.get("num_trials_ended") or 0
+        self.best, self.best_trial = event.get("best_value"), event.get("best_trial")
 
     def words(self) -> str:
         """In a line; empty before the first."""
@@ -85,4 +89,5 @@ def _event(line: str) -> dict[str, Any]:
         found = json.loads(line)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    is_ours = isinstance(found, dict) and ("study" in found or found.get("event") == "error")
+    return found if is_ours else {}

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from k8s.client import Api
-from k8s.errors import KubernetesError, NotFound
-from k8s.logs import PodLog
+from k8s.errors import KubernetesError, NotFound, Unreachable
+from k8s.logs import Logs
 from k8s.manifest import Manifests, render, tune_command
 from k8s.paths import core, jobs
 from k8s.request import Request
@@ -36,21 +36,20 @@ def purge(
     wait_seconds: float,
     say: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Forget a study whose jobs are gone.
 
     Raises:
-        KubernetesError: it did not succeed in that time; what it had not taken away is still there.
+        KubernetesError: it failed, or has not ended in that time; the same command goes on with what is left.
     """
     config_map, job = purge_manifests(request)
     namespace, name = request.cluster.namespace, job["metadata"]["name"]
     _delete(request, api, name)
     api.create(core(namespace, "configmaps"), config_map)
-    try:
-        api.create(jobs(namespace), job)
-        _wait(request, api, name, wait_seconds, say, sleep)
-    finally:
-        _delete(request, api, name)
+    api.create(jobs(namespace), job)
+    _wait(request, api, name, clock() + wait_seconds, say, sleep, clock)
+    _delete(request, api, name)
 
 
 def _job(request: Request, manifests: Manifests, name: str, metadata: Object) -> Object:
@@ -84,25 +83,31 @@ def _wait(
     request: Request,
     api: Api,
     name: str,
-    wait_seconds: float,
+    until: float,
     say: Callable[[str], None],
     sleep: Callable[[float], None],
+    clock: Callable[[], float],
 ) -> None:
-    namespace, log, waited = request.cluster.namespace, None, 0.0
+    namespace, logs, words = request.cluster.namespace, Logs(request.cluster.namespace), ""
     while True:
-        status = api.get(jobs(namespace, name)).get("status") or {}
-        pods = api.items(core(namespace, "pods"), labelSelector=f"job-name={name}")
-        for pod in pods:
-            log = log or PodLog(core(namespace, "pods", pod["metadata"]["name"]), CONTAINER)
-            for line in log.new(api):
+        try:
+            job = api.get(jobs(namespace, name))
+            pods = api.items(core(namespace, "pods"), labelSelector=f"controller-uid={job['metadata']['uid']}")
+            for _, line in logs.new(pods, api):
                 say(line)
+            status, words = job.get("status") or {}, "; ".join(troubles(pods))
+        except Unreachable as error:
+            status, words = {}, str(error)
         if status.get("succeeded"):
             return
-        if status.get("failed") or waited >= wait_seconds:
-            why = "; ".join(troubles(pods)) or ("see its lines above" if status.get("failed") else "it has not ended")
-            raise KubernetesError(f"job {name}: the study's data could not be taken away: {why}")
+        if status.get("failed"):
+            raise KubernetesError(f"job {name}: not all of the study's data could be taken away; see its lines above")
+        if clock() >= until:
+            raise KubernetesError(
+                f"job {name} has not ended yet{f' ({words})' if words else ''}; it goes on by itself: "
+                f"kubectl logs -n {namespace} -f job/{name}"
+            )
         sleep(LOOK_EVERY_SECONDS)
-        waited += LOOK_EVERY_SECONDS
 
 
 def _delete(request: Request, api: Api, name: str) -> None:

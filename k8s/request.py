@@ -9,10 +9,17 @@ from pathlib import Path
 
 from hidfd import studyfile
 from hidfd.errors import ConfigError
+from hidfd.filetree import COMMAND_LINE
 from hidfd.studyfile import ENVIRONMENT, ResourcesConfig, StudyFile
 from k8s.spec import ClusterConfig
 
 CLUSTER = "cluster"
+
+OF_SECRET = "as it stands in the Secret "
+"""Begins a place that only the pods will know."""
+
+LARGEST_FILE = 1_000_000
+"""A ConfigMap holds 1 MiB."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +70,15 @@ def read_request(path: str, overrides: Sequence[str] = ()) -> Request:
             f"{path}: no section `{CLUSTER}:`, which says where on Kubernetes the study runs; at least\n"
             f"    {CLUSTER}:\n      namespace: NAMESPACE\n      image: REGISTRY/hidfd@sha256:DIGEST"
         )
+    text = Path(path).read_text(encoding="utf-8-sig")
+    if len(text.encode()) > LARGEST_FILE:
+        raise ConfigError(f"{path}: {len(text.encode()):,} bytes; a study file for a cluster may have {LARGEST_FILE:,}")
     cluster = file.section(CLUSTER, ClusterConfig)
     concurrency = file.tree.get(["study", "concurrency"])
     return Request(
         study=file.name,
         path=path,
-        text=Path(path).read_text(encoding="utf-8-sig"),
+        text=text,
         overrides=tuple(text for text in overrides if not text.startswith(f"{CLUSTER}.")),
         cluster=cluster,
         resources=file.resources,
@@ -79,9 +89,16 @@ def read_request(path: str, overrides: Sequence[str] = ()) -> Request:
 
 
 def _places(file: StudyFile, cluster: ClusterConfig) -> dict[str, str]:
-    """As a driver resolves them: its environment before the file."""
+    """As a driver resolves them: the command line, its environment, the file."""
     places: dict[str, str] = file.storage.model_dump()
-    return {name: cluster.environment.get(ENVIRONMENT.get(name, ""), place) for name, place in places.items()}
+    for name, variable in ENVIRONMENT.items():
+        if file.storage_origins[name] == COMMAND_LINE:
+            continue
+        if variable in cluster.secrets:
+            places[name] = f"{OF_SECRET}{cluster.secrets[variable].secret}"
+        else:
+            places[name] = cluster.environment.get(variable, places[name])
+    return places
 
 
 def _unimported(file: StudyFile) -> tuple[str, ...]:

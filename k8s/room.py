@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from k8s.check import Check, Cluster, failed, passed, warned
-from k8s.errors import Forbidden, NotFound, Refused
+from k8s.errors import Forbidden, Refused
 from k8s.manifest import ray_pods, render
 from k8s.paths import CORE, core
 from k8s.quantity import amount
@@ -33,6 +33,8 @@ def quota(request: Request, cluster: Cluster) -> Iterator[Check]:
     least, most = _held(request, at_most=False), _held(request, at_most=True)
     short: list[str] = []
     for each in found:
+        if each.get("spec", {}).get("scopes") or each.get("spec", {}).get("scopeSelector"):
+            continue  # of other pods, or of some of these
         status = each.get("status") or {}
         for key, hard in (status.get("hard") or {}).items():
             resource = key.removeprefix("requests.").removeprefix("limits.").removeprefix("count/")
@@ -206,13 +208,16 @@ def _what_to_do(name: str) -> str:
 
 
 def _autoscaler(cluster: Cluster) -> str | None:
+    hidden: str | None = None
     for path in AUTOSCALERS:
         try:
             if cluster.get(path):
                 return "karpenter" if "karpenter" in path else "the cluster autoscaler"
-        except (NotFound, Forbidden, Refused):
+        except Forbidden:
+            hidden = "an autoscaler, if there is one (it may not be looked for),"
+        except Refused:
             continue
-    return None
+    return hidden
 
 
 def _amount(resource: str, value: float) -> str:

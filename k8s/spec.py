@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from hidfd.config import Section
+from hidfd.studyfile import ENVIRONMENT, has_plain_password
 from k8s.names import check_label, check_subdomain
 from k8s.quantity import amount
 
@@ -17,7 +18,21 @@ def _quantity(text: str) -> str:
     return text
 
 
+def _not_the_driver(name: str) -> str:
+    if name in ("driver", "head", "headgroup"):
+        raise ValueError(f"{name!r} is the driver's own group; give this one another name")
+    return name
+
+
+PLACES = frozenset(ENVIRONMENT.values())
+"""Environment variables that say where things are kept."""
+
+SECRET = r"PASSW|PASSWD|PWD$|SECRET|TOKEN|CREDENTIAL|API_?KEY|ACCESS_KEY(?!_ID)"
+"""Names of environment variables that hold one."""
+
 Label = Annotated[str, AfterValidator(check_label)]
+GroupName = Annotated[str, AfterValidator(check_label), AfterValidator(_not_the_driver)]
+VolumeKey = Annotated[str, AfterValidator(check_label), Field(max_length=57)]  # `claim-` stands before it
 Name = Annotated[str, AfterValidator(check_subdomain)]
 Quantity = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_quantity)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -145,7 +160,7 @@ class ClusterConfig(Section):
     driver: PodConfig = Field(default_factory=PodConfig)
     """The pod of Ray's head, in which the study is driven. Without workers it does the work as well."""
 
-    workers: dict[Label, WorkerGroup] = Field(default_factory=dict)
+    workers: dict[GroupName, WorkerGroup] = Field(default_factory=dict)
     """Groups of pods that do the work, by name."""
 
     driver_service_account: Name = "default"
@@ -164,7 +179,8 @@ class ClusterConfig(Section):
     """How often the study goes on in a new Ray cluster after the driver or its node has died."""
 
     deadline_hours: float | None = Field(default=None, gt=0.0)
-    """The job is ended after so long, retries included; what is done is kept."""
+    """A try is ended after so long, and what is done is kept. KubeRay counts anew for every try and after a suspension:
+    `study.budget.wall_hours` bounds all of them together."""
 
     keep_minutes: float = Field(default=0.0, ge=0.0)
     """How long Ray's pods, with their logs, stay when the job has ended."""
@@ -181,7 +197,7 @@ class ClusterConfig(Section):
     secrets: dict[Variable, SecretKey] = Field(default_factory=dict)
     """Environment variables of all pods from Secrets."""
 
-    volumes: dict[Label, Volume] = Field(default_factory=dict)
+    volumes: dict[VolumeKey, Volume] = Field(default_factory=dict)
     """Claims, by a name of your own."""
 
     @model_validator(mode="after")
@@ -189,7 +205,14 @@ class ClusterConfig(Section):
         twice = sorted(set(self.environment) & set(self.secrets))
         if twice:
             raise ValueError(f"secrets.{twice[0]}: stands in environment as well")
-        plain = [name for name in self.environment if re.search(r"PASSW|SECRET|TOKEN|ACCESS_KEY(?!_ID)", name)]
+        literal = [name for name in sorted(PLACES) if "${" in self.environment.get(name, "")]
+        if literal:
+            raise ValueError(f"environment.{literal[0]}: ${{NAME}} is not filled in there, but under `storage:` it is")
+        plain = [
+            name
+            for name, value in self.environment.items()
+            if re.search(SECRET, name, re.IGNORECASE) or has_plain_password(value)
+        ]
         if plain:
             raise ValueError(
                 f"environment.{plain[0]}: looks like a secret, which would be readable for everyone who sees the job; "

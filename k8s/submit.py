@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from k8s.client import Api
-from k8s.errors import Conflict, KubernetesError, NotFound, Refused
+from k8s.errors import Conflict, KubernetesError, NotFound, Unreachable
 from k8s.manifest import DIGEST, PART, STUDY, STUDY_NAME, Manifests
 from k8s.names import label_of
 from k8s.paths import core, ray_jobs
@@ -48,8 +48,8 @@ def submit(request: Request, manifests: Manifests, api: Api) -> Submitted:
     config_map = _made(api, core(namespace, "configmaps"), manifests.config_map, manifests)
     try:
         job = _made(api, ray_jobs(namespace), manifests.ray_job, manifests)
-    except Refused:
-        if config_map.is_new:
+    except KubernetesError as error:
+        if config_map.is_new and not isinstance(error, Unreachable):
             api.delete(core(namespace, "configmaps", manifests.name))
         raise
     owner = {
@@ -61,7 +61,11 @@ def submit(request: Request, manifests: Manifests, api: Api) -> Submitted:
         "blockOwnerDeletion": False,
     }
     if config_map.found["metadata"].get("ownerReferences") != [owner]:
-        api.patch(core(namespace, "configmaps", manifests.name), {"metadata": {"ownerReferences": [owner]}})
+        try:
+            api.patch(core(namespace, "configmaps", manifests.name), {"metadata": {"ownerReferences": [owner]}})
+        except NotFound:  # it was that of a job deleted just now, and went with it
+            metadata = manifests.config_map["metadata"] | {"ownerReferences": [owner]}
+            api.create(core(namespace, "configmaps"), manifests.config_map | {"metadata": metadata})
     return Submitted(manifests.name, job.is_new, state_of(job.found))
 
 

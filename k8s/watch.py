@@ -86,16 +86,18 @@ class Watcher:
             was = "is gone: somebody deleted it" if self._last else "does not exist; submit it first"
             raise JobGoneError(f"job {self._name} in {self._namespace} {was}") from None
         state, pods = state_of(job), self._pods(job)
-        self._last = View(
-            self._name,
-            state,
-            self._progress,
-            () if state.has_ended else troubles(pods, self._events(pods)),
-            tuple(self._new_lines(pods)),
-        )
+        lines = tuple(self._new_lines(pods))
+        wrong = () if state.has_ended else (*troubles(pods, self._events(pods)), *self._logs.silent)
+        self._last = View(self._name, state, self._progress, wrong, lines)
         return self._last
 
-    def until_it_ends(self, show: Callable[[View], None], *, sleep: Callable[[float], None] = time.sleep) -> View:
+    def until_it_ends(
+        self,
+        show: Callable[[View], None],
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> View:
         """Look until the job has ended, over outages of the API server.
 
         Args:
@@ -106,16 +108,15 @@ class Watcher:
             JobFailedError: it has ended without success.
             Unreachable: the API server is away for longer than `PATIENCE_SECONDS`.
         """
-        away, looks_after_end = 0.0, 0
+        answered, looks_after_end = clock(), 0
         while True:
             try:
-                view, away = self.look(), 0.0
+                view, answered = self.look(), clock()
                 looks_after_end += view.state.has_ended
             except Unreachable as error:
-                if away > PATIENCE_SECONDS or self._last is None:
+                if clock() - answered > PATIENCE_SECONDS or self._last is None:
                     raise
                 view = replace(self._last, lines=(), away=str(error))
-                away += LOOK_EVERY_SECONDS
             show(view)
             if looks_after_end == GRACE_LOOKS:
                 break
@@ -149,15 +150,18 @@ class Watcher:
 
     def _new_lines(self, pods: list[Object]) -> list[tuple[str, str]]:
         drivers = [pod for pod in pods if pod["metadata"]["labels"].get(PART) == "submitter"]
+        shown = pods if self._every_log else drivers
+        names = {pod["metadata"]["name"] for pod in drivers}
         lines: list[tuple[str, str]] = []
-        for pod, raw in self._logs.new(drivers, self._api):
-            line = re.sub(COLOUR, "", raw)
-            if line.startswith(REPEATED):
+        for pod, raw in self._logs.new(shown, self._api):
+            line = re.sub(COLOUR, "", raw) if pod in names else raw
+            if pod in names and line.startswith(REPEATED):
                 self._repeating.add(pod)
-            elif pod not in self._repeating and (not self._progress.read(line) or self._every_log):
+            elif pod not in names or (
+                pod not in self._repeating and (not self._progress.read(line) or self._every_log)
+            ):
                 lines.append((pod, line))
-        others = [pod for pod in pods if pod not in drivers] if self._every_log else []
-        return lines + self._logs.new(others, self._api)
+        return lines
 
 
 def _why(view: View) -> str:

@@ -31,7 +31,7 @@ from tune.lines import RunLines
 from tune.promotion import CHAMPION
 from tune.promotion import promote as promote_study
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
-from tune.study import Ended, Study, open_study, run_study, write_pages
+from tune.study import Ended, Study, check_study, open_study, run_study, write_pages
 from tune.trade_offs import front_in_words, missed, why_no_champion
 from tune.view import snapshot_of
 from tune.wording import (
@@ -86,6 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     return run_verb(parse(_parser(), words), "python -m tune", words)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Check a study file that is meant for another machine: places, material and variables are left to that one."""
+    check_study(options.file, options.overrides)
+    print(json.dumps({"valid": True}) if options.json else f"{options.file}: valid")
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -449,6 +455,7 @@ def _parser() -> Parser:
         return sub
 
     add("plan", plan)
+    add("check", check)
     running = add("run", run, json="print a JSON line for each change (docs/run-lines.md) instead of text")
     running.add_argument("--engine", choices=["ray", "local"], default="ray", help="local = one by one, without Ray")
     running.add_argument(

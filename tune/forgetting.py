@@ -28,7 +28,7 @@ class Leftovers:
 def forget(study: Study, *, really: bool) -> Leftovers:
     """Take a study away for good. Models that were registered in MLflow stay, and so does the folder of results.
 
-    The ledger goes last: where this is interrupted, the same command finds what is left.
+    What says what is the study's goes last: where this is interrupted, the same command finds what is left.
 
     Args:
         really: False only counts.
@@ -37,18 +37,17 @@ def forget(study: Study, *, really: bool) -> Leftovers:
         LedgerHeld: somebody runs it.
         LedgerError, StoreError, TrackingError: one of its places cannot be reached; what is left then stays.
     """
-    name, ledger = study.definition.name, study.file.storage.ledger
-    references = study.store.references()
-    own = references.pop(name, frozenset())
-    unshared = own.difference(*references.values())
-    rows = [row for row in study.store.list() if row.digest in unshared]
-    num_works = len(study.state().ledger.works())
-    uri = study.file.storage.tracking
+    name, ledger, uri = study.definition.name, study.file.storage.ledger, study.file.storage.tracking
     with place_of(ledger).hold(name):
+        references = study.store.references()
+        own = references.pop(name, frozenset())
+        unshared = own.difference(*references.values())
+        rows = [row for row in study.store.list() if row.digest in unshared]
+        num_works = len(study.state().ledger.works())
         with tracking_errors(uri):
             num_runs = Tracker(uri, name).delete_runs(really=really)
         if really:
+            study.store.remove(unshared, forgotten=name)
             study.store.drop_references(name)
-            study.store.remove(unshared)
             drop_ledger(ledger, name)
     return Leftovers(num_works, len(rows), sum(row.bytes for row in rows), num_runs)

@@ -93,14 +93,20 @@ class RunLines:
             file=snapshot.file,
             command=snapshot.command,
             objective=snapshot.objective,
-            num_students=snapshot.num_students,
             num_trials=len(snapshot.trials),
             num_ended=len(self._ended),
-            num_trials_ended=len(self._over),
-            best_trial=snapshot.best,
-            best_value=None if snapshot.best is None else snapshot.trials[snapshot.best].value,
             spent=snapshot.spent,
+            **self._stand(snapshot),
         )
+
+    def _stand(self, snapshot: StudySnapshot) -> dict[str, Any]:
+        """What somebody needs who reads from here on."""
+        return {
+            "num_students": snapshot.num_students,
+            "num_trials_ended": len(self._over),
+            "best_trial": snapshot.best,
+            "best_value": None if snapshot.best is None else snapshot.trials[snapshot.best].value,
+        }
 
     def _tell_trial(self, trial: TrialSnapshot) -> None:
         if trial.number not in self._suggested:
@@ -172,7 +178,8 @@ class RunLines:
         if self._clock() - self._spent_told >= BUDGET_EVERY_SECONDS:
             self._spent_told = self._clock()
             limits = snapshot.config["study"]["budget"]
-            self._say("budget", spent=snapshot.spent, limits={name: limits[name] for name in snapshot.spent})
+            known = {name: limits[name] for name in snapshot.spent}
+            self._say("budget", spent=snapshot.spent, limits=known, **self._stand(snapshot))
         if snapshot.undone is not None and snapshot.undone != self._undone:
             self._say("search_closed", reason=snapshot.undone)
         self._undone = snapshot.undone

@@ -124,7 +124,6 @@ def open_study(
     words = ["python", "-m", "tune", "run", path, *overrides]
     words += [] if num_seeds is None else ["--seeds", str(num_seeds)]
     words += [] if store is None else ["--store", studyfile.redacted(store)]
-    resources = file.resources
     definition = define(
         file.name,
         asked,
@@ -134,13 +133,30 @@ def open_study(
         file=path,
         command=shlex.join(words),
         tracking=studyfile.redacted(file.storage.tracking),
-        resources={
-            "cpus": float(resources.cpus_per_worker),
-            "gpus": resources.gpus_per_worker,
-            "workers": float(resources.num_workers),
-        },
+        resources=_resources(file),
     )
     return Study(file, opened, definition)
+
+
+def check_study(path: str, overrides: Sequence[str] = ()) -> None:
+    """Check all of a study file that is meant for another machine: neither its places nor its material are looked at.
+
+    Raises:
+        ConfigError: every problem at once.
+    """
+    file = studyfile.load(path, overrides, environment=None)
+    asked, search, trial = _sections(file)
+    define(file.name, asked, search, trial, Path(), resources=_resources(file))
+
+
+def _resources(file: studyfile.StudyFile) -> dict[str, float]:
+    """Of a piece of work, as its attempts are charged."""
+    asked = file.resources
+    return {
+        "cpus": float(asked.cpus_per_worker),
+        "gpus": asked.gpus_per_worker,
+        "workers": float(asked.num_workers),
+    }
 
 
 def _sections(file: studyfile.StudyFile) -> tuple[StudyConfig, SearchConfig, TrialConfig]:

@@ -120,6 +120,7 @@ def submitted_study(cluster: LocalCluster, namespace: str, folder: Path, **secti
     tree = tiny_study() | {
         "storage": {**places, "tracking": f"sqlite:///{mount}/mlflow.db"},
         "resources": {"cpus_per_worker": 1},
+        "search": {"distillation.inflation": {"type": "float", "low": 1, "high": 10}},
         "cluster": {
             "namespace": namespace,
             "image": "hidfd@sha256:" + "0" * 64,

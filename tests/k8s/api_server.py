@@ -11,6 +11,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -78,6 +79,7 @@ class ApiServer:
             found["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:01Z"
             if not found["metadata"].get("finalizers"):
                 del self.objects[path]
+                self._collect(found["metadata"]["uid"])
             return 200, found
         if path in self.objects:
             return 200, self.objects[path]
@@ -96,14 +98,21 @@ class ApiServer:
             self.objects[where] = made
         return 201, made
 
+    def _collect(self, owner: str) -> None:
+        """What it owned goes with it."""
+        for path, thing in list(self.objects.items()):
+            if any(reference["uid"] == owner for reference in thing["metadata"].get("ownerReferences", [])):
+                del self.objects[path]
+
     def _list(self, path: str, query: dict[str, list[str]]) -> list[Object]:
         wanted = [part.split("=") for part in query.get("labelSelector", [""])[0].split(",") if part]
         found = [thing for where, thing in self.objects.items() if where.rsplit("/", 1)[0] == path]
         return [o for o in found if all(o["metadata"].get("labels", {}).get(key) == value for key, value in wanted)]
 
     def _log(self, path: str, query: dict[str, list[str]]) -> str:
-        since = query.get("sinceTime", [""])[0].rstrip("Z")
-        return "\n".join(line for line in self.logs[path.removesuffix("/log")] if line[:19] >= since)
+        since = datetime.fromisoformat(query.get("sinceTime", ["1970-01-01T00:00:00Z"])[0])
+        lines = self.logs[path.removesuffix("/log")]
+        return "\n".join(line for line in lines if datetime.fromisoformat(line.partition(" ")[0]) >= since)
 
 
 LISTS = (

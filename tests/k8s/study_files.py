@@ -70,6 +70,7 @@ def tree(cluster: dict[str, Any] | None = None, **sections: Any) -> dict[str, An
             "teacher": {"architecture": "resnet14", "checkpoint": {"sha256": "c" * 64}, "mean": [0.3], "std": [0.3]},
         },
         "study": {"num_students": 12, "concurrency": 4},
+        "search": {"distillation.inflation": {"type": "float", "low": 1, "high": 10}},
     } | sections
 
 

@@ -57,8 +57,8 @@ def test_each_verb_names_the_next(file: str, server: ApiServer, capsys: pytest.C
     assert main(["submit", file]) == 0
     assert "was submitted before: New" in capsys.readouterr().out
     job["status"] = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "DeadlineExceeded"}
-    assert main(["submit", file]) == 0
-    shown = capsys.readouterr().out
+    assert main(["submit", file]) == 15
+    shown = capsys.readouterr().err
     assert "has ended: Failed: cluster.deadline_hours is over" in shown
     assert "python -m k8s delete study.yaml, then submit again" in shown
     job["status"] = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
@@ -69,7 +69,7 @@ def test_each_verb_names_the_next(file: str, server: ApiServer, capsys: pytest.C
     assert main(["delete", file]) == 0
     assert "ledger, store and MLflow keep what the study has found" in capsys.readouterr().out
     assert main(["delete", file, "--purge", "--wait", "0"]) == 13
-    assert "could not be taken away: it has not ended" in capsys.readouterr().err
+    assert "has not ended yet; it goes on by itself" in capsys.readouterr().err
 
 
 def test_failed_preflight_starts_nothing_and_ends_with_14(

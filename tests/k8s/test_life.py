@@ -175,7 +175,7 @@ def test_watch_goes_on_over_every_passing_fault_and_says_that_it_waits(
 def test_watch_gives_up_on_a_server_that_stays_away(
     submitted: str, server: ApiServer, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "PATIENCE_SECONDS", 10.0)
+    monkeypatch.setattr(watching, "PATIENCE_SECONDS", 0.05)
 
     def fail() -> None:
         server.faults = [503] * 100
@@ -219,11 +219,11 @@ def test_log_that_comes_again_in_rays_last_message_is_not_counted_again(
     pod = f"{NAMESPACED}/pods/{submitted}-x"
     server.put(pod, metadata={"labels": labels}, spec={"containers": [{"name": "c"}]}, status={})
     lines = [
-        '{"event": "study_started", "num_students": 9}',
-        '{"event": "trial_ended", "trial": 0}',
+        '{"event": "study_started", "study": "f", "num_students": 9}',
+        '{"event": "trial_ended", "study": "f", "trial": 0}',
         "\x1b[31mJob 'x' failed\x1b[0m",
         "Status message: Job entrypoint command failed with exit code 137, last available logs (truncated to ...):",
-        '{"event": "trial_ended", "trial": 0}',
+        '{"event": "trial_ended", "study": "f", "trial": 0}',
         "Traceback of something",
     ]
     server.logs[pod] = [f"2026-11-28T12:00:0{number}.0Z {line}" for number, line in enumerate(lines)]
@@ -239,6 +239,24 @@ def test_failed_job_without_a_word_of_its_driver_gives_kuberays_reason(
     ended = {"jobDeploymentStatus": "Failed", "jobStatus": "RUNNING", "reason": "DeadlineExceeded", "message": "48 h"}
     with pytest.raises(JobFailedError, match=r"cluster\.deadline_hours is over: 48 h"):
         Story(server, submitted, ended).watch(api)
+
+
+def test_pod_whose_node_does_not_answer_hides_nothing_else(submitted: str, server: ApiServer, api: Api) -> None:
+    labels = {"hidfd/study": "fashion-students", "hidfd/part": "submitter", "job-name": submitted}
+    for name in ("lost", "well"):
+        pod = f"{NAMESPACED}/pods/{name}"
+        server.put(pod, metadata={"labels": labels}, spec={"containers": [{"name": "c"}]}, status={})
+        server.logs[pod] = [f"2026-11-28T12:00:01.0Z said by {name}"]
+    ordinary = server.answer
+
+    def answer(method: str, path: str, query: Any, body: Any) -> Any:
+        return (500, {"message": "no route to its node"}) if "lost/log" in path else ordinary(method, path, query, body)
+
+    server.answer = answer  # type: ignore[method-assign]
+    story = Story(server, submitted, RUNNING, DONE)
+    assert story.watch(api).state.has_succeeded
+    assert "lost: its log cannot be had now" in story.views[0].troubles[0]
+    assert story.views[0].lines == (("well", "said by well"),)
 
 
 def test_troubles_are_those_of_this_jobs_pods_only(submitted: str, server: ApiServer, api: Api) -> None:
@@ -260,7 +278,11 @@ def test_delete_waits_until_pods_are_gone_and_the_data_stays(
     asked: Request, submitted: str, server: ApiServer, api: Api
 ) -> None:
     labels = {"hidfd/study": "fashion-students"}
-    server.put(f"{NAMESPACED}/pods/{submitted}-head", metadata={"labels": labels}, spec={"containers": []})
+    own, other = ({"hidfd/study-name": name} for name in ("Fashion_students", "fashion.students"))
+    server.put(
+        f"{NAMESPACED}/pods/{submitted}-head", metadata={"labels": labels, "annotations": own}, spec={"containers": []}
+    )
+    server.put(f"{NAMESPACED}/pods/another", metadata={"labels": labels, "annotations": other}, spec={"containers": []})
     slept: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -268,9 +290,29 @@ def test_delete_waits_until_pods_are_gone_and_the_data_stays(
         if len(slept) == 3:
             del server.objects[f"{NAMESPACED}/pods/{submitted}-head"]
 
+    server.faults = [None, None, 503]
     assert delete(asked, api, wait_seconds=60, say=say_nothing, sleep=sleep) == [submitted]
-    assert len(slept) == 3
+    assert len(slept) == 3, "that nobody answers once is no sign that all is gone; another study's pods are not its own"
     assert f"{NAMESPACED}/persistentvolumeclaims/hidfd-store" in server.objects
+
+
+def test_job_submitted_while_the_last_one_s_file_is_still_being_taken_away_gets_its_own(
+    asked: Request, manifests: Manifests, server: ApiServer, api: Api
+) -> None:
+    path = f"{NAMESPACED}/configmaps/{manifests.name}"
+    gone = [owner := {"name": manifests.name, "uid": "of the last job"}]
+    server.objects[path] = {
+        **manifests.config_map,
+        "metadata": manifests.config_map["metadata"] | {"ownerReferences": gone},
+    }
+
+    def collected(method: str, where: str) -> None:
+        if method == "PATCH":
+            server.objects.pop(path, None)
+
+    server.on_request = collected
+    assert submit(asked, manifests, api).is_new
+    assert server.objects[path]["metadata"]["ownerReferences"] != [owner]
 
 
 def test_finalizer_that_hangs_is_named_with_what_to_look_at(
@@ -278,7 +320,7 @@ def test_finalizer_that_hangs_is_named_with_what_to_look_at(
 ) -> None:
     server.objects[f"{JOBS}/{submitted}"]["metadata"]["finalizers"] = ["ray.io/rayjob-finalizer"]
     with pytest.raises(KubernetesError, match=r"held by finalizer ray\.io/rayjob-finalizer.*operator running\?"):
-        delete(asked, api, wait_seconds=5, say=say_nothing, sleep=lambda seconds: None)
+        delete(asked, api, wait_seconds=0, say=say_nothing, sleep=lambda seconds: None)
 
 
 def test_deleting_what_is_not_there_is_no_error(asked: Request, api: Api) -> None:
@@ -291,11 +333,13 @@ PURGE_JOBS = "/apis/batch/v1/namespaces/studies/jobs"
 
 
 def purged(server: ApiServer, name: str, **status: int) -> Callable[[float], None]:
-    """The Job's pod runs, and it ends, while somebody waits."""
+    """The Job's pod runs, and it ends, while somebody waits, whom nobody answers at first."""
     pod = f"{NAMESPACED}/pods/{name}-purge-x"
+    server.faults = [None] * 5 + [503]
 
     def sleep(seconds: float) -> None:
-        server.put(pod, metadata={"labels": {"job-name": f"{name}-purge"}}, spec={"containers": [{"name": "forget"}]})
+        uid = server.objects[f"{PURGE_JOBS}/{name}-purge"]["metadata"]["uid"]
+        server.put(pod, metadata={"labels": {"controller-uid": uid}}, spec={"containers": [{"name": "forget"}]})
         server.logs[pod] = ["2026-11-28T12:00:01.0Z fashion: forgotten"]
         server.objects[f"{PURGE_JOBS}/{name}-purge"]["status"] = status
 
@@ -325,10 +369,13 @@ def test_purge_runs_the_tuners_own_command_where_the_data_is_seen_and_leaves_not
 def test_purge_that_fails_says_so_and_can_be_given_again(
     asked: Request, manifests: Manifests, server: ApiServer, api: Api
 ) -> None:
-    with pytest.raises(KubernetesError, match="could not be taken away: see its lines above"):
+    with pytest.raises(KubernetesError, match="not all of the study's data could be taken away; see its lines above"):
         purge(asked, api, wait_seconds=9, say=say_nothing, sleep=purged(server, manifests.name, failed=1))
-    with pytest.raises(KubernetesError, match="it has not ended"):
-        purge(asked, api, wait_seconds=9, say=say_nothing, sleep=lambda seconds: None)
+    with pytest.raises(
+        KubernetesError, match="has not ended yet; it goes on by itself: kubectl logs -n studies -f job/"
+    ):
+        purge(asked, api, wait_seconds=0, say=say_nothing)
+    assert f"{PURGE_JOBS}/{manifests.name}-purge" in server.objects, "what deletes is not killed half-way"
     purge(asked, api, wait_seconds=9, say=say_nothing, sleep=purged(server, manifests.name, succeeded=1))
 
 

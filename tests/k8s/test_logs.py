@@ -45,6 +45,20 @@ def test_stamps_without_trailing_zeros_sort_as_the_others(server: ApiServer, api
     assert log.new(api) == ["c"]
 
 
+@pytest.mark.parametrize("zone", ["+08:00", "-05:00"])
+def test_stamps_of_a_node_in_another_zone_are_the_same_moments(server: ApiServer, api: Api, zone: str) -> None:
+    server.logs[POD] = [f"2026-11-28T12:00:01.5{zone} a"]
+    log = PodLog(POD, "c")
+    assert log.new(api) == ["a"]
+    server.logs[POD] += [f"2026-11-28T12:00:02.5{zone} b"]
+    assert log.new(api) == ["b"]
+
+
+def test_line_that_draws_over_itself_is_one_line(server: ApiServer, api: Api) -> None:
+    server.logs[POD] = ["2026-11-28T12:00:01Z 10%\r20%\r100% done"]
+    assert PodLog(POD, "c").new(api) == ["10%\r20%\r100% done"]
+
+
 @pytest.mark.parametrize("fault", [DROP, 410, 503, 429])
 def test_nothing_is_lost_over_a_broken_connection(log: PodLog, server: ApiServer, api: Api, fault: int) -> None:
     assert len(log.new(api)) == 3

@@ -114,7 +114,7 @@ def test_only_spot_pods_may_be_moved_by_the_autoscaler(tmp_path: Path) -> None:
         name: pod["metadata"].get("annotations", {}).get("cluster-autoscaler.kubernetes.io/safe-to-evict")
         for name, pod in pods(of(tmp_path, "everything")).items()
     }
-    assert found == {"submitter": None, "head": "false", "gpu": "false", "spot": "true"}
+    assert found == {"submitter": "false", "head": "false", "gpu": "false", "spot": "true"}
 
 
 def test_ray_version_is_the_one_that_the_image_has() -> None:

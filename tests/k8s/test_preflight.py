@@ -7,18 +7,22 @@ from typing import Any
 
 import pytest
 
+import k8s.preflight
 from k8s.check import Check, Verdict
 from k8s.client import Api
 from k8s.errors import PreflightError
 from k8s.preflight import preflight, refuse_failed
+from k8s.provisions import study_file
 from tests.k8s.api_server import ApiServer
 from tests.k8s.conftest import NAMESPACED
 from tests.k8s.study_files import EVERYTHING, REMOTE, SMALLEST, request, tree
 
 
 @pytest.fixture
-def find(tmp_path: Path, api: Api) -> Any:
-    """Findings of a preflight by their names."""
+def find(tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Findings of a preflight by their names; but for that of the tuner, which takes a second for its process."""
+    rest = tuple(checks for checks in k8s.preflight.REST if checks is not study_file)
+    monkeypatch.setattr(k8s.preflight, "REST", rest)
 
     def find(cluster: dict[str, Any] | None = None, *overrides: str, **sections: Any) -> dict[str, Check]:
         return {check.name: check for check in preflight(request(tmp_path, cluster, *overrides, **sections), api)}
@@ -114,8 +118,8 @@ def quota(server: ApiServer, **hard: str) -> None:
 @pytest.mark.parametrize(
     ("hard", "verdict", "says"),
     [
-        ({"requests.cpu": "8"}, Verdict.FAIL, "will not suffice: team: requests.cpu: 8 of 8 left, 12.5 needed"),
-        ({"limits.memory": "30Gi"}, Verdict.FAIL, "30Gi of 30Gi left, 38.5Gi needed"),
+        ({"requests.cpu": "8"}, Verdict.FAIL, "will not suffice: team: requests.cpu: 8 of 8 left, 13 needed"),
+        ({"limits.memory": "30Gi"}, Verdict.FAIL, "30Gi of 30Gi left, 39Gi needed"),
         (
             {"requests.nvidia.com/gpu": "4"},
             Verdict.WARN,
@@ -136,6 +140,12 @@ def test_quota_is_held_against_all_that_the_study_takes(
     check = find()["quota"]
     assert check.verdict is verdict
     assert says in check.found
+
+
+def test_quota_of_other_pods_is_none_of_ours(find: Any, server: ApiServer) -> None:
+    quota(server, pods="0")
+    server.objects[f"{NAMESPACED}/resourcequotas/team"]["spec"] = {"scopes": ["BestEffort"]}
+    assert find()["quota"].verdict is Verdict.PASS
 
 
 def test_limit_range_is_kept_by_every_container(find: Any, server: ApiServer) -> None:
@@ -244,6 +254,28 @@ def test_place_of_the_pods_environment_wins_over_the_file(find: Any) -> None:
     assert found["storage.ledger"].verdict is Verdict.PASS
 
 
+def test_place_of_the_command_line_wins_over_the_pods_environment_and_a_secrets_place_is_not_known_here(
+    find: Any,
+) -> None:
+    environment = {"HIDFD_STORE": "/nowhere"}
+    secrets = EVERYTHING["secrets"] | {"HIDFD_LEDGER": {"secret": "hidfd-database", "key": "password"}}
+    cluster = {**EVERYTHING, "environment": environment, "secrets": secrets}
+    found = find(cluster, "storage.store=s3://bucket/other")
+    assert found["storage.store"].found == "s3://bucket/other"
+    assert found["storage.ledger"].found == "as it stands in the Secret hidfd-database"
+
+
+def test_typing_error_in_the_search_is_found_before_a_driver_would_refuse_it_in_every_try(
+    tmp_path: Path, api: Api
+) -> None:
+    search = {"generation.smoothing.temprature": {"type": "flaot"}}
+    (check,) = study_file(request(tmp_path, study={"num_studnets": 3}, search=search), api)
+    assert check.verdict is Verdict.FAIL
+    assert "did you mean `num_students`?" in check.found
+    (check,) = study_file(request(tmp_path), api)
+    assert check.verdict is Verdict.PASS
+
+
 def test_variable_that_no_pod_has_is_named(find: Any) -> None:
     check = find({**EVERYTHING, "secrets": {}})["storage"]
     assert check.verdict is Verdict.FAIL
@@ -260,6 +292,10 @@ def test_secret_without_the_key_says_which_it_has(find: Any) -> None:
 def test_claim_for_one_node_does_not_do_for_several_pods(find: Any, server: ApiServer) -> None:
     server.objects[f"{NAMESPACED}/persistentvolumeclaims/hidfd-store"]["spec"]["accessModes"] = ["ReadWriteOnce"]
     assert find()["claim hidfd-store"].verdict is Verdict.FAIL
+    one = {path: thing for path, thing in server.objects.items() if not path.startswith("/api/v1/nodes/gpu")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "objects", one)
+        assert find()["claim hidfd-store"].verdict is Verdict.WARN, "a laptop's only node"
     alone = {**EVERYTHING, "workers": {}}
     assert find(alone)["claim hidfd-store"].verdict is Verdict.PASS
 
@@ -307,6 +343,28 @@ def test_pods_that_the_namespace_would_refuse_are_told_in_the_servers_words(
     check = find()["pod security"]
     assert check.verdict is Verdict.FAIL
     assert "violates PodSecurity" in check.found
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "verdict"),
+    [
+        (403, 'admission webhook "policy.example" denied the request: no such registry', Verdict.FAIL),
+        (403, 'pods "x" is forbidden: exceeded quota: team', Verdict.PASS),
+        (400, 'admission webhook "old.example" does not support dry run', Verdict.WARN),
+    ],
+)
+def test_what_else_the_server_says_to_the_pods_counts(
+    find: Any, server: ApiServer, monkeypatch: pytest.MonkeyPatch, status: int, message: str, verdict: Verdict
+) -> None:
+    ordinary = server.answer
+
+    def answer(method: str, path: str, query: Any, body: Any) -> Any:
+        if method == "POST" and path.endswith("/pods"):
+            return status, {"message": message}
+        return ordinary(method, path, query, body)
+
+    monkeypatch.setattr(server, "answer", answer)
+    assert find()["pod security"].verdict is verdict
 
 
 def test_failed_checks_are_all_told_before_anything_starts(find: Any) -> None:

@@ -70,7 +70,19 @@ def test_lines_for_people_are_left_to_them() -> None:
 
 
 def test_events_that_nobody_knows_yet_are_no_words_for_people() -> None:
-    assert Progress().read('{"event": "from_the_future"}')
+    assert Progress().read('{"event": "from_the_future", "study": "s"}')
+    assert not Progress().read('{"event": "request finished", "level": "info"}'), "somebody else's"
+
+
+def test_watcher_who_comes_late_learns_where_the_study_stands_within_a_minute() -> None:
+    lines = lines_of_a_run(World())
+    late = next(number for number, line in enumerate(lines) if json.loads(line)["event"] == "budget")
+    progress, whole = Progress(), Progress()
+    for number, line in enumerate(lines):
+        whole.read(line)
+        if number >= late:
+            progress.read(line)
+    assert progress.words() == whole.words()
 
 
 def test_driver_that_ended_with_an_error_says_which(caplog: pytest.LogCaptureFixture) -> None:

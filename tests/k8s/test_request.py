@@ -44,6 +44,14 @@ def test_file_without_the_section_says_the_least_that_it_needs(tmp_path: Path) -
         ({**SMALLEST, "workers": {"gpu": {"count": 0}}}, "would be a group that never has a pod"),
         ({**SMALLEST, "driver": {"memory": "1Gi", "shared_memory": "2Gi"}}, "shared_memory: 2Gi is a part of memory"),
         ({**SMALLEST, "environment": {"DB_PASSWORD": "x"}}, "looks like a secret"),
+        ({**SMALLEST, "environment": {"wandb_api_key": "x"}}, "looks like a secret"),
+        ({**SMALLEST, "environment": {"MLFLOW_TRACKING_URI": "http://me:hunter2@mlflow"}}, "looks like a secret"),
+        (
+            {**SMALLEST, "environment": {"HIDFD_LEDGER": "postgresql://me:${WORD}@db/x"}},
+            "${NAME} is not filled in there",
+        ),
+        ({**SMALLEST, "workers": {"driver": {}}}, "'driver' is the driver's own group"),
+        ({**SMALLEST, "volumes": {"v" * 58: {"claim": "c", "mount_path": "/data"}}}, "57"),
         (
             {**SMALLEST, "secrets": {"A": {"secret": "s", "key": "k"}}, "environment": {"A": "1"}},
             "stands in environment",
