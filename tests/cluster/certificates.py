@@ -3,11 +3,14 @@
 import subprocess
 from pathlib import Path
 
+NODE_ADDRESS = "10.250.0.1"
+"""Of the node of tests/node; a kubelet wants one that is no loopback."""
+
 KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
 SIGNED = {
     "server": ("/CN=kube-apiserver", "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:kubernetes.default.svc"),
-    "kubelet": ("/CN=kubelet", "subjectAltName=IP:127.0.0.1"),
+    "kubelet": ("/CN=kubelet", f"subjectAltName=IP:127.0.0.1,IP:{NODE_ADDRESS}"),
     "kubelet-client": ("/O=system:masters/CN=kubelet-client", "extendedKeyUsage=clientAuth"),
 }
 """By file: whose certificate it is, and what makes it good for its use."""

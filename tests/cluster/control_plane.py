@@ -88,11 +88,12 @@ class ControlPlane:
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         self.wait("the default service account", lambda: self.api.exists(account))
 
-    def start_operator(self, proxy: str) -> None:
+    def start_operator(self, proxy: str | None) -> None:
         """Adds Ray's kinds and KubeRay's operator, with the rights that it publishes; returns when it is ready.
 
         Args:
-            proxy: answers for http://SERVICE.NAMESPACE.svc, for there is no DNS here.
+            proxy: answers for http://SERVICE.NAMESPACE.svc, for there is no DNS here; None: pods have addresses of
+                their own, to which the API server passes the operator's requests on.
         """
         for file in sorted((self._tools / "share" / "kuberay-crds").glob("*.yaml")):
             group, plural = file.stem.split("_")  # ray.io_rayjobs.yaml
@@ -120,7 +121,8 @@ class ControlPlane:
             f"--metrics-addr=127.0.0.1:{free_port()}",
             f"--health-probe-bind-address=127.0.0.1:{probe}",
             "--enable-leader-election=false",
-            HTTP_PROXY=proxy,
+            *(("--use-kubernetes-proxy",) if proxy is None else ()),
+            **({} if proxy is None else {"HTTP_PROXY": proxy}),
         )
         ready = ApiClient(f"http://127.0.0.1:{probe}", self._folder / "ca.crt", "")
         self.wait("the operator", lambda: ready.text("GET", "/readyz") == "ok")

@@ -1,7 +1,7 @@
 """The programs that the cluster tests run: a control plane, KubeRay's operator and two Helms, all built by Go.
 
     python -m tests.cluster.tools           says where they are, or how to get them
-    python -m tests.cluster.tools build     builds what is missing
+    python -m tests.cluster.tools build     builds what is missing; `build node` a kubelet, which only tests/node takes
 
 They lie in the folder named by HIDFD_KUBERNETES_TOOLS, else in the user's cache.
 """
@@ -61,12 +61,12 @@ def need_helm(major: int) -> Path:
     return program
 
 
-def build() -> int:
-    """Builds what is missing; the exit status."""
+def build(*names: str) -> int:
+    """Builds what is missing of all or of the named ones; the exit status."""
     if _go_version() < GO:
         print(f"error: {complaint() or 'Go 1.26 or newer is needed: https://go.dev/dl'}", file=sys.stderr)
         return 2
-    return subprocess.run([BUILD, folder()], check=False).returncode
+    return subprocess.run([BUILD, folder(), *names], check=False).returncode
 
 
 def _do_without(problem: str) -> None:
@@ -86,8 +86,8 @@ def _go_version() -> tuple[int, ...]:
 
 def main(arguments: list[str]) -> int:
     """The command line."""
-    if arguments == ["build"]:
-        return build()
+    if arguments[:1] == ["build"]:
+        return build(*arguments[1:])
     if arguments:
         print(__doc__, file=sys.stderr)
         return 2
