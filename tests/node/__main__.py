@@ -1,0 +1,72 @@
+"""The product on one real node: `make test-node`.
+
+    python -m tests.node [--folder FOLDER] [--transcript FILE]
+
+Real are etcd, API server, controllers, scheduler, KubeRay's operator, kubelet, containerd, runc and a CNI bridge; the
+project's image, built without Docker; PostgreSQL, Debian's. A program of some lines stands in for the cluster's DNS and
+kube-proxy. Needs root on Linux, some 30 GB of disk, and a quarter of an hour on two cores.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.cluster import tools
+from tests.cluster.control_plane import running_control_plane
+from tests.node.dockerfile import ROOT
+from tests.node.images import build_images
+from tests.node.material import lay_out
+from tests.node.real_node import complaint, real_node
+from tests.node.story import tell
+from tests.node.terminal import CommandFailedError, Terminal, variables
+
+USERS = ("admin", "developer")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.node", description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("/var/tmp/hidfd-node"), help="images stay in it")
+    parser.add_argument("--transcript", type=Path, help="what was typed and answered; default FOLDER/transcript.txt")
+    given = parser.parse_args(arguments)
+    found = tools.folder()
+    programs = [found / name for name in ("bin/kubectl", "bin/kubelet", "helm4/helm")]
+    problem = complaint() or tools.complaint()
+    if problem is None and not all(program.exists() for program in programs):
+        problem = "run python -m tests.cluster.tools build control-plane operator helm4 node"
+    if problem is not None:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    given.folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    print("building the images (minutes the first time)", flush=True)
+    archives = build_images(given.folder / "images")
+    print(f"built in {time.monotonic() - began:.0f} s; starting the node", flush=True)
+    return _run(given.folder, given.transcript or given.folder / "transcript.txt", found, archives)
+
+
+def _run(folder: Path, transcript: Path, found: Path, archives: list[Path]) -> int:
+    began = time.monotonic()
+    state = Path(tempfile.mkdtemp(prefix="state-", dir=folder))
+    node, desk = state / "node", state / "desk"
+    desk.mkdir()
+    lay_out(desk, ROOT / "charts")
+    with running_control_plane(state, found) as plane, real_node(node, plane, state, found / "bin/kubelet", archives):
+        plane.start_operator(None)
+        print(f"the cluster is ready after {time.monotonic() - began:.0f} s", flush=True)
+        terminal = Terminal(desk, transcript, variables(found, ROOT, {user: plane.kubeconfig(user) for user in USERS}))
+        try:
+            tell(terminal, desk)
+        except CommandFailedError as failure:
+            print(f"error: {failure}\n{plane.tails()}\nlogs: {state}", file=sys.stderr)
+            return 1
+    shutil.rmtree(state)
+    print(f"all of it: {time.monotonic() - began:.0f} s; transcript: {transcript}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

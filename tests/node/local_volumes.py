@@ -1,0 +1,47 @@
+"""Storage for claims: a folder of this machine for each, to which the kubelet gives the group that a pod asks for.
+
+    python -m tests.node.local_volumes --server URL --authority FILE --folder FOLDER
+
+Volumes of the kind `local` and not `hostPath`, whose owners the kubelet leaves alone: a pod's `fsGroup` counts here, as
+on a cluster.
+"""
+
+import argparse
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.api_client import ApiClient, ApiError
+from tests.cluster.claims import serve_claims
+
+NODE = "node-0"
+
+
+def source(folder: Path, name: str) -> dict[str, Any]:
+    """Fields of a volume whose contents are a folder, which is made."""
+    path = folder / name
+    path.mkdir(parents=True, exist_ok=True)
+    here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
+    return {
+        "local": {"path": str(path)},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}},
+    }
+
+
+def main() -> None:
+    """Looks every second until it is ended."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--server", required=True, help="address of the API server")
+    parser.add_argument("--authority", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    given = parser.parse_args()
+    api = ApiClient(given.server, given.authority, "admin")
+    while True:
+        with contextlib.suppress(OSError, ApiError):
+            serve_claims(api, lambda name: source(given.folder, name))
+        time.sleep(1.0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What a platform engineer and a user do with the product, from an empty cluster to one that is empty again."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.node.material import NAMESPACE, RELEASE, STUDY, name_imported
+from tests.node.terminal import CommandFailedError, Terminal
+
+INTO = f"-n {NAMESPACE}"
+
+POLL_SECONDS = 2.0
+
+LOAD = f"""\
+import mlflow, sys, torch
+student = mlflow.pytorch.load_model("models:/{STUDY}@champion")
+print(type(student).__module__, student(torch.rand(2, 1, 28, 28)).shape)
+print([name for name in sys.modules if name in ("hidfd", "tune", "k8s")])
+"""
+"""Run without this project's code."""
+
+
+def tell(terminal: Terminal, folder: Path) -> None:
+    """All of it.
+
+    Args:
+        folder: the user's, see `lay_out`.
+
+    Raises:
+        CommandFailedError: what should have worked did not.
+    """
+    install(terminal)
+    name_imported(folder, import_material(terminal))
+    submit_and_disturb(terminal)
+    fetch_champion(terminal)
+    take_away(terminal)
+
+
+def install(terminal: Terminal) -> None:
+    """The chart, over a cluster that has KubeRay's operator."""
+    terminal.say("An empty cluster with one node")
+    terminal.run("kubectl get nodes -o wide")
+    terminal.run("kubectl get crds")
+    terminal.run(f"kubectl create namespace {NAMESPACE}")
+    terminal.run(f"kubectl label namespace {NAMESPACE} pod-security.kubernetes.io/enforce=restricted")
+    terminal.say("The chart: MLflow, PostgreSQL, the store, rights and network rules")
+    terminal.run("cat values.yaml")
+    terminal.run(f"helm install {RELEASE} charts/hidfd {INTO} -f values.yaml --wait --timeout 10m")
+    terminal.run(f"kubectl get {INTO} pods,services,pvc,networkpolicies,poddisruptionbudgets")
+    terminal.run(f"helm test {RELEASE} {INTO} --timeout 10m")
+
+
+def import_material(terminal: Terminal) -> dict[str, str]:
+    """The study's images and teacher, into the store; returns `data.candidates` -> sha256 and so on."""
+    terminal.say("The study's images and teacher, into the store")
+    terminal.run("kubectl apply -f desk.yaml")
+    terminal.run(f"kubectl wait {INTO} --for=condition=Ready pod/desk --timeout=5m")
+    terminal.run(f"kubectl cp {INTO} material desk:/work/material")
+    command = "cd material && python -m hidfd import study.yaml --store /mnt/hidfd/store --json"
+    printed = terminal.run(f"kubectl exec {INTO} desk -- bash -c '{command}'")
+    found: dict[str, str] = json.loads(printed.splitlines()[-1])
+    return found
+
+
+def submit_and_disturb(terminal: Terminal) -> None:
+    """The study, during which a pod that trains is deleted."""
+    terminal.say("The study, by somebody who may only submit")
+    terminal.run("cat study.yaml")
+    terminal.run("python -m k8s preflight study.yaml", user="developer")
+    terminal.run("python -m k8s submit study.yaml", user="developer")
+    with terminal.beside("python -m k8s watch study.yaml", user="developer"):
+        _wait("a student that trains", lambda: "work_progress" in _driver_log(terminal))
+        pods = f"kubectl get {INTO} pods -o wide"
+        terminal.run(pods)
+        workers = f"kubectl get {INTO} pods -l hidfd/part=worker -o name"
+        worker = terminal.ask(workers).split()[0]
+        terminal.say("A worker's pod is deleted while it trains")
+        terminal.run(f"kubectl delete {INTO} {worker}")
+        terminal.run(pods)
+    terminal.say("The study has ended")
+    words = '"event": "(study_started|work_started|work_interrupted|work_ended|study_ended)"'
+    terminal.run(
+        f"kubectl logs {INTO} -l hidfd/part=submitter --tail=-1 | grep -E '{words}' | "
+        "jq -c 'del(.metrics, .document, .study, .key)'"
+    )
+    terminal.run(f"kubectl get {INTO} rayjobs,pods")
+    terminal.run("python -m k8s submit study.yaml", user="developer")
+
+
+def fetch_champion(terminal: Terminal) -> None:
+    """The best student, by whoever has torch and MLflow."""
+    terminal.say("The champion, promoted and fetched without this project's code")
+    terminal.run(f"kubectl cp {INTO} study.yaml desk:/work/study.yaml")
+    terminal.run(f"kubectl exec {INTO} desk -- python -m tune status study.yaml")
+    terminal.run(f"kubectl exec {INTO} desk -- python -m tune promote study.yaml")
+    variables = f"env -u PYTHONPATH MLFLOW_TRACKING_URI=http://{RELEASE}-mlflow:5000"
+    terminal.run(f"kubectl exec {INTO} desk -- {variables} python -W ignore -c '{LOAD}'")
+
+
+def take_away(terminal: Terminal) -> None:
+    """The job, an upgrade, the release, and what stays of it."""
+    terminal.say("The job is deleted; what it found stays")
+    terminal.run("python -m k8s delete study.yaml", user="developer")
+    terminal.run(f"kubectl get {INTO} pods")
+    terminal.say("An upgrade")
+    changed = "--reuse-values --set mlflow.numWorkers=2"
+    terminal.run(f"helm upgrade {RELEASE} charts/hidfd {INTO} {changed} --wait --timeout 10m")
+    terminal.run(f"helm history {RELEASE} {INTO}")
+    terminal.run(f"helm test {RELEASE} {INTO} --timeout 10m")
+    terminal.say("The release is deleted")
+    terminal.run(f"kubectl delete {INTO} pod desk")
+    terminal.run(f"helm uninstall {RELEASE} {INTO} --wait --timeout 5m")
+    terminal.run(f"kubectl get {INTO} all,pvc,secrets,configmaps,networkpolicies,serviceaccounts,roles,rolebindings")
+    terminal.run(f"kubectl delete namespace {NAMESPACE}")
+
+
+def _driver_log(terminal: Terminal) -> str:
+    return terminal.ask(f"kubectl logs {INTO} -l hidfd/part=submitter --tail=-1")
+
+
+def _wait(what: str, reached: Callable[[], bool], seconds: float = 600.0) -> None:
+    until = time.monotonic() + seconds
+    while not reached():
+        if time.monotonic() > until:
+            raise CommandFailedError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(POLL_SECONDS)
