@@ -94,6 +94,16 @@ def status(address: str, host: str | None = None) -> int:
         return 0
 
 
+def programs_below(pid: int) -> list[str]:
+    """Command lines of all that a process has started."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    below = {str(pid)}
+    while more := {row[0] for row in rows if row[1] in below} - below:
+        below |= more
+    return [row[2] for row in rows if row[0] in below]
+
+
 def test_mlflow_migrates_serves_its_service_s_name_and_proxies_artifacts(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
@@ -114,6 +124,9 @@ def test_mlflow_migrates_serves_its_service_s_name_and_proxies_artifacts(
         for host in ("hidfd-mlflow:5000", f"hidfd-mlflow.{NAMESPACE}.svc.cluster.local:5000", "localhost:5000"):
             assert status(asked, host) == 200, host
         assert status(asked, "of-a-stranger.example.org") == 403
+        programs = programs_below(process.pid)
+        assert any("uvicorn" in program for program in programs)
+        assert not any("mlflow.server.jobs" in program for program in programs), "they take more memory than the server"
         assert status(f"{address}/health", "10.1.2.3:5000") == 200, "or kubelet's probes fail"
         put = urllib.request.Request(f"{address}/api/2.0/mlflow-artifacts/artifacts/a/b", data=b"bytes", method="PUT")
         urllib.request.urlopen(put, timeout=30).close()

@@ -20,6 +20,8 @@ resources: {{- include "hidfd.resources" .Values.mlflow | indent 2 }}
 env:
   - {name: HOME, value: /tmp}
   - {name: MLFLOW_DISABLE_TELEMETRY, value: "1"}
+  # For evaluations of language models: eight processes, more memory than all the rest.
+  - {name: MLFLOW_SERVER_ENABLE_JOB_EXECUTION, value: "false"}
   {{- include "hidfd.databaseEnvironment" (dict "root" . "name" .Values.database.mlflowName) | indent 2 }}
   {{- include "hidfd.s3Environment" . | indent 2 }}
 volumeMounts:
