@@ -3,6 +3,7 @@
 # make test-integration   tests against real servers and Ray nodes; as root it installs what they need
 # make test-cluster       tests against a real Kubernetes control plane and KubeRay, which Go builds once (some ten minutes)
 # make test-python312     `pytest -q` on Python 3.12, where there is one beside the Python of .venv
+# make test-node          the product on a real Kubernetes node; needs root, 25 GB of disk and half an hour
 # make kill-matrix        kills parts of real studies at drawn moments; ARGS="--only worker/generation" runs one cell
 # make setup | lint | types | imports | tests | format | lock | clean
 #
@@ -13,8 +14,8 @@ SHELL := bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint types imports tests quick-tests test-integration test-cluster test-python312 kill-matrix servers \
-	format lock clean
+.PHONY: help setup quickstart test lint types imports tests quick-tests test-integration test-cluster test-python312 test-node \
+	kill-matrix servers format lock clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
@@ -98,6 +99,16 @@ test-python312:
 		fi
 	done
 	echo "test-python312: skipped, no Python 3.12 here; get one: uv python install 3.12 puts python3.12 into ~/.local/bin"
+
+# With containers, images and volumes, which the other tests do without. ARGS="--folder /large/disk" says where.
+test-node: $(STAMP)
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { command -v containerd && command -v debootstrap; } >/dev/null; then
+		echo "set-up: installing containerd runc containernetworking-plugins debootstrap jq"
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+			containerd runc containernetworking-plugins debootstrap jq >/dev/null
+	fi
+	$(BIN)/python -m tests.cluster.tools build control-plane operator helm4 node
+	$(BIN)/python -m tests.node $(ARGS)
 
 kill-matrix: $(STAMP) servers
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.integration.kills --write $(ARGS)

@@ -4,7 +4,7 @@
 
 Real are etcd, API server, controllers, scheduler, KubeRay's operator, kubelet, containerd, runc and a CNI bridge; the
 project's image, built without Docker; PostgreSQL, Debian's. A program of some lines stands in for the cluster's DNS and
-kube-proxy. Needs root on Linux, some 30 GB of disk, and a quarter of an hour on two cores.
+kube-proxy. Needs root on Linux, some 25 GB of disk, and half an hour on two cores.
 """
 
 import argparse
@@ -29,7 +29,9 @@ USERS = ("admin", "developer")
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.node", description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("/var/tmp/hidfd-node"), help="images stay in it")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("/var/tmp/hidfd-node"), help="images stay in it, for the next time"
+    )
     parser.add_argument("--transcript", type=Path, help="what was typed and answered; default FOLDER/transcript.txt")
     given = parser.parse_args(arguments)
     found = tools.folder()
@@ -54,7 +56,8 @@ def _run(folder: Path, transcript: Path, found: Path, archives: list[Path]) -> i
     node, desk = state / "node", state / "desk"
     desk.mkdir()
     lay_out(desk, ROOT / "charts")
-    with running_control_plane(state, found) as plane, real_node(node, plane, state, found / "bin/kubelet", archives):
+    images, kubelet = folder / "containerd", found / "bin/kubelet"
+    with running_control_plane(state, found) as plane, real_node(node, images, plane, state, kubelet, archives):
         plane.start_operator(None)
         print(f"the cluster is ready after {time.monotonic() - began:.0f} s", flush=True)
         terminal = Terminal(desk, transcript, variables(found, ROOT, {user: plane.kubeconfig(user) for user in USERS}))

@@ -98,7 +98,7 @@ def _project(folder: Path, debian: Layer, dockerfile: Dockerfile) -> Path:
     if not lock.exists() or lock.read_text() != wanted:
         shutil.rmtree(needed, ignore_errors=True)
         # Its programs find Python beside themselves: what is a path of this machine here is /opt/hidfd in the image.
-        _run(uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, needed)
+        _run(uv, "venv", "--quiet", "--seed", "--relocatable", "--python", sys.executable, needed)
         _install(uv, dockerfile.installs(0), needed, project, source)
         (needed / "bin/python").unlink()
         (needed / "bin/python").symlink_to("/usr/bin/python3")

@@ -7,7 +7,6 @@ programs insist on writing elsewhere; all of it is taken away again.
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,9 +22,9 @@ from tests.cluster.daemon import Daemon
 from tests.node.images import PAUSE
 from tests.node.local_volumes import NODE
 
-PROGRAMS = ("containerd", "runc", "ctr", "debootstrap", "unshare", "ip", "/usr/lib/cni/bridge")
+PROGRAMS = ("containerd", "runc", "ctr", "debootstrap", "unshare", "ip", "jq", "/usr/lib/cni/bridge")
 
-PACKAGES = "containerd runc containernetworking-plugins debootstrap"
+PACKAGES = "containerd runc containernetworking-plugins debootstrap jq"
 """Debian's, which have them."""
 
 BRIDGE, NETWORK, PODS = "hidfd-node", "hidfd-node", "10.244.7.0/24"
@@ -42,8 +41,8 @@ OUTSIDE = ("/var/log/pods", "/var/log/containers", "/var/lib/cni", "/var/lib/kub
 class RealNode:
     """Made by `real_node`."""
 
-    def __init__(self, folder: Path, plane: ControlPlane, kubelet: Path) -> None:
-        self._folder, self._plane, self._kubelet = folder, plane, kubelet
+    def __init__(self, folder: Path, images: Path, plane: ControlPlane, kubelet: Path) -> None:
+        self._folder, self._images, self._plane, self._kubelet = folder, images, plane, kubelet
         self._socket = folder / "containerd.sock"
         self._containerd: Daemon | None = None
         self._missing = [path for path in OUTSIDE if not Path(path).exists()]
@@ -90,11 +89,12 @@ class RealNode:
         if self._containerd is not None:
             for task in self._ctr("tasks", "list", "--quiet").stdout.split():
                 self._ctr("tasks", "delete", "--force", task)
+            for container in self._ctr("containers", "list", "--quiet").stdout.split():
+                self._ctr("containers", "delete", container)
             self._containerd.stop()
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for mount in sorted((each for each in mounts if each.startswith(f"{self._folder}/")), reverse=True):
             _quietly("umount", mount)
-        shutil.rmtree(self._folder / "containerd", ignore_errors=True)  # gigabytes, and none of it is a log
         _quietly("ip", "link", "delete", BRIDGE)
         _quietly("ip", "address", "delete", f"{NODE_ADDRESS}/32", "dev", "lo")
         FORWARD.write_text(self._forwarded)
@@ -127,7 +127,7 @@ class RealNode:
     def _containerd_config(self) -> str:
         # An OOM score below one's own takes CAP_SYS_RESOURCE, which a root of a container or of a small VM may lack.
         return f"""version = 2
-root = "{self._folder}/containerd"
+root = "{self._images}"
 state = "{self._folder}/run"
 [grpc]
   address = "{self._socket}"
@@ -178,19 +178,20 @@ state = "{self._folder}/run"
 
 @contextlib.contextmanager
 def real_node(
-    folder: Path, plane: ControlPlane, state: Path, kubelet: Path, archives: Sequence[Path]
+    folder: Path, images: Path, plane: ControlPlane, state: Path, kubelet: Path, archives: Sequence[Path]
 ) -> Iterator[None]:
     """A node for as long as the block lasts.
 
     Args:
-        folder: for its state, images and volumes; no path of a mount may be long, for sockets lie there.
+        folder: for its state, logs and volumes.
+        images: what containerd keeps of images, for the next node too: it takes minutes to write and to delete.
         plane: has to be closed within the block, for the kubelet starts anew what is taken away.
         state: the control plane's folder.
         kubelet: the program.
         archives: of images.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    node = RealNode(folder, plane, kubelet)
+    node = RealNode(folder, images, plane, kubelet)
     try:
         node.start(state, archives)
         yield

@@ -51,11 +51,16 @@ def install(terminal: Terminal) -> None:
     terminal.run(f"helm test {RELEASE} {INTO} --timeout 10m")
 
 
+def open_desk(terminal: Terminal) -> None:
+    """The pod that mounts the store."""
+    terminal.run("kubectl apply -f desk.yaml")
+    terminal.run(f"kubectl wait {INTO} --for=condition=Ready pod/desk --timeout=5m")
+
+
 def import_material(terminal: Terminal) -> dict[str, str]:
     """The study's images and teacher, into the store; returns `data.candidates` -> sha256 and so on."""
     terminal.say("The study's images and teacher, into the store")
-    terminal.run("kubectl apply -f desk.yaml")
-    terminal.run(f"kubectl wait {INTO} --for=condition=Ready pod/desk --timeout=5m")
+    open_desk(terminal)
     terminal.run(f"kubectl cp {INTO} material desk:/work/material")
     command = "cd material && python -m hidfd import study.yaml --store /mnt/hidfd/store --json"
     printed = terminal.run(f"kubectl exec {INTO} desk -- bash -c '{command}'")
@@ -76,7 +81,7 @@ def submit_and_disturb(terminal: Terminal) -> None:
         workers = f"kubectl get {INTO} pods -l hidfd/part=worker -o name"
         worker = terminal.ask(workers).split()[0]
         terminal.say("A worker's pod is deleted while it trains")
-        terminal.run(f"kubectl delete {INTO} {worker}")
+        terminal.run(f"time kubectl delete {INTO} {worker}")
         terminal.run(pods)
     terminal.say("The study has ended")
     words = '"event": "(study_started|work_started|work_interrupted|work_ended|study_ended)"'
@@ -94,7 +99,8 @@ def fetch_champion(terminal: Terminal) -> None:
     terminal.run(f"kubectl cp {INTO} study.yaml desk:/work/study.yaml")
     terminal.run(f"kubectl exec {INTO} desk -- python -m tune status study.yaml")
     terminal.run(f"kubectl exec {INTO} desk -- python -m tune promote study.yaml")
-    variables = f"env -u PYTHONPATH MLFLOW_TRACKING_URI=http://{RELEASE}-mlflow:5000"
+    server = f"MLFLOW_TRACKING_URI=http://{RELEASE}-mlflow:5000"
+    variables = f"env -u PYTHONPATH {server} MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false"
     terminal.run(f"kubectl exec {INTO} desk -- {variables} python -W ignore -c '{LOAD}'")
 
 
@@ -111,7 +117,18 @@ def take_away(terminal: Terminal) -> None:
     terminal.say("The release is deleted")
     terminal.run(f"kubectl delete {INTO} pod desk")
     terminal.run(f"helm uninstall {RELEASE} {INTO} --wait --timeout 5m")
+    terminal.run(f"kubectl wait {INTO} --for=delete pod --all --timeout=3m")
     terminal.run(f"kubectl get {INTO} all,pvc,secrets,configmaps,networkpolicies,serviceaccounts,roles,rolebindings")
+    terminal.say("Installed again, it finds everything: the study ends at once, with the same champion")
+    terminal.run(f"helm install {RELEASE} charts/hidfd {INTO} -f values.yaml --wait --timeout 10m >/dev/null")
+    terminal.run("python -m k8s submit study.yaml", user="developer")
+    terminal.run("python -m k8s watch study.yaml", user="developer")
+    terminal.run("python -m k8s delete study.yaml", user="developer")
+    open_desk(terminal)
+    terminal.run(f"kubectl cp {INTO} study.yaml desk:/work/study.yaml")
+    terminal.run(f"kubectl exec {INTO} desk -- python -m tune promote study.yaml")
+    terminal.run(f"kubectl delete {INTO} pod desk")
+    terminal.run(f"helm uninstall {RELEASE} {INTO} --wait --timeout 5m >/dev/null")
     terminal.run(f"kubectl delete namespace {NAMESPACE}")
 
 
