@@ -91,9 +91,7 @@ def run_ray(
         if not resources.autoscaling:
             check_fits(resources.num_workers, {"CPU": place.threads, "GPU": resources.gpus_per_worker})
         check_store_is_shared(place)
-        # Beside the driver, whose death ends the run anyway: on another node it would take all that runs with it.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        mailbox = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).options(scheduling_strategy=here).remote()
+        mailbox = start_mailbox()
         adapter = Adapter(planner, mailbox, concurrency, _resources(place.threads, num_workers, gpus), on_change)
         with tempfile.TemporaryDirectory(prefix="hidfd-ray-") as scratch:
             Tuner(
@@ -107,6 +105,13 @@ def run_ray(
         ray.shutdown()
     if adapter.error is not None:
         raise adapter.error
+
+
+def start_mailbox() -> Any:
+    """Beside the driver, whose death ends the run anyway: on another node it would take all that runs with it."""
+    # Were it soft, Ray would put an actor that takes no resources on any node.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).options(scheduling_strategy=here).remote()
 
 
 def _resources(threads: int, num_workers: int, gpus: float) -> PlacementGroupFactory:
