@@ -87,7 +87,7 @@ def study_file() -> dict[str, Any]:
     """Two students over two generators, some minutes on two cores; its images are not imported yet."""
     tree = tiny_study()
     trial = tree["trial"] | {"log_every_images": 1000}
-    trial["generation"] |= {"target_images": 24000}
+    trial["generation"] |= {"target_images": 60000}
     trial["distillation"] |= {"target_images": 4000}
     return tree | {
         "name": STUDY,
@@ -115,7 +115,7 @@ def study_file() -> dict[str, Any]:
             "workers": {"cpu": {"count": 2, "cpus": 1, "memory": "3Gi"}},
             "driver_service_account": f"{RELEASE}-driver",
             "worker_service_account": f"{RELEASE}-worker",
-            "drain_seconds": 15,
+            "drain_seconds": 10,
             "secrets": {"DB_PASSWORD": {"secret": f"{RELEASE}-database", "key": "password"}},
             "volumes": {"store": {"claim": f"{RELEASE}-store", "mount_path": STORE}},
         },
