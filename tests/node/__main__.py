@@ -4,11 +4,12 @@
 
 Real are etcd, API server, controllers, scheduler, KubeRay's operator, kubelet, containerd, runc and a CNI bridge; the
 project's image, built without Docker; PostgreSQL, Debian's. A program of some lines stands in for the cluster's DNS and
-kube-proxy. Needs root on Linux, some 25 GB of disk, and half an hour on two cores.
+kube-proxy. Needs root on Linux, some 25 GB of disk, and a quarter of an hour on two cores.
 """
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     if problem is not None:
         print(f"error: {problem}", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else nothing would be taken away
     given.folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     print("building the images (minutes the first time)", flush=True)
