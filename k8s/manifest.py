@@ -44,6 +44,9 @@ EVICTION = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 LEAVING = "/tmp/hidfd-leaving"
 """A file by which that script tells training loops."""
 
+LEAVING_SECONDS = 10
+"""After the drain: Ray does not end by itself when it is told to, and works on until it is killed."""
+
 START_SECONDS, PROBE_EVERY_SECONDS = 300, 5
 
 AGENT_PORT = 52365
@@ -207,7 +210,7 @@ def _ray_pod(request: Request, name: str, part: str, pod: PodConfig) -> Object:
         **_pod_spec(request),
         "serviceAccountName": cluster.driver_service_account if is_head else cluster.worker_service_account,
         "automountServiceAccountToken": is_head and cluster.grows,
-        "terminationGracePeriodSeconds": STOP_SECONDS if is_head else cluster.drain_seconds + 30,
+        "terminationGracePeriodSeconds": STOP_SECONDS if is_head else cluster.drain_seconds + LEAVING_SECONDS,
         **_placement(pod),
         "containers": [container],
         "volumes": [

@@ -119,8 +119,8 @@ def worker(case: str = "gpu", group: str = "cpu") -> dict[str, Any]:
 
 
 def test_workers_have_time_to_drain_and_a_little_more() -> None:
-    assert worker()["terminationGracePeriodSeconds"] == 75 + 30
-    assert worker("spot", "spot")["terminationGracePeriodSeconds"] == 100 + 30
+    assert worker()["terminationGracePeriodSeconds"] == 75 + 10
+    assert worker("spot", "spot")["terminationGracePeriodSeconds"] == 100 + 10
     command = worker("spot", "spot")["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     assert command == ["bash", "-c", (CHART / "files" / "drain.sh").read_text(), "drain", "100"]
 

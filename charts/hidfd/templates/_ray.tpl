@@ -32,7 +32,7 @@ spec:
   {{- include "hidfd.pod" . | nindent 2 }}
   {{- include "hidfd.placement" .group | indent 2 }}
   {{- if not $isHead }}
-  terminationGracePeriodSeconds: {{ add $values.rayCluster.drainSeconds 30 }}
+  terminationGracePeriodSeconds: {{ add $values.rayCluster.drainSeconds 10 }}
   {{- end }}
   containers:
     - name: ray-{{ .part }}
