@@ -154,7 +154,7 @@ def test_notes_say_how_to_submit_watch_open_and_resume() -> None:
         f"helm test hidfd -n {NAMESPACE}",
         f"kubectl port-forward -n {NAMESPACE} service/hidfd-mlflow 5000",
         "ray job submit --address http://localhost:8265",
-        "submit it again",
+        "then submit again",
         "store: /mnt/hidfd/store",
     ):
         assert words in notes
