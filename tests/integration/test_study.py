@@ -221,22 +221,23 @@ def test_stop_is_heard_during_an_import(study: Workplace, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_forgotten_study_leaves_what_others_need_and_can_be_run_anew(study: Workplace) -> None:
-    assert study.run("tune", *LOCAL).returncode == 0
+    tracking = f"storage.tracking=sqlite:///{study.folder}/mlflow.db"  # MLflow keeps what it opened by a relative path
+    assert study.run("tune", *LOCAL, tracking).returncode == 0
     assert study.run("hidfd", "run", "study.yaml", "--until", "collection").returncode == 0
     before = results(study)
-    counted = study.run("tune", "forget", "study.yaml")
+    counted = study.run("tune", "forget", "study.yaml", tracking)
     assert counted.returncode == 0, counted.stderr
     assert "nothing is deleted yet" in counted.stdout
-    assert "next: python -m tune forget study.yaml --yes" in counted.stdout
+    assert f"next: python -m tune forget study.yaml {tracking} --yes" in counted.stdout
     assert results(study) == before
-    forgotten = json.loads(study.run("tune", "forget", "study.yaml", "--yes", "--json").stdout)
+    forgotten = json.loads(study.run("tune", "forget", "study.yaml", "--yes", "--json", tracking).stdout)
     assert forgotten["num_works"] == len(before["works"])
     assert forgotten["num_runs"] == len(before["works"]) + 1
     assert "not started" in study.run("tune", "status", "study.yaml").stdout
     left = {path.parent.parent.name for path in (study.folder / ".hidfd" / "store").glob("*/*/manifest.json")}
     assert left == {"import", "teacher", "collection"}, "what another trial refers to"
-    assert json.loads(study.run("tune", "forget", "study.yaml", "--yes", "--json").stdout)["num_works"] == 0
-    assert study.run("tune", *LOCAL).returncode == 0
+    assert json.loads(study.run("tune", "forget", "study.yaml", "--yes", "--json", tracking).stdout)["num_works"] == 0
+    assert study.run("tune", *LOCAL, tracking).returncode == 0
     assert results(study)["trials"] == before["trials"]
 
 
