@@ -15,8 +15,6 @@ from tests.node.dockerfile import ROOT, Dockerfile, read_dockerfile
 PROJECT, POSTGRESQL, PAUSE = "local.test/hidfd:tests", "local.test/postgresql:15", "local.test/pause:tests"
 """Of Debian 12, whose PostgreSQL is 15."""
 
-MIRROR = "http://deb.debian.org/debian"
-
 BASE = ("ca-certificates", "netbase", "tzdata", "python3")
 """What the Dockerfile's base image, python:3.11-slim-bookworm, has beside the smallest Debian."""
 
@@ -49,7 +47,7 @@ def _debian(folder: Path, *packages: str) -> Layer:
         shutil.rmtree(folder, ignore_errors=True)
         # In a namespace of mounts: an interrupted debootstrap would leave its /proc, which the next one would delete.
         options = ("--variant=minbase", f"--include={','.join(packages)}")
-        _run("unshare", "--mount", "debootstrap", *options, "bookworm", folder, MIRROR)
+        _run("unshare", "--mount", "debootstrap", *options, "bookworm", folder)
         done.write_text(" ".join(packages))
     return Layer({"": folder}, NOT_NEEDED)
 
