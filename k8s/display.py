@@ -59,6 +59,8 @@ class JobDisplay:
         self._tell("away", f"{view.away}; asking again" if view.away else "")
         for trouble in view.troubles:
             self._tell(trouble, trouble)
+        for name, words in view.progress.cut_off.items():
+            self._tell(f"{name} cut off", f"{name} {words}")
         if self._live is not None:
             self._live.update(_table(view))
         elif time.monotonic() - self._said_progress >= LINE_EVERY_SECONDS and self._tell(
@@ -106,6 +108,7 @@ def to_json(view: View) -> dict[str, Any]:
         "limits": progress.limits,
         "verdict": progress.verdict,
         "running": progress.running,
+        "cut_off": progress.cut_off,
         "troubles": list(view.troubles),
         "away": view.away,
     }
@@ -132,6 +135,8 @@ def _table(view: View) -> Table:
     table.add_row("study", view.progress.words() or "not started")
     for name, words in sorted(view.progress.running.items()):
         table.add_row(f"  {name}", words)
+    for name, words in sorted(view.progress.cut_off.items()):
+        table.add_row(f"  {name}", words, style="yellow")
     for trouble in view.troubles:
         table.add_row("pod", trouble, style="yellow")
     if view.away:

@@ -60,18 +60,18 @@ class Logs:
     """Those of all containers of a set of pods.
 
     Attributes:
-        silent: pods whose log could not be had at the last call, in words: their node may be gone.
+        silent: pods whose log could not be had at the last call -> why, in words.
     """
 
     def __init__(self, namespace: str) -> None:
-        self.silent: list[str] = []
+        self.silent: dict[str, str] = {}
         self._namespace = namespace
         self._logs: dict[tuple[str, str], PodLog] = {}
 
     def new(self, pods: list[Object], api: Api) -> list[tuple[str, str]]:
         """What came since the last call, as (pod, line)."""
         found: list[tuple[str, str]] = []
-        self.silent = []
+        self.silent = {}
         for pod in pods:
             name = pod["metadata"]["name"]
             for container in pod["spec"]["containers"]:
@@ -81,7 +81,7 @@ class Logs:
                 try:
                     found += [(name, line) for line in log.new(api)]
                 except (Unreachable, Forbidden) as error:
-                    self.silent.append(f"{name}: its log cannot be had now: {error}")
+                    self.silent[name] = f"{name}: its log cannot be had now: {error}"
         return found
 
 

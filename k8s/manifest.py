@@ -44,6 +44,9 @@ EVICTION = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 LEAVING = "/tmp/hidfd-leaving"
 """A file by which that script tells training loops."""
 
+LOST_SECONDS = 60
+"""How long pods stay on a node that does not answer; Kubernetes waits for 300 s, but Ray has given it up by then."""
+
 LEAVING_SECONDS = 10
 """After the drain: Ray does not end by itself when it is told to, and works on until it is killed."""
 
@@ -90,6 +93,8 @@ def render(request: Request) -> Manifests:
     }
     queue = request.cluster.queue
     job_labels = metadata["labels"] | ({} if queue is None else {"kueue.x-k8s.io/queue-name": queue})
+    # Without it Kueue refuses a cluster that grows.
+    elastic = {"kueue.x-k8s.io/elastic-job": "true"} if queue is not None and request.cluster.grows else {}
     return Manifests(
         name,
         digest,
@@ -103,7 +108,7 @@ def render(request: Request) -> Manifests:
         {
             "apiVersion": "ray.io/v1",
             "kind": "RayJob",
-            "metadata": metadata | {"labels": job_labels},
+            "metadata": metadata | {"labels": job_labels, "annotations": metadata["annotations"] | elastic},
             "spec": _spec(request, name),
         },
     )
@@ -113,8 +118,9 @@ def ray_pods(request: Request) -> dict[str, tuple[Object, int]]:
     """The pods that KubeRay makes of a request: name of the group -> pod and how many at most."""
     cluster = _spec(request, name="study")["rayClusterSpec"]
     if request.cluster.grows:
-        image = {"name": "autoscaler", "image": request.cluster.image}
-        cluster["headGroupSpec"]["template"]["spec"]["containers"].append(image | cluster["autoscalerOptions"])
+        options = {key: value for key, value in cluster["autoscalerOptions"].items() if key != "version"}
+        container = {"name": "autoscaler", "image": request.cluster.image, **options}
+        cluster["headGroupSpec"]["template"]["spec"]["containers"].append(container)
     groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
     pods = {name: (group["template"], request.cluster.workers[name].most) for name, group in groups.items()}
     return {"driver": (cluster["headGroupSpec"]["template"], 1)} | pods
@@ -153,9 +159,8 @@ def _spec(request: Request, name: str) -> Object:
         spec["rayClusterSpec"]["authOptions"] = {"mode": "token"}
     if cluster.grows:
         spec["rayClusterSpec"]["enableInTreeAutoscaling"] = True
-        spec["rayClusterSpec"][
-            "autoscalerOptions"
-        ] = {  # a container that KubeRay adds, without the head's own settings
+        spec["rayClusterSpec"]["autoscalerOptions"] = {  # of a container that KubeRay adds, without the head's settings
+            "version": "v2",
             "resources": _exactly("500m", "512Mi"),
             "securityContext": _confined(),
             "volumeMounts": _mounts("tmp"),
@@ -175,7 +180,9 @@ def _group(request: Request, name: str, group_name: str, group: WorkerGroup) -> 
 
 
 def _start(pod: PodConfig) -> dict[str, str]:
-    return {"object-store-memory": str(round(RAY_SHARE_OF_SHARED_MEMORY * amount(pod.shared_memory)))}
+    """GPUs are told: Ray would look for those of the usual resource only, while it has no pod of a group to ask."""
+    gpus = {"num-gpus": str(pod.gpus)} if isinstance(pod, WorkerGroup) and pod.gpus else {}
+    return gpus | {"object-store-memory": str(round(RAY_SHARE_OF_SHARED_MEMORY * amount(pod.shared_memory)))}
 
 
 def _ray_pod(request: Request, name: str, part: str, pod: PodConfig) -> Object:
@@ -264,6 +271,7 @@ def _pod_spec(request: Request) -> Object:
     """What all pods share: Pod Security's level `restricted`."""
     cluster = request.cluster
     spec: Object = {
+        "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": 1000,
@@ -281,10 +289,17 @@ def _pod_spec(request: Request) -> Object:
 
 
 def _placement(pod: PodConfig) -> Object:
-    return {
-        "nodeSelector": pod.node_selector,
-        "tolerations": [toleration.model_dump(exclude_none=True) for toleration in pod.tolerations],
-    }
+    silent = [
+        {
+            "key": f"node.kubernetes.io/{key}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": LOST_SECONDS,
+        }
+        for key in ("not-ready", "unreachable")
+    ]
+    asked = [toleration.model_dump(exclude_none=True) for toleration in pod.tolerations]
+    return {"nodeSelector": pod.node_selector, "tolerations": [*asked, *silent]}
 
 
 def _named(request: Request) -> dict[str, str]:

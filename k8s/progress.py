@@ -6,6 +6,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+ENDS = {"lost": "lost its process", "node lost": "lost its node", "interrupted": "lost its driver"}
+"""What `end` says of an attempt that was cut off, in words."""
+
 
 @dataclass
 class Progress:
@@ -16,6 +19,7 @@ class Progress:
         num_ended: trials that have ended.
         best, best_trial: of the search so far.
         running: name of a piece of work -> where it is.
+        cut_off: name of a piece of work that goes on later -> what ended its attempt.
         spent, limits: of the budget.
         verdict: at the end.
         error, exit_code: of a driver that ended with an error.
@@ -26,6 +30,7 @@ class Progress:
     best: float | None = None
     best_trial: int | None = None
     running: dict[str, str] = field(default_factory=dict)
+    cut_off: dict[str, str] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
     limits: dict[str, float | None] = field(default_factory=dict)
     verdict: str | None = None
@@ -38,15 +43,21 @@ class Progress:
         match event.get("event"):
             case "study_started":
                 self._stand(event)
-                self.running, self.error, self.exit_code = {}, None, None
+                self.running, self.cut_off, self.error, self.exit_code = {}, {}, None, None
             case "work_started":
+                self.cut_off.pop(event["work"], None)
                 self.running[event["work"]] = f"since {event.get('images_from') or 0:,} images"
             case "work_progress":
                 target = event.get("target_images")
                 of = f" of {target:,}" if target else ""
                 self.running[event["work"]] = f"{event.get('stage')} {event.get('images') or 0:,}{of} images"
-            case "work_interrupted" | "work_ended":
+            case "work_interrupted":
                 self.running.pop(event["work"], None)
+                end, images = str(event.get("end")), event.get("images_to") or 0
+                self.cut_off[event["work"]] = f"{ENDS.get(end, end)} at {images:,} images; it goes on from there"
+            case "work_ended":
+                self.running.pop(event["work"], None)
+                self.cut_off.pop(event["work"], None)
             case "trial_ended":
                 self.num_ended += 1
             case "best_changed":

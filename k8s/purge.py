@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
 
 from k8s.client import Api
-from k8s.errors import KubernetesError, NotFound, Unreachable
+from k8s.errors import Conflict, KubernetesError, NotFound, Unreachable
 from k8s.logs import Logs
 from k8s.manifest import Manifests, render, tune_command
 from k8s.paths import core, jobs
@@ -41,13 +42,20 @@ def purge(
     """Forget a study whose jobs are gone.
 
     Raises:
-        KubernetesError: it failed, or has not ended in that time; the same command goes on with what is left.
+        KubernetesError: it failed, or has not ended in that time; the same command goes on with it.
     """
     config_map, job = purge_manifests(request)
     namespace, name = request.cluster.namespace, job["metadata"]["name"]
-    _delete(request, api, name)
-    api.create(core(namespace, "configmaps"), config_map)
-    api.create(jobs(namespace), job)
+    found = _found(api, jobs(namespace, name))
+    if found is not None and _has_ended(found):
+        _delete(request, api, name)
+        found = None
+    if found is None:
+        found = api.create(jobs(namespace), job)
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": found["metadata"]["uid"]}
+    owned = {**config_map, "metadata": {**config_map["metadata"], "ownerReferences": [owner]}}
+    with contextlib.suppress(Conflict):  # of a command that was cut off
+        api.create(core(namespace, "configmaps"), owned)
     _wait(request, api, name, clock() + wait_seconds, say, sleep, clock)
     _delete(request, api, name)
 
@@ -88,26 +96,39 @@ def _wait(
     sleep: Callable[[float], None],
     clock: Callable[[], float],
 ) -> None:
-    namespace, logs, words = request.cluster.namespace, Logs(request.cluster.namespace), ""
+    namespace, logs, words, last = request.cluster.namespace, Logs(request.cluster.namespace), "", "it said nothing"
     while True:
         try:
             job = api.get(jobs(namespace, name))
             pods = api.items(core(namespace, "pods"), labelSelector=f"controller-uid={job['metadata']['uid']}")
             for _, line in logs.new(pods, api):
                 say(line)
+                last = line.strip() or last
             status, words = job.get("status") or {}, "; ".join(troubles(pods))
         except Unreachable as error:
             status, words = {}, str(error)
         if status.get("succeeded"):
             return
         if status.get("failed"):
-            raise KubernetesError(f"job {name}: not all of the study's data could be taken away; see its lines above")
+            raise KubernetesError(f"job {name}: not all of the study's data could be taken away: {last}")
         if clock() >= until:
             raise KubernetesError(
                 f"job {name} has not ended yet{f' ({words})' if words else ''}; it goes on by itself: "
                 f"kubectl logs -n {namespace} -f job/{name}"
             )
         sleep(LOOK_EVERY_SECONDS)
+
+
+def _found(api: Api, path: str) -> Object | None:
+    try:
+        return api.get(path)
+    except NotFound:
+        return None
+
+
+def _has_ended(job: Object) -> bool:
+    status = job.get("status") or {}
+    return bool(status.get("succeeded") or status.get("failed"))
 
 
 def _delete(request: Request, api: Api, name: str) -> None:

@@ -30,8 +30,11 @@ WAITING = {
 
 UNSCHEDULED = "Unschedulable"
 
-EVENTS = ("FailedMount", "FailedAttachVolume", "FailedCreate", "FailedCreatePodSandBox")
+EVENTS = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")
 """Reasons of events that no field of a pod repeats."""
+
+NOT_MADE = ("FailedCreate", "FailedToCreateHeadPod", "FailedToCreateWorkerPod", "FailedToCreateRayCluster")
+"""Reasons of events about what makes pods: a quota, a webhook or Pod Security refuses them."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,11 @@ def state_of(job: Object) -> JobState:
     status = job.get("status") or {}
     failed = int(status.get("failed") or 0)
     most = 1 + int(job["spec"].get("backoffLimit") or 0)
+    deployment = status.get("jobDeploymentStatus") or "New"
     return JobState(
-        deployment=status.get("jobDeploymentStatus") or "New",
+        deployment=deployment,
         job=status.get("jobStatus") or "",
-        tries=min(failed + 1, most),
+        tries=max(failed, 1) if deployment == "Failed" else min(failed + 1, most),
         most_tries=most,
         cluster=status.get("rayClusterName") or "",
         reason=status.get("reason") or "",
@@ -92,13 +96,19 @@ def state_of(job: Object) -> JobState:
 
 
 def troubles(pods: Sequence[Object], events: Sequence[Object] = ()) -> tuple[str, ...]:
-    """Why pods do not run, a line for each; none where all is well."""
+    """Why pods do not run, or are not even made, a line for each; none where all is well.
+
+    Args:
+        events: warnings about the pods, and about what makes them.
+    """
     lines = [f"{pod['metadata']['name']}: {words}" for pod in pods for words in _trouble(pod)]
     names = {pod["metadata"]["name"] for pod in pods if not _is_ready(pod)}
     for event in events:
         about = event.get("involvedObject") or {}
         if event.get("reason") in EVENTS and about.get("name") in names:
             lines.append(f"{about['name']}: {event['reason']}: {event.get('message', '')}")
+        elif event.get("reason") in NOT_MADE:
+            lines.append(f"{about.get('name')}: a pod is not made: {event.get('message', '')}")
     return tuple(dict.fromkeys(lines))
 
 
@@ -106,6 +116,8 @@ def _trouble(pod: Object) -> Iterator[str]:
     status = pod.get("status") or {}
     if status.get("reason") in ("Evicted", "Preempting", "NodeLost"):
         yield f"{status['reason']}: {status.get('message', '')}"
+    elif is_lost(pod):
+        yield f"its node {pod['spec'].get('nodeName')} does not answer; what ran there goes on elsewhere"
     for condition in status.get("conditions") or []:
         if condition.get("reason") == UNSCHEDULED and condition.get("status") == "False":
             yield f"no node has room for it: {condition.get('message', '')}"
@@ -117,6 +129,13 @@ def _trouble(pod: Object) -> Iterator[str]:
         for state in (container.get("state") or {}, container.get("lastState") or {}):
             if (state.get("terminated") or {}).get("reason") == "OOMKilled":
                 yield f"{container['name']} was killed for its memory (OOMKilled): ask for more, or for less work"
+
+
+def is_lost(pod: Object) -> bool:
+    """Whether its node is silent: then Kubernetes calls it not ready, though its containers were when last seen."""
+    containers = (pod.get("status") or {}).get("containerStatuses") or []
+    runs = (pod.get("status") or {}).get("phase") == "Running"
+    return runs and not _is_ready(pod) and bool(containers) and all(container["ready"] for container in containers)
 
 
 def _is_ready(pod: Object) -> bool:

@@ -18,7 +18,7 @@ from k8s.logs import Logs
 from k8s.manifest import PART, STUDY
 from k8s.paths import core, ray_jobs
 from k8s.progress import Progress
-from k8s.status import JobState, state_of, troubles
+from k8s.status import JobState, is_lost, state_of, troubles
 
 LOOK_EVERY_SECONDS = 2.0
 
@@ -29,6 +29,9 @@ REPEATED = "Status message: Job entrypoint command failed"
 """After this line Ray prints the end of a failed driver's log once more."""
 
 COLOUR = r"\x1b\[[0-9;]*m"
+
+STARTING = ("New", "Initializing")
+"""Of `jobDeploymentStatus`, while pods are still to be made."""
 
 GRACE_LOOKS = 3
 """The last lines of a log come a moment after the job has ended."""
@@ -87,7 +90,9 @@ class Watcher:
             raise JobGoneError(f"job {self._name} in {self._namespace} {was}") from None
         state, pods = state_of(job), self._pods(job)
         lines = tuple(self._new_lines(pods))
-        wrong = () if state.has_ended else (*troubles(pods, self._events(pods)), *self._logs.silent)
+        lost = {pod["metadata"]["name"] for pod in pods if is_lost(pod)}
+        silent = [words for name, words in self._logs.silent.items() if name not in lost]
+        wrong = () if state.has_ended else (*troubles(pods, self._events(job, state, pods)), *silent)
         self._last = View(self._name, state, self._progress, wrong, lines)
         return self._last
 
@@ -113,6 +118,10 @@ class Watcher:
             try:
                 view, answered = self.look(), clock()
                 looks_after_end += view.state.has_ended
+            except JobGoneError:
+                if not looks_after_end:
+                    raise
+                break  # it had ended, and was then taken away
             except Unreachable as error:
                 if clock() - answered > PATIENCE_SECONDS or self._last is None:
                     raise
@@ -138,15 +147,19 @@ class Watcher:
             or pod["metadata"]["labels"].get("job-name") == self._name
         ]
 
-    def _events(self, pods: list[Object]) -> list[Object]:
-        if all((pod.get("status") or {}).get("phase") == "Running" for pod in pods):
+    def _events(self, job: Object, state: JobState, pods: list[Object]) -> list[Object]:
+        """Warnings about pods that do not run, and about what could not make one while one is missing."""
+        is_one_missing = state.deployment in STARTING or len(pods) < _num_wanted(job)
+        if not is_one_missing and all((pod.get("status") or {}).get("phase") == "Running" for pod in pods):
             return []
         try:
-            return self._api.items(
-                core(self._namespace, "events"), fieldSelector="type=Warning,involvedObject.kind=Pod"
-            )
+            found = self._api.items(core(self._namespace, "events"), fieldSelector="type=Warning")
         except Forbidden:
             return []
+        about = {("Pod", pod["metadata"]["name"]) for pod in pods}
+        if is_one_missing:
+            about |= {("RayJob", self._name), ("Job", self._name), ("RayCluster", state.cluster)}
+        return [event for event in found if _subject(event) in about]
 
     def _new_lines(self, pods: list[Object]) -> list[tuple[str, str]]:
         drivers = [pod for pod in pods if pod["metadata"]["labels"].get(PART) == "submitter"]
@@ -162,6 +175,17 @@ class Watcher:
             ):
                 lines.append((pod, line))
         return lines
+
+
+def _num_wanted(job: Object) -> int:
+    """Pods of a job that runs: workers as Ray's cluster wants them now, the driver's and the one that submits."""
+    cluster = (job.get("status") or {}).get("rayClusterStatus") or {}
+    return int(cluster.get("desiredWorkerReplicas") or 0) + 2
+
+
+def _subject(event: Object) -> tuple[str, str]:
+    about = event.get("involvedObject") or {}
+    return str(about.get("kind")), str(about.get("name"))
 
 
 def _why(view: View) -> str:

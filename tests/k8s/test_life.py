@@ -210,7 +210,7 @@ def test_failed_job_is_told_with_the_drivers_own_last_word(submitted: str, serve
     )
     error = '{"event": "error", "error": "the ledger cannot be opened", "exit_code": 7}'
     server.logs[f"{NAMESPACED}/pods/{submitted}-x"] = [f"2026-11-28T12:00:01.0Z {error}"]
-    ended = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed", "failed": 1}
+    ended = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed", "failed": 2}
     with pytest.raises(JobFailedError, match=r"ended as Failed, try 2 of 6: the ledger cannot be opened \(exit code 7"):
         Story(server, submitted, RUNNING, ended).watch(api)
 
@@ -272,6 +272,36 @@ def test_troubles_are_those_of_this_jobs_pods_only(submitted: str, server: ApiSe
     story = Story(server, submitted, RUNNING, DONE)
     story.watch(api)
     assert story.views[0].troubles == ("own: no node has room for it: 0/3 nodes",)
+
+
+@pytest.mark.parametrize(("num_workers", "is_told"), [(3, True), (2, False)])
+def test_pod_that_may_not_be_made_is_told_while_it_is_missing(
+    submitted: str, server: ApiServer, api: Api, num_workers: int, is_told: bool
+) -> None:
+    for name, labels in (
+        ("head", {"ray.io/cluster": "cluster-1"}),
+        ("worker-1", {"ray.io/cluster": "cluster-1"}),
+        ("worker-2", {"ray.io/cluster": "cluster-1"}),
+        ("submitter", {"job-name": submitted}),
+    ):
+        labelled = {"labels": {"hidfd/study": "fashion-students", **labels}}
+        server.put(f"{NAMESPACED}/pods/{name}", metadata=labelled, spec={"containers": []}, status={"phase": "Running"})
+    for number, cluster in enumerate(("cluster-0", "cluster-1")):
+        about = {"kind": "RayCluster", "name": cluster}
+        server.put(
+            f"{NAMESPACED}/events/{number}",
+            reason="FailedToCreateWorkerPod",
+            message="exceeded quota",
+            involvedObject=about,
+        )
+    story = Story(server, submitted, RUNNING | {"rayClusterStatus": {"desiredWorkerReplicas": num_workers}}, DONE)
+    story.watch(api)
+    assert story.views[0].troubles == (("cluster-1: a pod is not made: exceeded quota",) if is_told else ())
+
+
+def test_job_that_is_taken_away_right_after_its_end_has_succeeded(submitted: str, server: ApiServer, api: Api) -> None:
+    story = Story(server, submitted, RUNNING, DONE, lambda: server.objects.pop(f"{JOBS}/{submitted}"))
+    assert story.watch(api).state.has_succeeded
 
 
 # --- delete ---
@@ -372,14 +402,22 @@ def test_purge_runs_the_tuners_own_command_where_the_data_is_seen_and_leaves_not
 def test_purge_that_fails_says_so_and_can_be_given_again(
     asked: Request, manifests: Manifests, server: ApiServer, api: Api
 ) -> None:
-    with pytest.raises(KubernetesError, match="not all of the study's data could be taken away; see its lines above"):
+    with pytest.raises(KubernetesError, match="not all of the study's data could be taken away: fashion: forgotten"):
         purge(asked, api, wait_seconds=9, say=say_nothing, sleep=purged(server, manifests.name, failed=1))
+    path = f"{PURGE_JOBS}/{manifests.name}-purge"
     with pytest.raises(
         KubernetesError, match="has not ended yet; it goes on by itself: kubectl logs -n studies -f job/"
     ):
         purge(asked, api, wait_seconds=0, say=say_nothing)
-    assert f"{PURGE_JOBS}/{manifests.name}-purge" in server.objects, "what deletes is not killed half-way"
+    running = server.objects[path]["metadata"]["uid"]
+    (owner,) = server.objects[f"{NAMESPACED}/configmaps/{manifests.name}-purge"]["metadata"]["ownerReferences"]
+    assert owner["uid"] == running, "it goes with its Job"
+    seen: list[str] = []
+    server.on_request = lambda method, asked_for: seen.append(
+        server.objects.get(path, {}).get("metadata", {}).get("uid")
+    )
     purge(asked, api, wait_seconds=9, say=say_nothing, sleep=purged(server, manifests.name, succeeded=1))
+    assert set(seen) <= {running, None}, "what deletes is not killed half-way, nor doubled"
 
 
 def test_conflict_is_an_error_of_its_own(api: Api, server: ApiServer) -> None:

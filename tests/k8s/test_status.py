@@ -24,6 +24,7 @@ def job(**status: Any) -> dict[str, Any]:
         ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED", "failed": 1}, True, True, None),
         ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, True, False, "Complete (STOPPED)"),
         ({"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "failed": 3}, True, False, "Failed, try 3 of 3"),
+        ({"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "failed": 1}, True, False, "Failed"),
         ({"jobDeploymentStatus": "ValidationFailed"}, True, False, "ValidationFailed"),
         ({"jobDeploymentStatus": "Suspended"}, False, False, "Suspended"),
     ],
@@ -40,8 +41,11 @@ def test_job_that_is_new_has_no_status_at_all() -> None:
     assert state_of({"spec": {}, "status": None}).deployment == "New"
 
 
+NOT_READY = {"type": "Ready", "status": "False"}
+
+
 def pod(**status: Any) -> dict[str, Any]:
-    return {"metadata": {"name": "worker-1"}, "status": status}
+    return {"metadata": {"name": "worker-1"}, "spec": {"nodeName": "node-7"}, "status": status}
 
 
 def waiting(reason: str, message: str = "") -> dict[str, Any]:
@@ -62,6 +66,10 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
             pod(containerStatuses=[{"name": "r", "state": {}, "lastState": {"terminated": {"reason": "OOMKilled"}}}]),
             "worker-1: r was killed for its memory (OOMKilled)",
         ),
+        (
+            pod(phase="Running", conditions=[NOT_READY], containerStatuses=[{"name": "r", "ready": True}]),
+            "worker-1: its node node-7 does not answer",
+        ),
         (pod(reason="Evicted", message="The node was low on resource: memory"), "Evicted: The node was low"),
     ],
 )
@@ -79,3 +87,9 @@ def test_volume_that_cannot_be_mounted_is_told_while_its_pod_waits() -> None:
     assert troubles([pod(phase="Pending")], [event, event]) == ("worker-1: FailedMount: no such claim",)
     ready = pod(conditions=[{"type": "Ready", "status": "True"}])
     assert troubles([ready], [event]) == (), "an old event says nothing of a pod that runs"
+
+
+def test_pod_that_is_not_even_made_is_told_with_the_reason() -> None:
+    about = {"kind": "RayCluster", "name": "cluster-1"}
+    event = {"reason": "FailedToCreateWorkerPod", "message": "exceeded quota: team", "involvedObject": about}
+    assert troubles([], [event]) == ("cluster-1: a pod is not made: exceeded quota: team",)
