@@ -1,6 +1,5 @@
 """A container of the process node: one process, its log, its restarts and what its pod's status says of it."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.pod_inputs import MissingInputError
-from tests.integration.ray_nodes import descendants
+from tests.cluster.processes import Family, family, kill
 
 NO_IMAGE = "missing.invalid/"
 """An image whose name begins so cannot be pulled; every other one is there already."""
@@ -89,7 +88,7 @@ class Container:
         if self.running:
             assert self._process is not None
             self._crash_reason = reason
-            _kill(_family(self._process.pid))
+            kill(family(self._process.pid))
 
     def stop(self, seconds: float) -> None:
         """Ends it for good, by itself within `seconds` if it can."""
@@ -97,12 +96,12 @@ class Container:
         if not self.running:
             return
         assert self._process is not None
-        family = _family(self._process.pid)
+        members = family(self._process.pid)
         self._process.send_signal(signal.SIGTERM)
         until = time.monotonic() + max(seconds, 1.0)
         while not self._has_ended() and time.monotonic() < until:
             time.sleep(0.05)
-        self._reap(family)
+        self._reap(members)
 
     def status(self) -> dict[str, Any]:
         """Its entry in the pod's `status.containerStatuses`."""
@@ -166,10 +165,10 @@ class Container:
             self._next_start = time.monotonic() + min(first * 2**self.restarts, longest)
             self._waiting = {"reason": "CrashLoopBackOff"}
 
-    def _reap(self, family: set[tuple[int, str]]) -> int:
-        """Kills what is left of it and of a known family, and notes how it ended."""
+    def _reap(self, members: Family) -> int:
+        """Kills what is left of it and of known members of its family, and notes how it ended."""
         assert self._process is not None
-        _kill(family | _family(self._process.pid))
+        kill(members | family(self._process.pid))
         code = self._process.wait()
         status = code if code >= 0 else 128 - code
         self.ready = False
@@ -191,28 +190,3 @@ def _keep(read: int, log: Path) -> None:
     with os.fdopen(read, "rb") as source, log.open("ab", buffering=0) as target:
         for line in source:
             target.write(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ ").encode() + line)
-
-
-def _family(leader: int) -> set[tuple[int, str]]:
-    """A process, its descendants and its group, each with its start, because numbers are used again."""
-    found = {leader, *descendants(leader)}
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and os.getpgid(int(entry.name)) == leader:
-                found.add(int(entry.name))
-    return {(process, start) for process in found if (start := _start(process))}
-
-
-def _start(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
-def _kill(family: set[tuple[int, str]]) -> None:
-    for number in (signal.SIGSTOP, signal.SIGKILL):  # all at once: none sees another one die
-        for process, start in family:
-            if _start(process) == start:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, number)

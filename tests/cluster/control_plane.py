@@ -27,6 +27,9 @@ USERS = {
 READY_SECONDS = 300.0
 """How long a part may take to come up; on two idle cores all of it takes ten seconds."""
 
+LOST_SECONDS = 20
+"""Without a heartbeat, after which a node is taken for lost; Kubernetes waits 50 s if nobody says otherwise."""
+
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
@@ -75,6 +78,7 @@ class ControlPlane:
             f"--kubeconfig={self.kubeconfig('system:kube-controller-manager')}",
             f"--service-account-private-key-file={self._folder}/sa.key",
             f"--root-ca-file={self._folder}/ca.crt",
+            f"--node-monitor-grace-period={LOST_SECONDS}s",
             *("--use-service-account-credentials=true", "--leader-elect=false"),
             *("--bind-address=127.0.0.1", "--secure-port=0", "--pvclaimbinder-sync-period=2s"),
         )
@@ -154,6 +158,15 @@ class ControlPlane:
     def spawn(self, name: str, *command: str | Path, gently: bool = False, **variables: str) -> None:
         """Starts one more program, which is ended, `gently` or not, before all that were started earlier."""
         self._daemons[name] = Daemon(command, self._folder / f"{name}.log", variables, gently=gently)
+
+    def lose(self, name: str) -> None:
+        """Kills a program with all that it has started, as a machine dies."""
+        self._daemons.pop(name).lose()
+
+    def stop(self, name: str) -> None:
+        """Ends a program, if it was not lost."""
+        if name in self._daemons:
+            self._daemons.pop(name).stop()
 
     def wait(self, what: str, reached: Callable[[], bool], seconds: float = READY_SECONDS) -> None:
         """Returns when it is so; fails when a program ends meanwhile, or with the ends of all logs when time is up."""

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.cluster.processes import family, kill
+
 PROXIES = {"http_proxy", "https_proxy", "no_proxy", "all_proxy"}
 
 STOP_SECONDS = 30.0
@@ -62,6 +64,11 @@ class Daemon:
                 self._process.wait(STOP_SECONDS)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def lose(self) -> None:
+        """Kills it with all that it has started, as a machine dies: nothing is said to anybody."""
+        kill(family(self._process.pid))
         self._process.wait()
 
 

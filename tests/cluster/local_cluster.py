@@ -34,13 +34,17 @@ class LocalCluster:
     """Made by `local_cluster`.
 
     Attributes:
-        root: the node's folder, see `process_node`.
+        root: the nodes' folder, see `process_node`.
         mounts: containers find their volumes where a `mountPath` below it says; other mounts do not exist.
         proxy: of HTTP, by which a process of this machine reaches http://SERVICE.NAMESPACE.svc of a Ray head.
     """
 
-    def __init__(self, plane: ControlPlane, root: Path, mounts: Path, proxy: str) -> None:
-        self._plane, self.root, self.mounts, self.proxy = plane, root, mounts, proxy
+    def __init__(self, plane: ControlPlane, folder: Path, root: Path, mounts: Path) -> None:
+        self._plane, self._folder, self.root, self.mounts = plane, folder, root, mounts
+        port = free_port()
+        self.proxy = f"http://127.0.0.1:{port}"
+        plane.start_operator(self.proxy)
+        self._start_node("local-0", "--proxy-port", str(port))
 
     def request(self, method: str, path: str, body: Any = None, *, token: str = "admin", content: str = JSON) -> Any:
         """The object that the API server answers with; a user's token is the user's name."""
@@ -70,9 +74,34 @@ class LocalCluster:
         part.write_text(reason)
         part.replace(order)
 
+    @contextlib.contextmanager
+    def another_node(self, name: str) -> Iterator[None]:
+        """A second node for as long as the block lasts, with the same folders; it may be lost meanwhile."""
+        self._start_node(name)
+        try:
+            yield
+        finally:
+            self._plane.stop(name)
+            self.request("DELETE", f"/api/v1/nodes/{name}")
+
+    def lose_node(self, name: str) -> None:
+        """Kills a node with its pods and tells nobody; Kubernetes' own Node stays and becomes NotReady."""
+        self._plane.lose(name)
+
     def claim_folder(self, namespace: str, claim: str) -> Path:
         """Where the contents of a claim lie."""
         return self.root / "claims" / namespace / claim
+
+    def _start_node(self, name: str, *options: str) -> None:
+        self._plane.spawn(
+            name,
+            *(sys.executable, "-m", "tests.cluster.process_node", "--name", name),
+            *("--kubeconfig", self.kubeconfig(), "--certificates", self._folder),
+            *("--root", self.root, "--logs", self._folder / "pods", "--mounts-below", self.mounts, *options),
+            gently=True,  # it ends its pods
+        )
+        path = f"/api/v1/nodes/{name}"
+        self._plane.wait(name, lambda: bool(self.request("GET", path)["status"].get("conditions")))
 
 
 @contextlib.contextmanager
@@ -91,18 +120,7 @@ def local_cluster(folder: Path, tools: Path) -> Iterator[LocalCluster]:
         root, mounts = Path(short, "pods"), Path(short, "mounts")
         root.mkdir()
         mounts.mkdir()
-        proxy = free_port()
-        plane.start_operator(f"http://127.0.0.1:{proxy}")
-        plane.spawn(
-            "node",
-            *(sys.executable, "-m", "tests.cluster.process_node"),
-            *("--kubeconfig", plane.kubeconfig("admin"), "--certificates", folder),
-            *("--root", root, "--logs", folder / "pods", "--mounts-below", mounts, "--proxy-port", str(proxy)),
-            gently=True,  # it ends its pods
-        )
-        ready = "/api/v1/nodes/local-0"
-        plane.wait("the node", lambda: bool(plane.request("GET", ready)["status"].get("conditions")))
-        yield LocalCluster(plane, root, mounts, f"http://127.0.0.1:{proxy}")
+        yield LocalCluster(plane, folder, root, mounts)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tests.cluster.containers import Container, Launch, now
 from tests.cluster.daemon import free_port
@@ -36,6 +36,17 @@ POD_ADDRESS = "198.51.100.1"
 SERVICE = re.compile(r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\.cluster\.local)?:\d+")
 
 
+PORTS = "tests.hidfd/ports"
+"""Annotation of a Ray head: its `HeadPorts`, for there are no pods' addresses."""
+
+
+class HeadPorts(NamedTuple):
+    """Where a Ray head listens: workers join `gcs`, its submitter asks the `dashboard`."""
+
+    gcs: int
+    dashboard: int
+
+
 class Machine(Protocol):
     """What a pod asks of the node that it runs on."""
 
@@ -44,8 +55,8 @@ class Machine(Protocol):
     ray: Path
     inputs: PodInputs
 
-    def head(self, namespace: str, cluster: str) -> Pod | None:
-        """The ready head of a Ray cluster."""
+    def head(self, namespace: str, cluster: str) -> HeadPorts | None:
+        """Of the ready head of a Ray cluster."""
 
     def dashboard(self, service: str, namespace: str) -> int:
         """The dashboard port of the Ray head behind a Service; raises MissingInputError."""
@@ -56,8 +67,7 @@ class Pod:
 
     Attributes:
         manifest: as the API server last had it.
-        gcs: on a Ray head, the port that workers join.
-        dashboard: on a Ray head, the port of the dashboard.
+        ports: of a Ray head; 0 before it starts.
         ending: it was deleted.
     """
 
@@ -67,7 +77,7 @@ class Pod:
         self.namespace: str = metadata["namespace"]
         self.name: str = metadata["name"]
         self.ray_cluster: str = metadata.get("labels", {}).get("ray.io/cluster", "")
-        self.gcs = self.dashboard = 0
+        self.ports = HeadPorts(0, 0)
         self._machine = machine
         self._folder = machine.root / metadata["uid"][:8]  # short: Ray's sockets lie below it
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -157,16 +167,16 @@ class Pod:
     def _reachable(self, text: str) -> str:
         """The same with the addresses of Services as this machine has them."""
         if self.ray_kind == "head":  # a submitter beside it
-            text = re.sub(r"(localhost|127\.0\.0\.1):8265", f"127.0.0.1:{self.dashboard}", text)
+            text = re.sub(r"(localhost|127\.0\.0\.1):8265", f"127.0.0.1:{self.ports.dashboard}", text)
         return SERVICE.sub(lambda found: f"127.0.0.1:{self._machine.dashboard(found[1], found[2])}", text)
 
     def _ray_command(self, kuberays: str) -> list[str]:
         options = [word for word in shlex.split(kuberays) if word.partition("=")[0] in OPTIONS]
         if self.ray_kind == "head":
-            self.gcs, self.dashboard = free_port(), free_port()
+            self.ports = HeadPorts(free_port(), free_port())
             place = [
-                *("--head", f"--port={self.gcs}", "--include-dashboard=true"),
-                *("--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}"),
+                *("--head", f"--port={self.ports.gcs}", "--include-dashboard=true"),
+                *("--dashboard-host=127.0.0.1", f"--dashboard-port={self.ports.dashboard}"),
                 f"--ray-client-server-port={free_port()}",
             ]
         else:
@@ -184,7 +194,7 @@ class Pod:
     def _ray_is_ready(self) -> bool:
         if self.ray_kind == "worker":
             return STARTED in self.containers[0].log().read_text(errors="replace")
-        request = urllib.request.Request(f"http://127.0.0.1:{self.dashboard}/api/jobs/")
+        request = urllib.request.Request(f"http://127.0.0.1:{self.ports.dashboard}/api/jobs/")
         if self._token:
             request.add_header("Authorization", f"Bearer {self._token}")
         try:

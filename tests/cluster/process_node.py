@@ -5,7 +5,9 @@ container as its own command, reports phases, exit codes and restarts, and ends 
 
 Real:     environment with Secrets, ConfigMaps and fields; mounts below one folder; logs; restarts; grace periods;
           claims, for which it makes volumes.
-Not here: images, init containers (taken as done), probes other than Ray's own, limits, exec, port-forward.
+Not here: images, init containers (taken as done), probes other than Ray's own, limits, hooks, exec, port-forward.
+
+Several nodes share one machine, root and folder of logs; a node that is killed with its pods is a lost one.
 
 Below its root lie claims/NAMESPACE/CLAIM/ and, made by a test, crash/NAMESPACE/POD/CONTAINER, whose text is the reason
 that the crash is reported with (Error, OOMKilled). Below its logs lie NAMESPACE/POD/CONTAINER/RESTART.log.
@@ -28,10 +30,10 @@ from tests.cluster.daemon import free_port
 from tests.cluster.dashboards import serve_dashboards
 from tests.cluster.node_logs import serve_logs
 from tests.cluster.pod_inputs import Manifest, MissingInputError, PodInputs
-from tests.cluster.pods import Pod
+from tests.cluster.pods import PORTS, HeadPorts, Pod
 
-HEARTBEAT_SECONDS = 10.0
-"""Without one for 40 s Kubernetes takes a node for lost."""
+HEARTBEAT_SECONDS = 5.0
+"""Without one for `control_plane.LOST_SECONDS` Kubernetes takes a node for lost."""
 
 STEP_SECONDS = 0.3
 
@@ -54,21 +56,24 @@ class ProcessNode:
         self._pods: dict[str, Pod] = {}
         self._reported: dict[str, str] = {}
 
-    def head(self, namespace: str, cluster: str) -> Pod | None:
-        """The ready head of a Ray cluster."""
-        for pod in list(self._pods.values()):
-            is_it = (pod.namespace, pod.ray_cluster, pod.ray_kind) == (namespace, cluster, "head")
-            if is_it and not pod.ending and pod.containers[0].ready:
-                return pod
+    def head(self, namespace: str, cluster: str) -> HeadPorts | None:
+        """Of the ready head of a Ray cluster, on whichever node."""
+        selector = f"ray.io/cluster={cluster},ray.io/node-type=head"
+        for pod in self._api.request("GET", f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")["items"]:
+            ports = (pod["metadata"].get("annotations") or {}).get(PORTS)
+            conditions = (pod.get("status") or {}).get("conditions") or ()
+            is_ready = any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
+            if ports and is_ready and "deletionTimestamp" not in pod["metadata"]:
+                return HeadPorts(*json.loads(ports))
         return None
 
     def dashboard(self, service: str, namespace: str) -> int:
         """The dashboard port of the Ray head behind a Service."""
         try:
             found = self._api.request("GET", f"/api/v1/namespaces/{namespace}/services/{service}")
+            head = self.head(namespace, (found["spec"].get("selector") or {}).get("ray.io/cluster", ""))
         except ApiError as refusal:
             raise MissingInputError("ContainerCreating", str(refusal)) from refusal
-        head = self.head(namespace, (found["spec"].get("selector") or {}).get("ray.io/cluster", ""))
         if head is None:
             raise MissingInputError("ContainerCreating", f"no Ray head is ready behind the Service {service}")
         return head.dashboard
@@ -80,7 +85,7 @@ class ProcessNode:
                 return next((each for each in pod.containers if each.name == name), None)
         return None
 
-    def run(self, port: int, resources: dict[str, str]) -> None:
+    def run(self, port: int, resources: dict[str, str], *, with_storage: bool) -> None:
         """Registers the node, whose logs are served at `port`, and works until `stopping`; then ends all pods."""
         status = _node_status(port, resources)
         labels = {"kubernetes.io/hostname": self._name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
@@ -92,7 +97,8 @@ class ProcessNode:
                 if time.monotonic() > next_beat:
                     self._beat(status)
                     next_beat = time.monotonic() + HEARTBEAT_SECONDS
-                serve_claims(self._api)
+                if with_storage:
+                    serve_claims(self._api)
                 self._step()
             except (OSError, ApiError) as error:  # the API server restarts
                 _say(f"{type(error).__name__}: {error}")
@@ -136,8 +142,11 @@ class ProcessNode:
         conditions = [condition["status"] for condition in status["conditions"]]
         news = json.dumps([status["phase"], conditions, status["containerStatuses"]])
         if self._reported.get(uid) != news:
-            path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}/status"
-            self._request_unless_gone("PATCH", path, {"status": status}, MERGE)
+            path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}"
+            if pod.ray_kind == "head":
+                annotations = {PORTS: json.dumps(pod.ports)}
+                self._request_unless_gone("PATCH", path, {"metadata": {"annotations": annotations}}, MERGE)
+            self._request_unless_gone("PATCH", f"{path}/status", {"status": status}, MERGE)
             self._reported[uid] = news
             _say(f"{pod.namespace}/{pod.name} {news}")
 
@@ -192,7 +201,7 @@ def main() -> None:
     parser.add_argument("--logs", type=Path, required=True, help="a folder for what containers print")
     parser.add_argument("--mounts-below", type=Path, required=True, help="mounts are made below it, others left alone")
     parser.add_argument("--ray", type=Path, default=Path(sys.executable).with_name("ray"))
-    parser.add_argument("--proxy-port", type=int, required=True, help="where the operator's proxy listens")
+    parser.add_argument("--proxy-port", type=int, help="of the operator's proxy; this node makes volumes as well")
     parser.add_argument("--name", default="local-0")
     parser.add_argument("--cpus", default="8")
     parser.add_argument("--memory", default="32Gi")
@@ -204,12 +213,13 @@ def main() -> None:
         signal.signal(number, lambda *_: node.stopping.set())
     port = free_port()
     serve_logs(port, given.certificates / "kubelet.crt", given.certificates / "kubelet.key", node.container)
-    serve_dashboards(given.proxy_port, node.dashboard)
+    if given.proxy_port is not None:
+        serve_dashboards(given.proxy_port, node.dashboard)
     resources = {"cpu": given.cpus, "memory": given.memory, "pods": "50"}
     if given.gpus:
         resources["nvidia.com/gpu"] = str(given.gpus)
     with contextlib.suppress(KeyboardInterrupt):
-        node.run(port, resources)
+        node.run(port, resources, with_storage=given.proxy_port is not None)
 
 
 if __name__ == "__main__":

@@ -94,10 +94,10 @@ def test_driver_that_ended_with_an_error_says_which(caplog: pytest.LogCaptureFix
 
 def test_work_that_is_cut_off_is_told_until_it_runs_again() -> None:
     progress = Progress()
-    cut_off = {"event": "work_interrupted", "work": "generator-0", "end": "node lost", "images_to": 27000}
-    progress.read(json.dumps({"event": "work_started", "work": "generator-0"}))
+    cut_off = {"event": "work_interrupted", "study": "f", "work": "generator-0", "end": "node lost", "images_to": 27000}
+    progress.read(json.dumps({"event": "work_started", "study": "f", "work": "generator-0"}))
     progress.read(json.dumps(cut_off))
     assert progress.running == {}
     assert progress.cut_off == {"generator-0": "lost its node at 27,000 images; it goes on from there"}
-    progress.read(json.dumps({"event": "work_started", "work": "generator-0", "images_from": 27000}))
+    progress.read(json.dumps({"event": "work_started", "study": "f", "work": "generator-0", "images_from": 27000}))
     assert progress.cut_off == {}
