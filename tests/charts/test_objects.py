@@ -119,6 +119,11 @@ def test_names_begin_with_the_release(release: str, name: str) -> None:
     assert all(item["metadata"]["name"].startswith(name) for item in found)
 
 
+def test_release_s_name_is_a_string_wherever_it_stands() -> None:
+    for item in objects(values_of("laptop"), "on"):
+        assert item["metadata"]["labels"]["app.kubernetes.io/instance"] == "on"
+
+
 def test_what_holds_data_outlives_the_release() -> None:
     found = case_objects("default")
     for kind, name in (("PersistentVolumeClaim", "hidfd-store"), ("Secret", "hidfd-database")):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,11 +138,69 @@ def test_values_files_say_nothing_that_is_the_default(case: str) -> None:
         {"submitter": {"subjects": [{"kind": "Robot", "name": "r"}]}},
         {"mlflow": {"allowedOrigins": ["mlflow.example.org"]}},
         {"database": {"tolerations": [{"keys": "a"}]}},
+        {"storage": {"s3": {"endpoint": "http://a\n- name: EVIL"}}},
+        {"storage": {"s3": {"endpoint": "http://a #b"}}},
+        {"mlflow": {"allowedOrigins": ["http://a\nenvFrom: []"]}},
+        {"mlflow": {"allowedOrigins": ["http://a #b"]}},
     ],
 )
 def test_schema_refuses(values: dict[str, Any]) -> None:
     with pytest.raises(HelmValuesError):
         chart().render(values=values, name=RELEASE)
+
+
+PLAIN = "plain"
+
+
+def takes(schema: dict[str, Any], word: str) -> bool:
+    """Whether a value may be this string."""
+    schema = resolved(schema)
+    if "anyOf" in schema:
+        return any(takes(option, word) for option in schema["anyOf"])
+    return schema.get("type") == "string" and bool(re.search(schema.get("pattern", ""), word))
+
+
+def filled(schema: dict[str, Any], word: str, other: str, but: str) -> dict[str, Any]:
+    """Values with a word wherever the schema takes it and another one alike, but for a key."""
+    found: dict[str, Any] = {}
+    for key, value in resolved(schema)["properties"].items():
+        if "properties" in resolved(value):
+            found[key] = filled(value, word, other, but)
+        elif key != but:
+            item = resolved(value).get("items", value)
+            for frame in ("{}", "http://{}:"):
+                if takes(item, frame.format(word)) and takes(item, frame.format(other)):
+                    found[key] = frame.format(word) if item is value else [frame.format(word)]
+                    break
+    return found
+
+
+def over(above: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
+    both = {key: over(above[key], below[key]) for key in above.keys() & below.keys() if isinstance(above[key], dict)}
+    return below | above | both
+
+
+def with_word(tree: Any, word: str) -> Any:
+    """A parsed document with a word for the plain one."""
+    match tree:
+        case dict():
+            return {with_word(key, word): with_word(value, word) for key, value in tree.items()}
+        case list():
+            return [with_word(value, word) for value in tree]
+        case str():
+            return tree.replace(PLAIN, word)
+    return tree
+
+
+@pytest.mark.parametrize("word", ["2024", "on", "1e3", "null", "0x1f"])
+@pytest.mark.parametrize(("case", "but"), [("everything", ""), ("everything", "existingClaim"), ("external", "")])
+def test_no_string_becomes_a_number_or_a_key_of_its_own(case: str, but: str, word: str) -> None:
+    def rendered(word: str, other: str) -> list[dict[str, Any]]:
+        values = over(filled(SCHEMA, word, other, but), values_of(case))
+        values["database"]["image"]["tag"] = "17"
+        return objects(values)
+
+    assert rendered(word, PLAIN) == with_word(rendered(PLAIN, word), word)
 
 
 def test_submitters_may_do_what_submitting_needs_and_nothing_more() -> None:

@@ -7,7 +7,7 @@
 {{/* What selects the pods of one part. Takes a dict: root, part. */}}
 {{- define "hidfd.selector" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 hidfd/part: {{ .part }}
 {{- end }}
 
@@ -17,7 +17,7 @@ hidfd/part: {{ .part }}
 {{ end -}}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/component: {{ .component }}
 app.kubernetes.io/part-of: hidfd
@@ -45,7 +45,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 
 {{/* image and imagePullPolicy of a container that runs the project's image. Takes the root. */}}
 {{- define "hidfd.projectImage" -}}
-image: {{ include "hidfd.image" (dict "image" .Values.image "tag" .Chart.AppVersion) }}
+image: {{ include "hidfd.image" (dict "image" .Values.image "tag" .Chart.AppVersion) | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- end }}
 

@@ -13,7 +13,7 @@ securityContext:
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end }}
@@ -53,13 +53,13 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- define "hidfd.databaseEnvironment" -}}
 {{- range $variable, $key := dict "PGHOST" "host" "PGPORT" "port" "PGUSER" "username" "PGPASSWORD" "password" }}
 - name: {{ $variable }}
-  valueFrom: {secretKeyRef: {name: {{ include "hidfd.databaseSecret" $.root }}, key: {{ $key }}}}
+  valueFrom: {secretKeyRef: {name: {{ include "hidfd.databaseSecret" $.root | quote }}, key: {{ $key }}}}
 {{- end }}
 - name: PGDATABASE
   {{- if .name }}
-  value: {{ .name }}
+  value: {{ .name | quote }}
   {{- else }}
-  valueFrom: {secretKeyRef: {name: {{ include "hidfd.databaseSecret" .root }}, key: database}}
+  valueFrom: {secretKeyRef: {name: {{ include "hidfd.databaseSecret" .root | quote }}, key: database}}
   {{- end }}
 - name: PGSSLMODE
   value: {{ .root.Values.database.sslMode }}
@@ -70,19 +70,19 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- with .Values.storage.s3 }}
 {{- if eq $.Values.storage.kind "s3" }}
 - name: AWS_REGION
-  value: {{ .region }}
+  value: {{ .region | quote }}
 - name: AWS_DEFAULT_REGION
-  value: {{ .region }}
+  value: {{ .region | quote }}
 {{- with .endpoint }}
 - name: AWS_ENDPOINT_URL
-  value: {{ . }}
+  value: {{ . | quote }}
 - name: MLFLOW_S3_ENDPOINT_URL
-  value: {{ . }}
+  value: {{ . | quote }}
 {{- end }}
 {{- if .existingSecret }}
 {{- range list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
 - name: {{ . }}
-  valueFrom: {secretKeyRef: {name: {{ $.Values.storage.s3.existingSecret }}, key: {{ . }}}}
+  valueFrom: {secretKeyRef: {name: {{ $.Values.storage.s3.existingSecret | quote }}, key: {{ . }}}}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -87,6 +87,6 @@ spec:
       emptyDir: {medium: Memory, sizeLimit: {{ .group.sharedMemory }}}
     {{- if eq $values.storage.kind "claim" }}
     - name: store
-      persistentVolumeClaim: {claimName: {{ include "hidfd.claim" .root }}}
+      persistentVolumeClaim: {claimName: {{ include "hidfd.claim" .root | quote }}}
     {{- end }}
 {{- end }}

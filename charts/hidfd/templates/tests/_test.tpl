@@ -42,6 +42,6 @@ spec:
       configMap: {name: {{ $fullname }}-scripts}
     {{- if and .store (eq $values.storage.kind "claim") }}
     - name: store
-      persistentVolumeClaim: {claimName: {{ include "hidfd.claim" .root }}}
+      persistentVolumeClaim: {claimName: {{ include "hidfd.claim" .root | quote }}}
     {{- end }}
 {{- end }}
