@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.charts.rendering import case_objects, objects, one
+from tests.charts.rendering import case_objects, objects, one, render
 
 
 def cluster(case: str) -> dict[str, Any]:
@@ -115,3 +116,11 @@ def test_prometheus_reads_all_ray_pods_those_of_studies_too() -> None:
     ports = cluster("everything")["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["ports"]
     assert {"name": endpoint["port"], "containerPort": 8080} in ports
     assert not [item for item in case_objects("default") if item["kind"] == "PodMonitor"]
+
+
+def test_labels_of_the_monitor_stand_once_and_win_over_those_of_all_objects() -> None:
+    values = {"labels": {"team": "a", "release": "b"}, "monitoring": {"enabled": True, "labels": {"release": "c"}}}
+    text = render(values)["hidfd/templates/ray/podmonitor.yaml"]
+    assert text.count("release:") == 1
+    labels = yaml.safe_load(text)["metadata"]["labels"]
+    assert (labels["team"], labels["release"], labels["app.kubernetes.io/version"]) == ("a", "c", "0.1.0")

@@ -47,6 +47,12 @@ def test_what_cannot_work_is_refused_with_what_to_do(values: dict[str, Any], wor
     assert "nil pointer" not in message
 
 
+@pytest.mark.parametrize("release", ["1", "my.hidfd"])
+def test_a_release_whose_services_could_have_no_such_name_is_refused(release: str) -> None:
+    with pytest.raises(HelmError, match=f"the release's name {release} begins the names of Services"):
+        render({}, release)
+
+
 def test_what_is_refused_works_once_it_is_done() -> None:
     render({"storage": {"claim": {"accessMode": "ReadWriteOnce"}}, "singleNode": True})
     render(ray({"spot": True}, spot={"nodeSelector": {"spot": "yes"}}))

@@ -142,6 +142,9 @@ def test_values_files_say_nothing_that_is_the_default(case: str) -> None:
         {"storage": {"s3": {"endpoint": "http://a #b"}}},
         {"mlflow": {"allowedOrigins": ["http://a\nenvFrom: []"]}},
         {"mlflow": {"allowedOrigins": ["http://a #b"]}},
+        *({"labels": {key: "mine"}} for key in ("hidfd/part", "app.kubernetes.io/name", "helm.sh/chart")),
+        {"labels": {"kueue.x-k8s.io/queue-name": "mine"}},
+        {"monitoring": {"labels": {"app.kubernetes.io/name": "mine"}}},
     ],
 )
 def test_schema_refuses(values: dict[str, Any]) -> None:

@@ -8,6 +8,9 @@
 {{- $values := .Values -}}
 {{- $storage := $values.storage -}}
 {{- $database := $values.database -}}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" (include "hidfd.fullname" .)) -}}
+{{- fail (printf "the release's name %s begins the names of Services: choose one of lower-case letters, digits and -, which begins with a letter" .Release.Name) -}}
+{{- end -}}
 {{- if and $values.mlflow.enabled (eq $database.kind "none") -}}
 {{- fail "mlflow.enabled needs a database: set database.kind to chart or external, or mlflow.enabled to false" -}}
 {{- end -}}
