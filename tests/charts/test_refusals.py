@@ -98,6 +98,18 @@ def test_another_size_of_the_database_is_refused_with_the_way_to_grow_it(tmp_pat
     render({}, of=there, is_upgrade=True)
 
 
+@pytest.mark.parametrize(
+    ("asked", "stored"),
+    [("1024Mi", "1Gi"), ("1.5Gi", "1536Mi"), ("1000M", "1G"), ("1024Gi", "1Ti"), ("1.1Gi", "1181116006400m")],
+)
+def test_a_size_of_the_database_is_the_same_in_the_server_s_words(asked: str, stored: str, tmp_path: Path) -> None:
+    server = one(objects({}), "StatefulSet", "hidfd-database")
+    server["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] = stored
+    there = chart_in_a_cluster(tmp_path, server)
+    render({"database": {"size": asked}}, of=there, is_upgrade=True)
+    refusal({"database": {"size": asked.replace("1", "2", 1)}}, there, is_upgrade=True)
+
+
 @pytest.mark.parametrize("kind", ["external", "none"])
 def test_another_kind_of_database_is_refused_while_the_old_claim_is_there(tmp_path: Path, kind: str) -> None:
     values = {"database": {"kind": kind, "existingSecret": "own"}, "mlflow": {"enabled": kind == "external"}}

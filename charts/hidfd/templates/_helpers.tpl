@@ -59,6 +59,14 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{ .Values.storage.claim.existingClaim | default (printf "%s-store" (include "hidfd.fullname" .)) }}
 {{- end }}
 
+{{/* How many bytes a quantity is, as a number: the server writes some of them in another way. Takes the quantity. */}}
+{{- define "hidfd.bytes" -}}
+{{- $factors := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 -}}
+{{- $factors = merge $factors (dict "Ki" 0x1p10 "Mi" 0x1p20 "Gi" 0x1p30 "Ti" 0x1p40 "Pi" 0x1p50) -}}
+{{- $suffix := regexFind "[A-Za-z]*$" . -}}
+{{ mulf (trimSuffix $suffix .) (get $factors $suffix) }}
+{{- end }}
+
 {{/* Whether anything reaches the database. Takes the root. */}}
 {{- define "hidfd.hasDatabase" -}}
 {{- if ne .Values.database.kind "none" }}yes{{ end -}}

@@ -86,7 +86,7 @@
 {{- $server := printf "%s-database" $fullname -}}
 {{- with lookup "apps/v1" "StatefulSet" .Release.Namespace $server -}}
 {{- $size := (index .spec.volumeClaimTemplates 0).spec.resources.requests.storage -}}
-{{- if ne $size $database.size -}}
+{{- if ne (include "hidfd.bytes" $size) (include "hidfd.bytes" $database.size) -}}
 {{- fail (printf "\n\nKubernetes does not change the size of %s from %s to %s by itself.\n1. kubectl patch -n %s pvc/%s -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":%q}}}}'\n2. kubectl delete -n %s statefulset/%s --cascade=orphan, which leaves the server running.\n3. Run this upgrade again.\n" $claim $size $database.size $.Release.Namespace $claim $database.size $.Release.Namespace $server) -}}
 {{- end -}}
 {{- end -}}
