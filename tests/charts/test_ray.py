@@ -28,7 +28,8 @@ def test_there_is_none_unless_asked_for() -> None:
 
 
 def test_head_runs_no_trials_and_listens_for_jobs() -> None:
-    assert cluster("gpu")["spec"]["headGroupSpec"]["rayStartParams"] == {"dashboard-host": "0.0.0.0", "num-cpus": "0"}
+    parameters = cluster("gpu")["spec"]["headGroupSpec"]["rayStartParams"]
+    assert (parameters["dashboard-host"], parameters["num-cpus"]) == ("0.0.0.0", "0")
 
 
 def test_a_group_has_the_defaults_and_what_it_says_itself() -> None:
@@ -44,14 +45,14 @@ def test_a_gpu_group_asks_for_gpus_tolerates_their_taint_and_tells_ray(name: str
     spec = group("gpu", name)["template"]["spec"]
     assert spec["containers"][0]["resources"]["limits"][resource] == gpus
     assert {"key": resource, "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]
-    assert group("gpu", name)["rayStartParams"] == {"num-gpus": gpus}
+    assert group("gpu", name)["rayStartParams"]["num-gpus"] == gpus
 
 
 def test_a_group_without_gpus_asks_for_none_and_tolerates_nothing() -> None:
     spec = group("gpu", "cpu")["template"]["spec"]
     assert set(spec["containers"][0]["resources"]["limits"]) == {"cpu", "memory"}
     assert "tolerations" not in spec
-    assert group("gpu", "cpu")["rayStartParams"] == {"num-gpus": "0"}
+    assert group("gpu", "cpu")["rayStartParams"]["num-gpus"] == "0"
 
 
 def test_a_spot_group_goes_to_nodes_that_may_be_taken_away() -> None:
@@ -69,6 +70,12 @@ def test_shared_memory_is_memory_of_the_group_s_size() -> None:
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
     assert volumes["shared-memory"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
     assert {"name": "shared-memory", "mountPath": "/dev/shm"} in spec["containers"][0]["volumeMounts"]
+
+
+def test_ray_keeps_its_objects_in_shared_memory_and_leaves_a_fifth_of_it() -> None:
+    assert cluster("gpu")["spec"]["headGroupSpec"]["rayStartParams"]["object-store-memory"] == "858993459"
+    assert group("gpu", "cpu")["rayStartParams"]["object-store-memory"] == "1717986918"
+    assert group("gpu", "gpu")["rayStartParams"]["object-store-memory"] == "6871947673"
 
 
 def test_autoscaling_gives_the_head_a_token_and_the_autoscaler_the_same_security() -> None:

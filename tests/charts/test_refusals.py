@@ -37,6 +37,14 @@ def ray(group: dict[str, Any], **more: Any) -> dict[str, Any]:
         (ray({"spot": True}), "workerGroups.some is spot: say in rayCluster.spot.nodeSelector"),
         (ray({"minReplicas": 5}), "minReplicas 5 is above maxReplicas 4"),
         (ray({"replicas": 9}), "replicas 9 is not within minReplicas 0 and maxReplicas 4"),
+        (
+            ray({"sharedMemory": "10Gi"}),
+            "rayCluster.workerGroups.some: sharedMemory 10Gi is a part of memory, which is 8Gi",
+        ),
+        (
+            ray({}, head={"sharedMemory": "6145Mi"}),
+            "rayCluster.head: sharedMemory 6145Mi is a part of memory, which is 6Gi",
+        ),
         (ray({}, autoscaling={"enabled": True}), "name its address in networkPolicies.apiServer.to"),
         ({"tests": {"clusterScope": True}}, "tests.clusterScope needs the API server"),
     ],
@@ -56,6 +64,7 @@ def test_a_release_whose_services_could_have_no_such_name_is_refused(release: st
 def test_what_is_refused_works_once_it_is_done() -> None:
     render({"storage": {"claim": {"accessMode": "ReadWriteOnce"}}, "singleNode": True})
     render(ray({"spot": True}, spot={"nodeSelector": {"spot": "yes"}}))
+    render(ray({"sharedMemory": "8192Mi"}))
     render({"networkPolicies": {"enabled": False}} | ray({}, autoscaling={"enabled": True}))
 
 

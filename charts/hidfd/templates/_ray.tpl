@@ -16,6 +16,11 @@ Takes a dict: root, group.
 {{- toYaml $group -}}
 {{- end }}
 
+{{/* Ray's share of shared memory: it falls back to a slow disk where there is less than it wants. Takes a pod's values. */}}
+{{- define "hidfd.objectStore" -}}
+object-store-memory: {{ mulf 0.8 (include "hidfd.bytes" .sharedMemory) | int64 | quote }}
+{{- end }}
+
 {{/*
 The pod template of a Ray head or worker. KubeRay adds the command, and to workers an init container that copies
 environment, mounts and security context of this one. Its metrics port is known to the PodMonitor by name.

@@ -47,9 +47,11 @@
 {{- if not $ray.workerGroups -}}
 {{- fail "rayCluster.enabled needs a group in rayCluster.workerGroups, such as {cpu: {}}: trials run on workers only" -}}
 {{- end -}}
+{{- include "hidfd.memoryRefusal" (dict "where" "rayCluster.head" "pod" $ray.head) -}}
 {{- range $name, $values := $ray.workerGroups -}}
 {{- $group := include "hidfd.workerGroup" (dict "root" $ "group" $values) | fromYaml -}}
 {{- $where := printf "rayCluster.workerGroups.%s" $name -}}
+{{- include "hidfd.memoryRefusal" (dict "where" $where "pod" $group) -}}
 {{- if and $group.gpus (not $group.gpuResource) -}}
 {{- fail (printf "%s asks for GPUs: say in gpuResource what the cluster calls them, such as nvidia.com/gpu" $where) -}}
 {{- end -}}
@@ -62,6 +64,13 @@
 {{- if or (lt (int $group.replicas) (int $group.minReplicas)) (gt (int $group.replicas) (int $group.maxReplicas)) -}}
 {{- fail (printf "%s: replicas %v is not within minReplicas %v and maxReplicas %v" $where $group.replicas $group.minReplicas $group.maxReplicas) -}}
 {{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Refusal of more shared memory than memory. Takes a dict: where, pod (its values). */}}
+{{- define "hidfd.memoryRefusal" -}}
+{{- if gt (include "hidfd.bytes" .pod.sharedMemory | float64) (include "hidfd.bytes" .pod.memory | float64) -}}
+{{- fail (printf "%s: sharedMemory %s is a part of memory, which is %s: raise memory, or lower sharedMemory" .where .pod.sharedMemory .pod.memory) -}}
 {{- end -}}
 {{- end }}
 
