@@ -51,7 +51,16 @@ def test_containers_ask_for_what_they_may_take(name: str) -> None:
 @pytest.mark.parametrize("name", MAIN)
 def test_containers_that_stay_have_all_three_probes(name: str) -> None:
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        assert MAIN[name][probe].keys() & {"httpGet", "exec"}, probe
+        assert MAIN[name][probe].keys() & {"httpGet", "tcpSocket", "exec"}, probe
+
+
+def test_a_database_that_replays_its_log_is_given_an_hour_and_not_killed_meanwhile() -> None:
+    container = MAIN["default/StatefulSet/hidfd-database/postgresql"]
+    start = container["startupProbe"]
+    assert start["periodSeconds"] * start["failureThreshold"] >= 3600
+    assert "pg_isready" in start["exec"]["command"]
+    assert "pg_isready" in container["readinessProbe"]["exec"]["command"]
+    assert container["livenessProbe"]["tcpSocket"] == {"port": "postgresql"}, "which listens while it recovers"
 
 
 @pytest.mark.parametrize("name", PODS)
