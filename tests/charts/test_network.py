@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.charts.rendering import CASES, NAMESPACE, case_objects
+from tests.charts.rendering import CASES, NAMESPACE, case_objects, objects, one
 
 Labels = dict[str, str]
 
@@ -144,6 +144,25 @@ def test_external_s3_and_database_are_reached_where_they_are_by_who_needs_them()
     assert {name for name in PARTS if reaches("external", part(name), database, 6432)} == {"head", "mlflow", "test"}
     assert not reaches("external", part("head"), End({}, address="10.99.0.7"), 443)
     assert not reaches("external", part("worker"), database, 6432)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "named", "port"),
+    [
+        ("", 0, 443),
+        ("https://s3.example.org", 0, 443),
+        ("http://s3.storage", 0, 80),
+        ("http://versitygw.storage:7070", 0, 7070),
+        ("http://[fd00::1]:9000", 0, 9000),
+        ("http://[fd00::1]", 0, 80),
+        ("http://versitygw.storage:80", 7070, 7070),
+    ],
+)
+def test_s3_is_reached_at_the_port_of_its_address_unless_another_is_named(endpoint: str, named: int, port: int) -> None:
+    s3 = {"bucket": "studies", "endpoint": endpoint}
+    found = objects({"storage": {"kind": "s3", "s3": s3}, "networkPolicies": {"s3": {"port": named}}})
+    (rule,) = one(found, "NetworkPolicy", "hidfd-to-s3")["spec"]["egress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": port}]
 
 
 def test_api_server_is_reached_by_heads_and_the_test_of_crds_where_it_is_named() -> None:
