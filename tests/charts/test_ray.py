@@ -97,6 +97,12 @@ def test_kueue_finds_the_cluster_by_its_queue() -> None:
     assert label not in cluster("gpu")["metadata"]["labels"]
 
 
+def test_kueue_takes_an_autoscaling_cluster_by_its_annotation() -> None:
+    elastic = "kueue.x-k8s.io/elastic-job"
+    found = {case: cluster(case)["metadata"].get("annotations", {}) for case in ("everything", "kueue", "spot")}
+    assert found == {"everything": {elastic: "true"}, "kueue": {}, "spot": {}}
+
+
 def test_ray_wants_a_token_unless_told_otherwise() -> None:
     assert cluster("gpu")["spec"]["authOptions"] == {"mode": "token"}
     assert cluster("everything")["spec"]["authOptions"] == {"mode": "token", "secretName": "ray-token"}
