@@ -206,24 +206,24 @@ def test_no_string_becomes_a_number_or_a_key_of_its_own(case: str, but: str, wor
     assert rendered(word, PLAIN) == with_word(rendered(PLAIN, word), word)
 
 
+def rights(role: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+
+
+FORWARDING = {("pods/portforward", "create"), ("services", "get")}
+"""What `kubectl port-forward service/...` asks for beside looking at pods."""
+
+
 def test_submitters_may_do_what_submitting_needs_and_nothing_more() -> None:
     (role,) = [item for item in objects(values_of("everything")) if item["kind"] == "Role"]
-    allowed = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
-    looked_at = (
-        "services",
-        "persistentvolumeclaims",
-        "serviceaccounts",
-        "resourcequotas",
-        "limitranges",
-        "rayclusters",
-    )
-    assert allowed == {
-        *(("rayjobs", verb) for verb in ("create", "get", "list", "watch", "delete", "patch")),
+    assert rights(role) == {
+        *(("rayjobs", verb) for verb in ("create", "get", "list", "delete")),
         *(("configmaps", verb) for verb in ("create", "get", "patch", "delete")),
-        *((resource, verb) for resource in looked_at for verb in ("get", "list")),
-        *(("pods", verb) for verb in ("get", "list")),
+        *((resource, verb) for resource in ("rayclusters", "pods") for verb in ("get", "list")),
+        *((resource, "get") for resource in ("persistentvolumeclaims", "serviceaccounts")),
+        *((resource, "list") for resource in ("resourcequotas", "limitranges")),
         ("pods/log", "get"),
-        ("pods/portforward", "create"),
+        *FORWARDING,
         ("events", "list"),
         ("namespaces", "get"),
         *(("jobs", verb) for verb in ("create", "get", "delete")),
@@ -235,6 +235,8 @@ def test_submitters_may_do_what_submitting_needs_and_nothing_more() -> None:
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert [subject["name"] for subject in binding["subjects"]] == ["researchers", "nightly"]
     assert not [item for item in objects(values_of("default")) if item["kind"] == "RoleBinding"]
+    (less,) = [item for item in objects({"submitter": {"portForward": False}}) if item["kind"] == "Role"]
+    assert not rights(less) & FORWARDING
 
 
 def test_nothing_is_allowed_beyond_the_namespace_but_to_look_for_two_crds() -> None:

@@ -159,6 +159,8 @@ FORBIDDEN = (
     ("create", "", "secrets"),
     ("create", "apps", "deployments"),
     ("delete", "ray.io", "rayclusters"),
+    ("patch", "ray.io", "rayjobs"),
+    ("list", "", "services"),
     ("delete", "", "persistentvolumeclaims"),
     ("create", "rbac.authorization.k8s.io", "rolebindings"),
 )
