@@ -119,6 +119,11 @@ def test_names_begin_with_the_release(release: str, name: str) -> None:
     assert all(item["metadata"]["name"].startswith(name) for item in found)
 
 
+def test_a_large_user_id_is_a_whole_number() -> None:
+    server = one(objects({"database": {"userId": 1000650000}}), "StatefulSet", "hidfd-database")
+    assert repr(server["spec"]["template"]["spec"]["securityContext"]["runAsUser"]) == "1000650000"
+
+
 def test_release_s_name_is_a_string_wherever_it_stands() -> None:
     for item in objects(values_of("laptop"), "on"):
         assert item["metadata"]["labels"]["app.kubernetes.io/instance"] == "on"

@@ -98,6 +98,42 @@ def test_another_major_postgresql_is_refused_with_the_migration(tmp_path: Path) 
     render({"database": {"image": {"tag": "16.10"}}}, of=there, is_upgrade=True)
 
 
+def filled_claim(database: dict[str, Any]) -> dict[str, Any]:
+    """PostgreSQL's claim as a release with these values has made it."""
+    (template,) = one(objects({"database": database}), "StatefulSet", "hidfd-database")["spec"]["volumeClaimTemplates"]
+    metadata = template["metadata"] | {"name": "data-hidfd-database-0"}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", **template, "metadata": metadata}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "key", "was"),
+    [
+        ({}, {"mlflowName": "tracking"}, "mlflowName", "mlflow"),
+        ({}, {"name": "studies"}, "name", "hidfd"),
+        ({}, {"userId": 70}, "userId", "999"),
+        ({"userId": 1000650000}, {}, "userId", "1000650000"),
+        ({}, {"existingSecret": "own"}, "existingSecret", "hidfd-database"),
+        ({"existingSecret": "own"}, {"existingSecret": "another"}, "existingSecret", "own"),
+    ],
+)
+def test_what_postgresql_reads_once_is_not_changed_over_its_claim(
+    before: dict[str, Any], after: dict[str, Any], key: str, was: str, tmp_path: Path
+) -> None:
+    there = chart_in_a_cluster(tmp_path, filled_claim(before))
+    message = refusal({"database": after}, there, is_upgrade=True)
+    assert (
+        f"database.{key} is {after.get(key, 999)}, but the claim data-hidfd-database-0 was filled with {was}" in message
+    )
+    assert "pg_dumpall --no-role-passwords" in message, "or the old password comes back with the dump"
+    assert f"stay: --set database.{key}={was}" in message
+    render({"database": before}, of=there, is_upgrade=True)
+
+
+def test_name_of_the_database_does_not_count_where_a_secret_of_one_s_own_has_it(tmp_path: Path) -> None:
+    there = chart_in_a_cluster(tmp_path, filled_claim({"existingSecret": "own"}))
+    render({"database": {"existingSecret": "own", "name": "another"}}, of=there, is_upgrade=True)
+
+
 def test_another_size_of_the_database_is_refused_with_the_way_to_grow_it(tmp_path: Path) -> None:
     there = chart_in_a_cluster(tmp_path, one(objects({}), "StatefulSet", "hidfd-database"))
     message = refusal({"database": {"size": "20Gi"}}, there, is_upgrade=True)

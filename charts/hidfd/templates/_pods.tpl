@@ -5,9 +5,9 @@ automountServiceAccountToken: {{ .token | default false }}
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
-  runAsUser: {{ .user | default 1000 }}
-  runAsGroup: {{ .user | default 1000 }}
-  fsGroup: {{ .user | default 1000 }}
+  runAsUser: {{ .user | default 1000 | int64 }}
+  runAsGroup: {{ .user | default 1000 | int64 }}
+  fsGroup: {{ .user | default 1000 | int64 }}
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile: {type: RuntimeDefault}
 {{- with .root.Values.imagePullSecrets }}

@@ -3,6 +3,16 @@
 {{ regexFind "^[0-9]+" .Values.database.image.tag }}
 {{- end }}
 
+{{/* What the chart's PostgreSQL reads only when it fills its claim, as annotations of that. Takes the root. */}}
+{{- define "hidfd.readOnce" -}}
+hidfd/existingSecret: {{ include "hidfd.databaseSecret" . | quote }}
+hidfd/mlflowName: {{ .Values.database.mlflowName | quote }}
+{{- if not .Values.database.existingSecret }}
+hidfd/name: {{ .Values.database.name | quote }}
+{{- end }}
+hidfd/userId: {{ .Values.database.userId | int64 | quote }}
+{{- end }}
+
 {{/* What the schema cannot refuse and what cannot work: one sentence each that says what to do. Takes the root. */}}
 {{- define "hidfd.refusals" -}}
 {{- $values := .Values -}}
@@ -87,8 +97,20 @@
 {{- fail (printf "\n\ndatabase.kind is %s, but the claim %s still holds this release's ledger and MLflow's runs.\n1. Stop all studies.\n2. Save: %s\n3. Load all.sql into the other server with psql, if there is one.\n4. Delete the old one: kubectl delete -n %s statefulset/%s-database pvc/%s\n5. Run this upgrade again.\n" $database.kind $claim $dump $.Release.Namespace $fullname $claim) -}}
 {{- end -}}
 {{- $wanted := include "hidfd.postgresqlMajor" $ -}}
+{{- $delete := printf "kubectl delete -n %s statefulset/%s-database" $.Release.Namespace $fullname -}}
+{{- $begin := printf "1. Stop all studies.\n2. Save: %s" $dump -}}
+{{- $end := printf "3. Delete the old one: %s pvc/%s\n4. Run this upgrade with --set mlflow.enabled=false, which starts an empty server.\n5. Load: kubectl exec -i -n %s %s -- sh -c 'psql -U $POSTGRES_USER -d postgres' < all.sql (what is there already is reported and stays).\n6. Run this upgrade again: MLflow migrates its database and starts.\nOr stay: --set database" $delete $claim $.Release.Namespace $pod -}}
 {{- if and $major (ne $major $wanted) -}}
-{{- fail (printf "\n\nPostgreSQL %s cannot open what PostgreSQL %s wrote into the claim %s.\n1. Stop all studies.\n2. Save: %s\n3. Delete the old one: kubectl delete -n %s statefulset/%s-database pvc/%s\n4. Run this upgrade with --set mlflow.enabled=false, which starts an empty server.\n5. Load: kubectl exec -i -n %s %s -- sh -c 'psql -U $POSTGRES_USER -d postgres' < all.sql (what is there already is reported and stays).\n6. Run this upgrade again: MLflow migrates its database and starts.\nOr stay: --set database.image.tag=%s\n" $wanted $major $claim $dump $.Release.Namespace $fullname $claim $.Release.Namespace $pod $major) -}}
+{{- fail (printf "\n\nPostgreSQL %s cannot open what PostgreSQL %s wrote into the claim %s.\n%s\n%s.image.tag=%s\n" $wanted $major $claim $begin $end $major) -}}
+{{- end -}}
+{{- $annotations := .metadata.annotations | default dict -}}
+{{- range $key, $value := include "hidfd.readOnce" $ | fromYaml -}}
+{{- $was := get $annotations $key -}}
+{{- if and $was (ne $was $value) -}}
+{{- $name := trimPrefix "hidfd/" $key -}}
+{{- $begin = replace "pg_dumpall" "pg_dumpall --no-role-passwords" $begin -}}
+{{- fail (printf "\n\ndatabase.%s is %s, but the claim %s was filled with %s, and PostgreSQL reads that only then.\n%s, and write a database's new name into it.\n%s.%s=%s\nOr, where the server has been changed by hand (ALTER ROLE, ALTER DATABASE):\n1. kubectl annotate --overwrite -n %s pvc/%s %s=%s\n2. %s --cascade=orphan, which leaves the server running.\n3. Run this upgrade again.\n" $name $value $claim $was $begin $end $name $was $.Release.Namespace $claim $key $value $delete) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if eq $database.kind "chart" -}}
