@@ -113,8 +113,11 @@ def test_ray_wants_a_token_unless_told_otherwise() -> None:
 def test_the_driver_alone_knows_database_and_mlflow_and_all_know_the_store() -> None:
     head = cluster("laptop")["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     worker = group("laptop", "cpu")["template"]["spec"]["containers"][0]
-    assert {"PGPASSWORD", "MLFLOW_TRACKING_URI"} <= {item["name"] for item in head["env"]}
-    assert not {"PGPASSWORD", "MLFLOW_TRACKING_URI"} & {item["name"] for item in worker["env"]}
+    known = {"PGPASSWORD", "MLFLOW_TRACKING_URI", "DB_PASSWORD"}
+    assert known <= {item["name"] for item in head["env"]}
+    assert not known & {item["name"] for item in worker["env"]}
+    secret = {"secretKeyRef": {"name": "hidfd-database", "key": "password"}}
+    assert {"name": "DB_PASSWORD", "valueFrom": secret} in head["env"], "by this docs/kubernetes.md names the ledger"
     for container in (head, worker):
         assert {"name": "store", "mountPath": "/mnt/hidfd"} in container["volumeMounts"]
 

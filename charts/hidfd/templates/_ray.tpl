@@ -76,6 +76,8 @@ spec:
         {{- end }}
         {{- if include "hidfd.hasDatabase" .root }}
         {{- include "hidfd.databaseEnvironment" (dict "root" .root) | indent 8 }}
+        - name: DB_PASSWORD
+          valueFrom: {secretKeyRef: {name: {{ include "hidfd.databaseSecret" .root | quote }}, key: password}}
         {{- end }}
         {{- end }}
         {{- include "hidfd.s3Environment" .root | indent 8 }}
