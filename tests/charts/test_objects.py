@@ -156,6 +156,15 @@ def test_chart_needs_kubernetes_1_28_and_no_other_chart() -> None:
     assert chart().name == "hidfd"
 
 
+@pytest.mark.parametrize(
+    ("case", "is_said"),
+    [("default", True), ("kueue", True), ("spot", False), ("everything", False), ("minimal", False)],
+)
+def test_notes_say_what_a_growing_study_needs_where_the_api_server_is_out_of_reach(case: str, is_said: bool) -> None:
+    notes = render(values_of(case))["hidfd/templates/NOTES.txt"]
+    assert ("max_count" in notes and "networkPolicies.apiServer.to" in notes) is is_said
+
+
 def test_notes_say_how_to_submit_watch_open_and_resume() -> None:
     notes = render(values_of("laptop"))["hidfd/templates/NOTES.txt"]
     for words in (
@@ -169,6 +178,8 @@ def test_notes_say_how_to_submit_watch_open_and_resume() -> None:
     ):
         assert words in notes
     assert "RAY_AUTH_TOKEN" in notes
+    assert "ledger: postgresql://USER:${DB_PASSWORD}@HOST" in notes
+    assert "secrets: {DB_PASSWORD: {secret: hidfd-database, key: password}}" in notes
     short = render(values_of("minimal"))["hidfd/templates/NOTES.txt"]
     assert "ray job submit" not in short
     assert "mlflow" not in short
