@@ -303,7 +303,7 @@ def _parser() -> Parser:
     sub.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     sub = add("store", store_verb, file=False)
     sub.add_argument("action", choices=("list", "remove", "forget"))
-    sub.add_argument("names", nargs="*", metavar="NAME", help="whom `forget` forgets, as `list` shows them")
+    sub.add_argument("names", nargs="*", default=[], metavar="NAME", help="whom `forget` forgets, as `list` shows them")
     sub.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     return parser
 

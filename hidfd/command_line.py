@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import re
+import select
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,6 +15,9 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from hidfd.errors import HidfdError, Stopped
+
+READER_GONE = 141
+"""Exit code of a program whose reader has gone, as shells know it: 128 and the number of SIGPIPE."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,6 +69,7 @@ def run_verb(options: argparse.Namespace, program: str, words: Sequence[str]) ->
     """
     try:
         options.verb(options)
+        sys.stdout.flush()
     except HidfdError as error:
         if options.json:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -75,7 +81,21 @@ def run_verb(options: argparse.Namespace, program: str, words: Sequence[str]) ->
     except KeyboardInterrupt:  # before or after what can be interrupted with care
         print("stopped by Ctrl-C; nothing was under way that needed saving", file=sys.stderr)
         return Stopped.exit_code
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return READER_GONE
     return 0
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads what this prints any more, as after `| head`; then nothing more is said."""
+    printed = select.poll()
+    printed.register(sys.stdout.fileno(), 0)
+    is_gone = any(what & (select.POLLERR | select.POLLHUP) for _, what in printed.poll(0))
+    if is_gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest is flushed to
+    return is_gone
 
 
 def _meant(word: str, known: Sequence[str]) -> str:

@@ -227,7 +227,7 @@ def interruptible(observer: Observer) -> Iterator[Observer]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a human says them: `8.4 s`, `52 s`, `7 min 05 s`, `3 h 20 min`."""
+    """Seconds as a human says them: `8.4 s`, `52 s`, `7 min 05 s`, `3 h 20 min`, `12 days`, `4.4 years`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -235,7 +235,10 @@ def duration(seconds: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 100 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    days = whole / 86400
+    return f"{days:.0f} days" if days < 730 else f"{days / 365.25:.1f} years"
 
 
 def in_words(metrics: Mapping[str, float], at_most: int | None = None) -> str:

@@ -157,7 +157,8 @@ def load(
         tree.override(override)
     problems = tree.problems
     problems += [
-        f"{tree.where([key])}: {key}: unknown key; {nearest(key, SECTIONS)}"
+        f"{tree.where([key])}: {key}: unknown key; "
+        + (f"did you mean `trial.{key}`?" if key in TrialConfig.model_fields else nearest(key, SECTIONS))
         for key in tree.values
         if key not in SECTIONS
     ]

@@ -81,6 +81,7 @@ def run_ray(
             ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": environment})
         else:
             ray.init(
+                address="local",  # else it joins whatever was started here
                 num_cpus=concurrency * num_workers * place.threads,
                 include_dashboard=False,
                 log_to_driver=False,

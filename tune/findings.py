@@ -307,6 +307,11 @@ def opened_labels(snapshot: StudySnapshot) -> str | None:
         f"{datetime.fromtimestamp(opening.when, UTC):%Y-%m-%d %H:%M} UTC for {_count(len(opening.students), 'student')}"
         for opening in snapshot.openings
     ]
+    opened = [work.reused for work in snapshot.works if work.kind == "opening"]
+    if opened and all(opened):
+        return (
+            f"Another study had opened the test labels: {', then '.join(times)}, what the store had of them was taken."
+        )
     if len(times) == 1:
         return f"The test labels were opened once, {times[0]}, after everything had been chosen."
     return f"The test labels were opened {len(times)} times: {', then '.join(times)}, each time after everything ran."

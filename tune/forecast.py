@@ -68,6 +68,7 @@ class Forecast:
         cpus, gpus: held at once, at most.
         amounts: what is left by the names of a budget: `cpu_hours`, `gpu_hours`, `wall_hours`, `money`.
         bytes_left: that the store will grow by.
+        num_unsuggested: students of the search whose settings nobody knows yet.
         num_generators, num_users: generators in all, and students that rest on them.
         saved_seconds: what a generator for each of these students would take on top.
         basis: what the seconds rest on, in words.
@@ -82,6 +83,7 @@ class Forecast:
     gpus: float
     amounts: dict[str, Range]
     bytes_left: float
+    num_unsuggested: int
     num_generators: int
     num_users: int
     saved_seconds: float
@@ -135,6 +137,7 @@ def forecast_of(state: StudyState, store: Store) -> Forecast:
         gpus=side * cost_of(definition.resources, 1.0).gpu_seconds,
         amounts=amounts,
         bytes_left=sum(row.left.high * row.bytes_each for row in rows),
+        num_unsuggested=0 if state.closed is not None else state.limit - len(state.suggestions),
         num_generators=generation.count if generation else 0,
         num_users=users,
         saved_seconds=max(0, users - generation.count) * each.expected if generation and each else 0.0,

@@ -30,6 +30,13 @@ def known_stages(state: StudyState, store: Store) -> tuple[dict[str, dict[str, S
     known: dict[str, dict[str, Stage]] = {name: {} for name in SHOWN}
     left: dict[str, dict[str, Range]] = {name: {} for name in SHOWN}
     startable = state.startable
+    if not state.works:
+        collects = any(path.startswith("collection.") for path in state.definition.space.upstream)
+        for name in ("teacher",) if collects else ("teacher", "collection"):
+            stage = plan(state.definition.base)[name]
+            known[name][stage.digest] = stage
+            if store.find(stage.name, stage.digest) is None:
+                left[name][stage.digest] = Range(1.0, 1.0, 1.0)
     for key in state.backlog.wanted:
         work = state.works[key]
         is_left = work.outcome is None and (startable is None or work.key in startable)
@@ -80,8 +87,6 @@ def unseen_stages(state: StudyState) -> dict[str, Range]:
         # Finalists of one generator in the search share one on each fresh seed, too.
         generators += len(study.seeds) * min(finalists, _num_groups(definition)) * definition.base.uses_generator
     counts = {"teacher": 0, "collection": 0, "generation": generators, "distillation": compared + students}
-    if not state.works:
-        counts |= {"collection": 1, "teacher": 1}
     if any(path.startswith("collection.") for path in definition.space.upstream):
         counts["collection"] = groups
     found = {name: Range(count, count, count) for name, count in counts.items()}

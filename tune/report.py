@@ -137,7 +137,9 @@ def comparison_picture(snapshot: StudySnapshot) -> Picture | None:
     if not any(values.values()):
         return None
     name = METRIC_NAMES[metric]
-    caption = "A dot for each seed, a bar at their mean. Settings differ for sure only where their dots keep apart."
+    has_seeds = max(map(len, values.values())) > 1
+    sure = "Settings differ for sure only where their dots keep apart." if has_seeds else "One seed decides nothing."
+    caption = f"A dot for each seed, a bar at their mean. {sure}"
     return Picture(name.capitalize(), caption, dots(values, f"{name}, per cent"))
 
 

@@ -14,8 +14,10 @@ from typing import TypeVar
 
 from hidfd import studyfile
 from hidfd.config import TrialConfig
+from hidfd.config_paths import with_values
 from hidfd.disk import store_errors
 from hidfd.errors import ConfigError, HidfdError, Stopped
+from hidfd.materials import materials
 from hidfd.progress import Observer
 from hidfd.sources import identify
 from hidfd.stages import needed, plan
@@ -38,6 +40,9 @@ from tune.watch import Importing, Watch, current
 from tune.worker import Place, perform
 
 T = TypeVar("T")
+
+UNSEEN = "0" * 64
+"""Stands for the content of what is on another machine."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,8 @@ def check_study(path: str, overrides: Sequence[str] = ()) -> None:
     """
     file = studyfile.load(path, overrides, environment=None)
     asked, search, trial = _sections(file)
-    define(file.name, asked, search, trial, Path(), resources=_resources(file))
+    unseen = {f"{where}.sha256": UNSEEN for where, found in materials(trial).items() if found.sha256 is None}
+    define(file.name, asked, search, with_values(trial, unseen), Path(), resources=_resources(file))
 
 
 def _resources(file: studyfile.StudyFile) -> dict[str, float]:
@@ -336,7 +342,8 @@ def _what_stands(snapshot: StudySnapshot, reason: str) -> str:
     done = sum(work.state.is_final for work in snapshot.works)
     halfway = sum(bool(work.attempts) and not work.state.is_final for work in snapshot.works)
     return (
-        f"stopped by {reason}: {done} finished pieces of work and everything that the ledger knows are kept; "
+        f"stopped by {reason}: {done} finished {'piece' if done == 1 else 'pieces'} of work and everything that the "
+        f"ledger knows are kept; "
         f"{halfway} under way go on from their checkpoints, nothing is lost"
     )
 

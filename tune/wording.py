@@ -167,6 +167,10 @@ def forecast_lines(forecast: Forecast, definition: Definition) -> list[str]:
     """What a plan's table does not say."""
     prunes = bool(definition.rungs) and bool(definition.search)
     lines = [f"~ expected, {forecast.basis}{'; the low end has pruning stop what it can' if prunes else ''}"]
+    if forecast.num_unsuggested:
+        lines.append(
+            f"{forecast.num_unsuggested} students are not suggested yet: what the store has of them is seen then"
+        )
     if forecast.num_users:
         lines.append(
             f"sharing: {forecast.num_users} students rest on {forecast.num_generators} generators; one for each would "

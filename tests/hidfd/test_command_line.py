@@ -5,6 +5,8 @@ What is refused and in which words stands in tests/integration/test_bad_input.py
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -336,3 +338,13 @@ def test_looking_at_a_store_that_is_not_there_makes_none(fresh: Workplace) -> No
     outcome = command(fresh, "store", "list", "--store", str(fresh.folder / "nowhere"), exit_code=4)
     assert "there is no store" in outcome.stderr
     assert not (fresh.folder / "nowhere").exists()
+
+
+def test_reader_that_has_seen_enough_ends_the_program_without_a_word(fresh: Workplace) -> None:
+    command = [sys.executable, "-m", "hidfd", "stages", "study.yaml", "--json"]
+    with subprocess.Popen(command, cwd=fresh.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()
+        assert program.stderr.read() == b""
+    assert program.returncode == 141

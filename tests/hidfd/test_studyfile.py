@@ -153,6 +153,7 @@ def test_all_errors_are_told_at_once_with_their_lines(write: Any) -> None:
     [
         ("trial.generation.widht=8", "command line: trial.generation.widht: unknown key; did you mean `width`?"),
         ("trail.generation.width=8", "command line: trail: unknown key; did you mean `trial`?"),
+        ("generation.width=8", "command line: generation: unknown key; did you mean `trial.generation`?"),
         ("trial.generation.width.of=8", "trial.generation.width is a value (16) with no keys in it"),
         ("trial.generation.width=true", "trial.generation.width: expected a number, found true"),
         ("trial.generation.width=[1", "not valid YAML"),

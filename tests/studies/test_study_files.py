@@ -18,6 +18,7 @@ from hidfd.store import Store
 from hidfd.teacher import import_teacher
 from studies.schema import schema
 from tune.config import SearchConfig, StudyConfig
+from tune.study import check_study
 
 FILES = sorted(Path("studies").glob("*.yaml"))
 
@@ -37,7 +38,9 @@ def test_study_file_is_valid_with_every_variant(path: Path, monkeypatch: pytest.
     study = file.section("study", StudyConfig)
     for values in study.variants.values():
         with_values(trial, values)
-    file.section("search", SearchConfig)
+    search = file.section("search", SearchConfig)
+    if search or study.variants:
+        check_study(str(path))
 
 
 def test_quickstart_and_fashion_need_nothing_that_the_repository_lacks(tmp_path: Path) -> None:

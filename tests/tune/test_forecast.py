@@ -104,6 +104,15 @@ def test_what_stands_in_the_store_is_not_built_again(store: Store) -> None:
     assert found == {"teacher": (1, 0), "collection": (1, 1), "generation": (1, 0), "distillation": (1, 0)}
 
 
+def test_teacher_and_collection_that_stand_are_counted_before_the_search_has_suggested_anything(store: Store) -> None:
+    asked = definition()
+    with store.attempt("collection", plan(asked.base)["collection"].digest, {}) as attempt:
+        attempt.path("images.parquet").write_text("")
+        attempt.commit({})
+    found = {row.what: (row.count, row.built) for row in forecast_of(World().planner(asked).state, store).rows}
+    assert (found["teacher"], found["collection"]) == ((1, 0), (1, 1))
+
+
 def test_what_is_left_shrinks_to_nothing_as_the_study_goes_on(store: Store) -> None:
     world = World()
     planner = world.planner(definition())

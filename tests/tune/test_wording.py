@@ -137,13 +137,14 @@ def test_plan_is_told_with_its_range_its_price_and_what_the_budget_lacks(tmp_pat
     assert re.search(r"^generation +4 +0 +~ \S+ s +~ .+ s \(.+ s to .+ s\) +\S+ MB$", table[3])
     lines = forecast_lines(forecast, study)
     assert "about one CPU core; the low end has pruning stop what it can" in lines[0]
-    assert "sharing: 10 students rest on 4 generators; one for each would take" in lines[1]
-    assert "left to do: 1 teacher, 1 collection, 4 generators, 11 students: ~ " in lines[2]
-    assert re.search(r"[\d.]+ CHF \([\d.e-]+ to [\d.e+]+\)$", lines[2])
-    assert re.search(r"study.budget.money: 1 (may|will) not suffice: 0 spent", lines[3])
-    assert lines[4].startswith("at once: 1 CPUs; the store grows by ~ ")
-    assert "test labels are opened" in lines[5]
-    assert left_in_words(forecast, study) == lines[2:4]
+    assert lines[1].startswith("6 students are not suggested yet")
+    assert "sharing: 10 students rest on 4 generators; one for each would take" in lines[2]
+    assert "left to do: 1 teacher, 1 collection, 4 generators, 11 students: ~ " in lines[3]
+    assert re.search(r"[\d.]+ CHF \([\d.e-]+ to [\d.e+]+\)$", lines[3])
+    assert re.search(r"study.budget.money: 1 (may|will) not suffice: 0 spent", lines[4])
+    assert lines[5].startswith("at once: 1 CPUs; the store grows by ~ ")
+    assert "test labels are opened" in lines[6]
+    assert left_in_words(forecast, study) == lines[3:5]
     over = forecast_of(run(definition(data=TESTED), World()).state, Store.open(tmp_path / "store"))
     assert left_in_words(over, study) == ["left to do: nothing that takes long"]
     assert forecast_lines(over, study)[-1] == "left to do: nothing that takes long", "not what is over already"
