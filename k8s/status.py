@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from k8s.manifest import PART
+
 Object = dict[str, Any]
 
 ENDED = ("Complete", "Failed", "ValidationFailed")
@@ -27,6 +29,13 @@ WAITING = {
     "ImagePullBackOff": "the image cannot be pulled",
     "InvalidImageName": "cluster.image is no image's name",
 }
+
+LOST = {
+    "worker": "what ran there goes on elsewhere",
+    "head": "the next try begins when the node is back, or was taken out: kubectl delete node {node}",
+    "submitter": "the study goes on, but what it says is not seen here",
+}
+"""What comes of a silent node, by the part of the study whose pod was there."""
 
 UNSCHEDULED = "Unschedulable"
 
@@ -117,7 +126,9 @@ def _trouble(pod: Object) -> Iterator[str]:
     if status.get("reason") in ("Evicted", "Preempting", "NodeLost"):
         yield f"{status['reason']}: {status.get('message', '')}"
     elif is_lost(pod):
-        yield f"its node {pod['spec'].get('nodeName')} does not answer; what ran there goes on elsewhere"
+        node = pod["spec"].get("nodeName")
+        part = str((pod["metadata"].get("labels") or {}).get(PART))
+        yield f"its node {node} does not answer; {LOST.get(part, LOST['worker']).format(node=node)}"
     for condition in status.get("conditions") or []:
         if condition.get("reason") == UNSCHEDULED and condition.get("status") == "False":
             yield f"no node has room for it: {condition.get('message', '')}"

@@ -82,7 +82,11 @@ class LocalCluster:
             yield
         finally:
             self._plane.stop(name)
-            self.request("DELETE", f"/api/v1/nodes/{name}")
+            if self._plane.api.exists(path := f"/api/v1/nodes/{name}"):
+                self.request("DELETE", path)
+            for pod in self.request("GET", f"/api/v1/pods?fieldSelector=spec.nodeName={name}")["items"]:
+                where = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
+                self.request("DELETE", where, {"gracePeriodSeconds": 0})
 
     def lose_node(self, name: str) -> None:
         """Kills a node with its pods and tells nobody; Kubernetes' own Node stays and becomes NotReady."""

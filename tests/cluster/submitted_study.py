@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from tests.cluster.local_cluster import LocalCluster, restrict
 from tests.integration.conftest import Workplace, tiny_study, tiny_workplace
 
 CLAIM = "data"
+
+ENDS_SECONDS = 420.0
+"""A study of this size takes a minute on two quiet cores, and some more for every new Ray cluster."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,55 @@ def submitted_study(cluster: LocalCluster, namespace: str, folder: Path, **secti
     tree["trial"] = tree["trial"] | _imported(folder, tree, data / "store")
     (folder / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     return SubmittedStudy(cluster, namespace, folder, data)
+
+
+def two_generators(
+    cluster: LocalCluster, namespace: str, folder: Path, *, generation_images: int = 24, **changes: Any
+) -> SubmittedStudy:
+    """Two students over two generators, then the best one beside real images alone.
+
+    Args:
+        generation_images: of each generator's training.
+        changes: of `cluster:`.
+    """
+    controls = {"real_only": True, "synthetic_only": False, "plain_kd": False}
+    asked = {"num_students": 2, "students_per_generator": 1, "startup_students": 2, "controls": controls}
+    search = {"generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4}}
+    study = submitted_study(cluster, namespace, folder, study=asked | {"concurrency": 2}, search=search)
+    tree = yaml.safe_load((folder / "study.yaml").read_text())
+    tree["trial"]["generation"]["target_images"] = generation_images
+    tree["cluster"] |= changes
+    (folder / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    return study
+
+
+def views_of(watch: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    """What a watcher has printed, once it has ended."""
+    out, err = watch.communicate(timeout=ENDS_SECONDS)
+    assert watch.returncode == 0, out + err
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def uninterrupted(study: SubmittedStudy, folder: Path) -> dict[str, Any]:
+    """The same study on this machine, without a cluster; called before it is submitted, while its store is empty."""
+    shutil.copytree(study.data / "store", folder / "store")
+    shutil.copy(study.folder / "study.yaml", folder)
+    places = {"store": "store", "ledger": "ledger.db", "results": "results", "tracking": "sqlite:///mlflow.db"}
+    overrides = [f"storage.{name}={place}" for name, place in places.items()]
+    alone = Workplace(folder)
+    done = alone.run("tune", "run", "study.yaml", "--engine", "local", *overrides)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(alone.run("tune", "status", "study.yaml", "--json", *overrides).stdout)
+    return found
+
+
+def found_by(document: dict[str, Any]) -> dict[str, Any]:
+    """What a study found: all but times, attempts and places."""
+    return {
+        "trials": [(trial["params"], trial["state"], trial["value"]) for trial in document["trials"]],
+        "works": {work["label"]: (work["key"], work["state"], work["metrics"]) for work in document["works"]},
+        "verdict": document["verdict"],
+    }
 
 
 def _imported(folder: Path, tree: dict[str, Any], store: Path) -> dict[str, Any]:

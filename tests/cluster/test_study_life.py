@@ -4,60 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cluster.local_cluster import LocalCluster
-from tests.cluster.submitted_study import SubmittedStudy, submitted_study
-from tests.integration.conftest import Workplace
-
-ENDS_SECONDS = 420.0
-"""A study of this size takes a minute on two quiet cores, and some more for every new Ray cluster."""
-
-SEARCH = {"generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4}}
+from tests.cluster.submitted_study import (
+    ENDS_SECONDS,
+    SubmittedStudy,
+    found_by,
+    two_generators,
+    uninterrupted,
+    views_of,
+)
 
 
 @pytest.fixture
 def study(cluster: LocalCluster, namespace: str, tmp_path: Path) -> SubmittedStudy:
     """Two students over two generators, then the best one beside real images alone."""
-    controls = {"real_only": True, "synthetic_only": False, "plain_kd": False}
-    asked = {"num_students": 2, "students_per_generator": 1, "startup_students": 2, "controls": controls}
-    return submitted_study(cluster, namespace, tmp_path, study=asked, search=SEARCH)
-
-
-def views_of(watch: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    """What a watcher has printed, once it has ended."""
-    out, err = watch.communicate(timeout=ENDS_SECONDS)
-    assert watch.returncode == 0, out + err
-    return [json.loads(line) for line in out.splitlines()]
-
-
-def uninterrupted(study: SubmittedStudy, folder: Path) -> dict[str, Any]:
-    """The same study on this machine, without a cluster; called before it is submitted, while its store is empty."""
-    shutil.copytree(study.data / "store", folder / "store")
-    shutil.copy(study.folder / "study.yaml", folder)
-    places = {"store": "store", "ledger": "ledger.db", "results": "results", "tracking": "sqlite:///mlflow.db"}
-    overrides = [f"storage.{name}={place}" for name, place in places.items()]
-    alone = Workplace(folder)
-    done = alone.run("tune", "run", "study.yaml", "--engine", "local", *overrides)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(alone.run("tune", "status", "study.yaml", "--json", *overrides).stdout)
-    return found
-
-
-def found_by(document: dict[str, Any]) -> dict[str, Any]:
-    """What a study found: all but times, attempts and places."""
-    return {
-        "trials": [(trial["params"], trial["state"], trial["value"]) for trial in document["trials"]],
-        "works": {work["label"]: (work["key"], work["state"], work["metrics"]) for work in document["works"]},
-        "verdict": document["verdict"],
-    }
+    return two_generators(cluster, namespace, tmp_path)
 
 
 def test_study_whose_driver_is_killed_is_retried_and_ends_as_the_uninterrupted_one(

@@ -68,7 +68,7 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
         ),
         (
             pod(phase="Running", conditions=[NOT_READY], containerStatuses=[{"name": "r", "ready": True}]),
-            "worker-1: its node node-7 does not answer",
+            "worker-1: its node node-7 does not answer; what ran there goes on elsewhere",
         ),
         (pod(reason="Evicted", message="The node was low on resource: memory"), "Evicted: The node was low"),
     ],
@@ -76,6 +76,12 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
 def test_pods_trouble_is_told_in_words(found: dict[str, Any], says: str) -> None:
     (line,) = troubles([found])
     assert says in line
+
+
+def test_lost_driver_is_told_with_what_lets_kubernetes_begin_the_next_try() -> None:
+    lost = pod(phase="Running", conditions=[NOT_READY], containerStatuses=[{"name": "r", "ready": True}])
+    lost["metadata"]["labels"] = {"hidfd/part": "head"}
+    assert "kubectl delete node node-7" in troubles([lost])[0]
 
 
 def test_container_that_is_being_made_is_no_trouble() -> None:

@@ -28,59 +28,15 @@ VALUES: dict[str, Any] = {
 }
 """Of the chart, for a small node whose images cannot be pulled. `developer` has no right but those."""
 
-DESK: dict[str, Any] = {
-    "apiVersion": "v1",
-    "kind": "Pod",
-    # The label lets it reach database and MLflow where a cluster enforces NetworkPolicies.
-    "metadata": {"name": "desk", "namespace": NAMESPACE, "labels": {"hidfd/part": "head"}},
-    "spec": {
-        "serviceAccountName": f"{RELEASE}-driver",
-        "automountServiceAccountToken": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 1000,
-            "runAsGroup": 1000,
-            "fsGroup": 1000,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "terminationGracePeriodSeconds": 1,
-        "containers": [
-            {
-                "name": "desk",
-                "image": PROJECT,
-                "imagePullPolicy": "Never",
-                "command": ["sleep", "infinity"],
-                "env": [
-                    {
-                        "name": "DB_PASSWORD",
-                        "valueFrom": {"secretKeyRef": {"name": f"{RELEASE}-database", "key": "password"}},
-                    }
-                ],
-                "resources": {
-                    "requests": {"cpu": "250m", "memory": "1Gi"},
-                    "limits": {"cpu": "1", "memory": "2Gi"},
-                },
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "capabilities": {"drop": ["ALL"]},
-                    "readOnlyRootFilesystem": True,
-                },
-                "volumeMounts": [
-                    {"name": "tmp", "mountPath": "/tmp"},
-                    {"name": "work", "mountPath": "/work"},
-                    {"name": "store", "mountPath": STORE},
-                ],
-            }
-        ],
-        "volumes": [
-            {"name": "tmp", "emptyDir": {}},
-            {"name": "work", "emptyDir": {}},
-            {"name": "store", "persistentVolumeClaim": {"claimName": f"{RELEASE}-store"}},
-        ],
-    },
-}
-"""A pod that mounts the store: for what a user of a shared file system would do in a folder of it."""
+DESK_FILE = Path(__file__).parents[2] / "docs" / "desk.yaml"
+
+
+def desk() -> dict[str, Any]:
+    """The documentation's pod to work in, with an image that nobody pulls."""
+    pod: dict[str, Any] = yaml.safe_load(DESK_FILE.read_text())
+    (container,) = pod["spec"]["containers"]
+    container |= {"image": PROJECT, "imagePullPolicy": "Never"}
+    return pod
 
 
 def study_file() -> dict[str, Any]:
@@ -127,7 +83,7 @@ def lay_out(folder: Path, charts: Path) -> None:
     tiny_workplace(folder / "material")
     (folder / "material/study.yaml").write_text(yaml.safe_dump(study_file(), sort_keys=False))
     (folder / "values.yaml").write_text(yaml.safe_dump(VALUES, sort_keys=False))
-    (folder / "desk.yaml").write_text(yaml.safe_dump(DESK, sort_keys=False))
+    (folder / "desk.yaml").write_text(yaml.safe_dump(desk(), sort_keys=False))
     (folder / "charts").symlink_to(charts)
 
 

@@ -110,7 +110,7 @@ def take_away(terminal: Terminal) -> None:
     terminal.run("python -m k8s delete study.yaml", user="developer")
     terminal.run(f"kubectl get {INTO} pods")
     terminal.say("An upgrade")
-    changed = "--reuse-values --set mlflow.numWorkers=2"
+    changed = "-f values.yaml --set mlflow.numWorkers=2"
     terminal.run(f"helm upgrade {RELEASE} charts/hidfd {INTO} {changed} --wait --timeout 10m")
     terminal.run(f"helm history {RELEASE} {INTO}")
     terminal.run(f"helm test {RELEASE} {INTO} --timeout 10m")
