@@ -80,8 +80,10 @@ class Logs:
                 log = self._logs.setdefault(key, PodLog(path, container["name"]))
                 try:
                     found += [(name, line) for line in log.new(api)]
-                except (Unreachable, Forbidden) as error:
-                    self.silent[name] = f"{name}: its log cannot be had now: {error}"
+                except Unreachable:
+                    self.silent[name] = f"{name}: its log cannot be had now; asking again"
+                except Forbidden as error:
+                    self.silent[name] = f"{name}: its log cannot be had: {error}"
         return found
 
 

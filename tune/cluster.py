@@ -122,6 +122,11 @@ def free(group: str) -> None:
     remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
+def alive() -> list[tuple[str, str]]:
+    """Host and Ray's id of every node that the cluster has now."""
+    return [(node["NodeManagerHostname"], node["NodeID"]) for node in _nodes() if node["Alive"]]
+
+
 def answers(node_id: str) -> bool:
     """Whether a node is there: the cluster itself takes up to half a minute to notice that one has gone."""
     node = next((node for node in _nodes() if node["NodeID"] == node_id and node["Alive"]), None)

@@ -25,7 +25,16 @@ from ray.tune.search import SearchAlgorithm
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hidfd.studyfile import ResourcesConfig
-from tune.cluster import answers, check_answers, check_fits, check_fits_here, check_store_is_shared, free, starting
+from tune.cluster import (
+    alive,
+    answers,
+    check_answers,
+    check_fits,
+    check_fits_here,
+    check_store_is_shared,
+    free,
+    starting,
+)
 from tune.planner import Planner
 from tune.ray_work import WORD, Mailbox, trainable
 from tune.work import Diverged, Done, End, Failed, Finished, Lost, Report, Stopped, Work
@@ -145,6 +154,7 @@ class Adapter:
         self._ends: dict[str, End] = {}
         self._posted: dict[str, float] = {}
         self._nodes: dict[str, list[tuple[str, str]]] = {}  # trial -> host and Ray's id of the nodes of its processes
+        self._possible: dict[str, list[tuple[str, str]]] = {}  # trial -> the same of all nodes that it may be on
         self._groups: dict[str, str] = {}  # trial -> Ray's id of the placement group of its several processes
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
@@ -176,6 +186,7 @@ class Adapter:
             placement_group_factory=self._resources,
         )
         self._active[trial.trial_id], self._trials[trial.trial_id] = step, trial
+        self._possible[trial.trial_id] = alive()
         return trial
 
     def on_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -205,7 +216,8 @@ class Adapter:
             self._trials.pop(trial_id)
             if self._planner.is_deaf(work.key):
                 otherwise = f"it was asked to stop ({self._planner.verdict(work.key)}), did not, and was killed"
-            nodes, end = self._nodes.pop(trial_id, []), self._ends.pop(trial_id, Lost(otherwise))
+            possible = self._possible.pop(trial_id)
+            nodes, end = self._nodes.pop(trial_id, possible), self._ends.pop(trial_id, Lost(otherwise))
             group = self._groups.pop(trial_id, None)
             if isinstance(end, Lost) and group is not None:
                 free(group)

@@ -59,6 +59,7 @@ def mailbox() -> Mailbox:
 @pytest.fixture
 def adapter(planner: Planner, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> Adapter:
     monkeypatch.setattr(engine, "Trial", Trial)
+    monkeypatch.setattr(engine, "alive", lambda: [("node-1", "n1")])
     monkeypatch.setattr(engine, "answers", lambda node: node == "n1")
     return Adapter(planner, mailbox, 2, PlacementGroupFactory([{"CPU": 1.0}]), lambda: None)
 
@@ -118,11 +119,14 @@ def test_what_several_processes_held_is_given_back_where_their_trial_died(
     assert freed == (["4edfc363"] if is_lost else []), "Ray Train gives back what came to its end"
 
 
+@pytest.mark.parametrize("has_begun", [True, False])
 def test_a_trial_whose_node_is_gone_is_lost_with_it(
-    adapter: Adapter, planner: Planner, monkeypatch: pytest.MonkeyPatch
+    adapter: Adapter, planner: Planner, monkeypatch: pytest.MonkeyPatch, has_begun: bool
 ) -> None:
+    """Also while it still imports torch, when only the cluster knows where it is."""
     trial, label = start(adapter)
-    adapter.on_result(trial, says("start", "node-1", "n1"))
+    if has_begun:
+        adapter.on_result(trial, says("start", "node-1", "n1"))
     monkeypatch.setattr(engine, "answers", lambda node: node != "n1")
     adapter.on_end(trial, "its process died")
     assert [attempt.end for attempt in work_of(planner, label).attempts] == ["node lost"]
