@@ -24,7 +24,7 @@ from tune.champion import champion_of
 from tune.display import StudyDisplay
 from tune.errors import LedgerHeld
 from tune.explanation import explain as explain_work
-from tune.findings import opened_labels, rank_words
+from tune.findings import opened_labels, rank_words, teacher_accuracy
 from tune.forecast import forecast_of
 from tune.forgetting import forget as forget_study
 from tune.lines import RunLines
@@ -400,7 +400,9 @@ def _print_tables(snapshot: StudySnapshot) -> None:
     for table in (trials_table(snapshot), rows_table(snapshot)):
         if table is not None:
             _print(table)
-    words = rank_words(snapshot)
+    words, teacher = rank_words(snapshot), teacher_accuracy(snapshot)
+    if teacher is not None:
+        print(f"the teacher: {percent(teacher)} validation accuracy")
     if words is not None:
         print(words)
     opened = opened_labels(snapshot) if snapshot.finished or snapshot.openings else None

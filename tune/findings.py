@@ -100,6 +100,12 @@ def verdict(snapshot: StudySnapshot) -> str:
     return f"The study has ended without a verdict: not all that was to be compared has a number. Students: {counted}."
 
 
+def teacher_accuracy(snapshot: StudySnapshot) -> float | None:
+    """Of the teacher on the validation images, as the evaluations of students found it; None without labels."""
+    found = (work.metrics.get("teacher_validation_accuracy") for work in students(snapshot))
+    return next((accuracy for accuracy in found if accuracy is not None), None)
+
+
 def headline_tiles(snapshot: StudySnapshot) -> list[Tile]:
     """The few numbers to see first, as far as the study has them."""
     tiles, row, best = [], finalist_of(snapshot), best_trial(snapshot)
@@ -122,6 +128,9 @@ def headline_tiles(snapshot: StudySnapshot) -> list[Tile]:
         work = snapshot.work(best.key or "")
         error = points(work.value_error) if work else None
         tiles.append(Tile(objective.capitalize(), percent(best.value), meaning, error))
+    teacher = teacher_accuracy(snapshot)
+    if teacher is not None:
+        tiles.append(Tile("The teacher's validation accuracy", percent(teacher), "what a student is measured against"))
     generators = {build.key for work in students(snapshot) if (build := generator_of(work, snapshot))}
     if students(snapshot):
         meaning = f"on {_count(len(generators), 'generator')}; each generator was built once and shared"

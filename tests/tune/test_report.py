@@ -9,7 +9,7 @@ import pytest
 
 from tests.hidfd.outline import Outline, text_of
 from tests.tune.snapshots import VARIANTS, study_snapshot
-from tune.findings import busy_seconds, cost, short_names
+from tune.findings import busy_seconds, cost, headline_tiles, short_names
 from tune.report import write_study_report
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
 from tune.timeline import timeline
@@ -188,6 +188,16 @@ def test_what_was_found_in_the_store_is_drawn_apart(whole: StudySnapshot) -> Non
     found = [bar.title for bar in drawn.bars if bar.reused]
     assert len(found) == 1
     assert found[0].startswith("trial-0 on generator-0: found in the store after ")
+
+
+def test_teacher_stands_beside_its_students_where_there_are_labels(whole: StudySnapshot) -> None:
+    works = tuple(
+        replace(work, metrics=work.metrics | {"teacher_validation_accuracy": 0.92}) if work.kind == "student" else work
+        for work in whole.works
+    )
+    tiles = {tile.name: tile.value for tile in headline_tiles(replace(whole, works=works))}
+    assert tiles["The teacher's validation accuracy"] == "92.0 %"
+    assert "The teacher's validation accuracy" not in {tile.name for tile in headline_tiles(whole)}
 
 
 def test_page_says_where_the_numbers_of_the_champion_come_from(whole: StudySnapshot, page: str) -> None:
