@@ -53,7 +53,7 @@ def install(terminal: Terminal) -> None:
 
 def open_desk(terminal: Terminal) -> None:
     """The pod that mounts the store."""
-    terminal.run("kubectl apply -f desk.yaml")
+    terminal.run(f"kubectl apply {INTO} -f desk.yaml")
     terminal.run(f"kubectl wait {INTO} --for=condition=Ready pod/desk --timeout=5m")
 
 
