@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from k8s.check import Check, Cluster, failed, passed, warned
+from k8s.check import Check, Server, failed, passed, warned
 from k8s.errors import Forbidden, NotFound, Refused
 from k8s.manifest import ray_pods
 from k8s.paths import CORE, RAY, core
@@ -33,9 +33,9 @@ NEEDED = (
 """Verb, group, resource and subresource of all that submit, watch and delete do; --purge makes a Job as well."""
 
 
-def api_server(request: Request, cluster: Cluster) -> Iterator[Check]:
+def api_server(request: Request, server: Server) -> Iterator[Check]:
     """Its version."""
-    found = cluster.get("/version")
+    found = server.get("/version")
     version = tuple(int(re.sub(r"\D.*", "", str(found[part])) or 0) for part in ("major", "minor"))
     words = f"Kubernetes {found['gitVersion']}"
     if version < OLDEST_KUBERNETES:
@@ -45,14 +45,14 @@ def api_server(request: Request, cluster: Cluster) -> Iterator[Check]:
         yield passed("API server", words)
 
 
-def kuberay(request: Request, cluster: Cluster) -> Iterator[Check]:
+def kuberay(request: Request, server: Server) -> Iterator[Check]:
     """Its definitions, and its operator where that may be seen."""
     install = (
         "helm repo add kuberay https://ray-project.github.io/kuberay-helm && helm install kuberay-operator "
         "kuberay/kuberay-operator --namespace kuberay --create-namespace"
     )
     try:
-        kinds = {kind["kind"] for kind in cluster.get(RAY)["resources"]}
+        kinds = {kind["kind"] for kind in server.get(RAY)["resources"]}
     except NotFound:
         kinds = set()
     if not {"RayJob", "RayCluster"} <= kinds:
@@ -63,7 +63,7 @@ def kuberay(request: Request, cluster: Cluster) -> Iterator[Check]:
     yield passed("KubeRay", "RayJob and RayCluster of ray.io/v1 are there")
     name = "KubeRay operator"
     try:
-        found = cluster.items("/apis/apps/v1/deployments", labelSelector="app.kubernetes.io/name=kuberay-operator")
+        found = server.items("/apis/apps/v1/deployments", labelSelector="app.kubernetes.io/name=kuberay-operator")
     except Forbidden:
         yield warned(name, "deployments of other namespaces may not be listed, so its version is not known")
         return
@@ -82,11 +82,11 @@ def kuberay(request: Request, cluster: Cluster) -> Iterator[Check]:
         yield passed(name, where)
 
 
-def namespace(request: Request, cluster: Cluster) -> Iterator[Check]:
+def namespace(request: Request, server: Server) -> Iterator[Check]:
     """Whether it is there, and what it asks of pods."""
     name = request.cluster.namespace
     try:
-        found = cluster.get(f"{CORE}/namespaces/{name}")
+        found = server.get(f"{CORE}/namespaces/{name}")
     except NotFound:
         yield failed(
             "namespace", f"{name} does not exist", f"kubectl create namespace {name}, or mend cluster.namespace"
@@ -100,10 +100,10 @@ def namespace(request: Request, cluster: Cluster) -> Iterator[Check]:
         return
     yield passed("namespace", name)
     level = (found["metadata"].get("labels") or {}).get(LEVEL)
-    yield from _pod_security(request, cluster, level)
+    yield from _pod_security(request, server, level)
 
 
-def _pod_security(request: Request, cluster: Cluster, level: str | None) -> Iterator[Check]:
+def _pod_security(request: Request, server: Server, level: str | None) -> Iterator[Check]:
     """The server itself says whether it would admit the pods, where it may be asked."""
     name = "pod security"
     words = f"level {level}" if level else "no level is enforced"
@@ -116,7 +116,7 @@ def _pod_security(request: Request, cluster: Cluster, level: str | None) -> Iter
             "spec": template["spec"],
         }
         try:
-            cluster.create(path, pod, dryRun="All")
+            server.create(path, pod, dryRun="All")
         except Forbidden as refusal:
             if "violates PodSecurity" in refusal.message:
                 yield failed(
@@ -138,7 +138,7 @@ def _pod_security(request: Request, cluster: Cluster, level: str | None) -> Iter
     yield passed(name, f"{words}; the server would admit the pods, which keep `restricted`")
 
 
-def permissions(request: Request, cluster: Cluster) -> Iterator[Check]:
+def permissions(request: Request, server: Server) -> Iterator[Check]:
     """One review for each thing that will be done."""
     missing: list[str] = []
     for verb, group, resource, subresource in NEEDED:
@@ -154,7 +154,7 @@ def permissions(request: Request, cluster: Cluster) -> Iterator[Check]:
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": attributes},
         }
-        answer = cluster.create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        answer = server.create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
         if not answer["status"]["allowed"]:
             missing.append(
                 f"{verb} {resource}{f'/{subresource}' if subresource else ''}{f' of {group}' if group else ''}"
@@ -164,15 +164,15 @@ def permissions(request: Request, cluster: Cluster) -> Iterator[Check]:
         return
     yield failed(
         "permissions",
-        f"{_user(cluster)} may not {', '.join(missing)} in {request.cluster.namespace}",
+        f"{_user(server)} may not {', '.join(missing)} in {request.cluster.namespace}",
         "have it named under submitter.subjects of the chart (charts/hidfd/README.md)",
     )
 
 
-def _user(cluster: Cluster) -> str:
+def _user(server: Server) -> str:
     review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
     try:
-        answer = cluster.create("/apis/authentication.k8s.io/v1/selfsubjectreviews", review)
+        answer = server.create("/apis/authentication.k8s.io/v1/selfsubjectreviews", review)
     except Refused:
         return "this account"
     return str(answer["status"]["userInfo"].get("username", "this account"))

@@ -35,7 +35,7 @@ class Check:
     todo: str | None = None
 
 
-class Cluster(Protocol):
+class Server(Protocol):
     """What checks ask an API server; `k8s.client.Api` answers for a real one."""
 
     def get(self, path: str, **query: str | int | bool) -> Object:
@@ -52,7 +52,7 @@ class Cluster(Protocol):
         """An object, or with `dryRun` the answer whether it could be."""
 
 
-Checks = Callable[[Request, Cluster], Iterator[Check]]
+Checks = Callable[[Request, Server], Iterator[Check]]
 
 
 def passed(name: str, found: str) -> Check:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from k8s import access, provisions, room
-from k8s.check import Check, Checks, Cluster, Verdict, warned
+from k8s.check import Check, Checks, Server, Verdict, warned
 from k8s.errors import Forbidden, PreflightError
 from k8s.request import Request
 
@@ -30,16 +30,16 @@ REST: tuple[Checks, ...] = (
 )
 
 
-def preflight(request: Request, cluster: Cluster) -> list[Check]:
+def preflight(request: Request, server: Server) -> list[Check]:
     """Look at everything.
 
     Raises:
         KubernetesError: the API server does not answer.
     """
-    found = [check for checks in FIRST for check in _run(checks, request, cluster)]
+    found = [check for checks in FIRST for check in _run(checks, request, server)]
     if any(check.verdict is Verdict.FAIL for check in found):
         return found
-    return found + [check for checks in REST for check in _run(checks, request, cluster)]
+    return found + [check for checks in REST for check in _run(checks, request, server)]
 
 
 def refuse_failed(found: list[Check]) -> None:
@@ -54,9 +54,9 @@ def refuse_failed(found: list[Check]) -> None:
         raise PreflightError(f"nothing was submitted:\n{words}")
 
 
-def _run(checks: Checks, request: Request, cluster: Cluster) -> Iterator[Check]:
+def _run(checks: Checks, request: Request, server: Server) -> Iterator[Check]:
     """What may not be looked at is no reason to stop: the pods may be allowed more than their user."""
     try:
-        yield from checks(request, cluster)
+        yield from checks(request, server)
     except Forbidden as refusal:
         yield warned(checks.__name__.replace("_", " "), f"may not be looked at ({refusal.message})")

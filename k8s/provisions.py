@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from hidfd.studyfile import redacted
-from k8s.check import Check, Cluster, failed, passed, warned
+from k8s.check import Check, Server, failed, passed, warned
 from k8s.errors import Forbidden, NotFound
 from k8s.paths import CORE, core
 from k8s.request import OF_SECRET, Request
@@ -16,7 +16,7 @@ from k8s.request import OF_SECRET, Request
 SQLITE = "sqlite:///"
 
 
-def study_file(request: Request, cluster: Cluster) -> Iterator[Check]:
+def study_file(request: Request, server: Server) -> Iterator[Check]:
     """The sections that only the tuner knows, by its own verb: a driver that refuses them would do so in every try."""
     words = [sys.executable, "-m", "tune", "check", request.path, *request.overrides]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -26,7 +26,7 @@ def study_file(request: Request, cluster: Cluster) -> Iterator[Check]:
         yield failed("study file", done.stderr.strip().removeprefix("error: "), f"mend {request.path}")
 
 
-def image(request: Request, cluster: Cluster) -> Iterator[Check]:
+def image(request: Request, server: Server) -> Iterator[Check]:
     """Whether the next try will run the same one."""
     if "@sha256:" in request.cluster.image:
         yield passed("image", request.cluster.image)
@@ -38,7 +38,7 @@ def image(request: Request, cluster: Cluster) -> Iterator[Check]:
         )
 
 
-def material(request: Request, cluster: Cluster) -> Iterator[Check]:
+def material(request: Request, server: Server) -> Iterator[Check]:
     """Pods see nothing of this machine."""
     if request.unimported:
         yield failed(
@@ -51,7 +51,7 @@ def material(request: Request, cluster: Cluster) -> Iterator[Check]:
         yield passed("material", "all of it has its sha256")
 
 
-def places(request: Request, cluster: Cluster) -> Iterator[Check]:
+def places(request: Request, server: Server) -> Iterator[Check]:
     """`storage:`, as the pods will see it."""
     given = set(request.cluster.environment) | set(request.cluster.secrets)
     for name in sorted(request.variables - given):
@@ -101,18 +101,18 @@ def _place(request: Request, name: str, place: str) -> Check:
     return passed(what, f"{place} on claim {request.cluster.volumes[claim].claim}")
 
 
-def claims(request: Request, cluster: Cluster) -> Iterator[Check]:
+def claims(request: Request, server: Server) -> Iterator[Check]:
     """That they are there, and that all pods can have them at once."""
     for name, volume in request.cluster.volumes.items():
         what = f"claim {volume.claim}"
         try:
-            found = cluster.get(core(request.cluster.namespace, "persistentvolumeclaims", volume.claim))
+            found = server.get(core(request.cluster.namespace, "persistentvolumeclaims", volume.claim))
         except NotFound:
             yield failed(what, "does not exist", f"make it, or mend cluster.volumes.{name}.claim")
             continue
         modes, status = found["spec"].get("accessModes") or [], found.get("status") or {}
         shared = {"ReadWriteMany"} | ({"ReadOnlyMany"} if volume.read_only else set())
-        if request.cluster.num_pods > 1 and not shared & set(modes) and _has_one_node(cluster):
+        if request.cluster.num_pods > 1 and not shared & set(modes) and _has_one_node(server):
             yield warned(what, f"{', '.join(modes)}: one node only, which is all there is or may be seen")
         elif request.cluster.num_pods > 1 and not shared & set(modes):
             yield failed(
@@ -125,14 +125,14 @@ def claims(request: Request, cluster: Cluster) -> Iterator[Check]:
         elif status.get("phase") == "Bound":
             yield passed(what, f"{', '.join(modes)}, bound")
         else:
-            yield _pending(what, found["spec"].get("storageClassName"), cluster)
+            yield _pending(what, found["spec"].get("storageClassName"), server)
 
 
-def _pending(what: str, storage_class: str | None, cluster: Cluster) -> Check:
+def _pending(what: str, storage_class: str | None, server: Server) -> Check:
     if not storage_class:
         return warned(what, "waits for a volume", "make one, or name a storage class in it")
     try:
-        found = cluster.get(f"/apis/storage.k8s.io/v1/storageclasses/{storage_class}")
+        found = server.get(f"/apis/storage.k8s.io/v1/storageclasses/{storage_class}")
     except NotFound:
         return failed(what, f"its storage class {storage_class} does not exist", "make the claim with one that does")
     if found.get("volumeBindingMode") == "WaitForFirstConsumer":
@@ -140,7 +140,7 @@ def _pending(what: str, storage_class: str | None, cluster: Cluster) -> Check:
     return warned(what, f"{storage_class} has not made its volume yet", "see why: kubectl describe pvc")
 
 
-def secrets(request: Request, cluster: Cluster) -> Iterator[Check]:
+def secrets(request: Request, server: Server) -> Iterator[Check]:
     """That they are there, with their keys. Their values are not looked at."""
     wanted: dict[str, set[str]] = {}
     for entry in request.cluster.secrets.values():
@@ -148,7 +148,7 @@ def secrets(request: Request, cluster: Cluster) -> Iterator[Check]:
     for name, keys in wanted.items():
         what = f"secret {name}"
         try:
-            found = cluster.get(core(request.cluster.namespace, "secrets", name))
+            found = server.get(core(request.cluster.namespace, "secrets", name))
         except NotFound:
             yield failed(what, "does not exist", f"kubectl create secret generic {name} --from-literal={min(keys)}=...")
             continue
@@ -163,12 +163,12 @@ def secrets(request: Request, cluster: Cluster) -> Iterator[Check]:
             yield passed(what, f"has {', '.join(sorted(keys))}")
 
 
-def pull_secrets(request: Request, cluster: Cluster) -> Iterator[Check]:
+def pull_secrets(request: Request, server: Server) -> Iterator[Check]:
     """That they are there, and of the kind that nodes can use."""
     for name in request.cluster.image_pull_secrets:
         what = f"pull secret {name}"
         try:
-            kind = cluster.get(core(request.cluster.namespace, "secrets", name)).get("type")
+            kind = server.get(core(request.cluster.namespace, "secrets", name)).get("type")
         except NotFound:
             yield failed(what, "does not exist", f"kubectl create secret docker-registry {name} ...")
             continue
@@ -181,12 +181,12 @@ def pull_secrets(request: Request, cluster: Cluster) -> Iterator[Check]:
             yield failed(what, f"is of type {kind}", "make it with kubectl create secret docker-registry")
 
 
-def accounts(request: Request, cluster: Cluster) -> Iterator[Check]:
+def accounts(request: Request, server: Server) -> Iterator[Check]:
     """The service accounts of the pods."""
     for name in sorted({request.cluster.driver_service_account, request.cluster.worker_service_account}):
         what = f"service account {name}"
         try:
-            cluster.get(core(request.cluster.namespace, "serviceaccounts", name))
+            server.get(core(request.cluster.namespace, "serviceaccounts", name))
         except NotFound:
             yield failed(what, "does not exist", "install the chart, which makes RELEASE-driver and RELEASE-worker")
             continue
@@ -196,13 +196,13 @@ def accounts(request: Request, cluster: Cluster) -> Iterator[Check]:
         yield passed(what, "is there")
 
 
-def scheduling(request: Request, cluster: Cluster) -> Iterator[Check]:
+def scheduling(request: Request, server: Server) -> Iterator[Check]:
     """Priority class and queue, where they are named."""
     priority, queue = request.cluster.priority_class, request.cluster.queue
     if priority is not None:
         what = f"priority class {priority}"
         try:
-            found = cluster.get(f"/apis/scheduling.k8s.io/v1/priorityclasses/{priority}")
+            found = server.get(f"/apis/scheduling.k8s.io/v1/priorityclasses/{priority}")
             yield passed(what, f"priority {found['value']}")
         except NotFound:
             yield failed(what, "does not exist", "mend cluster.priority_class; kubectl get priorityclasses lists them")
@@ -211,8 +211,8 @@ def scheduling(request: Request, cluster: Cluster) -> Iterator[Check]:
     if queue is not None:
         what = f"queue {queue}"
         try:
-            version = cluster.get("/apis/kueue.x-k8s.io")["preferredVersion"]["groupVersion"]
-            cluster.get(f"/apis/{version}/namespaces/{request.cluster.namespace}/localqueues/{queue}")
+            version = server.get("/apis/kueue.x-k8s.io")["preferredVersion"]["groupVersion"]
+            server.get(f"/apis/{version}/namespaces/{request.cluster.namespace}/localqueues/{queue}")
             yield passed(what, "is there")
         except NotFound:
             yield failed(what, "no such LocalQueue here, or no Kueue", "mend cluster.queue; kubectl get localqueues")
@@ -220,10 +220,10 @@ def scheduling(request: Request, cluster: Cluster) -> Iterator[Check]:
             yield warned(what, "may not be looked at")
 
 
-def _has_one_node(cluster: Cluster) -> bool:
+def _has_one_node(server: Server) -> bool:
     """As far as may be seen."""
     try:
-        return len(cluster.items(f"{CORE}/nodes")) <= 1
+        return len(server.items(f"{CORE}/nodes")) <= 1
     except Forbidden:
         return True
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from k8s.check import Check, Cluster, failed, passed, warned
+from k8s.check import Check, Server, failed, passed, warned
 from k8s.errors import Forbidden, Refused
 from k8s.manifest import ray_pods, render
 from k8s.paths import CORE, core
@@ -24,9 +24,9 @@ AUTOSCALERS = (
 """What is there where nodes come by themselves."""
 
 
-def quota(request: Request, cluster: Cluster) -> Iterator[Check]:
+def quota(request: Request, server: Server) -> Iterator[Check]:
     """Everything that the study holds at most, against what every ResourceQuota has left."""
-    found = cluster.items(core(request.cluster.namespace, "resourcequotas"))
+    found = server.items(core(request.cluster.namespace, "resourcequotas"))
     if not found:
         yield passed("quota", "none")
         return
@@ -54,10 +54,10 @@ def quota(request: Request, cluster: Cluster) -> Iterator[Check]:
         yield warned("quota", "; ".join(short), "the groups will grow no further than the quota")
 
 
-def limit_range(request: Request, cluster: Cluster) -> Iterator[Check]:
+def limit_range(request: Request, server: Server) -> Iterator[Check]:
     """Every container, against the least and the most that one may have."""
     wrong: list[str] = []
-    for each in cluster.items(core(request.cluster.namespace, "limitranges")):
+    for each in server.items(core(request.cluster.namespace, "limitranges")):
         for limit in each["spec"]["limits"]:
             if limit["type"] not in ("Container", "Pod"):
                 continue
@@ -77,14 +77,14 @@ def limit_range(request: Request, cluster: Cluster) -> Iterator[Check]:
         yield passed("limit range", "kept")
 
 
-def nodes(request: Request, cluster: Cluster) -> Iterator[Check]:
+def nodes(request: Request, server: Server) -> Iterator[Check]:
     """Every group's pods, against nodes that they could go to: all of what those have, whoever uses it now."""
     try:
-        found = cluster.items(f"{CORE}/nodes")
+        found = server.items(f"{CORE}/nodes")
     except Forbidden:
         yield warned("nodes", "may not be listed, so whether the pods fit anywhere is not known")
         return
-    comes = _autoscaler(cluster)
+    comes = _autoscaler(server)
     groups: dict[str, PodConfig] = {"driver": request.cluster.driver, **request.cluster.workers}
     for name, (template, _) in ray_pods(request).items():
         group, asked = groups[name], _requests(template["spec"])
@@ -105,7 +105,7 @@ def nodes(request: Request, cluster: Cluster) -> Iterator[Check]:
             yield failed(f"nodes for {name}", f"none has {wanted}: {_closest(found, group, asked)}", _what_to_do(name))
 
 
-def pieces_of_work(request: Request, cluster: Cluster) -> Iterator[Check]:
+def pieces_of_work(request: Request, server: Server) -> Iterator[Check]:
     """`resources:`, against what one pod has."""
     name, asked = "a piece of work", request.resources
     words = f"{asked.num_workers} x {asked.cpus_per_worker} CPUs and {asked.gpus_per_worker:g} GPUs"
@@ -207,11 +207,11 @@ def _what_to_do(name: str) -> str:
     return f"ask for less under {where}, or mend its node_selector and tolerations; else its pods would wait for ever"
 
 
-def _autoscaler(cluster: Cluster) -> str | None:
+def _autoscaler(server: Server) -> str | None:
     hidden: str | None = None
     for path in AUTOSCALERS:
         try:
-            if cluster.get(path):
+            if server.get(path):
                 return "karpenter" if "karpenter" in path else "the cluster autoscaler"
         except Forbidden:
             hidden = "an autoscaler, if there is one (it may not be looked for),"
