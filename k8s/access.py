@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
-from k8s.check import Check, Server, failed, passed, warned
+from k8s.check import Check, Server, failed, looked_at, passed, warned
 from k8s.errors import Forbidden, NotFound, Refused
 from k8s.manifest import ray_pods
 from k8s.paths import CORE, RAY, core
@@ -14,6 +15,11 @@ from k8s.request import Request
 OLDEST_KUBERNETES = (1, 28)
 OLDEST_KUBERAY = (1, 5)
 """The first whose RayCluster has authOptions."""
+
+INSTALL = (
+    "helm repo add kuberay https://ray-project.github.io/kuberay-helm && helm install kuberay-operator "
+    "kuberay/kuberay-operator --namespace kuberay --create-namespace"
+)
 
 LEVEL = "pod-security.kubernetes.io/enforce"
 
@@ -47,39 +53,36 @@ def api_server(request: Request, server: Server) -> Iterator[Check]:
 
 def kuberay(request: Request, server: Server) -> Iterator[Check]:
     """Its definitions, and its operator where that may be seen."""
-    install = (
-        "helm repo add kuberay https://ray-project.github.io/kuberay-helm && helm install kuberay-operator "
-        "kuberay/kuberay-operator --namespace kuberay --create-namespace"
-    )
     try:
         kinds = {kind["kind"] for kind in server.get(RAY)["resources"]}
     except NotFound:
         kinds = set()
     if not {"RayJob", "RayCluster"} <= kinds:
         yield failed(
-            "KubeRay", "RayJob and RayCluster of ray.io/v1 are not there", f"have KubeRay installed: {install}"
+            "KubeRay", "RayJob and RayCluster of ray.io/v1 are not there", f"have KubeRay installed: {INSTALL}"
         )
         return
     yield passed("KubeRay", "RayJob and RayCluster of ray.io/v1 are there")
+    yield looked_at("KubeRay operator", partial(_operator, server))
+
+
+def _operator(server: Server) -> Check:
     name = "KubeRay operator"
     try:
         found = server.items("/apis/apps/v1/deployments", labelSelector="app.kubernetes.io/name=kuberay-operator")
     except Forbidden:
-        yield warned(name, "deployments of other namespaces may not be listed, so its version is not known")
-        return
+        return warned(name, "deployments of other namespaces may not be listed, so its version is not known")
     if not found:
-        yield warned(name, "no deployment is labelled as one", f"unless it runs in some other way: {install}")
-        return
+        return warned(name, "no deployment is labelled as one", f"unless it runs in some other way: {INSTALL}")
     image = found[0]["spec"]["template"]["spec"]["containers"][0]["image"]
     ready = (found[0].get("status") or {}).get("readyReplicas") or 0
     version = re.search(r":v?(\d+)\.(\d+)", image)
     where = f"{image} in {found[0]['metadata']['namespace']}"
     if not ready:
-        yield failed(name, f"{where}, of which no pod is ready", "see why: kubectl describe pods in that namespace")
-    elif version is not None and (int(version[1]), int(version[2])) < OLDEST_KUBERAY:
-        yield failed(name, where, f"upgrade it to {'.'.join(map(str, OLDEST_KUBERAY))} or newer")
-    else:
-        yield passed(name, where)
+        return failed(name, f"{where}, of which no pod is ready", "see why: kubectl describe pods in that namespace")
+    if version is not None and (int(version[1]), int(version[2])) < OLDEST_KUBERAY:
+        return failed(name, where, f"upgrade it to {'.'.join(map(str, OLDEST_KUBERAY))} or newer")
+    return passed(name, where)
 
 
 def namespace(request: Request, server: Server) -> Iterator[Check]:
@@ -94,19 +97,19 @@ def namespace(request: Request, server: Server) -> Iterator[Check]:
         return
     except Forbidden:
         yield warned("namespace", f"{name} may not be looked at")
+        yield from _pod_security(request, server, "its level is not known")
         return
     if found["metadata"].get("deletionTimestamp"):
         yield failed("namespace", f"{name} is being deleted", "wait until it is gone, and make it anew")
         return
     yield passed("namespace", name)
     level = (found["metadata"].get("labels") or {}).get(LEVEL)
-    yield from _pod_security(request, server, level)
+    yield from _pod_security(request, server, f"level {level}" if level else "no level is enforced")
 
 
-def _pod_security(request: Request, server: Server, level: str | None) -> Iterator[Check]:
+def _pod_security(request: Request, server: Server, words: str) -> Iterator[Check]:
     """The server itself says whether it would admit the pods, where it may be asked."""
     name = "pod security"
-    words = f"level {level}" if level else "no level is enforced"
     path = core(request.cluster.namespace, "pods")
     for group, (template, _) in ray_pods(request).items():
         pod = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from k8s.errors import Forbidden, Refused, Unauthorized, Unreachable
 from k8s.request import Request
 
 Object = dict[str, Any]
@@ -68,3 +69,24 @@ def warned(name: str, found: str, todo: str | None = None) -> Check:
 def failed(name: str, found: str, todo: str) -> Check:
     """It would go wrong."""
     return Check(name, Verdict.FAIL, found, todo)
+
+
+def unknown(name: str, error: Refused | Unreachable) -> Check:
+    """It could not be looked at, which is no reason to stop: the pods may be allowed more than their user.
+
+    Raises:
+        Unauthorized: nothing else would be answered either.
+    """
+    if isinstance(error, Unauthorized):
+        raise error
+    if isinstance(error, Forbidden):
+        return warned(name, f"may not be looked at ({error.message})")
+    return warned(name, f"could not be looked at: {error}")
+
+
+def looked_at(name: str, look: Callable[[], Check]) -> Check:
+    """One finding of several: what keeps it from being made keeps off none of the others."""
+    try:
+        return look()
+    except (Refused, Unreachable) as error:
+        return unknown(name, error)

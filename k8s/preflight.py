@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from k8s import access, provisions, room
-from k8s.check import Check, Checks, Server, Verdict, warned
-from k8s.errors import Forbidden, PreflightError
+from k8s.check import Check, Checks, Server, Verdict, unknown
+from k8s.errors import PreflightError, Refused, Unreachable
 from k8s.request import Request
 
 FIRST: tuple[Checks, ...] = (access.api_server, access.kuberay, access.namespace)
@@ -55,8 +55,9 @@ def refuse_failed(found: list[Check]) -> None:
 
 
 def _run(checks: Checks, request: Request, server: Server) -> Iterator[Check]:
-    """What may not be looked at is no reason to stop: the pods may be allowed more than their user."""
     try:
         yield from checks(request, server)
-    except Forbidden as refusal:
-        yield warned(checks.__name__.replace("_", " "), f"may not be looked at ({refusal.message})")
+    except (Refused, Unreachable) as error:
+        if checks is access.api_server and isinstance(error, Unreachable):
+            raise
+        yield unknown(checks.__name__.replace("_", " "), error)

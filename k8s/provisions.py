@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import PurePosixPath
 
 from hidfd.studyfile import redacted
-from k8s.check import Check, Server, failed, passed, warned
+from k8s.check import Check, Server, failed, looked_at, passed, warned
 from k8s.errors import Forbidden, NotFound
 from k8s.paths import CORE, core
 from k8s.request import OF_SECRET, Request
@@ -104,28 +105,31 @@ def _place(request: Request, name: str, place: str) -> Check:
 def claims(request: Request, server: Server) -> Iterator[Check]:
     """That they are there, and that all pods can have them at once."""
     for name, volume in request.cluster.volumes.items():
-        what = f"claim {volume.claim}"
-        try:
-            found = server.get(core(request.cluster.namespace, "persistentvolumeclaims", volume.claim))
-        except NotFound:
-            yield failed(what, "does not exist", f"make it, or mend cluster.volumes.{name}.claim")
-            continue
-        modes, status = found["spec"].get("accessModes") or [], found.get("status") or {}
-        shared = {"ReadWriteMany"} | ({"ReadOnlyMany"} if volume.read_only else set())
-        if request.cluster.num_pods > 1 and not shared & set(modes) and _has_one_node(server):
-            yield warned(what, f"{', '.join(modes)}: one node only, which is all there is or may be seen")
-        elif request.cluster.num_pods > 1 and not shared & set(modes):
-            yield failed(
-                what,
-                f"{', '.join(modes)}: one node only, and there are {request.cluster.num_pods} pods",
-                "make it ReadWriteMany, or keep everything in S3 and PostgreSQL",
-            )
-        elif status.get("phase") == "Lost":
-            yield failed(what, "its volume is lost", "restore it, or make another claim")
-        elif status.get("phase") == "Bound":
-            yield passed(what, f"{', '.join(modes)}, bound")
-        else:
-            yield _pending(what, found["spec"].get("storageClassName"), server)
+        yield looked_at(f"claim {volume.claim}", partial(_claim, request, server, name))
+
+
+def _claim(request: Request, server: Server, name: str) -> Check:
+    volume = request.cluster.volumes[name]
+    what = f"claim {volume.claim}"
+    try:
+        found = server.get(core(request.cluster.namespace, "persistentvolumeclaims", volume.claim))
+    except NotFound:
+        return failed(what, "does not exist", f"make it, or mend cluster.volumes.{name}.claim")
+    modes, status = found["spec"].get("accessModes") or [], found.get("status") or {}
+    shared = {"ReadWriteMany"} | ({"ReadOnlyMany"} if volume.read_only else set())
+    if request.cluster.num_pods > 1 and not shared & set(modes):
+        if _has_one_node(server):
+            return warned(what, f"{', '.join(modes)}: one node only, which is all there is or may be seen")
+        return failed(
+            what,
+            f"{', '.join(modes)}: one node only, and there are {request.cluster.num_pods} pods",
+            "make it ReadWriteMany, or keep everything in S3 and PostgreSQL",
+        )
+    if status.get("phase") == "Lost":
+        return failed(what, "its volume is lost", "restore it, or make another claim")
+    if status.get("phase") == "Bound":
+        return passed(what, f"{', '.join(modes)}, bound")
+    return _pending(what, found["spec"].get("storageClassName"), server)
 
 
 def _pending(what: str, storage_class: str | None, server: Server) -> Check:
@@ -135,6 +139,8 @@ def _pending(what: str, storage_class: str | None, server: Server) -> Check:
         found = server.get(f"/apis/storage.k8s.io/v1/storageclasses/{storage_class}")
     except NotFound:
         return failed(what, f"its storage class {storage_class} does not exist", "make the claim with one that does")
+    except Forbidden:
+        return warned(what, f"waits for a volume, and its storage class {storage_class} may not be looked at")
     if found.get("volumeBindingMode") == "WaitForFirstConsumer":
         return passed(what, f"{storage_class} makes its volume when the first pod comes")
     return warned(what, f"{storage_class} has not made its volume yet", "see why: kubectl describe pvc")
@@ -146,78 +152,82 @@ def secrets(request: Request, server: Server) -> Iterator[Check]:
     for entry in request.cluster.secrets.values():
         wanted.setdefault(entry.secret, set()).add(entry.key)
     for name, keys in wanted.items():
-        what = f"secret {name}"
-        try:
-            found = server.get(core(request.cluster.namespace, "secrets", name))
-        except NotFound:
-            yield failed(what, "does not exist", f"kubectl create secret generic {name} --from-literal={min(keys)}=...")
-            continue
-        except Forbidden:
-            yield warned(what, f"may not be looked at, so whether it has {', '.join(sorted(keys))} is not known")
-            continue
-        missing = keys - set(found.get("data") or {})
-        if missing:
-            has = ", ".join(sorted(found.get("data") or {})) or "nothing"
-            yield failed(what, f"has no key {', '.join(sorted(missing))}, but {has}", "mend cluster.secrets")
-        else:
-            yield passed(what, f"has {', '.join(sorted(keys))}")
+        yield looked_at(f"secret {name}", partial(_secret, request, server, name, keys))
+
+
+def _secret(request: Request, server: Server, name: str, keys: set[str]) -> Check:
+    what = f"secret {name}"
+    try:
+        found = server.get(core(request.cluster.namespace, "secrets", name))
+    except NotFound:
+        return failed(what, "does not exist", f"kubectl create secret generic {name} --from-literal={min(keys)}=...")
+    except Forbidden:
+        return warned(what, f"may not be looked at, so whether it has {', '.join(sorted(keys))} is not known")
+    missing = keys - set(found.get("data") or {})
+    if missing:
+        has = ", ".join(sorted(found.get("data") or {})) or "nothing"
+        return failed(what, f"has no key {', '.join(sorted(missing))}, but {has}", "mend cluster.secrets")
+    return passed(what, f"has {', '.join(sorted(keys))}")
 
 
 def pull_secrets(request: Request, server: Server) -> Iterator[Check]:
     """That they are there, and of the kind that nodes can use."""
     for name in request.cluster.image_pull_secrets:
-        what = f"pull secret {name}"
-        try:
-            kind = server.get(core(request.cluster.namespace, "secrets", name)).get("type")
-        except NotFound:
-            yield failed(what, "does not exist", f"kubectl create secret docker-registry {name} ...")
-            continue
-        except Forbidden:
-            yield warned(what, "may not be looked at")
-            continue
-        if kind in ("kubernetes.io/dockerconfigjson", "kubernetes.io/dockercfg"):
-            yield passed(what, str(kind))
-        else:
-            yield failed(what, f"is of type {kind}", "make it with kubectl create secret docker-registry")
+        yield looked_at(f"pull secret {name}", partial(_pull_secret, request, server, name))
+
+
+def _pull_secret(request: Request, server: Server, name: str) -> Check:
+    what = f"pull secret {name}"
+    try:
+        kind = server.get(core(request.cluster.namespace, "secrets", name)).get("type")
+    except NotFound:
+        return failed(what, "does not exist", f"kubectl create secret docker-registry {name} ...")
+    if kind in ("kubernetes.io/dockerconfigjson", "kubernetes.io/dockercfg"):
+        return passed(what, str(kind))
+    return failed(what, f"is of type {kind}", "make it with kubectl create secret docker-registry")
 
 
 def accounts(request: Request, server: Server) -> Iterator[Check]:
     """The service accounts of the pods."""
     for name in sorted({request.cluster.driver_service_account, request.cluster.worker_service_account}):
-        what = f"service account {name}"
-        try:
-            server.get(core(request.cluster.namespace, "serviceaccounts", name))
-        except NotFound:
-            yield failed(what, "does not exist", "install the chart, which makes RELEASE-driver and RELEASE-worker")
-            continue
-        except Forbidden:
-            yield warned(what, "may not be looked at")
-            continue
-        yield passed(what, "is there")
+        yield looked_at(f"service account {name}", partial(_account, request, server, name))
+
+
+def _account(request: Request, server: Server, name: str) -> Check:
+    what = f"service account {name}"
+    try:
+        server.get(core(request.cluster.namespace, "serviceaccounts", name))
+    except NotFound:
+        return failed(what, "does not exist", "install the chart, which makes RELEASE-driver and RELEASE-worker")
+    return passed(what, "is there")
 
 
 def scheduling(request: Request, server: Server) -> Iterator[Check]:
     """Priority class and queue, where they are named."""
     priority, queue = request.cluster.priority_class, request.cluster.queue
     if priority is not None:
-        what = f"priority class {priority}"
-        try:
-            found = server.get(f"/apis/scheduling.k8s.io/v1/priorityclasses/{priority}")
-            yield passed(what, f"priority {found['value']}")
-        except NotFound:
-            yield failed(what, "does not exist", "mend cluster.priority_class; kubectl get priorityclasses lists them")
-        except Forbidden:
-            yield warned(what, "may not be looked at")
+        yield looked_at(f"priority class {priority}", partial(_priority_class, server, priority))
     if queue is not None:
-        what = f"queue {queue}"
-        try:
-            version = server.get("/apis/kueue.x-k8s.io")["preferredVersion"]["groupVersion"]
-            server.get(f"/apis/{version}/namespaces/{request.cluster.namespace}/localqueues/{queue}")
-            yield passed(what, "is there")
-        except NotFound:
-            yield failed(what, "no such LocalQueue here, or no Kueue", "mend cluster.queue; kubectl get localqueues")
-        except Forbidden:
-            yield warned(what, "may not be looked at")
+        yield looked_at(f"queue {queue}", partial(_queue, request, server, queue))
+
+
+def _priority_class(server: Server, name: str) -> Check:
+    what = f"priority class {name}"
+    try:
+        found = server.get(f"/apis/scheduling.k8s.io/v1/priorityclasses/{name}")
+    except NotFound:
+        return failed(what, "does not exist", "mend cluster.priority_class; kubectl get priorityclasses lists them")
+    return passed(what, f"priority {found['value']}")
+
+
+def _queue(request: Request, server: Server, name: str) -> Check:
+    what = f"queue {name}"
+    try:
+        version = server.get("/apis/kueue.x-k8s.io")["preferredVersion"]["groupVersion"]
+        server.get(f"/apis/{version}/namespaces/{request.cluster.namespace}/localqueues/{name}")
+    except NotFound:
+        return failed(what, "no such LocalQueue here, or no Kueue", "mend cluster.queue; kubectl get localqueues")
+    return passed(what, "is there")
 
 
 def _has_one_node(server: Server) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from k8s.check import Check, Server, failed, passed, warned
-from k8s.errors import Forbidden, Refused
+from k8s.errors import Forbidden, Refused, Unreachable
 from k8s.manifest import ray_pods, render
 from k8s.paths import CORE, core
 from k8s.quantity import amount
@@ -213,8 +213,8 @@ def _autoscaler(server: Server) -> str | None:
         try:
             if server.get(path):
                 return "karpenter" if "karpenter" in path else "the cluster autoscaler"
-        except Forbidden:
-            hidden = "an autoscaler, if there is one (it may not be looked for),"
+        except (Forbidden, Unreachable):
+            hidden = "an autoscaler, if there is one (it could not be looked for),"
         except Refused:
             continue
     return hidden

@@ -10,12 +10,14 @@ import pytest
 import k8s.preflight
 from k8s.check import Check, Verdict
 from k8s.client import Api
-from k8s.errors import PreflightError
+from k8s.errors import PreflightError, Unreachable
 from k8s.preflight import preflight, refuse_failed
 from k8s.provisions import study_file
 from tests.k8s.api_server import ApiServer
 from tests.k8s.conftest import NAMESPACED
 from tests.k8s.study_files import EVERYTHING, REMOTE, SMALLEST, request, tree
+
+POST_PODS = f"POST {NAMESPACED}/pods "
 
 
 @pytest.fixture
@@ -28,6 +30,23 @@ def find(tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch) -> Any:
         return {check.name: check for check in preflight(request(tmp_path, cluster, *overrides, **sections), api)}
 
     return find
+
+
+@pytest.fixture
+def refuse(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Has the server answer a status to requests whose method and path have some words in them."""
+
+    def refuse(status: int, message: str, *words: str) -> None:
+        ordinary = server.answer
+
+        def answer(method: str, path: str, query: Any, body: Any) -> Any:
+            if any(word in f"{method} {path} " for word in words):
+                return status, {"message": message}
+            return ordinary(method, path, query, body)
+
+        monkeypatch.setattr(server, "answer", answer)
+
+    return refuse
 
 
 def worst(found: dict[str, Check]) -> list[str]:
@@ -313,33 +332,53 @@ def test_claim_without_a_volume_depends_on_its_storage_class(
     assert find()["claim hidfd-store"].verdict is verdict
 
 
-def test_what_may_not_be_looked_at_is_a_warning(find: Any, server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    ordinary = server.answer
-    closed = ("/nodes", "/secrets/", "deployments", "resourcequotas")
-
-    def answer(method: str, path: str, query: Any, body: Any) -> Any:
-        if any(word in path for word in closed):
-            return 403, {"message": f"tester cannot get {path}"}
-        return ordinary(method, path, query, body)
-
-    monkeypatch.setattr(server, "answer", answer)
+@pytest.mark.parametrize("status", [403, 503])
+def test_what_cannot_be_looked_at_is_a_warning(find: Any, refuse: Any, status: int) -> None:
+    refuse(status, "not now", "/nodes ", "/secrets/", "deployments", "resourcequotas", "priorityclasses", "kueue")
     found = find()
     assert {check.verdict for check in found.values()} == {Verdict.PASS, Verdict.WARN}
-    expected = {"KubeRay operator", "quota", "nodes", "secret s3", "secret hidfd-database", "pull secret registry"}
-    assert set(worst(found)) == expected
+    assert set(worst(found)) == {
+        *("KubeRay operator", "quota", "nodes", "secret s3", "secret hidfd-database", "pull secret registry"),
+        *("priority class low", "queue research"),
+    }
 
 
-def test_pods_that_the_namespace_would_refuse_are_told_in_the_servers_words(
-    find: Any, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("status", [403, 503])
+@pytest.mark.parametrize("hidden", ["storageclasses", "persistentvolumeclaims/hidfd-store"])
+def test_claim_that_cannot_be_looked_at_hides_no_other(
+    find: Any, server: ApiServer, refuse: Any, status: int, hidden: str
 ) -> None:
-    ordinary = server.answer
+    claim = server.objects[f"{NAMESPACED}/persistentvolumeclaims/hidfd-store"]
+    claim["status"], claim["spec"]["storageClassName"] = {"phase": "Pending"}, "nfs"
+    refuse(status, "not now", hidden)
+    volumes = EVERYTHING["volumes"] | {"z": {"claim": "absent", "mount_path": "/mnt/z"}}
+    found = find({**EVERYTHING, "volumes": volumes})
+    assert found["claim hidfd-store"].verdict is Verdict.WARN
+    assert found["claim absent"].verdict is Verdict.FAIL
 
-    def answer(method: str, path: str, query: Any, body: Any) -> Any:
-        if method == "POST" and path.endswith("/pods"):
-            return 403, {"message": 'pods is forbidden: violates PodSecurity "restricted:latest": hostPath'}
-        return ordinary(method, path, query, body)
 
-    monkeypatch.setattr(server, "answer", answer)
+def test_pods_are_tried_though_the_namespace_may_not_be_looked_at(find: Any, refuse: Any) -> None:
+    refuse(403, "not yours", f"GET {NAMESPACED} ")
+    refuse(403, 'violates PodSecurity "restricted:latest"', POST_PODS)
+    found = find()
+    assert found["namespace"].verdict is Verdict.WARN
+    assert found["pod security"].verdict is Verdict.FAIL
+
+
+def test_autoscaler_that_cannot_be_looked_for_is_not_ruled_out(find: Any, refuse: Any) -> None:
+    refuse(503, "not now", "nodepools")
+    group = {**EVERYTHING["workers"]["gpu"], "gpus": 16}
+    assert find({**EVERYTHING, "workers": {"gpu": group}})["nodes for gpu"].verdict is Verdict.WARN
+
+
+def test_server_that_does_not_answer_at_all_is_no_finding(find: Any, refuse: Any) -> None:
+    refuse(503, "not now", "/version")
+    with pytest.raises(Unreachable, match="answers 503: not now"):
+        find()
+
+
+def test_pods_that_the_namespace_would_refuse_are_told_in_the_servers_words(find: Any, refuse: Any) -> None:
+    refuse(403, 'pods is forbidden: violates PodSecurity "restricted:latest": hostPath', POST_PODS)
     check = find()["pod security"]
     assert check.verdict is Verdict.FAIL
     assert "violates PodSecurity" in check.found
@@ -354,16 +393,9 @@ def test_pods_that_the_namespace_would_refuse_are_told_in_the_servers_words(
     ],
 )
 def test_what_else_the_server_says_to_the_pods_counts(
-    find: Any, server: ApiServer, monkeypatch: pytest.MonkeyPatch, status: int, message: str, verdict: Verdict
+    find: Any, refuse: Any, status: int, message: str, verdict: Verdict
 ) -> None:
-    ordinary = server.answer
-
-    def answer(method: str, path: str, query: Any, body: Any) -> Any:
-        if method == "POST" and path.endswith("/pods"):
-            return status, {"message": message}
-        return ordinary(method, path, query, body)
-
-    monkeypatch.setattr(server, "answer", answer)
+    refuse(status, message, POST_PODS)
     assert find()["pod security"].verdict is verdict
 
 
