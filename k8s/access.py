@@ -13,7 +13,7 @@ from k8s.paths import CORE, RAY, core
 from k8s.request import Request
 
 OLDEST_KUBERNETES = (1, 28)
-OLDEST_KUBERAY = (1, 5)
+OLDEST_KUBERAY = (1, 5, 1)
 """The first whose RayCluster has authOptions."""
 
 INSTALL = (
@@ -76,11 +76,12 @@ def _operator(server: Server) -> Check:
         return warned(name, "no deployment is labelled as one", f"unless it runs in some other way: {INSTALL}")
     image = found[0]["spec"]["template"]["spec"]["containers"][0]["image"]
     ready = (found[0].get("status") or {}).get("readyReplicas") or 0
-    version = re.search(r":v?(\d+)\.(\d+)", image)
+    tag = re.search(r":v?(\d+(?:\.\d+)+)", image)
+    version = () if tag is None else tuple(map(int, tag[1].split(".")))
     where = f"{image} in {found[0]['metadata']['namespace']}"
     if not ready:
         return failed(name, f"{where}, of which no pod is ready", "see why: kubectl describe pods in that namespace")
-    if version is not None and (int(version[1]), int(version[2])) < OLDEST_KUBERAY:
+    if version < OLDEST_KUBERAY[: len(version)]:
         return failed(name, where, f"upgrade it to {'.'.join(map(str, OLDEST_KUBERAY))} or newer")
     return passed(name, where)
 

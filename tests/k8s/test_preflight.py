@@ -95,7 +95,9 @@ def test_old_server_is_refused(find: Any, server: ApiServer) -> None:
     ("change", "verdict", "says"),
     [
         ({"status": {"readyReplicas": 0}}, Verdict.FAIL, "of which no pod is ready"),
-        ({"image": "registry.example/operator:v1.3.0"}, Verdict.FAIL, "operator:v1.3.0 in kuberay"),
+        ({"image": "registry.example/operator:v1.5.0"}, Verdict.FAIL, "operator:v1.5.0 in kuberay"),
+        ({"image": "registry.example/operator:v1.5.1"}, Verdict.PASS, "operator:v1.5.1 in kuberay"),
+        ({"image": "registry.example:5000/operator:1.5"}, Verdict.PASS, "operator:1.5 in kuberay"),
         ({"image": "registry.example/operator:nightly"}, Verdict.PASS, "operator:nightly in kuberay"),
     ],
 )
