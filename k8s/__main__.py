@@ -21,13 +21,13 @@ from k8s.check import Check
 from k8s.client import Api
 from k8s.delete import delete as delete_jobs
 from k8s.display import JobDisplay, checks_table
-from k8s.errors import JobFailedError, JobGoneError
+from k8s.errors import Forbidden, JobFailedError, JobGoneError, NotFound
 from k8s.manifest import Manifests, render
 from k8s.preflight import preflight as look_before
 from k8s.preflight import refuse_failed
 from k8s.purge import purge
 from k8s.request import Request, read_request
-from k8s.submit import jobs_of, try_out
+from k8s.submit import is_submitted, jobs_of, try_out
 from k8s.submit import submit as submit_job
 from k8s.watch import View, Watcher
 
@@ -80,7 +80,7 @@ def submit(options: argparse.Namespace) -> None:
         _print_objects(manifests.objects, as_json=options.json)
         return
     api = Api(options.context)
-    checks = [] if options.no_preflight else look_before(request, api)
+    checks = [] if options.no_preflight or _is_submitted(request, manifests, api) else look_before(request, api)
     if not options.json:
         _print_checks([check for check in checks if check.todo], stderr=True)  # standard output may be manifests
     refuse_failed(checks)
@@ -128,6 +128,14 @@ def delete(options: argparse.Namespace) -> None:
     kept = "ledger, store and MLflow keep what the study has found"
     print(f"{', '.join(names)}: gone; {kept}" if names else f"study {request.study!r} has no job; nothing to delete")
     print(f"goes on with: {_command('submit', options)}")
+
+
+def _is_submitted(request: Request, manifests: Manifests, api: Api) -> bool:
+    """Then nothing has to be looked at, and its own pods would count against it."""
+    try:
+        return is_submitted(request, manifests, api)
+    except (Forbidden, NotFound):  # which preflight says in better words
+        return False
 
 
 def _tell_submitted(options: argparse.Namespace, request: Request, manifests: Manifests, api: Api) -> None:

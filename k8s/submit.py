@@ -37,14 +37,8 @@ def submit(request: Request, manifests: Manifests, api: Api) -> Submitted:
     Raises:
         KubernetesError: another job runs this study, or the API server refuses or does not answer.
     """
+    is_submitted(request, manifests, api)
     namespace = request.cluster.namespace
-    others = [job for job in jobs_of(request, api) if job["metadata"]["name"] != manifests.name]
-    running = [job["metadata"]["name"] for job in others if not state_of(job).has_ended]
-    if running:
-        raise KubernetesError(
-            f"study {request.study!r} is run by the job {running[0]} in {namespace}, which was submitted with another "
-            f"file or image; watch it, or end it with `python -m k8s delete` (what is done is kept), and submit again"
-        )
     config_map = _made(api, core(namespace, "configmaps"), manifests.config_map, manifests)
     try:
         job = _made(api, ray_jobs(namespace), manifests.ray_job, manifests)
@@ -67,6 +61,23 @@ def submit(request: Request, manifests: Manifests, api: Api) -> Submitted:
             metadata = manifests.config_map["metadata"] | {"ownerReferences": [owner]}
             api.create(core(namespace, "configmaps"), manifests.config_map | {"metadata": metadata})
     return Submitted(manifests.name, job.is_new, state_of(job.found))
+
+
+def is_submitted(request: Request, manifests: Manifests, api: Api) -> bool:
+    """Whether the job is there already.
+
+    Raises:
+        KubernetesError: another job runs this study, or the API server refuses or does not answer.
+    """
+    jobs = {job["metadata"]["name"]: state_of(job) for job in jobs_of(request, api)}
+    running = [name for name, state in jobs.items() if name != manifests.name and not state.has_ended]
+    if running:
+        raise KubernetesError(
+            f"study {request.study!r} is run by the job {running[0]} in {request.cluster.namespace}, which was "
+            f"submitted with another file or image; watch it, or end it with `python -m k8s delete` (what is done is "
+            f"kept), and submit again"
+        )
+    return manifests.name in jobs
 
 
 def try_out(manifests: Manifests, namespace: str, api: Api) -> list[Object]:

@@ -82,6 +82,21 @@ def test_failed_preflight_starts_nothing_and_ends_with_14(
     assert main(["submit", file, "--no-preflight"]) == 0
 
 
+def test_quota_that_the_studys_own_pods_use_is_nothing_against_it(
+    file: str, server: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quota = server.put(f"{NAMESPACED}/resourcequotas/team", status={"hard": {"pods": "3"}, "used": {"pods": "0"}})
+    assert main(["submit", file]) == 0
+    quota["status"]["used"]["pods"] = "3"
+    assert main(["submit", file]) == 0
+    assert "was submitted before" in capsys.readouterr().out
+    assert main(["submit", file, "study.num_students=99"]) == 13
+    assert "is run by the job fashion-students-" in capsys.readouterr().err
+    (job,) = (thing for path, thing in server.objects.items() if path.startswith(JOBS))
+    job["status"] = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
+    assert main(["submit", file, "study.num_students=99"]) == 14
+
+
 def test_watch_prints_a_json_line_for_each_change(
     file: str, server: ApiServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
