@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from k8s import access, provisions, room
+from k8s import access, nodes, provisions, room
 from k8s.check import Check, Checks, Server, Verdict, unknown
 from k8s.errors import PreflightError, Refused, Unreachable
 from k8s.request import Request
@@ -16,7 +16,7 @@ REST: tuple[Checks, ...] = (
     access.permissions,
     room.quota,
     room.limit_range,
-    room.nodes,
+    nodes.nodes,
     room.pieces_of_work,
     provisions.study_file,
     provisions.image,

@@ -169,12 +169,41 @@ def test_quota_of_other_pods_is_none_of_ours(find: Any, server: ApiServer) -> No
     assert find()["quota"].verdict is Verdict.PASS
 
 
-def test_limit_range_is_kept_by_every_container(find: Any, server: ApiServer) -> None:
-    limits = [{"type": "Container", "max": {"memory": "16Gi"}, "min": {"cpu": "1"}}]
-    server.put(f"{NAMESPACED}/limitranges/small", spec={"limits": limits})
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [
+        (
+            {"type": "Container", "max": {"memory": "16Gi"}},
+            ["ray-worker of gpu asks for 32Gi memory, small allows anything to 16Gi"],
+        ),
+        (
+            {"type": "Container", "min": {"cpu": "1"}},
+            [
+                "autoscaler of driver asks for 0.5 cpu, small allows 1 to anything",
+                "wait-gcs-ready of gpu asks for 0.2 cpu, small allows 1 to anything",
+                "wait-gcs-ready of spot asks for 0.2 cpu, small allows 1 to anything",
+                "ray-job-submitter of submitter asks for 0.5 cpu, small allows 1 to anything",
+            ],
+        ),
+        (
+            {"type": "Pod", "max": {"memory": "32Gi", "cpu": "4"}, "min": {"cpu": "1"}},
+            [
+                "driver asks for 4.5 cpu, small allows 1 to 4",
+                "gpu asks for 8 cpu, small allows 1 to 4",
+                "submitter asks for 0.5 cpu, small allows 1 to 4",
+            ],
+        ),
+        ({"type": "Container", "max": {"memory": "32Gi", "cpu": "8"}, "min": {"cpu": "200m"}}, []),
+        ({"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}}, []),
+    ],
+)
+def test_limit_range_is_kept_by_every_container_and_every_pod(
+    find: Any, server: ApiServer, limit: dict[str, Any], says: list[str]
+) -> None:
+    server.put(f"{NAMESPACED}/limitranges/small", spec={"limits": [limit]})
     check = find()["limit range"]
-    assert check.verdict is Verdict.FAIL
-    assert check.found == "gpu asks for 32Gi memory, small allows anything to 16Gi"
+    assert check.verdict is (Verdict.FAIL if says else Verdict.PASS)
+    assert check.found == ("; ".join(says) or "kept")
 
 
 def test_group_that_fits_no_node_fails_and_says_what_the_largest_has(find: Any) -> None:

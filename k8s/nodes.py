@@ -1,0 +1,108 @@
+"""Preflight: whether the nodes have room for the study's pods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from k8s.check import Check, Server, failed, passed, warned
+from k8s.errors import Forbidden, Refused, Unreachable
+from k8s.paths import CORE
+from k8s.quantity import amount
+from k8s.request import Request
+from k8s.room import Amounts, Object, pods_of, shown
+from k8s.spec import PodConfig, Toleration
+
+AUTOSCALERS = (
+    "/api/v1/namespaces/kube-system/configmaps/cluster-autoscaler-status",
+    "/apis/karpenter.sh/v1/nodepools",
+)
+"""What is there where nodes come by themselves."""
+
+
+def nodes(request: Request, server: Server) -> Iterator[Check]:
+    """Every group's pods, against nodes that they could go to: all of what those have, whoever uses it now."""
+    try:
+        found = server.items(f"{CORE}/nodes")
+    except Forbidden:
+        yield warned("nodes", "may not be listed, so whether the pods fit anywhere is not known")
+        return
+    comes = _autoscaler(server)
+    groups: dict[str, PodConfig] = {"driver": request.cluster.driver, **request.cluster.workers}
+    pods = pods_of(request)
+    for name, group in groups.items():
+        asked, count = pods[name].asked, pods[name].least
+        wanted = ", ".join(f"{shown(resource, value)} {resource}" for resource, value in asked.items())
+        suitable = [node for node in found if _is_open(node, group)]
+        room = sum(_times(node, asked) for node in suitable)
+        words = f"room for {room:,} pods of {wanted}"
+        if room >= max(count, 1):
+            yield passed(f"nodes for {name}", f"{words} on {len(suitable)} nodes")
+        elif comes:
+            yield warned(f"nodes for {name}", f"{words} now, {count} wanted; {comes} may bring nodes")
+        elif room:
+            yield warned(
+                f"nodes for {name}", f"{words}, {count} wanted", f"the study runs on {room}; ask for less, or add nodes"
+            )
+        else:
+            yield failed(f"nodes for {name}", f"none has {wanted}: {_closest(found, group, asked)}", _what_to_do(name))
+
+
+def _is_open(node: Object, group: PodConfig) -> bool:
+    """Whether labels and taints let a pod of the group go there."""
+    labels = node["metadata"].get("labels") or {}
+    spec = node.get("spec") or {}
+    if spec.get("unschedulable") or any(labels.get(key) != value for key, value in group.node_selector.items()):
+        return False
+    taints = [taint for taint in spec.get("taints") or [] if taint["effect"] != "PreferNoSchedule"]
+    return all(any(_tolerates(toleration, taint) for toleration in group.tolerations) for taint in taints)
+
+
+def _tolerates(toleration: Toleration, taint: Object) -> bool:
+    if toleration.effect not in (None, taint["effect"]) or toleration.key not in (None, taint["key"]):
+        return False
+    return toleration.operator == "Exists" or (toleration.value or "") == str(taint.get("value", ""))
+
+
+def _times(node: Object, asked: Amounts) -> int:
+    has = (node.get("status") or {}).get("allocatable") or {}
+    return min(int(amount(has.get(resource, "0")) // value) for resource, value in asked.items())
+
+
+def _closest(found: Sequence[Object], group: PodConfig, asked: Amounts) -> str:
+    if not found:
+        return "there are no nodes"
+    suitable = [node for node in found if _is_open(node, group)]
+    if not suitable:
+        taints = {
+            f"{taint['key']}={taint.get('value', '')}:{taint['effect']}"
+            for node in found
+            for taint in (node.get("spec") or {}).get("taints") or []
+        }
+        return (
+            f"of {len(found)} none has the labels of node_selector {group.node_selector or '(none)'} and only "
+            f"tolerated taints (their taints: {', '.join(sorted(taints)) or 'none'})"
+        )
+    largest = {
+        resource: max(amount(node["status"]["allocatable"].get(resource, "0")) for node in suitable)
+        for resource in asked
+    }
+    has = ", ".join(f"{shown(resource, value)} {resource}" for resource, value in largest.items())
+    return f"of {len(suitable)} suitable ones the largest have {has}"
+
+
+def _what_to_do(name: str) -> str:
+    where = "cluster.driver" if name == "driver" else f"cluster.workers.{name}"
+    return f"ask for less under {where}, or mend its node_selector and tolerations; else its pods would wait for ever"
+
+
+def _autoscaler(server: Server) -> str | None:
+    hidden: str | None = None
+    for path in AUTOSCALERS:
+        try:
+            if server.get(path):
+                return "karpenter" if "karpenter" in path else "the cluster autoscaler"
+        except (Forbidden, Unreachable):
+            hidden = "an autoscaler, if there is one (it could not be looked for),"
+        except Refused:
+            continue
+    return hidden
