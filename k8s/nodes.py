@@ -9,7 +9,7 @@ from k8s.errors import Forbidden, Refused, Unreachable
 from k8s.paths import CORE
 from k8s.quantity import amount
 from k8s.request import Request
-from k8s.room import Amounts, Object, pods_of, shown
+from k8s.room import Amounts, Object, Pods, pods_of, shown
 from k8s.spec import PodConfig, Toleration
 
 AUTOSCALERS = (
@@ -20,7 +20,8 @@ AUTOSCALERS = (
 
 
 def nodes(request: Request, server: Server) -> Iterator[Check]:
-    """Every group's pods, against nodes that they could go to: all of what those have, whoever uses it now."""
+    """Every group's pods, then all together, against nodes that they could go to: all of what those have, whoever
+    uses it now."""
     try:
         found = server.items(f"{CORE}/nodes")
     except Forbidden:
@@ -29,12 +30,14 @@ def nodes(request: Request, server: Server) -> Iterator[Check]:
     comes = _autoscaler(server)
     groups: dict[str, PodConfig] = {"driver": request.cluster.driver, **request.cluster.workers}
     pods = pods_of(request)
+    is_enough = True
     for name, group in groups.items():
         asked, count = pods[name].asked, pods[name].least
         wanted = ", ".join(f"{shown(resource, value)} {resource}" for resource, value in asked.items())
         suitable = [node for node in found if _is_open(node, group)]
-        room = sum(_times(node, asked) for node in suitable)
+        room = sum(_times(_allocatable(node), asked) for node in suitable)
         words = f"room for {room:,} pods of {wanted}"
+        is_enough &= room >= max(count, 1)
         if room >= max(count, 1):
             yield passed(f"nodes for {name}", f"{words} on {len(suitable)} nodes")
         elif comes:
@@ -45,6 +48,39 @@ def nodes(request: Request, server: Server) -> Iterator[Check]:
             )
         else:
             yield failed(f"nodes for {name}", f"none has {wanted}: {_closest(found, group, asked)}", _what_to_do(name))
+
+    if is_enough:
+        yield _side_by_side(pods, groups | {"submitter": request.cluster.driver}, found, comes)
+
+
+def _side_by_side(
+    pods: dict[str, Pods], groups: dict[str, PodConfig], found: Sequence[Object], comes: str | None
+) -> Check:
+    """Each pod that starts goes to the first node with room; those come first that the fewest nodes can take."""
+    free = [_allocatable(node) for node in found]
+    places = {
+        name: [
+            has
+            for node, has in zip(found, free, strict=True)
+            if _is_open(node, group) and _times(has, pods[name].asked)
+        ]
+        for name, group in groups.items()
+    }
+    total, placed = sum(group.least for group in pods.values()), 0
+    for name in sorted(places, key=lambda name: len(places[name])):
+        left = pods[name].least
+        for has in places[name]:
+            count = min(left, _times(has, pods[name].asked))
+            for resource, asked in pods[name].asked.items():
+                has[resource] -= count * asked
+            left, placed = left - count, placed + count
+    what = "nodes for all"
+    if placed == total:
+        return passed(what, f"room for all {total:,} pods that start, side by side")
+    words = f"room for {placed:,} of the {total:,} pods that start, side by side"
+    if comes:
+        return warned(what, f"{words} now; {comes} may bring nodes")
+    return warned(what, words, "ask for less, or add nodes: the other pods wait until these have ended")
 
 
 def _is_open(node: Object, group: PodConfig) -> bool:
@@ -63,9 +99,13 @@ def _tolerates(toleration: Toleration, taint: Object) -> bool:
     return toleration.operator == "Exists" or (toleration.value or "") == str(taint.get("value", ""))
 
 
-def _times(node: Object, asked: Amounts) -> int:
+def _allocatable(node: Object) -> Amounts:
     has = (node.get("status") or {}).get("allocatable") or {}
-    return min(int(amount(has.get(resource, "0")) // value) for resource, value in asked.items())
+    return {resource: amount(quantity) for resource, quantity in has.items()}
+
+
+def _times(has: Amounts, asked: Amounts) -> int:
+    return min(int(has.get(resource, 0.0) // value) for resource, value in asked.items())
 
 
 def _closest(found: Sequence[Object], group: PodConfig, asked: Amounts) -> str:
@@ -82,10 +122,7 @@ def _closest(found: Sequence[Object], group: PodConfig, asked: Amounts) -> str:
             f"of {len(found)} none has the labels of node_selector {group.node_selector or '(none)'} and only "
             f"tolerated taints (their taints: {', '.join(sorted(taints)) or 'none'})"
         )
-    largest = {
-        resource: max(amount(node["status"]["allocatable"].get(resource, "0")) for node in suitable)
-        for resource in asked
-    }
+    largest = {resource: max(_allocatable(node).get(resource, 0.0) for node in suitable) for resource in asked}
     has = ", ".join(f"{shown(resource, value)} {resource}" for resource, value in largest.items())
     return f"of {len(suitable)} suitable ones the largest have {has}"
 

@@ -225,6 +225,39 @@ def test_taint_that_a_group_does_not_tolerate_closes_its_nodes(find: Any, server
     assert find({**EVERYTHING, "workers": {"gpu": group}})["nodes for gpu"].verdict is Verdict.FAIL
 
 
+def only_nodes(server: ApiServer, **allocatable: dict[str, str]) -> None:
+    for path in [path for path in server.objects if path.startswith("/api/v1/nodes/")]:
+        del server.objects[path]
+    for name, has in allocatable.items():
+        server.put(f"/api/v1/nodes/{name}", status={"allocatable": {"memory": "64Gi"} | has})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ({"n": {"cpu": "4"}}, "room for 2 of the 4 pods that start"),
+        ({"n": {"cpu": "10"}}, "room for 3 of the 4 pods that start"),
+        ({"n": {"cpu": "10500m"}}, None),
+        ({"n": {"cpu": "4"}, "m": {"cpu": "4"}, "o": {"cpu": "2500m"}}, None),
+    ],
+)
+def test_pods_have_to_fit_side_by_side(
+    find: Any, server: ApiServer, nodes: dict[str, dict[str, str]], words: str | None
+) -> None:
+    only_nodes(server, **nodes)
+    found = find({**SMALLEST, "workers": {"a": {"cpus": 4}, "b": {"cpus": 4}}})
+    assert {found[f"nodes for {name}"].verdict for name in ("driver", "a", "b")} == {Verdict.PASS}
+    assert found["nodes for all"].found.startswith(words or "room for all 4 pods that start")
+    assert found["nodes for all"].verdict is (Verdict.WARN if words else Verdict.PASS)
+    assert bool(found["nodes for all"].todo) is bool(words)
+
+
+def test_pods_that_few_nodes_can_take_are_given_theirs_first(find: Any, server: ApiServer) -> None:
+    only_nodes(server, g={"cpu": "8", "nvidia.com/gpu": "1"}, n={"cpu": "8"})
+    found = find({**SMALLEST, "workers": {"gpu": {"cpus": 8, "gpus": 1}}})
+    assert found["nodes for all"].verdict is Verdict.PASS
+
+
 @pytest.mark.parametrize(
     ("autoscaler", "words"),
     [
@@ -240,6 +273,10 @@ def test_nodes_that_may_still_come_are_no_failure(find: Any, server: ApiServer, 
     group = {**EVERYTHING["workers"]["gpu"], "gpus": 16}
     check = find({**EVERYTHING, "workers": {"gpu": group}})["nodes for gpu"]
     assert check.verdict is Verdict.WARN
+    assert f"{words} may bring nodes" in check.found
+    only_nodes(server, n={"cpu": "4"})
+    check = find({**SMALLEST, "workers": {"a": {"cpus": 4}}})["nodes for all"]
+    assert (check.verdict, check.todo) == (Verdict.WARN, None)
     assert f"{words} may bring nodes" in check.found
 
 
