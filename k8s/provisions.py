@@ -14,7 +14,8 @@ from k8s.errors import Forbidden, NotFound
 from k8s.paths import CORE, core
 from k8s.request import OF_SECRET, Request
 
-SQLITE = "sqlite:///"
+LOCAL = ("sqlite:///", "file://")
+"""Begin places that are files though they look like an address."""
 
 
 def study_file(request: Request, server: Server) -> Iterator[Check]:
@@ -64,12 +65,10 @@ def places(request: Request, server: Server) -> Iterator[Check]:
 
 
 def _place(request: Request, name: str, place: str) -> Check:
-    what, path = f"storage.{name}", place.removeprefix(SQLITE)
+    what, path = f"storage.{name}", _path(place)
     if place.startswith(OF_SECRET):
         return passed(what, place)
-    is_file = "://" not in place or place.startswith(SQLITE)
-    claim = _claim_below(request, path) if is_file else None
-    if not is_file:
+    if path is None:
         keys = set(request.cluster.secrets) | set(request.cluster.environment)
         if place.startswith("s3://") and "AWS_ACCESS_KEY_ID" not in keys:
             return warned(
@@ -78,6 +77,7 @@ def _place(request: Request, name: str, place: str) -> Check:
                 "unless the pods' service account may use the bucket, name the Secret there",
             )
         return passed(what, redacted(place))
+    claim = _claim_below(request, path)
     if claim is None and name == "results":
         return warned(
             what,
@@ -96,7 +96,7 @@ def _place(request: Request, name: str, place: str) -> Check:
     if name in ("ledger", "tracking"):
         return warned(
             what,
-            f"{place} is SQLite on a claim: shared file systems without locks may damage it",
+            f"{place} lies in files on a claim: shared file systems without locks may damage it",
             "PostgreSQL and an MLflow server stand in the chart",
         )
     return passed(what, f"{place} on claim {request.cluster.volumes[claim].claim}")
@@ -118,11 +118,12 @@ def _claim(request: Request, server: Server, name: str) -> Check:
     modes, status = found["spec"].get("accessModes") or [], found.get("status") or {}
     shared = {"ReadWriteMany"} | ({"ReadOnlyMany"} if volume.read_only else set())
     if request.cluster.num_pods > 1 and not shared & set(modes):
-        if _has_one_node(server):
+        whose = "pod" if "ReadWriteOncePod" in modes else "node"
+        if whose == "node" and _has_one_node(server):
             return warned(what, f"{', '.join(modes)}: one node only, which is all there is or may be seen")
         return failed(
             what,
-            f"{', '.join(modes)}: one node only, and there are {request.cluster.num_pods} pods",
+            f"{', '.join(modes)}: one {whose} only, and there are {request.cluster.num_pods} pods",
             "make it ReadWriteMany, or keep everything in S3 and PostgreSQL",
         )
     if status.get("phase") == "Lost":
@@ -240,13 +241,22 @@ def _has_one_node(server: Server) -> bool:
 
 def _claim_below(request: Request, path: str) -> str | None:
     """Name of the volume that a path lies on."""
+    mounted = {PurePosixPath(volume.mount_path): name for name, volume in request.cluster.volumes.items()}
     place = PurePosixPath(path)
-    return next((name for name, v in request.cluster.volumes.items() if place.is_relative_to(v.mount_path)), None)
+    return next((mounted[folder] for folder in (place, *place.parents) if folder in mounted), None)
+
+
+def _path(place: str) -> str | None:
+    """Of a place in files; None for an address."""
+    for scheme in LOCAL:
+        if place.startswith(scheme):
+            return place.removeprefix(scheme)
+    return None if "://" in place else place
 
 
 def _store(request: Request) -> str:
-    return request.storage["store"] if "://" in request.storage["store"] else "STORE"
+    return "STORE" if _path(request.storage["store"]) else request.storage["store"]
 
 
 def _where_to_import(request: Request) -> str:
-    return "" if "://" in request.storage["store"] else ", in a pod that mounts the claim (docs/kubernetes.md)"
+    return ", in a pod that mounts the claim (docs/kubernetes.md)" if _path(request.storage["store"]) else ""

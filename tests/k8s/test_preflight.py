@@ -313,6 +313,8 @@ def test_material_of_this_machine_is_refused_with_the_command_that_imports_it(fi
     assert check.found.endswith("/photos")
     assert "study.yaml --store s3://bucket/hidfd puts it into the store" in check.todo
     assert check.todo.startswith("python -m hidfd import ")
+    check = find(trial=trial, storage={**REMOTE, "store": "file:///mnt/hidfd/store"})["material"]
+    assert "--store STORE puts it into the store" in check.todo
 
 
 @pytest.mark.parametrize(
@@ -322,9 +324,12 @@ def test_material_of_this_machine_is_refused_with_the_command_that_imports_it(fi
         ("ledger", "/data/ledger.db", Verdict.FAIL, "postgresql://"),
         ("tracking", "sqlite:///mlflow.db", Verdict.FAIL, "an MLflow server"),
         ("results", ".hidfd/results", Verdict.WARN, "goes with its pod"),
-        ("ledger", "/mnt/hidfd/ledger.db", Verdict.WARN, "SQLite on a claim"),
-        ("tracking", "sqlite:////mnt/hidfd/mlflow.db", Verdict.WARN, "SQLite on a claim"),
+        ("ledger", "/mnt/hidfd/ledger.db", Verdict.WARN, "lies in files on a claim"),
+        ("tracking", "sqlite:////mnt/hidfd/mlflow.db", Verdict.WARN, "lies in files on a claim"),
         ("store", "/mnt/hidfd/store", Verdict.PASS, "on claim hidfd-store"),
+        ("store", "file:///mnt/hidfd/store", Verdict.PASS, "on claim hidfd-store"),
+        ("store", "file:///tmp/store", Verdict.FAIL, "would lie in a pod"),
+        ("tracking", "file:///tmp/mlruns", Verdict.FAIL, "would lie in a pod"),
         ("store", "/mnt/hidfd2/store", Verdict.FAIL, "would lie in a pod"),
     ],
 )
@@ -332,6 +337,15 @@ def test_every_place_has_to_outlive_its_pod(find: Any, place: str, where: str, v
     check = find(storage={**REMOTE, place: where})[f"storage.{place}"]
     assert check.verdict is verdict
     assert says in f"{check.found} {check.todo}"
+
+
+def test_place_lies_on_the_claim_that_is_mounted_nearest(find: Any) -> None:
+    above = {"claim": "hidfd-store", "mount_path": "/mnt", "read_only": True}
+    volumes = {"above": above, **EVERYTHING["volumes"]}
+    found = find({**EVERYTHING, "volumes": volumes}, storage={**REMOTE, "store": "/mnt/hidfd/store"})
+    assert found["storage.store"].verdict is Verdict.PASS
+    found = find({**EVERYTHING, "volumes": volumes}, storage={**REMOTE, "store": "/mnt/store"})
+    assert "lies on above, which is read_only" in found["storage.store"].found
 
 
 def test_place_of_the_pods_environment_wins_over_the_file(find: Any) -> None:
@@ -383,6 +397,10 @@ def test_claim_for_one_node_does_not_do_for_several_pods(find: Any, server: ApiS
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "objects", one)
         assert find()["claim hidfd-store"].verdict is Verdict.WARN, "a laptop's only node"
+        server.objects[f"{NAMESPACED}/persistentvolumeclaims/hidfd-store"]["spec"]["accessModes"] = ["ReadWriteOncePod"]
+        check = find()["claim hidfd-store"]
+        assert check.verdict is Verdict.FAIL
+        assert check.found == "ReadWriteOncePod: one pod only, and there are 25 pods"
     alone = {**EVERYTHING, "workers": {}}
     assert find(alone)["claim hidfd-store"].verdict is Verdict.PASS
 
