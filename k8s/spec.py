@@ -14,8 +14,15 @@ from k8s.quantity import amount
 
 
 def _quantity(text: str) -> str:
-    amount(text)
+    if amount(text) == 0:
+        raise ValueError(f"{text!r} is nothing; expected more than 0")
     return text
+
+
+def _not_the_pods_own(path: str) -> str:
+    if path in FOLDERS:
+        raise ValueError(f"{path} is the pods' own folder; mount the claim in another one, such as /mnt/hidfd")
+    return path
 
 
 def _not_the_driver(name: str) -> str:
@@ -23,6 +30,9 @@ def _not_the_driver(name: str) -> str:
         raise ValueError(f"{name!r} is the driver's own group; give this one another name")
     return name
 
+
+FOLDERS = ("/dev/shm", "/etc/hidfd", "/tmp", "/work")
+"""What `k8s.manifest` mounts in pods."""
 
 PLACES = frozenset(ENVIRONMENT.values())
 """Environment variables that say where things are kept."""
@@ -135,7 +145,7 @@ class Volume(Section):
     claim: Name
     """Its name."""
 
-    mount_path: str = Field(pattern=r"^/[^:]*[^/:]$")
+    mount_path: Annotated[str, Field(pattern=r"^/[^:]*[^/:]$"), AfterValidator(_not_the_pods_own)]
     """Where the pods see it."""
 
     read_only: bool = False
@@ -218,6 +228,18 @@ class ClusterConfig(Section):
                 f"environment.{plain[0]}: looks like a secret, which would be readable for everyone who sees the job; "
                 f"put it into a Secret and name that under secrets"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _mounts_each_folder_once(self) -> Self:
+        mounted: dict[str, str] = {}
+        for name, volume in self.volumes.items():
+            other = mounted.setdefault(volume.mount_path, name)
+            if other != name:
+                raise ValueError(
+                    f"volumes.{name}.mount_path: {volume.mount_path} is that of volumes.{other}; a folder can hold one "
+                    f"claim only"
+                )
         return self
 
     @property

@@ -57,6 +57,11 @@ def test_file_without_the_section_says_the_least_that_it_needs(tmp_path: Path) -
             "stands in environment",
         ),
         ({**SMALLEST, "volumes": {"data": {"claim": "c", "mount_path": "data/"}}}, "cluster.volumes.data.mount_path"),
+        (
+            {**SMALLEST, "volumes": {"a": {"claim": "c", "mount_path": "/a"}, "b": {"claim": "d", "mount_path": "/a"}}},
+            "volumes.b.mount_path: /a is that of volumes.a; a folder can hold one claim only",
+        ),
+        ({**SMALLEST, "driver": {"shared_memory": "0"}}, "driver.shared_memory: '0' is nothing; expected more than 0"),
         ({**SMALLEST, "driver": {"tolerations": [{"value": "x"}]}}, "without a key only Exists is possible"),
         ({**SMALLEST, "retries": -1}, "cluster.retries: expected greater than or equal to 0, found -1"),
     ],
@@ -66,6 +71,16 @@ def test_mistake_is_one_message_with_its_place(tmp_path: Path, cluster: dict[str
     assert says in message
     assert message.startswith("study.yaml:")
     assert len(message.splitlines()) == 1
+
+
+def test_folders_that_all_pods_have_are_no_place_for_a_claim(tmp_path: Path) -> None:
+    spec = render(request(tmp_path, {**SMALLEST, "workers": {"cpu": {}}})).ray_job["spec"]["rayClusterSpec"]
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    mounts = [mount for group in groups for mount in group["template"]["spec"]["containers"][0]["volumeMounts"]]
+    for place in {mount["mountPath"] for mount in mounts}:
+        message = refusal(tmp_path, {**SMALLEST, "volumes": {"data": {"claim": "c", "mount_path": place}}})
+        assert f"cluster.volumes.data.mount_path: {place} is the pods' own" in message
+    request(tmp_path, {**SMALLEST, "volumes": {"data": {"claim": "c", "mount_path": "/work/data"}}})
 
 
 def test_all_mistakes_are_told_at_once_with_those_of_overrides(tmp_path: Path) -> None:
