@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from k8s.check import Check, Server, failed, looked_at, passed, warned
-from k8s.errors import Forbidden, NotFound, Refused
+from k8s.errors import Forbidden, NotFound, Refused, Unreachable
 from k8s.manifest import ray_pods
 from k8s.paths import CORE, RAY, core
 from k8s.request import Request
@@ -42,6 +42,8 @@ NEEDED = (
 def api_server(request: Request, server: Server) -> Iterator[Check]:
     """Its version."""
     found = server.get("/version")
+    if not {"major", "minor", "gitVersion"} <= set(found):
+        raise Unreachable("/version: the answer is no version, so this is no API server")
     version = tuple(int(re.sub(r"\D.*", "", str(found[part])) or 0) for part in ("major", "minor"))
     words = f"Kubernetes {found['gitVersion']}"
     if version < OLDEST_KUBERNETES:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
-import yaml
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
-from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.config import load_incluster_config, load_kube_config
 
 from k8s.errors import Conflict, Forbidden, KubernetesError, NotFound, Refused, Unauthorized, Unreachable
 
@@ -50,12 +49,13 @@ class Api:
                 load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
             else:
                 load_kube_config(where, context, configuration)  # type: ignore[no-untyped-call]
-        except (ConfigException, yaml.YAMLError, OSError, ValueError, KeyError, TypeError) as error:
+            self._client = ApiClient(configuration)
+        except Exception as error:  # what gives credentials asks servers and runs programs of its own
             raise KubernetesError(
-                f"{where}: no usable kubeconfig ({error}); set KUBECONFIG to one, or pick a context with --context"
+                f"{where}: no usable kubeconfig ({_reason(error)}); set KUBECONFIG to one, or pick a context with "
+                f"--context"
             ) from error
         self.url: str = configuration.host
-        self._client = ApiClient(configuration)
 
     def get(self, path: str, **query: str | int | bool) -> Object:
         """An object, or a list's document.
@@ -107,9 +107,11 @@ class Api:
     ) -> Object:
         answer = self._send(method, path, query, body, kind)
         try:
-            found: Object = json.loads(answer)
+            found = json.loads(answer)
         except ValueError as error:
             raise Unreachable(f"{self.url}{path}: the answer is no JSON, so this is no API server") from error
+        if not isinstance(found, dict):
+            raise Unreachable(f"{self.url}{path}: the answer is no JSON object, so this is no API server")
         return found
 
     def _send(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-PATTERN = r"(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?"
+PATTERN = r"(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+)(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?"
 
-_FACTORS = {"": Decimal(1), "m": Decimal("0.001"), "k": Decimal(1000)}
+_FACTORS = {"": Decimal(1), "k": Decimal(1000)}
+_FACTORS |= {letter: Decimal(1000) ** -power for power, letter in enumerate("mun", start=1)}
 _FACTORS |= {letter: Decimal(1000) ** power for power, letter in enumerate("MGTPE", start=2)}
 _FACTORS |= {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", start=1)}
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,6 +18,27 @@ from tests.k8s.conftest import NAMESPACED
 from tests.k8s.study_files import tree
 
 JOBS = "/apis/ray.io/v1/namespaces/studies/rayjobs"
+
+
+def kubeconfig(cluster: dict[str, Any] | None = None, user: dict[str, Any] | None = None) -> str:
+    """Of a server that is not there."""
+    where = {"server": "http://127.0.0.1:1"} | (cluster or {})
+    document = {
+        "current-context": "test",
+        "clusters": [{"name": "test", "cluster": where}],
+        "users": [{"name": "test", "user": user or {"token": "a-token"}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+    }
+    return json.dumps(document)
+
+
+EXPIRED = ".".join(["e30", base64.urlsafe_b64encode(b'{"exp": 1}').decode().rstrip("="), "x"])
+
+AWAY = {
+    "name": "oidc",
+    "config": {"id-token": EXPIRED, "refresh-token": "x", "idp-issuer-url": "http://127.0.0.1:1", "client-id": "x"},
+}
+"""Whoever makes its tokens does not answer."""
 
 
 @pytest.fixture
@@ -124,6 +147,8 @@ def test_study_without_a_job_is_16_with_the_command_that_starts_it(
         (None, "no usable kubeconfig"),
         ("{}", "no usable kubeconfig"),
         ("not: [a", "no usable kubeconfig"),
+        (kubeconfig(cluster={"proxy-url": "ftp://127.0.0.1"}), "unsupported scheme ftp"),
+        (kubeconfig(user={"auth-provider": AWAY}), "port=1): Failed to establish a new connection"),
     ],
 )
 def test_kubeconfig_that_cannot_be_used_is_one_message(
@@ -152,6 +177,15 @@ def test_kubeconfig_that_points_nowhere_says_where(
     shown = capsys.readouterr().err
     assert "http://127.0.0.1:1: no answer from the API server" in shown
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("answer", [{"hello": "world"}, ["hello"], "hello"])
+def test_what_answers_but_is_no_api_server_is_said_to_be_none(
+    file: str, server: ApiServer, capsys: pytest.CaptureFixture[str], answer: Any
+) -> None:
+    server.objects["/version"] = answer
+    assert main(["preflight", file]) == 13
+    assert "so this is no API server" in capsys.readouterr().err
 
 
 def test_expired_credentials_are_said_to_be(file: str, server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,7 +148,7 @@ def quota(server: ApiServer, **hard: str) -> None:
         ),
         ({"pods": "2"}, Verdict.FAIL, "pods: 2 of 2 left, 3 needed"),
         (
-            {"count/pods": "200", "requests.cpu": "1k", "persistentvolumeclaims": "1"},
+            {"count/pods": "200", "requests.cpu": "150000000000n", "persistentvolumeclaims": "1"},
             Verdict.PASS,
             "team: enough is left",
         ),
