@@ -80,7 +80,8 @@ def submit(options: argparse.Namespace) -> None:
         _print_objects(manifests.objects, as_json=options.json)
         return
     api = Api(options.context)
-    checks = [] if options.no_preflight or _is_submitted(request, manifests, api) else look_before(request, api)
+    is_looked_at = options.no_preflight or _is_submitted(request, manifests, api)
+    checks = [] if is_looked_at else look_before(request, api, dry_run=options.dry_run is None)
     if not options.json:
         _print_checks([check for check in checks if check.todo], stderr=True)  # standard output may be manifests
     refuse_failed(checks)

@@ -8,9 +8,10 @@ from functools import partial
 
 from k8s.check import Check, Server, failed, looked_at, passed, warned
 from k8s.errors import Forbidden, NotFound, Refused, Unreachable
-from k8s.manifest import ray_pods
+from k8s.manifest import ray_pods, render
 from k8s.paths import CORE, RAY, core
 from k8s.request import Request
+from k8s.submit import try_out
 
 OLDEST_KUBERNETES = (1, 28)
 OLDEST_KUBERAY = (1, 5, 1)
@@ -132,6 +133,9 @@ def _pod_security(request: Request, server: Server, words: str) -> Iterator[Chec
             if "cannot create resource" in refusal.message:
                 yield passed(name, f"{words}; the pods keep `restricted`")
                 return
+            if "error looking up service account" in refusal.message:  # which is looked at by itself
+                yield warned(name, f"{words}; whether the pods are admitted cannot be asked: {refusal.message}")
+                return
             if "exceeded quota" not in refusal.message:  # which is looked at by itself, for all pods together
                 yield failed(name, f"the pods of {group} are refused: {refusal.message}", "mend `cluster:`, or ask why")
                 return
@@ -173,6 +177,26 @@ def permissions(request: Request, server: Server) -> Iterator[Check]:
         f"{_user(server)} may not {', '.join(missing)} in {request.cluster.namespace}",
         "have it named under submitter.subjects of the chart (charts/hidfd/README.md)",
     )
+
+
+def job(request: Request, server: Server) -> Iterator[Check]:
+    """Whether the server would take it: KubeRay's definitions, webhooks, and how large numbers may be."""
+    name = "job"
+    try:
+        try_out(render(request), request.cluster.namespace, server)
+    except Refused as refusal:
+        if "cannot create resource" in refusal.message:
+            yield warned(name, f"may not be tried out: {refusal.message}")
+        elif "does not support dry run" in refusal.message:
+            yield warned(name, f"cannot be tried out: {refusal.message}")
+        else:
+            yield failed(
+                name,
+                f"the server would refuse it: {refusal.message}",
+                "mend `cluster:`, or ask why; where it does not know a field, upgrade KubeRay with its definitions",
+            )
+    else:
+        yield passed(name, "the server would take it")
 
 
 def _user(server: Server) -> str:

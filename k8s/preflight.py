@@ -27,11 +27,15 @@ REST: tuple[Checks, ...] = (
     provisions.pull_secrets,
     provisions.accounts,
     provisions.scheduling,
+    access.job,
 )
 
 
-def preflight(request: Request, server: Server) -> list[Check]:
+def preflight(request: Request, server: Server, *, dry_run: bool = True) -> list[Check]:
     """Look at everything.
+
+    Args:
+        dry_run: have the server try the job out, as `k8s.submit.try_out` does.
 
     Raises:
         KubernetesError: the API server does not answer.
@@ -39,7 +43,8 @@ def preflight(request: Request, server: Server) -> list[Check]:
     found = [check for checks in FIRST for check in _run(checks, request, server)]
     if any(check.verdict is Verdict.FAIL for check in found):
         return found
-    return found + [check for checks in REST for check in _run(checks, request, server)]
+    rest = [checks for checks in REST if dry_run or checks is not access.job]
+    return found + [check for checks in rest for check in _run(checks, request, server)]
 
 
 def refuse_failed(found: list[Check]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from k8s.check import Server
 from k8s.client import Api
 from k8s.errors import Conflict, KubernetesError, NotFound, Unreachable
 from k8s.manifest import DIGEST, PART, STUDY, STUDY_NAME, Manifests
@@ -80,7 +81,7 @@ def is_submitted(request: Request, manifests: Manifests, api: Api) -> bool:
     return manifests.name in jobs
 
 
-def try_out(manifests: Manifests, namespace: str, api: Api) -> list[Object]:
+def try_out(manifests: Manifests, namespace: str, server: Server) -> list[Object]:
     """What the API server would make of the objects; nothing is made.
 
     Raises:
@@ -92,9 +93,9 @@ def try_out(manifests: Manifests, namespace: str, api: Api) -> list[Object]:
         (ray_jobs(namespace), manifests.ray_job),
     ):
         try:
-            made.append(api.create(path, thing, dryRun="All"))
+            made.append(server.create(path, thing, dryRun="All"))
         except Conflict:
-            made.append(api.get(f"{path}/{manifests.name}"))
+            made.append(server.get(f"{path}/{manifests.name}"))
     return made
 
 

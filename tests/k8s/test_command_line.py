@@ -64,6 +64,7 @@ def test_dry_run_needs_no_cluster_and_prints_what_kubectl_takes(
 def test_dry_run_of_the_server_makes_nothing(file: str, server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["submit", file, "--dry-run=server"]) == 0
     assert "uid: uid-fashion-students-" in capsys.readouterr().out
+    assert len([path for method, path in server.asked if method == "POST" and path.startswith(JOBS)]) == 1
     assert not [path for path in server.objects if path.startswith(JOBS)]
 
 

@@ -485,6 +485,37 @@ def test_what_else_the_server_says_to_the_pods_counts(
     assert find()["pod security"].verdict is verdict
 
 
+def test_service_account_that_is_missing_is_what_the_pods_are_refused_for(
+    find: Any, server: ApiServer, refuse: Any
+) -> None:
+    del server.objects[f"{NAMESPACED}/serviceaccounts/hidfd-driver"]
+    refuse(403, 'pods "x" is forbidden: error looking up service account studies/hidfd-driver: not found', POST_PODS)
+    found = find()
+    assert found["pod security"].verdict is Verdict.WARN
+    assert found["service account hidfd-driver"].verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "verdict", "says"),
+    [
+        (403, 'User "x" cannot create resource "rayjobs"', Verdict.WARN, "may not be tried out"),
+        (403, 'admission webhook "kueue" denied the request: elastic', Verdict.FAIL, "denied the request: elastic"),
+        (400, 'strict decoding error: unknown field "spec.authOptions"', Verdict.FAIL, 'field "spec.authOptions"'),
+        (400, 'admission webhook "old" does not support dry run', Verdict.WARN, "does not support dry run"),
+        (503, "not now", Verdict.WARN, "not now"),
+    ],
+)
+def test_server_itself_says_whether_it_would_take_the_job(
+    find: Any, server: ApiServer, refuse: Any, status: int, message: str, verdict: Verdict, says: str
+) -> None:
+    assert find()["job"].verdict is Verdict.PASS
+    assert not [path for path in server.objects if "/rayjobs/" in path], "it is only tried"
+    refuse(status, message, "/rayjobs ")
+    check = find()["job"]
+    assert check.verdict is verdict
+    assert says in check.found
+
+
 def test_failed_checks_are_all_told_before_anything_starts(find: Any) -> None:
     with pytest.raises(PreflightError) as caught:
         refuse_failed(list(find({**EVERYTHING, "secrets": {}, "priority_class": "none"}).values()))
