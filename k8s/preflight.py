@@ -27,6 +27,7 @@ REST: tuple[Checks, ...] = (
     provisions.pull_secrets,
     provisions.accounts,
     provisions.scheduling,
+    provisions.network_policies,
     access.job,
 )
 

@@ -18,6 +18,9 @@ LOCAL = ("sqlite:///", "file://")
 """Begin places that are files though they look like an address."""
 
 
+CHARTS_POLICIES = "app.kubernetes.io/name=hidfd,app.kubernetes.io/component=network"
+
+
 def study_file(request: Request, server: Server) -> Iterator[Check]:
     """The sections that only the tuner knows, by its own verb: a driver that refuses them would do so in every try."""
     words = [sys.executable, "-m", "tune", "check", request.path, *request.overrides]
@@ -228,7 +231,36 @@ def _queue(request: Request, server: Server, name: str) -> Check:
         server.get(f"/apis/{version}/namespaces/{request.cluster.namespace}/localqueues/{name}")
     except NotFound:
         return failed(what, "no such LocalQueue here, or no Kueue", "mend cluster.queue; kubectl get localqueues")
+    if request.cluster.grows:
+        return warned(
+            what,
+            "is there, and groups grow, which Kueue admits as its elastic jobs only",
+            "have its feature gate ElasticJobsViaWorkloadSlices switched on (Kueue 0.14 or newer), or drop max_count",
+        )
     return passed(what, "is there")
+
+
+def network_policies(request: Request, server: Server) -> Iterator[Check]:
+    """Whether the chart's let what grows ask the API server, from the driver's pod."""
+    if not request.cluster.grows:
+        return
+    what, value = "network policies", "networkPolicies.apiServer.to"
+    path = f"/apis/networking.k8s.io/v1/namespaces/{request.cluster.namespace}/networkpolicies"
+    try:
+        found = server.items(path, labelSelector=CHARTS_POLICIES)
+    except Forbidden:
+        yield warned(what, f"may not be listed; under the chart's, groups grow only if {value} names the API server")
+        return
+    if not found:
+        yield passed(what, "none of the chart's")
+    elif any(policy["metadata"]["name"].endswith("-api-server") for policy in found):
+        yield passed(what, "the chart's let the driver ask the API server")
+    else:
+        yield warned(
+            what,
+            "the chart's keep the driver from the API server, which groups that grow ask",
+            f"set {value} of the chart, unless a policy of your own lets it (docs/kubernetes.md)",
+        )
 
 
 def _has_one_node(server: Server) -> bool:

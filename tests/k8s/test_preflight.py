@@ -55,7 +55,7 @@ def worst(found: dict[str, Check]) -> list[str]:
 
 def test_nothing_is_missing_in_a_cluster_that_has_everything(find: Any) -> None:
     found = find()
-    assert worst(found) == []
+    assert worst(found) == ["queue research"], "which a group that grows needs a feature gate for"
     assert "the server would admit the pods" in found["pod security"].found
 
 
@@ -514,6 +514,34 @@ def test_server_itself_says_whether_it_would_take_the_job(
     check = find()["job"]
     assert check.verdict is verdict
     assert says in check.found
+
+
+def test_queue_is_a_warning_for_a_group_that_grows_only(find: Any) -> None:
+    assert "feature gate ElasticJobsViaWorkloadSlices" in find()["queue research"].todo
+    assert find({**EVERYTHING, "workers": {"gpu": {"gpus": 1}}})["queue research"].verdict is Verdict.PASS
+
+
+def network_policy(server: ApiServer, name: str, *parts: str) -> None:
+    server.put(
+        f"/apis/networking.k8s.io/v1/namespaces/studies/networkpolicies/{name}",
+        metadata={"labels": {"app.kubernetes.io/name": "hidfd", "app.kubernetes.io/component": "network"}},
+        spec={"podSelector": {"matchExpressions": [{"key": "hidfd/part", "operator": "In", "values": list(parts)}]}},
+    )
+
+
+def test_study_that_grows_needs_a_way_to_the_api_server(find: Any, server: ApiServer, refuse: Any) -> None:
+    assert find()["network policies"].verdict is Verdict.PASS
+    network_policy(server, "hidfd-deny", "head", "worker")
+    check = find()["network policies"]
+    assert check.verdict is Verdict.WARN
+    assert "networkPolicies.apiServer.to" in check.todo
+    network_policy(server, "hidfd-api-server", "head", "test")
+    assert find()["network policies"].verdict is Verdict.PASS
+    refuse(403, "not yours", "networkpolicies")
+    check = find()["network policies"]
+    assert check.verdict is Verdict.WARN
+    assert "networkPolicies.apiServer.to" in check.found
+    assert "network policies" not in find({**EVERYTHING, "workers": {"gpu": {"gpus": 1}}})
 
 
 def test_failed_checks_are_all_told_before_anything_starts(find: Any) -> None:
