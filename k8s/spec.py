@@ -189,11 +189,11 @@ class ClusterConfig(Section):
     """How often the study goes on in a new Ray cluster after the driver or its node has died."""
 
     deadline_hours: float | None = Field(default=None, gt=0.0)
-    """A try is ended after so long, and what is done is kept. KubeRay counts anew for every try and after a suspension:
-    `study.budget.wall_hours` bounds all of them together."""
+    """The job fails after so long and is not tried again; what is done is kept. KubeRay counts anew for a retry and
+    after a suspension: `study.budget.wall_hours` bounds all tries together. Not with keep_minutes."""
 
     keep_minutes: float = Field(default=0.0, ge=0.0)
-    """How long Ray's pods, with their logs, stay when the job has ended."""
+    """How long Ray's pods, with their logs, stay when the job has ended. Not with deadline_hours."""
 
     drain_seconds: int = Field(default=75, ge=0, le=3600)
     """How long a worker's pod that has to go may work on. It saves every few seconds from then on."""
@@ -227,6 +227,11 @@ class ClusterConfig(Section):
             raise ValueError(
                 f"environment.{plain[0]}: looks like a secret, which would be readable for everyone who sees the job; "
                 f"put it into a Secret and name that under secrets"
+            )
+        if self.deadline_hours is not None and self.keep_minutes:
+            raise ValueError(
+                "keep_minutes: with deadline_hours the study would work on for that time after its deadline, since "
+                "KubeRay stops it only as it takes the pods away; leave one of them out"
             )
         return self
 

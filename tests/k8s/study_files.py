@@ -37,7 +37,6 @@ EVERYTHING: dict[str, Any] = {
     "priority_class": "low",
     "retries": 5,
     "deadline_hours": 48,
-    "keep_minutes": 10,
     "drain_seconds": 30,
     "environment": {"AWS_ENDPOINT_URL": "http://s3.example:9000"},
     "secrets": {

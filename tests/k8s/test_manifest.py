@@ -82,7 +82,9 @@ def test_retries_make_a_new_cluster_whose_command_goes_on(tmp_path: Path) -> Non
     assert spec["submitterConfig"] == {"backoffLimit": 0}, "its own second try would call a failed job a success"
     assert spec["shutdownAfterJobFinishes"] is True
     assert spec["activeDeadlineSeconds"] == 48 * 3600
-    assert spec["ttlSecondsAfterFinished"] == 600
+    assert spec["ttlSecondsAfterFinished"] == 0
+    kept = render(request(tmp_path, {**SMALLEST, "keep_minutes": 10}))
+    assert kept.ray_job["spec"]["ttlSecondsAfterFinished"] == 600
 
 
 def test_head_does_no_work_where_there_are_workers(tmp_path: Path) -> None:

@@ -61,6 +61,10 @@ def test_file_without_the_section_says_the_least_that_it_needs(tmp_path: Path) -
             {**SMALLEST, "volumes": {"a": {"claim": "c", "mount_path": "/a"}, "b": {"claim": "d", "mount_path": "/a"}}},
             "volumes.b.mount_path: /a is that of volumes.a; a folder can hold one claim only",
         ),
+        (
+            {**SMALLEST, "deadline_hours": 1, "keep_minutes": 30},
+            "keep_minutes: with deadline_hours the study would work on for that time after its deadline",
+        ),
         ({**SMALLEST, "driver": {"shared_memory": "0"}}, "driver.shared_memory: '0' is nothing; expected more than 0"),
         ({**SMALLEST, "driver": {"tolerations": [{"value": "x"}]}}, "without a key only Exists is possible"),
         ({**SMALLEST, "retries": -1}, "cluster.retries: expected greater than or equal to 0, found -1"),
