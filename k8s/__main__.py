@@ -77,6 +77,8 @@ def submit(options: argparse.Namespace) -> None:
     request = read_request(options.file, options.overrides)
     manifests = render(request)
     if options.dry_run == "client":
+        if request.unimported:
+            print(f"no sha256, so no pod would find it: {', '.join(request.unimported)}", file=sys.stderr)
         _print_objects(manifests.objects, as_json=options.json)
         return
     api = Api(options.context)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 from k8s.errors import Forbidden, Refused, Unauthorized, Unreachable
+from k8s.paths import Object
 from k8s.request import Request
-
-Object = dict[str, Any]
 
 
 class Verdict(StrEnum):

@@ -14,6 +14,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config import load_incluster_config, load_kube_config
 
 from k8s.errors import Conflict, Forbidden, KubernetesError, NotFound, Refused, Unauthorized, Unreachable
+from k8s.paths import Object
 
 TIMEOUT_SECONDS = (5.0, 30.0)
 """Of one request: to connect, and between two pieces of its answer."""
@@ -22,8 +23,6 @@ PASSING = (408, 410, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed."""
 
 Query = dict[str, str | int | bool]
-Object = dict[str, Any]
-
 _KINDS: dict[int, type[Refused]] = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict}
 
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from k8s.client import Api
 from k8s.errors import Forbidden, NotFound, Refused, Unreachable
-from k8s.paths import core
-
-Object = dict[str, Any]
+from k8s.paths import Object, core
 
 STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[-+]\d\d:\d\d)")
 """RFC 3339, as a kubelet puts it before every line."""

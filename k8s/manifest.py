@@ -8,9 +8,9 @@ import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from k8s.names import job_name, label_of
+from k8s.paths import Object
 from k8s.quantity import amount
 from k8s.request import Request
 from k8s.spec import PodConfig, WorkerGroup
@@ -54,8 +54,6 @@ START_SECONDS, PROBE_EVERY_SECONDS = 300, 5
 
 AGENT_PORT = 52365
 """Of Ray's agent on every node, which says without a token whether the node is well."""
-
-Object = dict[str, Any]
 
 
 @dataclass(frozen=True)

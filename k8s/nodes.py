@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from k8s.check import Check, Server, failed, passed, warned
 from k8s.errors import Forbidden, Refused, Unreachable
-from k8s.paths import CORE
+from k8s.paths import CORE, Object
 from k8s.quantity import amount
 from k8s.request import Request
-from k8s.room import Amounts, Object, Pods, pods_of, shown
+from k8s.room import Amounts, Pods, pods_of, shown
 from k8s.spec import PodConfig, Toleration
 
 AUTOSCALERS = (

@@ -1,6 +1,11 @@
-"""Paths of the API that this package asks."""
+"""Paths of the API that this package asks, and what it answers with."""
 
 from __future__ import annotations
+
+from typing import Any
+
+Object = dict[str, Any]
+"""Anything of Kubernetes, as its JSON has it."""
 
 CORE = "/api/v1"
 RAY = "/apis/ray.io/v1"

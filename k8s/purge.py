@@ -5,21 +5,18 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any
 
 from k8s.client import Api
 from k8s.errors import Conflict, KubernetesError, NotFound, Unreachable
 from k8s.logs import Logs
 from k8s.manifest import Manifests, render, tune_command
-from k8s.paths import core, jobs
+from k8s.paths import Object, core, jobs
 from k8s.request import Request
 from k8s.status import troubles
 
 LOOK_EVERY_SECONDS = 1.0
 
 CONTAINER = "forget"
-
-Object = dict[str, Any]
 
 
 def purge_manifests(request: Request) -> tuple[Object, Object]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from k8s.check import Check, Server, failed, passed, warned
 from k8s.manifest import ray_pods, render
-from k8s.paths import core
+from k8s.paths import Object, core
 from k8s.quantity import amount
 from k8s.request import Request
 
-Object = dict[str, Any]
 Amounts = dict[str, float]
 
 WAITS_FOR_HEAD: Object = {"name": "wait-gcs-ready", "resources": {"requests": {"cpu": "200m", "memory": "256Mi"}}}
@@ -151,6 +149,9 @@ def pieces_of_work(request: Request, server: Server) -> Iterator[Check]:
         )
     else:
         yield passed(name, f"{words}: {side} side by side, study.concurrency is {request.concurrency}")
+    idle = [key for key, group in request.cluster.workers.items() if group.gpus and not asked.gpus_per_worker]
+    if idle:
+        yield warned("GPUs", f"{', '.join(idle)}: no piece of work asks for one", "set resources.gpus_per_worker")
 
 
 def _processes(cpus: int, gpus: int, request: Request) -> int:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from k8s.manifest import PART
-
-Object = dict[str, Any]
+from k8s.paths import Object
 
 ENDED = ("Complete", "Failed", "ValidationFailed")
 """Of `jobDeploymentStatus`. `jobStatus` alone says FAILED between two tries as well."""

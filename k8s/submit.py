@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from k8s.check import Server
 from k8s.client import Api
 from k8s.errors import Conflict, KubernetesError, NotFound, Unreachable
 from k8s.manifest import DIGEST, PART, STUDY, STUDY_NAME, Manifests
 from k8s.names import label_of
-from k8s.paths import core, ray_jobs
+from k8s.paths import Object, core, ray_jobs
 from k8s.request import Request
 from k8s.status import JobState, state_of
-
-Object = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,12 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from k8s.client import Api
 from k8s.errors import Forbidden, JobFailedError, JobGoneError, NotFound, Unreachable
 from k8s.logs import Logs
 from k8s.manifest import PART, STUDY
-from k8s.paths import core, ray_jobs
+from k8s.paths import Object, core, ray_jobs
 from k8s.progress import Progress
 from k8s.status import JobState, is_lost, state_of, troubles
 
@@ -35,8 +34,6 @@ STARTING = ("New", "Initializing")
 
 GRACE_LOOKS = 3
 """The last lines of a log come a moment after the job has ended."""
-
-Object = dict[str, Any]
 
 
 @dataclass(frozen=True)

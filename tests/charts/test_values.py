@@ -221,7 +221,7 @@ def test_submitters_may_do_what_submitting_needs_and_nothing_more() -> None:
         *(("configmaps", verb) for verb in ("create", "get", "patch", "delete")),
         *((resource, verb) for resource in ("rayclusters", "pods") for verb in ("get", "list")),
         *((resource, "get") for resource in ("persistentvolumeclaims", "serviceaccounts")),
-        *((resource, "list") for resource in ("resourcequotas", "limitranges")),
+        *((resource, "list") for resource in ("resourcequotas", "limitranges", "networkpolicies")),
         ("pods/log", "get"),
         *FORWARDING,
         ("events", "list"),

@@ -61,7 +61,7 @@ def tree(cluster: dict[str, Any] | None = None, **sections: Any) -> dict[str, An
     return {
         "name": "Fashion_students",
         "storage": REMOTE,
-        "resources": {"cpus_per_worker": 4},
+        "resources": {"cpus_per_worker": 4, "gpus_per_worker": 1 if cluster in (None, EVERYTHING) else 0},
         "cluster": EVERYTHING if cluster is None else cluster,
         "trial": {
             "preset": "quick",

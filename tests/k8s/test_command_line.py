@@ -59,6 +59,8 @@ def test_dry_run_needs_no_cluster_and_prints_what_kubectl_takes(
     assert job["spec"]["backoffLimit"] == 1
     assert main(["submit", file, "--dry-run", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["items"]) == 2
+    assert main(["submit", file, "--dry-run", "trial.data.candidates={path: photos}"]) == 0
+    assert "no sha256, so no pod would find it: trial.data.candidates" in capsys.readouterr().err
 
 
 def test_dry_run_of_the_server_makes_nothing(file: str, server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -299,6 +299,12 @@ def test_piece_of_work_is_held_against_what_one_pod_has(
     assert says in check.found
 
 
+def test_gpus_that_no_piece_of_work_asks_for_are_told(find: Any) -> None:
+    group = {"gpu": {"gpus": 1, "cpus": 8}}
+    assert "gpu: no piece of work asks for one" in find({**SMALLEST, "workers": group})["GPUs"].found
+    assert "GPUs" not in find({**SMALLEST, "workers": group}, resources={"gpus_per_worker": 1})
+
+
 def test_image_without_digest_is_a_warning(find: Any) -> None:
     check = find({**EVERYTHING, "image": "registry.example/hidfd:1"})["image"]
     assert check.verdict is Verdict.WARN
