@@ -287,16 +287,13 @@ def _pod_spec(request: Request) -> Object:
 
 
 def _placement(pod: PodConfig) -> Object:
-    silent = [
-        {
-            "key": f"node.kubernetes.io/{key}",
-            "operator": "Exists",
-            "effect": "NoExecute",
-            "tolerationSeconds": LOST_SECONDS,
-        }
-        for key in ("not-ready", "unreachable")
-    ]
     asked = [toleration.model_dump(exclude_none=True) for toleration in pod.tolerations]
+    given = {toleration.get("key") for toleration in asked}
+    silent = [
+        {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": LOST_SECONDS}
+        for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+        if key not in given  # the shortest of several would count
+    ]
     return {"nodeSelector": pod.node_selector, "tolerations": [*asked, *silent]}
 
 

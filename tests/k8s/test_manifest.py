@@ -105,6 +105,14 @@ def test_workers_are_told_and_have_time_before_they_go(tmp_path: Path) -> None:
     assert told.startswith("/tmp/")
 
 
+def test_pods_leave_a_silent_node_after_a_minute_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    own = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"}
+    made = render(request(tmp_path, {**SMALLEST, "driver": {"tolerations": [own]}}))
+    seconds = [toleration.get("tolerationSeconds") for toleration in pods(made)["head"]["spec"]["tolerations"]]
+    assert seconds == [None, 60]
+    assert pods(made)["submitter"]["spec"]["tolerations"] == pods(made)["head"]["spec"]["tolerations"]
+
+
 def test_kuberay_adds_nothing_that_the_restricted_profile_refuses(manifests: Manifests) -> None:
     made = kuberay_pods(manifests.ray_job["spec"]["rayClusterSpec"])
     made["submitter"] = pods(manifests)["submitter"]
