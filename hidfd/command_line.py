@@ -68,8 +68,19 @@ def run_verb(options: argparse.Namespace, program: str, words: Sequence[str]) ->
         program, words: as typed, for the command that goes on.
     """
     try:
+        code = _exit_code(options, program, words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return READER_GONE
+    return code
+
+
+def _exit_code(options: argparse.Namespace, program: str, words: Sequence[str]) -> int:
+    try:
         options.verb(options)
-        sys.stdout.flush()
     except HidfdError as error:
         if options.json:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -81,10 +92,6 @@ def run_verb(options: argparse.Namespace, program: str, words: Sequence[str]) ->
     except KeyboardInterrupt:  # before or after what can be interrupted with care
         print("stopped by Ctrl-C; nothing was under way that needed saving", file=sys.stderr)
         return Stopped.exit_code
-    except BrokenPipeError:
-        if not _reader_is_gone():
-            raise
-        return READER_GONE
     return 0
 
 

@@ -216,7 +216,7 @@ def _ray_pod(request: Request, name: str, part: str, pod: PodConfig) -> Object:
         "serviceAccountName": cluster.driver_service_account if is_head else cluster.worker_service_account,
         "automountServiceAccountToken": is_head and cluster.grows,
         "terminationGracePeriodSeconds": STOP_SECONDS if is_head else cluster.drain_seconds + LEAVING_SECONDS,
-        **_placement(pod),
+        **_placement(pod, {"tolerationSeconds": LOST_SECONDS}),
         "containers": [container],
         "volumes": [
             {"name": "study", "configMap": {"name": name}},
@@ -248,7 +248,7 @@ def _submitter(request: Request) -> Object:
             "restartPolicy": "Never",
             "serviceAccountName": request.cluster.worker_service_account,
             "automountServiceAccountToken": False,
-            **_placement(request.cluster.driver),
+            **_placement(request.cluster.driver, {}),  # without it the study goes on
             "containers": [
                 {
                     "name": "ray-job-submitter",
@@ -286,11 +286,12 @@ def _pod_spec(request: Request) -> Object:
     return spec
 
 
-def _placement(pod: PodConfig) -> Object:
+def _placement(pod: PodConfig, stays: dict[str, int]) -> Object:
+    """`stays` is how long it stays on a silent node, if not for good."""
     asked = [toleration.model_dump(exclude_none=True) for toleration in pod.tolerations]
     given = {toleration.get("key") for toleration in asked}
     silent = [
-        {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": LOST_SECONDS}
+        {"key": key, "operator": "Exists", "effect": "NoExecute", **stays}
         for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
         if key not in given  # the shortest of several would count
     ]

@@ -82,8 +82,8 @@ def quota(request: Request, server: Server) -> Iterator[Check]:
         for key, hard in (status.get("hard") or {}).items():
             resource = key.removeprefix("requests.").removeprefix("limits.").removeprefix("count/")
             left = amount(hard) - amount((status.get("used") or {}).get(key, "0"))
-            if most.get(resource, 0.0) > left:
-                will = "will" if least[resource] > left else "may"
+            if resource in most and most[resource] > left:
+                will = "will" if least.get(resource, 0.0) > left else "may"
                 needed = least[resource] if will == "will" else most[resource]
                 short.append(
                     f"{will} not suffice: {each['metadata']['name']}: {key}: {shown(resource, left)} of {hard} left, "

@@ -31,7 +31,7 @@ WAITING = {
 LOST = {
     "worker": "what ran there goes on elsewhere",
     "head": "the next try begins when the node is back, or was taken out: kubectl delete node {node}",
-    "submitter": "the study goes on, but what it says is not seen here",
+    "submitter": "the study goes on, but what it says is not seen here; if the node is taken out, the next try begins",
 }
 """What comes of a silent node, by the part of the study whose pod was there."""
 
@@ -141,10 +141,13 @@ def _trouble(pod: Object) -> Iterator[str]:
 
 
 def is_lost(pod: Object) -> bool:
-    """Whether its node is silent: then Kubernetes calls it not ready, though its containers were when last seen."""
-    containers = (pod.get("status") or {}).get("containerStatuses") or []
-    runs = (pod.get("status") or {}).get("phase") == "Running"
-    return runs and not _is_ready(pod) and bool(containers) and all(container["ready"] for container in containers)
+    """Whether its node is silent: then Kubernetes calls it not ready, and gives no reason as the node would."""
+    status = pod.get("status") or {}
+    ready: Object = next((each for each in status.get("conditions") or [] if each.get("type") == "Ready"), {})
+    containers = status.get("containerStatuses") or []
+    is_unexplained = ready.get("status") == "False" and not ready.get("reason")
+    runs = status.get("phase") == "Running" and bool(containers)
+    return runs and is_unexplained and all(container["ready"] for container in containers)
 
 
 def _is_ready(pod: Object) -> bool:

@@ -185,8 +185,8 @@ class Adapter:
             storage=experiment["storage"],
             placement_group_factory=self._resources,
         )
-        self._active[trial.trial_id], self._trials[trial.trial_id] = step, trial
         self._possible[trial.trial_id] = alive()
+        self._active[trial.trial_id], self._trials[trial.trial_id] = step, trial
         return trial
 
     def on_result(self, trial_id: str, result: dict[str, Any]) -> None:

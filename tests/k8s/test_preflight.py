@@ -163,6 +163,14 @@ def test_quota_is_held_against_all_that_the_study_takes(
     assert says in check.found
 
 
+def test_quota_that_was_lowered_below_what_is_used_of_other_things_is_none_of_ours(
+    find: Any, server: ApiServer
+) -> None:
+    quota(server, **{"count/secrets": "0"})
+    server.objects[f"{NAMESPACED}/resourcequotas/team"]["status"]["used"] = {"count/secrets": "3"}
+    assert find()["quota"].verdict is Verdict.PASS
+
+
 def test_quota_of_other_pods_is_none_of_ours(find: Any, server: ApiServer) -> None:
     quota(server, pods="0")
     server.objects[f"{NAMESPACED}/resourcequotas/team"]["spec"] = {"scopes": ["BestEffort"]}

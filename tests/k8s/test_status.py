@@ -78,6 +78,12 @@ def test_pods_trouble_is_told_in_words(found: dict[str, Any], says: str) -> None
     assert says in line
 
 
+def test_pod_whose_node_says_why_it_is_not_ready_is_not_lost() -> None:
+    ready = [{"name": "ray-head", "ready": True}]
+    gated = pod(phase="Running", conditions=[NOT_READY | {"reason": "ReadinessGatesNotReady"}], containerStatuses=ready)
+    assert troubles([gated]) == ()
+
+
 def test_lost_driver_is_told_with_what_lets_kubernetes_begin_the_next_try() -> None:
     lost = pod(phase="Running", conditions=[NOT_READY], containerStatuses=[{"name": "r", "ready": True}])
     lost["metadata"]["labels"] = {"hidfd/part": "head"}
