@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from hidfd.errors import ConfigError
-from k8s.manifest import render
+from k8s.manifest import WORK_FOLDER, render
 from k8s.request import read_request
 from tests.k8s.study_files import EVERYTHING, SMALLEST, request, tree
 
@@ -84,7 +84,7 @@ def test_folders_that_all_pods_have_are_no_place_for_a_claim(tmp_path: Path) -> 
     for place in {mount["mountPath"] for mount in mounts}:
         message = refusal(tmp_path, {**SMALLEST, "volumes": {"data": {"claim": "c", "mount_path": place}}})
         assert f"cluster.volumes.data.mount_path: {place} is the pods' own" in message
-    request(tmp_path, {**SMALLEST, "volumes": {"data": {"claim": "c", "mount_path": "/work/data"}}})
+    request(tmp_path, {**SMALLEST, "volumes": {"data": {"claim": "c", "mount_path": f"{WORK_FOLDER}/data"}}})
 
 
 def test_all_mistakes_are_told_at_once_with_those_of_overrides(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def import_material(terminal: Terminal) -> dict[str, str]:
     """The study's images and teacher, into the store; returns `data.candidates` -> sha256 and so on."""
     terminal.say("The study's images and teacher, into the store")
     open_desk(terminal)
-    terminal.run(f"kubectl cp {INTO} material desk:/work/material")
+    terminal.run(f"kubectl cp {INTO} material desk:material")
     command = "cd material && python -m hidfd import study.yaml --store /mnt/hidfd/store --json"
     printed = terminal.run(f"kubectl exec {INTO} desk -- bash -c '{command}'")
     found: dict[str, str] = json.loads(printed.splitlines()[-1])
@@ -96,7 +96,7 @@ def submit_and_disturb(terminal: Terminal) -> None:
 def fetch_champion(terminal: Terminal) -> None:
     """The best student, by whoever has torch and MLflow."""
     terminal.say("The champion, promoted and fetched without this project's code")
-    terminal.run(f"kubectl cp {INTO} study.yaml desk:/work/study.yaml")
+    terminal.run(f"kubectl cp {INTO} study.yaml desk:study.yaml")
     terminal.run(f"kubectl exec {INTO} desk -- python -m tune status study.yaml")
     terminal.run(f"kubectl exec {INTO} desk -- python -m tune promote study.yaml")
     server = f"MLFLOW_TRACKING_URI=http://{RELEASE}-mlflow:5000"
@@ -125,7 +125,7 @@ def take_away(terminal: Terminal) -> None:
     terminal.run("python -m k8s watch study.yaml", user="developer")
     terminal.run("python -m k8s delete study.yaml", user="developer")
     open_desk(terminal)
-    terminal.run(f"kubectl cp {INTO} study.yaml desk:/work/study.yaml")
+    terminal.run(f"kubectl cp {INTO} study.yaml desk:study.yaml")
     terminal.run(f"kubectl exec {INTO} desk -- python -m tune promote study.yaml")
     terminal.run(f"kubectl delete {INTO} pod desk")
     terminal.run(f"helm uninstall {RELEASE} {INTO} --wait --timeout 5m >/dev/null")
