@@ -82,7 +82,7 @@ def files_of(path: str | Path, where: str = "") -> Files:
             raise InputError(f"{start}{path}: no Parquet file matches; {_holds(path.parent)}")
         _check_shards(names, path, start, beside=tuple(p.name for p in path.parent.iterdir()))
         return Files("parquet", path.parent, names)
-    expected = "a file of weights" if "teacher." in where else "a folder of JPEG/PNG, or Parquet"
+    expected = "a file of weights" if "teacher.checkpoint" in where else "a folder of JPEG/PNG, or Parquet"
     raise InputError(f"{start}{path}: no such file or folder; expected {expected}")
 
 

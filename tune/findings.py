@@ -318,9 +318,7 @@ def opened_labels(snapshot: StudySnapshot) -> str | None:
     ]
     opened = [work.reused for work in snapshot.works if work.kind == "opening"]
     if opened and all(opened):
-        return (
-            f"Another study had opened the test labels: {', then '.join(times)}, what the store had of them was taken."
-        )
+        return f"The test labels had been opened before; what the store had of them was taken {', then '.join(times)}."
     if len(times) == 1:
         return f"The test labels were opened once, {times[0]}, after everything had been chosen."
     return f"The test labels were opened {len(times)} times: {', then '.join(times)}, each time after everything ran."

@@ -70,9 +70,17 @@ def test_link_that_leads_back_up_is_followed_once(folder: Path) -> None:
     assert files_of(folder).names == ("a.jpg", "deep/b.PNG", "deep/er/c.jpeg")
 
 
-def test_path_that_does_not_exist_is_said_with_the_setting(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"data.candidates: .*/nowhere: no such file or folder; expected"):
-        files_of(tmp_path / "nowhere", "data.candidates")
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("data.candidates", "a folder of JPEG/PNG, or Parquet"),
+        ("teacher.train.images", "a folder of JPEG/PNG, or Parquet"),
+        ("teacher.checkpoint", "a file of weights"),
+    ],
+)
+def test_path_that_does_not_exist_is_said_with_the_setting(tmp_path: Path, where: str, expected: str) -> None:
+    with pytest.raises(InputError, match=rf"{where}: .*/nowhere: no such file or folder; expected {expected}$"):
+        files_of(tmp_path / "nowhere", where)
 
 
 def test_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:

@@ -256,6 +256,22 @@ def test_ray_that_does_not_come_up_is_said(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_ray_of_its_own_joins_nothing_that_somebody_else_has_started(
+    planner: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    def init(**options: object) -> None:
+        asked.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(Stopped):
+        run_ray(planner)
+    assert asked["address"] == "local"
+
+
 def test_a_trial_that_loses_the_node_of_any_process_is_lost_with_it(adapter: Adapter, planner: Planner) -> None:
     trial, label = start(adapter)
     adapter.on_result(trial, says("node", "node-2", "n2"))  # may speak before the first process

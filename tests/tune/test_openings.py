@@ -96,7 +96,7 @@ def test_second_run_opens_nothing_and_more_seeds_are_a_further_opening_on_record
     snapshot = snapshot_of(again.state)
     reused = [replace(work, reused=True) if work.kind == "opening" else work for work in snapshot.works]
     words = findings.opened_labels(replace(snapshot, works=tuple(reused))) or ""
-    assert "Another study had opened the test labels: 2025-10-09 12:00 UTC for 4 students, what the store had" in words
+    assert "had been opened before; what the store had of them was taken 2025-10-09 12:00 UTC for 4 students" in words
     world.log.clear()
     planner = world.planner(with_test_split({"seeds": [1001, 1002]}), lambda: NOON + 86_400)
     assert not planner.is_over()

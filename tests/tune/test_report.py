@@ -10,7 +10,7 @@ import pytest
 from tests.hidfd.outline import Outline, text_of
 from tests.tune.snapshots import VARIANTS, study_snapshot
 from tune.findings import busy_seconds, cost, headline_tiles, short_names
-from tune.report import write_study_report
+from tune.report import comparison_picture, write_study_report
 from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
 from tune.timeline import timeline
 from tune.wording import mlflow_command
@@ -188,6 +188,13 @@ def test_what_was_found_in_the_store_is_drawn_apart(whole: StudySnapshot) -> Non
     found = [bar.title for bar in drawn.bars if bar.reused]
     assert len(found) == 1
     assert found[0].startswith("trial-0 on generator-0: found in the store after ")
+
+
+def test_seeds_that_keep_apart_say_something_only_where_there_are_several(whole: StudySnapshot, page: str) -> None:
+    assert "for sure only where their dots keep apart" in page
+    alone = comparison_picture(replace(whole, rows=tuple(replace(row, keys=row.keys[:1]) for row in whole.rows)))
+    assert alone is not None
+    assert alone.caption.endswith("One seed decides nothing.")
 
 
 def test_teacher_stands_beside_its_students_where_there_are_labels(whole: StudySnapshot) -> None:
