@@ -65,6 +65,13 @@ class Api:
         """
         return self._json("GET", path, query)
 
+    def find(self, path: str) -> Object | None:
+        """An object, or None where there is none."""
+        try:
+            return self.get(path)
+        except NotFound:
+            return None
+
     def items(self, path: str, **query: str | int | bool) -> list[Object]:
         """What a list holds."""
         found: list[Object] = self.get(path, **query).get("items") or []

@@ -60,7 +60,7 @@ def _left(request: Request, names: list[str], api: Api) -> list[str]:
     try:
         jobs = jobs_of(request, api)
         pods = api.items(core(namespace, "pods"), labelSelector=f"{STUDY}={label_of(request.study)}")
-        files = [name for name in names if _is_there(api, core(namespace, "configmaps", name))]
+        files = [name for name in names if api.find(core(namespace, "configmaps", name))]
     except Unreachable as error:
         return [str(error)]
     words = []
@@ -70,10 +70,3 @@ def _left(request: Request, names: list[str], api: Api) -> list[str]:
     own = [pod for pod in pods if pod["metadata"].get("annotations", {}).get(STUDY_NAME) == request.study]
     words += [f"pod {pod['metadata']['name']}" for pod in own]
     return words + [f"ConfigMap {name}" for name in files]
-
-
-def _is_there(api: Api, path: str) -> bool:
-    try:
-        return bool(api.get(path))
-    except NotFound:
-        return False

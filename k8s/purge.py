@@ -43,7 +43,7 @@ def purge(
     """
     config_map, job = purge_manifests(request)
     namespace, name = request.cluster.namespace, job["metadata"]["name"]
-    found = _found(api, jobs(namespace, name))
+    found = api.find(jobs(namespace, name))
     if found is not None and _has_ended(found):
         _delete(request, api, name)
         found = None
@@ -114,13 +114,6 @@ def _wait(
                 f"kubectl logs -n {namespace} -f job/{name}"
             )
         sleep(LOOK_EVERY_SECONDS)
-
-
-def _found(api: Api, path: str) -> Object | None:
-    try:
-        return api.get(path)
-    except NotFound:
-        return None
 
 
 def _has_ended(job: Object) -> bool:
