@@ -89,10 +89,9 @@ class Api:
         """A JSON merge patch."""
         return self._json("PATCH", path, {"fieldManager": "hidfd"}, body, "application/merge-patch+json")
 
-    def delete(self, path: str, *, foreground: bool = False) -> Object:
-        """Begins to delete an object; with `foreground` it stays until all that it owns is gone."""
-        policy = "Foreground" if foreground else "Background"
-        return self._json("DELETE", path, {}, {"propagationPolicy": policy})
+    def delete(self, path: str) -> Object:
+        """Begins to delete an object; what it owns is collected after it."""
+        return self._json("DELETE", path, {}, {"propagationPolicy": "Background"})
 
     def log(self, pod: str, container: str, since: datetime | None) -> list[tuple[str, str]]:
         """A container's log so far as (time stamp, line).

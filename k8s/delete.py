@@ -43,15 +43,40 @@ def delete(
         except NotFound:
             continue
         say(f"{name}: asked to end")
+    until_gone(
+        lambda: _left(request, names, api),
+        hint="Is KubeRay's operator running? It takes its own finalizers off",
+        wait_seconds=wait_seconds,
+        sleep=sleep,
+        clock=clock,
+    )
+    return names
+
+
+def until_gone(
+    left: Callable[[], list[str]],
+    *,
+    hint: str,
+    wait_seconds: float,
+    sleep: Callable[[float], None],
+    clock: Callable[[], float],
+) -> None:
+    """Wait for what Kubernetes takes away in its own time.
+
+    Args:
+        left: what is still there, in words.
+        hint: what may keep it.
+
+    Raises:
+        KubernetesError: something is still there after so many seconds.
+    """
     until = clock() + wait_seconds
-    while left := _left(request, names, api):
+    while found := left():
         if clock() >= until:
             raise KubernetesError(
-                f"still there after {wait_seconds:g} s: {'; '.join(left)}. Is KubeRay's operator running? It takes its "
-                f"own finalizers off. The same command waits on"
+                f"still there after {wait_seconds:g} s: {'; '.join(found)}. {hint}. The same command waits on"
             )
         sleep(LOOK_EVERY_SECONDS)
-    return names
 
 
 def _left(request: Request, names: list[str], api: Api) -> list[str]:

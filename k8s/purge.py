@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from k8s.client import Api
+from k8s.delete import until_gone
 from k8s.errors import Conflict, KubernetesError, NotFound, Unreachable
 from k8s.logs import Logs
 from k8s.manifest import Manifests, render, tune_command
@@ -17,6 +18,9 @@ from k8s.status import troubles
 LOOK_EVERY_SECONDS = 1.0
 
 CONTAINER = "forget"
+
+JOB_NAME = "batch.kubernetes.io/job-name"
+"""Label that Kubernetes gives a Job's pods."""
 
 
 def purge_manifests(request: Request) -> tuple[Object, Object]:
@@ -36,16 +40,16 @@ def purge(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Forget a study whose jobs are gone.
+    """Forget a study whose jobs are gone, and wait until what did so is gone too.
 
     Raises:
-        KubernetesError: it failed, or has not ended in that time; the same command goes on with it.
+        KubernetesError: it failed, or has not ended or is not gone in that time; the same command goes on with it.
     """
     config_map, job = purge_manifests(request)
     namespace, name = request.cluster.namespace, job["metadata"]["name"]
     found = api.find(jobs(namespace, name))
     if found is not None and _has_ended(found):
-        _delete(request, api, name)
+        _delete(namespace, name, api, wait_seconds, sleep, clock)
         found = None
     if found is None:
         found = api.create(jobs(namespace), job)
@@ -54,7 +58,7 @@ def purge(
     with contextlib.suppress(Conflict):  # of a command that was cut off
         api.create(core(namespace, "configmaps"), owned)
     _wait(request, api, name, clock() + wait_seconds, say, sleep, clock)
-    _delete(request, api, name)
+    _delete(namespace, name, api, wait_seconds, sleep, clock)
 
 
 def _job(request: Request, manifests: Manifests, name: str, metadata: Object) -> Object:
@@ -121,9 +125,32 @@ def _has_ended(job: Object) -> bool:
     return bool(status.get("succeeded") or status.get("failed"))
 
 
-def _delete(request: Request, api: Api, name: str) -> None:
-    for path in (jobs(request.cluster.namespace, name), core(request.cluster.namespace, "configmaps", name)):
-        try:
+def _delete(
+    namespace: str,
+    name: str,
+    api: Api,
+    wait_seconds: float,
+    sleep: Callable[[float], None],
+    clock: Callable[[], float],
+) -> None:
+    for path in (jobs(namespace, name), core(namespace, "configmaps", name)):
+        with contextlib.suppress(NotFound):
             api.delete(path)
-        except NotFound:
-            continue
+    until_gone(
+        lambda: _left(namespace, name, api),
+        hint="Kubernetes collects the pods of a Job that is deleted",
+        wait_seconds=wait_seconds,
+        sleep=sleep,
+        clock=clock,
+    )
+
+
+def _left(namespace: str, name: str, api: Api) -> list[str]:
+    """What is still there, in words."""
+    try:
+        pods = api.items(core(namespace, "pods"), labelSelector=f"{JOB_NAME}={name}")
+        rest = {"job": jobs(namespace, name), "ConfigMap": core(namespace, "configmaps", name)}
+        words = [f"{kind} {name}" for kind, path in rest.items() if api.find(path)]
+    except Unreachable as error:
+        return [str(error)]
+    return words + [f"pod {pod['metadata']['name']}" for pod in pods]

@@ -99,9 +99,10 @@ class ApiServer:
         return 201, made
 
     def _collect(self, owner: str) -> None:
-        """What it owned goes with it."""
+        """What it owned goes with it, but for what a finalizer holds."""
         for path, thing in list(self.objects.items()):
-            if any(reference["uid"] == owner for reference in thing["metadata"].get("ownerReferences", [])):
+            owners = [reference["uid"] for reference in thing["metadata"].get("ownerReferences", [])]
+            if owner in owners and not thing["metadata"].get("finalizers"):
                 del self.objects[path]
 
     def _list(self, path: str, query: dict[str, list[str]]) -> list[Object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -371,10 +372,13 @@ def purged(server: ApiServer, name: str, **status: int) -> Callable[[float], Non
     server.faults = [None] * 5 + [503]
 
     def sleep(seconds: float) -> None:
-        uid = server.objects[f"{PURGE_JOBS}/{name}-purge"]["metadata"]["uid"]
-        server.put(pod, metadata={"labels": {"controller-uid": uid}}, spec={"containers": [{"name": "forget"}]})
+        job = server.objects[f"{PURGE_JOBS}/{name}-purge"]
+        uid = job["metadata"]["uid"]
+        labels = {"controller-uid": uid, "batch.kubernetes.io/job-name": f"{name}-purge"}
+        metadata = {"labels": labels, "ownerReferences": [{"uid": uid}]}
+        server.put(pod, metadata=metadata, spec={"containers": [{"name": "forget"}]})
         server.logs[pod] = ["2026-11-28T12:00:01.0Z fashion: forgotten"]
-        server.objects[f"{PURGE_JOBS}/{name}-purge"]["status"] = status
+        job["status"] = status
 
     return sleep
 
@@ -396,7 +400,33 @@ def test_purge_runs_the_tuners_own_command_where_the_data_is_seen_and_leaves_not
         "python -m tune forget /etc/hidfd/study.yaml resources.autoscaling=true --yes",
     ]
     assert {"name": "claim-results", "mountPath": "/mnt/hidfd", "readOnly": False} in container["volumeMounts"]
-    assert [path for path in server.objects if "purge" in path and "/pods/" not in path] == []
+    assert [path for path in server.objects if "purge" in path] == []
+
+
+@pytest.mark.parametrize(("collected_after", "ends"), [(6, True), (99, False)])
+def test_purge_has_ended_only_when_its_pod_is_collected(
+    collected_after: int, ends: bool, asked: Request, manifests: Manifests, server: ApiServer, api: Api
+) -> None:
+    run = purged(server, manifests.name, succeeded=1)
+    server.faults = [None] * 12 + [503]  # while it waits: no sign that all is gone
+    pod = f"{NAMESPACED}/pods/{manifests.name}-purge-x"
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 1:
+            run(seconds)
+            server.objects[pod]["metadata"]["finalizers"] = ["batch.kubernetes.io/job-tracking"]
+        if len(slept) == collected_after:
+            del server.objects[pod]
+
+    forget = partial(purge, asked, api, wait_seconds=9, say=say_nothing, sleep=sleep, clock=lambda: len(slept))
+    if ends:
+        forget()
+        assert len(slept) == collected_after
+    else:
+        with pytest.raises(KubernetesError, match=r"still there after 9 s: pod .*-purge-x\..*same command waits on"):
+            forget()
 
 
 def test_purge_that_fails_says_so_and_can_be_given_again(
