@@ -84,8 +84,8 @@ def _place(request: Request, name: str, place: str) -> Check:
     if claim is None and name == "results":
         return warned(
             what,
-            f"{place} goes with its pod: the study's page and figures are in MLflow, its trials' pictures are not",
-            "put it below the mount_path of a claim (cluster.volumes)",
+            f"{place} goes with the driver's pod: its pages and pictures are in MLflow by then",
+            "to keep the folder itself, put it below the mount_path of a claim (cluster.volumes)",
         )
     if claim is None:
         remote = {"store": "s3://BUCKET/PREFIX", "ledger": "postgresql://...", "tracking": "http://an MLflow server"}

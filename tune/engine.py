@@ -101,7 +101,7 @@ def run_ray(
         if not resources.autoscaling:
             check_fits(resources.num_workers, {"CPU": place.threads, "GPU": resources.gpus_per_worker})
         check_store_is_shared(place)
-        mailbox = start_mailbox()
+        mailbox = start_mailbox(place.folder)
         adapter = Adapter(planner, mailbox, concurrency, _resources(place.threads, num_workers, gpus), on_change)
         with tempfile.TemporaryDirectory(prefix="hidfd-ray-") as scratch:
             Tuner(
@@ -117,11 +117,13 @@ def run_ray(
         raise adapter.error
 
 
-def start_mailbox() -> Any:
-    """Beside the driver, whose death ends the run anyway: on another node it would take all that runs with it."""
+def start_mailbox(folder: str) -> Any:
+    """For results in that folder. Beside the driver, whose death ends the run anyway: on another node it would take all
+    that runs with it.
+    """
     # Were it soft, Ray would put an actor that takes no resources on any node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).options(scheduling_strategy=here).remote()
+    return ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).options(scheduling_strategy=here).remote(folder)
 
 
 def _resources(threads: int, num_workers: int, gpus: float) -> PlacementGroupFactory:

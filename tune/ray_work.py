@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,6 +26,7 @@ from ray.tune import report as tell
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hidfd.disk import file_sha256
 from tune.work import Lost, Report, Stopped, Work
 from tune.worker import Perform, Place, perform
 
@@ -47,9 +49,14 @@ Say = Callable[..., None]
 
 
 class Mailbox:
-    """An actor that holds verdicts until their pieces of work ask."""
+    """An actor beside the driver: holds verdicts until their pieces of work ask, and takes in what these have written.
 
-    def __init__(self) -> None:
+    Args:
+        folder: of the study's results, where the driver looks for it. Where all nodes share it, nothing needs to come.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
         self._verdicts: dict[str, str] = {}
 
     def post(self, trial_id: str, reason: str) -> None:
@@ -60,17 +67,37 @@ class Mailbox:
         """A trial asks."""
         return self._verdicts.get(trial_id)
 
+    def lacks(self, digests: dict[str, str]) -> list[str]:
+        """Which of these files, by path below the folder, are not there or have other contents."""
+        paths = {name: self._folder / name for name in digests}
+        return [name for name, path in paths.items() if not path.is_file() or file_sha256(path) != digests[name]]
+
+    def take(self, name: str, content: bytes) -> None:
+        """A file that a worker has written on another disk."""
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
 
 class RayChannel:
-    """From a worker: reports by `say`, which returns when the planner has heard them; verdicts by mail."""
+    """From a worker: reports by `say`, which returns when the planner has heard them; verdicts and files by mail.
 
-    def __init__(self, trial_id: str, mailbox: Any, say: Say) -> None:
-        self._trial_id, self._mailbox, self._say = trial_id, mailbox, say
+    Args:
+        trial_id: Tune's, by which the mailbox knows it.
+        folder: of the study's results, on this node.
+        mailbox: handle of the actor.
+        say: tells Tune.
+    """
+
+    def __init__(self, trial_id: str, folder: str, mailbox: Any, say: Say) -> None:
+        self._trial_id, self._folder, self._mailbox, self._say = trial_id, Path(folder), mailbox, say
         self._asked = 0.0
         self._verdict: str | None = None
 
     def report(self, report: Report) -> None:
         """To the planner, which may have something to say about a measurement at once."""
+        if report.picture is not None:
+            self.hand_over(Path(report.picture))
         self._say("report", report.to_json())
         if report.measured:
             self._asked = 0.0
@@ -85,6 +112,21 @@ class RayChannel:
             except ray.exceptions.RayActorError as error:
                 _log.warning("the mailbox does not answer (%s); it is asked again", type(error).__name__)
         return self._verdict
+
+    def hand_over(self, written: Path) -> None:
+        """Have a file, or all of a folder, beside the driver as well: MLflow and the study's page get it from there.
+
+        The work is not at fault where that fails, and what it has built is in the store: it is told, no more.
+        """
+        files = [path for path in written.rglob("*") if path.is_file()] if written.is_dir() else [written]
+        paths = {str(path.relative_to(self._folder)): path for path in files if path.exists()}
+        try:
+            digests = {name: file_sha256(path) for name, path in paths.items()}
+            for name in ray.get(self._mailbox.lacks.remote(digests)):
+                ray.get(self._mailbox.take.remote(name, paths[name].read_bytes()))
+        except (OSError, ray.exceptions.RayError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            self._say("report", Report(note=f"{written} did not come to the driver's node: {reason}").to_json())
 
 
 class Silence:
@@ -114,7 +156,7 @@ def trainable(
     def run_work(config: dict[str, Any]) -> None:
         trial_id = get_trial_context().get_trial_id()
         if num_workers == 1:
-            _run_process(config["work"], place, RayChannel(trial_id, mailbox, _say), _say, execute)
+            _run_process(config["work"], place, RayChannel(trial_id, place.folder, mailbox, _say), _say, execute)
             return
         _run_together(config["work"], place, mailbox, trial_id, num_workers, gpus)
 
@@ -128,7 +170,9 @@ def _say(*words: Any) -> None:
 
 def _run_process(record: str, place: Place, channel: RayChannel, say: Say, execute: Perform = perform) -> None:
     say("start", socket.gethostname(), ray.get_runtime_context().get_node_id())
-    end = execute(Work.restore(0, json.loads(record), []), place, channel)
+    work = Work.restore(0, json.loads(record), [])
+    end = execute(work, place, channel)
+    channel.hand_over(Path(place.folder) / work.label)
     say("end", type(end).__name__, vars(end))
 
 
@@ -240,7 +284,8 @@ def _process(config: dict[str, Any]) -> None:
         group = get_current_placement_group()
         if group is not None:
             say("group", group.id.hex())
-        _run_process(record, place, RayChannel(config["trial_id"], config["mailbox"], say), say)
+        channel = RayChannel(config["trial_id"], place.folder, config["mailbox"], say)
+        _run_process(record, place, channel, say)
         return
     say("node", socket.gethostname(), ray.get_runtime_context().get_node_id())
     # The first process alone times the student.

@@ -224,13 +224,20 @@ def test_group_that_fits_no_node_fails_and_says_what_the_largest_has(find: Any) 
     assert "none has the labels of node_selector {'pool': 'none'}" in check.found
 
 
-def test_taint_that_a_group_does_not_tolerate_closes_its_nodes(find: Any, server: ApiServer) -> None:
+def test_taint_that_a_group_does_not_tolerate_closes_its_nodes_but_that_of_its_gpus_does_not(
+    find: Any, server: ApiServer
+) -> None:
     group = {**EVERYTHING["workers"]["gpu"], "tolerations": [], "count": 3, "max_count": None, "gpus": 4}
-    check = find({**EVERYTHING, "workers": {"gpu": group}})["nodes for gpu"]
+    asked = {**EVERYTHING, "workers": {"gpu": group}}
+    (taint,) = server.objects["/api/v1/nodes/gpu-1"]["spec"]["taints"]
+    assert taint["key"] == "nvidia.com/gpu"
+    assert find(asked)["nodes for gpu"].verdict is Verdict.PASS
+    taint["key"] = "dedicated"
+    check = find(asked)["nodes for gpu"]
     assert check.verdict is Verdict.WARN
     assert check.found.startswith("room for 2 pods of 8 cpu, 32Gi memory, 4 nvidia.com/gpu, 3 wanted")
     server.objects["/api/v1/nodes/gpu-2"]["spec"]["unschedulable"] = True
-    assert find({**EVERYTHING, "workers": {"gpu": group}})["nodes for gpu"].verdict is Verdict.FAIL
+    assert find(asked)["nodes for gpu"].verdict is Verdict.FAIL
 
 
 def only_nodes(server: ApiServer, **allocatable: dict[str, str]) -> None:
@@ -337,7 +344,7 @@ def test_material_of_this_machine_is_refused_with_the_command_that_imports_it(fi
         ("store", ".hidfd/store", Verdict.FAIL, "would lie in a pod and go with it"),
         ("ledger", "/data/ledger.db", Verdict.FAIL, "postgresql://"),
         ("tracking", "sqlite:///mlflow.db", Verdict.FAIL, "an MLflow server"),
-        ("results", ".hidfd/results", Verdict.WARN, "goes with its pod"),
+        ("results", ".hidfd/results", Verdict.WARN, "goes with the driver's pod"),
         ("ledger", "/mnt/hidfd/ledger.db", Verdict.WARN, "lies in files on a claim"),
         ("tracking", "sqlite:////mnt/hidfd/mlflow.db", Verdict.WARN, "lies in files on a claim"),
         ("store", "/mnt/hidfd/store", Verdict.PASS, "on claim hidfd-store"),
