@@ -288,7 +288,7 @@ def _pod_spec(request: Request) -> Object:
 
 def _placement(pod: PodConfig, stays: dict[str, int]) -> Object:
     """`stays` is how long it stays on a silent node, if not for good."""
-    asked = [toleration.model_dump(exclude_none=True) for toleration in pod.tolerations]
+    asked = [toleration.model_dump(exclude_none=True) for toleration in pod.tolerated]
     given = {toleration.get("key") for toleration in asked}
     silent = [
         {"key": key, "operator": "Exists", "effect": "NoExecute", **stays}

@@ -90,7 +90,7 @@ def _is_open(node: Object, group: PodConfig) -> bool:
     if spec.get("unschedulable") or any(labels.get(key) != value for key, value in group.node_selector.items()):
         return False
     taints = [taint for taint in spec.get("taints") or [] if taint["effect"] != "PreferNoSchedule"]
-    return all(any(_tolerates(toleration, taint) for toleration in group.tolerations) for taint in taints)
+    return all(any(_tolerates(toleration, taint) for toleration in group.tolerated) for taint in taints)
 
 
 def _tolerates(toleration: Toleration, taint: Object) -> bool:

@@ -82,13 +82,18 @@ class PodConfig(Section):
     """Labels that its node must have."""
 
     tolerations: tuple[Toleration, ...] = ()
-    """Taints of nodes that it may go to."""
+    """Taints of nodes that it may go to; those of nodes with the GPUs that a group asks for need not be named."""
 
     @model_validator(mode="after")
     def _shares_its_memory(self) -> Self:
         if amount(self.shared_memory) > amount(self.memory):
             raise ValueError(f"shared_memory: {self.shared_memory} is a part of memory, which is {self.memory}")
         return self
+
+    @property
+    def tolerated(self) -> tuple[Toleration, ...]:
+        """All taints of nodes that it may go to."""
+        return self.tolerations
 
 
 class WorkerGroup(PodConfig):
@@ -122,6 +127,12 @@ class WorkerGroup(PodConfig):
         if self.max_count is None and self.count == 0:
             raise ValueError("count: 0 and no max_count would be a group that never has a pod")
         return self
+
+    @property
+    def tolerated(self) -> tuple[Toleration, ...]:
+        """Whoever asks for GPUs may go where only such pods may: clouds taint these nodes with the GPUs' name."""
+        gpus = Toleration(key=self.gpu_resource, operator="Exists", effect="NoSchedule")
+        return (*self.tolerations, gpus) if self.gpus and gpus not in self.tolerations else self.tolerations
 
     @property
     def most(self) -> int:

@@ -27,7 +27,7 @@ EVERYTHING: dict[str, Any] = {
             "shared_memory": "4Gi",
             "gpus": 2,
             "node_selector": {"pool": "gpu"},
-            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+            "tolerations": [{"key": "dedicated", "value": "research", "effect": "NoSchedule"}],
         },
         "spot": {"count": 0, "max_count": 16, "gpus": 1, "spot": True},
     },

@@ -114,6 +114,14 @@ def test_pods_leave_a_silent_node_after_a_minute_unless_the_file_says_otherwise(
     assert submitters == [None, None], "a try is not worth what it prints"
 
 
+@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "nvidia.com/mig-1g.10gb"])
+def test_pods_with_gpus_may_go_where_only_such_pods_may(tmp_path: Path, resource: str) -> None:
+    groups = {"gpu": {"gpus": 1, "gpu_resource": resource}, "cpu": {}}
+    made = pods(render(request(tmp_path, {**SMALLEST, "workers": groups})))
+    tolerated = {"key": resource, "operator": "Exists", "effect": "NoSchedule"}
+    assert {name for name, pod in made.items() if tolerated in pod["spec"]["tolerations"]} == {"gpu"}
+
+
 def test_kuberay_adds_nothing_that_the_restricted_profile_refuses(manifests: Manifests) -> None:
     made = kuberay_pods(manifests.ray_job["spec"]["rayClusterSpec"])
     made["submitter"] = pods(manifests)["submitter"]
