@@ -19,7 +19,7 @@ class Progress:
         num_ended: trials that have ended.
         best, best_trial: of the search so far.
         running: name of a piece of work -> where it is.
-        cut_off: name of a piece of work that goes on later -> what ended its attempt.
+        cut_off: name of a piece of work that has not ended -> what ended its last attempt, also once it runs again.
         spent, limits: of the budget.
         verdict: at the end.
         error, exit_code: of a driver that ended with an error.
@@ -45,7 +45,6 @@ class Progress:
                 self._stand(event)
                 self.running, self.cut_off, self.error, self.exit_code = {}, {}, None, None
             case "work_started":
-                self.cut_off.pop(event["work"], None)
                 self.running[event["work"]] = f"since {event.get('images_from') or 0:,} images"
             case "work_progress":
                 target = event.get("target_images")

@@ -92,7 +92,7 @@ def test_driver_that_ended_with_an_error_says_which(caplog: pytest.LogCaptureFix
     assert (progress.error, progress.exit_code) == ("study.sampler: expected ...", 2)
 
 
-def test_work_that_is_cut_off_is_told_until_it_runs_again() -> None:
+def test_work_that_is_cut_off_is_told_until_it_ends_as_it_may_run_again_before_anybody_looks() -> None:
     progress = Progress()
     cut_off = {"event": "work_interrupted", "study": "f", "work": "generator-0", "end": "node lost", "images_to": 27000}
     progress.read(json.dumps({"event": "work_started", "study": "f", "work": "generator-0"}))
@@ -100,4 +100,7 @@ def test_work_that_is_cut_off_is_told_until_it_runs_again() -> None:
     assert progress.running == {}
     assert progress.cut_off == {"generator-0": "lost its node at 27,000 images; it goes on from there"}
     progress.read(json.dumps({"event": "work_started", "study": "f", "work": "generator-0", "images_from": 27000}))
+    assert progress.running == {"generator-0": "since 27,000 images"}
+    assert list(progress.cut_off) == ["generator-0"]
+    progress.read(json.dumps({"event": "work_ended", "study": "f", "work": "generator-0"}))
     assert progress.cut_off == {}
