@@ -11,7 +11,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import yaml
 from rich.console import Console
@@ -169,7 +169,7 @@ def _driver_only(show: Callable[[View], None], *, logs: bool) -> Callable[[View]
         return show
 
     def shown(view: View) -> None:
-        show(View(view.name, view.state, view.progress, view.troubles, (), view.away))
+        show(replace(view, lines=()))
 
     return shown
 

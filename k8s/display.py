@@ -57,6 +57,7 @@ class JobDisplay:
             self._console.print(f"{pod}: {line}")
         self._tell("job", str(view.state))
         self._tell("away", f"{view.away}; asking again" if view.away else "")
+        self._tell("queue", view.queued or "")
         for trouble in view.troubles:
             self._tell(trouble, trouble)
         for name, words in view.progress.cut_off.items():
@@ -109,6 +110,7 @@ def to_json(view: View) -> dict[str, Any]:
         "verdict": progress.verdict,
         "running": progress.running,
         "cut_off": progress.cut_off,
+        "queued": view.queued,
         "troubles": list(view.troubles),
         "away": view.away,
     }
@@ -131,6 +133,8 @@ def _table(view: View) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("job", f"{view.name}: {view.state}")
+    if view.queued:
+        table.add_row("queue", view.queued, style="yellow")
     table.add_row("Ray cluster", view.state.cluster or "-")
     table.add_row("study", view.progress.words() or "not started")
     for name, words in sorted(view.progress.running.items()):

@@ -12,6 +12,7 @@ from pathlib import Path
 from k8s.names import job_name, label_of
 from k8s.paths import Object
 from k8s.quantity import amount
+from k8s.queue import ELASTIC, QUEUE
 from k8s.request import Request
 from k8s.spec import PodConfig, WorkerGroup
 
@@ -90,9 +91,9 @@ def render(request: Request) -> Manifests:
         "annotations": {STUDY_NAME: request.study, DIGEST: digest},
     }
     queue = request.cluster.queue
-    job_labels = metadata["labels"] | ({} if queue is None else {"kueue.x-k8s.io/queue-name": queue})
+    job_labels = metadata["labels"] | ({} if queue is None else {QUEUE: queue})
     # Without it Kueue refuses a cluster that grows.
-    elastic = {"kueue.x-k8s.io/elastic-job": "true"} if queue is not None and request.cluster.grows else {}
+    elastic = {ELASTIC: "true"} if queue is not None and request.cluster.grows else {}
     return Manifests(
         name,
         digest,

@@ -12,6 +12,7 @@ from hidfd.studyfile import redacted
 from k8s.check import Check, Server, failed, looked_at, passed, warned
 from k8s.errors import Forbidden, NotFound
 from k8s.paths import CORE, core
+from k8s.queue import kueue
 from k8s.request import OF_SECRET, Request
 
 LOCAL = ("sqlite:///", "file://")
@@ -227,15 +228,14 @@ def _priority_class(server: Server, name: str) -> Check:
 def _queue(request: Request, server: Server, name: str) -> Check:
     what = f"queue {name}"
     try:
-        version = server.get("/apis/kueue.x-k8s.io")["preferredVersion"]["groupVersion"]
-        server.get(f"/apis/{version}/namespaces/{request.cluster.namespace}/localqueues/{name}")
+        server.get(kueue(server, request.cluster.namespace, "localqueues", name))
     except NotFound:
         return failed(what, "no such LocalQueue here, or no Kueue", "mend cluster.queue; kubectl get localqueues")
     if request.cluster.grows:
         return warned(
             what,
             "is there, and groups grow, which Kueue admits as its elastic jobs only",
-            "have its feature gate ElasticJobsViaWorkloadSlices switched on (Kueue 0.14 or newer), or drop max_count",
+            "Kueue has them from 0.18 on, and before behind its gate ElasticJobsViaWorkloadSlices; else drop max_count",
         )
     return passed(what, "is there")
 

@@ -17,6 +17,7 @@ from k8s.logs import Logs
 from k8s.manifest import PART, STUDY
 from k8s.paths import Object, core, ray_jobs
 from k8s.progress import Progress
+from k8s.queue import why_queued
 from k8s.status import JobState, is_lost, state_of, troubles
 
 LOOK_EVERY_SECONDS = 2.0
@@ -44,6 +45,7 @@ class View:
         name: of the job.
         state: of the job.
         progress: of the study; the same object in every view.
+        queued: why the job's queue holds it back, if one does.
         troubles: why pods do not run.
         lines: of the logs since the last look, as (pod, line): of the driver's what are no run lines, with `every_log`
             all of them, and those of Ray's pods.
@@ -53,6 +55,7 @@ class View:
     name: str
     state: JobState
     progress: Progress
+    queued: str | None
     troubles: tuple[str, ...]
     lines: tuple[tuple[str, str], ...]
     away: str | None = None
@@ -90,7 +93,8 @@ class Watcher:
         lost = {pod["metadata"]["name"] for pod in pods if is_lost(pod)}
         silent = [words for name, words in self._logs.silent.items() if name not in lost]
         wrong = () if state.has_ended else (*troubles(pods, self._events(job, state, pods)), *silent)
-        self._last = View(self._name, state, self._progress, wrong, lines)
+        queued = None if state.has_ended else why_queued(job, self._api)
+        self._last = View(self._name, state, self._progress, queued, wrong, lines)
         return self._last
 
     def until_it_ends(

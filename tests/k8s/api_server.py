@@ -119,6 +119,7 @@ class ApiServer:
 LISTS = (
     *("pods", "nodes", "events", "secrets", "configmaps", "resourcequotas", "limitranges", "deployments"),
     *("rayjobs", "rayclusters", "jobs", "namespaces", "persistentvolumeclaims", "serviceaccounts", "networkpolicies"),
+    "workloads",
 )
 
 

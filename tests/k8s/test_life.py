@@ -275,6 +275,40 @@ def test_troubles_are_those_of_this_jobs_pods_only(submitted: str, server: ApiSe
     assert story.views[0].troubles == ("own: no node has room for it: 0/3 nodes",)
 
 
+@pytest.mark.parametrize(
+    ("kueue", "words"),
+    [
+        ("answers", "waits in queue research: couldn't assign flavors: 2 cpu more needed"),
+        ("has not looked yet", "waits in queue research"),
+        (403, "waits in queue research; why, its Workload tells, which may not be read here"),
+        (404, "waits in queue research, and there is no Kueue"),
+    ],
+)
+def test_watch_says_why_a_queue_holds_the_job_back(
+    kueue: str | int, words: str, submitted: str, server: ApiServer, api: Api
+) -> None:
+    job = server.objects[f"{JOBS}/{submitted}"]
+    job["spec"]["suspend"] = True  # by Kueue, for its label
+    reasons = {} if kueue != "answers" else {"message": "couldn't assign flavors: 2 cpu more needed"}
+    for name, uid in (("own", job["metadata"]["uid"]), ("other", "uid-of-another")):
+        server.put(
+            f"/apis/kueue.x-k8s.io/v1beta2/namespaces/studies/workloads/{name}",
+            metadata={"labels": {"kueue.x-k8s.io/job-uid": uid}},
+            status={"conditions": [{"type": "QuotaReserved", "status": "False"} | reasons]} if reasons else {},
+        )
+        reasons = reasons and {"message": "another's"}
+    ordinary = server.answer
+
+    def answer(method: str, path: str, query: Any, body: Any) -> Any:
+        return (kueue, {"message": "no"}) if path.endswith("/workloads") else ordinary(method, path, query, body)
+
+    if isinstance(kueue, int):
+        server.answer = answer  # type: ignore[method-assign]
+    story = Story(server, submitted, {"jobDeploymentStatus": "Suspended"}, partial(job["spec"].pop, "suspend"), DONE)
+    assert story.watch(api).queued is None
+    assert [view.queued for view in story.views[:2]] == [words, None]
+
+
 @pytest.mark.parametrize(("num_workers", "is_told"), [(3, True), (2, False)])
 def test_pod_that_may_not_be_made_is_told_while_it_is_missing(
     submitted: str, server: ApiServer, api: Api, num_workers: int, is_told: bool

@@ -538,7 +538,7 @@ def test_server_itself_says_whether_it_would_take_the_job(
 
 
 def test_queue_is_a_warning_for_a_group_that_grows_only(find: Any) -> None:
-    assert "feature gate ElasticJobsViaWorkloadSlices" in find()["queue research"].todo
+    assert "gate ElasticJobsViaWorkloadSlices" in find()["queue research"].todo
     assert find({**EVERYTHING, "workers": {"gpu": {"gpus": 1}}})["queue research"].verdict is Verdict.PASS
 
 
