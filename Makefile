@@ -87,7 +87,7 @@ quick-tests: $(STAMP)
 	echo "quick-tests: passed in $$SECONDS s"
 
 # Without Go the tests skip and say how to get it; in CI nothing skips.
-test-cluster: $(STAMP)
+test-cluster: $(STAMP) servers
 	$(BIN)/python -m tests.cluster.tools build || [ -z "$${CI:-}" ]
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 0 -m cluster tests/cluster --durations 10 $(ARGS)
 

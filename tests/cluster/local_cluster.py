@@ -104,8 +104,12 @@ class LocalCluster:
             *("--root", self.root, "--logs", self._folder / "pods", "--mounts-below", self.mounts, *options),
             gently=True,  # it ends its pods
         )
-        path = f"/api/v1/nodes/{name}"
-        self._plane.wait(name, lambda: bool(self.request("GET", path)["status"].get("conditions")))
+        self._plane.wait(name, lambda: _is_open(self.request("GET", f"/api/v1/nodes/{name}")))
+
+
+def _is_open(node: Any) -> bool:
+    """Kubernetes keeps pods off a new node by a taint until it has seen that it is ready."""
+    return bool(node["status"].get("conditions")) and not node["spec"].get("taints")
 
 
 @contextlib.contextmanager

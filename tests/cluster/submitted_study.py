@@ -21,6 +21,7 @@ from hidfd.__main__ import main as hidfd_main
 from k8s.__main__ import main
 from tests.cluster.local_cluster import LocalCluster, restrict
 from tests.integration.conftest import Workplace, tiny_study, tiny_workplace
+from tests.integration.s3 import S3Server
 
 CLAIM = "data"
 
@@ -107,10 +108,13 @@ class SubmittedStudy:
         return found
 
 
-def submitted_study(cluster: LocalCluster, namespace: str, folder: Path, **sections: dict[str, Any]) -> SubmittedStudy:
-    """Its material is imported into a claim's store, as docs/kubernetes.md says; the namespace is `restricted`.
+def submitted_study(
+    cluster: LocalCluster, namespace: str, folder: Path, s3: S3Server | None = None, **sections: dict[str, Any]
+) -> SubmittedStudy:
+    """Its material is imported into its store, as docs/kubernetes.md says; the namespace is `restricted`.
 
     Args:
+        s3: where the store is, with keys from a Secret; None: in a claim.
         sections: of the study file, over those of a tiny study.
     """
     restrict(cluster, namespace)
@@ -136,24 +140,38 @@ def submitted_study(cluster: LocalCluster, namespace: str, folder: Path, **secti
         },
     }
     tree |= sections
-    tree["trial"] = tree["trial"] | _imported(folder, tree, data / "store")
+    store, environment = str(data / "store"), {}
+    if s3 is not None:
+        store, environment = "s3://artifacts/team", s3.environment
+        tree["storage"]["store"] = store
+        secret = {"metadata": {"name": "s3"}, "stringData": environment}
+        cluster.request("POST", f"/api/v1/namespaces/{namespace}/secrets", secret)
+        tree["cluster"]["secrets"] = {name: {"secret": "s3", "key": name} for name in environment}
+    tree["trial"] = tree["trial"] | _imported(folder, tree, store, environment)
     (folder / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     return SubmittedStudy(cluster, namespace, folder, data)
 
 
 def two_generators(
-    cluster: LocalCluster, namespace: str, folder: Path, *, generation_images: int = 24, **changes: Any
+    cluster: LocalCluster,
+    namespace: str,
+    folder: Path,
+    *,
+    generation_images: int = 24,
+    s3: S3Server | None = None,
+    **changes: Any,
 ) -> SubmittedStudy:
     """Two students over two generators, then the best one beside real images alone.
 
     Args:
         generation_images: of each generator's training.
+        s3: as of `submitted_study`.
         changes: of `cluster:`.
     """
     controls = {"real_only": True, "synthetic_only": False, "plain_kd": False}
     asked = {"num_students": 2, "students_per_generator": 1, "startup_students": 2, "controls": controls}
     search = {"generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4}}
-    study = submitted_study(cluster, namespace, folder, study=asked | {"concurrency": 2}, search=search)
+    study = submitted_study(cluster, namespace, folder, s3, study=asked | {"concurrency": 2}, search=search)
     tree = yaml.safe_load((folder / "study.yaml").read_text())
     tree["trial"]["generation"]["target_images"] = generation_images
     tree["cluster"] |= changes
@@ -190,13 +208,15 @@ def found_by(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _imported(folder: Path, tree: dict[str, Any], store: Path) -> dict[str, Any]:
+def _imported(folder: Path, tree: dict[str, Any], store: str, environment: dict[str, str]) -> dict[str, Any]:
     """The sections of `trial:` that name material, with the sha256 that `hidfd import` prints."""
     (folder / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.chdir(folder)
-        assert hidfd_main(["import", "study.yaml", "--store", str(store), "--json"]) == 0
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        assert hidfd_main(["import", "study.yaml", "--store", store, "--json"]) == 0
     changed = {name: dict(tree["trial"][name]) for name in ("data", "teacher")}
     for where, sha256 in json.loads(out.getvalue()).items():
         section, name = where.split(".")

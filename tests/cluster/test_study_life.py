@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +20,19 @@ from tests.cluster.submitted_study import (
     uninterrupted,
     views_of,
 )
+from tests.integration.s3 import S3Server, running_s3
 
 
 @pytest.fixture
 def study(cluster: LocalCluster, namespace: str, tmp_path: Path) -> SubmittedStudy:
     """Two students over two generators, then the best one beside real images alone."""
     return two_generators(cluster, namespace, tmp_path)
+
+
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[S3Server]:
+    with running_s3(tmp_path / "s3") as server:
+        yield server
 
 
 def test_study_whose_driver_is_killed_is_retried_and_ends_as_the_uninterrupted_one(
@@ -57,8 +65,13 @@ def test_study_whose_driver_is_killed_is_retried_and_ends_as_the_uninterrupted_o
     assert not list((study.data / "store").glob("evaluation/*/manifest.json"))
 
 
-def test_suspended_study_gives_its_pods_back_and_goes_on_afterwards(study: SubmittedStudy) -> None:
+def test_suspended_study_gives_its_pods_back_and_goes_on_afterwards(
+    cluster: LocalCluster, namespace: str, tmp_path: Path, s3: S3Server
+) -> None:
+    """Its store is on S3, and nothing that is submitted has the keys."""
+    study = two_generators(cluster, namespace, tmp_path, s3=s3)
     assert study.run("submit", "study.num_students=1").code == 0
+    assert s3.secret not in study.run("submit", "study.num_students=1", "--dry-run").stdout
     watch = study.watch()
     study.cluster.wait("the driver", lambda: study.driver() is not None)
     study.patch_job({"suspend": True})
@@ -68,6 +81,8 @@ def test_suspended_study_gives_its_pods_back_and_goes_on_afterwards(study: Submi
     views = views_of(watch)
     assert "Suspended" in {view["deployment_status"] for view in views}
     assert (views[-1]["succeeded"], views[-1]["tries"]) == (True, 1), "a suspension is no failure"
+    assert list(s3.bucket.glob("team/evaluation/*/manifest.json"))
+    assert not (study.data / "store").exists()
 
 
 def test_study_that_somebody_deletes_ends_its_watchers_and_keeps_its_data(study: SubmittedStudy) -> None:
