@@ -101,7 +101,7 @@ test-python312:
 	echo "test-python312: skipped, no Python 3.12 here; get one: uv python install 3.12 puts python3.12 into ~/.local/bin"
 
 # With containers, images and volumes, which the other tests do without. ARGS="--folder /large/disk" says where.
-test-node: $(STAMP)
+test-node: $(STAMP) servers
 	missing=
 	for program in containerd runc debootstrap jq; do command -v $$program >/dev/null || missing+=" $$program"; done
 	[ -e /usr/lib/cni/bridge ] || missing+=' containernetworking-plugins'

@@ -28,14 +28,15 @@ class S3Server:
         environment: AWS's own variables, which is how a study finds the server and its keys.
     """
 
-    def __init__(self, program: Path, folder: Path) -> None:
+    def __init__(self, program: Path, folder: Path, host: str) -> None:
         with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port: int = free.getsockname()[1]
+            free.bind((host, 0))
+            self._address: tuple[str, int] = free.getsockname()
+        host, port = self._address
         self.secret = secrets.token_hex(20)
         access = f"key{secrets.token_hex(8)}"
         self.environment = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
             "AWS_ACCESS_KEY_ID": access,
             "AWS_SECRET_ACCESS_KEY": self.secret,
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -47,7 +48,7 @@ class S3Server:
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
                 [
-                    *(program, "--port", f"127.0.0.1:{self._port}", "--region", "us-east-1"),
+                    *(program, "--port", f"{host}:{port}", "--region", "us-east-1"),
                     *("posix", "--sidecar", folder / "attributes", folder / "data"),
                 ],
                 stdout=stream,
@@ -68,20 +69,26 @@ class S3Server:
 
     def _listens(self) -> bool:
         try:
-            socket.create_connection(("127.0.0.1", self._port), 1.0).close()
+            socket.create_connection(self._address, 1.0).close()
         except OSError:
             return False
         return True
 
 
-@contextlib.contextmanager
-def running_s3(folder: Path) -> Iterator[S3Server]:
-    """A server for as long as the block lasts; skips the test, and says how to get one, where there is none."""
+def find_program() -> Path | None:
+    """versitygw, if it is here."""
     places = [Path(sys.executable).parent, Path.home() / "go" / "bin", *map(Path, os.get_exec_path())]
-    program = shutil.which("versitygw", path=os.pathsep.join(map(str, places)))
+    found = shutil.which("versitygw", path=os.pathsep.join(map(str, places)))
+    return None if found is None else Path(found)
+
+
+@contextlib.contextmanager
+def running_s3(folder: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
+    """A server for as long as the block lasts; skips the test, and says how to get one, where there is none."""
+    program = find_program()
     if program is None:
         pytest.skip(f"no S3 server here; get one: {GET_IT}")
-    server = S3Server(Path(program), folder)
+    server = S3Server(program, folder, host)
     try:
         yield server
     finally:

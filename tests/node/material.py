@@ -1,17 +1,27 @@
-"""What the user of the story has at hand: values for the chart, a study file with its images, a pod to work in."""
+"""What the user of the story has at hand: values for the chart, a study file with its images, a pod to work in.
 
+Where the store is on S3, `s3` has AWS's variables, which go into a Secret; None: it is in the chart's claim.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from k8s.manifest import WORK_FOLDER
 from tests.integration.conftest import tiny_study, tiny_workplace
 from tests.node.images import POSTGRESQL, PROJECT
 
 NAMESPACE, RELEASE, STUDY = "studies", "hidfd", "tiny"
 
-STORE = "/mnt/hidfd"
+MOUNT = "/mnt/hidfd"
 """Where the chart's claim is mounted, in MLflow's pod as in a study's."""
+
+SECRET, SECRET_FILE = "s3", "s3.env"
+"""With S3's address and keys; the file is what it is made from."""
+
+S3 = Mapping[str, str] | None
 
 
 def _image(name: str) -> dict[str, str]:
@@ -19,32 +29,51 @@ def _image(name: str) -> dict[str, str]:
     return {"repository": repository, "tag": tag, "pullPolicy": "Never"}
 
 
-VALUES: dict[str, Any] = {
-    "image": _image(PROJECT),
-    "storage": {"claim": {"size": "5Gi"}},
-    "database": {"image": _image(POSTGRESQL), "size": "1Gi", "cpus": "250m", "memory": "256Mi"},
-    "mlflow": {"numWorkers": 1, "cpus": "500m", "memory": "1536Mi"},
-    "submitter": {"subjects": [{"kind": "User", "name": "developer", "apiGroup": "rbac.authorization.k8s.io"}]},
-}
-"""Of the chart, for a small node whose images cannot be pulled. `developer` has no right but those."""
+def store_of(s3: S3) -> str:
+    """The study's store, as the chart's notes say."""
+    return f"{MOUNT}/store" if s3 is None else "s3://artifacts/hidfd/store"
+
+
+def values(s3: S3) -> dict[str, Any]:
+    """Of the chart, for a small node whose images cannot be pulled. `developer` has no right but those."""
+    storage: dict[str, Any] = {"claim": {"size": "5Gi"}}
+    if s3 is not None:
+        bucket = {"bucket": "artifacts", "endpoint": s3["AWS_ENDPOINT_URL"], "existingSecret": SECRET}
+        storage = {"kind": "s3", "s3": bucket}
+    return {
+        "image": _image(PROJECT),
+        "storage": storage,
+        "database": {"image": _image(POSTGRESQL), "size": "1Gi", "cpus": "250m", "memory": "256Mi"},
+        "mlflow": {"numWorkers": 1, "cpus": "500m", "memory": "1536Mi"},
+        "submitter": {"subjects": [{"kind": "User", "name": "developer", "apiGroup": "rbac.authorization.k8s.io"}]},
+    }
+
 
 DESK_FILE = Path(__file__).parents[2] / "docs" / "desk.yaml"
 
 
-def desk() -> dict[str, Any]:
+def desk(s3: S3) -> dict[str, Any]:
     """The documentation's pod to work in, with an image that nobody pulls."""
     pod: dict[str, Any] = yaml.safe_load(DESK_FILE.read_text())
     (container,) = pod["spec"]["containers"]
     container |= {"image": PROJECT, "imagePullPolicy": "Never"}
+    if s3 is not None:
+        container["env"] += [
+            {"name": name, "valueFrom": {"secretKeyRef": {"name": SECRET, "key": name}}} for name in s3
+        ]
+        for part, key in ((container, "volumeMounts"), (pod["spec"], "volumes")):
+            part[key] = [entry for entry in part[key] if entry["name"] != "store"]
     return pod
 
 
-def study_file() -> dict[str, Any]:
+def study_file(s3: S3) -> dict[str, Any]:
     """Two students over two generators, some minutes on two cores; its images are not imported yet."""
     tree = tiny_study()
     trial = tree["trial"] | {"log_every_images": 1000}
     trial["generation"] |= {"target_images": 60000}
     trial["distillation"] |= {"target_images": 4000}
+    mounts = {"store": {"claim": f"{RELEASE}-store", "mount_path": MOUNT}} if s3 is None else {}
+    keys = {name: {"secret": SECRET, "key": name} for name in s3 or ()}
     return tree | {
         "name": STUDY,
         "trial": trial,
@@ -58,8 +87,8 @@ def study_file() -> dict[str, Any]:
         },
         "search": {"generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4}},
         "storage": {
-            "store": f"{STORE}/store",
-            "results": f"{STORE}/results",
+            "store": store_of(s3),
+            "results": f"{MOUNT if s3 is None else WORK_FOLDER}/results",
             "ledger": f"postgresql://hidfd:${{DB_PASSWORD}}@{RELEASE}-database:5432/hidfd",
             "tracking": f"http://{RELEASE}-mlflow:5000",
         },
@@ -72,24 +101,26 @@ def study_file() -> dict[str, Any]:
             "driver_service_account": f"{RELEASE}-driver",
             "worker_service_account": f"{RELEASE}-worker",
             "drain_seconds": 10,
-            "secrets": {"DB_PASSWORD": {"secret": f"{RELEASE}-database", "key": "password"}},
-            "volumes": {"store": {"claim": f"{RELEASE}-store", "mount_path": STORE}},
+            "secrets": {"DB_PASSWORD": {"secret": f"{RELEASE}-database", "key": "password"}, **keys},
+            "volumes": mounts,
         },
     }
 
 
-def lay_out(folder: Path, charts: Path) -> None:
+def lay_out(folder: Path, charts: Path, s3: S3) -> None:
     """Fills an empty folder: `values.yaml`, `desk.yaml`, `material/` with a study file and its images, `charts`."""
     tiny_workplace(folder / "material")
-    (folder / "material/study.yaml").write_text(yaml.safe_dump(study_file(), sort_keys=False))
-    (folder / "values.yaml").write_text(yaml.safe_dump(VALUES, sort_keys=False))
-    (folder / "desk.yaml").write_text(yaml.safe_dump(desk(), sort_keys=False))
+    (folder / "material/study.yaml").write_text(yaml.safe_dump(study_file(s3), sort_keys=False))
+    (folder / "values.yaml").write_text(yaml.safe_dump(values(s3), sort_keys=False))
+    (folder / "desk.yaml").write_text(yaml.safe_dump(desk(s3), sort_keys=False))
     (folder / "charts").symlink_to(charts)
+    if s3 is not None:
+        (folder / SECRET_FILE).write_text("".join(f"{name}={value}\n" for name, value in s3.items()))
 
 
-def name_imported(folder: Path, imported: dict[str, str]) -> None:
+def name_imported(folder: Path, imported: dict[str, str], s3: S3) -> None:
     """Writes `study.yaml`, which names the images by what `hidfd import` printed: `data.candidates` -> sha256."""
-    tree = study_file()
+    tree = study_file(s3)
     for where, sha256 in imported.items():
         section, name = where.split(".")
         tree["trial"][section][name] = {"sha256": sha256}

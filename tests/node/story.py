@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.node.material import NAMESPACE, RELEASE, STUDY, name_imported
+from tests.node.material import NAMESPACE, RELEASE, S3, SECRET, SECRET_FILE, STUDY, name_imported, store_of
 from tests.node.terminal import CommandFailedError, Terminal
 
 INTO = f"-n {NAMESPACE}"
@@ -20,30 +20,42 @@ print([name for name in sys.modules if name in ("hidfd", "tune", "k8s")])
 """
 """Run without this project's code."""
 
+PICTURES = f"""\
+import mlflow
+client = mlflow.MlflowClient()
+run = client.get_model_version_by_alias("{STUDY}", "champion").run_id
+pictures = [file.path for file in client.list_artifacts(run, "pictures")]
+print(pictures)
+assert pictures
+"""
 
-def tell(terminal: Terminal, folder: Path) -> None:
+
+def tell(terminal: Terminal, folder: Path, s3: S3) -> None:
     """All of it.
 
     Args:
         folder: the user's, see `lay_out`.
+        s3: where the store is, see `material`.
 
     Raises:
         CommandFailedError: what should have worked did not.
     """
-    install(terminal)
-    name_imported(folder, import_material(terminal))
+    install(terminal, s3)
+    name_imported(folder, import_material(terminal, s3), s3)
     submit_and_disturb(terminal)
     fetch_champion(terminal)
     take_away(terminal)
 
 
-def install(terminal: Terminal) -> None:
+def install(terminal: Terminal, s3: S3) -> None:
     """The chart, over a cluster that has KubeRay's operator."""
     terminal.say("An empty cluster with one node")
     terminal.run("kubectl get nodes -o wide")
     terminal.run("kubectl get crds")
     terminal.run(f"kubectl create namespace {NAMESPACE}")
     terminal.run(f"kubectl label namespace {NAMESPACE} pod-security.kubernetes.io/enforce=restricted")
+    if s3 is not None:
+        terminal.run(f"kubectl create secret generic {SECRET} {INTO} --from-env-file={SECRET_FILE}")
     terminal.say("The chart: MLflow, PostgreSQL, the store, rights and network rules")
     terminal.run("cat values.yaml")
     terminal.run(f"helm install {RELEASE} charts/hidfd {INTO} -f values.yaml --wait --timeout 10m")
@@ -57,12 +69,12 @@ def open_desk(terminal: Terminal) -> None:
     terminal.run(f"kubectl wait {INTO} --for=condition=Ready pod/desk --timeout=5m")
 
 
-def import_material(terminal: Terminal) -> dict[str, str]:
+def import_material(terminal: Terminal, s3: S3) -> dict[str, str]:
     """The study's images and teacher, into the store; returns `data.candidates` -> sha256 and so on."""
     terminal.say("The study's images and teacher, into the store")
     open_desk(terminal)
     terminal.run(f"kubectl cp {INTO} material desk:material")
-    command = "cd material && python -m hidfd import study.yaml --store /mnt/hidfd/store --json"
+    command = f"cd material && python -m hidfd import study.yaml --store {store_of(s3)} --json"
     printed = terminal.run(f"kubectl exec {INTO} desk -- bash -c '{command}'")
     found: dict[str, str] = json.loads(printed.splitlines()[-1])
     return found
@@ -102,6 +114,7 @@ def fetch_champion(terminal: Terminal) -> None:
     server = f"MLFLOW_TRACKING_URI=http://{RELEASE}-mlflow:5000"
     variables = f"env -u PYTHONPATH {server} MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false"
     terminal.run(f"kubectl exec {INTO} desk -- {variables} python -W ignore -c '{LOAD}'")
+    terminal.run(f"kubectl exec {INTO} desk -- {variables} python -W ignore -c '{PICTURES}'")
 
 
 def take_away(terminal: Terminal) -> None:
