@@ -35,8 +35,9 @@ from tune.cluster import (
     free,
     starting,
 )
+from tune.hand_over import ResultsFolder
 from tune.planner import Planner
-from tune.ray_work import WORD, Mailbox, trainable
+from tune.ray_work import WORD, Actors, Mailbox, trainable
 from tune.work import Diverged, Done, End, Failed, Finished, Lost, Report, Stopped, Work
 from tune.worker import Perform, Place, perform
 
@@ -101,11 +102,11 @@ def run_ray(
         if not resources.autoscaling:
             check_fits(resources.num_workers, {"CPU": place.threads, "GPU": resources.gpus_per_worker})
         check_store_is_shared(place)
-        mailbox = start_mailbox(place.folder)
-        adapter = Adapter(planner, mailbox, concurrency, _resources(place.threads, num_workers, gpus), on_change)
+        actors = start_actors(place.folder)
+        adapter = Adapter(planner, actors.mailbox, concurrency, _resources(place.threads, num_workers, gpus), on_change)
         with tempfile.TemporaryDirectory(prefix="hidfd-ray-") as scratch:
             Tuner(
-                trainable(place, mailbox, num_workers=num_workers, gpus=gpus, execute=execute),
+                trainable(place, actors, num_workers=num_workers, gpus=gpus, execute=execute),
                 tune_config=TuneConfig(
                     search_alg=Search(adapter), scheduler=Scheduler(adapter), reuse_actors=num_workers == 1
                 ),
@@ -117,13 +118,18 @@ def run_ray(
         raise adapter.error
 
 
-def start_mailbox(folder: str) -> Any:
-    """For results in that folder. Beside the driver, whose death ends the run anyway: on another node it would take all
-    that runs with it.
+def start_actors(folder: str) -> Actors:
+    """Beside the driver, whose death ends the run anyway: on another node they would take all that runs with them.
+
+    Args:
+        folder: of the study's results.
     """
     # Were it soft, Ray would put an actor that takes no resources on any node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).options(scheduling_strategy=here).remote(folder)
+    options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+    # A mailbox that was restarted is empty and filled again; a file that was on its way is sent again.
+    mailbox = ray.remote(Mailbox).options(**options).remote()
+    return Actors(mailbox, ray.remote(ResultsFolder).options(**options, max_task_retries=-1).remote(folder))
 
 
 def _resources(threads: int, num_workers: int, gpus: float) -> PlacementGroupFactory:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ray.tune import report as tell
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hidfd.disk import file_sha256
+from tune.hand_over import HandOver
 from tune.work import Lost, Report, Stopped, Work
 from tune.worker import Perform, Place, perform
 
@@ -49,14 +49,9 @@ Say = Callable[..., None]
 
 
 class Mailbox:
-    """An actor beside the driver: holds verdicts until their pieces of work ask, and takes in what these have written.
+    """An actor that holds verdicts until their pieces of work ask."""
 
-    Args:
-        folder: of the study's results, where the driver looks for it. Where all nodes share it, nothing needs to come.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self._folder = Path(folder)
+    def __init__(self) -> None:
         self._verdicts: dict[str, str] = {}
 
     def post(self, trial_id: str, reason: str) -> None:
@@ -67,37 +62,38 @@ class Mailbox:
         """A trial asks."""
         return self._verdicts.get(trial_id)
 
-    def lacks(self, digests: dict[str, str]) -> list[str]:
-        """Which of these files, by path below the folder, are not there or have other contents."""
-        paths = {name: self._folder / name for name in digests}
-        return [name for name, path in paths.items() if not path.is_file() or file_sha256(path) != digests[name]]
 
-    def take(self, name: str, content: bytes) -> None:
-        """A file that a worker has written on another disk."""
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+@dataclass(frozen=True)
+class Actors:
+    """Handles of those beside the driver.
+
+    Attributes:
+        mailbox: a `Mailbox`.
+        results: a `ResultsFolder`.
+    """
+
+    mailbox: Any
+    results: Any
 
 
 class RayChannel:
-    """From a worker: reports by `say`, which returns when the planner has heard them; verdicts and files by mail.
+    """From a worker: reports by `say`, which returns when the planner has heard them; verdicts by mail.
 
-    Args:
-        trial_id: Tune's, by which the mailbox knows it.
-        folder: of the study's results, on this node.
-        mailbox: handle of the actor.
-        say: tells Tune.
+    Attributes:
+        hand_over: of what it writes.
     """
 
-    def __init__(self, trial_id: str, folder: str, mailbox: Any, say: Say) -> None:
-        self._trial_id, self._folder, self._mailbox, self._say = trial_id, Path(folder), mailbox, say
+    def __init__(self, trial_id: str, folder: str, actors: Actors, say: Say) -> None:
+        """`folder` is that of the study's results."""
+        self._trial_id, self._mailbox, self._say = trial_id, actors.mailbox, say
+        self.hand_over = HandOver(folder, actors.results, lambda words: say("report", Report(note=words).to_json()))
         self._asked = 0.0
         self._verdict: str | None = None
 
     def report(self, report: Report) -> None:
         """To the planner, which may have something to say about a measurement at once."""
         if report.picture is not None:
-            self.hand_over(Path(report.picture))
+            self.hand_over.bring_file(Path(report.picture))
         self._say("report", report.to_json())
         if report.measured:
             self._asked = 0.0
@@ -113,21 +109,6 @@ class RayChannel:
                 _log.warning("the mailbox does not answer (%s); it is asked again", type(error).__name__)
         return self._verdict
 
-    def hand_over(self, written: Path) -> None:
-        """Have a file, or all of a folder, beside the driver as well: MLflow and the study's page get it from there.
-
-        The work is not at fault where that fails, and what it has built is in the store: it is told, no more.
-        """
-        files = [path for path in written.rglob("*") if path.is_file()] if written.is_dir() else [written]
-        paths = {str(path.relative_to(self._folder)): path for path in files if path.exists()}
-        try:
-            digests = {name: file_sha256(path) for name, path in paths.items()}
-            for name in ray.get(self._mailbox.lacks.remote(digests)):
-                ray.get(self._mailbox.take.remote(name, paths[name].read_bytes()))
-        except (OSError, ray.exceptions.RayError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            self._say("report", Report(note=f"{written} did not come to the driver's node: {reason}").to_json())
-
 
 class Silence:
     """The channel of every process but the first: the trial asks and tells by that one alone."""
@@ -141,13 +122,13 @@ class Silence:
 
 
 def trainable(
-    place: Place, mailbox: Any, *, num_workers: int, gpus: float, execute: Perform
+    place: Place, actors: Actors, *, num_workers: int, gpus: float, execute: Perform
 ) -> Callable[[dict[str, Any]], None]:
     """The function that Tune runs in an actor, one piece of work after another.
 
     Args:
         place: where work is done and left.
-        mailbox: handle of the actor.
+        actors: beside the driver.
         num_workers: processes of one piece of work.
         gpus: of each.
         execute: does a piece of work in its one process; several always run `tune.worker.perform`.
@@ -156,9 +137,9 @@ def trainable(
     def run_work(config: dict[str, Any]) -> None:
         trial_id = get_trial_context().get_trial_id()
         if num_workers == 1:
-            _run_process(config["work"], place, RayChannel(trial_id, place.folder, mailbox, _say), _say, execute)
+            _run_process(config["work"], place, RayChannel(trial_id, place.folder, actors, _say), _say, execute)
             return
-        _run_together(config["work"], place, mailbox, trial_id, num_workers, gpus)
+        _run_together(config["work"], place, actors, trial_id, num_workers, gpus)
 
     return run_work
 
@@ -172,7 +153,7 @@ def _run_process(record: str, place: Place, channel: RayChannel, say: Say, execu
     say("start", socket.gethostname(), ray.get_runtime_context().get_node_id())
     work = Work.restore(0, json.loads(record), [])
     end = execute(work, place, channel)
-    channel.hand_over(Path(place.folder) / work.label)
+    channel.hand_over.bring_all(work.label)
     say("end", type(end).__name__, vars(end))
 
 
@@ -196,7 +177,7 @@ class Line:
         return words
 
 
-def _run_together(record: str, place: Place, mailbox: Any, trial_id: str, num_workers: int, gpus: float) -> None:
+def _run_together(record: str, place: Place, actors: Actors, trial_id: str, num_workers: int, gpus: float) -> None:
     import ray.train  # here, as it loads torch, which the mailbox and the driver can do without
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -205,7 +186,7 @@ def _run_together(record: str, place: Place, mailbox: Any, trial_id: str, num_wo
     with tempfile.TemporaryDirectory(prefix="hidfd-train-") as scratch:
         trainer = TorchTrainer(
             _process,
-            train_loop_config={"work": record, "place": place, "mailbox": mailbox, "line": line, "trial_id": trial_id},
+            train_loop_config={"work": record, "place": place, "actors": actors, "line": line, "trial_id": trial_id},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=num_workers,
                 use_gpu=gpus > 0,
@@ -223,7 +204,7 @@ def _run_together(record: str, place: Place, mailbox: Any, trial_id: str, num_wo
                 ),
             ),
         )
-        _relay(line, _in_background(trainer.fit), lambda: ray.get(mailbox.read.remote(trial_id)))
+        _relay(line, _in_background(trainer.fit), lambda: ray.get(actors.mailbox.read.remote(trial_id)))
 
 
 def _in_background(action: Callable[[], Any]) -> Future[Any]:
@@ -284,7 +265,7 @@ def _process(config: dict[str, Any]) -> None:
         group = get_current_placement_group()
         if group is not None:
             say("group", group.id.hex())
-        channel = RayChannel(config["trial_id"], place.folder, config["mailbox"], say)
+        channel = RayChannel(config["trial_id"], place.folder, config["actors"], say)
         _run_process(record, place, channel, say)
         return
     say("node", socket.gethostname(), ray.get_runtime_context().get_node_id())

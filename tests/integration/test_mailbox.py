@@ -4,7 +4,7 @@ import pytest
 import ray
 
 from tests.integration.ray_nodes import ray_nodes
-from tune.engine import start_mailbox
+from tune.engine import start_actors
 
 pytestmark = pytest.mark.integration
 
@@ -18,7 +18,7 @@ def test_mailboxes_are_beside_their_driver_though_its_node_has_no_processors() -
         workers = [nodes.add(1), nodes.add(1)]
         ray.init(address=nodes.address, log_to_driver=False)
         try:
-            boxes = [start_mailbox("results") for _ in range(NUM_MAILBOXES)]
+            boxes = [start_actors("results").mailbox for _ in range(NUM_MAILBOXES)]
             assert ray.get([box.read.remote("nobody") for box in boxes]) == [None] * NUM_MAILBOXES
             assert [nodes.mailboxes(number) for number in workers] == [[], []]
             assert len(nodes.mailboxes(0)) == NUM_MAILBOXES

@@ -2,16 +2,13 @@
 
 import json
 from concurrent.futures import Future
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 
 from tune import ray_work
-from tune.ray_work import Mailbox, RayChannel
-from tune.work import Lost, Report, Stopped
+from tune.work import Lost, Stopped
 
 
 class Line:
@@ -69,67 +66,3 @@ def test_a_run_whose_processes_never_started_is_lost(said: list[list[Any]]) -> N
 def test_a_verdict_does_not_wait_for_processes_that_have_not_started(said: list[list[Any]]) -> None:
     ray_work._relay(Line(), Future(), lambda: "Ctrl-C")
     assert said == [["end", "Stopped", vars(Stopped("stopped before its processes had started (Ctrl-C)", 0.0))]]
-
-
-class Handle:
-    """Of an actor that lives in this very process, and what it was asked for."""
-
-    def __init__(self, actor: Mailbox) -> None:
-        self.asked: list[str] = []
-        self._actor = actor
-
-    def __getattr__(self, name: str) -> SimpleNamespace:
-        def remote(*arguments: Any) -> Any:
-            self.asked.append(name)
-            return getattr(self._actor, name)(*arguments)
-
-        return SimpleNamespace(remote=remote)
-
-
-@pytest.fixture
-def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The results on a worker's own disk; the driver's are beside them."""
-    monkeypatch.setattr(ray_work, "ray", SimpleNamespace(get=lambda answer: answer, exceptions=ray.exceptions))
-    folder = tmp_path / "worker" / "trial-1"
-    (folder / "samples").mkdir(parents=True)
-    (folder / "result.json").write_text("{}")
-    (folder / "samples" / "generation-8.png").write_bytes(b"a picture")
-    return tmp_path / "worker"
-
-
-def test_what_a_worker_has_written_comes_to_the_driver_once(worker: Path, tmp_path: Path) -> None:
-    driver = tmp_path / "driver"
-    handle = Handle(Mailbox(str(driver)))
-    said: list[Any] = []
-    channel = RayChannel("t", str(worker), handle, lambda *words: said.append(words))
-    sample = "trial-1/samples/generation-8.png"
-    channel.report(Report("generation", 8, None, picture=str(worker / sample)))
-    assert (driver / sample).read_bytes() == b"a picture", "while the work goes on"
-    channel.hand_over(worker / "trial-1")
-    assert (driver / "trial-1" / "result.json").read_text() == "{}"
-    assert handle.asked.count("take") == 2
-    (worker / "trial-1" / "result.json").write_text("[]")
-    channel.hand_over(worker / "trial-1")
-    assert (driver / "trial-1" / "result.json").read_text() == "[]", "of a later attempt"
-    assert len(said) == 1, "the report alone"
-
-
-def test_where_all_nodes_share_the_results_nothing_travels(worker: Path) -> None:
-    handle = Handle(Mailbox(str(worker)))
-    RayChannel("t", str(worker), handle, lambda *words: None).hand_over(worker / "trial-1")
-    assert handle.asked == ["lacks"]
-
-
-def test_folder_that_cannot_come_to_the_driver_is_told_and_the_work_goes_on(worker: Path, tmp_path: Path) -> None:
-    (tmp_path / "driver").write_text("no folder")
-    said: list[Any] = []
-    channel = RayChannel("t", str(worker), Handle(Mailbox(str(tmp_path / "driver"))), lambda *words: said.append(words))
-    channel.hand_over(worker / "trial-1")
-    ((word, report),) = said
-    assert word == "report"
-    assert f"{worker / 'trial-1'} did not come to the driver's node: " in report["note"]
-
-
-def test_work_that_writes_nothing_hands_nothing_over(worker: Path) -> None:
-    channel = RayChannel("t", str(worker), Handle(Mailbox(str(worker))), lambda *words: pytest.fail(str(words)))
-    channel.hand_over(worker / "opening-1")
