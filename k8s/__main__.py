@@ -237,7 +237,11 @@ def _parser() -> Parser:
     watching.add_argument("--logs", action="store_true", help="show what the driver and Ray's pods print")
     deleting = add("delete", delete)
     deleting.add_argument(
-        "--wait", type=float, default=300.0, metavar="SECONDS", help="for all to be gone; default 300"
+        "--wait",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="for pods to be gone, and with --purge as long for data; default 300",
     )
     deleting.add_argument("--purge", action="store_true", help="take away what the study has found as well, for good")
     return parser

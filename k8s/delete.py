@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from k8s.client import Api
 from k8s.errors import KubernetesError, NotFound, Unreachable
@@ -43,40 +44,22 @@ def delete(
         except NotFound:
             continue
         say(f"{name}: asked to end")
-    until_gone(
-        lambda: _left(request, names, api),
-        hint="Is KubeRay's operator running? It takes its own finalizers off",
-        wait_seconds=wait_seconds,
-        sleep=sleep,
-        clock=clock,
-    )
+    left = left_after(partial(_left, request, names, api), clock() + wait_seconds, sleep, clock)
+    if left:
+        raise KubernetesError(
+            f"still there after {wait_seconds:g} s: {'; '.join(left)}. Is KubeRay's operator running? It takes its own "
+            f"finalizers off. The same command waits on"
+        )
     return names
 
 
-def until_gone(
-    left: Callable[[], list[str]],
-    *,
-    hint: str,
-    wait_seconds: float,
-    sleep: Callable[[float], None],
-    clock: Callable[[], float],
-) -> None:
-    """Wait for what Kubernetes takes away in its own time.
-
-    Args:
-        left: what is still there, in words.
-        hint: what may keep it.
-
-    Raises:
-        KubernetesError: something is still there after so many seconds.
-    """
-    until = clock() + wait_seconds
-    while found := left():
-        if clock() >= until:
-            raise KubernetesError(
-                f"still there after {wait_seconds:g} s: {'; '.join(found)}. {hint}. The same command waits on"
-            )
+def left_after(
+    left: Callable[[], list[str]], until: float, sleep: Callable[[float], None], clock: Callable[[], float]
+) -> list[str]:
+    """What is left, in words, when nothing is or time is up: Kubernetes takes away in its own time."""
+    while (found := left()) and clock() < until:
         sleep(LOOK_EVERY_SECONDS)
+    return found
 
 
 def _left(request: Request, names: list[str], api: Api) -> list[str]:

@@ -140,7 +140,8 @@ def _table(view: View) -> Table:
     for name, words in sorted(view.progress.running.items()):
         table.add_row(f"  {name}", words)
     for name, words in sorted(view.progress.cut_off.items()):
-        table.add_row(f"  {name}", words, style="yellow")
+        if name not in view.progress.running:
+            table.add_row(f"  {name}", words, style="yellow")
     for trouble in view.troubles:
         table.add_row("pod", trouble, style="yellow")
     if view.away:

@@ -12,7 +12,7 @@ from hidfd.studyfile import redacted
 from k8s.check import Check, Server, failed, looked_at, passed, warned
 from k8s.errors import Forbidden, NotFound
 from k8s.paths import CORE, core
-from k8s.queue import kueue
+from k8s.queue import kueue_path
 from k8s.request import OF_SECRET, Request
 
 LOCAL = ("sqlite:///", "file://")
@@ -85,8 +85,8 @@ def _place(request: Request, name: str, place: str) -> Check:
     if claim is None and name == "results":
         return warned(
             what,
-            f"{place} goes with the driver's pod: its pages and pictures are in MLflow by then",
-            "to keep the folder itself, put it below the mount_path of a claim (cluster.volumes)",
+            f"{place} goes with the driver's pod; MLflow has the pages by then, but for those of a lost driver",
+            "`tune report` writes them again from the store; to keep them, a path below the mount_path of a claim",
         )
     if claim is None:
         remote = {"store": "s3://BUCKET/PREFIX", "ledger": "postgresql://...", "tracking": "http://an MLflow server"}
@@ -228,14 +228,14 @@ def _priority_class(server: Server, name: str) -> Check:
 def _queue(request: Request, server: Server, name: str) -> Check:
     what = f"queue {name}"
     try:
-        server.get(kueue(server, request.cluster.namespace, "localqueues", name))
+        server.get(kueue_path(server, request.cluster.namespace, "localqueues", name))
     except NotFound:
         return failed(what, "no such LocalQueue here, or no Kueue", "mend cluster.queue; kubectl get localqueues")
     if request.cluster.grows:
         return warned(
             what,
             "is there, and groups grow, which Kueue admits as its elastic jobs only",
-            "Kueue has them from 0.18 on, and before behind its gate ElasticJobsViaWorkloadSlices; else drop max_count",
+            "on by themselves from Kueue 0.18, before by its gate ElasticJobsViaWorkloadSlices; else drop max_count",
         )
     return passed(what, "is there")
 

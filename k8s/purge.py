@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 
 from k8s.client import Api
-from k8s.delete import until_gone
+from k8s.delete import left_after
 from k8s.errors import Conflict, KubernetesError, NotFound, Unreachable
 from k8s.logs import Logs
 from k8s.manifest import Manifests, render, tune_command
@@ -18,9 +19,6 @@ from k8s.status import troubles
 LOOK_EVERY_SECONDS = 1.0
 
 CONTAINER = "forget"
-
-JOB_NAME = "batch.kubernetes.io/job-name"
-"""Label that Kubernetes gives a Job's pods."""
 
 
 def purge_manifests(request: Request) -> tuple[Object, Object]:
@@ -42,14 +40,21 @@ def purge(
 ) -> None:
     """Forget a study whose jobs are gone, and wait until what did so is gone too.
 
+    Args:
+        wait_seconds: for all of it.
+
     Raises:
-        KubernetesError: it failed, or has not ended or is not gone in that time; the same command goes on with it.
+        KubernetesError: it failed, or has not ended in that time, with which the same command goes on; or what did it
+            is still there.
     """
+    until = clock() + wait_seconds
     config_map, job = purge_manifests(request)
     namespace, name = request.cluster.namespace, job["metadata"]["name"]
     found = api.find(jobs(namespace, name))
     if found is not None and _has_ended(found):
-        _delete(namespace, name, api, wait_seconds, sleep, clock)
+        left = _take_away(found, api, until, sleep, clock)
+        if left:
+            raise KubernetesError(f"still there of the last --purge: {'; '.join(left)}. The same command waits on")
         found = None
     if found is None:
         found = api.create(jobs(namespace), job)
@@ -57,8 +62,13 @@ def purge(
     owned = {**config_map, "metadata": {**config_map["metadata"], "ownerReferences": [owner]}}
     with contextlib.suppress(Conflict):  # of a command that was cut off
         api.create(core(namespace, "configmaps"), owned)
-    _wait(request, api, name, clock() + wait_seconds, say, sleep, clock)
-    _delete(namespace, name, api, wait_seconds, sleep, clock)
+    _wait(request, api, name, until, say, sleep, clock)
+    left = _take_away(found, api, until, sleep, clock)
+    if left:
+        raise KubernetesError(
+            f"the study's data is taken away, but still there after {wait_seconds:g} s: {'; '.join(left)}, which "
+            f"Kubernetes takes away when its node answers"
+        )
 
 
 def _job(request: Request, manifests: Manifests, name: str, metadata: Object) -> Object:
@@ -101,7 +111,7 @@ def _wait(
     while True:
         try:
             job = api.get(jobs(namespace, name))
-            pods = api.items(core(namespace, "pods"), labelSelector=f"controller-uid={job['metadata']['uid']}")
+            pods = _pods(job, api)
             for _, line in logs.new(pods, api):
                 say(line)
                 last = line.strip() or last
@@ -125,32 +135,32 @@ def _has_ended(job: Object) -> bool:
     return bool(status.get("succeeded") or status.get("failed"))
 
 
-def _delete(
-    namespace: str,
-    name: str,
-    api: Api,
-    wait_seconds: float,
-    sleep: Callable[[float], None],
-    clock: Callable[[], float],
-) -> None:
-    for path in (jobs(namespace, name), core(namespace, "configmaps", name)):
+def _take_away(
+    job: Object, api: Api, until: float, sleep: Callable[[float], None], clock: Callable[[], float]
+) -> list[str]:
+    """The Job and what belongs to it; returns what is left of them when time is up."""
+    for path in _own(job).values():
         with contextlib.suppress(NotFound):
             api.delete(path)
-    until_gone(
-        lambda: _left(namespace, name, api),
-        hint="Kubernetes collects the pods of a Job that is deleted",
-        wait_seconds=wait_seconds,
-        sleep=sleep,
-        clock=clock,
-    )
+    return left_after(partial(_left, job, api), until, sleep, clock)
 
 
-def _left(namespace: str, name: str, api: Api) -> list[str]:
-    """What is still there, in words."""
+def _own(job: Object) -> dict[str, str]:
+    """In words -> path."""
+    namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
+    return {f"job {name}": jobs(namespace, name), f"ConfigMap {name}": core(namespace, "configmaps", name)}
+
+
+def _left(job: Object, api: Api) -> list[str]:
+    """What is still there, in words; that nobody answers is no sign that all is gone."""
     try:
-        pods = api.items(core(namespace, "pods"), labelSelector=f"{JOB_NAME}={name}")
-        rest = {"job": jobs(namespace, name), "ConfigMap": core(namespace, "configmaps", name)}
-        words = [f"{kind} {name}" for kind, path in rest.items() if api.find(path)]
+        pods = _pods(job, api)
+        words = [words for words, path in _own(job).items() if api.find(path)]
     except Unreachable as error:
         return [str(error)]
     return words + [f"pod {pod['metadata']['name']}" for pod in pods]
+
+
+def _pods(job: Object, api: Api) -> list[Object]:
+    metadata = job["metadata"]
+    return api.items(core(metadata["namespace"], "pods"), labelSelector=f"controller-uid={metadata['uid']}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from k8s.check import Server
-from k8s.errors import Forbidden, NotFound
+from k8s.errors import Forbidden, NotFound, Refused, Unauthorized, Unreachable
 from k8s.paths import Object
 
 QUEUE, ELASTIC = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/elastic-job"
@@ -13,8 +13,8 @@ JOB_UID = "kueue.x-k8s.io/job-uid"
 """Label of its Workload, which stands for a job in a queue."""
 
 
-def kueue(server: Server, namespace: str, kind: str, name: str = "") -> str:
-    """Path of one of Kueue's objects, or of all of a kind, in the version that the server prefers.
+def kueue_path(server: Server, namespace: str, kind: str, name: str = "") -> str:
+    """Of one of Kueue's objects, or of all of a kind, in the version that the server prefers.
 
     Raises:
         NotFound: there is no Kueue.
@@ -24,19 +24,38 @@ def kueue(server: Server, namespace: str, kind: str, name: str = "") -> str:
 
 
 def why_queued(job: Object, server: Server) -> str | None:
-    """Why a queue holds a RayJob back, in words; None where none does."""
+    """Why a queue holds a RayJob back, in words; None where none does.
+
+    Raises:
+        Unauthorized: nothing else would be answered either.
+    """
     metadata = job["metadata"]
     queue = metadata["labels"].get(QUEUE)
     if queue is None or not job["spec"].get("suspend"):
         return None
     words = f"waits in queue {queue}"
     try:
-        path = kueue(server, metadata["namespace"], "workloads")
+        path = kueue_path(server, metadata["namespace"], "workloads")
         workloads = server.items(path, labelSelector=f"{JOB_UID}={metadata['uid']}")
+    except Unauthorized:
+        raise
     except Forbidden:
-        return f"{words}; why, its Workload tells, which may not be read here"
+        return f"{words}; its Workload, which says why, may not be read (submitter.kueue of the chart's values)"
     except NotFound:
         return f"{words}, and there is no Kueue"
-    conditions = [each for workload in workloads for each in (workload.get("status") or {}).get("conditions") or []]
-    reasons = [each["message"] for each in conditions if each["type"] == "QuotaReserved" and each["status"] == "False"]
-    return ": ".join([words, *reasons[-1:]])
+    except (Refused, Unreachable) as error:
+        return f"{words}; why, cannot be had now: {error}"
+    if not workloads:
+        return words
+    newest = max(workloads, key=lambda workload: str(workload["metadata"]["creationTimestamp"]))
+    return ": ".join([words, *_reasons(newest.get("status") or {})])
+
+
+def _reasons(status: Object) -> list[str]:
+    """No quota, or the checks that are to come after it."""
+    conditions = status.get("conditions") or []
+    no_quota = [each for each in conditions if each["type"] == "QuotaReserved" and each["status"] == "False"]
+    if no_quota:
+        return [no_quota[-1]["message"]]
+    checks = [check for check in status.get("admissionChecks") or [] if check["state"] != "Ready"]
+    return [f"{check['name']} is {check['state']}: {check['message']}".removesuffix(": ") for check in checks]

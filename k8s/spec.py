@@ -82,7 +82,8 @@ class PodConfig(Section):
     """Labels that its node must have."""
 
     tolerations: tuple[Toleration, ...] = ()
-    """Taints of nodes that it may go to; those of nodes with the GPUs that a group asks for need not be named."""
+    """Taints of nodes that it may go to; where it asks for GPUs, that of their name (gpu_resource) with the effect
+    NoSchedule need not be said."""
 
     @model_validator(mode="after")
     def _shares_its_memory(self) -> Self:
@@ -130,7 +131,7 @@ class WorkerGroup(PodConfig):
 
     @property
     def tolerated(self) -> tuple[Toleration, ...]:
-        """Whoever asks for GPUs may go where only such pods may: clouds taint these nodes with the GPUs' name."""
+        """Pods with GPUs may go to nodes that keep all others off, as the chart's may."""
         gpus = Toleration(key=self.gpu_resource, operator="Exists", effect="NoSchedule")
         return (*self.tolerations, gpus) if self.gpus and gpus not in self.tolerations else self.tolerations
 

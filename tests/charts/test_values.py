@@ -213,6 +213,8 @@ def rights(role: dict[str, Any]) -> set[tuple[str, str]]:
 FORWARDING = {("pods/portforward", "create"), ("services", "get")}
 """What `kubectl port-forward service/...` asks for beside looking at pods."""
 
+KUEUE = {("localqueues", "get"), ("workloads", "list")}
+
 
 def test_submitters_may_do_what_submitting_needs_and_nothing_more() -> None:
     (role,) = [item for item in objects(values_of("everything")) if item["kind"] == "Role"]
@@ -220,10 +222,11 @@ def test_submitters_may_do_what_submitting_needs_and_nothing_more() -> None:
         *(("rayjobs", verb) for verb in ("create", "get", "list", "delete")),
         *(("configmaps", verb) for verb in ("create", "get", "patch", "delete")),
         *((resource, verb) for resource in ("rayclusters", "pods") for verb in ("get", "list")),
-        *((resource, "get") for resource in ("persistentvolumeclaims", "serviceaccounts", "localqueues")),
-        *((resource, "list") for resource in ("resourcequotas", "limitranges", "networkpolicies", "workloads")),
+        *((resource, "get") for resource in ("persistentvolumeclaims", "serviceaccounts")),
+        *((resource, "list") for resource in ("resourcequotas", "limitranges", "networkpolicies")),
         ("pods/log", "get"),
         *FORWARDING,
+        *KUEUE,
         ("events", "list"),
         ("namespaces", "get"),
         *(("jobs", verb) for verb in ("create", "get", "delete")),
@@ -236,7 +239,7 @@ def test_submitters_may_do_what_submitting_needs_and_nothing_more() -> None:
     assert [subject["name"] for subject in binding["subjects"]] == ["researchers", "nightly"]
     assert not [item for item in objects(values_of("default")) if item["kind"] == "RoleBinding"]
     (less,) = [item for item in objects({"submitter": {"portForward": False}}) if item["kind"] == "Role"]
-    assert not rights(less) & FORWARDING
+    assert not rights(less) & (FORWARDING | KUEUE), "who has no Kueue may not give its rights away"
 
 
 def test_nothing_is_allowed_beyond_the_namespace_but_to_look_for_two_crds() -> None:

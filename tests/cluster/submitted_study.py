@@ -89,6 +89,15 @@ class SubmittedStudy:
         """All of the namespace."""
         return list(self.cluster.request("GET", f"/api/v1/namespaces/{self.namespace}/pods")["items"])
 
+    def everything(self) -> str:
+        """All that the API server has in the namespace but Secrets."""
+        kinds = [f"/apis/ray.io/v1/namespaces/{self.namespace}/{kind}" for kind in ("rayjobs", "rayclusters")]
+        kinds += [f"/api/v1/namespaces/{self.namespace}/{kind}" for kind in ("pods", "configmaps", "events")]
+        kinds.append(f"/apis/batch/v1/namespaces/{self.namespace}/jobs")
+        found = {kind: self.cluster.request("GET", kind)["items"] for kind in kinds}
+        assert all(found.values()), {kind: len(items) for kind, items in found.items()}
+        return json.dumps(found)
+
     def driver(self) -> int | None:
         """Process id of `tune run`, if it runs."""
         needle = f"tune run {self.cluster.mounts / self.namespace}/study/study.yaml"
@@ -114,7 +123,7 @@ def submitted_study(
     """Its material is imported into its store, as docs/kubernetes.md says; the namespace is `restricted`.
 
     Args:
-        s3: where the store is, with keys from a Secret; None: in a claim.
+        s3: where the store is, with keys from a Secret, and the results are the pods' own; None: both are in a claim.
         sections: of the study file, over those of a tiny study.
     """
     restrict(cluster, namespace)
@@ -143,7 +152,7 @@ def submitted_study(
     store, environment = str(data / "store"), {}
     if s3 is not None:
         store, environment = "s3://artifacts/team", s3.environment
-        tree["storage"]["store"] = store
+        tree["storage"] |= {"store": store, "results": f"{cluster.mounts / namespace}/work/results"}
         secret = {"metadata": {"name": "s3"}, "stringData": environment}
         cluster.request("POST", f"/api/v1/namespaces/{namespace}/secrets", secret)
         tree["cluster"]["secrets"] = {name: {"secret": "s3", "key": name} for name in environment}

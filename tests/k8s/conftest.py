@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,23 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServe
 @pytest.fixture
 def api(server: ApiServer) -> Api:
     return Api()
+
+
+@pytest.fixture
+def refuse(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Has the server answer a status to requests whose method and path have some words in them."""
+
+    def refuse(status: int, message: str, *words: str) -> None:
+        ordinary = server.answer
+
+        def answer(method: str, path: str, query: Any, body: Any) -> Any:
+            if any(word in f"{method} {path} " for word in words):
+                return status, {"message": message}
+            return ordinary(method, path, query, body)
+
+        monkeypatch.setattr(server, "answer", answer)
+
+    return refuse
 
 
 def furnish(server: ApiServer) -> None:

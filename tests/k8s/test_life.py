@@ -275,38 +275,22 @@ def test_troubles_are_those_of_this_jobs_pods_only(submitted: str, server: ApiSe
     assert story.views[0].troubles == ("own: no node has room for it: 0/3 nodes",)
 
 
-@pytest.mark.parametrize(
-    ("kueue", "words"),
-    [
-        ("answers", "waits in queue research: couldn't assign flavors: 2 cpu more needed"),
-        ("has not looked yet", "waits in queue research"),
-        (403, "waits in queue research; why, its Workload tells, which may not be read here"),
-        (404, "waits in queue research, and there is no Kueue"),
-    ],
-)
-def test_watch_says_why_a_queue_holds_the_job_back(
-    kueue: str | int, words: str, submitted: str, server: ApiServer, api: Api
-) -> None:
+def test_watch_says_why_a_queue_holds_the_job_back(submitted: str, server: ApiServer, api: Api, refuse: Any) -> None:
     job = server.objects[f"{JOBS}/{submitted}"]
     job["spec"]["suspend"] = True  # by Kueue, for its label
-    reasons = {} if kueue != "answers" else {"message": "couldn't assign flavors: 2 cpu more needed"}
-    for name, uid in (("own", job["metadata"]["uid"]), ("other", "uid-of-another")):
-        server.put(
-            f"/apis/kueue.x-k8s.io/v1beta2/namespaces/studies/workloads/{name}",
-            metadata={"labels": {"kueue.x-k8s.io/job-uid": uid}},
-            status={"conditions": [{"type": "QuotaReserved", "status": "False"} | reasons]} if reasons else {},
-        )
-        reasons = reasons and {"message": "another's"}
-    ordinary = server.answer
-
-    def answer(method: str, path: str, query: Any, body: Any) -> Any:
-        return (kueue, {"message": "no"}) if path.endswith("/workloads") else ordinary(method, path, query, body)
-
-    if isinstance(kueue, int):
-        server.answer = answer  # type: ignore[method-assign]
-    story = Story(server, submitted, {"jobDeploymentStatus": "Suspended"}, partial(job["spec"].pop, "suspend"), DONE)
+    server.put(
+        "/apis/kueue.x-k8s.io/v1beta2/namespaces/studies/workloads/own",
+        metadata={"labels": {"kueue.x-k8s.io/job-uid": job["metadata"]["uid"]}},
+        status={"conditions": [{"type": "QuotaReserved", "status": "False", "message": "2 cpu more needed"}]},
+    )
+    broken = partial(refuse, 500, "conversion webhook", "/workloads")
+    admitted = partial(job["spec"].pop, "suspend")
+    story = Story(server, submitted, {"jobDeploymentStatus": "Suspended"}, broken, admitted, DONE)
     assert story.watch(api).queued is None
-    assert [view.queued for view in story.views[:2]] == [words, None]
+    first, second, third = [view.queued for view in story.views[:3]]
+    assert first == "waits in queue research: 2 cpu more needed"
+    assert str(second).startswith("waits in queue research; why, cannot be had now")
+    assert third is None
 
 
 @pytest.mark.parametrize(("num_workers", "is_told"), [(3, True), (2, False)])
@@ -408,8 +392,7 @@ def purged(server: ApiServer, name: str, **status: int) -> Callable[[float], Non
     def sleep(seconds: float) -> None:
         job = server.objects[f"{PURGE_JOBS}/{name}-purge"]
         uid = job["metadata"]["uid"]
-        labels = {"controller-uid": uid, "batch.kubernetes.io/job-name": f"{name}-purge"}
-        metadata = {"labels": labels, "ownerReferences": [{"uid": uid}]}
+        metadata = {"labels": {"controller-uid": uid}, "ownerReferences": [{"uid": uid}]}
         server.put(pod, metadata=metadata, spec={"containers": [{"name": "forget"}]})
         server.logs[pod] = ["2026-11-28T12:00:01.0Z fashion: forgotten"]
         job["status"] = status
@@ -442,7 +425,6 @@ def test_purge_has_ended_only_when_its_pod_is_collected(
     collected_after: int, ends: bool, asked: Request, manifests: Manifests, server: ApiServer, api: Api
 ) -> None:
     run = purged(server, manifests.name, succeeded=1)
-    server.faults = [None] * 12 + [503]  # while it waits: no sign that all is gone
     pod = f"{NAMESPACED}/pods/{manifests.name}-purge-x"
     slept: list[float] = []
 
@@ -451,6 +433,8 @@ def test_purge_has_ended_only_when_its_pod_is_collected(
         if len(slept) == 1:
             run(seconds)
             server.objects[pod]["metadata"]["finalizers"] = ["batch.kubernetes.io/job-tracking"]
+        if len(slept) == 3:
+            server.faults = [503]  # no sign that all is gone
         if len(slept) == collected_after:
             del server.objects[pod]
 
@@ -459,7 +443,7 @@ def test_purge_has_ended_only_when_its_pod_is_collected(
         forget()
         assert len(slept) == collected_after
     else:
-        with pytest.raises(KubernetesError, match=r"still there after 9 s: pod .*-purge-x\..*same command waits on"):
+        with pytest.raises(KubernetesError, match=r"data is taken away.*still there after 9 s: pod .*-purge-x"):
             forget()
 
 

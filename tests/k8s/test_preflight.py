@@ -32,23 +32,6 @@ def find(tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch) -> Any:
     return find
 
 
-@pytest.fixture
-def refuse(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Has the server answer a status to requests whose method and path have some words in them."""
-
-    def refuse(status: int, message: str, *words: str) -> None:
-        ordinary = server.answer
-
-        def answer(method: str, path: str, query: Any, body: Any) -> Any:
-            if any(word in f"{method} {path} " for word in words):
-                return status, {"message": message}
-            return ordinary(method, path, query, body)
-
-        monkeypatch.setattr(server, "answer", answer)
-
-    return refuse
-
-
 def worst(found: dict[str, Check]) -> list[str]:
     return [check.name for check in found.values() if check.verdict is not Verdict.PASS]
 
