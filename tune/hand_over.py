@@ -6,6 +6,7 @@ keeps the mailbox from answering.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ import ray
 
 from hidfd.disk import file_sha256
 
-ANSWER_SECONDS = 60.0
-"""How long the driver's disk may take."""
+BRING_SECONDS = 60.0
+"""How long the driver's disk may take for a picture, or for a folder: a worker waits as long."""
 
-PICTURES = ("samples", "pictures")
-"""In a trial's folder; the newest of them go to MLflow, so none may be left from a forgotten study."""
+CONFIG = "config.yaml"
+"""In a trial's folder, written first; pictures beside another one are those of a forgotten study of that name."""
 
 
 class ResultsFolder:
@@ -40,16 +41,12 @@ class ResultsFolder:
         """A file as a worker has it; whole, or not at all."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.name == CONFIG:
+            for picture in (*path.parent.glob("samples/*.png"), *path.parent.glob("pictures/*.png")):
+                picture.unlink(missing_ok=True)
         part = path.with_name(f".{path.name}.part")
         part.write_bytes(content)
         part.replace(path)
-
-    def drop_pictures(self, label: str, names: list[str]) -> None:
-        """Takes away a piece of work's pictures but for these."""
-        for part in PICTURES:
-            for path in (self._folder / label / part).glob("*.png"):
-                if str(path.relative_to(self._folder)) not in names:
-                    path.unlink(missing_ok=True)
 
 
 class HandOver:
@@ -63,38 +60,34 @@ class HandOver:
 
     def __init__(self, folder: str, results: Any, tell: Callable[[str], None]) -> None:
         self._folder, self._results, self._tell = Path(folder), results, tell
-        self._has_told = False
+        self._has_failed = False
 
     def bring_file(self, path: Path) -> None:
-        """One that was just written."""
-        self._safely(lambda: self._bring([path]))
+        """One that was just written into the folder of a piece of work; left for later once a file did not arrive."""
+        if not self._has_failed:
+            self._safely(lambda: self._bring(self._folder / path.relative_to(self._folder).parts[0], [path]))
 
     def bring_all(self, label: str) -> None:
         """The folder of a piece of work, as it is now."""
-        self._safely(lambda: self._bring_all(label))
+        self._safely(lambda: self._bring(self._folder / label, sorted((self._folder / label).rglob("*"))))
 
-    def _bring_all(self, label: str) -> None:
-        paths = [path for path in sorted((self._folder / label).rglob("*")) if path.is_file()]
-        if paths:
-            self._ask("drop_pictures", label, [self._name(path) for path in paths])
-            self._bring(paths)
+    def _bring(self, folder: Path, paths: list[Path]) -> None:
+        until = time.monotonic() + BRING_SECONDS
+        paths = [path for path in dict.fromkeys([folder / CONFIG, *paths]) if path.is_file()]
+        digests = {str(path.relative_to(self._folder)): file_sha256(path) for path in paths}
+        lacks = self._ask(until, "lacks", digests) if digests else []
+        for name in lacks:
+            self._ask(until, "take", name, (self._folder / name).read_bytes())
 
-    def _bring(self, paths: list[Path]) -> None:
-        digests = {self._name(path): file_sha256(path) for path in paths}
-        for name in self._ask("lacks", digests):
-            self._ask("take", name, (self._folder / name).read_bytes())
-
-    def _name(self, path: Path) -> str:
-        return str(path.relative_to(self._folder))
-
-    def _ask(self, method: str, *arguments: Any) -> Any:
-        return ray.get(getattr(self._results, method).remote(*arguments), timeout=ANSWER_SECONDS)
+    def _ask(self, until: float, method: str, *arguments: Any) -> Any:
+        answer = getattr(self._results, method).remote(*arguments)
+        return ray.get(answer, timeout=max(until - time.monotonic(), 0.0))
 
     def _safely(self, action: Callable[[], None]) -> None:
         try:
             action()
         except (OSError, ray.exceptions.RayError) as error:
-            if not self._has_told:
-                self._has_told = True
+            if not self._has_failed:
+                self._has_failed = True
                 reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
                 self._tell(f"pages and pictures do not reach the driver's node, so MLflow may lack them: {reason}")

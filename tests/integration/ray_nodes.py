@@ -60,9 +60,9 @@ class RayNodes:
         """Process ids of those of a node's workers that do pieces of work."""
         return processes_titled(WORKER, self._nodes[number].pid)
 
-    def mailboxes(self, number: int) -> list[int]:
-        """Process ids of a node's actors by which drivers write to pieces of work."""
-        return processes_titled("ray::Mailbox", self._nodes[number].pid)
+    def actors(self, number: int, title: str) -> list[int]:
+        """Process ids of a node's actors with such a title."""
+        return processes_titled(title, self._nodes[number].pid)
 
     def close(self) -> None:
         """Ends what still runs."""

@@ -88,14 +88,31 @@ def test_every_file_comes_once_and_again_when_it_has_changed(
     assert told == []
 
 
-def test_pictures_of_a_forgotten_study_of_that_name_go(brings: HandOver, worker: Path, driver: Path) -> None:
+@pytest.mark.parametrize("by_file", [True, False])
+def test_pictures_of_a_forgotten_study_of_that_name_go_with_the_first_file(
+    brings: HandOver, worker: Path, driver: Path, by_file: bool
+) -> None:
     for name in ("trial-1/samples/generation-900.png", "trial-1/pictures/real.png", "trial-2/pictures/real.png"):
         (driver / name).parent.mkdir(parents=True, exist_ok=True)
         (driver / name).write_bytes(b"of old")
+    (driver / "trial-1/config.yaml").write_text("of old")
     (driver / "trial-1/notes.txt").write_text("somebody's own")
-    brings.bring_all("trial-1")
-    left = {str(path.relative_to(driver)) for path in driver.rglob("*") if path.is_file()}
-    assert left == {SAMPLE, "trial-1/result.json", "trial-1/notes.txt", "trial-2/pictures/real.png"}
+    (worker / "trial-1/config.yaml").write_text("of now")
+    brings.bring_file(worker / SAMPLE) if by_file else brings.bring_all("trial-1")
+    left = {str(path.relative_to(driver)) for path in driver.rglob("*") if path.is_file()} - {"trial-1/result.json"}
+    assert left == {SAMPLE, "trial-1/config.yaml", "trial-1/notes.txt", "trial-2/pictures/real.png"}
+
+
+def test_pictures_stay_when_work_goes_on_on_another_disk(
+    brings: HandOver, handle: Handle, worker: Path, driver: Path, tmp_path: Path
+) -> None:
+    (worker / "trial-1/config.yaml").write_text("one")
+    brings.bring_file(worker / SAMPLE)
+    other = tmp_path / "other/trial-1"
+    other.mkdir(parents=True)
+    (other / "config.yaml").write_text("one")
+    HandOver(str(other.parent), handle, pytest.fail).bring_all("trial-1")
+    assert (driver / SAMPLE).exists(), "though that worker stopped before it drew anything"
 
 
 def test_where_all_nodes_share_the_results_nothing_travels(worker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +144,9 @@ def test_what_cannot_come_is_told_once_and_the_work_goes_on(
     brings: HandOver, handle: Handle, worker: Path, told: list[str], error: Exception
 ) -> None:
     handle.error = error
-    brings.bring_file(worker / SAMPLE)
+    for _ in range(3):
+        brings.bring_file(worker / SAMPLE)
+    assert handle.asked == ["lacks"], "training does not wait again for what does not answer"
     brings.bring_all("trial-1")
     (words,) = told
     assert words.startswith("pages and pictures do not reach the driver's node, so MLflow may lack them: ")
