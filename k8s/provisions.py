@@ -86,7 +86,7 @@ def _place(request: Request, name: str, place: str) -> Check:
         return warned(
             what,
             f"{place} goes with the driver's pod; MLflow has the pages by then, but for those of a lost driver",
-            "`tune report` writes them again from the store; to keep them, a path below the mount_path of a claim",
+            "`tune report` writes them again elsewhere; to keep them, name a path below the mount_path of a claim",
         )
     if claim is None:
         remote = {"store": "s3://BUCKET/PREFIX", "ledger": "postgresql://...", "tracking": "http://an MLflow server"}

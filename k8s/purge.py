@@ -18,6 +18,9 @@ from k8s.status import troubles
 
 LOOK_EVERY_SECONDS = 1.0
 
+COLLECT_SECONDS = 30.0
+"""How long Kubernetes has at least to collect the pod of a Job that has ended."""
+
 CONTAINER = "forget"
 
 
@@ -41,7 +44,7 @@ def purge(
     """Forget a study whose jobs are gone, and wait until what did so is gone too.
 
     Args:
-        wait_seconds: for all of it.
+        wait_seconds: for the data to be gone.
 
     Raises:
         KubernetesError: it failed, or has not ended in that time, with which the same command goes on; or what did it
@@ -52,7 +55,7 @@ def purge(
     namespace, name = request.cluster.namespace, job["metadata"]["name"]
     found = api.find(jobs(namespace, name))
     if found is not None and _has_ended(found):
-        left = _take_away(found, api, until, sleep, clock)
+        left = left_after(partial(_take_away, found, api), until, sleep, clock)
         if left:
             raise KubernetesError(f"still there of the last --purge: {'; '.join(left)}. The same command waits on")
         found = None
@@ -63,12 +66,10 @@ def purge(
     with contextlib.suppress(Conflict):  # of a command that was cut off
         api.create(core(namespace, "configmaps"), owned)
     _wait(request, api, name, until, say, sleep, clock)
-    left = _take_away(found, api, until, sleep, clock)
+    gone = max(until, clock() + COLLECT_SECONDS)
+    left = left_after(lambda: [*_take_away(found, api), *_pods_left(found, api)], gone, sleep, clock)
     if left:
-        raise KubernetesError(
-            f"the study's data is taken away, but still there after {wait_seconds:g} s: {'; '.join(left)}, which "
-            f"Kubernetes takes away when its node answers"
-        )
+        raise KubernetesError(f"the study's data is taken away; Kubernetes still collects {'; '.join(left)}")
 
 
 def _job(request: Request, manifests: Manifests, name: str, metadata: Object) -> Object:
@@ -135,30 +136,31 @@ def _has_ended(job: Object) -> bool:
     return bool(status.get("succeeded") or status.get("failed"))
 
 
-def _take_away(
-    job: Object, api: Api, until: float, sleep: Callable[[float], None], clock: Callable[[], float]
-) -> list[str]:
-    """The Job and what belongs to it; returns what is left of them when time is up."""
-    for path in _own(job).values():
-        with contextlib.suppress(NotFound):
-            api.delete(path)
-    return left_after(partial(_left, job, api), until, sleep, clock)
+def _take_away(job: Object, api: Api) -> list[str]:
+    """Delete the Job, with which its ConfigMap goes; returns what is still there of both, in words."""
+    namespace, name, uid = (job["metadata"][key] for key in ("namespace", "name", "uid"))
 
+    def is_there() -> bool:
+        found = api.find(jobs(namespace, name))
+        return found is not None and found["metadata"]["uid"] == uid
 
-def _own(job: Object) -> dict[str, str]:
-    """In words -> path."""
-    namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
-    return {f"job {name}": jobs(namespace, name), f"ConfigMap {name}": core(namespace, "configmaps", name)}
-
-
-def _left(job: Object, api: Api) -> list[str]:
-    """What is still there, in words; that nobody answers is no sign that all is gone."""
     try:
-        pods = _pods(job, api)
-        words = [words for words, path in _own(job).items() if api.find(path)]
+        if is_there():
+            with contextlib.suppress(NotFound):
+                api.delete(jobs(namespace, name))
+        left = [f"job {name}"] if is_there() else []
+        file = api.find(core(namespace, "configmaps", name))
     except Unreachable as error:
         return [str(error)]
-    return words + [f"pod {pod['metadata']['name']}" for pod in pods]
+    owners = file["metadata"].get("ownerReferences") or [] if file is not None else []
+    return left + [f"ConfigMap {name}" for owner in owners if owner["uid"] == uid]
+
+
+def _pods_left(job: Object, api: Api) -> list[str]:
+    try:
+        return [f"pod {pod['metadata']['name']}" for pod in _pods(job, api)]
+    except Unreachable as error:
+        return [str(error)]
 
 
 def _pods(job: Object, api: Api) -> list[Object]:
