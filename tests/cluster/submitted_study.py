@@ -152,7 +152,7 @@ def submitted_study(
     store, environment = str(data / "store"), {}
     if s3 is not None:
         store, environment = "s3://artifacts/team", s3.environment
-        tree["storage"] |= {"store": store, "results": f"{cluster.mounts / namespace}/work/results"}
+        tree["storage"] |= {"store": store, "results": str(cluster.mounts / namespace / "work" / "results")}
         secret = {"metadata": {"name": "s3"}, "stringData": environment}
         cluster.request("POST", f"/api/v1/namespaces/{namespace}/secrets", secret)
         tree["cluster"]["secrets"] = {name: {"secret": "s3", "key": name} for name in environment}
