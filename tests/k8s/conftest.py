@@ -9,9 +9,14 @@ from typing import Any
 import pytest
 
 from k8s.client import Api
+from k8s.manifest import Manifests, render
+from k8s.request import Request
+from k8s.submit import submit
 from tests.k8s.api_server import ApiServer, serving
+from tests.k8s.study_files import request
 
 NAMESPACED = "/api/v1/namespaces/studies"
+JOBS = "/apis/ray.io/v1/namespaces/studies/rayjobs"
 
 
 @pytest.fixture
@@ -43,6 +48,27 @@ def refuse(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(server, "answer", answer)
 
     return refuse
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Request:
+    """All that a study file can ask for."""
+    return request(tmp_path)
+
+
+@pytest.fixture
+def manifests(asked: Request) -> Manifests:
+    return render(asked)
+
+
+@pytest.fixture
+def submitted(asked: Request, manifests: Manifests, api: Api) -> str:
+    """Name of its job."""
+    return submit(asked, manifests, api).name
+
+
+def say_nothing(words: str) -> None:
+    """As --json does."""
 
 
 def furnish(server: ApiServer) -> None:

@@ -14,10 +14,8 @@ import yaml
 
 from k8s.__main__ import main
 from tests.k8s.api_server import ApiServer
-from tests.k8s.conftest import NAMESPACED
+from tests.k8s.conftest import JOBS, NAMESPACED
 from tests.k8s.study_files import tree
-
-JOBS = "/apis/ray.io/v1/namespaces/studies/rayjobs"
 
 
 def kubeconfig(cluster: dict[str, Any] | None = None, user: dict[str, Any] | None = None) -> str:
