@@ -63,7 +63,7 @@ class JobDisplay:
         for name, words in view.progress.cut_off.items():
             self._tell(f"{name} cut off", f"{name} {words}")
         if self._live is not None:
-            self._live.update(_table(view))
+            self._live.update(job_table(view))
         elif time.monotonic() - self._said_progress >= LINE_EVERY_SECONDS and self._tell(
             "study", view.progress.words()
         ):
@@ -128,7 +128,8 @@ def checks_table(checks: Sequence[Check]) -> Table:
     return table
 
 
-def _table(view: View) -> Table:
+def job_table(view: View) -> Table:
+    """One view of a job."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")

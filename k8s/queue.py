@@ -48,14 +48,15 @@ def why_queued(job: Object, server: Server) -> str | None:
     if not workloads:
         return words
     newest = max(workloads, key=lambda workload: str(workload["metadata"]["creationTimestamp"]))
-    return ": ".join([words, *_reasons(newest.get("status") or {})])
+    reason = _reason(newest.get("status") or {})
+    return f"{words}: {reason}" if reason else words
 
 
-def _reasons(status: Object) -> list[str]:
-    """No quota, or the checks that are to come after it."""
+def _reason(status: Object) -> str:
+    """No quota, or the checks that are to come after it; empty where Kueue has not looked yet."""
     conditions = status.get("conditions") or []
     no_quota = [each for each in conditions if each["type"] == "QuotaReserved" and each["status"] == "False"]
     if no_quota:
-        return [no_quota[-1]["message"]]
+        return str(no_quota[-1]["message"])
     checks = [check for check in status.get("admissionChecks") or [] if check["state"] != "Ready"]
-    return [f"{check['name']} is {check['state']}: {check['message']}".removesuffix(": ") for check in checks]
+    return "; ".join(f"{check['name']} is {check['state']}: {check['message']}".removesuffix(": ") for check in checks)

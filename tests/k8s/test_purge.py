@@ -108,6 +108,30 @@ def test_server_that_does_not_answer_while_a_purge_ends_is_asked_again(
     assert [path for path in server.objects if "purge" in path] == []
 
 
+def test_purge_of_somebody_else_that_begins_meanwhile_is_left_alone(
+    asked: Request, manifests: Manifests, server: ApiServer, api: Api
+) -> None:
+    name = f"{manifests.name}-purge"
+    run, pod, slept = purged(server, manifests.name, succeeded=1), f"{NAMESPACED}/pods/{name}-x", []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 1:
+            run(seconds)
+            server.objects[pod]["metadata"]["finalizers"] = ["batch.kubernetes.io/job-tracking"]
+        if len(slept) == 3:  # its own Job is deleted, its pod not yet collected
+            assert f"{PURGE_JOBS}/{name}" not in server.objects
+            other = {"uid": "of-somebody-else"}
+            server.put(f"{PURGE_JOBS}/{name}", metadata=other)
+            server.put(f"{NAMESPACED}/configmaps/{name}", metadata={"ownerReferences": [other]})
+        if len(slept) == 4:
+            del server.objects[pod]
+
+    purge(asked, api, wait_seconds=9, say=say_nothing, sleep=sleep, clock=lambda: len(slept))
+    assert len(slept) == 4
+    assert {f"{PURGE_JOBS}/{name}", f"{NAMESPACED}/configmaps/{name}"} <= set(server.objects)
+
+
 def test_purge_that_fails_says_so_and_can_be_given_again(
     asked: Request, manifests: Manifests, server: ApiServer, api: Api
 ) -> None:

@@ -36,9 +36,10 @@ def workload(server: ApiServer, name: str, status: dict[str, Any], uid: str = "u
                 "admissionChecks": [
                     {"name": "nodes", "state": "Pending", "message": "the autoscaler was asked"},
                     {"name": "budget", "state": "Ready", "message": "fine"},
+                    {"name": "review", "state": "Retry", "message": ""},
                 ],
             },
-            "waits in queue research: nodes is Pending: the autoscaler was asked",
+            "waits in queue research: nodes is Pending: the autoscaler was asked; review is Retry",
         ),
     ],
 )

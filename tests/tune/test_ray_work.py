@@ -2,13 +2,15 @@
 
 import json
 from concurrent.futures import Future
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tune import ray_work
-from tune.work import Lost, Stopped
+from tune.ray_work import Actors, RayChannel
+from tune.work import Lost, Report, Stopped
 
 
 class Line:
@@ -66,3 +68,12 @@ def test_a_run_whose_processes_never_started_is_lost(said: list[list[Any]]) -> N
 def test_a_verdict_does_not_wait_for_processes_that_have_not_started(said: list[list[Any]]) -> None:
     ray_work._relay(Line(), Future(), lambda: "Ctrl-C")
     assert said == [["end", "Stopped", vars(Stopped("stopped before its processes had started (Ctrl-C)", 0.0))]]
+
+
+def test_a_picture_is_with_the_driver_before_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    channel = RayChannel("t", str(tmp_path), Actors(None, None), lambda *words: happened.append(words[0]))
+    monkeypatch.setattr(channel.hand_over, "bring_file", lambda path: happened.append(path.name))
+    channel.report(Report("generation", 8, None, picture=str(tmp_path / "trial-1/samples/generation-8.png")))
+    channel.report(Report("generation", 16, None))
+    assert happened == ["generation-8.png", "report", "report"]
