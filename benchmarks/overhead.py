@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.search import TRIAL
-from hidfd.config import TrialConfig
-from hidfd.studyfile import ResourcesConfig
-from tune.config import SearchConfig, StudyConfig
-from tune.definition import define
-from tune.environment import before_ray
-from tune.ledger_places import open_ledger
-from tune.local import Channel
-from tune.planner import Planner
-from tune.state import StudyState
-from tune.work import End, Finished, Work
-from tune.worker import Perform, Place
+from hidfd.config.schema import TrialConfig
+from hidfd.config.study_file import ResourcesConfig
+from tune.engines.environment import before_ray
+from tune.engines.worker import Perform, Place
+from tune.ledger.opening import open_ledger
+from tune.planner.planner import Planner
+from tune.planner.state import StudyState
+from tune.study.config import SearchConfig, StudyConfig
+from tune.study.definition import define
+from tune.study.messages import Channel, End, Finished
+from tune.study.task import Work
 
 WARM_TRIALS = 100
 """Are not counted: processes start, and modules are loaded."""
@@ -82,7 +82,7 @@ def run_on_ray(planner: Planner, folder: Path, execute: Perform, on_change: Call
         on_change: called ten times a second.
     """
     environment = before_ray(1, SIDE_BY_SIDE)
-    from tune.engine import run_ray
+    from tune.engines.ray_engine import run_ray
 
     run_ray(
         planner,

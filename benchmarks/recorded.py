@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmarks.landscapes import NUM_RANDOM_POINTS, Landscape, Searched, Unit, fractions_of, normal
-from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
-from tune.study import open_study
+from tune.driver import open_study
+from tune.study.snapshot import StudySnapshot, WorkSnapshot
+from tune.study.states import WorkState
 
 STUDY = Path(__file__).with_suffix(".yaml")
 TABLE = Path(__file__).with_suffix(".parquet")

@@ -2,12 +2,12 @@
 
     python -m benchmarks.search [--seeds 20] [--jobs 2] [--only NAME ...] [--runs FILE] [--write]
 
-The planner itself runs over virtual workers (`tune.simulate`): ASHA, reuse and the ledger are the real ones, only the
-students' values come from `benchmarks.landscapes`. A virtual second is an operation count: building a generator takes
-as long as 4 students. Counted is the time until a student has ended that is within 1 % of the function's range of its
-optimum, by its noiseless value. TPE is tried with 1, 3 and 6 students per generator; its best is chosen for each row
-after the fact, in its favour. Prints a Markdown table; `--write` puts it into benchmarks/search.md. `--runs` keeps what
-was run, so that an interrupted benchmark goes on.
+The planner itself runs over virtual workers (`tune.engines.simulation`): ASHA, reuse and the ledger are the real ones,
+only the students' values come from `benchmarks.landscapes`. A virtual second is an operation count: building a
+generator takes as long as 4 students. Counted is the time until a student has ended that is within 1 % of the
+function's range of its optimum, by its noiseless value. TPE is tried with 1, 3 and 6 students per generator; its best
+is chosen for each row after the fact, in its favour. Prints a Markdown table; `--write` puts it into
+benchmarks/search.md. `--runs` keeps what was run, so that an interrupted benchmark goes on.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from optuna.storages import InMemoryStorage
 
 from benchmarks.landscapes import LANDSCAPES, Landscape, Unit, fractions_of
 from benchmarks.recorded import recorded
-from hidfd.config import TrialConfig
-from tune.config import SearchConfig, StudyConfig
-from tune.definition import Definition, define
-from tune.ledger import Ledger
-from tune.local import Channel
-from tune.planner import Planner
-from tune.simulate import Simulation
-from tune.state import StudyState
-from tune.work import Diverged, End, Finished, Report, Stopped, Work
+from hidfd.config.schema import TrialConfig
+from tune.engines.simulation import Simulation
+from tune.ledger.ledger import Ledger
+from tune.planner.planner import Planner
+from tune.planner.state import StudyState
+from tune.study.config import SearchConfig, StudyConfig
+from tune.study.definition import Definition, define
+from tune.study.messages import Channel, Diverged, End, Finished, Report, Stopped
+from tune.study.task import Work
 
 BUILD_COST = 4.0
 """Of a generator, in students."""

@@ -12,15 +12,16 @@ from typing import Any
 import yaml
 
 from benchmarks.overhead import run_on_ray
-from tune.definition import Definition
-from tune.environment import before_torch
-from tune.ledger_places import open_ledger
-from tune.local import Channel, run_local
-from tune.planner import Planner
-from tune.snapshot import WorkState
-from tune.state import StudyState
-from tune.work import Done, End, Finished, Report, Wait, Work
-from tune.worker import Place, perform
+from tune.engines.environment import before_torch
+from tune.engines.local import run_local
+from tune.engines.worker import Place, perform
+from tune.ledger.opening import open_ledger
+from tune.planner.planner import Planner
+from tune.planner.state import StudyState
+from tune.study.definition import Definition
+from tune.study.messages import Channel, Done, End, Finished, Report, Wait
+from tune.study.states import WorkState
+from tune.study.task import Work
 
 SHARED_BY = 8
 """Students that share a generator where reuse is measured."""
@@ -110,7 +111,7 @@ def reuse(folder: Path) -> tuple[float, float, float, float]:
     before_torch(1)
     import torch
 
-    from hidfd.store import Store
+    from hidfd.store.store import Store
     from hidfd.trial import run_trial
 
     torch.set_num_threads(1)
@@ -146,10 +147,10 @@ def _cpu_seconds(work: Work) -> float:
 
 def _small_study(folder: Path, name: str, search: dict[str, Any], *overrides: str) -> Definition:
     """The quickstart at half of its budgets and without controls, over another search, with its material imported."""
-    from hidfd.progress import Observer
-    from hidfd.store import Store
+    from hidfd.pipeline.observer import Observer
+    from hidfd.store.store import Store
     from hidfd.trial import import_all
-    from tune.study import open_study
+    from tune.driver import open_study
 
     tree = yaml.safe_load(STUDY_FILE.read_text())
     trial = tree["trial"]

@@ -21,14 +21,14 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hidfd.adversarial_training import AdversarialTraining
-from hidfd.collected import Collection
-from hidfd.config import TrialConfig
-from hidfd.device import Device, resolve_device
-from hidfd.distillation import StudentTraining
+from hidfd.config.presets import PRESETS
+from hidfd.config.schema import TrialConfig
+from hidfd.data.collection import Collection
+from hidfd.distributed.device import Device, resolve_device
 from hidfd.errors import HidfdError
-from hidfd.frozen_teacher import Teacher, build_teacher_backbone
-from hidfd.presets import PRESETS
+from hidfd.networks.teacher import Teacher, build_teacher_backbone
+from hidfd.stages.distillation import StudentTraining
+from hidfd.stages.gan_training import AdversarialTraining
 
 NUM_CLASSES = 10
 HOLDOUT_IMAGES = 64

@@ -13,16 +13,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from hidfd import studyfile
-from hidfd.command_line import Parser, parse, run_verb
-from hidfd.config import TrialConfig
-from hidfd.costs import Costs
+from hidfd.cli import Parser, parse, run_verb
+from hidfd.config import study_file as studyfile
+from hidfd.config.schema import TrialConfig
+from hidfd.data.identify import identify
+from hidfd.data.sources import materials
 from hidfd.errors import ConfigError, StoreError
-from hidfd.materials import materials
-from hidfd.progress import console_observer, duration, interruptible
-from hidfd.sources import identify
-from hidfd.stages import STAGE_NAMES, Stage, kept_digests, needed, plan
-from hidfd.store import Store
+from hidfd.formatting import duration
+from hidfd.pipeline.console import console_observer, interruptible
+from hidfd.pipeline.costs import Costs
+from hidfd.pipeline.graph import STAGE_NAMES, Stage, kept_digests, needed, plan
+from hidfd.store.store import Store
 
 EPILOG = """\
 any number of key=value overrides may follow FILE, with dotted keys, such as trial.distillation.inflation=5

@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hidfd.alignment import Student
-from hidfd.config import TrialConfig
-from hidfd.device import resolve_device
-from hidfd.distillation import load_student
-from hidfd.frozen_teacher import Teacher, load_teacher
-from hidfd.images import resize_unit
-from hidfd.stages import plan
-from hidfd.store import Store
+from hidfd.config.schema import TrialConfig
+from hidfd.data.pixels import resize_unit
+from hidfd.distributed.device import resolve_device
+from hidfd.networks.student import Student, load_student
+from hidfd.networks.teacher import Teacher, load_teacher
+from hidfd.pipeline.graph import plan
+from hidfd.store.store import Store
 
 FAR_FROM_UNIT = "student: images must be in [0, 1]; divide uint8 ones by 255, and do not normalise: that is done inside"
 

@@ -7,9 +7,9 @@ import time
 
 import torch
 
-from hidfd.config import TrialConfig
+from hidfd.config.schema import TrialConfig
 from hidfd.export import deployed_student
-from hidfd.store import Store
+from hidfd.store.store import Store
 
 NUM_WARM_UP, NUM_TIMED = 5, 31
 """Forward passes: the first ones allocate memory and choose kernels; of the others the median is taken."""

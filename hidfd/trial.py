@@ -18,25 +18,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hidfd import trial_folder
-from hidfd.alignment import Student
-from hidfd.collected import Collection, open_collection
-from hidfd.collection import collect
-from hidfd.config import TrialConfig, check_shares
-from hidfd.device import Device, resolve_device
-from hidfd.distillation import distil, load_student, replay
+from hidfd.config.schema import TrialConfig, check_shares
+from hidfd.data.collection import Collection, open_collection
+from hidfd.data.identify import identify
+from hidfd.data.image_set import open_images
+from hidfd.data.sources import materials
+from hidfd.distributed.device import Device, resolve_device
+from hidfd.distributed.process_group import Processes, joined
 from hidfd.errors import Stopped
-from hidfd.evaluation import evaluate, open_test_labels
-from hidfd.frozen_teacher import Teacher, load_teacher
-from hidfd.generation import train_generator
-from hidfd.loop import LOOPS
-from hidfd.processes import Processes, joined
-from hidfd.progress import Observer
-from hidfd.sources import identify, import_images, materials, open_images
-from hidfd.stages import Stage, needed, opening_of, plan, snapshots
-from hidfd.store import Artifact, Store
-from hidfd.synthesis import synthesise
-from hidfd.teacher import import_teacher, train_teacher
+from hidfd.networks.student import Student, load_student
+from hidfd.networks.teacher import Teacher, load_teacher
+from hidfd.pipeline.graph import Stage, needed, opening_of, plan, snapshots
+from hidfd.pipeline.observer import Observer
+from hidfd.report import folder as trial_folder
+from hidfd.report.folder import Built
+from hidfd.stages.collection import collect
+from hidfd.stages.distillation import distil, replay
+from hidfd.stages.evaluation import evaluate, open_test_labels
+from hidfd.stages.generation import train_generator
+from hidfd.stages.image_import import import_images
+from hidfd.stages.synthesis import synthesise
+from hidfd.stages.teacher import import_teacher, train_teacher
+from hidfd.store.store import Artifact, Store
+from hidfd.training.loop import LOOPS
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ class Trial:
         self.samples: Path | None = None
         self._teacher: Teacher | None = None
         self._collection: Collection | None = None
+
+    @property
+    def built(self) -> Built:
+        """What there is by now, for its folder."""
+        return Built(self.config, self.stages, self.store, self.device, self.seconds, tuple(self.reused))
 
     def run(self, until: str) -> None:
         """Find or build every stage up to `until`."""
@@ -235,7 +244,7 @@ def run_trial(
     Args:
         config: materials may lack their sha256; they are identified first.
         until: the last stage to build.
-        folder: where the trial explains itself (`hidfd.trial_folder`); None = nowhere.
+        folder: where the trial explains itself (`hidfd.report.folder`); None = nowhere.
         device: `auto`, `cpu` or `cuda`.
         observer: hears of the progress and may stop the trial.
         name: of the trial, for its report.
@@ -256,7 +265,7 @@ def run_trial(
 
         def explain() -> None:
             if folder is not None and trial.seconds:
-                trial_folder.write(folder, name, trial, until)
+                trial_folder.write(folder, name, trial.built, until)
 
         processes.from_first(prepare)
         try:
@@ -264,7 +273,7 @@ def run_trial(
         except Stopped:
             processes.from_first(explain)  # as far as it came: a study's pruned trial stays so
             raise
-        metrics = processes.from_first(lambda: trial_folder.result_of(trial, until))
+        metrics = processes.from_first(lambda: trial_folder.result_of(trial.built, until))
         processes.from_first(explain)
     return TrialResult(trial.config, trial.stages, metrics, trial.seconds, tuple(trial.reused), folder)
 

@@ -16,20 +16,20 @@ from dataclasses import asdict, replace
 import yaml
 from rich.console import Console
 
-from hidfd.command_line import Parser, parse, run_verb
-from k8s.check import Check
+from hidfd.cli import Parser, parse, run_verb
 from k8s.client import Api
-from k8s.delete import delete as delete_jobs
 from k8s.display import JobDisplay, checks_table
 from k8s.errors import Forbidden, JobFailedError, JobGoneError, NotFound
+from k8s.job.delete import delete as delete_jobs
+from k8s.job.purge import purge
+from k8s.job.submit import is_submitted, jobs_of, try_out
+from k8s.job.submit import submit as submit_job
+from k8s.job.watch import View, Watcher
 from k8s.manifest import Manifests, render
-from k8s.preflight import preflight as look_before
-from k8s.preflight import refuse_failed
-from k8s.purge import purge
+from k8s.preflight.check import Check
+from k8s.preflight.run import preflight as look_before
+from k8s.preflight.run import refuse_failed
 from k8s.request import Request, read_request
-from k8s.submit import is_submitted, jobs_of, try_out
-from k8s.submit import submit as submit_job
-from k8s.watch import View, Watcher
 
 Verb = Callable[[argparse.Namespace], None]
 

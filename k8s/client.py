@@ -6,15 +6,15 @@ import json
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import urllib3
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import load_incluster_config, load_kube_config
 
+from k8s.api_paths import Object
 from k8s.errors import Conflict, Forbidden, KubernetesError, NotFound, Refused, Unauthorized, Unreachable
-from k8s.paths import Object
 
 TIMEOUT_SECONDS = (5.0, 30.0)
 """Of one request: to connect, and between two pieces of its answer."""
@@ -151,3 +151,20 @@ def _reason(error: BaseException) -> str:
     """The innermost cause: urllib3 wraps what went wrong in how often it was tried."""
     inner = getattr(error, "reason", None)
     return _reason(inner) if isinstance(inner, BaseException) else " ".join(str(error).split())
+
+
+class Server(Protocol):
+    """What checks ask an API server; `k8s.client.Api` answers for a real one."""
+
+    def get(self, path: str, **query: str | int | bool) -> Object:
+        """An object.
+
+        Raises:
+            NotFound, Forbidden: the server's answer.
+        """
+
+    def items(self, path: str, **query: str | int | bool) -> list[Object]:
+        """What a list holds."""
+
+    def create(self, path: str, body: Object, **query: str | int | bool) -> Object:
+        """An object, or with `dryRun` the answer whether it could be."""

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from k8s.check import Check, Verdict
-from k8s.watch import View
+from k8s.job.watch import View
+from k8s.preflight.check import Check, Verdict
 
 STYLES = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 

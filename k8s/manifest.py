@@ -9,12 +9,11 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from k8s.names import job_name, label_of
-from k8s.paths import Object
+from k8s.api_paths import Object
+from k8s.config import PodConfig, WorkerGroup
+from k8s.names import ELASTIC, QUEUE, job_name, label_of
 from k8s.quantity import amount
-from k8s.queue import ELASTIC, QUEUE
 from k8s.request import Request
-from k8s.spec import PodConfig, WorkerGroup
 
 RAY_VERSION = "2.60.0"
 """Of the image, for KubeRay to know."""

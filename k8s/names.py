@@ -62,3 +62,7 @@ def check_subdomain(name: str) -> str:
             f"found {name!r}"
         )
     return name
+
+
+QUEUE, ELASTIC = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/elastic-job"
+"""What Kueue reads on a job: a label and an annotation."""

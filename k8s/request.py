@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hidfd import studyfile
+from hidfd.config import study_file as studyfile
+from hidfd.config.study_file import ENVIRONMENT, ResourcesConfig, StudyFile
+from hidfd.config.yaml_tree import COMMAND_LINE
 from hidfd.errors import ConfigError
-from hidfd.filetree import COMMAND_LINE
-from hidfd.studyfile import ENVIRONMENT, ResourcesConfig, StudyFile
-from k8s.spec import ClusterConfig
+from k8s.config import ClusterConfig
 
 CLUSTER = "cluster"
 
@@ -102,7 +102,7 @@ def _places(file: StudyFile, cluster: ClusterConfig) -> dict[str, str]:
 
 
 def _unimported(file: StudyFile) -> tuple[str, ...]:
-    from hidfd.materials import materials
+    from hidfd.data.sources import materials
 
     return tuple(
         f"trial.{where}: {material.path}"

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from hidfd.decoding import pixel_hash
+from hidfd.data.decoding import pixel_hash
 from hidfd.errors import HidfdError, InputError
 
 SEED = 28
@@ -60,7 +60,8 @@ class Split:
 
 
 def pixel_hashes(pixels: NDArray[np.uint8]) -> list[bytes]:
-    """`hidfd.decoding.pixel_hash` of every image of n x height x width, 8 bytes each, so that bytes sort as numbers."""
+    """`hidfd.data.decoding.pixel_hash` of every image of n x height x width, 8 bytes each, so that bytes sort as
+    numbers."""
     return [pixel_hash(image[:, :, None]).to_bytes(8, "big") for image in pixels]
 
 

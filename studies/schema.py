@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hidfd.studyfile import json_schema
-from k8s.spec import ClusterConfig
-from tune.config import SearchConfig, StudyConfig
+from hidfd.config.study_file import json_schema
+from k8s.config import ClusterConfig
+from tune.study.config import SearchConfig, StudyConfig
 
 
 def schema() -> dict[str, Any]:

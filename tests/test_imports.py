@@ -3,7 +3,13 @@
 import subprocess
 import sys
 
-MODULES = ("hidfd.config", "hidfd.stages", "hidfd.studyfile", "tune.planner", "tune.study")
+MODULES = (
+    "hidfd.config.schema",
+    "hidfd.pipeline.graph",
+    "hidfd.config.study_file",
+    "tune.planner.planner",
+    "tune.driver",
+)
 HEAVY = ("torch", "ray", "mlflow")
 
 

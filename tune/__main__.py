@@ -15,35 +15,34 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from hidfd.command_line import Parser, parse, run_verb
+from hidfd.cli import Parser, parse, run_verb
+from hidfd.config.study_file import redacted
 from hidfd.errors import ConfigError
-from hidfd.page import percent
-from hidfd.progress import console_observer, interruptible
-from hidfd.studyfile import redacted
-from tune.champion import champion_of
-from tune.display import StudyDisplay
+from hidfd.formatting import percent
+from hidfd.pipeline.console import console_observer, interruptible
+from tune.driver import Ended, Study, check_study, open_study, run_study, write_pages
 from tune.errors import LedgerHeld
-from tune.explanation import explain as explain_work
-from tune.findings import opened_labels, rank_words, teacher_accuracy
-from tune.forecast import forecast_of
-from tune.forgetting import forget as forget_study
-from tune.lines import RunLines
-from tune.promotion import CHAMPION
-from tune.promotion import promote as promote_study
-from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
-from tune.study import Ended, Study, check_study, open_study, run_study, write_pages
-from tune.trade_offs import front_in_words, missed, why_no_champion
-from tune.view import snapshot_of
-from tune.wording import (
+from tune.forget import forget as forget_study
+from tune.planner.forecast import forecast_of
+from tune.planner.snapshots import snapshot_of
+from tune.promote import CHAMPION
+from tune.promote import promote as promote_study
+from tune.report.champion import champion_of
+from tune.report.commands import mlflow_command, verb_command
+from tune.report.objectives import front_in_words, missed, why_no_champion
+from tune.report.summary import opened_labels, rank_words, result_in_words, teacher_accuracy
+from tune.study.snapshot import StudySnapshot, WorkSnapshot
+from tune.study.states import WorkState
+from tune.terminal.display import StudyDisplay
+from tune.terminal.events import RunLines
+from tune.terminal.explanation import explain as explain_work
+from tune.terminal.tables import (
     budget_in_words,
     forecast_lines,
     forecast_table,
-    mlflow_command,
-    result_in_words,
     rows_table,
     short_value,
     trials_table,
-    verb_command,
     work_table,
 )
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.landscapes import LANDSCAPES, fractions_of
 from benchmarks.recorded import TABLE, recorded
 from benchmarks.search import BUILD_COST, Run, main, ratio_of_medians, run, study_of, table
-from tune.work import pieces_of
+from tune.study.task import pieces_of
 
 
 @pytest.mark.parametrize("landscape", LANDSCAPES, ids=lambda landscape: landscape.name)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import steps
-from hidfd.device import resolve_device
+from hidfd.distributed.device import resolve_device
 
 
 def test_measured_steps_are_those_of_the_quickstart_with_plausible_operations() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from k8s.access import NEEDED
+from k8s.preflight.access import NEEDED
 from tests.charts.rendering import CASES, CHART, case_objects
 from tests.cluster.api_client import ApiError
 from tests.cluster.local_cluster import LocalCluster, restrict

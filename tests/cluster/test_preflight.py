@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from k8s.access import NEEDED
+from k8s.preflight.access import NEEDED
 from tests.cluster.local_cluster import LocalCluster
 from tests.cluster.submitted_study import SubmittedStudy, submitted_study
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hidfd.config import TrialConfig
-from hidfd.store import Store
+from hidfd.config.schema import TrialConfig
+from hidfd.store.store import Store
 from tests.hidfd.miniature import build_world, miniature
 
 

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from hidfd import stages
-from hidfd.config import TrialConfig
-from hidfd.progress import Observer
-from hidfd.sources import identify, import_images
-from hidfd.store import Artifact, Store
+from hidfd.config.schema import TrialConfig
+from hidfd.data.identify import identify
+from hidfd.pipeline import graph as stages
+from hidfd.pipeline.observer import Observer
+from hidfd.stages.image_import import import_images
+from hidfd.store.store import Artifact, Store
 
 SHA256 = "a" * 64
 

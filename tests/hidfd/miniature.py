@@ -7,8 +7,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from hidfd.backbones import build_backbone
-from hidfd.config import TrialConfig
+from hidfd.config.schema import TrialConfig
+from hidfd.networks.build import build_backbone
 
 
 def build_world(root: Path) -> Path:

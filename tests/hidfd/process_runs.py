@@ -18,19 +18,19 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-import hidfd.loop
-from hidfd.adversarial_training import AdversarialTraining
-from hidfd.config import TrialConfig
-from hidfd.config_paths import with_values
-from hidfd.distillation import distil
+import hidfd.training.loop
+from hidfd.config.paths import with_values
+from hidfd.config.schema import TrialConfig
+from hidfd.distributed.process_group import Processes, joined
 from hidfd.errors import HidfdError, StoreError
-from hidfd.generation import train_generator
-from hidfd.loop import apply_gradients
-from hidfd.processes import Processes, joined
-from hidfd.progress import Observer
-from hidfd.stages import Stage, plan
-from hidfd.store import Artifact, Store
-from hidfd.teacher import train_teacher
+from hidfd.pipeline.graph import Stage, plan
+from hidfd.pipeline.observer import Observer
+from hidfd.stages.distillation import distil
+from hidfd.stages.gan_training import AdversarialTraining
+from hidfd.stages.generation import train_generator
+from hidfd.stages.teacher import train_teacher
+from hidfd.store.store import Artifact, Store
+from hidfd.training.gradients import apply_gradients
 from hidfd.trial import run_trial
 from tests.hidfd.golden.runs import CONFIG, World, double_precision
 
@@ -146,7 +146,7 @@ class Listener(Observer):
 
 def trials(rank: int, config: TrialConfig, folder: str) -> dict[str, Any]:
     """A whole trial; the same stopped in two stages, each time by the first process, and gone on with; refusals."""
-    hidfd.loop.POLL_SECONDS = 0.0  # each step asks
+    hidfd.training.stopping.POLL_SECONDS = 0.0  # each step asks
     root, found = Path(folder), dict[str, Any]()
 
     def run(store: str, observer: Observer | None = None, **values: Any) -> Any:
@@ -185,7 +185,7 @@ def losses(rank: int, config: TrialConfig, folder: str) -> dict[str, Any]:
     def full(*_: object) -> None:
         raise StoreError("the disk is full")
 
-    with mock.patch("hidfd.store.Store.attempt", full if rank == 0 else Store.attempt):
+    with mock.patch("hidfd.store.store.Store.attempt", full if rank == 0 else Store.attempt):
         run("store")
     with breaking(rank, lambda: 1 / 0):
         run("program")

@@ -8,8 +8,8 @@ from typing import Any
 
 from pyarrow import fs
 
-from hidfd.remote import RemotePlace
-from hidfd.store import Artifact, Store
+from hidfd.store.object_store import RemotePlace
+from hidfd.store.store import Artifact, Store
 
 DIGEST = "d" * 64
 OTHER = "e" * 64

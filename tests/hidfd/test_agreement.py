@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
-from hidfd.agreement import calibration_error, confusion, measure_agreement
-from hidfd.proxies import confidence_and_entropy, density_and_coverage, memorisation
+from hidfd.metrics.agreement import measure_agreement
+from hidfd.metrics.classification import calibration_error, confusion
+from hidfd.metrics.generator import confidence_and_entropy, density_and_coverage, memorisation
 
 
 def logits_of(classes: list[int], num_classes: int) -> torch.Tensor:

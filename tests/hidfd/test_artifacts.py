@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from hidfd.errors import StoreError
-from hidfd.remote import RemotePlace
-from hidfd.store import Store
+from hidfd.store.object_store import RemotePlace
+from hidfd.store.store import Store
 from tests.hidfd.stores import (
     DIGEST,
     IDENTITY,
@@ -155,7 +155,7 @@ KILLER = textwrap.dedent(
     """
     import os, signal, sys
     from pathlib import Path
-    from hidfd.store import Store
+    from hidfd.store.store import Store
 
     root, identity, digest = Path(sys.argv[1]), {"seed": 0}, "d" * 64
 

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import hidfd.adversarial_training
-from hidfd.adversarial_training import AdversarialTraining
-from hidfd.augmentation import diff_augment, random_resized_crop, random_shift
-from hidfd.config import TrialConfig
-from hidfd.config_paths import with_values
-from hidfd.device import resolve_device
-from hidfd.progress import Observer
-from hidfd.store import Store
-from hidfd.streams import Draws
+import hidfd.stages.gan_training
+from hidfd.config.paths import with_values
+from hidfd.config.schema import TrialConfig
+from hidfd.data.augmentation import diff_augment, random_resized_crop, random_shift
+from hidfd.distributed.device import resolve_device
+from hidfd.distributed.random_streams import Draws
+from hidfd.pipeline.observer import Observer
+from hidfd.stages.gan_training import AdversarialTraining
+from hidfd.store.store import Store
 from hidfd.trial import Trial
 
 POLICIES = ("color", "translation", "cutout")
@@ -253,7 +253,7 @@ def test_discriminator_sees_both_halves_through_one_augmentation(
         calls.append((len(image_signed), tuple(policies)))
         return diff_augment(image_signed, policies, numbers)
 
-    monkeypatch.setattr(hidfd.adversarial_training, "diff_augment", spy)
+    monkeypatch.setattr(hidfd.stages.gan_training, "diff_augment", spy)
     config = with_values(trial_config, {"generation.smoothing.mode": "off"})
     trial = Trial(config, store, resolve_device("cpu", "fp32"), Observer())
     trial.run("collection")

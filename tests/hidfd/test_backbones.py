@@ -6,9 +6,10 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hidfd.architectures import ARCHITECTURES, nearest_architecture
-from hidfd.backbones import Backbone, build_backbone, num_parameters
-from hidfd.layers import thin_out
+from hidfd.config.architectures import ARCHITECTURES, nearest_architecture
+from hidfd.networks.backbone import Backbone, num_parameters
+from hidfd.networks.build import build_backbone
+from hidfd.networks.layers import thin_out
 
 LAST_DIGIT = 0.01
 """Sources give two decimals of a million, and some cut where others round, so a count may be off by one last digit."""

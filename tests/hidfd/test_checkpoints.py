@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from hidfd.checkpoints import Checkpoints
-from hidfd.remote import RemotePlace
-from hidfd.store import Store
+from hidfd.store.checkpoints import Checkpoints
+from hidfd.store.object_store import RemotePlace
+from hidfd.store.store import Store
 
 DIGEST = "c" * 64
 

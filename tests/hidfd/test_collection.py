@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hidfd.collection import select
-from hidfd.config import CollectionConfig
+from hidfd.config.schema import CollectionConfig
+from hidfd.stages.collection import select
 
 LABELS = torch.tensor([0] * 8 + [1] * 8 + [2] * 2)
 LOSSES = torch.tensor([0.1 * i for i in range(8)] + [1 + 0.1 * i for i in range(8)] + [0.05, 3.0])

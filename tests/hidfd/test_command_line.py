@@ -18,7 +18,7 @@ import torch
 import yaml
 from PIL import Image
 
-from hidfd.backbones import build_backbone
+from hidfd.networks.build import build_backbone
 from tests.integration.conftest import Outcome, Workplace, tiny_study
 
 ROLES = ["candidates", "validation", "teacher", "collection", "generation", "synthesis", "distillation", "evaluation"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hidfd.decoding import decode, fit_image, open_image, pixel_hash
+from hidfd.data.decoding import decode, fit_image, open_image, pixel_hash
 
 ORIENTATION = 0x0112
 

@@ -7,19 +7,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hidfd.adversarial import adc_d, adc_g, hinge_d, hinge_g
-from hidfd.adversarial_training import AdversarialTraining
-from hidfd.alignment import ce_loss, feature_loss, kl_loss
-from hidfd.config import SmoothingConfig, TrialConfig
-from hidfd.config_paths import with_values
-from hidfd.device import Device, resolve_device
-from hidfd.distillation import StudentTraining
+from hidfd.config.paths import with_values
+from hidfd.config.schema import SmoothingConfig, TrialConfig
+from hidfd.distributed.device import Device, resolve_device
 from hidfd.errors import DeviceError
-from hidfd.integration import blend_loss_by_class, blend_loss_by_position, trans_loss
-from hidfd.loop import SKIPPED
-from hidfd.progress import Observer
-from hidfd.smoothing import FrequencySmoothing
-from hidfd.store import Store
+from hidfd.losses.adc_gan import adc_d, adc_g, hinge_d, hinge_g
+from hidfd.losses.distillation import ce_loss, feature_loss, kl_loss
+from hidfd.losses.feature_integration import blend_loss_by_class, blend_loss_by_position, trans_loss
+from hidfd.losses.frequency_smoothing import FrequencySmoothing
+from hidfd.pipeline.observer import Observer
+from hidfd.stages.distillation import StudentTraining
+from hidfd.stages.gan_training import AdversarialTraining
+from hidfd.store.store import Store
+from hidfd.training.loop import SKIPPED
 from hidfd.trial import Trial
 
 

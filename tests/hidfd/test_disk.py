@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hidfd.errors import StoreError
-from hidfd.store import Store
+from hidfd.store.store import Store
 from tests.hidfd.stores import DIGEST, OTHER, StoreFactory, begin_and_fail, build, store_factory
 
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from hidfd.config import TrialConfig
-from hidfd.config_paths import with_values
-from hidfd.device import resolve_device
-from hidfd.distillation import StudentTraining
-from hidfd.progress import Observer
-from hidfd.store import Store
+from hidfd.config.paths import with_values
+from hidfd.config.schema import TrialConfig
+from hidfd.distributed.device import resolve_device
+from hidfd.pipeline.observer import Observer
+from hidfd.stages.distillation import StudentTraining
+from hidfd.store.store import Store
 from hidfd.trial import Trial
 
 ALIGNED = {"trunk", "projector"}

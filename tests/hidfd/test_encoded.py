@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hidfd.data.image_set import open_images
 from hidfd.errors import InputError
-from hidfd.sources import open_images
-from hidfd.store import Store
+from hidfd.store.store import Store
 from tests.hidfd.imports import class_folders, config_of, picture, png, run_import, write_parquet
 
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hidfd.backbones import Backbone, CifarResNet, build_backbone
-from hidfd.device import Device
+from hidfd.data.pixels import unit_from_uint8
+from hidfd.distributed.device import Device
 from hidfd.errors import InputError
-from hidfd.frozen_teacher import MAX_REMEMBERED, Teacher, check_shareable
-from hidfd.images import unit_from_uint8
+from hidfd.networks.backbone import Backbone
+from hidfd.networks.build import CifarResNet, build_backbone
+from hidfd.networks.teacher import MAX_REMEMBERED, Teacher, check_shareable
 from tests.hidfd.trial_folders import quick_config
 
 CPU = Device(torch.device("cpu"), "fp32")
@@ -153,7 +154,7 @@ def test_many_images_are_answered_in_order_whatever_the_batch() -> None:
 
 
 def test_images_that_students_are_judged_on_are_asked_about_once_per_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hidfd.frozen_teacher._remembered", {})
+    monkeypatch.setattr("hidfd.networks.teacher._remembered", {})
     asked: list[int] = []
     first, other, nameless = teacher_of(), teacher_of("resnet14"), teacher_of()
     first.digest, other.digest = "a" * 64, "b" * 64
@@ -177,7 +178,7 @@ def test_images_that_students_are_judged_on_are_asked_about_once_per_teacher(mon
 
 def test_only_the_newest_few_answers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     remembered: dict[Any, Tensor] = {}
-    monkeypatch.setattr("hidfd.frozen_teacher._remembered", remembered)
+    monkeypatch.setattr("hidfd.networks.teacher._remembered", remembered)
     teacher = teacher_of()
     teacher.digest = "a" * 64
     for count in range(1, MAX_REMEMBERED + 4):

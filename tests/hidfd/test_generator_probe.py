@@ -5,16 +5,16 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from hidfd.adversarial_training import AdversarialTraining
-from hidfd.config import TrialConfig
-from hidfd.config_paths import with_values
-from hidfd.device import resolve_device
-from hidfd.discriminator import build_discriminator
-from hidfd.generator import build_generator
-from hidfd.generator_probe import GeneratorProbe
-from hidfd.images import resize_unit, uint8_from_unit, unit_from_uint8
-from hidfd.progress import Observer
-from hidfd.store import Store
+from hidfd.config.paths import with_values
+from hidfd.config.schema import TrialConfig
+from hidfd.data.pixels import resize_unit, uint8_from_unit, unit_from_uint8
+from hidfd.distributed.device import resolve_device
+from hidfd.networks.discriminator import build_discriminator
+from hidfd.networks.generator import build_generator
+from hidfd.pipeline.observer import Observer
+from hidfd.stages.gan_training import AdversarialTraining
+from hidfd.stages.generator_samples import GeneratorProbe
+from hidfd.store.store import Store
 from hidfd.trial import Trial
 
 

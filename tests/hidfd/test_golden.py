@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hidfd.stages import VERSIONS
+from hidfd.pipeline.graph import VERSIONS
 from tests.hidfd.golden.comparison import complaint, read
 from tests.hidfd.golden.runs import STAGES, compute
 

@@ -1,6 +1,6 @@
 import torch
 
-from hidfd.hybrid import HybridSampler
+from hidfd.data.sampler import HybridSampler
 
 
 def drawn(sampler: HybridSampler, images: int, batch: int = 10) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hidfd.images import (
+from hidfd.data.pixels import (
     Normalization,
     resize_unit,
     signed_from_unit,

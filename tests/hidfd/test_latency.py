@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hidfd import latency
 from hidfd.latency import NUM_WARM_UP, latency_milliseconds
-from hidfd.store import Store
+from hidfd.store.store import Store
 from tests.tune.students import keep_student
 from tests.tune.world import trial
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hidfd.adversarial import adc_d, adc_g, hinge_d, hinge_g
-from hidfd.alignment import Student, StudentOutput, ce_loss, feature_loss, kl_loss, student_losses
-from hidfd.backbones import build_backbone
-from hidfd.config import DistillationConfig, SmoothingConfig
-from hidfd.integration import TeacherRegressor, blend_loss_by_class, blend_loss_by_position, trans_loss
-from hidfd.smoothing import FrequencySmoothing
+from hidfd.config.schema import DistillationConfig, SmoothingConfig
+from hidfd.losses.adc_gan import adc_d, adc_g, hinge_d, hinge_g
+from hidfd.losses.distillation import ce_loss, feature_loss, kl_loss, student_losses
+from hidfd.losses.feature_integration import TeacherRegressor, blend_loss_by_class, blend_loss_by_position, trans_loss
+from hidfd.losses.frequency_smoothing import FrequencySmoothing
+from hidfd.networks.build import build_backbone
+from hidfd.networks.student import Student, StudentOutput
 
 
 def test_adc_g_is_the_difference_of_two_cross_entropies() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hidfd.config import Material
+from hidfd.config.schema import Material
+from hidfd.data.sources import content_sha256, files_of, located
 from hidfd.errors import InputError
-from hidfd.materials import content_sha256, files_of, located
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_pattern_may_leave_out_shards_that_are_there_but_not_such_that_are_missi
 
 def test_content_is_read_once_and_again_after_a_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    monkeypatch.setattr("hidfd.materials.file_sha256", lambda path: read.append(path) or "0" * 64)
+    monkeypatch.setattr("hidfd.data.sources.file_sha256", lambda path: read.append(path) or "0" * 64)
     first = content_sha256(folder)
     count = len(read)
     assert content_sha256(folder) == first

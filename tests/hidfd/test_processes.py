@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from hidfd.config import TrialConfig, check_shares
-from hidfd.config_paths import with_values
+from hidfd.config.paths import with_values
+from hidfd.config.schema import TrialConfig, check_shares
+from hidfd.data.identify import identify
+from hidfd.distributed.process_group import ALONE, Processes
+from hidfd.distributed.random_streams import Draws, stream
 from hidfd.errors import ConfigError, ProcessLostError, Stopped, StoreError
-from hidfd.processes import ALONE, Processes
-from hidfd.sources import identify
-from hidfd.stages import plan
-from hidfd.store import Store
-from hidfd.streams import Draws, stream
+from hidfd.pipeline.graph import plan
+from hidfd.store.store import Store
 from hidfd.trial import run_trial
 from tests.hidfd.golden.runs import World, double_precision
 from tests.hidfd.miniature import build_world, miniature

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hidfd.progress import duration
+from hidfd.formatting import duration
 
 
 @pytest.mark.parametrize(

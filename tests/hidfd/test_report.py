@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hidfd.curves import training_pictures
-from hidfd.figures import bars, confusion, lines, short_count
-from hidfd.report import write_trial_report
+from hidfd.report.curves import training_pictures
+from hidfd.report.figures import bars, confusion, lines, short_count
+from hidfd.report.page import write_trial_report
 from tests.hidfd.outline import Outline, text_of
 from tests.hidfd.trial_folders import make_trial_folder
 

@@ -7,12 +7,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from hidfd.config import TrialConfig
-from hidfd.config_paths import with_values
+from hidfd.config.paths import with_values
+from hidfd.config.schema import TrialConfig
 from hidfd.errors import Stopped
-from hidfd.progress import Observer
-from hidfd.stages import Stage
-from hidfd.store import Artifact, Store
+from hidfd.pipeline.graph import Stage
+from hidfd.pipeline.observer import Observer
+from hidfd.store.store import Artifact, Store
 from hidfd.trial import TrialResult, run_trial
 
 FILES = {"teacher": "weights.safetensors", "generation": "generator.safetensors", "distillation": "student.safetensors"}
@@ -85,7 +85,7 @@ def test_interrupted_trial_equals_the_uninterrupted_one_bit_for_bit(
     whole = run_trial(trained, whole_store, device="cpu")
     # Every step polls; only every other one saves, so that a kill falls between two checkpoints.
     ticks: Iterator[float] = iter(range(10**6))
-    monkeypatch.setattr("hidfd.loop.time.monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr("hidfd.training.loop.time.monotonic", lambda: float(next(ticks)))
     slow = with_values(trained, {"checkpoint_every_seconds": 4.0})
     with pytest.raises((Stopped, KeyboardInterrupt)):
         run_trial(slow, broken_store, device="cpu", observer=how(stage, 3))
@@ -99,7 +99,7 @@ def test_machine_that_is_about_to_go_has_its_loops_save_soon(
 ) -> None:
     """Else what came since the last checkpoint, here all of it, is lost with the machine."""
     ticks: Iterator[float] = iter(range(10**6))
-    monkeypatch.setattr("hidfd.loop.time.monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr("hidfd.training.loop.time.monotonic", lambda: float(next(ticks)))
     monkeypatch.setenv("HIDFD_LEAVING", str(tmp_path / "leaving"))
     if is_leaving:
         (tmp_path / "leaving").touch()
@@ -117,8 +117,8 @@ def test_machine_that_is_about_to_go_has_its_loops_save_soon(
 def test_a_stop_is_heard_where_nothing_is_trained_too(
     stage: str, trial_config: TrialConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hidfd.collection.CHUNK_IMAGES", 50)
-    monkeypatch.setattr("hidfd.synthesis.BATCH_IMAGES", 15)
+    monkeypatch.setattr("hidfd.stages.collection.CHUNK_IMAGES", 50)
+    monkeypatch.setattr("hidfd.stages.synthesis.BATCH_IMAGES", 15)
     observer = Stopper(stage, 1)
     with pytest.raises(Stopped, match=rf"^{stage}: stopped .*the test asked.* what was built before is kept"):
         run_trial(trial_config, store, device="cpu", observer=observer)
@@ -129,7 +129,7 @@ def test_a_stopped_trial_explains_how_far_it_came(
     trial_config: TrialConfig, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks: Iterator[float] = iter(range(10**6))
-    monkeypatch.setattr("hidfd.loop.time.monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr("hidfd.training.loop.time.monotonic", lambda: float(next(ticks)))
     with pytest.raises(Stopped):
         run_trial(trial_config, store, folder=tmp_path / "trial", device="cpu", observer=Stopper("distillation", 3))
     page = (tmp_path / "trial" / "report.html").read_text()

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from hidfd.adversarial_training import AdversarialTraining
-from hidfd.config import TrialConfig
-from hidfd.config_paths import with_values
-from hidfd.progress import Observer
-from hidfd.stages import Stage, kept_digests, plan, snapshots
-from hidfd.store import Artifact, Store
+from hidfd.config.paths import with_values
+from hidfd.config.schema import TrialConfig
+from hidfd.pipeline.graph import Stage, kept_digests, plan, snapshots
+from hidfd.pipeline.observer import Observer
+from hidfd.stages.gan_training import AdversarialTraining
+from hidfd.store.store import Artifact, Store
 from hidfd.trial import run_trial
 
 # Steps of 8 images. 20 ends within a step, and where no metric, grid or proxy of a longer run is due; 32 where all are.
@@ -85,7 +85,7 @@ def test_run_with_snapshots_that_is_killed_equals_the_uninterrupted_one(
     killed_at: int, generator: TrialConfig, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks: Iterator[float] = iter(range(10**6))
-    monkeypatch.setattr("hidfd.loop.time.monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr("hidfd.training.loop.time.monotonic", lambda: float(next(ticks)))
     logged = with_values(generator, {"log_every_images": 8})
     whole = build(logged, Store.open(tmp_path / "whole"), 48)
     store = Store.open(tmp_path / "store")

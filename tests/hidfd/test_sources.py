@@ -11,13 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hidfd import imagesets, stages
-from hidfd.config import Material, TrialConfig
-from hidfd.decoding import pixel_hash
+from hidfd.config.schema import Material, TrialConfig
+from hidfd.data import image_set as imagesets
+from hidfd.data.decoding import pixel_hash
+from hidfd.data.identify import identify
+from hidfd.data.image_set import open_images, open_pixel_hashes
 from hidfd.errors import InputError, Stopped
-from hidfd.progress import Observer
-from hidfd.sources import identify, import_images, open_images, open_pixel_hashes
-from hidfd.store import Store
+from hidfd.pipeline import graph as stages
+from hidfd.pipeline.observer import Observer
+from hidfd.stages.image_import import import_images
+from hidfd.store.store import Store
 from tests.hidfd.imports import SHA256, Listener, config_of, picture, png, run_import, write_parquet
 
 SHIPPED = Path(__file__).parents[2] / "studies" / "data" / "fashion"

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from hidfd.config import TrialConfig
-from hidfd.config_paths import with_values
+from hidfd.config.paths import with_values
+from hidfd.config.schema import TrialConfig
 from hidfd.errors import ConfigError
-from hidfd.stages import STAGE_NAMES, Stage, needed, plan
+from hidfd.pipeline.graph import STAGE_NAMES, Stage, needed, plan
 
 SHA256 = {name: digit * 64 for name, digit in (("candidates", "a"), ("test", "b"), ("teacher", "c"), ("other", "d"))}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hidfd.errors import StoreError
-from hidfd.store import Store
+from hidfd.store.store import Store
 from tests.hidfd.stores import DIGEST, IDENTITY, OTHER, StoreFactory, build, names_below, root_of, store_factory
 
 
@@ -94,7 +94,7 @@ def test_study_name_cannot_lead_out_of_the_store(store: Store) -> None:
 def test_remove_spares_attempts_under_way_and_takes_those_of_dead_writers(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store")
     script = (
-        "import os, sys; from hidfd.store import Store\n"
+        "import os, sys; from hidfd.store.store import Store\n"
         "with Store.open(sys.argv[1]).attempt('teacher', 'd' * 64, {}) as a:\n"
         "    a.path('half').write_bytes(b'half'); os.kill(os.getpid(), 9)"
     )

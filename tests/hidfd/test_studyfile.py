@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, RootModel
 
-from hidfd.config import TrialConfig
+from hidfd.config.presets import PRESETS
+from hidfd.config.schema import TrialConfig
+from hidfd.config.study_file import StudyFile, json_schema, load, redacted
 from hidfd.errors import ConfigError
-from hidfd.presets import PRESETS
-from hidfd.studyfile import StudyFile, json_schema, load, redacted
 
 STUDY = """\
 name: tiny
@@ -311,7 +311,9 @@ def test_secrets_of_uris_are_redacted() -> None:
     assert redacted("plain/folder") == "plain/folder"
 
 
-@pytest.mark.parametrize("module", ["hidfd", "hidfd.config", "hidfd.stages", "hidfd.studyfile", "hidfd.__main__"])
+@pytest.mark.parametrize(
+    "module", ["hidfd", "hidfd.config.schema", "hidfd.pipeline.graph", "hidfd.config.study_file", "hidfd.__main__"]
+)
 def test_plan_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in ('torch', 'ray', 'mlflow')))"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

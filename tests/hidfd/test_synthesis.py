@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-import hidfd.synthesis
-from hidfd.config import TrialConfig
-from hidfd.config_paths import with_values
-from hidfd.device import Device, resolve_device
+import hidfd.stages.synthesis
+from hidfd.config.paths import with_values
+from hidfd.config.schema import TrialConfig
+from hidfd.data.image_set import ImageSet, open_images
+from hidfd.distributed.device import Device, resolve_device
 from hidfd.errors import InputError
-from hidfd.frozen_teacher import Teacher, TeacherOutput
-from hidfd.generator import generator_of
-from hidfd.progress import Observer
-from hidfd.sources import ImageSet, open_images
-from hidfd.store import Artifact, Store
-from hidfd.synthesis import MAX_TRIES, synthesise
+from hidfd.networks.generator import generator_of
+from hidfd.networks.teacher import Teacher, TeacherOutput
+from hidfd.pipeline.observer import Observer
+from hidfd.stages.synthesis import MAX_TRIES, synthesise
+from hidfd.store.store import Artifact, Store
 from hidfd.trial import Trial
 
 
@@ -65,7 +65,7 @@ def test_pixels_are_the_generators_own_without_any_stretch(
         generator.register_forward_hook(lambda _module, _inputs, image_signed: made.append(image_signed))
         return generator
 
-    monkeypatch.setattr(hidfd.synthesis, "generator_of", recorded)
+    monkeypatch.setattr(hidfd.stages.synthesis, "generator_of", recorded)
     pixels, _ = images(synthesised(trial, tmp_path / "one"))
     image_signed = torch.cat(made)
     assert torch.equal(pixels, ((image_signed + 1) / 2 * 255).round().to(torch.uint8))

@@ -4,14 +4,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from hidfd.config import Material, TeacherConfig, TrialConfig
-from hidfd.config import TeacherTraining as TrainingConfig
-from hidfd.device import resolve_device
+from hidfd.config.schema import Material, TeacherConfig, TrialConfig
+from hidfd.config.schema import TeacherTraining as TrainingConfig
+from hidfd.data.image_set import open_images
+from hidfd.distributed.device import resolve_device
 from hidfd.errors import InputError
-from hidfd.progress import Observer
-from hidfd.sources import open_images
-from hidfd.store import Store
-from hidfd.teacher import TeacherTraining
+from hidfd.pipeline.observer import Observer
+from hidfd.stages.teacher import TeacherTraining
+from hidfd.store.store import Store
 from hidfd.trial import Trial
 
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from hidfd.alignment import Student
-from hidfd.collected import open_collection
-from hidfd.config import TrialConfig
-from hidfd.config_paths import with_values
+from hidfd.config.paths import with_values
+from hidfd.config.schema import TrialConfig
+from hidfd.data.collection import open_collection
 from hidfd.errors import DivergedError, InputError
-from hidfd.frozen_teacher import Teacher
-from hidfd.progress import Observer
-from hidfd.stages import Stage
-from hidfd.store import Artifact, Store
+from hidfd.networks.student import Student
+from hidfd.networks.teacher import Teacher
+from hidfd.pipeline.graph import Stage
+from hidfd.pipeline.observer import Observer
+from hidfd.store.store import Artifact, Store
 from hidfd.trial import TrialResult, evaluate_test, run_trial
 
 
@@ -159,7 +159,7 @@ def test_no_stage_opens_the_test_labels_and_the_door_records_its_opening(
     assert not [key for key in result.metrics if "test" in key]
     first = evaluate_test(config, store, device="cpu")
     assert 0 <= first["test_accuracy"] <= 1
-    monkeypatch.setattr("hidfd.evaluation.labelled_measures", None)  # a second look reads the record
+    monkeypatch.setattr("hidfd.stages.evaluation.labelled_measures", None)  # a second look reads the record
     assert evaluate_test(config, store, device="cpu") == first
 
 
@@ -190,7 +190,7 @@ def test_the_labels_of_the_test_split_change_nothing_but_what_the_door_shows(
 def test_teacher_and_student_see_every_image_normalised_once(
     trial_config: TrialConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hidfd.frozen_teacher.check_shareable", lambda *_: None)  # asks with noise
+    monkeypatch.setattr("hidfd.networks.teacher.check_shareable", lambda *_: None)  # asks with noise
     seen: dict[str, list[torch.Tensor]] = {}
 
     def recording(who: str, method: Any) -> Any:
@@ -204,7 +204,7 @@ def test_teacher_and_student_see_every_image_normalised_once(
     monkeypatch.setattr(Student, "forward", recording("student", Student.forward))
     for stage in ("collection", "generation", "synthesis", "distillation", "evaluation"):
         seen.clear()
-        monkeypatch.setattr("hidfd.frozen_teacher._remembered", {})  # each stage as a process of its own
+        monkeypatch.setattr("hidfd.networks.teacher._remembered", {})  # each stage as a process of its own
         run_trial(trial_config, store, until=stage, device="cpu")
         assert seen.keys() == ({"teacher", "student"} if stage in ("distillation", "evaluation") else {"teacher"})
         for who, images_unit in seen.items():

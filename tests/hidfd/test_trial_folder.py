@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-from hidfd.config import TrialConfig
-from hidfd.config_paths import with_values
-from hidfd.costs import Costs
-from hidfd.stages import plan
-from hidfd.store import Store
+from hidfd.config.paths import with_values
+from hidfd.config.schema import TrialConfig
+from hidfd.pipeline.costs import Costs
+from hidfd.pipeline.graph import plan
+from hidfd.store.store import Store
 from hidfd.trial import run_trial
 
 

@@ -10,9 +10,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hidfd.backbones import build_backbone
 from hidfd.errors import InputError
-from hidfd.weights import SHOWN, WRAPPERS, check_fit, read_state_dict
+from hidfd.networks.build import build_backbone
+from hidfd.networks.weights import SHOWN, WRAPPERS, check_fit, read_state_dict
 
 STATE = {"conv.weight": torch.arange(4.0).view(2, 2), "fc.bias": torch.tensor([1.0, 2.0])}
 

@@ -1,4 +1,4 @@
-"""Trial folders as `hidfd.trial_folder` leaves them, with numbers of a plausible size and nothing computed."""
+"""Trial folders as `hidfd.report.folder` leaves them, with numbers of a plausible size and nothing computed."""
 
 import json
 import math
@@ -9,9 +9,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from hidfd.config import TrialConfig
-from hidfd.config_paths import with_values
-from hidfd.presets import PRESETS
+from hidfd.config.paths import with_values
+from hidfd.config.presets import PRESETS
+from hidfd.config.schema import TrialConfig
 
 NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 SECONDS = {"candidates": 2.3, "teacher": 0.1, "collection": 3.5, "generation": 61.0, "synthesis": 2.1}

@@ -17,7 +17,7 @@ import torch
 import yaml
 from PIL import Image
 
-from hidfd.backbones import build_backbone
+from hidfd.networks.build import build_backbone
 
 
 @dataclass(frozen=True)

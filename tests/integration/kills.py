@@ -25,12 +25,13 @@ from typing import Any, Self
 
 import pytest
 
-from hidfd.stages import plan
+from hidfd.pipeline.graph import plan
 from tests.integration.postgres import PostgresServer, running_postgres
 from tests.integration.ray_nodes import RayNodes, ray_nodes
 from tests.integration.running_study import CHECKPOINT_SECONDS, Moment, RunningStudy
 from tests.tune.test_outage import Server
-from tune.snapshot import StudySnapshot, WorkState
+from tune.study.snapshot import StudySnapshot
+from tune.study.states import WorkState
 
 KILLED = ("driver", "worker", "node", "mlflow", "postgresql")
 PHASES = ("generation", "distillation", "between", "finalists")

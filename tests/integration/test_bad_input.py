@@ -18,7 +18,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from hidfd.backbones import build_backbone
+from hidfd.networks.build import build_backbone
 
 CONFIG, INPUT, STORE, DEVICE, DIVERGED = 2, 3, 4, 5, 6
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from hidfd.studyfile import ResourcesConfig
+from hidfd.config.study_file import ResourcesConfig
 from tests.tune.world import World, definition
-from tune import engine, planner
-from tune.ray_work import _say
-from tune.worker import Place
+from tune.engines import ray_engine as engine
+from tune.engines.ray_worker import _say
+from tune.engines.worker import Place
+from tune.planner import planner
 
 pytestmark = pytest.mark.integration
 

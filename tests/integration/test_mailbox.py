@@ -4,7 +4,7 @@ import pytest
 import ray
 
 from tests.integration.ray_nodes import ray_nodes
-from tune.engine import start_actors
+from tune.engines.ray_engine import start_actors
 
 pytestmark = pytest.mark.integration
 

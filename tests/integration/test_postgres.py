@@ -21,16 +21,16 @@ from tests.integration.conftest import Workplace, tiny_study
 from tests.integration.postgres import USER, PostgresServer, running_postgres
 from tests.integration.test_study import started, wait_for
 from tests.tune.world import World, definition
-from tune import ledger_storage
-from tune.definition import Definition
+from tune.engines.local import run_local
 from tune.errors import ConnectionLost, LedgerError, LedgerHeld
-from tune.ledger import Ledger
-from tune.ledger_database import PostgresDatabase
-from tune.ledger_places import copy_ledger, holder_of, open_ledger
-from tune.local import run_local
-from tune.planner import Planner
-from tune.state import StudyState
-from tune.work import Work
+from tune.ledger import mirrored_storage as ledger_storage
+from tune.ledger.ledger import Ledger
+from tune.ledger.opening import copy_ledger, holder_of, open_ledger
+from tune.ledger.postgres import PostgresDatabase
+from tune.planner.planner import Planner
+from tune.planner.state import StudyState
+from tune.study.definition import Definition
+from tune.study.task import Work
 
 pytestmark = pytest.mark.integration
 

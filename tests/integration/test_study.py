@@ -18,13 +18,13 @@ import torch
 
 import hidfd.trial
 import tune.__main__
-from hidfd.config import TrialConfig
+from hidfd.config.schema import TrialConfig
 from hidfd.errors import InputError
-from hidfd.store import Store
+from hidfd.store.store import Store
 from hidfd.trial import import_all
 from tests.integration.conftest import Outcome, Workplace, tiny_study
-from tune.ledger_places import place_of
-from tune.study import open_study
+from tune.driver import open_study
+from tune.ledger.opening import place_of
 
 LOCAL = ("run", "study.yaml", "--engine", "local")
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from k8s.client import Api
+from k8s.job.submit import submit
 from k8s.manifest import Manifests, render
 from k8s.request import Request
-from k8s.submit import submit
 from tests.k8s.api_server import ApiServer, serving
 from tests.k8s.study_files import request
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from k8s.client import Api
-from k8s.delete import delete
 from k8s.errors import (
     KubernetesError,
 )
+from k8s.job.delete import delete
 from k8s.request import Request
 from tests.k8s.api_server import ApiServer
 from tests.k8s.conftest import JOBS, NAMESPACED, say_nothing

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from k8s.display import JobDisplay, job_table
-from k8s.progress import Progress
-from k8s.status import JobState
-from k8s.watch import View
+from k8s.job.progress import Progress
+from k8s.job.status import JobState
+from k8s.job.watch import View
 
 STATE = JobState("Running", "RUNNING", 1, 3, "cluster-1", "", "")
 

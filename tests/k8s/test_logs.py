@@ -6,7 +6,7 @@ import pytest
 
 from k8s.client import Api
 from k8s.errors import Unreachable
-from k8s.logs import Logs, PodLog
+from k8s.job.logs import Logs, PodLog
 from tests.k8s.api_server import DROP, ApiServer
 from tests.k8s.conftest import NAMESPACED
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-import k8s.preflight
-from k8s.check import Check, Verdict
+import k8s.preflight.run
 from k8s.client import Api
 from k8s.errors import PreflightError, Unreachable
-from k8s.preflight import preflight, refuse_failed
-from k8s.provisions import study_file
+from k8s.preflight.check import Check, Verdict
+from k8s.preflight.provisions import study_file
+from k8s.preflight.run import preflight, refuse_failed
 from tests.k8s.api_server import ApiServer
 from tests.k8s.conftest import NAMESPACED
 from tests.k8s.study_files import EVERYTHING, REMOTE, SMALLEST, request, tree
@@ -23,8 +23,8 @@ POST_PODS = f"POST {NAMESPACED}/pods "
 @pytest.fixture
 def find(tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Findings of a preflight by their names; but for that of the tuner, which takes a second for its process."""
-    rest = tuple(checks for checks in k8s.preflight.REST if checks is not study_file)
-    monkeypatch.setattr(k8s.preflight, "REST", rest)
+    rest = tuple(checks for checks in k8s.preflight.run.REST if checks is not study_file)
+    monkeypatch.setattr(k8s.preflight.run, "REST", rest)
 
     def find(cluster: dict[str, Any] | None = None, *overrides: str, **sections: Any) -> dict[str, Check]:
         return {check.name: check for check in preflight(request(tmp_path, cluster, *overrides, **sections), api)}

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from k8s.progress import Progress
+from k8s.job.progress import Progress
 from tests.tune.world import World, definition
-from tune.lines import RunLines
-from tune.local import run_local
-from tune.view import snapshot_of
+from tune.engines.local import run_local
+from tune.planner.snapshots import snapshot_of
+from tune.terminal.events import RunLines
 
 
 def lines_of_a_run(world: World) -> list[str]:

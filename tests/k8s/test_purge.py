@@ -13,8 +13,8 @@ from k8s.client import Api
 from k8s.errors import (
     KubernetesError,
 )
+from k8s.job.purge import purge
 from k8s.manifest import Manifests
-from k8s.purge import purge
 from k8s.request import Request
 from tests.k8s.api_server import ApiServer
 from tests.k8s.conftest import NAMESPACED, say_nothing

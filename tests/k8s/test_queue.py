@@ -6,7 +6,7 @@ import pytest
 
 from k8s.client import Api
 from k8s.errors import Unauthorized
-from k8s.queue import why_queued
+from k8s.job.kueue import why_queued
 from tests.k8s.api_server import ApiServer
 
 WORKLOADS = "/apis/kueue.x-k8s.io/v1beta2/namespaces/studies/workloads"

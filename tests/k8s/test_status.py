@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from k8s.status import state_of, troubles
+from k8s.job.status import state_of, troubles
 
 
 def job(**status: Any) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from k8s.errors import (
     Unauthorized,
     Unreachable,
 )
+from k8s.job.submit import submit
 from k8s.manifest import Manifests, render
 from k8s.request import Request
-from k8s.submit import submit
 from tests.k8s.api_server import DROP, ApiServer
 from tests.k8s.conftest import JOBS, NAMESPACED
 from tests.k8s.study_files import request

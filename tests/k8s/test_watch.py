@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from k8s import watch as watching
 from k8s.client import Api
 from k8s.errors import (
     JobFailedError,
@@ -16,7 +15,8 @@ from k8s.errors import (
     Unauthorized,
     Unreachable,
 )
-from k8s.watch import View, Watcher
+from k8s.job import watch as watching
+from k8s.job.watch import View, Watcher
 from tests.k8s.api_server import DROP, ApiServer
 from tests.k8s.conftest import JOBS, NAMESPACED
 

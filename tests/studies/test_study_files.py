@@ -7,18 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from hidfd import studyfile
-from hidfd.config_paths import with_values
-from hidfd.device import resolve_device
-from hidfd.frozen_teacher import load_teacher
-from hidfd.progress import Observer
-from hidfd.sources import identify, import_images, open_images
-from hidfd.stages import plan
-from hidfd.store import Store
-from hidfd.teacher import import_teacher
+from hidfd.config import study_file as studyfile
+from hidfd.config.paths import with_values
+from hidfd.data.identify import identify
+from hidfd.data.image_set import open_images
+from hidfd.distributed.device import resolve_device
+from hidfd.networks.teacher import load_teacher
+from hidfd.pipeline.graph import plan
+from hidfd.pipeline.observer import Observer
+from hidfd.stages.image_import import import_images
+from hidfd.stages.teacher import import_teacher
+from hidfd.store.store import Store
 from studies.schema import schema
-from tune.config import SearchConfig, StudyConfig
-from tune.study import check_study
+from tune.driver import check_study
+from tune.study.config import SearchConfig, StudyConfig
 
 FILES = sorted(Path("studies").glob("*.yaml"))
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 from tests.tune.world import World, definition
-from tune.definition import Definition
-from tune.work import End, Finished, Work
+from tune.study.definition import Definition
+from tune.study.messages import End, Finished
+from tune.study.task import Work
 
 ARCHITECTURE, INFLATION = "distillation.architecture", "distillation.inflation"
 SIZES = {"resnet8": 80_000.0, "resnet14": 175_000.0, "resnet20": 270_000.0}

@@ -8,10 +8,11 @@ from typing import Any
 
 from tests.hidfd.trial_folders import NAMES, make_trial_folder
 from tests.tune.world import World, definition
-from tune.planner import Planner
-from tune.snapshot import StudySnapshot
-from tune.view import snapshot_of
-from tune.work import End, Finished, Work
+from tune.planner.planner import Planner
+from tune.planner.snapshots import snapshot_of
+from tune.study.messages import End, Finished
+from tune.study.snapshot import StudySnapshot
+from tune.study.task import Work
 
 STARTED = 1_760_000_000.0
 SECONDS_PER_STEP = 4.0

@@ -3,11 +3,11 @@
 import safetensors.torch
 import torch
 
-from hidfd.config import TrialConfig
-from hidfd.distillation import build_student
-from hidfd.frozen_teacher import Teacher, build_teacher_backbone
-from hidfd.stages import plan
-from hidfd.store import Store
+from hidfd.config.schema import TrialConfig
+from hidfd.networks.student import build_student
+from hidfd.networks.teacher import Teacher, build_teacher_backbone
+from hidfd.pipeline.graph import plan
+from hidfd.store.store import Store
 
 
 def keep_student(store: Store, config: TrialConfig) -> None:

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from tests.tune.world import World, definition
-from tune.budget import Account, Cost, exhausted
-from tune.config import BudgetConfig
-from tune.definition import Definition
-from tune.planner import OBEY_SECONDS, STOP_SECONDS, Planner
-from tune.simulate import Simulation
-from tune.snapshot import WorkState
-from tune.view import snapshot_of
-from tune.work import Attempt, Failed, Lost, Work
+from tune.engines.simulation import Simulation
+from tune.planner.budget import Account, Cost, exhausted
+from tune.planner.planner import OBEY_SECONDS, STOP_SECONDS, Planner
+from tune.planner.snapshots import snapshot_of
+from tune.study.config import BudgetConfig
+from tune.study.definition import Definition
+from tune.study.messages import Failed, Lost
+from tune.study.states import WorkState
+from tune.study.task import Attempt, Work
 
 
 def attempt(started: float, ended: float, **resources: float) -> Attempt:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from tests.tune.snapshots import VARIANTS, study_snapshot
-from tune.champion import champion_of, description_of, numbers, tags_of
-from tune.snapshot import RowSnapshot, StudySnapshot, WorkState
+from tune.report.champion import champion_of, description_of, numbers, tags_of
+from tune.study.snapshot import RowSnapshot, StudySnapshot
+from tune.study.states import WorkState
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from tests.tune.world import World, definition
-from tune.comparison import controls_of, kendall_tau, rank_agreement, summarise, verdict_of
-from tune.local import run_local
-from tune.snapshot import Role, RowSnapshot, WorkState
-from tune.work import Outcome, Work
+from tune.engines.local import run_local
+from tune.planner.comparison import controls_of, kendall_tau, rank_agreement, summarise, verdict_of
+from tune.study.snapshot import RowSnapshot
+from tune.study.states import Role, WorkState
+from tune.study.task import Outcome, Work
 
 
 def row(name: str, role: Role, mean: float, deviation: float = 0.0, *, n: int = 1, wanted: int = 0) -> RowSnapshot:

@@ -7,9 +7,9 @@ import pytest
 
 from hidfd.errors import ConfigError
 from tests.tune.world import World, definition, trial
-from tune.config import SearchConfig, StudyConfig
-from tune.definition import Definition, define
-from tune.ledger import Ledger
+from tune.ledger.ledger import Ledger
+from tune.study.config import SearchConfig, StudyConfig
+from tune.study.definition import Definition, define
 
 
 def on_workers(count: int, **values: Any) -> Definition:

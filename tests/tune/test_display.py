@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.tune.snapshots import study_snapshot
-from tune.display import LINE_EVERY_SECONDS, STILL_EVERY_SECONDS, StudyDisplay
-from tune.snapshot import StudySnapshot, WorkState
+from tune.study.snapshot import StudySnapshot
+from tune.study.states import WorkState
+from tune.terminal.display import LINE_EVERY_SECONDS, STILL_EVERY_SECONDS, StudyDisplay
 
 
 @pytest.fixture

@@ -12,17 +12,19 @@ import pytest
 import ray
 from ray.tune import PlacementGroupFactory
 
+from hidfd.config.study_file import ResourcesConfig
 from hidfd.errors import Stopped
-from hidfd.studyfile import ResourcesConfig
 from tests.tune.world import World, definition
-from tune import cluster, engine
-from tune.engine import Adapter
+from tune.engines import ray_cluster as cluster
+from tune.engines import ray_engine as engine
+from tune.engines.ray_engine import Adapter
+from tune.engines.ray_worker import WORD
+from tune.engines.worker import Place
 from tune.errors import EngineError, LedgerError
-from tune.planner import OBEY_SECONDS, Planner
-from tune.ray_work import WORD
-from tune.snapshot import WorkState
-from tune.work import Done, Finished, Lost, Report, Work
-from tune.worker import Place
+from tune.planner.planner import OBEY_SECONDS, Planner
+from tune.study.messages import Done, Finished, Lost, Report
+from tune.study.states import WorkState
+from tune.study.task import Work
 
 
 class Trial:

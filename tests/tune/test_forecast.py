@@ -7,15 +7,15 @@ from typing import Any, cast
 
 import pytest
 
-from hidfd.costs import GPU_RATE, MANY, UNMEASURED, Range
-from hidfd.stages import plan
-from hidfd.store import Store
+from hidfd.pipeline.costs import GPU_RATE, MANY, UNMEASURED, Range
+from hidfd.pipeline.graph import plan
+from hidfd.store.store import Store
 from tests.tune.world import SEARCH, Silent, World, definition, run
-from tune.definition import Definition
-from tune.forecast import Forecast, forecast_of
-from tune.local import run_local
-from tune.state import StudyState
-from tune.work import Work
+from tune.engines.local import run_local
+from tune.planner.forecast import Forecast, forecast_of
+from tune.planner.state import StudyState
+from tune.study.definition import Definition
+from tune.study.task import Work
 
 GRID = {
     "distillation.inflation": {"type": "categorical", "choices": [1.0, 2.0]},

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import ray
 
-from tune import hand_over
-from tune.hand_over import HandOver, ResultsFolder
+from tune.engines import results_sync as hand_over
+from tune.engines.results_sync import HandOver, ResultsFolder
 
 SAMPLE = "trial-1/samples/generation-8.png"
 

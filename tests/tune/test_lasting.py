@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from hidfd.config.study_file import StorageConfig
 from hidfd.errors import ConfigError
-from hidfd.studyfile import StorageConfig
-from tune.lasting import check_lasts
+from tune.engines.ray_job import check_lasts
 
 
 @pytest.fixture

@@ -13,15 +13,15 @@ import optuna
 import pytest
 
 from tests.tune.world import Silent, World, definition
+from tune.engines.local import run_local
 from tune.errors import LedgerError, LedgerHeld
-from tune.ledger import Ledger
-from tune.ledger_file import SqliteFile
-from tune.ledger_places import copy_ledger, holder_of, open_ledger
-from tune.local import run_local
-from tune.planner import Planner
-from tune.snapshot import WorkState
-from tune.state import StudyState
-from tune.work import Work
+from tune.ledger.ledger import Ledger
+from tune.ledger.opening import copy_ledger, holder_of, open_ledger
+from tune.ledger.sqlite import SqliteFile
+from tune.planner.planner import Planner
+from tune.planner.state import StudyState
+from tune.study.states import WorkState
+from tune.study.task import Work
 
 
 def _hold(place: str, ready: multiprocessing.synchronize.Event, leave: multiprocessing.synchronize.Event) -> None:
@@ -191,7 +191,7 @@ def test_file_that_is_damaged_inside_is_one_clear_error(use: Callable[[str], Non
 
 
 def test_file_that_another_program_holds_is_one_clear_error(ended: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tune.ledger_file.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("tune.ledger.sqlite.BUSY_SECONDS", 0.1)
     other = sqlite3.connect(ended, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(LedgerError, match=r"ledger\.db: another program has kept it .*database is locked"):
@@ -203,7 +203,7 @@ def test_full_disk_is_one_clear_error(ended: str, monkeypatch: pytest.MonkeyPatc
     def limit(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("PRAGMA max_page_count = 1")  # which SQLite raises to what there is already
 
-    monkeypatch.setattr("tune.ledger_file._relax", limit)
+    monkeypatch.setattr("tune.ledger.sqlite._relax", limit)
     more = definition({"variants": {"a": {}}, "seeds": [1, 2, 3]}, search={})
     with (
         pytest.raises(LedgerError, match=r"ledger\.db: its disk is full .*what was written before stands"),

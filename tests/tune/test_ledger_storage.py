@@ -14,15 +14,15 @@ from optuna.trial import FrozenTrial
 
 from hidfd.errors import Stopped
 from tests.tune.world import World, definition
-from tune import ledger_storage
+from tune.engines.local import run_local
 from tune.errors import ConnectionLost, LedgerError, LedgerHeld
-from tune.ledger import Ledger
-from tune.ledger_file import SqliteFile
-from tune.ledger_places import open_ledger
-from tune.ledger_storage import MirroredStorage
-from tune.local import run_local
-from tune.planner import Planner
-from tune.state import StudyState
+from tune.ledger import mirrored_storage as ledger_storage
+from tune.ledger.ledger import Ledger
+from tune.ledger.mirrored_storage import MirroredStorage
+from tune.ledger.opening import open_ledger
+from tune.ledger.sqlite import SqliteFile
+from tune.planner.planner import Planner
+from tune.planner.state import StudyState
 
 
 class ShakyHold:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.tune.world import TESTED, World, definition
-from tune.budget import LIMITS
-from tune.lines import RunLines
-from tune.local import run_local
-from tune.planner import Planner
-from tune.view import snapshot_of
-from tune.work import Work
+from tune.engines.local import run_local
+from tune.planner.budget import LIMITS
+from tune.planner.planner import Planner
+from tune.planner.snapshots import snapshot_of
+from tune.study.task import Work
+from tune.terminal.events import RunLines
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "run-lines.md").read_text()
 DOCUMENTED = {

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.tune.snapshots import VARIANTS, study_snapshot
-from tune.champion import champion_of, numbers
-from tune.notes import study_note, work_note
-from tune.snapshot import StudySnapshot, WorkState
-from tune.wording import verb_command
+from tune.report.champion import champion_of, numbers
+from tune.report.commands import verb_command
+from tune.study.snapshot import StudySnapshot
+from tune.study.states import WorkState
+from tune.tracking.descriptions import study_note, work_note
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,15 @@ import pytest
 from tests.tune.sized import SEARCH as SIZES_SEARCHED
 from tests.tune.sized import SizedWorld
 from tests.tune.world import TESTED, Killed, KilledLedger, World, definition
-from tune import findings
-from tune.definition import Definition
-from tune.local import run_local
-from tune.planner import Planner
-from tune.snapshot import WorkState
-from tune.state import StudyState
-from tune.view import snapshot_of
-from tune.work import End, Failed, Finished, Work
+from tune.engines.local import run_local
+from tune.planner.planner import Planner
+from tune.planner.snapshots import snapshot_of
+from tune.planner.state import StudyState
+from tune.report import summary as findings
+from tune.study.definition import Definition
+from tune.study.messages import End, Failed, Finished
+from tune.study.states import WorkState
+from tune.study.task import Work
 
 NOON = 1_760_011_200.0  # 2025-10-09 12:00 UTC
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from hidfd.store import Store
+from hidfd.store.store import Store
 from tests.tune.snapshots import study_snapshot
 from tests.tune.students import keep_student
-from tune.champion import champion_of, config_of
-from tune.projection import Projection
-from tune.snapshot import StudySnapshot
-from tune.tracking import Tracker
+from tune.report.champion import champion_of, config_of
+from tune.study.snapshot import StudySnapshot
+from tune.tracking.background import Projection
+from tune.tracking.tracker import Tracker
 
 
 class Server:

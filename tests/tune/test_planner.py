@@ -6,10 +6,11 @@ import pytest
 
 from hidfd.errors import ConfigError
 from tests.tune.world import Silent, World, definition, run, summary
-from tune.definition import Definition
-from tune.snapshot import WorkState
-from tune.view import snapshot_of
-from tune.work import Finished, Report, Work
+from tune.planner.snapshots import snapshot_of
+from tune.study.definition import Definition
+from tune.study.messages import Finished, Report
+from tune.study.states import WorkState
+from tune.study.task import Work
 
 
 @pytest.mark.parametrize("slots", [1, 2, 5])

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from tests.tune.world import Killed, KilledLedger, Silent, World, definition, run, summary
-from tune.ledger import Ledger
-from tune.local import Channel, run_local
-from tune.planner import LOST_IN_ALL, Planner
-from tune.rungs import Decision
-from tune.snapshot import WorkState
-from tune.state import StudyState
-from tune.view import snapshot_of
-from tune.work import Diverged, Done, End, Failed, Finished, Lost, Report, Work
+from tune.engines.local import run_local
+from tune.ledger.ledger import Ledger
+from tune.planner.planner import LOST_IN_ALL, Planner
+from tune.planner.snapshots import snapshot_of
+from tune.planner.state import StudyState
+from tune.study.asha import Decision
+from tune.study.messages import Channel, Diverged, Done, End, Failed, Finished, Lost, Report
+from tune.study.states import WorkState
+from tune.study.task import Work
 
 
 def killed_at(label: str, work: Work) -> None:

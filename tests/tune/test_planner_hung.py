@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.tune.world import World, definition
-from tune.planner import LISTENS_SECONDS, OBEY_SECONDS, Planner
-from tune.snapshot import WorkState
-from tune.work import Lost, Report, Stopped, Work
+from tune.planner.planner import LISTENS_SECONDS, OBEY_SECONDS, Planner
+from tune.study.messages import Lost, Report, Stopped
+from tune.study.states import WorkState
+from tune.study.task import Work
 
 LIMIT_SECONDS = 600.0
 

@@ -9,12 +9,13 @@ import pytest
 from optuna.storages import InMemoryStorage
 
 from tests.tune.world import Killed, KilledLedger, World, definition, run, run_side_by_side, summary
-from tune.definition import Definition
-from tune.local import Channel, run_local
-from tune.planner import Planner
-from tune.snapshot import WorkState
-from tune.state import StudyState
-from tune.work import End, Report, Work
+from tune.engines.local import run_local
+from tune.planner.planner import Planner
+from tune.planner.state import StudyState
+from tune.study.definition import Definition
+from tune.study.messages import Channel, End, Report
+from tune.study.states import WorkState
+from tune.study.task import Work
 
 LENGTH = "generation.target_images"
 VARIANTS = {"short": {LENGTH: 1600}, "long": {LENGTH: 6400}, "middle": {LENGTH: 3200}}

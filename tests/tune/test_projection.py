@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.tune.snapshots import study_snapshot
-from tune import projection
-from tune.projection import Projection
-from tune.snapshot import StudySnapshot
+from tune.study.snapshot import StudySnapshot
+from tune.tracking import background as projection
+from tune.tracking.background import Projection
 
 
 class Server:

@@ -15,14 +15,14 @@ from mlflow.tracking import MlflowClient
 
 from hidfd.errors import ConfigError, StoreError
 from hidfd.export import deployed_student
-from hidfd.store import Store
+from hidfd.store.store import Store
 from tests.tune.snapshots import VARIANTS, study_snapshot
 from tests.tune.students import keep_student
-from tune.champion import champion_of, config_of
+from tune.driver import Study
 from tune.errors import LedgerHeld, StudyError, TrackingError
-from tune.promotion import promote
-from tune.snapshot import StudySnapshot
-from tune.study import Study
+from tune.promote import promote
+from tune.report.champion import champion_of, config_of
+from tune.study.snapshot import StudySnapshot
 
 ELSEWHERE = """
 import sys

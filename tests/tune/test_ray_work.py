@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tune import ray_work
-from tune.ray_work import Actors, RayChannel
-from tune.work import Lost, Report, Stopped
+from tune.engines import ray_worker as ray_work
+from tune.engines.ray_worker import Actors, RayChannel
+from tune.study.messages import Lost, Report, Stopped
 
 
 class Line:

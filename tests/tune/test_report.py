@@ -9,11 +9,12 @@ import pytest
 
 from tests.hidfd.outline import Outline, text_of
 from tests.tune.snapshots import VARIANTS, study_snapshot
-from tune.findings import busy_seconds, cost, headline_tiles, short_names
-from tune.report import comparison_picture, write_study_report
-from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
-from tune.timeline import timeline
-from tune.wording import mlflow_command
+from tune.report.commands import mlflow_command
+from tune.report.page import comparison_picture, write_study_report
+from tune.report.summary import busy_seconds, cost, headline_tiles, short_names
+from tune.report.timeline import timeline
+from tune.study.snapshot import StudySnapshot, WorkSnapshot
+from tune.study.states import WorkState
 
 
 @pytest.fixture(scope="module")

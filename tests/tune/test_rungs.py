@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tune.rungs import Decision, Rung, decide, rung_images
+from tune.study.asha import Decision, Rung, decide, rung_images
 
 
 def test_rungs_are_whole_batches_before_the_end() -> None:

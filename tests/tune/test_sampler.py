@@ -7,8 +7,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tests.tune.world import definition
-from tune.definition import Definition
-from tune.sampler import suggest
+from tune.samplers.optuna_samplers import suggest
+from tune.study.definition import Definition
 
 
 def history(study: Definition, values: list[float | None]) -> list[FrozenTrial]:

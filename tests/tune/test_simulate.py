@@ -9,13 +9,13 @@ from functools import partial
 import pytest
 
 from tests.tune.world import TESTED, Killed, KilledLedger, World, definition
-from tune.definition import Definition
-from tune.ledger import Ledger
-from tune.planner import Planner
-from tune.simulate import Simulation
-from tune.snapshot import WorkState
-from tune.state import StudyState
-from tune.work import Work
+from tune.engines.simulation import Simulation
+from tune.ledger.ledger import Ledger
+from tune.planner.planner import Planner
+from tune.planner.state import StudyState
+from tune.study.definition import Definition
+from tune.study.states import WorkState
+from tune.study.task import Work
 
 
 def simulate(

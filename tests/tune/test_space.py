@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from hidfd.errors import ConfigError
 from tests.tune.world import definition, trial
-from tune.config import FloatParameter, SearchConfig, StudyConfig
-from tune.definition import define
-from tune.space import build_space, changed, distribution_of
+from tune.study.config import FloatParameter, SearchConfig, StudyConfig
+from tune.study.definition import define
+from tune.study.search_space import build_space, changed, distribution_of
 
 
 def build(search: dict[str, Any], **study: Any) -> Any:

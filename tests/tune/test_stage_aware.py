@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from tests.tune.world import Killed, KilledLedger, World, definition, run, summary
-from tune.definition import Definition
-from tune.ledger import Suggestion
-from tune.local import run_local
-from tune.planner import Planner
-from tune.rungs import Decision
-from tune.snapshot import WorkState
-from tune.stage_aware import NEW_GENERATOR_SHARE, Choice, choose
-from tune.state import StudyState
+from tune.engines.local import run_local
+from tune.planner.planner import Planner
+from tune.planner.state import StudyState
+from tune.samplers.stage_aware import NEW_GENERATOR_SHARE, Choice, choose
+from tune.study.asha import Decision
+from tune.study.definition import Definition
+from tune.study.states import WorkState
+from tune.study.suggestion import Suggestion
 
 TEMPERATURE, RATE, INFLATION = (
     "generation.smoothing.temperature",

@@ -11,8 +11,9 @@ from PIL import Image
 
 from tests.hidfd.outline import Outline, text_of
 from tests.tune.snapshots import VARIANTS, study_snapshot
-from tune.snapshot import StudySnapshot, WorkState
-from tune.study_figures import pair_of, study_of, write_study_figures
+from tune.report.search_figures import pair_of, study_of, write_study_figures
+from tune.study.snapshot import StudySnapshot
+from tune.study.states import WorkState
 
 FLAT = {
     "generation.generator_learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},

@@ -11,20 +11,21 @@ import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from hidfd.backbones import build_backbone
-from hidfd.device import resolve_device
+from hidfd.distributed.device import resolve_device
 from hidfd.export import deployed_student
-from hidfd.store import Store
+from hidfd.networks.build import build_backbone
+from hidfd.store.store import Store
 from tests.tune.sized import TRADED_OFF, SizedWorld, sized
 from tests.tune.snapshots import study_snapshot
 from tests.tune.students import keep_student
 from tests.tune.world import run
-from tune.champion import best_student, config_of
-from tune.notes import study_note
-from tune.registry import MODEL_TAG
-from tune.snapshot import StudySnapshot, WorkState
-from tune.tracking import KEY_TAG, WRITTEN_TAG, Tracker, reason_of
-from tune.view import snapshot_of
+from tune.planner.snapshots import snapshot_of
+from tune.report.champion import best_student, config_of
+from tune.study.snapshot import StudySnapshot
+from tune.study.states import WorkState
+from tune.tracking.descriptions import study_note
+from tune.tracking.model_registry import MODEL_TAG
+from tune.tracking.tracker import KEY_TAG, WRITTEN_TAG, Tracker, reason_of
 
 
 @pytest.fixture(scope="module")

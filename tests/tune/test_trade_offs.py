@@ -5,19 +5,19 @@ from typing import Any
 
 import pytest
 
-from hidfd import studyfile
+from hidfd.config import study_file as studyfile
 from hidfd.errors import ConfigError
 from tests.tune.sized import ARCHITECTURE, SIZES, TRADED_OFF, SizedWorld, sized
 from tests.tune.world import Killed, KilledLedger, World, definition, run, summary
-from tune.champion import champion_of
-from tune.config import StudyConfig
-from tune.ledger import Suggestion
-from tune.ledger_places import open_ledger
-from tune.local import run_local
-from tune.planner import Planner
-from tune.snapshot import WorkState
-from tune.state import StudyState
-from tune.view import snapshot_of
+from tune.engines.local import run_local
+from tune.ledger.opening import open_ledger
+from tune.planner.planner import Planner
+from tune.planner.snapshots import snapshot_of
+from tune.planner.state import StudyState
+from tune.report.champion import champion_of
+from tune.study.config import StudyConfig
+from tune.study.states import WorkState
+from tune.study.suggestion import Suggestion
 
 SMALL = {"constraints": {"deployed_parameters": {"max": 200_000}}}
 

@@ -11,17 +11,18 @@ from rich.console import Console
 from tests.hidfd.outline import Outline, text_of
 from tests.tune.sized import TRADED_OFF, SizedWorld, sized
 from tests.tune.world import run
-from tune import findings
-from tune.champion import champion_of, tags_of
-from tune.explanation import explain
-from tune.promotion import _why_none
-from tune.report import write_study_report
-from tune.run_content import feasible_tag
-from tune.snapshot import StudySnapshot, WorkState
-from tune.study_figures import front_study_of, write_study_figures
-from tune.trade_offs import front_in_words, why_no_champion
-from tune.view import snapshot_of
-from tune.wording import rows_table, trials_table
+from tune.planner.snapshots import snapshot_of
+from tune.promote import _why_none
+from tune.report import summary as findings
+from tune.report.champion import champion_of, tags_of
+from tune.report.objectives import front_in_words, why_no_champion
+from tune.report.page import write_study_report
+from tune.report.search_figures import front_study_of, write_study_figures
+from tune.study.snapshot import StudySnapshot
+from tune.study.states import WorkState
+from tune.terminal.explanation import explain
+from tune.terminal.tables import rows_table, trials_table
+from tune.tracking.run_content import feasible_tag
 
 BOUNDED = {"constraints": {"latency_milliseconds": {"max": 2}}}
 """Which the biggest of the three sizes misses."""

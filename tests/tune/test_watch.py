@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
-from hidfd.progress import Observer
-from hidfd.stages import kept_digests
-from hidfd.store import Store
+from hidfd.pipeline.graph import kept_digests
+from hidfd.pipeline.observer import Observer
+from hidfd.store.store import Store
 from tests.tune.world import World, definition
-from tune.planner import Planner
-from tune.projection import Projection
-from tune.tracking import Tracker
-from tune.watch import Watch
-from tune.work import Finished, Work
+from tune.monitor import Watch
+from tune.planner.planner import Planner
+from tune.study.messages import Finished
+from tune.study.task import Work
+from tune.tracking.background import Projection
+from tune.tracking.tracker import Tracker
 
 
 def test_remove_spares_what_a_running_study_has_come_to_need(tmp_path: Path) -> None:

@@ -9,21 +9,21 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from hidfd.progress import Rate
-from hidfd.store import Store
+from hidfd.pipeline.console import Rate
+from hidfd.store.store import Store
 from tests.tune.snapshots import study_snapshot
 from tests.tune.world import TESTED, World, definition, run
-from tune.findings import asked
-from tune.forecast import forecast_of
-from tune.snapshot import StudySnapshot, WorkSnapshot, WorkState
-from tune.wording import (
+from tune.planner.forecast import forecast_of
+from tune.report.commands import mlflow_command
+from tune.report.summary import asked, result_in_words
+from tune.study.snapshot import StudySnapshot, WorkSnapshot
+from tune.study.states import WorkState
+from tune.terminal.tables import (
     budget_in_words,
     forecast_lines,
     forecast_table,
     left_in_words,
-    mlflow_command,
     progress_in_words,
-    result_in_words,
     rows_table,
     short_value,
     trials_table,

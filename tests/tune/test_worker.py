@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 
 import hidfd.errors
-from hidfd.config import TrialConfig
-from hidfd.disk import store_errors
-from hidfd.stages import Stage, plan
+from hidfd.config.schema import TrialConfig
+from hidfd.pipeline.graph import Stage, plan
+from hidfd.store.disk import store_errors
 from tests.tune.world import World, definition, trial
-from tune import worker
+from tune.engines import worker
+from tune.engines.local import run_local
+from tune.engines.worker import Place, WorkObserver, numbers_of, perform
 from tune.errors import LedgerError
-from tune.local import run_local
-from tune.work import Diverged, Failed, Finished, Report, Stopped, Work, pieces_of
-from tune.worker import Place, WorkObserver, numbers_of, perform
+from tune.study.messages import Diverged, Failed, Finished, Report, Stopped
+from tune.study.task import Work, pieces_of
 
 NUMBERS = {"agreement": 0.5, "generator.effective_classes": 9.0}
 

@@ -16,15 +16,16 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from hidfd.config import TrialConfig
-from hidfd.stages import snapshots
-from tune.config import SearchConfig, StudyConfig
-from tune.definition import Definition, define
-from tune.ledger import Ledger
-from tune.local import Channel, run_local
-from tune.planner import Planner
-from tune.state import StudyState
-from tune.work import Diverged, Done, End, Failed, Finished, Lost, Report, Stopped, Work
+from hidfd.config.schema import TrialConfig
+from hidfd.pipeline.graph import snapshots
+from tune.engines.local import run_local
+from tune.ledger.ledger import Ledger
+from tune.planner.planner import Planner
+from tune.planner.state import StudyState
+from tune.study.config import SearchConfig, StudyConfig
+from tune.study.definition import Definition, define
+from tune.study.messages import Channel, Diverged, Done, End, Failed, Finished, Lost, Report, Stopped
+from tune.study.task import Work
 
 TESTED = {
     "candidates": {"sha256": "a" * 64},

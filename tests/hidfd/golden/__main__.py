@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from hidfd.stages import VERSIONS
+from hidfd.pipeline.graph import VERSIONS
 from tests.hidfd.golden.comparison import complaint, read, write
 from tests.hidfd.golden.runs import STAGES, compute
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hidfd.stages import VERSIONS
+from hidfd.pipeline.graph import VERSIONS
 from tests.hidfd.golden.runs import Numbers
 
 FOLDER = Path(__file__).parent
@@ -27,7 +27,7 @@ def complaint(stage: str, golden: dict[str, Any] | None, version: int, numbers: 
     different = list(_differences(golden["numbers"], numbers, ""))
     if different:
         return (
-            f"numbers of {stage} changed: raise VERSIONS[{stage!r}] in hidfd/stages.py "
+            f"numbers of {stage} changed: raise VERSIONS[{stage!r}] in hidfd/pipeline/graph.py "
             f"and run `python -m tests.hidfd.golden`; {len(different)} differ, among them {'; '.join(different[:3])}"
         )
     return None

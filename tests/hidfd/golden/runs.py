@@ -19,23 +19,24 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from hidfd.collected import Collection
-from hidfd.collection import collect
-from hidfd.config import TrialConfig
-from hidfd.config_paths import with_values
-from hidfd.decoding import Decoded, pixel_hash
-from hidfd.device import resolve_device
-from hidfd.distillation import build_student, distil
-from hidfd.evaluation import evaluate
-from hidfd.frozen_teacher import Teacher, build_teacher_backbone
-from hidfd.generation import train_generator
-from hidfd.generator import generator_of
-from hidfd.imagesets import open_images, write_images
-from hidfd.progress import Observer
-from hidfd.stages import Stage, plan
-from hidfd.store import Artifact, Store
-from hidfd.synthesis import synthesise
-from hidfd.teacher import train_teacher
+from hidfd.config.paths import with_values
+from hidfd.config.schema import TrialConfig
+from hidfd.data.collection import Collection
+from hidfd.data.decoding import Decoded, pixel_hash
+from hidfd.data.image_set import open_images, write_images
+from hidfd.distributed.device import resolve_device
+from hidfd.networks.generator import generator_of
+from hidfd.networks.student import build_student
+from hidfd.networks.teacher import Teacher, build_teacher_backbone
+from hidfd.pipeline.graph import Stage, plan
+from hidfd.pipeline.observer import Observer
+from hidfd.stages.collection import collect
+from hidfd.stages.distillation import distil
+from hidfd.stages.evaluation import evaluate
+from hidfd.stages.generation import train_generator
+from hidfd.stages.synthesis import synthesise
+from hidfd.stages.teacher import train_teacher
+from hidfd.store.store import Artifact, Store
 
 Numbers = dict[str, Any]
 """Names to floats, integers, or lists and dicts of them."""

@@ -1,0 +1,67 @@
+"""Settings of a trial by dotted path, such as `distillation.inflation`, for overrides and searches. Torch-free."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from hidfd.config.schema import TrialConfig
+from hidfd.errors import ConfigError
+
+
+def with_values(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
+    """The trial with other values at dotted paths, validated anew.
+
+    Args:
+        values: path into `trial:` -> value, such as `{"distillation.inflation": 5.0}`.
+
+    Raises:
+        ConfigError: a path that does not exist.
+        pydantic.ValidationError: a value out of its range.
+    """
+    tree = config.model_dump(mode="python")
+    for path, value in values.items():
+        if path == "preset":
+            raise ConfigError(
+                "trial.preset: its values lie under those of a file when that is read; change them singly"
+            )
+        field_at(path)
+        *parents, name = path.split(".")
+        node = tree
+        for parent in parents:
+            if node.get(parent) is None:
+                node[parent] = {}
+            node = node[parent]
+        node[name] = value
+    return TrialConfig.model_validate(tree)
+
+
+def field_at(path: str) -> FieldInfo:
+    """The field at a dotted path into `trial:`.
+
+    Raises:
+        ConfigError: there is none; names the nearest.
+    """
+    known = _known_fields()
+    if path not in known:
+        nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"trial.{path}: no such setting; did you mean trial.{nearest}?")
+    return known[path]
+
+
+@functools.cache
+def _known_fields() -> dict[str, FieldInfo]:
+    return dict(_fields(TrialConfig))
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}", field
+        for option in (field.annotation, *get_args(field.annotation)):
+            if isinstance(option, type) and issubclass(option, BaseModel):
+                yield from _fields(option, f"{prefix}{name}.")

@@ -1,0 +1,169 @@
+"""What pydantic found wrong, in a study file's own words: where, what was found, what was expected. Torch-free."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, RootModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from hidfd.config.yaml_tree import FileTree, value_at
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def checked(model: type[ModelT], values: Any, section: str, tree: FileTree) -> tuple[ModelT | None, list[str]]:
+    """A section through its model, or None and every complaint about it, each with its place."""
+    try:
+        result = model.model_validate(values)
+    except ValidationError as error:
+        complaints: dict[str, str] = {}
+        for problem in error.errors(include_url=False):
+            for where, words in _in_words(problem, model, values, section, tree):
+                complaints.setdefault(where, words)  # of a union's alternatives the first one speaks
+        return None, [f"{where}: {words}" for where, words in complaints.items()]
+    wrong = [
+        f"{tree.where((section, *keys))}: {'.'.join((section, *keys))}: expected a number, found {str(given).lower()}"
+        for keys, given in leaves(values)
+        if isinstance(given, bool) and isinstance(value_at(result.model_dump(), keys), int | float)
+        if not isinstance(value_at(result.model_dump(), keys), bool)
+    ]
+    return (None if wrong else result), wrong
+
+
+def leaves(values: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value that is no section, with its keys."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from leaves(value, (*keys, str(key)))
+    else:
+        yield keys, values
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """A hint at what may have been meant; all that is known where nothing is near."""
+    matches = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if matches:
+        return f"did you mean `{matches[0]}`?"
+    return f"known here: {', '.join(known)}" if known else "nothing can stand here"
+
+
+def _in_words(
+    problem: ErrorDetails, model: type[BaseModel], values: Any, section: str, tree: FileTree
+) -> Iterator[tuple[str, str]]:
+    keys = _keys(problem["loc"], values, absent=problem["type"] == "missing")
+    if problem["type"] != "value_error":
+        yield _place((section, *keys), tree), _expectation(problem, model) + _meant_path(keys, values)
+        return
+    # A section's own validator may name several settings below it, each with its path.
+    message = problem["msg"].removeprefix("Value error, ")
+    for part in re.split(r"; (?=[a-z_]+(?:\.[a-z_]+)+: )", message):
+        match = re.match(r"((?:[a-z_]+\.)+[a-z_]+): ", part)
+        named = tuple(match[1].split(".")) if match else ()
+        yield _place((section, *keys, *named), tree), part[match.end() :] if match else part
+
+
+def _meant_path(keys: Sequence[str], values: Any) -> str:
+    """A hint where a key is itself a dotted path (in `search:`) and a setting of a misspelt one was overridden."""
+    path, dot, setting = keys[-1].rpartition(".") if keys else ("", "", "")
+    siblings = value_at(values, keys[:-1]) if dot else None
+    if not isinstance(siblings, Mapping) or isinstance(siblings.get(keys[-1]), Mapping):
+        return ""
+    near = difflib.get_close_matches(path, [key for key in siblings if key != keys[-1]], n=1)
+    return f"; did you mean `{near[0]}.{setting}`?" if near else ""
+
+
+def _place(keys: Sequence[str], tree: FileTree) -> str:
+    return f"{tree.where(keys)}: {'.'.join(keys)}"
+
+
+def _keys(loc: Sequence[int | str], values: Any, *, absent: bool) -> tuple[str, ...]:
+    """Pydantic's location without the names of union members, which are no keys of the file."""
+    keys: list[str] = []
+    for number, part in enumerate(loc):
+        last = absent and number == len(loc) - 1
+        inside = value_at(values, [part])
+        present = (isinstance(values, Mapping) and str(part) in values) or isinstance(part, int)
+        if last or present:
+            keys.append(str(part))
+            values = inside
+    return tuple(keys)
+
+
+def _expectation(problem: ErrorDetails, model: type[BaseModel]) -> str:
+    kind, context, found = problem["type"], problem.get("ctx", {}), problem.get("input")
+    if kind == "extra_forbidden":
+        *parts, key = problem["loc"]
+        return f"unknown key; {nearest(str(key), _known(model, parts))}"
+    if kind == "missing":
+        return "missing; it has no default"
+    if kind == "union_tag_not_found":
+        return f"missing {context['discriminator'].strip(chr(39))!r}, which says what kind it is"
+    message = problem["msg"]
+    if isinstance(found, bool) and not {"ge", "gt", "le", "lt"}.isdisjoint(context):
+        message = "expected a number"
+    elif kind in ("model_type", "model_attributes_type", "dict_type"):
+        message = "expected a section with keys of its own"
+    elif kind in ("tuple_type", "list_type"):
+        message = "expected a list"
+    elif kind == "string_pattern_mismatch" and problem["loc"][-1] == "sha256":
+        message = "expected 64 digits 0-9a-f"
+    elif kind == "literal_error" and isinstance(found, str):
+        near = difflib.get_close_matches(found, re.findall(r"'([^']*)'", context["expected"]), n=1)
+        return f"expected {context['expected']}, found {found!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    elif kind == "union_tag_invalid":
+        return f"expected `type:` {context['expected_tags']}, found {context['tag']!r}"
+    message = re.sub(r"^Input should be ", "expected ", message)
+    return f"{message}, found {_shown(found)}"
+
+
+def _shown(found: Any) -> str:
+    if found is None:
+        return "nothing"
+    if isinstance(found, Mapping):
+        return f"a section with {', '.join(map(str, found)) or 'nothing in it'}"
+    text = str(found).lower() if isinstance(found, bool) else repr(found)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _known(model: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """The keys that a section at a location may have."""
+    options: list[Any] = list(_options(model))
+    for part in loc:
+        options = [inner for option in options for inner in _inside(option, str(part))]
+    return [name for option in options if _is_model(option) for name in option.model_fields]
+
+
+def _options(annotation: Any) -> Iterator[Any]:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _options(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for option in get_args(annotation):
+            yield from _options(option)
+    elif _is_model(annotation) and issubclass(annotation, RootModel):
+        yield from _options(annotation.model_fields["root"].annotation)
+    else:
+        yield annotation
+
+
+def _inside(option: Any, part: str) -> Iterator[Any]:
+    if get_origin(option) in (dict, list, tuple):
+        inner = [argument for argument in get_args(option) if argument is not Ellipsis]
+        yield from _options(inner[-1])
+    elif _is_model(option):
+        if part in option.model_fields:
+            yield from _options(option.model_fields[part].annotation)
+        elif any(
+            get_origin(info.annotation) is Literal and part in get_args(info.annotation)
+            for info in option.model_fields.values()
+        ):
+            yield option  # the location names a union's member by its tag
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -1,0 +1,46 @@
+"""The collected images and the hold-out, as every later stage reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from hidfd.data.image_set import open_images
+from hidfd.store.store import Artifact
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The collected images and the hold-out.
+
+    Attributes:
+        images, labels: `n_c x c x h x w` uint8 and `n_c` int64 pseudo-labels (the teacher's argmax).
+        holdout: `n_h x c x h x w` uint8.
+        reference: `n_h` bool: hold-out images that the selection's threshold would have taken.
+    """
+
+    images: Tensor
+    labels: Tensor
+    holdout: Tensor
+    reference: Tensor
+
+
+def open_collection(artifact: Artifact, candidates: Artifact) -> Collection:
+    """Read a collection with its pixels."""
+    table = pq.read_table(artifact.path("collection.parquet"))
+    pixels = open_images(candidates).pixels
+    candidate = table["candidate"].to_numpy()
+    collected = np.asarray(table["part"].to_pylist()) == "collected"
+    labels = torch.from_numpy(table["pseudo_label"].to_numpy().astype(np.int64))
+    reference = torch.from_numpy(table["reference"].to_numpy(zero_copy_only=False).astype(bool))
+    is_collected = torch.from_numpy(collected)
+    return Collection(
+        images=torch.from_numpy(pixels[candidate[collected]]),
+        labels=labels[is_collected],
+        holdout=torch.from_numpy(pixels[candidate[~collected]]),
+        reference=reference[~is_collected],
+    )

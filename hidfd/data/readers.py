@@ -1,0 +1,249 @@
+"""Coded images and their labels, out of a folder or of Parquet shards, a chunk at a time. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from hidfd.data.sources import Files
+from hidfd.errors import InputError
+
+CHUNK_IMAGES = 256
+"""Images that one thread decodes in one go; also how often progress is told."""
+
+CHUNK_BYTES = 16 << 20
+"""Fewer of large images: several chunks are in memory at a time."""
+
+_IMAGE_COLUMNS = ("image", "img")
+_LABEL_COLUMNS = ("label", "labels", "fine_label")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some images in order.
+
+    Attributes:
+        names: by which the user knows them.
+        sources: files, or bytes, or None where a row holds none.
+        labels: int64, or None where they are not wanted.
+    """
+
+    names: list[str]
+    sources: list[Path] | list[bytes | None]
+    labels: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """All images of a material.
+
+    Attributes:
+        total: how many.
+        label_names: of labels 0, 1, ..., where the material says.
+        chunks: call it to read them.
+    """
+
+    total: int
+    label_names: list[str] | None
+    chunks: Callable[[], Iterator[Chunk]]
+
+
+def folder_images(files: Files, num_classes: int | None, image_bytes: int, where: str) -> Encoded:
+    """Images of a folder.
+
+    Args:
+        image_bytes: of one decoded and fitted image.
+        num_classes: with it, the first folder level gives the labels: names that are all numbers mean their number,
+            others are counted in alphabetical order (as torchvision's ImageFolder does), and there must be K of them.
+        where: the setting, for messages.
+
+    Raises:
+        InputError: labels are wanted and the folders do not give them.
+    """
+    names, label_names = list(files.names), None
+    labels: NDArray[np.int64] | None = None
+    if num_classes is not None:
+        numbers, label_names = _class_folders(files, num_classes, where)
+        labels = np.array([numbers[name.split("/")[0]] for name in names], dtype=np.int64)
+
+    def chunks() -> Iterator[Chunk]:
+        size = _chunk_images(image_bytes)
+        for start in range(0, len(names), size):
+            part = slice(start, start + size)
+            paths = [files.root / name for name in names[part]]
+            yield Chunk([_readable(name) for name in names[part]], paths, None if labels is None else labels[part])
+
+    return Encoded(len(names), label_names, chunks)
+
+
+def parquet_images(files: Files, num_classes: int | None, image_bytes: int, where: str) -> Encoded:
+    """Images of Parquet shards in the Hugging Face layout: `image: struct<bytes, path>`, or plain bytes.
+
+    Args:
+        image_bytes: of one decoded and fitted image.
+        num_classes: with it, the label column is read and checked; without it, no label is.
+        where: the setting, for messages.
+
+    Raises:
+        InputError: a shard cannot be read, has no image column, or no label column where labels are wanted; or there
+            are no rows. While reading: labels outside 0..K-1, or damaged pages.
+    """
+    opened = [(shard, _open(shard, where)) for shard in files.paths]
+    for _, file in opened:
+        file.close()
+    total = sum(file.metadata.num_rows for _, file in opened)
+    if total == 0:
+        raise InputError(f"{where}: {files.paths[0]}: no images in it: the Parquet has no rows")
+    label_names = None
+    columns = []
+    for shard, file in opened:
+        schema = file.schema_arrow
+        label = None if num_classes is None else _label_column(schema, shard, where)
+        columns.append((shard, _image_column(schema, shard, where), label))
+        if label is not None:
+            label_names = _label_names(schema, label) or label_names
+    coded_bytes = sum(shard.stat().st_size for shard in files.paths) // total
+    size = _chunk_images(max(image_bytes, coded_bytes))
+
+    def chunks() -> Iterator[Chunk]:
+        for shard, image, label in columns:
+            yield from _shard_chunks(shard, image, label, num_classes, size, where)
+
+    return Encoded(total, label_names, chunks)
+
+
+def _class_folders(files: Files, num_classes: int, where: str) -> tuple[dict[str, int], list[str]]:
+    loose = [name for name in files.names if "/" not in name]
+    if loose:
+        raise InputError(
+            f"{where}: labels are wanted, but {len(loose):,} images of {files.root} lie in no class folder (first "
+            f"{loose[0]}); put each image into a folder named after its class"
+        )
+    classes = sorted({name.split("/")[0] for name in files.names})
+    if all(name.isdecimal() for name in classes):
+        numbers = {name: int(name) for name in classes}
+        wrong = [name for name, number in numbers.items() if number >= num_classes]
+        if wrong:
+            raise InputError(
+                f"{where}: {files.root} has the class folder {wrong[0]}, outside 0..{num_classes - 1}; "
+                f"check data.num_classes ({num_classes})"
+            )
+        return numbers, [str(number) for number in range(num_classes)]
+    if len(classes) != num_classes:
+        shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+        raise InputError(
+            f"{where}: {files.root} has {len(classes)} class folders with images ({shown}), expected {num_classes} "
+            f"(data.num_classes), named as the teacher's classes sort"
+        )
+    return {name: number for number, name in enumerate(classes)}, classes
+
+
+def _open(shard: Path, where: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(shard)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(shard, where, error) from error
+
+
+def _unreadable(shard: Path, where: str, error: Exception) -> InputError:
+    size, reason = shard.stat().st_size, str(error).splitlines()[0]
+    return InputError(f"{where}: {shard}: not a whole Parquet file ({reason}); {size:,} bytes are there: copy it again")
+
+
+def _image_column(schema: pa.Schema, shard: Path, where: str) -> str:
+    def holds_bytes(kind: pa.DataType) -> bool:
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    found = [
+        column.name
+        for column in schema
+        if holds_bytes(column.type)
+        or (
+            pa.types.is_struct(column.type)
+            and column.type.get_field_index("bytes") >= 0
+            and holds_bytes(column.type.field("bytes").type)
+        )
+    ]
+    chosen = next((name for name in _IMAGE_COLUMNS if name in found), found[0] if len(found) == 1 else None)
+    if chosen is None:
+        raise InputError(
+            f"{where}: {shard}: no column `image` of coded images (struct of bytes and path, or bytes); "
+            f"it has {_columns(schema)}"
+        )
+    return chosen
+
+
+def _label_column(schema: pa.Schema, shard: Path, where: str) -> str:
+    integers = [column.name for column in schema if pa.types.is_integer(column.type)]
+    chosen = next((name for name in _LABEL_COLUMNS if name in integers), None)
+    if chosen is None:
+        raise InputError(
+            f"{where}: {shard}: labels are wanted, but there is no integer column `label`; it has {_columns(schema)}"
+        )
+    return chosen
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{column.name} ({column.type})" for column in schema) or "no columns"
+
+
+def _label_names(schema: pa.Schema, label: str) -> list[str] | None:
+    """Class names of the `huggingface` metadata, where it is there and has them."""
+    try:
+        description: Any = json.loads((schema.metadata or {})[b"huggingface"])
+        return [str(name) for name in description["info"]["features"][label]["names"]]
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _chunk_images(image_bytes: int) -> int:
+    return max(4, min(CHUNK_IMAGES, CHUNK_BYTES // image_bytes))
+
+
+def _shard_chunks(
+    shard: Path, image: str, label: str | None, num_classes: int | None, size: int, where: str
+) -> Iterator[Chunk]:
+    row = 0
+    with _open(shard, where) as file:
+        batches = file.iter_batches(size, columns=[image] if label is None else [image, label])
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowException, OSError) as error:
+                raise _unreadable(shard, where, error) from error
+            if batch is None:
+                return
+            coded = batch.column(image)
+            if pa.types.is_struct(coded.type):
+                coded = coded.field("bytes")
+            labels = None
+            if label is not None and num_classes is not None:
+                labels = _checked_labels(batch.column(label), row, num_classes, f"{where}: {shard}: {label}")
+            names = [f"{shard.name}:{row + i}" for i in range(len(batch))]
+            yield Chunk(names, coded.to_pylist(), labels)
+            row += len(batch)
+
+
+def _checked_labels(column: pa.Array, row: int, num_classes: int, where: str) -> NDArray[np.int64]:
+    values = column.to_pylist()
+    for i, value in enumerate(values):
+        if value is None or not 0 <= value < num_classes:
+            found = "missing" if value is None else value
+            raise InputError(
+                f"{where} is {found} in row {row + i:,}, expected 0..{num_classes - 1}; "
+                f"check data.num_classes ({num_classes}), or leave the split out"
+            )
+    return np.array(values, dtype=np.int64)
+
+
+def _readable(name: str) -> str:
+    """A file name as UTF-8 text, whatever bytes it is made of."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,0 +1,1 @@
+"""Devices, precision, processes, and random numbers that do not depend on them."""

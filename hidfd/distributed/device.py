@@ -1,0 +1,99 @@
+"""Where tensors live, in which precision, and on how many processes: the only module that knows a GPU from a CPU."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hidfd.distributed.batch_norm import SynchronisedBatchNorm2d
+from hidfd.distributed.process_group import ALONE, Processes
+from hidfd.errors import DeviceError
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device, the precision of the training steps on it, and the processes that take these steps together."""
+
+    torch_device: torch.device
+    precision: str
+    processes: Processes = ALONE
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.torch_device.type == "cuda"
+
+    @property
+    def description(self) -> str:
+        """For manifests and reports."""
+        several = "" if self.processes.is_alone else f", {self.processes.count} processes"
+        if self.is_cuda:
+            return f"{torch.cuda.get_device_name(self.torch_device)}, {self.precision}{several}"
+        return f"cpu, {torch.get_num_threads()} threads, {self.precision}{several}"
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """bf16 autocast where the precision asks for it. Losses leave it by casting their inputs with `.float()`."""
+        if self.precision == "bf16":
+            return torch.autocast("cuda", dtype=torch.bfloat16)
+        return nullcontext()
+
+    def module(self, module: ModuleT) -> ModuleT:
+        """The module on the device, in channels_last."""
+        return module.to(self.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # torch's stubs lack the keyword
+
+    def trained(self, module: ModuleT) -> ModuleT:
+        """The same for a module whose batches are spread over the processes: its batch norms see the global batch.
+
+        Not for a module that a process runs by itself in training mode, as the EMA generator is to re-estimate its
+        statistics.
+        """
+        if not self.processes.is_alone:
+            for parent in list(module.modules()):
+                for name, child in parent.named_children():
+                    if type(child) is nn.BatchNorm2d:
+                        setattr(parent, name, SynchronisedBatchNorm2d.like(child, self.processes))
+        return self.module(module)
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """A tensor drawn on the CPU, on the device, without waiting for the copy."""
+        if self.is_cuda:
+            return tensor.pin_memory().to(self.torch_device, non_blocking=True)
+        return tensor
+
+    def images(self, image: Tensor) -> Tensor:
+        """Images resident on the device, in channels_last."""
+        # Not pinned: a whole data set would stay so, and nothing waits for it but the start.
+        return image.to(self.torch_device).contiguous(memory_format=torch.channels_last)
+
+
+def resolve_device(name: str, precision: str, processes: Processes = ALONE) -> Device:
+    """The device for `--device NAME`.
+
+    Args:
+        name: `auto` (a GPU if there is one), `cpu` or `cuda`.
+        precision: `fp32` or `bf16`, as `trial.precision` says; never changed here.
+        processes: of this trial, each of which has a device of its own.
+
+    Raises:
+        DeviceError: there is no GPU, or bf16 was asked for on a CPU, where it is some ten times slower than fp32.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise DeviceError(f"--device {name}: unknown device; expected auto, cpu or cuda")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise DeviceError("--device cuda: torch finds no CUDA device here; use --device cpu, or auto")
+    kind = "cuda" if available and name != "cpu" else "cpu"
+    if kind == "cpu" and precision == "bf16":
+        raise DeviceError(
+            "trial.precision: bf16 on a CPU is some ten times slower than fp32; "
+            "add the override trial.precision=fp32, or use a GPU"
+        )
+    if kind == "cuda":  # TF32 for what autocast leaves in fp32
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]  # missing in its stubs
+    return Device(torch.device(kind), precision, processes)

@@ -1,0 +1,1 @@
+"""What students and generators are judged by."""

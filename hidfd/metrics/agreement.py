@@ -1,0 +1,74 @@
+"""Measures of a student against its teacher (no labels), and against labels where they exist."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MIN_CLASS_IMAGES = 10
+"""A class (of the teacher's argmax) counts with at least so many hold-out images."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often student and teacher agree on images that neither was trained on here.
+
+    Attributes:
+        value: mean over classes of the share of agreement, 0..1; the plain mean if `is_plain`.
+        standard_error: of `value`.
+        num_classes: classes that qualified.
+        per_class: `K` shares; None where a class has fewer than `MIN_CLASS_IMAGES`.
+        kl: mean KL(teacher || student), nats.
+        is_plain: fewer than half of the classes qualified.
+    """
+
+    value: float
+    standard_error: float
+    num_classes: int
+    per_class: list[float | None]
+    kl: float
+    is_plain: bool
+
+
+def measure_agreement(student_logits: Tensor, teacher_logits: Tensor) -> Agreement:
+    """The label-free objective.
+
+    Args:
+        student_logits, teacher_logits: `n x K` of the hold-out.
+
+    Returns:
+        Mean over the classes with at least 10 images; its error is sqrt(sum_c p_c (1 - p_c) / n_c) / C with
+        p_c = (k + 1) / (n + 2), so that a class without a miss still has one.
+
+    **Source**: this project.
+    """
+    num_classes = teacher_logits.shape[1]
+    labels = teacher_logits.argmax(dim=1)
+    agrees = student_logits.argmax(dim=1) == labels
+    counts = torch.bincount(labels, minlength=num_classes)
+    hits = torch.bincount(labels[agrees], minlength=num_classes)
+    kl = F.kl_div(
+        F.log_softmax(student_logits, dim=1),
+        F.log_softmax(teacher_logits, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    ).item()
+    per_class: list[float | None] = []
+    variance = 0.0
+    for count, hit in zip(counts.tolist(), hits.tolist(), strict=True):
+        if count < MIN_CLASS_IMAGES:
+            per_class.append(None)
+            continue
+        per_class.append(hit / count)
+        smoothed = (hit + 1) / (count + 2)
+        variance += smoothed * (1 - smoothed) / count
+    shares = [share for share in per_class if share is not None]
+    if 2 * len(shares) < num_classes:
+        n, k = len(labels), int(agrees.sum())
+        smoothed = (k + 1) / (n + 2)
+        return Agreement(k / n, math.sqrt(smoothed * (1 - smoothed) / n), len(shares), per_class, kl, True)
+    return Agreement(sum(shares) / len(shares), math.sqrt(variance) / len(shares), len(shares), per_class, kl, False)

@@ -1,0 +1,1 @@
+"""Teacher, student, generator and discriminator."""

@@ -1,0 +1,50 @@
+"""Teachers' and students' networks; `hidfd.config.architectures` is the table of what can be built.
+
+Every network gives its last feature map and keeps one linear classifier over the globally averaged map, because that
+is what feature alignment and classifier sharing need.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import cast
+
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """A classification network.
+
+    Attributes:
+        feature_width: t, channels of the last feature map.
+    """
+
+    feature_width: int
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """The last linear layer."""
+        return cast(nn.Linear, self.fc)
+
+    @abstractmethod
+    def forward_map(self, image_normalised: Tensor) -> Tensor:
+        """`b x c x h x w` to the last feature map, `b x t x h' x w'`."""
+
+    def forward(self, image_normalised: Tensor) -> Tensor:
+        """Logits, `b x K`."""
+        logits: Tensor = self.classifier(self.forward_map(image_normalised).mean(dim=(2, 3)))
+        return logits
+
+
+def init_kaiming(module: nn.Module) -> None:
+    """He's initialisation for every convolution, zero biases for linear layers."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(layer, nn.Linear):
+            nn.init.zeros_(layer.bias)
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Parameters of a network, buffers apart."""
+    return sum(parameter.numel() for parameter in module.parameters())

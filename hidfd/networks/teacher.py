@@ -1,0 +1,175 @@
+"""The frozen teacher that every later stage asks: one normalisation, features, logits, a head to share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+from hidfd.config.schema import TrialConfig
+from hidfd.data.pixels import Normalization, resize_unit, unit_from_uint8
+from hidfd.distributed.device import Device
+from hidfd.distributed.random_streams import stream
+from hidfd.errors import InputError
+from hidfd.networks.backbone import Backbone
+from hidfd.networks.build import build_backbone
+from hidfd.store.store import Artifact
+
+CONTRACT_TOLERANCE = 1e-4
+"""classifier(pool(map)) must equal the network's own logits to this, or its head cannot be shared. Both are taken of
+the network as it was given: folding its batch norms rounds differently, by more than this where logits are large."""
+
+
+MAX_REMEMBERED = 8
+"""Image sets whose logits a process remembers."""
+
+_remembered: dict[tuple[str, str, str], Tensor] = {}
+
+
+class _MapNetwork(nn.Module):
+    """A backbone up to its last map, as its own network: frozen batch norms are folded into the convolutions."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, image_normalised: Tensor) -> Tensor:
+        return self.backbone.forward_map(image_normalised)
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """What the teacher says of a batch.
+
+    Attributes:
+        feature_map: `b x t x h x w`, its last map f_t.
+        pooled: `b x t`, the penultimate feature t(x).
+        logits: `b x K`.
+    """
+
+    feature_map: Tensor
+    pooled: Tensor
+    logits: Tensor
+
+
+class Teacher(nn.Module):
+    """A frozen backbone behind its one normalisation. Gradients flow through it to images, never into it.
+
+    Args:
+        backbone: with its weights.
+        mean, std: of unit images, per channel.
+        image_size_pixels: side of the images it sees; others are resized (differentiably).
+        digest: of its artifact, if it has one.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size_pixels: int,
+        digest: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.digest = digest
+        self.backbone = backbone.eval()
+        self.map_network = fuse(_MapNetwork(backbone))
+        self.normalization = Normalization(mean, std)
+        self.image_size_pixels = image_size_pixels
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Always in eval mode: a teacher's statistics never move."""
+        return super().train(False)
+
+    def normalised(self, image_unit: Tensor) -> Tensor:
+        """Unit images of any side to what the teacher and its student see: the only place where that happens."""
+        normalised: Tensor = self.normalization(resize_unit(image_unit, self.image_size_pixels))
+        return normalised
+
+    def ask(self, image_normalised: Tensor) -> TeacherOutput:
+        """The teacher's answer to images that `normalised` has prepared."""
+        feature_map: Tensor = self.map_network(image_normalised)
+        pooled = feature_map.mean(dim=(2, 3))
+        return TeacherOutput(feature_map, pooled, self.backbone.classifier(pooled))
+
+    def forward(self, image_unit: Tensor) -> TeacherOutput:
+        """`b x c x h x w` in [0, 1]."""
+        return self.ask(self.normalised(image_unit))
+
+    @torch.no_grad()
+    def ask_all(self, images_uint8: Tensor, device: Device, batch_images: int = 500) -> TeacherOutput:
+        """Pooled features and logits of many images on the CPU, float32; maps are not kept (`feature_map` is empty)."""
+        pooled, logits = [], []
+        for batch in torch.split(images_uint8, batch_images):
+            with device.autocast():
+                output = self(unit_from_uint8(device.images(batch)))
+            pooled.append(output.pooled.float())
+            logits.append(output.logits.float())
+        return TeacherOutput(torch.empty(0), torch.cat(pooled).cpu(), torch.cat(logits).cpu())
+
+    def logits_of(self, images_uint8: Tensor, device: Device) -> Tensor:
+        """Its logits of a set that one student after another is judged on; a process asks for them once.
+
+        Args:
+            images_uint8: `n x c x h x w` on the CPU.
+
+        Returns:
+            `n x K` float32 on the CPU, as `ask_all` gives them; not to be changed in place.
+        """
+        if self.digest is None:
+            return self.ask_all(images_uint8, device).logits
+        content = hashlib.sha256(images_uint8.contiguous().numpy().tobytes()).hexdigest()
+        key = self.digest, device.description, content
+        if key not in _remembered:
+            while len(_remembered) >= MAX_REMEMBERED:
+                del _remembered[next(iter(_remembered))]
+            _remembered[key] = self.ask_all(images_uint8, device).logits
+        return _remembered[key]
+
+
+def load_teacher(artifact: Artifact, config: TrialConfig, device: Device) -> Teacher:
+    """The teacher of a trial, on the device.
+
+    Raises:
+        InputError: its classifier cannot be shared (see `CONTRACT_TOLERANCE`) though the student asks for it.
+    """
+    backbone = build_teacher_backbone(config)
+    backbone.load_state_dict(safetensors.torch.load_file(artifact.path("weights.safetensors")))
+    size = config.data.image_size_pixels
+    teacher = Teacher(backbone, artifact.meta["mean"], artifact.meta["std"], size, artifact.digest)
+    if config.distillation.head == "shared":
+        check_shareable(teacher, config)
+    return device.module(teacher)
+
+
+@torch.no_grad()
+def check_shareable(teacher: Teacher, config: TrialConfig) -> None:
+    """classifier(pool(f_t)) must be the network's logits: with an MLP head it is not."""
+    size = config.data.image_size_pixels
+    backbone = teacher.backbone
+    probe = torch.randn(2, config.data.channels, size, size, generator=stream(0, "teacher", "probe"))
+    shared = backbone.classifier(backbone.forward_map(probe).mean(dim=(2, 3)))
+    difference = (shared - backbone(probe)).abs().max().item()
+    if not difference <= CONTRACT_TOLERANCE:
+        raise InputError(
+            f"trial.teacher.architecture {config.teacher.architecture}: its classifier on the pooled last map differs "
+            f"from its own logits by {difference:.2g} (at most {CONTRACT_TOLERANCE:g}), so it cannot be shared; "
+            f"set trial.distillation.head=own, trial.distillation.feature_weight=0 and trial.distillation.kl_weight=1"
+        )
+
+
+def build_teacher_backbone(config: TrialConfig) -> Backbone:
+    """The teacher's network as the study file names it, with fresh weights."""
+    return build_backbone(
+        config.teacher.architecture,
+        num_classes=config.data.num_classes,
+        channels=config.data.channels,
+        width=config.teacher.width,
+    )

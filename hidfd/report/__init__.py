@@ -1,0 +1,1 @@
+"""A trial's folder and its HTML page."""

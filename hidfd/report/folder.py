@@ -1,0 +1,248 @@
+"""A trial's folder, which explains itself: resolved configuration, metrics, manifest, result, pictures, report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Collection as Roles
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from hidfd.config.schema import TrialConfig
+from hidfd.data.collection import open_collection
+from hidfd.data.image_set import open_images
+from hidfd.data.pixels import resize_unit, uint8_from_unit, unit_from_uint8
+from hidfd.distributed.device import Device
+from hidfd.networks.teacher import load_teacher
+from hidfd.pipeline.graph import Stage, needed
+from hidfd.report.page import write_trial_report
+from hidfd.store.disk import store_errors
+from hidfd.store.store import Artifact, Store
+from hidfd.training.loop import LOOPS, rows_so_far
+
+PICTURE_COLUMNS = 10
+NEIGHBOURS_SHOWN = 8
+SHOWN_FROM = 1000
+"""Synthetic images among which the pictures choose."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a trial has built, as far as it came.
+
+    Attributes:
+        config: with the sha256 of every material.
+        stages: role -> stage, of the whole trial.
+        store: that holds what was built.
+        device: it was built on.
+        seconds: role -> seconds that building took.
+        reused: roles that were found in the store.
+    """
+
+    config: TrialConfig
+    stages: dict[str, Stage]
+    store: Store
+    device: Device
+    seconds: Mapping[str, float]
+    reused: Roles[str]
+
+    def find(self, role: str) -> Artifact | None:
+        """A stage's artifact; None where the trial has no such stage, or it has not been built."""
+        stage = self.stages.get(role)
+        return None if stage is None else self.store.find(stage.name, stage.digest)
+
+
+def prepare(folder: Path, name: str, config: TrialConfig, store: Store) -> Path:
+    """Make the folder, write `config.yaml`, and give the folder for sample grids.
+
+    Pictures that another trial has left in the same folder are deleted, or its report would show them.
+    """
+    samples = folder / "samples"
+    resolved = {
+        "name": name,
+        "storage": {"store": store.uri},
+        "trial": config.model_dump(mode="json", exclude={"preset"}),
+    }
+    text = yaml.safe_dump(resolved, sort_keys=False)
+    with store_errors("writing into the trial's folder", folder):
+        samples.mkdir(parents=True, exist_ok=True)
+        known = folder / "config.yaml"
+        if known.exists() and known.read_text() != text:
+            for picture in (*samples.glob("generation-*.png"), *(folder / "pictures").glob("*.png")):
+                picture.unlink()
+        known.write_text(text)
+    return samples
+
+
+def result_of(built: Built, until: str) -> dict[str, Any]:
+    """The numbers of `result.json`: null where a stage was not asked for or a measure does not exist."""
+    config, store = built.config, built.store
+    metas = {}
+    for stage in needed(built.stages, until):
+        artifact = store.find(stage.name, stage.digest)
+        if artifact is not None:
+            metas[stage.role] = artifact.meta
+    evaluation = metas.get("evaluation", {})
+    student, teacher, collection = (metas.get(role, {}) for role in ("distillation", "teacher", "collection"))
+    synthesis = metas.get("synthesis", {}) if config.uses_synthetic_images else {}
+    keys = (
+        *("agreement", "agreement_standard_error", "agreement_classes", "agreement_is_plain_mean"),
+        *("agreement_per_class", "agreement_reference"),
+        *("kl_to_teacher", "validation_images", "validation_accuracy", "validation_per_class", "validation_confusion"),
+        "validation_calibration_error",
+    )
+    marked = evaluation.get("teacher_validation_accuracy")
+    if marked is None and "validation" in built.stages:
+        # Measured when the teacher was trained; of use only where that was on these images.
+        same = teacher.get("validation_digest") == built.stages["validation"].digest
+        marked = teacher.get("validation_accuracy") if same else None
+    return {key: evaluation.get(key) for key in keys} | {
+        "teacher_validation_accuracy": marked,
+        "class_histogram_collection": collection.get("histogram"),
+        "class_histogram_synthetic": synthesis.get("histogram"),
+        "generator": _generator_numbers(metas.get("generation")) if config.uses_generator else None,
+        "student_parameters": student.get("plain_parameters"),
+        "deployed_parameters": student.get("deployed_parameters"),
+        "teacher_parameters": teacher.get("num_parameters"),
+        "num_collected": student.get("num_real"),
+        "num_synthetic": student.get("num_synthetic"),
+        "real_share": student.get("real_share"),
+        "in_domain": config.data.candidates_in_domain,
+        "class_names": list(config.data.class_names) or [str(k) for k in range(config.data.num_classes)],
+    }
+
+
+def _generator_numbers(meta: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Its proxies, and how many classes it was asked to make: those that the collected images have."""
+    return None if meta is None else {**meta["proxies"], "asked_classes": len(meta["present_classes"])}
+
+
+def write(folder: Path, name: str, built: Built, until: str) -> Path:
+    """Write everything else from the store, so that a reused trial explains itself as well as a fresh one."""
+    with store_errors("writing into the trial's folder", folder):
+        return _write(folder, name, built, until)
+
+
+def _write(folder: Path, name: str, built: Built, until: str) -> Path:
+    rows, stages = [], []
+    for role, stage in built.stages.items():
+        artifact = built.store.find(stage.name, stage.digest)
+        if artifact is None:
+            if stage.name in LOOPS:
+                checkpoints = built.store.checkpoints(stage.checkpoints)
+                rows += [{"stage": role, **row} for row in rows_so_far(checkpoints, stage.target_images)]
+            continue
+        rows += [{"stage": role, **row} for row in artifact.metrics()]
+        stages.append(
+            {
+                "name": stage.name,
+                "role": role,
+                "digest": stage.digest,
+                "reused": role in built.reused,
+                "seconds": built.seconds.get(role),
+                "meta": artifact.meta,
+            }
+        )
+        for file in artifact.files:
+            if file.startswith("grid-"):
+                target = folder / "samples" / file.replace("grid-", "generation-")
+                target.write_bytes(artifact.path(file).read_bytes())
+    manifest = {
+        "name": name,
+        "stages": stages,
+        "device": built.device.description,
+        "versions": {package: version(package) for package in ("hidfd", "torch", "torchvision", "numpy")},
+        "git_commit": git_commit(),
+        "command": _command(),
+    }
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    (folder / "result.json").write_text(json.dumps(result_of(built, until), indent=1))
+    _draw_pictures(folder / "pictures", built)
+    return write_trial_report(folder)
+
+
+def git_commit() -> str | None:
+    """Of the checkout that this package runs from; None where it is not one, or git is not there."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return answer.stdout.strip() or None
+
+
+def _command() -> str | None:
+    """What was typed, as one would type it again; None where this is no command of ours, but a worker or a notebook."""
+    program = Path(sys.argv[0])
+    if program.name != "__main__.py":
+        return None
+    return shlex.join(["python", "-m", program.parent.name, *sys.argv[1:]])
+
+
+def _draw_pictures(folder: Path, built: Built) -> None:
+    """`real.png` and `synthetic.png`, a row per class; `neighbours.png`, synthetic images above their nearest real."""
+    folder.mkdir(exist_ok=True)
+    collected, candidates = built.find("collection"), built.find("candidates")
+    if collected is None or candidates is None:
+        return
+    collection = open_collection(collected, candidates)
+    size = built.config.data.image_size_pixels
+    num_classes = min(built.config.data.num_classes, 20)
+    _save(folder / "real.png", _by_class(collection.images, collection.labels, num_classes))
+    synthesis = built.find("synthesis")
+    if synthesis is None:
+        return
+    images = open_images(synthesis)
+    pixels = uint8_from_unit(resize_unit(unit_from_uint8(torch.from_numpy(images.pixels[:SHOWN_FROM])), size))
+    if images.labels is None:  # the user's own images: rows by what the teacher takes them for
+        teacher_artifact = built.find("teacher")
+        assert teacher_artifact is not None, "no collection without a teacher"
+        teacher = load_teacher(teacher_artifact, built.config, built.device)
+        labels = teacher.ask_all(pixels, built.device).logits.argmax(dim=1)
+    else:
+        labels = torch.from_numpy(images.labels[: len(pixels)])
+    _save(folder / "synthetic.png", _by_class(pixels, labels, num_classes))
+    distances = torch.cdist(_small(pixels[:500]), _small(collection.images))
+    nearest = distances.min(dim=1)
+    closest = nearest.values.argsort()[:NEIGHBOURS_SHOWN]
+    pairs = torch.cat([pixels[closest], collection.images[nearest.indices[closest]]])
+    _save(folder / "neighbours.png", _tiled(pairs, len(closest)))
+
+
+def _small(images: Tensor) -> Tensor:
+    """Flat pixels at no more than 32 px: near copies are near at that size too, and memory stays bounded."""
+    side = min(32, images.shape[-1])
+    return torch.cat([resize_unit(unit_from_uint8(part), side).flatten(1) for part in torch.split(images, 256)])
+
+
+def _by_class(images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    rows = []
+    for k in range(num_classes):
+        of_class = images[labels == k][:PICTURE_COLUMNS]
+        missing = PICTURE_COLUMNS - len(of_class)
+        rows.append(torch.cat([of_class, of_class.new_full((missing, *images.shape[1:]), 255)]))
+    return _tiled(torch.cat(rows), PICTURE_COLUMNS)
+
+
+def _tiled(images: Tensor, columns: int) -> Tensor:
+    count, channels, height, width = images.shape
+    tiles = images.view(count // columns, columns, channels, height, width)
+    return tiles.permute(2, 0, 3, 1, 4).reshape(channels, count // columns * height, columns * width)
+
+
+def _save(path: Path, image: Tensor) -> None:
+    array: np.ndarray[Any, np.dtype[np.uint8]] = image.permute(1, 2, 0).numpy()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(path, optimize=True)

@@ -1,0 +1,81 @@
+"""What the pages have in common: one file without network, in one style, with numbers written one way."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number to see first.
+
+    Attributes:
+        name: what it is.
+        value: as it is shown.
+        meaning: in one sentence, and what it does not say.
+        error: its standard error as it is shown, if it has one.
+    """
+
+    name: str
+    value: str
+    meaning: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure.
+
+    Attributes:
+        title: what it shows.
+        caption: one plain sentence on how to read it.
+        html: an inline SVG, or an `img` that carries its data.
+    """
+
+    title: str
+    caption: str
+    html: Markup
+
+
+def render(template: str, **content: Any) -> str:
+    """A page as HTML.
+
+    Args:
+        template: `<package>/<file>.html`, which extends `hidfd/report/base.html`.
+        content: its variables; all of them are needed.
+    """
+    package = template.split("/", 1)[0]
+    loaders = {name: jinja2.PackageLoader(name, ".") for name in {"hidfd", package}}
+    environment = jinja2.Environment(
+        loader=jinja2.PrefixLoader(loaders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**content)
+
+
+def write_page(path: Path, html: str) -> Path:
+    """Write a page whole or not at all, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    unfinished.write_text(html)
+    return unfinished.replace(path)
+
+
+def image(path: Path) -> Markup:
+    """A PNG as an `img` that carries its data, its pixels kept sharp."""
+    with Image.open(path) as opened:
+        buffer = io.BytesIO()
+        opened.save(buffer, format="PNG", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return Markup('<img class="pixels" alt="{}" src="data:image/png;base64,{}">').format(path.stem, data)

@@ -1,0 +1,107 @@
+"""A trial's page: one HTML file without network, made from what stands in the trial's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hidfd.formatting import duration, percent, relative_paths
+from hidfd.report.curves import training_pictures
+from hidfd.report.figures import bars, confusion
+from hidfd.report.html import Picture, image, render, write_page
+from hidfd.report.summary import TrialFolder, all_numbers, asked, cautions, headline_tiles
+
+SHOWN_GRIDS = 4
+"""Points of the generator's training that the page shows."""
+
+CLOSEST_PAIRS = (
+    "Above, the synthetic images nearest to a collected one in pixels; below, that one. Twins would be copies."
+)
+
+
+def write_trial_report(folder: Path) -> Path:
+    """Write `report.html` into a trial's folder; what a partial trial lacks is left out of the page."""
+    trial = TrialFolder.read(folder)
+    total = sum(stage["seconds"] or 0.0 for stage in trial.manifest["stages"])
+    stages = [
+        {
+            **stage,
+            "share": 100 * (stage["seconds"] or 0.0) / max(total, 1e-9),
+            "took": "–" if stage["seconds"] is None else duration(stage["seconds"]),
+        }
+        for stage in trial.manifest["stages"]
+    ]
+    html = render(
+        "hidfd/report/trial.html",
+        name=trial.name,
+        manifest=trial.manifest,
+        reached=trial.manifest["stages"][-1]["name"],
+        asked=asked(trial),
+        tiles=headline_tiles(trial),
+        numbers=all_numbers(trial),
+        cautions=cautions(trial),
+        images=image_pictures(folder),
+        grids=sample_grids(folder),
+        classes=class_pictures(trial.result),
+        training=training_pictures(trial.rows),
+        stages=stages,
+        total=duration(total),
+        config=relative_paths((folder / "config.yaml").read_text()),
+        again=relative_paths(f"python -m hidfd run {folder / 'config.yaml'}"),
+        command=relative_paths(trial.manifest["command"] or ""),
+    )
+    return write_page(folder / "report.html", html)
+
+
+def image_pictures(folder: Path) -> list[Picture]:
+    """Collected and synthetic images side by side, then the nearest pairs, as far as they were drawn."""
+    known = (
+        ("real", "Collected images", "A row per class, by the teacher's argmax; white where it has no more."),
+        ("synthetic", "Synthetic images", "A row per class that the generator was asked for; drawn, not picked."),
+        ("neighbours", "The closest pairs", CLOSEST_PAIRS),
+    )
+    paths = [(folder / "pictures" / f"{name}.png", title, caption) for name, title, caption in known]
+    return [Picture(title, caption, image(path)) for path, title, caption in paths if path.is_file()]
+
+
+def sample_grids(folder: Path) -> list[Picture]:
+    """The same noise at some points of the generator's training, the last among them."""
+    grids = sorted((folder / "samples").glob("generation-*.png"))
+    if len(grids) > SHOWN_GRIDS:
+        grids = [grids[round(i * (len(grids) - 1) / (SHOWN_GRIDS - 1))] for i in range(SHOWN_GRIDS)]
+    return [Picture(f"{int(grid.stem.split('-')[1]):,} images", "", image(grid)) for grid in grids]
+
+
+def class_pictures(result: Mapping[str, Any]) -> list[Picture]:
+    """Class shares, class by class agreement and accuracy, and the confusion matrix, as far as they are known."""
+    names: Sequence[str] = result["class_names"]
+    pictures = []
+    histograms = {"collected": "class_histogram_collection", "synthetic": "class_histogram_synthetic"}
+    counts = {name: result[key] for name, key in histograms.items() if result.get(key)}
+    if counts:
+        shares = {name: [100 * n / max(1, sum(values)) for n in values] for name, values in counts.items()}
+        caption = "Share of each class, as the teacher sees the images; the dotted line is the uniform share."
+        pictures.append(Picture("Class shares", caption, bars(names, shares, line=100 / len(names))))
+    measures = {"agreement": "agreement_per_class", "validation accuracy": "validation_per_class"}
+    known = {name: [_hundred(v) for v in result[key]] for name, key in measures.items() if result.get(key)}
+    if known:
+        caption = "How the student does in each class; a class with fewer than 10 held-out images has no agreement."
+        pictures.append(Picture("Class by class", caption, bars(names, known)))
+    if result.get("validation_confusion"):
+        matrix = result["validation_confusion"]
+        caption = f"Per cent of each label's images, by prediction. Most often confused: {_worst_pairs(matrix, names)}."
+        pictures.append(Picture("Confusion on the validation images", caption, confusion(matrix, names)))
+    return pictures
+
+
+def _worst_pairs(counts: Sequence[Sequence[int]], names: Sequence[str], shown: int = 3) -> str:
+    pairs = sorted(
+        ((row[j] / max(1, sum(row)), i, j) for i, row in enumerate(counts) for j in range(len(row)) if i != j),
+        reverse=True,
+    )
+    return ", ".join(f"{names[i]} as {names[j]} ({percent(share, 0)})" for share, i, j in pairs[:shown])
+
+
+def _hundred(share: float | None) -> float | None:
+    return None if share is None else 100 * share

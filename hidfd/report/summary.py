@@ -1,0 +1,217 @@
+"""What a trial was asked for and what it found, in words: for pages that explain themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hidfd.formatting import number, percent, points
+from hidfd.report.html import Tile
+
+MIN_CLASSES_SHARE = 1 / 3
+"""Below this share of K effective classes a generator counts as collapsed."""
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """What a trial left; parts that it did not reach are empty.
+
+    Attributes:
+        name: of the trial.
+        manifest, result, config: as read; `config` is the `trial:` section.
+        rows: of `metrics.jsonl`.
+        metas: role -> small results of its stage.
+    """
+
+    folder: Path
+    name: str
+    manifest: dict[str, Any]
+    result: dict[str, Any]
+    config: dict[str, Any]
+    rows: list[dict[str, Any]]
+    metas: dict[str, dict[str, Any]]
+
+    @classmethod
+    def read(cls, folder: Path) -> TrialFolder:
+        """A trial's folder as it stands.
+
+        Args:
+            folder: with `manifest.json`, `result.json`, `config.yaml` and `metrics.jsonl` (see `hidfd.report.folder`).
+        """
+        manifest = json.loads((folder / "manifest.json").read_text())
+        return cls(
+            folder=folder,
+            name=manifest["name"],
+            manifest=manifest,
+            result=json.loads((folder / "result.json").read_text()),
+            config=yaml.safe_load((folder / "config.yaml").read_text())["trial"],
+            rows=[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
+            metas={stage["role"]: stage["meta"] for stage in manifest["stages"]},
+        )
+
+
+def headline_tiles(trial: TrialFolder) -> list[Tile]:
+    """The few numbers to see first, as far as the trial has them."""
+    result, tiles = trial.result, []
+    if result.get("agreement") is not None:
+        mean = (
+            "all together (few classes have 10)" if result.get("agreement_is_plain_mean") else "mean over the classes"
+        )
+        meaning = f"of held-out images, {mean}, get the teacher's class; no labels used"
+        error = points(result.get("agreement_standard_error"))
+        tiles.append(Tile("Agreement", percent(result["agreement"]), meaning, error))
+    accuracy, teacher = result.get("validation_accuracy"), result.get("teacher_validation_accuracy")
+    if accuracy is not None:
+        gap = "" if teacher is None else f"; the teacher's {percent(teacher)} is {100 * (teacher - accuracy):.1f} above"
+        tiles.append(Tile("Validation accuracy", percent(accuracy), f"on labelled images that chose nothing{gap}"))
+    if accuracy is None and teacher is not None:
+        tiles.append(Tile("Teacher's accuracy", percent(teacher), "on labelled images that chose nothing"))
+    generator = result.get("generator") or {}
+    if generator.get("memorisation") is not None:
+        meaning = "of synthetic images lie suspiciously near a collected one; 5 % is expected without copying"
+        error = points(generator.get("memorisation_standard_error"))
+        tiles.append(Tile("Memorisation", percent(generator["memorisation"]), meaning, error))
+    if generator.get("effective_classes") is not None:
+        meaning = f"of {len(result['class_names'])} classes are filled by the generator, by exp(entropy)"
+        tiles.append(Tile("Effective classes", f"{generator['effective_classes']:.1f}", meaning))
+    deployed, parameters = result.get("deployed_parameters"), result.get("teacher_parameters")
+    if deployed:
+        meaning = f"parameters of the deployed student; the teacher has {parameters:,}" if parameters else ""
+        tiles.append(Tile("Student", f"{deployed:,}", meaning))
+    return tiles
+
+
+def asked(trial: TrialFolder) -> list[tuple[str, str]]:
+    """What the trial was asked for, in a line for each stage that it reached."""
+    data, teacher, collection = (trial.config[key] for key in ("data", "teacher", "collection"))
+    generation, synthesis, student = (trial.config[key] for key in ("generation", "synthesis", "distillation"))
+    metas = trial.metas
+    facts = []
+    origin = "trained here" if teacher["train"] else "from a checkpoint"
+    size = f"{metas['teacher']['num_parameters']:,} parameters, " if "teacher" in metas else ""
+    facts.append(("Teacher", f"{teacher['architecture']}, {size}{origin}"))
+    if "collection" in metas:
+        domain = "in-domain" if data["candidates_in_domain"] else "not said to be in-domain"
+        chosen = f"{collection['num_images']:,} of {metas['collection']['num_candidates']:,} candidates ({domain})"
+        held_out = f"{collection['holdout_images']:,} others held out to judge by"
+        facts.append(("Real images", f"{chosen}, mode {collection['mode']}; {held_out}"))
+    if "generation" in metas:
+        weights, smoothing = generation["integration"], generation["smoothing"]
+        words = (
+            f"{generation['networks']} networks of width {generation['width']} at "
+            f"{generation['image_size_pixels']} px, {generation['target_images']:,} real images seen; "
+            f"weights: trans {weights['trans_weight']:g}, blend {weights['blend_weight']:g}, "
+            f"smoothing {smoothing['weight']:g} ({smoothing['mode']}, temperature {smoothing['temperature']:g})"
+        )
+        facts.append(("Generator", words))
+    if "synthesis" in metas:
+        own = "the user's own, in place of a generator" if data["synthetic"] else f"filter: {synthesis['filter']}"
+        facts.append(("Synthetic images", f"{metas['synthesis']['num_images']:,}, {own}"))
+    if "distillation" in metas:
+        share = trial.result.get("real_share")
+        mixed = "" if share is None else f", so that {percent(share, 0)} of what the student sees is real"
+        head = "under the teacher's classifier" if student["head"] == "shared" else "with a head of its own"
+        words = (
+            f"{student['architecture']} {head}; {student['target_images']:,} images in batches of "
+            f"{student['batch_images']}, learning rate {student['learning_rate']:g}; inflation N = "
+            f"{student['inflation']:g}{mixed}"
+        )
+        facts.append(("Student", words))
+    seeds = ", ".join(f"{stage} {seed}" for stage, seed in trial.config["seeds"].items())
+    facts.append(("Seeds", seeds))
+    return facts
+
+
+def all_numbers(trial: TrialFolder) -> list[tuple[str, str, str]]:
+    """Name, value and meaning of every number that the trial has."""
+    result, generator = trial.result, trial.result.get("generator") or {}
+    classes = f"mean over {result.get('agreement_classes')} classes"
+    if result.get("agreement_is_plain_mean"):
+        classes = f"share of all held-out images: those with 10 or more: {result.get('agreement_classes')} classes"
+    rows = (
+        ("agreement", _with_error(result, "agreement"), classes),
+        (
+            "agreement, reference",
+            percent(result.get("agreement_reference")),
+            "the same on held-out images that the selection of the real images would have taken",
+        ),
+        ("KL to the teacher", _plain(result.get("kl_to_teacher")), "mean KL(teacher || student) on the hold-out, nats"),
+        ("validation accuracy", percent(result.get("validation_accuracy")), "labelled images"),
+        (
+            "teacher's validation accuracy",
+            percent(result.get("teacher_validation_accuracy")),
+            "on the same images: the mark to reach",
+        ),
+        (
+            "calibration error",
+            percent(result.get("validation_calibration_error")),
+            "expected gap between confidence and accuracy, 15 bins",
+        ),
+        ("real share", percent(result.get("real_share")), "of the images that the student saw"),
+        ("density", _plain(generator.get("density")), "near 1 where samples lie where held-out images do"),
+        ("coverage", _plain(generator.get("coverage")), "share of held-out images with a sample nearby"),
+        ("confidence", percent(generator.get("confidence")), "mean top probability of the teacher on samples"),
+        ("label agreement", percent(generator.get("label_agreement")), "samples that show the class asked for"),
+        ("memorisation, features", _with_error(generator, "memorisation"), "5 % is expected without copying"),
+        ("memorisation, pixels", _with_error(generator, "memorisation_pixels"), "the same distance in pixels"),
+        ("student alone", _count(result.get("student_parameters")), "parameters, with a classifier of its own"),
+        ("student deployed", _count(result.get("deployed_parameters")), "with projector and shared classifier"),
+        ("teacher", _count(result.get("teacher_parameters")), "parameters"),
+    )
+    return [row for row in rows if row[1] != "–"]
+
+
+def cautions(trial: TrialFolder) -> list[str]:
+    """What the numbers of this trial do not say."""
+    result, generator, found = trial.result, trial.result.get("generator") or {}, []
+    if result.get("agreement") is not None:
+        found.append(
+            "One trial is n = 1. The errors given are those of measuring on finitely many images; "
+            "how much another seed would change is not among them."
+        )
+        if trial.config["distillation"]["inflation"] > 0:
+            found.append(
+                "Agreement is measured on images like the collected ones, so it favours students that saw real images."
+            )
+    if result.get("in_domain"):
+        found.append(
+            "The candidate pool is in-domain: other images of the teacher's own data set. "
+            "Out of domain, expect lower numbers and another order of settings."
+        )
+    if result.get("agreement") is not None and result.get("validation_accuracy") is None:
+        found.append("There was no labelled split: nothing here says how often the teacher itself is right.")
+    if result.get("validation_accuracy") is not None:
+        found.append("Labels were used to measure, never to choose. The test labels were not opened for this page.")
+    if trial.metas.get("collection", {}).get("checked_against_test") is False:
+        found.append("The candidates were not compared with a test split: duplicates of test images may be among them.")
+    share, error = generator.get("memorisation"), generator.get("memorisation_standard_error")
+    if share is not None and error is not None and share > 0.05 + 2 * error:
+        found.append("More synthetic images than expected are close to a collected one: the generator copies in part.")
+    classes = generator.get("effective_classes")
+    asked = generator.get("asked_classes", len(result["class_names"]))
+    if asked < len(result["class_names"]):
+        found.append(
+            f"The collected images have {asked} of the {len(result['class_names'])} classes, by the teacher's argmax, "
+            f"and the generator makes no others: collect more varied images, or choose another collection.mode."
+        )
+    if classes is not None and classes < MIN_CLASSES_SHARE * asked:
+        found.append("The generator has collapsed: it shows fewer than a third of the classes that it was asked for.")
+    return found
+
+
+def _with_error(values: Mapping[str, Any], key: str) -> str:
+    error = points(values.get(f"{key}_standard_error"))
+    return percent(values.get(key)) + (f" ± {error}" if error and values.get(key) is not None else "")
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else number(value)

@@ -1,0 +1,159 @@
+"""D_c: which candidates become the collected images, and which are held out to judge students by.
+
+The order is: drop duplicates and images that the test split holds (by pixel hash; its pixels and labels are never
+seen), set the hold-out aside by seed, then select. So the hold-out is one set for all trials of a study, unfiltered.
+
+**Source**: selection is not in the authors' release; `confident` follows the collection-based literature (lowest
+cross-entropy to the teacher's own argmax), and the hold-out is this project's.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hidfd.config.schema import CollectionConfig, TrialConfig
+from hidfd.data.image_set import open_images, open_pixel_hashes
+from hidfd.distributed.device import Device
+from hidfd.distributed.random_streams import stream
+from hidfd.errors import InputError, Stopped
+from hidfd.networks.teacher import Teacher
+from hidfd.pipeline.graph import Stage
+from hidfd.pipeline.observer import Observer
+from hidfd.store.store import Artifact, Store
+
+CHUNK_IMAGES = 2_000
+"""Candidates that are in memory at once."""
+
+
+def collect(
+    stage: Stage,
+    config: TrialConfig,
+    candidates: Artifact,
+    test: Artifact | None,
+    teacher: Teacher,
+    store: Store,
+    device: Device,
+    observer: Observer,
+) -> Artifact:
+    """Build the collection artifact: indices into the candidates, with part, pseudo-label, loss and reference flag.
+
+    Raises:
+        InputError: too few distinct candidates for the hold-out and `num_images`.
+        Stopped: the observer asked for it.
+    """
+    started = time.monotonic()
+    images = open_images(candidates)
+    kept, num_duplicates, num_in_test = distinct_candidates(
+        images.pixel_hashes, None if test is None else open_pixel_hashes(test)
+    )
+    settings = config.collection
+    if len(kept) < settings.holdout_images + settings.num_images:
+        raise InputError(
+            f"trial.data.candidates: {len(kept):,} distinct images for trial.collection.num_images "
+            f"{settings.num_images:,} and trial.collection.holdout_images {settings.holdout_images:,}; collect more, "
+            f"or lower one of the two"
+        )
+    observer.stage_started(stage, len(kept))
+    parts = []
+    for chunk in np.split(kept, range(CHUNK_IMAGES, len(kept), CHUNK_IMAGES)):  # the pool may be larger than memory
+        reason = observer.should_stop()
+        if reason is not None:
+            raise Stopped(f"collection: stopped ({reason}); it starts anew, and what was built before is kept")
+        parts.append(teacher.ask_all(torch.from_numpy(images.pixels[chunk]), device).logits)
+        observer.advanced(stage, sum(map(len, parts)), len(kept), {})
+    logits = torch.cat(parts)
+    labels = logits.argmax(dim=1)
+    losses = F.cross_entropy(logits, labels, reduction="none")
+
+    shuffled = torch.randperm(len(kept), generator=stream(config.seeds.collection, "collection", "holdout"))
+    holdout, rest = shuffled[: settings.holdout_images], shuffled[settings.holdout_images :]
+    chosen, threshold = select(losses[rest], labels[rest], settings, config.data.num_classes, config.seeds.collection)
+    chosen = rest[chosen]
+    reference = losses[holdout] <= threshold[labels[holdout]]
+
+    index = torch.cat([chosen, holdout])
+    table = pa.table(
+        {
+            "candidate": torch.from_numpy(kept)[index].numpy(),
+            "part": ["collected"] * len(chosen) + ["holdout"] * len(holdout),
+            "pseudo_label": labels[index].numpy(),
+            "loss": losses[index].numpy(),
+            "reference": torch.cat([torch.ones(len(chosen), dtype=torch.bool), reference]).numpy(),
+        }
+    )
+    meta = {
+        "num_candidates": len(images.pixels),
+        "num_duplicates": num_duplicates,
+        "num_in_test": num_in_test,
+        "checked_against_test": test is not None,
+        "num_collected": len(chosen),
+        "num_holdout": len(holdout),
+        "num_reference": int(reference.sum()),
+        "histogram": torch.bincount(labels[chosen], minlength=config.data.num_classes).tolist(),
+        "seconds": time.monotonic() - started,
+    }
+    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+        pq.write_table(table, attempt.path("collection.parquet"))
+        return attempt.commit(meta, device=device.description)
+
+
+def distinct_candidates(pixel_hashes: np.ndarray, test_hashes: np.ndarray | None) -> tuple[np.ndarray, int, int]:
+    """Candidates without duplicates and without images of the test split.
+
+    Args:
+        pixel_hashes: `n` uint64 of the candidates.
+        test_hashes: uint64 of the test split, or None where there is none.
+
+    Returns:
+        Kept indices (`m` int64, ascending), how many were duplicates, how many were in the test split.
+    """
+    _, first = np.unique(pixel_hashes, return_index=True)
+    first.sort()
+    in_test = np.zeros(len(first), dtype=bool) if test_hashes is None else np.isin(pixel_hashes[first], test_hashes)
+    return first[~in_test].astype(np.int64), len(pixel_hashes) - len(first), int(in_test.sum())
+
+
+def select(
+    losses: Tensor, labels: Tensor, settings: CollectionConfig, num_classes: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Choose n_c of m candidates.
+
+    Args:
+        losses: `m` float, cross-entropy to the teacher's own argmax.
+        labels: `m` int64, that argmax.
+
+    Returns:
+        Indices of the chosen (`n_c` int64), and per class (`K` float) the largest loss that the mode would take.
+    """
+    if settings.mode == "random":
+        order = torch.randperm(len(losses), generator=stream(seed, "collection", "selection"))
+        return order[: settings.num_images], torch.full((num_classes,), float("inf"))
+    by_confidence = torch.argsort(losses, stable=True)
+    if settings.mode == "confident":
+        chosen = by_confidence[: settings.num_images]
+        return chosen, torch.full((num_classes,), losses[chosen].max().item())
+
+    # Balanced: the same number of each class; what a class lacks goes to the most confident of the others.
+    share = settings.num_images // num_classes
+    ranked = labels[by_confidence]
+    taken = torch.zeros(len(ranked), dtype=torch.bool)
+    threshold = torch.full((num_classes,), float("-inf"))
+    for k in range(num_classes):
+        best = torch.nonzero(ranked == k).flatten()[:share]
+        taken[best] = True
+        if len(best) < share:
+            threshold[k] = float("inf")  # of so rare a class, one more is taken whatever its loss
+        elif share > 0:
+            threshold[k] = losses[by_confidence[best[-1]]]
+    filling = torch.nonzero(~taken).flatten()[: settings.num_images - int(taken.sum())]
+    if len(filling):
+        taken[filling] = True
+        threshold = threshold.clamp(min=losses[by_confidence[filling[-1]]].item())
+    return by_confidence[taken], threshold

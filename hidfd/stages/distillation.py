@@ -1,0 +1,212 @@
+"""Student distillation on the hybrid set: feature alignment under the teacher's classifier, or plain KD.
+
+**Source**: paper Eqs. 13-14 and its schedule. Departures: a fixed number of steps whatever N; the last step is the
+result, no step is chosen by any measurement; views are drawn per batch on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from hidfd.config.schema import DistillationConfig, TrialConfig
+from hidfd.data.augmentation import random_resized_crop
+from hidfd.data.collection import Collection
+from hidfd.data.pixels import unit_from_uint8
+from hidfd.data.sampler import HybridSampler
+from hidfd.distributed.device import Device
+from hidfd.distributed.random_streams import Draws, stream
+from hidfd.errors import DivergedError
+from hidfd.losses.distillation import student_losses
+from hidfd.metrics.agreement import measure_agreement
+from hidfd.networks.student import build_student, student_logits
+from hidfd.networks.teacher import Teacher
+from hidfd.pipeline.graph import Stage
+from hidfd.pipeline.observer import Observer
+from hidfd.store.store import Artifact, Store
+from hidfd.training.gradients import apply_gradients
+from hidfd.training.loop import SKIPPED, Milestone, Schedule, run_loop
+from hidfd.training.lr_schedule import warmup_cosine
+
+PROBE_IMAGES = 64
+"""Hold-out images that show the teacher's map: its side, and whether it goes below zero."""
+
+MEASURED = ("agreement", "agreement_standard_error", "kl_to_teacher")
+"""What a measurement in the course of training says, in this order."""
+
+
+def distil(
+    stage: Stage,
+    config: TrialConfig,
+    collection: Collection,
+    synthetic: Tensor | None,
+    teacher: Teacher,
+    store: Store,
+    device: Device,
+    observer: Observer,
+) -> Artifact:
+    """Train one student to its budget.
+
+    Args:
+        synthetic: `n_s x c x h x w` uint8, or None for real images only.
+
+    The artifact holds `student.safetensors` and `metrics.jsonl`.
+    """
+    settings = config.distillation
+    training = StudentTraining(config, collection, synthetic, teacher, device)
+
+    def measure(images: int) -> dict[str, float]:
+        student_logits = training.logits_of(collection.holdout)
+        measured = measure_agreement(student_logits, training.holdout_logits)
+        metrics = dict(zip(MEASURED, (measured.value, measured.standard_error, measured.kl), strict=True))
+        if not math.isfinite(measured.kl):
+            raise DivergedError(
+                f"distillation: the student's logits are not finite at {images:,} images; lower its learning rate. "
+                f"What was built before is intact"
+            )
+        observer.measured(stage, images, metrics)
+        return {f"distillation/{name}": value for name, value in metrics.items()}
+
+    history = run_loop(
+        training,
+        stage,
+        Schedule(
+            settings.target_images, settings.batch_images, config.log_every_images, config.checkpoint_every_seconds
+        ),
+        store.checkpoints(stage.checkpoints),
+        observer,
+        [Milestone(measure, settings.measure_every_images, observer.measure_at_images)],
+        on_resume=lambda rows: replay(stage, rows, observer),
+        processes=device.processes,
+    )
+
+    def keep() -> None:
+        with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+            state = {name: tensor.cpu().contiguous() for name, tensor in training.student.state_dict().items()}
+            safetensors.torch.save_file(state, attempt.path("student.safetensors"))
+            attempt.metrics(history.rows)
+            meta = {
+                "seconds": history.seconds,
+                "operations": stage.operations,
+                "real_share": training.sampler.real_share,
+                "num_real": training.sampler.num_real,
+                "num_synthetic": training.sampler.num_synthetic,
+                "teacher_map_size": training.student.teacher_map_size,
+                "last_relu": training.last_relu,
+                "deployed_parameters": training.student.num_deployed_parameters(),
+                "plain_parameters": training.student.num_plain_parameters(),
+            }
+            attempt.commit(meta, device=device.description)
+        store.checkpoints(stage.checkpoints).clear()
+
+    device.processes.from_first(keep)
+    return store.get(stage.name, stage.digest)
+
+
+def replay(stage: Stage, rows: Iterable[Mapping[str, float]], observer: Observer) -> None:
+    """Tells an observer again what an earlier run has measured: a study compares students that it did not see train."""
+    for row in rows:
+        if "distillation/agreement" in row:
+            observer.measured(stage, int(row["images"]), {name: row[f"distillation/{name}"] for name in MEASURED})
+
+
+class StudentTraining:
+    """A student, its optimiser, and the hybrid set resident on the device as uint8."""
+
+    def __init__(
+        self, config: TrialConfig, collection: Collection, synthetic: Tensor | None, teacher: Teacher, device: Device
+    ) -> None:
+        settings = config.distillation
+        self.config, self.settings, self.teacher, self.device = config, settings, teacher, device
+        self.seed = config.seeds.distillation
+        with torch.no_grad(), device.autocast():
+            probe = teacher(unit_from_uint8(device.images(collection.holdout[:PROBE_IMAGES])))
+        self.last_relu = bool((probe.feature_map >= 0).all())
+        self.holdout_logits = teacher.logits_of(collection.holdout, device)
+        torch.manual_seed(stream(self.seed, "distillation", "init").initial_seed())
+        self.student = device.trained(
+            build_student(config, teacher, probe.feature_map.shape[-1], last_relu=self.last_relu)
+        )
+        self.real = device.images(collection.images) if config.uses_real_images else None
+        self.synthetic = None if synthetic is None else device.images(synthetic)
+        self.sampler = HybridSampler(
+            0 if self.real is None else len(self.real),
+            0 if self.synthetic is None else len(self.synthetic),
+            settings.inflation,
+            self.seed,
+        )
+        trained = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.SGD(
+            trained,
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    def step(self, images_seen: int) -> dict[str, Tensor]:
+        """One batch of views, the teacher's answer to them, one SGD step."""
+        image_normalised = self.teacher.normalised(self._views(images_seen))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.settings, images_seen)
+        self.student.train()
+        with self.device.autocast():
+            with torch.no_grad():
+                answer = self.teacher.ask(image_normalised)
+            output = self.student(image_normalised)
+        losses = student_losses(output, answer.feature_map, answer.logits, self.settings)
+        self.optimizer.zero_grad()
+        losses["total"].backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        metrics = {name: loss.detach() for name, loss in losses.items()}
+        metrics[SKIPPED] = apply_gradients(self.optimizer, [losses["total"]], self.device.processes)
+        same = output.logits.detach().argmax(dim=1) == answer.logits.argmax(dim=1)
+        metrics["batch_agreement"] = same.float().mean()
+        return metrics
+
+    def _views(self, images_seen: int) -> Tensor:
+        """RandomResizedCrop and flip of the following images, real ones first, at the teacher's size.
+
+        On several processes the batch is cut into parts as it lies, whatever real and synthetic images each gets.
+        """
+        real, synthetic = self.sampler.batch(images_seen, self.settings.batch_images)
+        numbers = stream(self.seed, "distillation", "views", images_seen)
+        own = self.device.processes.rows(self.settings.batch_images)
+        views = []
+        for images, index, offset in ((self.real, real, 0), (self.synthetic, synthetic, len(real))):
+            if images is not None and len(index):
+                rows = slice(max(own.start - offset, 0), max(own.stop - offset, 0))
+                views.append(
+                    random_resized_crop(
+                        unit_from_uint8(images[self.device.put(index[rows])]),
+                        self.teacher.image_size_pixels,
+                        Draws(numbers, len(index), rows),
+                        scale_min=self.settings.crop_scale_min,
+                        flip=self.settings.flip,
+                    )
+                )
+        return torch.cat(views)
+
+    def logits_of(self, images_uint8: Tensor) -> Tensor:
+        """The student's logits of many images, float32 on the CPU."""
+        return student_logits(self.student, self.teacher, images_uint8, self.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.student.load_state_dict(state["student"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def learning_rate_at(settings: DistillationConfig, images_seen: int) -> float:
+    """The learning rate of the step that follows `images_seen` images."""
+    progress = images_seen / settings.target_images
+    if settings.schedule == "cosine":
+        return settings.learning_rate * warmup_cosine(progress, 0.0)
+    passed = sum(progress >= share for share in settings.decay_at)
+    return settings.learning_rate * settings.decay_factor**passed

@@ -1,0 +1,99 @@
+"""What the EMA generator makes at a point of its training: the sample grid, and the proxies that judge it.
+
+Both draw from streams of their own and touch nothing that the training reads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hidfd.data.collection import Collection
+from hidfd.data.pixels import resize_unit, uint8_from_unit, unit_from_signed, unit_from_uint8
+from hidfd.metrics.generator import confidence_and_entropy, density_and_coverage, memorisation
+from hidfd.networks.layers import batch_norm_reestimation
+from hidfd.stages.gan_training import AdversarialTraining
+
+GRID_COLUMNS = 8
+GRID_MAX_ROWS = 20
+MAX_PROXY_IMAGES = 2_000
+
+
+class GeneratorProbe:
+    """Samples of a training's EMA generator, compared with the hold-out and the collected images.
+
+    Args:
+        training: is only read, but for the EMA generator's batch-norm statistics.
+        collection: whose hold-out the teacher compares with as many samples.
+    """
+
+    def __init__(self, training: AdversarialTraining, collection: Collection) -> None:
+        self.training, self.settings, self.device = training, training.settings, training.device
+        teacher, size = training.teacher, training.settings.image_size_pixels
+        # At the generator's size, as its own images and the collected ones: else size alone would tell them apart.
+        holdout = _at_size(collection.holdout[:MAX_PROXY_IMAGES], size)
+        self.holdout_features = teacher.ask_all(holdout, self.device).pooled
+        reference = _at_size(collection.holdout[collection.reference][:MAX_PROXY_IMAGES], size)
+        self.reference_features = (
+            teacher.ask_all(reference, self.device).pooled if len(reference) else torch.empty(0, 1)
+        )
+        self.reference_pixels = reference.flatten(1).float() if len(reference) else torch.empty(0, 1)
+        self.collected_pixels = training.real[0].cpu().flatten(1).float()
+
+    @torch.no_grad()
+    def sample(self, z: Tensor, labels: Tensor) -> Tensor:
+        """uint8 images of the EMA generator on the CPU; call `reestimate_statistics` before the first."""
+        parts = []
+        for part_z, part_labels in zip(torch.split(z, 250), torch.split(labels, 250), strict=True):
+            with self.device.autocast():
+                signed = self.training.ema(self.device.put(part_z), self.device.put(part_labels))
+            parts.append(uint8_from_unit(unit_from_signed(signed)).cpu())
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def reestimate_statistics(self) -> None:
+        """Batch-norm statistics of the EMA weights, over batches of a fixed stream: stale ones spoil short runs."""
+        with batch_norm_reestimation(self.training.ema):
+            for number in range(self.settings.statistics_batches):
+                z, labels = self.training.latents(number, max(self.settings.batch_images, 100), "statistics")
+                with self.device.autocast():
+                    self.training.ema(z, labels)
+
+    def sample_grid(self) -> Tensor:
+        """`c x H x W` uint8: one row per class, the same noise at every point of the run."""
+        rows = self.training.present_classes[:GRID_MAX_ROWS]
+        z, _ = self.training.latents(0, GRID_COLUMNS * len(rows), "grid")
+        self.reestimate_statistics()
+        tiles = self.sample(z.cpu(), rows.repeat_interleave(GRID_COLUMNS))
+        count, channels, size, _ = tiles.shape
+        tiles = tiles.view(count // GRID_COLUMNS, GRID_COLUMNS, channels, size, size)
+        return tiles.permute(2, 0, 3, 1, 4).reshape(channels, len(rows) * size, GRID_COLUMNS * size)
+
+    def proxies(self) -> dict[str, float | None]:
+        """What the teacher says of as many samples as there are hold-out images (at most 2,000)."""
+        z, labels = self.training.latents(0, len(self.holdout_features), "proxies")
+        self.reestimate_statistics()
+        samples = self.sample(z.cpu(), labels.cpu())
+        answer = self.training.teacher.ask_all(samples, self.device)
+        measured: dict[str, float | None] = {**confidence_and_entropy(answer.logits)}
+        measured["label_agreement"] = (answer.logits.argmax(dim=1) == labels.cpu()).float().mean().item()
+        measured |= density_and_coverage(self.holdout_features, answer.pooled)
+        spaces = {
+            "memorisation": (self.training.real_features[0].cpu(), answer.pooled, self.reference_features),
+            "memorisation_pixels": (self.collected_pixels, samples.flatten(1).float(), self.reference_pixels),
+        }
+        for name, (collected, synthetic, reference) in spaces.items():
+            result = memorisation(collected, synthetic, reference)
+            measured[name] = None if result is None else result[0]
+            measured[f"{name}_standard_error"] = None if result is None else result[1]
+        return measured
+
+
+def _at_size(images_uint8: Tensor, size_pixels: int) -> Tensor:
+    """`n x c x h x w` uint8 to uint8 of another side, a few hundred at a time."""
+    if len(images_uint8) == 0 or images_uint8.shape[-1] == size_pixels:
+        return images_uint8
+    parts = [
+        uint8_from_unit(resize_unit(unit_from_uint8(part), size_pixels)) for part in torch.split(images_uint8, 512)
+    ]
+    return torch.cat(parts)

@@ -1,0 +1,140 @@
+"""Stage 0: the user's images into the store, by content. Torch-free.
+
+Whatever holds them (`hidfd.data.sources`), images become one Parquet file of uint8 pixels (`hidfd.data.image_set`).
+They are read, decoded and written in a stream, so that a set may be larger than memory. With its sha256 in the study
+file a material is looked for in the store first, and its path need not exist any more.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal, Protocol
+
+from hidfd.config.schema import DataConfig, Material, TrialConfig
+from hidfd.data.decoding import Decoded, decode
+from hidfd.data.identify import _ROLES
+from hidfd.data.image_set import IMAGES, ImageWriter
+from hidfd.data.readers import Chunk, Encoded, folder_images, parquet_images
+from hidfd.data.sources import located
+from hidfd.errors import InputError, Stopped
+from hidfd.pipeline.graph import Stage
+from hidfd.store.store import Artifact, Store
+
+LISTED_BROKEN = 100
+"""Broken images that a manifest names."""
+
+MAX_THREADS = 4
+"""Pillow decodes outside the interpreter lock, but what is around it does not run faster with more."""
+
+
+class ImportObserver(Protocol):
+    """What import tells while it runs, and asks; a `hidfd.pipeline.observer.Observer` is one."""
+
+    def stage_started(self, stage: Stage, target_images: int | None) -> None: ...
+    def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None: ...
+    def note(self, text: str) -> None: ...
+    def should_stop(self) -> str | None: ...
+
+
+def import_images(
+    stage: Stage, material: Material, config: TrialConfig, store: Store, observer: ImportObserver
+) -> Artifact:
+    """Decodes a material into the store, unless it is there.
+
+    Args:
+        stage: an import of `hidfd.pipeline.graph.plan`; its settings say how images are fitted and whether labels are
+        wanted.
+
+    Returns:
+        Artifact with `images.parquet` (`open_images` reads it); meta: num_images, num_broken, broken, shape,
+        label_names, seconds.
+
+    Raises:
+        InputError: no images, an unreadable Parquet, labels that are missing or outside 0..K-1, too many broken files.
+        Stopped: the observer asked for it; an import starts anew.
+    """
+    found = store.find(stage.name, stage.digest)
+    if found is not None:
+        return found
+    started = time.monotonic()
+    settings = stage.identity["settings"]
+    where = f"trial.{_ROLES[stage.role]}"
+    files = located(material, settings["source"], where)
+    if files.kind == "file":
+        raise InputError(
+            f"{where}: {material.path} is neither a folder nor Parquet; expected a folder of JPEG/PNG, or Parquet with "
+            f"an `image` column"
+        )
+    read = folder_images if files.kind == "images" else parquet_images
+    channels, side = settings["channels"], settings["image_size_pixels"]
+    encoded = read(files, settings["num_classes"], channels * side * side, where)
+    observer.stage_started(stage, encoded.total)
+
+    broken: list[dict[str, str]] = []
+    num_images = num_broken = 0
+    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+        with ImageWriter(attempt.path(IMAGES), (channels, side, side)) as writer:
+            for chunk, decoded in _decoded(encoded, channels, side, settings["fit"]):
+                good = [i for i in range(len(chunk.names)) if i not in decoded.broken]
+                labels = None if chunk.labels is None else chunk.labels[good]
+                writer.write(decoded, labels, [chunk.names[i] for i in good])
+                num_images += len(good)
+                num_broken += len(decoded.broken)
+                for i, reason in decoded.broken.items():
+                    if len(broken) < LISTED_BROKEN:
+                        broken.append({"path": chunk.names[i], "reason": reason})
+                observer.advanced(stage, num_images + num_broken, encoded.total, {"import/broken": float(num_broken)})
+                stop = observer.should_stop()
+                if stop is not None:
+                    raise Stopped(f"import of {stage.role}: stopped ({stop}); the same command imports it anew")
+        _check_broken(broken, num_broken, encoded.total, config.data, where, material)
+        if num_broken:
+            observer.note(
+                f"import of {stage.role}: skipped {num_broken:,} of {encoded.total:,} images that cannot be read, "
+                f"the first: {broken[0]['path']} ({broken[0]['reason']})"
+            )
+        meta = {
+            "num_images": num_images,
+            "num_broken": num_broken,
+            "broken": broken,
+            "shape": [channels, side, side],
+            "label_names": encoded.label_names,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        return attempt.commit(meta)
+
+
+def _decoded(
+    encoded: Encoded, channels: int, side: int, fit: Literal["crop", "pad"]
+) -> Iterator[tuple[Chunk, Decoded]]:
+    """Chunks in order, decoded by a few threads that stay at most a few chunks ahead."""
+    threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+    waiting: deque[tuple[Chunk, Future[Decoded]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        for chunk in encoded.chunks():
+            waiting.append((chunk, pool.submit(decode, chunk.sources, channels, side, fit)))
+            if len(waiting) > 2 * threads:
+                chunk, decoding = waiting.popleft()
+                yield chunk, decoding.result()
+        while waiting:
+            chunk, decoding = waiting.popleft()
+            yield chunk, decoding.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check_broken(
+    broken: list[dict[str, str]], num_broken: int, total: int, data: DataConfig, where: str, material: Material
+) -> None:
+    if num_broken > data.max_broken_fraction * total or num_broken == total:
+        first = "; ".join(f"{image['path']} ({image['reason']})" for image in broken[:3])
+        raise InputError(
+            f"{where}: {num_broken:,} of {total:,} images of {material.path} cannot be read, more than "
+            f"trial.data.max_broken_fraction {data.max_broken_fraction:g} allows: {first}. "
+            f"Mend or delete them, or raise it"
+        )

@@ -1,0 +1,110 @@
+"""D_s: images sampled from the EMA generator, uniform over the classes that D_c has.
+
+**Source**: paper (50,000 images). No per-image contrast stretch, which the authors' release applies when saving.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from hidfd.config.schema import TrialConfig
+from hidfd.data.decoding import Decoded, pixel_hash
+from hidfd.data.image_set import write_images
+from hidfd.data.pixels import uint8_from_unit, unit_from_signed
+from hidfd.distributed.device import Device
+from hidfd.distributed.random_streams import stream
+from hidfd.errors import InputError, Stopped
+from hidfd.networks.generator import generator_of
+from hidfd.networks.teacher import Teacher
+from hidfd.pipeline.graph import Stage
+from hidfd.pipeline.observer import Observer
+from hidfd.store.store import Artifact, Store
+
+BATCH_IMAGES = 250
+MAX_TRIES = 10
+"""With the agreement filter: candidates drawn per image wanted, before it is given up."""
+
+
+def synthesise(
+    stage: Stage,
+    config: TrialConfig,
+    generation: Artifact,
+    teacher: Teacher,
+    store: Store,
+    device: Device,
+    observer: Observer,
+) -> Artifact:
+    """Sample n_s images.
+
+    Raises:
+        InputError: the agreement filter keeps too few.
+        Stopped: the observer asked for it.
+    """
+    started = time.monotonic()
+    wanted = config.synthesis.num_images
+    observer.stage_started(stage, wanted)
+    generator = generator_of(config.generation, config.data)
+    generator.load_state_dict(safetensors.torch.load_file(generation.path("generator.safetensors")))
+    generator = device.module(generator).eval()
+    present = torch.tensor(generation.meta["present_classes"])
+
+    pixels: list[Tensor] = []
+    labels: list[Tensor] = []
+    argmax: list[Tensor] = []
+    num_kept = num_drawn = 0
+    while num_kept < wanted:
+        if num_drawn >= MAX_TRIES * wanted:
+            raise InputError(
+                f"trial.synthesis.filter: agreement kept {num_kept:,} of {num_drawn:,} drawn images, {wanted:,} are "
+                f"wanted; train the generator longer, or set trial.synthesis.filter=none"
+            )
+        batch = BATCH_IMAGES if config.synthesis.filter == "agreement" else min(BATCH_IMAGES, wanted - num_kept)
+        images, wished = _sample(generator, config, present, num_drawn, batch, device)
+        answer = teacher.ask_all(images, device).logits.argmax(dim=1)
+        num_drawn += batch
+        if config.synthesis.filter == "agreement":
+            agree = answer == wished
+            images, wished, answer = images[agree], wished[agree], answer[agree]
+        pixels.append(images)
+        labels.append(wished)
+        argmax.append(answer)
+        num_kept += len(images)
+        observer.advanced(stage, min(num_kept, wanted), wanted, {})
+        reason = observer.should_stop()
+        if reason is not None and num_kept < wanted:
+            raise Stopped(
+                f"synthesis: stopped at {num_kept:,} of {wanted:,} images ({reason}); it starts anew, "
+                f"which takes little, and what was built before is kept"
+            )
+    images, wished, answer = (torch.cat(parts)[:wanted] for parts in (pixels, labels, argmax))
+    array = images.numpy()
+    meta: dict[str, Any] = {
+        "num_images": wanted,
+        "num_drawn": num_drawn,
+        "histogram": torch.bincount(answer, minlength=config.data.num_classes).tolist(),
+        "label_agreement": (answer == wished).float().mean().item(),
+        "seconds": time.monotonic() - started,
+        "shape": list(array.shape[1:]),
+    }
+    hashes = np.asarray([pixel_hash(image.transpose(1, 2, 0)) for image in array], dtype=np.uint64)
+    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+        write_images(attempt.path("images.parquet"), Decoded(array, hashes, {}), wished.numpy())
+        return attempt.commit(meta, device=device.description)
+
+
+@torch.no_grad()
+def _sample(
+    generator: torch.nn.Module, config: TrialConfig, present: Tensor, position: int, batch: int, device: Device
+) -> tuple[Tensor, Tensor]:
+    draws = stream(config.seeds.synthesis, "synthesis", "latent", position)
+    z = torch.randn(batch, config.generation.latent_dim, generator=draws)
+    labels = present[torch.randint(len(present), (batch,), generator=draws)]
+    with device.autocast():
+        signed = generator(device.put(z), device.put(labels))
+    return uint8_from_unit(unit_from_signed(signed)).cpu(), labels

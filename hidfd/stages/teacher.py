@@ -1,0 +1,177 @@
+"""The teacher: imported from the user's checkpoint or trained here, then frozen (`hidfd.networks.teacher`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from hidfd.config.schema import TrialConfig
+from hidfd.data.augmentation import random_shift
+from hidfd.data.image_set import ImageSet, open_images
+from hidfd.data.pixels import Normalization, unit_from_uint8
+from hidfd.data.sampler import HybridSampler
+from hidfd.data.sources import located
+from hidfd.distributed.device import Device
+from hidfd.distributed.random_streams import Draws, stream
+from hidfd.networks.backbone import Backbone, num_parameters
+from hidfd.networks.teacher import Teacher, build_teacher_backbone
+from hidfd.networks.weights import check_fit, read_state_dict
+from hidfd.pipeline.graph import Stage
+from hidfd.pipeline.observer import Observer
+from hidfd.store.store import Artifact, Store
+from hidfd.training.gradients import apply_gradients
+from hidfd.training.loop import SKIPPED, Schedule, run_loop
+from hidfd.training.lr_schedule import warmup_cosine
+
+
+def import_teacher(stage: Stage, config: TrialConfig, store: Store) -> Artifact:
+    """The user's checkpoint into the store.
+
+    Raises:
+        InputError: the file cannot be read, has other content than the stage's digest was taken of, or does not fit
+            the architecture; the message lists the keys.
+    """
+    started = time.monotonic()
+    material = config.teacher.checkpoint
+    assert material is not None
+    where = "trial.teacher.checkpoint"
+    located(material, stage.identity["settings"]["checkpoint"], where)
+    assert material.path is not None
+    backbone = build_teacher_backbone(config)
+    state = read_state_dict(material.path)
+    check_fit(state, backbone, f"{where} {material.path} ({config.teacher.architecture})")
+    backbone.load_state_dict(state)
+    assert config.teacher.mean is not None
+    assert config.teacher.std is not None
+    meta = {"mean": list(config.teacher.mean), "std": list(config.teacher.std), "trained_here": False}
+    meta["seconds"] = time.monotonic() - started
+    return _commit(stage, store, backbone, meta, device=None)
+
+
+def train_teacher(
+    stage: Stage,
+    config: TrialConfig,
+    images: Artifact,
+    validation: Artifact | None,
+    store: Store,
+    device: Device,
+    observer: Observer,
+) -> Artifact:
+    """A teacher trained on labelled images of the user's, with its validation accuracy where labels exist."""
+    train = config.teacher.train
+    assert train is not None
+    data = open_images(images)
+    task = TeacherTraining(config, data, device)
+    schedule = Schedule(
+        train.target_images, train.batch_images, config.log_every_images, config.checkpoint_every_seconds
+    )
+    history = run_loop(
+        task, stage, schedule, store.checkpoints(stage.checkpoints), observer, processes=device.processes
+    )
+    meta: dict[str, Any] = {"mean": task.mean, "std": task.std, "trained_here": True}
+    meta |= {"seconds": history.seconds, "operations": stage.operations}
+
+    def keep() -> None:
+        if validation is not None:
+            held = open_images(validation)
+            backbone = build_teacher_backbone(config)  # plain batch norms, which can be folded
+            backbone.load_state_dict(task.backbone.state_dict())
+            teacher = device.module(Teacher(backbone, task.mean, task.std, config.data.image_size_pixels))
+            predicted = teacher.ask_all(torch.from_numpy(held.pixels), device).logits.argmax(dim=1)
+            meta["validation_accuracy"] = (predicted == torch.from_numpy(held.required_labels)).float().mean().item()
+            meta["validation_digest"] = validation.digest  # it changes no weight, so it is not in the teacher's digest
+            observer.note(
+                f"teacher: {100 * meta['validation_accuracy']:.2f} % on {len(held.pixels):,} validation images"
+            )
+        _commit(stage, store, task.backbone, meta, history.rows, device=device.description)
+        store.checkpoints(stage.checkpoints).clear()
+
+    device.processes.from_first(keep)
+    return store.get(stage.name, stage.digest)
+
+
+class TeacherTraining:
+    """SGD with Nesterov momentum, linear warm-up and cosine, cross-entropy to the labels."""
+
+    def __init__(self, config: TrialConfig, data: ImageSet, device: Device) -> None:
+        assert config.teacher.train is not None
+        self.config, self.train, self.device = config, config.teacher.train, device
+        self.mean, self.std = channel_statistics(data)
+        torch.manual_seed(_seed_of(config))
+        self.backbone = device.trained(build_teacher_backbone(config))
+        self.normalization = device.module(Normalization(self.mean, self.std))
+        self.images = device.images(torch.from_numpy(data.pixels))
+        self.labels = device.put(torch.from_numpy(data.required_labels))
+        self.sampler = HybridSampler(len(data.pixels), 0, 1.0, config.seeds.teacher, stage="teacher")
+        self.optimizer = torch.optim.SGD(
+            self.backbone.parameters(),
+            lr=self.train.learning_rate,
+            momentum=self.train.momentum,
+            weight_decay=self.train.weight_decay,
+            nesterov=True,
+            fused=True,
+        )
+
+    def step(self, images_seen: int) -> dict[str, Tensor]:
+        train, processes = self.train, self.device.processes
+        index = self.device.put(processes.part(self.sampler.batch(images_seen, train.batch_images)[0]))
+        numbers = stream(self.config.seeds.teacher, "teacher", "augmentation", images_seen)
+        draws = Draws(numbers, train.batch_images, processes.rows(train.batch_images))
+        image_unit = unit_from_uint8(self.images[index])
+        image_unit = random_shift(image_unit, train.crop_padding_pixels, draws, flip=train.flip)
+        labels = self.labels[index]
+        for group in self.optimizer.param_groups:
+            group["lr"] = train.learning_rate * warmup_cosine(images_seen / train.target_images, train.warmup_fraction)
+        self.backbone.train()
+        with self.device.autocast():
+            logits = self.backbone(self.normalization(image_unit))
+        loss = nn.functional.cross_entropy(logits.float(), labels)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        skipped = apply_gradients(self.optimizer, [loss], processes)
+        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
+        return {"cross_entropy": loss.detach(), "accuracy": accuracy, SKIPPED: skipped}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"backbone": self.backbone.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.backbone.load_state_dict(state["backbone"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def channel_statistics(data: ImageSet) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of unit images, rounded to 4 digits."""
+    pixels = torch.from_numpy(data.pixels)
+    counts = torch.stack([torch.bincount(pixels[:, c].flatten().int(), minlength=256) for c in range(pixels.shape[1])])
+    values = torch.arange(256, dtype=torch.float64) / 255
+    share = counts.double() / counts.sum(dim=1, keepdim=True)
+    mean = (share * values).sum(dim=1)
+    std = ((share * values**2).sum(dim=1) - mean**2).sqrt()
+    return [round(v, 4) for v in mean.tolist()], [round(v, 4) for v in std.tolist()]
+
+
+def _seed_of(config: TrialConfig) -> int:
+    return stream(config.seeds.teacher, "teacher", "init").initial_seed()
+
+
+def _commit(
+    stage: Stage,
+    store: Store,
+    backbone: Backbone,
+    meta: dict[str, Any],
+    rows: Sequence[dict[str, float]] = (),
+    *,
+    device: str | None,
+) -> Artifact:
+    meta = meta | {"num_parameters": num_parameters(backbone)}
+    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+        state = {name: tensor.cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+        safetensors.torch.save_file(state, attempt.path("weights.safetensors"))
+        attempt.metrics(rows)
+        return attempt.commit(meta, device=device)

@@ -1,0 +1,109 @@
+"""A store on S3, or on any other file system of `pyarrow.fs`."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pyarrow import fs
+
+from hidfd.store.backend import Entry, Place
+from hidfd.store.disk import store_errors
+
+
+class RemotePlace(Place):
+    """A prefix of a `pyarrow.fs` file system; files are written and read through a local folder.
+
+    Two writers may both find no manifest and both write one. Then the later stands, and the files of both stay, so
+    that whoever read the earlier one can finish.
+    """
+
+    def __init__(self, filesystem: Any, root: str, uri: str, cache: Path) -> None:
+        super().__init__()
+        self.filesystem = filesystem
+        self.root = root.rstrip("/")
+        self.uri = uri.rstrip("/")
+        name = hashlib.sha256(self.uri.encode()).hexdigest()[:16]
+        self.base = cache.absolute() / name
+        self.cache = self.base / "cache"
+
+    def read(self, key: str) -> bytes | None:
+        with store_errors("reading", self.where(key)):
+            if self._info(key).type != fs.FileType.File:
+                return None
+            with self.filesystem.open_input_stream(self._path(key)) as source:
+                content: bytes = source.read()
+                return content
+
+    def write(self, key: str, content: bytes) -> None:
+        with store_errors("writing", self.where(key)):
+            self._create_parent(key)
+            with self.filesystem.open_output_stream(self._path(key)) as target:
+                target.write(content)
+
+    def create(self, key: str, content: bytes) -> bool:
+        with store_errors("writing", self.where(key)):
+            if self._info(key).type != fs.FileType.NotFound:
+                return False
+        self.write(key, content)
+        return True
+
+    def publish(self, key: str, names: Sequence[str]) -> None:
+        for name in names:
+            with store_errors("uploading", self.where(f"{key}/{name}")):
+                self._create_parent(f"{key}/{name}")
+                with (
+                    (self.base / key / name).open("rb") as source,
+                    self.filesystem.open_output_stream(self._path(f"{key}/{name}")) as target,
+                ):
+                    shutil.copyfileobj(source, target, 8 << 20)
+
+    def walk(self, prefix: str = "") -> list[Entry]:
+        with store_errors("listing", self.where(prefix)):
+            selector = fs.FileSelector(self._path(prefix), recursive=True, allow_not_found=True)
+            return [
+                Entry(info.path[len(self.root) + 1 :], info.size, info.mtime_ns / 1e9 if info.mtime_ns else 0.0)
+                for info in self.filesystem.get_file_info(selector)
+                if info.type == fs.FileType.File
+            ]
+
+    def delete(self, key: str) -> None:
+        with store_errors("deleting", self.where(key)):
+            kind = self._info(key).type
+            if kind == fs.FileType.Directory:
+                self.filesystem.delete_dir(self._path(key))
+            elif kind == fs.FileType.File:
+                self.filesystem.delete_file(self._path(key))
+            shutil.rmtree(self.base / key, ignore_errors=True)
+
+    def probe(self) -> None:
+        key = f".probe-{secrets.token_hex(4)}"
+        self.write(key, b"")
+        self.delete(key)
+
+    def _download(self, key: str, path: Path) -> None:
+        if self._info(key).type != fs.FileType.File:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        try:
+            with self.filesystem.open_input_stream(self._path(key)) as source, temporary.open("xb") as target:
+                shutil.copyfileobj(source, target, 8 << 20)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _create_parent(self, key: str) -> None:
+        if self.filesystem.type_name != "s3":  # S3 has no folders: creating them would leave empty objects
+            self.filesystem.create_dir(str(PurePosixPath(self._path(key)).parent), recursive=True)
+
+    def _info(self, key: str) -> Any:
+        return self.filesystem.get_file_info(self._path(key))
+
+    def _path(self, key: str) -> str:
+        return f"{self.root}/{key}" if key else self.root

@@ -1,0 +1,1 @@
+"""A job's life: submit, watch, delete."""

@@ -1,0 +1,127 @@
+"""Submit a study: the same request twice is one job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from k8s.api_paths import Object, core, ray_jobs
+from k8s.client import Api, Server
+from k8s.errors import Conflict, KubernetesError, NotFound, Unreachable
+from k8s.job.status import JobState, state_of
+from k8s.manifest import DIGEST, PART, STUDY, STUDY_NAME, Manifests
+from k8s.names import label_of
+from k8s.request import Request
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What came of it.
+
+    Attributes:
+        name: of the job.
+        is_new: False where it had been submitted before.
+        state: of the job.
+    """
+
+    name: str
+    is_new: bool
+    state: JobState
+
+
+def submit(request: Request, manifests: Manifests, api: Api) -> Submitted:
+    """Make the job, unless it is there already.
+
+    Raises:
+        KubernetesError: another job runs this study, or the API server refuses or does not answer.
+    """
+    is_submitted(request, manifests, api)
+    namespace = request.cluster.namespace
+    config_map = _made(api, core(namespace, "configmaps"), manifests.config_map, manifests)
+    try:
+        job = _made(api, ray_jobs(namespace), manifests.ray_job, manifests)
+    except KubernetesError as error:
+        if config_map.is_new and not isinstance(error, Unreachable):
+            api.delete(core(namespace, "configmaps", manifests.name))
+        raise
+    owner = {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "name": manifests.name,
+        "uid": job.found["metadata"]["uid"],
+        "controller": False,
+        "blockOwnerDeletion": False,
+    }
+    if config_map.found["metadata"].get("ownerReferences") != [owner]:
+        try:
+            api.patch(core(namespace, "configmaps", manifests.name), {"metadata": {"ownerReferences": [owner]}})
+        except NotFound:  # it was that of a job deleted just now, and went with it
+            metadata = manifests.config_map["metadata"] | {"ownerReferences": [owner]}
+            api.create(core(namespace, "configmaps"), manifests.config_map | {"metadata": metadata})
+    return Submitted(manifests.name, job.is_new, state_of(job.found))
+
+
+def is_submitted(request: Request, manifests: Manifests, api: Api) -> bool:
+    """Whether the job is there already.
+
+    Raises:
+        KubernetesError: another job runs this study, or the API server refuses or does not answer.
+    """
+    jobs = {job["metadata"]["name"]: state_of(job) for job in jobs_of(request, api)}
+    running = [name for name, state in jobs.items() if name != manifests.name and not state.has_ended]
+    if running:
+        raise KubernetesError(
+            f"study {request.study!r} is run by the job {running[0]} in {request.cluster.namespace}, which was "
+            f"submitted with another file or image; watch it, or end it with `python -m k8s delete` (what is done is "
+            f"kept), and submit again"
+        )
+    return manifests.name in jobs
+
+
+def try_out(manifests: Manifests, namespace: str, server: Server) -> list[Object]:
+    """What the API server would make of the objects; nothing is made.
+
+    Raises:
+        Refused: it would refuse one.
+    """
+    made: list[Object] = []
+    for path, thing in (
+        (core(namespace, "configmaps"), manifests.config_map),
+        (ray_jobs(namespace), manifests.ray_job),
+    ):
+        try:
+            made.append(server.create(path, thing, dryRun="All"))
+        except Conflict:
+            made.append(server.get(f"{path}/{manifests.name}"))
+    return made
+
+
+def jobs_of(request: Request, api: Api) -> list[Object]:
+    """All jobs of the study, the newest first."""
+    found = api.items(
+        ray_jobs(request.cluster.namespace), labelSelector=f"{STUDY}={label_of(request.study)},{PART}=job"
+    )
+    own = [job for job in found if job["metadata"].get("annotations", {}).get(STUDY_NAME) == request.study]
+    return sorted(own, key=lambda job: str(job["metadata"]["creationTimestamp"]), reverse=True)
+
+
+@dataclass(frozen=True)
+class _Made:
+    found: Object
+    is_new: bool
+
+
+def _made(api: Api, path: str, thing: Object, manifests: Manifests) -> _Made:
+    try:
+        return _Made(api.create(path, thing), is_new=True)
+    except Conflict:
+        found = api.get(f"{path}/{manifests.name}")
+    except NotFound as missing:
+        raise KubernetesError(f"{missing}; is the namespace there, and KubeRay installed?") from missing
+    if found["metadata"].get("annotations", {}).get(DIGEST) != manifests.digest:
+        raise KubernetesError(
+            f"{thing['kind']} {manifests.name} is there, but was not made for this request; delete it, or give the "
+            f"study another name"
+        )
+    if found["metadata"].get("deletionTimestamp"):
+        raise KubernetesError(f"{thing['kind']} {manifests.name} is being deleted; submit again when it is gone")
+    return _Made(found, is_new=False)

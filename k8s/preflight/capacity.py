@@ -1,0 +1,172 @@
+"""Preflight: whether quota, limits and groups have room for what is asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from k8s.api_paths import Object, core
+from k8s.client import Server
+from k8s.manifest import ray_pods, render
+from k8s.preflight.check import Check, failed, passed, warned
+from k8s.quantity import amount
+from k8s.request import Request
+
+Amounts = dict[str, float]
+
+WAITS_FOR_HEAD: Object = {"name": "wait-gcs-ready", "resources": {"requests": {"cpu": "200m", "memory": "256Mi"}}}
+"""An init container that KubeRay adds to every worker's pod."""
+
+
+@dataclass(frozen=True)
+class Pods:
+    """Those of one group.
+
+    Attributes:
+        spec: of each, with what KubeRay adds.
+        least: that start.
+        most: that there may be.
+    """
+
+    spec: Object
+    least: int
+    most: int
+
+    @property
+    def asked(self) -> Amounts:
+        """By one of them: what its containers take together, or one that runs before them if that is more."""
+        total: Amounts = {}
+        for container in self.spec["containers"]:
+            for resource, asked in requests(container).items():
+                total[resource] = total.get(resource, 0.0) + asked
+        for container in self.spec.get("initContainers", []):
+            for resource, asked in requests(container).items():
+                total[resource] = max(total.get(resource, 0.0), asked)
+        return total
+
+
+def pods_of(request: Request) -> dict[str, Pods]:
+    """All that a study runs, by group: Ray's pods, and the one that submits."""
+    workers, found = request.cluster.workers, {}
+    for name, (template, most) in ray_pods(request).items():
+        if name in workers:
+            spec = template["spec"] | {"initContainers": [WAITS_FOR_HEAD]}
+            found[name] = Pods(spec, workers[name].count, most)
+        else:
+            found[name] = Pods(template["spec"], 1, most)
+    return found | {"submitter": Pods(render(request).ray_job["spec"]["submitterPodTemplate"]["spec"], 1, 1)}
+
+
+def requests(container: Object) -> Amounts:
+    """Of one container, which are its limits as well."""
+    return {resource: amount(asked) for resource, asked in container["resources"]["requests"].items()}
+
+
+def shown(resource: str, value: float) -> str:
+    """As people write it."""
+    return f"{value / 2**30:.3g}Gi" if resource == "memory" else f"{value:g}"
+
+
+def quota(request: Request, server: Server) -> Iterator[Check]:
+    """Everything that the study holds at most, against what every ResourceQuota has left."""
+    found = server.items(core(request.cluster.namespace, "resourcequotas"))
+    if not found:
+        yield passed("quota", "none")
+        return
+    least, most = _held(request, at_most=False), _held(request, at_most=True)
+    short: list[str] = []
+    for each in found:
+        if each.get("spec", {}).get("scopes") or each.get("spec", {}).get("scopeSelector"):
+            continue  # of other pods, or of some of these
+        status = each.get("status") or {}
+        for key, hard in (status.get("hard") or {}).items():
+            resource = key.removeprefix("requests.").removeprefix("limits.").removeprefix("count/")
+            left = amount(hard) - amount((status.get("used") or {}).get(key, "0"))
+            if resource in most and most[resource] > left:
+                will = "will" if least.get(resource, 0.0) > left else "may"
+                needed = least[resource] if will == "will" else most[resource]
+                short.append(
+                    f"{will} not suffice: {each['metadata']['name']}: {key}: {shown(resource, left)} of {hard} left, "
+                    f"{shown(resource, needed)} needed"
+                )
+    if not short:
+        yield passed("quota", f"{', '.join(each['metadata']['name'] for each in found)}: enough is left")
+    elif any(words.startswith("will") for words in short):
+        yield failed("quota", "; ".join(short), "ask for less under cluster.workers, or for a larger quota")
+    else:
+        yield warned("quota", "; ".join(short), "the groups will grow no further than the quota")
+
+
+def limit_range(request: Request, server: Server) -> Iterator[Check]:
+    """Every container and every pod, against the least and the most that one may have."""
+    asking: dict[str, list[tuple[str, Amounts]]] = {"Container": [], "Pod": []}
+    for group, pods in pods_of(request).items():
+        asking["Pod"].append((group, pods.asked))
+        for container in [*pods.spec.get("initContainers", []), *pods.spec["containers"]]:
+            asking["Container"].append((f"{container['name']} of {group}", requests(container)))
+    wrong: list[str] = []
+    for each in server.items(core(request.cluster.namespace, "limitranges")):
+        for limit in each["spec"]["limits"]:
+            for who, amounts in asking.get(limit["type"], []):
+                for resource, asked in amounts.items():
+                    low, high = limit.get("min", {}).get(resource), limit.get("max", {}).get(resource)
+                    if (low is not None and asked < amount(low)) or (high is not None and asked > amount(high)):
+                        wrong.append(
+                            f"{who} asks for {shown(resource, asked)} {resource}, "
+                            f"{each['metadata']['name']} allows {low or 'anything'} to {high or 'anything'}"
+                        )
+    if wrong:
+        yield failed(
+            "limit range",
+            "; ".join(wrong),
+            "ask for what is allowed under cluster.driver and cluster.workers; autoscaler, wait-gcs-ready and "
+            "ray-job-submitter ask for the same always, and need a wider range",
+        )
+    else:
+        yield passed("limit range", "kept")
+
+
+def pieces_of_work(request: Request, server: Server) -> Iterator[Check]:
+    """`resources:`, against what one pod has."""
+    name, asked = "a piece of work", request.resources
+    words = f"{asked.num_workers} x {asked.cpus_per_worker} CPUs and {asked.gpus_per_worker:g} GPUs"
+    groups = list(request.cluster.workers.values())
+    processes = sum(_processes(group.cpus, group.gpus, request) * group.most for group in groups)
+    if not groups:
+        processes = _processes(request.cluster.driver.cpus, 0, request)
+    side = processes // asked.num_workers
+    if not processes:
+        yield failed(name, f"{words}: no pod has as much", "ask for less under resources:, or for larger pods")
+    elif not side:
+        yield failed(
+            name, f"{words}: there is room for {processes} of its processes", "raise the groups' count, or ask for less"
+        )
+    elif side < request.concurrency:
+        yield warned(
+            name,
+            f"{words}: {side} side by side, study.concurrency is {request.concurrency}",
+            "raise the groups' count, or lower study.concurrency",
+        )
+    else:
+        yield passed(name, f"{words}: {side} side by side, study.concurrency is {request.concurrency}")
+    idle = [key for key, group in request.cluster.workers.items() if group.gpus and not asked.gpus_per_worker]
+    if idle:
+        yield warned("GPUs", f"{', '.join(idle)}: no piece of work asks for one", "set resources.gpus_per_worker")
+
+
+def _processes(cpus: int, gpus: int, request: Request) -> int:
+    asked = request.resources
+    by_gpu = math.inf if not asked.gpus_per_worker else math.floor(gpus / asked.gpus_per_worker + 1e-9)
+    return int(min(cpus // asked.cpus_per_worker, by_gpu))
+
+
+def _held(request: Request, *, at_most: bool) -> Amounts:
+    """By the whole study."""
+    total: Amounts = {"pods": 0.0}
+    for pods in pods_of(request).values():
+        count = pods.most if at_most else pods.least
+        total["pods"] += count
+        for resource, asked in pods.asked.items():
+            total[resource] = total.get(resource, 0.0) + count * asked
+    return total

@@ -1,0 +1,355 @@
+"""A study from its file to its report: opens what it needs, runs an engine over the planner, projects what stands."""
+
+from __future__ import annotations
+
+import getpass
+import resource
+import shlex
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from hidfd.config import study_file as studyfile
+from hidfd.config.paths import with_values
+from hidfd.config.schema import TrialConfig
+from hidfd.data.identify import identify
+from hidfd.data.sources import materials
+from hidfd.errors import ConfigError, HidfdError, Stopped
+from hidfd.pipeline.graph import needed, plan
+from hidfd.pipeline.observer import Observer
+from hidfd.store.disk import store_errors
+from hidfd.store.store import Store
+from tune.engines.environment import before_ray, before_torch
+from tune.engines.ray_job import check_lasts
+from tune.engines.worker import Place, perform
+from tune.errors import StudyError
+from tune.ledger.opening import copy_ledger, holder_of, open_ledger, send_request
+from tune.monitor import Importing, Watch, current
+from tune.planner.planner import Planner
+from tune.planner.snapshots import snapshot_of
+from tune.planner.state import StudyState
+from tune.report.page import write_study_report
+from tune.report.search_figures import write_study_figures
+from tune.study.config import SearchConfig, StudyConfig
+from tune.study.definition import Definition, define
+from tune.study.snapshot import StudySnapshot
+from tune.study.states import WorkState
+from tune.tracking.background import Projection
+from tune.tracking.tracker import Tracker
+
+T = TypeVar("T")
+
+UNSEEN = "0" * 64
+"""Stands for the content of what is on another machine."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file asks for, opened.
+
+    Attributes:
+        file: the study file.
+        store: of artifacts.
+        definition: its sections, checked against each other, with every material identified.
+    """
+
+    file: studyfile.StudyFile
+    store: Store
+    definition: Definition
+
+    def holder(self) -> str | None:
+        """Who drives it now, in words."""
+        return holder_of(self.file.storage.ledger, self.definition.name)
+
+    def state(self) -> StudyState:
+        """Where it stands, over a copy of its ledger: for looking on, and for planning."""
+        is_driven = self.holder() is not None
+        asked = self.definition.study
+        ledger = copy_ledger(self.file.storage.ledger, self.definition.name, asked.objective, asked.further_objectives)
+        return StudyState(self.definition, ledger, is_driven=is_driven)
+
+    def snapshot(self) -> StudySnapshot:
+        """Where it stands, whoever drives it."""
+        return snapshot_of(self.state())
+
+    def ask_to_stop(self, holder: str, *, now: bool) -> None:
+        """Ask a driver, wherever it runs, to stop: after saving what runs, or at once.
+
+        Args:
+            holder: the driver, as `holder` names it.
+            now: at once.
+        """
+        by = f"{getpass.getuser()}@{socket.gethostname()}"
+        send_request(self.file.storage.ledger, self.definition.name, {"to": holder, "by": by, "now": now})
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a run left.
+
+    Attributes:
+        snapshot: the study.
+        report: path of its page.
+        is_new: whether anything had to be done.
+        tracking_error: why MLflow does not show all of it, if so.
+        cpu_seconds: of this process and everything that it started on this machine.
+    """
+
+    snapshot: StudySnapshot
+    report: Path
+    is_new: bool
+    tracking_error: str | None
+    cpu_seconds: float
+
+
+def open_study(
+    path: str,
+    overrides: Sequence[str] = (),
+    *,
+    store: str | None = None,
+    num_seeds: int | None = None,
+) -> Study:
+    """Read a study file and check all of it, without Ray and without torch.
+
+    Args:
+        path, overrides, store: as `hidfd.config.study_file.load`.
+        num_seeds: of the comparison at the end, in place of those in the file.
+
+    Raises:
+        ConfigError, InputError, StoreError: see `hidfd.errors`.
+    """
+    file = studyfile.load(path, overrides, store=store)
+    check_lasts(file.storage)
+    asked, search, trial = _sections(file)
+    if num_seeds is not None:
+        asked = asked.with_num_seeds(num_seeds)
+    opened = Store.open(file.storage.store)
+    words = ["python", "-m", "tune", "run", path, *overrides]
+    words += [] if num_seeds is None else ["--seeds", str(num_seeds)]
+    words += [] if store is None else ["--store", studyfile.redacted(store)]
+    definition = define(
+        file.name,
+        asked,
+        search,
+        identify(trial, opened),
+        Path(file.storage.results) / file.name,
+        file=path,
+        command=shlex.join(words),
+        tracking=studyfile.redacted(file.storage.tracking),
+        resources=_resources(file),
+    )
+    return Study(file, opened, definition)
+
+
+def check_study(path: str, overrides: Sequence[str] = ()) -> None:
+    """Check all of a study file that is meant for another machine: neither its places nor its material are looked at.
+
+    Raises:
+        ConfigError: every problem at once.
+    """
+    file = studyfile.load(path, overrides, environment=None)
+    asked, search, trial = _sections(file)
+    unseen = {f"{where}.sha256": UNSEEN for where, found in materials(trial).items() if found.sha256 is None}
+    define(file.name, asked, search, with_values(trial, unseen), Path(), resources=_resources(file))
+
+
+def _resources(file: studyfile.StudyFile) -> dict[str, float]:
+    """Of a piece of work, as its attempts are charged."""
+    asked = file.resources
+    return {
+        "cpus": float(asked.cpus_per_worker),
+        "gpus": asked.gpus_per_worker,
+        "workers": float(asked.num_workers),
+    }
+
+
+def _sections(file: studyfile.StudyFile) -> tuple[StudyConfig, SearchConfig, TrialConfig]:
+    """All that is wrong with any of them at once."""
+    problems: list[str] = []
+
+    def read(section: Callable[[], T]) -> T | None:
+        try:
+            return section()
+        except ConfigError as error:
+            problems.append(str(error))
+            return None
+
+    asked = read(lambda: file.section("study", StudyConfig))
+    search = read(lambda: file.section("search", SearchConfig))
+    trial = read(file.trial)
+    if asked is None or search is None or trial is None:
+        raise ConfigError("\n".join(problems))
+    return asked, search, trial
+
+
+def run_study(
+    study: Study,
+    *,
+    engine: str,
+    device: str,
+    observer: Observer,
+    show: Callable[[StudySnapshot], None],
+) -> Ended:
+    """Run a study, or go on with it, to its report.
+
+    Args:
+        study: opened.
+        engine: `ray`, or `local` for one piece of work after another in this process.
+        device: auto, cpu or cuda.
+        observer: hears of imports; its `stop_reason` stops the study.
+        show: called with what stands, about once a second while something runs.
+
+    Raises:
+        LedgerHeld: another driver runs it.
+        StudyError: it ended without a single result.
+        Stopped: the observer asked for it; the same command goes on.
+        HidfdError: what has to be mended before anything can go on.
+    """
+    if engine == "local" and study.file.resources.num_workers > 1:
+        raise ConfigError(
+            f"resources.num_workers: {study.file.resources.num_workers}, but --engine local runs every piece of work "
+            f"in this one process; leave --engine out, or set resources.num_workers=1"
+        )
+    started = time.time()
+    chosen = [*([] if engine == "ray" else ["--engine", engine]), *([] if device == "auto" else ["--device", device])]
+    definition = replace(study.definition, command=shlex.join([*shlex.split(study.definition.command), *chosen]))
+    storage = study.file.storage
+    with store_errors("making the results folder", definition.folder):
+        definition.folder.mkdir(parents=True, exist_ok=True)
+    threads = study.file.resources.cpus_per_worker
+    asked = definition.study
+    place = Place(
+        _everywhere(storage.store), _everywhere(str(definition.folder)), device, threads, asked.measures_latency
+    )
+    with open_ledger(
+        storage.ledger, definition.name, asked.objective, observer.should_stop, asked.further_objectives
+    ) as ledger:
+        state = StudyState(definition, ledger, tries_again=True)
+        planner = Planner(state, time.time)
+        tracker = Tracker(storage.tracking, definition.name)
+        is_new = not planner.is_over()
+        with Projection(tracker) as projection:
+            if is_new:
+                watch = Watch(planner, study.store, study.holder(), projection, observer, show)
+                watch.refer()
+                _import_materials(study, threads, Importing(observer, watch.hear_requests))
+                if engine == "ray":
+                    observer.note("starting Ray")
+                _run(study, planner, place, engine, watch)
+            snapshot = current(planner)
+            show(snapshot)
+            if planner.broken is not None:
+                raise _error_of(planner.broken.exit_code, planner.broken.reason)
+            if observer.stop_reason is not None:
+                raise Stopped(_what_stands(snapshot, observer.stop_reason))
+            report = write_study_report(snapshot, definition.folder)
+            write_study_figures(snapshot, definition.folder)
+            projection.finish(snapshot, study.store)
+    if not any(work.state is WorkState.COMPLETE for work in snapshot.works if work.kind == "student"):
+        raise StudyError(snapshot.undone or _nothing_came_of_it(snapshot, report))
+    return Ended(snapshot, report, is_new, projection.error, _cpu_seconds(snapshot, engine, started))
+
+
+def write_pages(study: Study) -> Path:
+    """The study's page, and that of every finished piece of work whose folder is gone, from ledger and store.
+
+    Returns:
+        Path of the study's page.
+    """
+    state = study.state()
+    lost = [
+        work
+        for work in state.works.values()
+        if work.piece.kind != "opening"
+        and state.of(work.key) is WorkState.COMPLETE
+        and not (study.definition.folder / work.label / "report.html").exists()
+        and all(study.store.find(s.name, s.digest) for s in needed(plan(work.piece.config), work.piece.until))
+    ]
+    if lost:
+        from hidfd.trial import run_trial
+
+        for work in lost:
+            run_trial(
+                work.piece.config,
+                study.store,
+                until=work.piece.until,
+                folder=study.definition.folder / work.label,
+                device="auto",
+                name=work.label,
+            )
+    snapshot = snapshot_of(state)
+    write_study_figures(snapshot, study.definition.folder)
+    return write_study_report(snapshot, study.definition.folder)
+
+
+def _everywhere(place: str) -> str:
+    """A path as it holds in whatever folder a worker runs."""
+    return place if "://" in place else str(Path(place).expanduser().absolute())
+
+
+def _run(study: Study, planner: Planner, place: Place, engine: str, watch: Watch) -> None:
+    watch()
+    if engine == "local":
+        from tune.engines.local import run_local
+
+        run_local(planner, lambda work, channel: perform(work, place, channel), watch)
+        return
+    concurrency = study.definition.study.concurrency
+    environment = before_ray(place.threads, concurrency)
+    from tune.engines.ray_engine import run_ray
+
+    run_ray(
+        planner,
+        place,
+        concurrency=concurrency,
+        resources=study.file.resources,
+        environment=environment,
+        on_change=watch,
+    )
+
+
+def _import_materials(study: Study, threads: int, observer: Observer) -> None:
+    """Once, before pieces of work that run side by side would each do it."""
+    base, store = study.definition.base, study.store
+    stages = plan(base).values()
+    imports = [s for s in stages if s.name == "import" or (s.name == "teacher" and base.teacher.train is None)]
+    if all(store.find(stage.name, stage.digest) for stage in imports):
+        return
+    before_torch(threads)
+    from hidfd.trial import import_all
+
+    import_all(base, store, observer)
+
+
+def _cpu_seconds(snapshot: StudySnapshot, engine: str, since: float) -> float:
+    """Of this process, of what it started and waited for (Ray's node), and of its pieces of work since a time."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    own = time.process_time() + children.ru_utime + children.ru_stime
+    if engine == "local":
+        return own  # they ran in this process
+    attempts = [attempt for work in snapshot.works for attempt in work.attempts if attempt.started >= since]
+    return own + sum(attempt.cpu_seconds or 0.0 for attempt in attempts)
+
+
+def _error_of(exit_code: int | None, reason: str) -> HidfdError:
+    kinds = {kind.exit_code: kind for kind in HidfdError.__subclasses__()}
+    return kinds.get(exit_code or 1, HidfdError)(reason)
+
+
+def _what_stands(snapshot: StudySnapshot, reason: str) -> str:
+    done = sum(work.state.is_final for work in snapshot.works)
+    halfway = sum(bool(work.attempts) and not work.state.is_final for work in snapshot.works)
+    return (
+        f"stopped by {reason}: {done} finished {'piece' if done == 1 else 'pieces'} of work and everything that the "
+        f"ledger knows are kept; "
+        f"{halfway} under way go on from their checkpoints, nothing is lost"
+    )
+
+
+def _nothing_came_of_it(snapshot: StudySnapshot, report: Path) -> str:
+    reasons = [f"  {work.label}: {work.state}: {work.reason}" for work in snapshot.works if work.reason]
+    shown = "\n".join(reasons[:8])
+    return f"the study ended without a single finished student:\n{shown}\nreport: {report}"

@@ -1,0 +1,53 @@
+"""The first engine: a loop in the driver's own process over the planner, for tests and `--engine local`."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from tune.planner.planner import Planner
+from tune.study.messages import Channel, Done, End, Report, Wait
+from tune.study.task import Work
+
+Execute = Callable[[Work, Channel], End]
+"""Runs one piece of work to its end; raises nothing that is the work's own fault."""
+
+
+class PlannerChannel:
+    """Straight to the planner, in its own process."""
+
+    def __init__(self, planner: Planner, key: str, on_change: Callable[[], None]) -> None:
+        self._planner, self._key, self._on_change = planner, key, on_change
+
+    def report(self, report: Report) -> None:
+        """To the planner."""
+        self._planner.on_report(self._key, report)
+        self._planner.tick()
+        self._on_change()
+
+    def verdict(self) -> str | None:
+        """The planner's."""
+        self._on_change()
+        return self._planner.verdict(self._key)
+
+
+def run_local(planner: Planner, execute: Execute, on_change: Callable[[], None] = lambda: None) -> None:
+    """Run a study one piece of work after another.
+
+    Args:
+        planner: decides.
+        execute: runs a piece of work here.
+        on_change: called whenever there may be something new to show.
+    """
+    while True:
+        step = planner.next_work(1)
+        match step:
+            case Work():
+                planner.on_start(step, socket.gethostname())
+                on_change()
+                planner.on_end(step, execute(step, PlannerChannel(planner, step.key, on_change)))
+                on_change()
+            case Done():
+                return
+            case Wait():
+                raise AssertionError("one piece of work at a time: there is nothing to wait for")

@@ -1,0 +1,274 @@
+"""What runs inside Ray's workers: one piece of work, in one process or, through Ray Train, in several.
+
+Several processes are a Ray Train run of their own inside the trial's function. Only the first of them speaks: what it
+says goes through an actor to the trial's function, which alone can tell Tune. Such a run is never stopped from outside,
+which would leave its placement group behind; the first process asks for its verdict and all return together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.tune import get_context as get_trial_context
+from ray.tune import report as tell
+from ray.util.placement_group import get_current_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from tune.engines.results_sync import HandOver
+from tune.engines.worker import Perform, Place, perform
+from tune.study.messages import Lost, Report, Stopped
+from tune.study.task import Work
+
+ASK_EVERY_SECONDS = 1.0
+"""How often a running piece of work asks the mailbox."""
+
+WORD = "word"
+"""Key of what a trial says in Tune's results."""
+
+RELAY_SECONDS = 1.0
+"""How often a trial's function looks whether its processes have ended without a word."""
+
+START_FAILURES = 20
+"""How often Ray Train may fail to start all processes, at its 60 s each: a cluster that grows takes minutes. Without a
+limit it tries for ever, and its trial would hold a slot of the study that long."""
+
+_log = logging.getLogger(__name__)
+
+Say = Callable[..., None]
+
+
+class Mailbox:
+    """An actor that holds verdicts until their pieces of work ask."""
+
+    def __init__(self) -> None:
+        self._verdicts: dict[str, str] = {}
+
+    def post(self, trial_id: str, reason: str) -> None:
+        """The driver says why a trial shall stop."""
+        self._verdicts[trial_id] = reason
+
+    def read(self, trial_id: str) -> str | None:
+        """A trial asks."""
+        return self._verdicts.get(trial_id)
+
+
+@dataclass(frozen=True)
+class Actors:
+    """Handles of those beside the driver.
+
+    Attributes:
+        mailbox: a `Mailbox`.
+        results: a `ResultsFolder`.
+    """
+
+    mailbox: Any
+    results: Any
+
+
+class RayChannel:
+    """From a worker: reports by `say`, which returns when the planner has heard them; verdicts by mail.
+
+    Attributes:
+        hand_over: of what it writes.
+    """
+
+    def __init__(self, trial_id: str, folder: str, actors: Actors, say: Say) -> None:
+        """`folder` is that of the study's results."""
+        self._trial_id, self._mailbox, self._say = trial_id, actors.mailbox, say
+        self.hand_over = HandOver(folder, actors.results, lambda words: say("report", Report(note=words).to_json()))
+        self._asked = 0.0
+        self._verdict: str | None = None
+
+    def report(self, report: Report) -> None:
+        """To the planner, which may have something to say about a measurement at once."""
+        if report.picture is not None:
+            self.hand_over.bring_file(Path(report.picture))
+        self._say("report", report.to_json())
+        if report.measured:
+            self._asked = 0.0
+
+    def verdict(self) -> str | None:
+        """The mailbox's answer, asked at most once a second."""
+        now = time.monotonic()
+        if self._verdict is None and now - self._asked >= ASK_EVERY_SECONDS:
+            self._asked = now
+            try:
+                self._verdict = ray.get(self._mailbox.read.remote(self._trial_id))
+            except ray.exceptions.RayActorError as error:
+                _log.warning("the mailbox does not answer (%s); it is asked again", type(error).__name__)
+        return self._verdict
+
+
+class Silence:
+    """The channel of every process but the first: the trial asks and tells by that one alone."""
+
+    def report(self, report: Report) -> None:
+        """To nobody."""
+
+    def verdict(self) -> str | None:
+        """None."""
+        return None
+
+
+def trainable(
+    place: Place, actors: Actors, *, num_workers: int, gpus: float, execute: Perform
+) -> Callable[[dict[str, Any]], None]:
+    """The function that Tune runs in an actor, one piece of work after another.
+
+    Args:
+        place: where work is done and left.
+        actors: beside the driver.
+        num_workers: processes of one piece of work.
+        gpus: of each.
+        execute: does a piece of work in its one process; several always run `tune.engines.worker.perform`.
+    """
+
+    def run_work(config: dict[str, Any]) -> None:
+        trial_id = get_trial_context().get_trial_id()
+        if num_workers == 1:
+            _run_process(config["work"], place, RayChannel(trial_id, place.folder, actors, _say), _say, execute)
+            return
+        _run_together(config["work"], place, actors, trial_id, num_workers, gpus)
+
+    return run_work
+
+
+def _say(*words: Any) -> None:
+    """As one string: Tune flattens dictionaries. Returns when the planner has heard it."""
+    tell({WORD: json.dumps(words)})
+
+
+def _run_process(record: str, place: Place, channel: RayChannel, say: Say, execute: Perform = perform) -> None:
+    say("start", socket.gethostname(), ray.get_runtime_context().get_node_id())
+    work = Work.restore(0, json.loads(record), [])
+    end = execute(work, place, channel)
+    channel.hand_over.bring_all(work.label)
+    say("end", type(end).__name__, vars(end))
+
+
+class Line:
+    """An actor between the first process and the trial's function: a word is handed over, and heard."""
+
+    def __init__(self) -> None:
+        self._words: asyncio.Queue[tuple[list[Any], asyncio.Event]] = asyncio.Queue()
+        self._heard = asyncio.Event()
+
+    async def tell(self, *words: Any) -> None:
+        """Returns when the function has said it to the planner."""
+        heard = asyncio.Event()
+        await self._words.put((list(words), heard))
+        await heard.wait()
+
+    async def listen(self) -> list[Any]:
+        """The next word, whenever it comes; whoever asks again has passed the one before on."""
+        self._heard.set()
+        words, self._heard = await self._words.get()
+        return words
+
+
+def _run_together(record: str, place: Place, actors: Actors, trial_id: str, num_workers: int, gpus: float) -> None:
+    import ray.train  # here, as it loads torch, which the mailbox and the driver can do without
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    line = ray.remote(num_cpus=0)(Line).options(scheduling_strategy=here).remote()
+    with tempfile.TemporaryDirectory(prefix="hidfd-train-") as scratch:
+        trainer = TorchTrainer(
+            _process,
+            train_loop_config={"work": record, "place": place, "actors": actors, "line": line, "trial_id": trial_id},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=num_workers,
+                use_gpu=gpus > 0,
+                resources_per_worker={"CPU": float(place.threads)} | ({"GPU": gpus} if gpus else {}),
+            ),
+            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+            run_config=ray.train.RunConfig(
+                name=trial_id,
+                storage_path=scratch,
+                # The planner starts lost work again, so Ray Train must not. Its types know its first version only.
+                failure_config=ray.train.FailureConfig(
+                    max_failures=0,
+                    max_preemption_failures=0,  # type: ignore[call-arg]
+                    controller_failure_limit=START_FAILURES,
+                ),
+            ),
+        )
+        _relay(line, _in_background(trainer.fit), lambda: ray.get(actors.mailbox.read.remote(trial_id)))
+
+
+def _in_background(action: Callable[[], Any]) -> Future[Any]:
+    """Its result. Nobody waits for the thread: a run that has not started yet ends with this process."""
+    result: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(action())
+        except Exception as error:  # noqa: BLE001  told by `_relay`
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return result
+
+
+def _relay(line: Any, run: Future[Any], verdict: Callable[[], str | None]) -> None:
+    """Says to Tune what the first process says, until the run is over."""
+    has_started = False
+    word = line.listen.remote()
+    while True:
+        heard, _ = ray.wait([word], timeout=RELAY_SECONDS)
+        if heard:
+            has_started = True
+            _say(*ray.get(word))
+            word = line.listen.remote()
+        elif run.done():
+            break
+        elif not has_started and (reason := verdict()) is not None:
+            _say("end", Stopped.__name__, vars(Stopped(f"stopped before its processes had started ({reason})", 0.0)))
+            return
+    error = run.exception()
+    if error is not None:
+        _say("end", Lost.__name__, vars(Lost(_in_words(error))))
+
+
+def _in_words(error: BaseException) -> str:
+    """What became of a run, from what Ray Train raises."""
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        return "; ".join(
+            f"process {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in failures.items()
+        )
+    return f"its processes did not start or did not stay ({str(error).strip().splitlines()[-1]})"
+
+
+def _process(config: dict[str, Any]) -> None:
+    """One of several."""
+    from ray.train import get_context
+
+    place, record, line = config["place"], config["work"], config["line"]
+    rank = get_context().get_world_rank()
+
+    def say(*words: Any) -> None:
+        ray.get(line.tell.remote(*words))
+
+    if rank == 0:
+        group = get_current_placement_group()
+        if group is not None:
+            say("group", group.id.hex())
+        channel = RayChannel(config["trial_id"], place.folder, config["actors"], say)
+        _run_process(record, place, channel, say)
+        return
+    say("node", socket.gethostname(), ray.get_runtime_context().get_node_id())
+    # The first process alone times the student.
+    perform(Work.restore(0, json.loads(record), []), replace(place, measures_latency=False), Silence())

@@ -1,0 +1,208 @@
+"""Running one piece of work where it has landed: `hidfd.trial` around it, its progress told, its end classified."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hidfd.errors
+from hidfd.pipeline.graph import Stage, needed
+from hidfd.pipeline.observer import Observer
+from tune.engines.environment import before_torch
+from tune.study.messages import Channel, Diverged, End, Failed, Finished, Report, Stopped
+from tune.study.metrics import LATENCY
+from tune.study.task import Work
+
+TELL_EVERY_SECONDS = 1.0
+"""Progress is told at most so often; measurements and pictures always."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where work is done and left; plain values, so that it travels to a worker.
+
+    Attributes:
+        store: URI of the store.
+        folder: of the study's results.
+        device: auto, cpu or cuda.
+        threads: of the processor, for one piece of work.
+        measures_latency: whether finished students are timed.
+    """
+
+    store: str
+    folder: str
+    device: str
+    threads: int
+    measures_latency: bool = False
+
+
+Perform = Callable[[Work, Place, Channel], End]
+"""Runs one piece of work to its end, as `perform` does."""
+
+
+class ChannelError(Exception):
+    """A report or a question did not get through: no fault of the work's.
+
+    Attributes:
+        cause: what the channel raised.
+    """
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def perform(work: Work, place: Place, channel: Channel) -> End:
+    """Run a piece of work to its end.
+
+    Returns:
+        How it ended; an error of the store or the device, or of what everything rests on, carries its exit code: it is
+        the user's to mend before anything can go on.
+
+    Raises:
+        ProcessLostError: another process of the work is gone.
+        Exception: what may have spoilt this process (a CUDA error), so that it is thrown away; and what the channel
+            raised, for whoever runs the work to bear.
+    """
+    started = time.process_time()
+    try:
+        metrics, reused = _run(work, place, channel)
+    except hidfd.errors.Stopped as stopped:
+        return Stopped(str(stopped), time.process_time() - started)
+    except hidfd.errors.DivergedError as error:
+        return Diverged(str(error), time.process_time() - started)
+    except hidfd.errors.ProcessLostError:
+        raise
+    except hidfd.errors.HidfdError as error:
+        concerns_all = isinstance(error, hidfd.errors.StoreError | hidfd.errors.DeviceError)
+        concerns_all = concerns_all or work.piece.until == "collection"
+        return Failed(str(error), error.exit_code if concerns_all else None, time.process_time() - started)
+    except ChannelError as error:
+        raise error.cause from None
+    except Exception as error:
+        if "CUDA error" in str(error):
+            raise
+        _log.exception("%s failed", work.label)
+        where = _leave_traceback(Path(place.folder) / work.label)
+        return Failed(f"{type(error).__name__}: {error} (traceback in {where})", None, time.process_time() - started)
+    return Finished(metrics, reused, time.process_time() - started)
+
+
+def _run(work: Work, place: Place, channel: Channel) -> tuple[dict[str, float], bool]:
+    before_torch(place.threads)
+    import torch
+
+    from hidfd.store.store import Store
+    from hidfd.trial import evaluate_test, run_trial
+
+    torch.set_num_threads(place.threads)
+    store = Store.open(place.store)
+    observer = WorkObserver(channel, work.rungs)
+    if work.piece.kind == "opening":
+        known = store.find("opening", work.key)
+        if known is not None:
+            observer.note(f"the test labels had been opened for it before, {known.created}; read again")
+        return numbers_of(evaluate_test(work.piece.config, store, device=place.device)), known is not None
+    result = run_trial(
+        work.config,
+        store,
+        until=work.piece.until,
+        folder=Path(place.folder) / work.label,
+        device=place.device,
+        observer=observer,
+        name=work.label,
+    )
+    chain = [stage.role for stage in needed(result.stages, work.piece.until) if stage.name != "import"]
+    metrics = numbers_of(result.metrics)
+    if place.measures_latency and work.piece.kind == "student":
+        from hidfd.latency import latency_milliseconds
+
+        metrics[LATENCY] = latency_milliseconds(result.config, store)
+    return metrics, set(chain) <= set(result.reused)
+
+
+def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The single finite numbers of a `result.json`, those of the generator as `generator.<name>`."""
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": number for inner, number in numbers_of(value).items()}
+        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            found[name] = float(value)
+    return found
+
+
+class WorkObserver(Observer):
+    """Passes a trial's progress on, and the verdict back."""
+
+    def __init__(self, channel: Channel, rungs: tuple[int, ...]) -> None:
+        self.measure_at_images = rungs
+        self._channel = channel
+        self._told = 0.0
+
+    def stage_started(self, stage: Stage, target_images: int | None, images_seen: int = 0) -> None:
+        self._tell(Report(stage.name, images_seen, target_images))
+
+    def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
+        now = time.monotonic()
+        if now - self._told >= TELL_EVERY_SECONDS or images >= target_images:
+            self._told = now
+            told = {name: value for name, value in metrics.items() if "/" in name}
+            self._tell(Report(stage.name, images, target_images, told))
+
+    def measured(self, stage: Stage, images: int, metrics: dict[str, float]) -> None:
+        is_student = stage.name == "distillation"
+        self._tell(Report(stage.name, images, None, metrics, measured=is_student))
+
+    def picture(self, stage: Stage, images: int, path: Path) -> None:
+        self._tell(Report(stage.name, images, None, picture=str(path)))
+
+    def reused(self, stage: Stage, seconds: float | None) -> None:
+        self._tell_generator(stage)
+
+    def stage_finished(self, stage: Stage, seconds: float) -> None:
+        self._tell_generator(stage)
+
+    def note(self, text: str) -> None:
+        self._tell(Report(note=text))
+
+    def should_stop(self) -> str | None:
+        with _channel_errors():
+            return self._channel.verdict()
+
+    def _tell_generator(self, stage: Stage) -> None:
+        if stage.name == "generation":
+            self._tell(Report(generator=stage.digest))
+
+    def _tell(self, report: Report) -> None:
+        with _channel_errors():
+            self._channel.report(report)
+
+
+@contextlib.contextmanager
+def _channel_errors() -> Iterator[None]:
+    """Keeps what a channel raises apart from what the work raises."""
+    try:
+        yield
+    except Exception as error:
+        raise ChannelError(error) from error
+
+
+def _leave_traceback(folder: Path) -> str:
+    """Where it stands; a folder that cannot be written must not hide the error itself."""
+    path = folder / "error.txt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc())
+    except OSError as error:
+        return f"the log: {path} cannot be written, {error.strerror}"
+    return str(path)

@@ -1,0 +1,1 @@
+"""A study's memory: Optuna's storage in SQLite or PostgreSQL, with one writer. Torch-free."""

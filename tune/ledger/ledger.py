@@ -1,0 +1,283 @@
+"""The ledger: all that a study remembers, in Optuna's storage, with one writer. Torch-free.
+
+Two Optuna studies in one SQLite file or PostgreSQL database (see `tune.ledger.opening`):
+    <name>        one trial per suggestion; attributes `group`, `work` (keys of its pieces), `rungs`, `outcome`
+    <name>/work   one parameterless trial per piece of work; attributes `work`, `attempt/<n>`; study attribute `epoch`
+
+The driver is the only writer: it holds a lock and raises `epoch` when it takes it, which every write checks. What is
+known is written as attributes first, and told to Optuna last: a kill between two writes loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import ValidationError
+
+from tune.errors import LedgerError, LedgerHeld
+from tune.ledger.mirrored_storage import MirroredStorage
+from tune.study.asha import Decision
+from tune.study.metrics import optuna_direction
+from tune.study.states import WorkState
+from tune.study.suggestion import Suggestion
+from tune.study.task import Attempt, Work
+
+SCHEMA = 1
+"""Raise when attributes change their meaning; a ledger with a higher number is refused."""
+
+REQUEST = "request/"
+"""Prefix of a study attribute that somebody else than the driver writes; each has a name of its own."""
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study that it opens
+
+
+class Ledger:
+    """Reads and writes one study. Attributes go first, `tell` goes last, and every step may be the last one."""
+
+    def __init__(self, storage: BaseStorage, name: str, objective: str, further: Iterable[str] = ()) -> None:
+        """Opens the study, made if it is not there.
+
+        Args:
+            storage: Optuna's.
+            name: of the study.
+            objective: metric of a student that Optuna is told.
+            further: objectives that it is told beside it.
+        """
+        self._storage = storage
+        self._objective = objective
+        self._directions = [optuna_direction(metric) for metric in (objective, *further)]
+        self._search = optuna.create_study(
+            storage=storage, study_name=name, directions=self._directions, load_if_exists=True
+        )
+        self._work = optuna.create_study(
+            storage=storage, study_name=f"{name}/work", direction="maximize", load_if_exists=True
+        )
+        schema = self._work.user_attrs.get("schema", SCHEMA)
+        if schema > SCHEMA:
+            raise LedgerError(
+                f"the ledger of study {name!r} has schema {schema}, this version knows {SCHEMA}; "
+                f"use the version that made it, or give the study another name"
+            )
+        self._epoch: int | None = None
+
+    def take(self) -> None:
+        """Becomes its writer: whoever held it before cannot write any more."""
+        epoch = int(self._work.user_attrs.get("epoch", 0)) + 1
+        self._work.set_user_attr("schema", SCHEMA)
+        self._work.set_user_attr("epoch", epoch)
+        self._epoch = epoch
+        if isinstance(self._storage, MirroredStorage):
+            self._storage.fence(self._work._study_id, "epoch", epoch)
+
+    @property
+    def has_other_objectives(self) -> bool:
+        """Whether it was made for others than it was opened for; Optuna never changes those of a study."""
+        return [direction.name.lower() for direction in self._search.directions] != self._directions
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """What the study's suggestions belong to, as `set_identity` wrote it."""
+        identity: dict[str, Any] | None = self._search.user_attrs.get("identity")
+        return identity
+
+    def set_identity(self, identity: dict[str, Any]) -> None:
+        """Remembers what the suggestions belong to."""
+        self._write(lambda: self._search.set_user_attr("identity", identity))
+
+    @property
+    def closed(self) -> dict[str, Any] | None:
+        """Why the search ended early, as `set_closed` wrote it; None if it did not."""
+        closed: dict[str, Any] | None = self._search.user_attrs.get("closed")
+        return closed
+
+    def set_closed(self, closed: dict[str, Any]) -> None:
+        """Remembers why the search ended early, and under which budget."""
+        self._write(lambda: self._search.set_user_attr("closed", closed))
+
+    @property
+    def openings(self) -> list[dict[str, Any]]:
+        """Each time that the test labels were opened, as `set_openings` wrote it."""
+        openings: list[dict[str, Any]] = self._search.user_attrs.get("openings", [])
+        return openings
+
+    def set_openings(self, openings: list[dict[str, Any]]) -> None:
+        """Remembers when the test labels were opened, and for whom."""
+        self._write(lambda: self._search.set_user_attr("openings", openings))
+
+    def requests(self) -> dict[str, dict[str, Any]]:
+        """What others have asked of the driver: id -> what; see `tune.ledger.opening.send_request`."""
+        attributes = self._search.user_attrs
+        return {name.removeprefix(REQUEST): asked for name, asked in attributes.items() if name.startswith(REQUEST)}
+
+    def history(self) -> list[FrozenTrial]:
+        """Every suggestion as Optuna's samplers read it."""
+        return self._search.get_trials(deepcopy=False)
+
+    def suggestions(self) -> list[Suggestion]:
+        """Every suggestion, in order."""
+        found = []
+        for trial in self.history():
+            attributes = trial.user_attrs
+            outcome = attributes.get("outcome", {})
+            found.append(
+                Suggestion(
+                    number=trial.number,
+                    params=dict(trial.params),
+                    group=attributes["group"],
+                    why=attributes.get("why", ""),
+                    point=attributes.get("point"),
+                    retries=attributes.get("retries"),
+                    work=tuple(attributes.get("work", ())),
+                    rungs={int(k): Decision.from_json(v) for k, v in attributes.get("rungs", {}).items()},
+                    state=WorkState(outcome.get("state", WorkState.WAITING)),
+                    reason=outcome.get("reason"),
+                    value=outcome.get("value"),
+                    further=outcome.get("further", {}),
+                    violation=outcome.get("violation", 0.0),
+                )
+            )
+        return found
+
+    def works(self) -> list[Work]:
+        """Every piece of work, in order of creation."""
+        found = []
+        for trial in self._work.get_trials(deepcopy=False):
+            attributes = trial.user_attrs
+            attempts: list[Attempt] = []
+            while (record := attributes.get(f"attempt/{len(attempts)}")) is not None:
+                attempts.append(Attempt(**record))
+            try:
+                found.append(Work.restore(trial.number, attributes["work"], attempts))
+            except ValidationError as error:
+                raise LedgerError(
+                    f"the ledger's {attributes['work']['label']!r} has settings that this version does not know "
+                    f"({error.errors()[0]['msg']}: {'.'.join(map(str, error.errors()[0]['loc']))}); "
+                    f"use the version that made it, or give the study another `name:`: artifacts are found again"
+                ) from error
+        return found
+
+    def add_suggestion(self, suggestion: Suggestion, distributions: Mapping[str, BaseDistribution]) -> None:
+        """Writes a new suggestion, whole or not at all.
+
+        Args:
+            suggestion: whose number is how many there are.
+            distributions: of its parameters.
+        """
+        attributes: dict[str, Any] = {"group": suggestion.group, "why": suggestion.why, "point": suggestion.point}
+        if suggestion.retries is not None:
+            attributes["retries"] = suggestion.retries
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(suggestion.params),
+            distributions=dict(distributions),
+            user_attrs=attributes,
+        )
+        self._write(lambda: self._search.add_trial(trial))
+
+    def set_suggestion_work(self, suggestion: Suggestion) -> None:
+        """Writes the keys of its pieces, which must be in the ledger already."""
+        self._set(self._search, suggestion.number, "work", list(suggestion.work))
+
+    def set_rungs(self, suggestion: Suggestion) -> None:
+        """Writes its decisions, before they are acted on."""
+        rungs = {str(images): decision.to_json() for images, decision in suggestion.rungs.items()}
+        self._set(self._search, suggestion.number, "rungs", rungs)
+
+    def finish_suggestion(self, suggestion: Suggestion) -> None:
+        """Tells Optuna the truth about a suggestion that has ended. Asked twice it does nothing new.
+
+        COMPLETE with its values, infeasible by how much it misses the constraints; PRUNED with its last rung's value;
+        collapse and divergence are PRUNED without a value and infeasible, so that the sampler keeps away from them;
+        FAIL for what the parameters are not to blame for.
+        """
+        outcome: dict[str, Any] = {
+            "state": suggestion.state,
+            "reason": suggestion.reason,
+            "value": suggestion.value,
+            "further": suggestion.further,
+            "violation": suggestion.violation,
+        }
+        self._set(self._search, suggestion.number, "outcome", outcome)
+        trial = optuna.Trial(self._search, self._trial_id(self._search, suggestion.number))
+        violation = 1.0 if suggestion.state in (WorkState.COLLAPSED, WorkState.DIVERGED) else suggestion.violation
+        if not self._frozen(self._search, suggestion.number).constraints:
+            self._write(lambda: trial.set_constraint("feasible", violation))
+        state = {
+            WorkState.COMPLETE: TrialState.COMPLETE,
+            WorkState.FAILED: TrialState.FAIL,
+        }.get(suggestion.state, TrialState.PRUNED)
+        # Rungs show agreement. Where Optuna is told something else, or several things, it knows no values on the way:
+        # TPE would take them for the objective, or could not place them.
+        if suggestion.state is WorkState.PRUNED and len(self._directions) == 1 and self._objective == "agreement":
+            reported = self._frozen(self._search, suggestion.number).intermediate_values
+            for images, decision in suggestion.rungs.items():
+                if images not in reported:
+                    self._write(partial(trial.report, decision.value, images))
+        values = None
+        if state is TrialState.COMPLETE:
+            assert suggestion.value is not None
+            values = [suggestion.value, *suggestion.further.values()]
+        self._write(lambda: self._search.tell(suggestion.number, values, state, skip_if_finished=True))
+
+    def add_work(self, work: Work) -> None:
+        """Writes a new piece of work, whole or not at all."""
+        record = work.record()
+        self._write(lambda: self._work.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"work": record})))
+
+    def set_attempt(self, work: Work, number: int) -> None:
+        """Writes one of its attempts."""
+        self._set(self._work, work.number, f"attempt/{number}", work.attempts[number].to_json())
+
+    def finish_work(self, work: Work) -> None:
+        """Writes its outcome, then tells Optuna. Asked twice it does nothing new."""
+        outcome = work.outcome
+        assert outcome is not None, work.label
+        self._set(self._work, work.number, "work", work.record())
+        state = {
+            WorkState.COMPLETE: TrialState.COMPLETE,
+            WorkState.FAILED: TrialState.FAIL,
+        }.get(outcome.state, TrialState.PRUNED)
+        value = outcome.metrics.get(self._objective, 0.0) if state is TrialState.COMPLETE else None
+        self._write(lambda: self._work.tell(work.number, value, state, skip_if_finished=True))
+
+    def repair(self) -> None:
+        """Tells Optuna what stands in the attributes already: the last step of a driver that was killed before it."""
+        for suggestion, trial in zip(self.suggestions(), self.history(), strict=True):
+            if suggestion.state.is_final and not trial.state.is_finished():
+                self.finish_suggestion(suggestion)
+        trials = self._work.get_trials(deepcopy=False)
+        unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
+        for work in self.works():
+            if work.outcome is not None and work.number in unfinished:
+                self.finish_work(work)
+
+    def _set(self, study: optuna.Study, number: int, name: str, value: Any) -> None:
+        trial = self._frozen(study, number)
+        if trial.user_attrs.get(name) == value or trial.state.is_finished():
+            return  # Optuna keeps a finished trial as it is; what it was told is the truth
+        trial_id = self._trial_id(study, number)
+        self._write(lambda: self._storage.set_trial_user_attr(trial_id, name, value))
+
+    def _frozen(self, study: optuna.Study, number: int) -> FrozenTrial:
+        return self._storage.get_trial(self._trial_id(study, number))
+
+    def _trial_id(self, study: optuna.Study, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+
+    def _write(self, action: Callable[[], object]) -> None:
+        """The one door of every write."""
+        assert self._epoch is not None, "not opened for writing"
+        if not isinstance(self._storage, MirroredStorage):  # which looks itself, in the write's own transaction
+            found = self._work.user_attrs.get("epoch")
+            if found != self._epoch:
+                raise LedgerHeld(
+                    f"another driver has taken this study over (epoch {found}, ours was {self._epoch}); this one "
+                    f"stops here"
+                )
+        action()

@@ -1,0 +1,145 @@
+"""Where a ledger is: opened for the one driver of a study, copied for whoever looks on, asked who drives it."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import FrozenTrial
+
+from hidfd.config.study_file import redacted
+from tune.errors import LedgerError
+from tune.ledger.ledger import REQUEST, Ledger
+from tune.ledger.mirrored_storage import MirroredStorage, storage_errors
+from tune.ledger.postgres import EXPECTED, PostgresDatabase
+from tune.ledger.sqlite import SqliteFile
+
+
+def place_of(ledger: str) -> SqliteFile | PostgresDatabase:
+    """The place that a `storage.ledger` names: a path, `sqlite:///path` or `postgresql://...`.
+
+    Raises:
+        LedgerError: it names another kind of database, or is no address.
+    """
+    scheme, is_address, _ = ledger.partition("://")
+    if not is_address or ledger.startswith("sqlite:///"):
+        return SqliteFile(Path(ledger.removeprefix("sqlite:///")).expanduser())
+    if scheme in ("postgresql", "postgres", "postgresql+psycopg"):
+        return PostgresDatabase(ledger)
+    raise LedgerError(
+        f"storage.ledger: {redacted(ledger)}: {scheme} is not supported; give the path of an SQLite file, or a "
+        f"PostgreSQL database: {EXPECTED}"
+    )
+
+
+@contextmanager
+def open_ledger(
+    ledger: str,
+    name: str,
+    objective: str,
+    should_stop: Callable[[], str | None] = lambda: None,
+    further: Iterable[str] = (),
+) -> Iterator[Ledger]:
+    """The study's ledger for reading and writing, locked for as long as the block lasts.
+
+    Args:
+        ledger: as `place_of`.
+        name: of the study.
+        objective: metric of a student that Optuna is told.
+        should_stop: asked while the ledger's database is away; a reason ends the wait with `Stopped`.
+        further: objectives that it is told beside it.
+
+    Raises:
+        LedgerHeld: another driver runs the study.
+        LedgerError: it cannot be opened.
+    """
+    place = place_of(ledger)
+    with place.hold(name) as hold, place.open() as database:
+        opened = Ledger(MirroredStorage(database, hold, should_stop), name, objective, further)
+        opened.take()
+        yield opened
+
+
+def copy_ledger(ledger: str, name: str, objective: str, further: Iterable[str] = ()) -> Ledger:
+    """The study's ledger as it stands, copied into memory, whoever writes it; empty if there is none yet.
+
+    A reader draws the same conclusions from it as the driver would, and leaves no trace.
+    """
+    place = place_of(ledger)
+    copy = InMemoryStorage()
+    if place.has_ledger():
+        with place.open() as database, storage_errors():
+            copy = _copy_of(database, name)
+    copied = Ledger(copy, name, objective, further)
+    copied.take()
+    return copied
+
+
+def _copy_of(database: BaseStorage, name: str) -> InMemoryStorage:
+    """Suggestions first, then the pieces of work of these: the driver may write more meanwhile."""
+    copy, works = InMemoryStorage(), f"{name}/work"
+    known = {study.study_name for study in database.get_all_studies()}
+    num_suggestions = 0
+    if name in known:
+        optuna.copy_study(from_study_name=name, from_storage=database, to_storage=copy)
+        num_suggestions = copy.get_n_trials(copy.get_study_id_from_name(name))
+    if works in known:
+        found = optuna.load_study(study_name=works, storage=database)
+        copied = optuna.create_study(study_name=works, storage=copy, direction="maximize")
+        for key, value in found.user_attrs.items():
+            copied.set_user_attr(key, value)
+        trials = found.get_trials(deepcopy=False)
+        copied.add_trials(itertools.takewhile(lambda trial: _trial_of(trial) < num_suggestions, trials))
+    return copy
+
+
+def _trial_of(work: FrozenTrial) -> int:
+    """Number of the suggestion that a piece of work was made for; -1 for those of the comparison at the end."""
+    number: int | None = work.user_attrs["work"]["trial"]
+    return -1 if number is None else number
+
+
+def holder_of(ledger: str, name: str) -> str | None:
+    """Who drives the study now, in words; None if nobody does."""
+    return place_of(ledger).holder(name)
+
+
+def send_request(ledger: str, name: str, request: dict[str, Any]) -> None:
+    """Leaves a request for whoever drives a study, who looks every few seconds.
+
+    Args:
+        ledger: as `place_of`.
+        name: of the study.
+        request: plain JSON.
+
+    Raises:
+        LedgerError: it cannot be written, or has no such study.
+    """
+    with place_of(ledger).open() as database, storage_errors():
+        try:
+            study_id = database.get_study_id_from_name(name)
+        except KeyError:
+            raise LedgerError(f"the ledger has no study {name!r}") from None
+        database.set_study_user_attr(study_id, f"{REQUEST}{secrets.token_hex(8)}", request)
+
+
+def drop_ledger(ledger: str, name: str) -> None:
+    """Deletes all that a ledger holds of a study, pieces of work last; whoever calls it holds the study.
+
+    Raises:
+        LedgerError: it cannot be written.
+    """
+    place = place_of(ledger)
+    if not place.has_ledger():
+        return
+    with place.open() as database, storage_errors():
+        known = {study.study_name: study._study_id for study in database.get_all_studies()}
+        for part in (name, f"{name}/work"):
+            if part in known:
+                database.delete_study(known[part])

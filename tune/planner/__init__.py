@@ -1,0 +1,1 @@
+"""What a study does next: all decisions, without Ray and without torch."""

@@ -1,0 +1,282 @@
+"""What is held against what: variants, and the best trial beside its controls on fresh seeds; and what that says."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hidfd.config.schema import TrialConfig
+from hidfd.errors import ConfigError
+from tune.study.config import StudyConfig
+from tune.study.definition import Definition
+from tune.study.metrics import merit
+from tune.study.search_space import changed
+from tune.study.snapshot import RowSnapshot
+from tune.study.states import Role, WorkState
+from tune.study.suggestion import Suggestion
+from tune.study.task import Piece, Work, opening_piece, pieces_of
+
+TRUSTED_TAU = 0.5
+"""Below it agreement has not ranked the students as their labels do, and a study says so."""
+
+TABLE_METRICS = ("agreement", "validation_accuracy", "test_accuracy", "generator.memorisation")
+"""Columns of the tables, where they exist."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting over the study's seeds.
+
+    Attributes:
+        name: unique among the rows.
+        role: finalist, control or variant.
+        params: dotted path -> value, where it differs from the study's own `trial:`.
+        configs: one trial per seed, in the order of `study.seeds`.
+        keys, labels: of the students, likewise.
+        openings: keys of what opens the test labels for them, likewise; empty where they stay closed.
+    """
+
+    name: str
+    role: Role
+    params: dict[str, Any]
+    configs: tuple[TrialConfig, ...] = field(repr=False)
+    keys: tuple[str, ...]
+    labels: tuple[str, ...]
+    openings: tuple[str, ...] = ()
+
+
+def best_of(suggestions: Iterable[Suggestion]) -> Suggestion | None:
+    """The best feasible suggestion: of the highest value, of equals by the further objectives, then the earliest."""
+    return next(iter(_ranked(suggestions)), None)
+
+
+def front_of(suggestions: Iterable[Suggestion]) -> list[Suggestion]:
+    """The Pareto front of the feasible suggestions, those of the highest value first; equal students count once.
+
+    None of them is worse than another in every objective, and nothing else is as good as one of them in all.
+    """
+    front: list[Suggestion] = []
+    for suggestion in _ranked(suggestions):  # whoever surpasses another one stands before it
+        merits = _merits(suggestion)
+        if not any(all(a >= b for a, b in zip(_merits(other), merits, strict=True)) for other in front):
+            front.append(suggestion)
+    return front
+
+
+def finalists_of(suggestions: Iterable[Suggestion], count: int) -> list[Suggestion]:
+    """The best feasible suggestions, best first; with several objectives those of the front. Equal ones count once."""
+    ranked = _ranked(suggestions)
+    if ranked and ranked[0].further:
+        ranked = front_of(ranked)
+    found: dict[str, Suggestion] = {}
+    for suggestion in ranked:
+        found.setdefault(suggestion.work[-1], suggestion)
+    return list(found.values())[:count]
+
+
+def _ranked(suggestions: Iterable[Suggestion]) -> list[Suggestion]:
+    """Those that ended with a value and keep the constraints, best first."""
+    complete = (s for s in suggestions if s.state is WorkState.COMPLETE and s.value is not None)
+    feasible = (s for s in complete if not s.violation)
+    return sorted(feasible, key=lambda s: ([-merit for merit in _merits(s)], s.number))
+
+
+def _merits(suggestion: Suggestion) -> list[float]:
+    """Its objectives' values, the first one first, so signed that more is better."""
+    return [suggestion.value or 0.0, *(merit(name, value) for name, value in suggestion.further.items())]
+
+
+def variant_rows(definition: Definition) -> list[Row]:
+    """The study's variants."""
+    return [_row(definition, name, "variant", values, name) for name, values in definition.study.variants.items()]
+
+
+def finalist_rows(definition: Definition, finalists: Sequence[Suggestion]) -> list[Row]:
+    """The best trials of the search, run again on fresh seeds; a single one is named by what it learns from."""
+    rows = []
+    for suggestion in finalists:
+        name = f"trial-{suggestion.number}"
+        if len(finalists) == 1:
+            name = "hybrid" if _is_hybrid(changed(definition.base, suggestion.params)) else "best"
+        rows.append(_row(definition, name, "finalist", suggestion.params, f"trial-{suggestion.number}"))
+    return rows
+
+
+def control_rows(definition: Definition, champion: Suggestion) -> list[Row]:
+    """What the best finalist is held against."""
+    chosen, label = changed(definition.base, champion.params), f"trial-{champion.number}"
+    return [
+        _row(definition, name, "control", {**champion.params, **values}, f"{label}-{name}")
+        for name, values in controls_of(definition, chosen).items()
+    ]
+
+
+def comparison_pieces(definition: Definition, suggestions: Iterable[Suggestion]) -> Iterator[Piece]:
+    """What the comparison at the end would build if the search ended now; before it has found anything, about that."""
+    finalists = finalists_of(suggestions, definition.study.num_finalists)
+    params = [finalist.params for finalist in finalists]
+    params += [{}] * (definition.study.num_finalists - len(params))
+    for number, values in enumerate(params):
+        rows = [values]
+        if number == 0:
+            chosen = changed(definition.base, values)
+            rows += [{**values, **control} for control in controls_of(definition, chosen).values()]
+        for row in rows:
+            for seed in definition.study.seeds:
+                yield from pieces_of(definition.with_seed(row, seed))
+
+
+def best_finalist(rows: Sequence[RowSnapshot], objective: str) -> RowSnapshot | None:
+    """The feasible finalist of the highest mean over the fresh seeds; None until all have ended with a number.
+
+    A finalist that has lost a seed to a failure is passed over: its mean is of other seeds than the others'.
+    """
+    finalists = [row for row in rows if row.role == "finalist" and row.feasible]
+    whole = [row for row in finalists if row.num_complete == len(row.keys) and objective in row.means]
+    return max(whole, key=lambda row: row.means[objective], default=None)
+
+
+def _is_hybrid(config: TrialConfig) -> bool:
+    return config.uses_real_images and config.uses_synthetic_images
+
+
+def controls_of(definition: Definition, chosen: TrialConfig) -> dict[str, dict[str, Any]]:
+    """Name -> overrides of each control that makes sense beside a trial; the number of student steps stays."""
+    wanted = definition.study.controls
+    is_hybrid = _is_hybrid(chosen)
+    controls: dict[str, dict[str, Any]] = {}
+    if wanted.real_only and is_hybrid:
+        controls["real-only"] = {"data.synthetic": None, "synthesis.num_images": 0}
+    if wanted.synthetic_only and is_hybrid:
+        controls["synthetic-only"] = {"distillation.inflation": 0.0}
+    if wanted.plain_kd and chosen.distillation.head == "shared":
+        controls["plain-kd"] = {
+            "distillation.head": "own",
+            "distillation.feature_weight": 0.0,
+            "distillation.kl_weight": 1.0,
+            "distillation.ce_weight": 0.0,
+            "distillation.learning_rate": wanted.plain_kd_learning_rate,
+        }
+    return controls
+
+
+def _row(definition: Definition, name: str, role: Role, values: dict[str, Any], label: str) -> Row:
+    seeds = definition.study.seeds
+    try:
+        configs = tuple(definition.with_seed(values, seed) for seed in seeds)
+    except ConfigError as error:
+        raise ConfigError(f"{role} {name}: {error}") from error
+    keys = tuple(pieces_of(config)[-1].key for config in configs)
+    openings: tuple[str, ...] = ()
+    if role != "variant" and definition.base.data.test is not None and definition.study.test_labels == "once":
+        openings = tuple(opening_piece(config).key for config in configs)
+    return Row(name, role, values, configs, keys, tuple(f"{label}-seed{seed}" for seed in seeds), openings)
+
+
+def measured_by(key: str | None, works: Mapping[str, Work]) -> dict[str, float] | None:
+    """What a piece of work that is complete has measured; None for any other."""
+    work = None if key is None else works.get(key)
+    outcome = None if work is None else work.outcome
+    return outcome.metrics if outcome is not None and outcome.state is WorkState.COMPLETE else None
+
+
+def summarise(row: Row, works: Mapping[str, Work], study: StudyConfig) -> RowSnapshot:
+    """Mean and sample standard deviation of a row's finished students, for every metric that all of them have.
+
+    Args:
+        row, works: of the study.
+        study: whose constraints the means keep, or miss.
+    """
+    metrics = [
+        found | (measured_by(opening, works) or {})
+        for key, opening in itertools.zip_longest(row.keys, row.openings)
+        if (found := measured_by(key, works)) is not None
+    ]
+    names = [name for name in (metrics[0] if metrics else {}) if all(name in found for found in metrics)]
+    means = {name: statistics.fmean(found[name] for found in metrics) for name in names}
+    deviations = {name: statistics.stdev([found[name] for found in metrics]) for name in names if len(metrics) > 1}
+    feasible = not metrics or (study.unmeasured(means) is None and not study.violation(means))
+    return RowSnapshot(row.name, row.role, row.params, row.keys, len(metrics), means, deviations, feasible)
+
+
+def verdict_of(rows: Sequence[RowSnapshot], objective: str) -> str | None:
+    """The best finalist against the second and each of its controls, in words; None until all have a number.
+
+    Percentage points of validation accuracy where labels exist, which the search has not been allowed to see unless
+    it asked for them, else of the objective.
+    """
+    finalist = best_finalist(rows, objective)
+    controls = [row for row in rows if row.role == "control"]
+    if finalist is None or any(row.num_complete < len(row.keys) for row in controls):
+        return None
+    metric = "validation_accuracy" if "validation_accuracy" in finalist.means else objective
+    n = finalist.num_complete
+    others = [row for row in rows if row.role == "finalist" and row is not finalist and metric in row.means]
+    second = max(others, key=lambda row: row.means[objective], default=None)
+    beside = [*([second] if second else []), *controls]
+    if not beside:
+        return None
+    gains = [_gain(finalist, other, metric) for other in beside]
+    levels = ", ".join(f"{100 * other.means[metric]:.1f}" for other in beside)
+    caution = "; one seed decides nothing, seeds differ by 1-2 points: --seeds 3 says more" if n == 1 else ""
+    return (
+        f"{finalist.name} {', '.join(gains)} (n = {n}): "
+        f"{metric.replace('_', ' ')} {100 * finalist.means[metric]:.1f} % against {levels}{caution}"
+    )
+
+
+def _gain(finalist: RowSnapshot, other: RowSnapshot, metric: str) -> str:
+    gain = 100 * (finalist.means[metric] - other.means[metric])
+    text = f"{gain:+.1f} over {other.name}"
+    if metric in finalist.deviations and metric in other.deviations:
+        errors = [row.deviations[metric] / math.sqrt(row.num_complete) for row in (finalist, other)]
+        error = 100 * math.hypot(*errors)
+        text += f" ± {error:.1f}{' (not separable)' if abs(gain) < 2 * error else ''}"
+    return text
+
+
+def rank_agreement(works: Iterable[Work]) -> tuple[float | None, int]:
+    """Kendall's tau between agreement and validation accuracy over complete students, and over how many.
+
+    Only students of one kind are paired: other images or another head set students far apart, any measure ranks those,
+    and they would flatter this one. Students that have nobody of their kind beside them do not count. None without
+    labels, or with fewer than three students, or where either does not vary.
+    """
+    kinds: dict[Any, list[tuple[float, float]]] = {}
+    for work in works:
+        metrics = work.outcome.metrics if work.outcome and work.outcome.state is WorkState.COMPLETE else {}
+        if work.piece.kind == "student" and {"agreement", "validation_accuracy"} <= metrics.keys():
+            pair = metrics["agreement"], metrics["validation_accuracy"]
+            kinds.setdefault(_kind_of(work.piece.config), []).append(pair)
+    groups = [pairs for pairs in kinds.values() if len(pairs) > 1]
+    count = sum(map(len, groups))
+    return (kendall_tau(groups) if count >= 3 else None), count
+
+
+def _kind_of(config: TrialConfig) -> tuple[Any, ...]:
+    """What sets students far apart: where their images come from, how many were collected, and whose head they have."""
+    return (
+        config.uses_real_images,
+        config.uses_synthetic_images,
+        config.collection.num_images,
+        config.distillation.head,
+    )
+
+
+def kendall_tau(groups: Iterable[Sequence[tuple[float, float]]]) -> float | None:
+    """Kendall's tau-b over the pairs within groups, -1..1; None where one side does not vary.
+
+    **Source**: Kendall 1945. A dozen lines, where importing scipy.stats would cost a second of every command.
+    """
+    agree = ties_first = ties_second = total = 0
+    for (a, b), (c, d) in itertools.chain.from_iterable(itertools.combinations(group, 2) for group in groups):
+        total += 1
+        ties_first += a == c
+        ties_second += b == d
+        agree += (a > c) - (a < c) if b > d else (a < c) - (a > c) if b < d else 0
+    scale = math.sqrt((total - ties_first) * (total - ties_second))
+    return agree / scale if scale else None

@@ -1,0 +1,189 @@
+"""The snapshot of a study, from its state and from what runs right now."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hidfd.config.schema import TrialConfig
+from tune.planner.budget import Account, Cost, cost_of, exhausted
+from tune.planner.comparison import front_of, measured_by, rank_agreement, summarise, verdict_of
+from tune.planner.planner import STOP_SECONDS, Live
+from tune.planner.state import StudyState
+from tune.study.definition import Definition
+from tune.study.snapshot import (
+    AttemptSnapshot,
+    OpeningSnapshot,
+    RungSnapshot,
+    StudySnapshot,
+    TrialSnapshot,
+    WorkSnapshot,
+)
+from tune.study.states import WorkState
+from tune.study.suggestion import Suggestion
+from tune.study.task import Work
+
+
+def snapshot_of(
+    state: StudyState,
+    live: Mapping[str, Live] | None = None,
+    notes: Sequence[str] = (),
+    stopping: str | None = None,
+) -> StudySnapshot:
+    """All that there is to show.
+
+    Args:
+        state: of the study.
+        live: what runs in this process, by key; none where another process is the driver.
+        notes: lines for the user.
+        stopping: why the driver starts nothing more, if so.
+    """
+    definition = state.definition
+    live = live or {}
+    study = definition.study
+    rows = tuple(summarise(row, state.works, study) for row in state.rows)
+    openings = {key: opening for row in state.rows for key, opening in zip(row.keys, row.openings, strict=False)}
+    best = state.best
+    spent = Account(state.roster.attempts()).spent(0.0)  # until each attempt was last heard of
+    tau, tau_count = rank_agreement(state.works.values())
+    return StudySnapshot(
+        name=definition.name,
+        file=definition.file,
+        command=definition.command,
+        objective=definition.study.objective,
+        searched=tuple(definition.space.distributions),
+        num_students=state.limit,
+        config=_resolved(definition),
+        trials=tuple(
+            TrialSnapshot(
+                number=suggestion.number,
+                params=suggestion.params,
+                group=suggestion.group,
+                key=suggestion.work[-1] if suggestion.work else None,
+                state=_state_of(suggestion, state),
+                reason=suggestion.reason,
+                value=suggestion.value,
+                why=suggestion.why,
+                feasible=not suggestion.violation,
+            )
+            for suggestion in state.suggestions
+        ),
+        works=tuple(
+            _work(work, state, live.get(key), measured_by(openings.get(key), state.works) or {})
+            for key, work in sorted(state.works.items(), key=lambda item: item[1].number)
+            if key in state.backlog.wanted
+        ),
+        rows=rows,
+        best=best.number if best else None,
+        rank_agreement=tau,
+        rank_agreement_count=tau_count,
+        verdict=verdict_of(rows, definition.study.objective),
+        undone=_undone(state, spent),
+        finished=not state.backlog.running and state.is_over(),
+        folder=str(definition.folder),
+        tracking=definition.tracking,
+        cpu_seconds=sum(attempt.cpu_seconds or 0.0 for attempt in state.roster.attempts()),
+        notes=tuple(notes),
+        stopping=stopping,
+        spent=spent.amounts(study.budget),
+        openings=tuple(OpeningSnapshot(o["when"], tuple(o["students"])) for o in state.finals.openings),
+        front=tuple(found.number for found in front_of(state.suggestions)) if study.further_objectives else (),
+    )
+
+
+def _undone(state: StudyState, spent: Cost) -> str | None:
+    """What the budget has cut off."""
+    next_step = cost_of(dict(state.definition.resources), STOP_SECONDS) + Cost(wall_seconds=STOP_SECONDS)
+    used_up = exhausted(spent + next_step, state.definition.study.budget)
+    if state.closed is not None:
+        cut = f"the search ended early: {state.closed}"
+    elif used_up is not None and not state.is_over():
+        cut = f"the budget is used up ({used_up})"
+    else:
+        return None
+    ended = sum(suggestion.state.is_final for suggestion in state.suggestions)
+    return f"{cut}; {ended} of {state.limit} students have ended; raise study.budget, and the same command goes on"
+
+
+def _state_of(suggestion: Suggestion, state: StudyState) -> WorkState:
+    """Its own once it has ended: where it failed, its student may have been tried again for a later one."""
+    if suggestion.state.is_final or not suggestion.work:
+        return suggestion.state
+    return state.of(suggestion.work[-1])
+
+
+def _work(work: Work, state: StudyState, live: Live | None, tested: dict[str, float]) -> WorkSnapshot:
+    piece, outcome = work.piece, work.outcome
+    metrics = (outcome.metrics if outcome else live.metrics if live else {}) | tested
+    objective = state.definition.study.objective
+    value = metrics.get(objective) if outcome and piece.kind == "student" else None
+    rungs = state.suggestions[work.trial].rungs if work.trial is not None and work.rungs else {}
+    folder = state.definition.folder / work.label
+    images = live.images if live else work.attempts[-1].images_to if work.attempts else 0
+    return WorkSnapshot(
+        number=work.number,
+        key=work.key,
+        kind=piece.kind,
+        until=piece.until,
+        role=work.role,
+        label=work.label,
+        trial=work.trial,
+        seed=piece.seed,
+        params=work.params,
+        needs=piece.needs,
+        state=state.of(work.key),
+        reason=outcome.reason if outcome else None,
+        stage=live.stage if live else work.attempts[-1].stage if work.attempts else None,
+        images=images,
+        target_images=live.target_images if live else piece.target_images,
+        metrics=metrics,
+        value=value,
+        value_error=_error_of(value, metrics, objective),
+        rungs=tuple(RungSnapshot(images, **vars(decision)) for images, decision in sorted(rungs.items())),
+        reused=outcome.reused if outcome else False,
+        seconds=sum((attempt.ended or attempt.last_seen) - attempt.started for attempt in work.attempts),
+        attempts=tuple(
+            AttemptSnapshot(
+                number=number,
+                node=attempt.node,
+                resources=attempt.resources,
+                started=attempt.started,
+                last_seen=attempt.last_seen,
+                ended=attempt.ended,
+                images_from=attempt.images_from,
+                images_to=attempt.images_to,
+                end=attempt.end,
+                cpu_seconds=attempt.cpu_seconds,
+            )
+            for number, attempt in enumerate(work.attempts)
+        ),
+        folder=str(folder),
+        picture=live.picture if live and live.picture else _newest_picture(folder),
+    )
+
+
+def _error_of(value: float | None, metrics: Mapping[str, float], objective: str) -> float | None:
+    """Standard error of a student's value: as it was measured, or binomial for an accuracy."""
+    if value is None:
+        return None
+    known = metrics.get(f"{objective}_standard_error")
+    images = metrics.get(f"{objective.removesuffix('_accuracy')}_images")
+    if known is None and images:
+        return math.sqrt(max(value * (1 - value), 0.0) / images)
+    return known
+
+
+def _newest_picture(folder: Path) -> str | None:
+    grids = sorted((folder / "samples").glob("generation-*.png"))
+    return str(grids[-1]) if grids else None
+
+
+def _resolved(definition: Definition) -> dict[str, Any]:
+    trial: TrialConfig = definition.base
+    return {
+        "study": definition.study.model_dump(mode="json"),
+        "search": definition.search.model_dump(mode="json"),
+        "trial": trial.model_dump(mode="json", exclude={"preset"}),
+    }

@@ -1,0 +1,157 @@
+"""The hand-over: a study's best student gets a name in MLflow's registry, under which anyone can load it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hidfd.config.study_file import NAME_PATTERN
+from hidfd.errors import ConfigError
+from hidfd.formatting import relative_paths
+from tune.driver import Study
+from tune.errors import LedgerHeld, StudyError
+from tune.report.champion import NO_VERDICT, champion_of, input_in_words, load_expression, numbers
+from tune.report.objectives import why_no_champion
+from tune.study.snapshot import StudySnapshot
+from tune.tracking.tracker import Tracker, tracking_errors
+
+CHAMPION = "champion"
+"""The alias of a study's best student."""
+
+ALIAS_PATTERN = r"(?!latest$|[vV]\d+$)[\w-]{1,255}"
+"""MLflow's own rule: these two already mean a version."""
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What stands in the registry now.
+
+    Attributes:
+        name, version, alias: of the registered student.
+        is_new: its version was made just now; the same student is never registered twice.
+        is_moved: the alias pointed elsewhere, or nowhere, before.
+        student, digest, seed: its run, its identity, its seed.
+        numbers: what its setting is worth over fresh seeds, in words.
+        verdict: of the study.
+        takes: what the network takes and gives.
+        load: the command that loads it; torch and MLflow are enough.
+        tracking: the MLflow URI, redacted.
+    """
+
+    name: str
+    version: str
+    alias: str
+    is_new: bool
+    is_moved: bool
+    student: str
+    digest: str
+    seed: int
+    numbers: str
+    verdict: str
+    takes: str
+    load: str
+    tracking: str
+
+    def in_words(self) -> str:
+        """What happened."""
+        news = "is now" if self.is_new or self.is_moved else "already was, and nothing was registered anew:"
+        return f"{self.name} version {self.version} {news} the {self.alias}: {self.student}, {self.numbers}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return asdict(self)
+
+
+def promote(study: Study, *, name: str | None = None, alias: str = CHAMPION) -> Promotion:
+    """Register the champion of a study, and give it an alias.
+
+    MLflow is brought up to the study first, so that what it missed is no obstacle.
+
+    Args:
+        study: opened.
+        name: of the registered model; the study's own if None.
+        alias: moved to it.
+
+    Raises:
+        ConfigError: name or alias cannot be had in MLflow.
+        LedgerHeld: the study still runs, and its driver writes MLflow.
+        StudyError: it has no champion (yet).
+        StoreError: the store lacks the student or its teacher.
+        TrackingError: MLflow cannot be reached, or refuses.
+    """
+    name = study.definition.name if name is None else name
+    _check_names(name, alias)
+    holder = study.holder()
+    if holder is not None:
+        raise LedgerHeld(
+            f"study {study.definition.name!r} is still run by {holder}; promote its best student when that has ended"
+        )
+    snapshot = study.snapshot()
+    champion = champion_of(snapshot)
+    if champion is None:
+        raise StudyError(_why_none(snapshot))
+    uri = study.file.storage.tracking
+    with tracking_errors(uri):
+        tracker = Tracker(uri, snapshot.name)
+        tracker.sync(snapshot)
+        registered = tracker.register(champion, snapshot, study.store, name, alias)
+    return Promotion(
+        name=name,
+        version=registered.version,
+        alias=alias,
+        is_new=registered.is_new,
+        is_moved=registered.is_moved,
+        student=champion.student.label,
+        digest=champion.student.key,
+        seed=champion.student.seed,
+        numbers=numbers(champion),
+        verdict=snapshot.verdict or NO_VERDICT,
+        takes=input_in_words(snapshot),
+        load=_load_command(name, alias, snapshot.tracking),
+        tracking=snapshot.tracking,
+    )
+
+
+def _check_names(name: str, alias: str) -> None:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ConfigError(
+            f"--name: {name!r}; expected letters, digits, `.`, `_` and `-`, beginning with a letter or digit"
+        )
+    if not re.fullmatch(ALIAS_PATTERN, alias):
+        raise ConfigError(
+            f"--alias: {alias!r}; expected letters, digits, `_` and `-`, and neither `latest` nor `v` with a number, "
+            f"which MLflow keeps for versions"
+        )
+
+
+def _why_none(snapshot: StudySnapshot) -> str:
+    if not snapshot.num_students:
+        return (
+            f"study {snapshot.name!r} compares variants and searches nothing, so it has no best student to promote; "
+            f"give it `search:` parameters"
+        )
+    finalists = [row for row in snapshot.rows if row.role == "finalist"]
+    wanted = sum(len(row.keys) for row in finalists)
+    missing = why_no_champion(snapshot)
+    if missing is not None:
+        return (
+            f"study {snapshot.name!r} has no champion: {missing}; relax them in a study of another name, or search more"
+        )
+    if snapshot.finished:
+        return (
+            f"study {snapshot.name!r} has ended without a finalist that ran to its end on every fresh seed, so there "
+            f"is no student to promote; its report says why: {snapshot.folder}/report.html"
+        )
+    stands = f"{sum(row.num_complete for row in finalists)} of {wanted} have ended" if finalists else "none was begun"
+    return (
+        f"study {snapshot.name!r} has no champion yet: only a student of fresh seeds is promoted, after its controls "
+        f"and the test labels, and {stands}; "
+        f"the study goes on with: {relative_paths(snapshot.command)}"
+    )
+
+
+def _load_command(name: str, alias: str, tracking: str) -> str:
+    code = f"import mlflow; student = {load_expression(name, alias)}"
+    return f"MLFLOW_TRACKING_URI={shlex.quote(relative_paths(tracking))} python -i -c {shlex.quote(code)}"

@@ -1,0 +1,1 @@
+"""A study's HTML page and figures, made from a snapshot."""

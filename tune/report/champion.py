@@ -1,0 +1,169 @@
+"""Which student a study hands over, and the words and tags that go with it. Torch-free, and MLflow-free.
+
+The champion is a finalist: the best trial on fresh seeds. Of its students the one nearest to their mean is handed over:
+what the study says of a setting then holds of the very network that is deployed. The best of them would be one more
+maximum over noise, and the first can be an outlier.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from hidfd.config.schema import TrialConfig
+from hidfd.formatting import percent, points, relative_paths
+from tune.planner.comparison import TABLE_METRICS, best_finalist
+from tune.report.objectives import further_columns
+from tune.report.summary import METRIC_NAMES, best_trial, shown
+from tune.study.definition import FRESH
+from tune.study.search_space import changed
+from tune.study.snapshot import RowSnapshot, StudySnapshot, WorkSnapshot
+from tune.study.states import WorkState
+from tune.study.task import pieces_of
+
+DIGEST_TAG = "digest"
+"""Identifies a student: what a promotion recognises it by."""
+
+ACCURACIES = TABLE_METRICS[:3]
+"""What a student is worth, as far as it was measured."""
+
+NUM_DIGITS = 9
+"""Distances from a mean that differ by less are equal: two values lie equally far from theirs."""
+
+NO_VERDICT = (
+    "There is no verdict: the controls have not all ended with a number, so the worth of the generator is open."
+)
+
+
+@dataclass(frozen=True)
+class Champion:
+    """What a study hands over.
+
+    Attributes:
+        row: the finalist over its seeds; its numbers are the ones to quote.
+        student: of the seed nearest to the mean of the objective.
+    """
+
+    row: RowSnapshot
+    student: WorkSnapshot
+
+
+def champion_of(snapshot: StudySnapshot) -> Champion | None:
+    """The champion, once everything that it is held against has ended too; None until then.
+
+    It is the row that the verdict is about (`tune.planner.comparison.best_finalist`). None as well where no finalist
+    has a number from every fresh seed, or none keeps the study's constraints there.
+    """
+    row = best_finalist(snapshot.rows, snapshot.objective)
+    if row is None or not snapshot.finished:
+        return None
+    mean = row.means[snapshot.objective]
+    students = _complete(row, snapshot)
+    return Champion(row, min(students, key=lambda work: round(abs((work.value or 0.0) - mean), NUM_DIGITS)))
+
+
+def best_student(snapshot: StudySnapshot) -> WorkSnapshot | None:
+    """The champion's student; before there is one, that of the best trial of the search; or none."""
+    champion = champion_of(snapshot)
+    if champion is not None:
+        return champion.student
+    best = best_trial(snapshot)
+    return snapshot.work(best.key) if best is not None and best.key else None
+
+
+def config_of(work: WorkSnapshot, snapshot: StudySnapshot) -> TrialConfig:
+    """The trial that a student belongs to."""
+    seeds = {} if work.role == "search" else dict.fromkeys(FRESH, work.seed)
+    base = TrialConfig.model_validate(snapshot.config["trial"])
+    config = changed(base, {**work.params, **seeds})
+    assert pieces_of(config)[-1].key == work.key, work.label
+    return config
+
+
+def numbers(champion: Champion) -> str:
+    """What the champion is worth: `agreement 84.0 ± 0.5 %, validation accuracy 82.1 ± 0.7 % (mean ± sd, n = 3)`."""
+    row = champion.row
+    parts = []
+    for metric in ACCURACIES:
+        if metric in row.means:
+            error = points(row.deviations.get(metric))
+            value = percent(row.means[metric])
+            parts.append(f"{METRIC_NAMES[metric]} {f'{value[:-2]} ± {error} %' if error else value}")
+    how = f"mean ± sd, n = {row.num_complete}" if row.num_complete > 1 else "n = 1"
+    return f"{', '.join(parts)} ({how})"
+
+
+def tags_of(champion: Champion, snapshot: StudySnapshot) -> dict[str, str]:
+    """What the registered student can be told by, as a registry keeps it: a name and a text each."""
+    row, student, trial = champion.row, champion.student, snapshot.config["trial"]
+    teacher = trial["teacher"]
+    checkpoint = (teacher["checkpoint"] or {}).get("sha256")
+    tags = {
+        "study": snapshot.name,
+        "command": relative_paths(snapshot.command),
+        DIGEST_TAG: student.key,
+        "run": student.label,
+        "seed": str(student.seed),
+        "teacher": f"{teacher['architecture']} {f'sha256:{checkpoint}' if checkpoint else 'trained by the study'}",
+        "student": trial["distillation"]["architecture"],
+        "settings": json.dumps(student.params),
+        "n": str(row.num_complete),
+    }
+    if "deployed_parameters" in student.metrics:
+        tags["parameters"] = f"{student.metrics['deployed_parameters']:.0f}"
+    for metric in further_columns(snapshot):
+        tags[metric], tags[f"{metric}_mean"] = f"{student.metrics[metric]:.6g}", f"{row.means[metric]:.6g}"
+    for metric in ACCURACIES:
+        if metric in row.means:
+            tags[metric] = f"{student.metrics[metric]:.4f}"
+            tags[f"{metric}_mean"] = f"{row.means[metric]:.4f}"
+        if metric in row.deviations:
+            tags[f"{metric}_sd"] = f"{row.deviations[metric]:.4f}"
+    return tags
+
+
+def load_expression(name: str, alias: str) -> str:
+    """What loads the registered student, after `import mlflow`."""
+    return f'mlflow.pytorch.load_model("models:/{name}@{alias}")'
+
+
+def description_of(champion: Champion, snapshot: StudySnapshot, name: str, alias: str) -> str:
+    """Markdown that a person reads first, on the page of the student that is registered under a name and an alias."""
+    student, trial = champion.student, snapshot.config["trial"]
+    settings = ", ".join(f"`{path}` {shown(value)}" for path, value in student.params.items())
+    which = "" if champion.row.num_complete == 1 else ", the one nearest to their mean"
+    own = ", ".join(
+        f"{METRIC_NAMES[metric]} {percent(student.metrics[metric])}"
+        for metric in ACCURACIES
+        if metric in student.metrics
+    )
+    worth = (
+        f"The best setting of study `{snapshot.name}`, on fresh seeds: {numbers(champion)}. This is the student of "
+        f"seed {student.seed}{which}, by itself: {own}."
+    )
+    what = (
+        f"A {trial['distillation']['architecture']} distilled from a {trial['teacher']['architecture']}; "
+        f"{settings or 'settings as in the study file'}."
+    )
+    use = (
+        f"{input_in_words(snapshot)} Load it with `{load_expression(name, alias)}`; that takes torch and MLflow, "
+        f"nothing else."
+    )
+    made = f"Made by `{relative_paths(snapshot.command)}`."
+    return "\n\n".join((f"**{snapshot.verdict or NO_VERDICT}**", worth, what, use, made))
+
+
+def input_in_words(snapshot: StudySnapshot) -> str:
+    """What the network takes and gives. Normalisation is inside; uint8 images are the caller's to divide by 255."""
+    data = snapshot.config["trial"]["data"]
+    channels, side, names = data["channels"], data["image_size_pixels"], data["class_names"]
+    classes = f": {', '.join(names)}" if names else ""
+    return (
+        f"Takes float32 images in [0, 1] (uint8 ones divided by 255; normalisation is inside), batch x {channels} x "
+        f"{side} x {side} with any batch; gives logits of {data['num_classes']} classes{classes}."
+    )
+
+
+def _complete(row: RowSnapshot, snapshot: StudySnapshot) -> list[WorkSnapshot]:
+    works = [snapshot.work(key) for key in row.keys]
+    return [work for work in works if work is not None and work.state is WorkState.COMPLETE and work.value is not None]

@@ -1,0 +1,319 @@
+"""A study's page: one HTML file without network, made from a snapshot and the trial folders that it names."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hidfd.formatting import percent, points, relative_paths
+from hidfd.report.curves import training_pictures
+from hidfd.report.figures import svg
+from hidfd.report.html import Picture, image, render, write_page
+from hidfd.store.disk import store_errors
+from tune.planner.comparison import TABLE_METRICS
+from tune.report import still_figures
+from tune.report import summary as findings
+from tune.report.champion import best_student
+from tune.report.commands import mlflow_command, verb_command
+from tune.report.figures import agreement_beside_accuracy, dots, over_parameter
+from tune.report.objectives import front_in_words, further_columns, missed
+from tune.report.search_figures import front_study_of
+from tune.report.summary import METRIC_NAMES, best_trial, generator_of, short_names, shown, students
+from tune.report.timeline import timeline
+from tune.study.metrics import written
+from tune.study.snapshot import RowSnapshot, StudySnapshot, TrialSnapshot, WorkSnapshot
+from tune.study.states import Value, WorkState
+
+
+@dataclass(frozen=True)
+class Link:
+    """To a page beside this one.
+
+    Attributes:
+        text: shown.
+        target: relative to the page; None where there is no page (yet).
+    """
+
+    text: str
+    target: str | None
+
+
+def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
+    """Write `report.html` into a study's folder; what the study has not reached is left out of the page.
+
+    Args:
+        snapshot: of the study, at any moment.
+        folder: of the study; links to trials are relative to it.
+
+    Raises:
+        StoreError: it cannot be written there.
+    """
+    html = render(
+        "tune/report/study.html",
+        snapshot=snapshot,
+        state="finished" if snapshot.finished else "under way",
+        verdict=findings.verdict(snapshot),
+        tiles=findings.headline_tiles(snapshot),
+        rows=[comparison(row, snapshot, folder) for row in snapshot.rows],
+        metrics=[METRIC_NAMES[metric] for metric in _metrics(snapshot)],
+        dots=comparison_picture(snapshot),
+        cautions=findings.cautions(snapshot),
+        asked=findings.asked(snapshot),
+        searched=findings.searched(snapshot),
+        trials=[search_trial(trial, snapshot, folder) for trial in snapshot.trials],
+        ended_badly=bad_ends(snapshot),
+        parameters=short_names(snapshot.searched),
+        objective=METRIC_NAMES[snapshot.objective],
+        further=[METRIC_NAMES[name] for name in further_columns(snapshot)],
+        has_accuracy=any("validation_accuracy" in work.metrics for work in snapshot.works),
+        front=front_picture(snapshot),
+        panels=parameter_pictures(snapshot),
+        ranking=ranking_picture(snapshot),
+        generators=generator_pictures(snapshot),
+        cost=findings.cost(snapshot),
+        timeline=timeline(snapshot),
+        course=course_of_best(snapshot),
+        show_one=_show_one(snapshot),
+        notes=[relative_paths(note) for note in snapshot.notes],
+        again=relative_paths(snapshot.command),
+        mlflow=mlflow_command(snapshot.tracking),
+        tracking=snapshot.tracking,
+        config=relative_paths(yaml.safe_dump({"name": snapshot.name, **snapshot.config}, sort_keys=False)),
+    )
+    with store_errors("writing the report into", folder):
+        return write_page(folder / "report.html", html)
+
+
+def comparison(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[str, Any]:
+    """One line of the table of comparisons."""
+    finalist = findings.finalist_of(snapshot)
+    beside = finalist.params if finalist is not None and row.role == "control" else {}
+    works = [work for key in row.keys if (work := snapshot.work(key))]
+    out = {missed(row.means, snapshot)} if row.role == "finalist" and not row.feasible else set()
+    return {
+        "name": row.name,
+        "is_first": row is finalist,
+        "count": f"{row.num_complete}"
+        if row.num_complete == len(row.keys)
+        else f"{row.num_complete} of {len(row.keys)}",
+        "cells": [
+            findings.measured(metric, row.means.get(metric), row.deviations.get(metric))
+            for metric in _metrics(snapshot)
+        ],
+        "settings": _settings(row, beside, snapshot),
+        "links": [_link(str(work.seed), work, folder) for work in works],
+        "reasons": sorted({relative_paths(work.reason) for work in works if work.reason} | out),
+    }
+
+
+def course_of_best(snapshot: StudySnapshot) -> dict[str, list[Picture]]:
+    """Curves of the student that is handed over, or would be by now, and of its generator: stage -> panels."""
+    best = best_student(snapshot)
+    path = Path(best.folder) / "metrics.jsonl" if best is not None else None
+    if path is None or not path.is_file():
+        return {}
+    return training_pictures(map(json.loads, path.read_text().splitlines()))
+
+
+def _show_one(snapshot: StudySnapshot) -> str | None:
+    """The command that shows where the numbers of the student that is handed over, or would be, come from."""
+    best = best_student(snapshot)
+    return None if best is None else verb_command("show", snapshot, best.label)
+
+
+def comparison_picture(snapshot: StudySnapshot) -> Picture | None:
+    """Every comparison's seeds as dots on one axis."""
+    metric = "validation_accuracy" if "validation_accuracy" in _metrics(snapshot) else snapshot.objective
+    values = {
+        row.name: [
+            100 * work.metrics[metric]
+            for key in row.keys
+            if (work := snapshot.work(key)) and work.state is WorkState.COMPLETE and metric in work.metrics
+        ]
+        for row in snapshot.rows
+    }
+    if not any(values.values()):
+        return None
+    name = METRIC_NAMES[metric]
+    has_seeds = max(map(len, values.values())) > 1
+    sure = "Settings differ for sure only where their dots keep apart." if has_seeds else "One seed decides nothing."
+    caption = f"A dot for each seed, a bar at their mean. {sure}"
+    return Picture(name.capitalize(), caption, dots(values, f"{name}, per cent"))
+
+
+def search_trial(trial: TrialSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[str, Any]:
+    """One line of the table of search trials."""
+    work = snapshot.work(trial.key) if trial.key else None
+    build = generator_of(work, snapshot) if work else None
+    is_complete = trial.state is WorkState.COMPLETE
+    accuracy = work.metrics.get("validation_accuracy") if work and is_complete else None
+    return {
+        "is_best": trial.number == snapshot.best,
+        "is_quiet": trial.state not in (WorkState.COMPLETE, WorkState.RUNNING),
+        "link": _link(str(trial.number), work, folder),
+        "params": [shown(trial.params[path]) if path in trial.params else "–" for path in snapshot.searched],
+        "generator": _link(build.label if build else "–", build, folder),
+        "state": str(trial.state),
+        "value": percent(trial.value if is_complete else None),
+        "error": points(work.value_error) if work and is_complete else None,
+        "accuracy": percent(accuracy),
+        "further": [
+            written(name, work.metrics.get(name) if work and is_complete else None)
+            for name in further_columns(snapshot)
+        ],
+        "instead": _instead(trial, work),
+        "remark": _remark(trial, work, snapshot),
+        "reason": relative_paths(trial.reason or ""),
+    }
+
+
+def front_picture(snapshot: StudySnapshot) -> Picture | None:
+    """What is traded off, the Pareto front marked; None with one objective."""
+    words = front_in_words(snapshot)
+    if words is None:
+        return None
+    return Picture("The Pareto front", f"{words}.", svg(still_figures.front(*front_study_of(snapshot))))
+
+
+def _remark(trial: TrialSnapshot, work: WorkSnapshot | None, snapshot: StudySnapshot) -> str:
+    if trial.number == snapshot.best:
+        return "best"
+    if trial.number in snapshot.front:
+        return "on the front"
+    if not trial.feasible and work is not None:
+        return missed(work.metrics, snapshot)
+    return "from the store" if work and work.reused else ""
+
+
+def bad_ends(snapshot: StudySnapshot) -> dict[str, list[int]]:
+    """Reason -> search trials that gave no number for it; those of one generator share theirs."""
+    reasons: dict[str, list[int]] = {}
+    for trial in snapshot.trials:
+        if trial.state in (WorkState.COLLAPSED, WorkState.DIVERGED, WorkState.FAILED) and trial.reason:
+            reasons.setdefault(relative_paths(trial.reason), []).append(trial.number)
+    return reasons
+
+
+def parameter_pictures(snapshot: StudySnapshot) -> list[Picture]:
+    """The objective over each searched parameter, once two students have ended."""
+    complete = [trial for trial in snapshot.trials if trial.state is WorkState.COMPLETE and trial.value is not None]
+    pruned = [(trial, rung) for trial in snapshot.trials if (rung := _last_rung_percent(trial, snapshot)) is not None]
+    if len(complete) + len(pruned) < 2:
+        return []
+    best, names, pictures = best_trial(snapshot), short_names(snapshot.searched), []
+    for path in snapshot.searched:
+        ended = [(trial.params[path], 100 * (trial.value or 0.0)) for trial in complete if path in trial.params]
+        dropped = [(trial.params[path], value) for trial, value in pruned if path in trial.params]
+        marked: tuple[Value, float] | None = None
+        if best is not None and best.value is not None and path in best.params:
+            marked = best.params[path], 100 * best.value
+        y = f"{METRIC_NAMES[snapshot.objective]}, %"
+        drawn = over_parameter(ended, dropped, marked, snapshot.config["search"][path], y)
+        pictures.append(Picture(names[path], path, drawn))
+    return pictures
+
+
+def ranking_picture(snapshot: StudySnapshot) -> Picture | None:
+    """Agreement against validation accuracy, with Kendall's tau in words; None without labels."""
+    words = findings.rank_words(snapshot)
+    groups: dict[str, list[tuple[float, float, float]]] = {"search": [], "comparisons": []}
+    for work in students(snapshot):
+        if work.state is WorkState.COMPLETE and {"agreement", "validation_accuracy"} <= work.metrics.keys():
+            error = work.metrics.get("agreement_standard_error", 0.0)
+            place = (100 * work.metrics["agreement"], 100 * error, 100 * work.metrics["validation_accuracy"])
+            groups["search" if work.role == "search" else "comparisons"].append(place)
+    if words is None or not any(groups.values()):
+        return None
+    return Picture("Agreement beside accuracy", words, agreement_beside_accuracy(groups))
+
+
+def generator_pictures(snapshot: StudySnapshot) -> list[Picture]:
+    """Collected images, samples of the generator under the best student, and of the one whose students were worst."""
+    scores: dict[str, float] = {}
+    pool = [work for work in students(snapshot) if work.role == "search"] or students(snapshot)
+    for work in pool:
+        build = generator_of(work, snapshot)
+        if build is not None and build.state.is_final and build.attempts:
+            nothing = -1.0 if build.state is WorkState.COMPLETE else -2.0
+            score = work.value if work.state is WorkState.COMPLETE and work.value is not None else nothing
+            scores[build.key] = max(score, scores.get(build.key, nothing))
+    ranked = [build for key in sorted(scores, key=lambda key: -scores[key]) if (build := snapshot.work(key))]
+    pictures = []
+    collected = next(
+        (path for work in snapshot.works if (path := Path(work.folder) / "pictures/real.png").is_file()), None
+    )
+    if collected is not None:
+        caption = "A row per class, by the teacher’s argmax; white where it has no more."
+        pictures.append(Picture("Collected images", caption, image(collected)))
+    for title, builds in (("Best generator", ranked[:1]), ("Worst generator", ranked[1:][-1:])):
+        pictures += [drawn for work in builds if (drawn := _samples(title, work, scores[work.key])) is not None]
+    return pictures
+
+
+def _samples(title: str, build: WorkSnapshot, score: float) -> Picture | None:
+    paths = [Path(build.folder) / "pictures" / "synthetic.png", *([Path(build.picture)] if build.picture else [])]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return None
+    words = [f"{build.label}, {build.state}"]
+    words.append(f"its best student reached {percent(score)}" if score >= 0 else "none of its students ran to the end")
+    for name, meaning in (
+        ("effective_classes", "{:.1f} effective classes"),
+        ("label_agreement", "{:.0%} show their class"),
+    ):
+        if f"generator.{name}" in build.metrics:
+            words.append(meaning.format(build.metrics[f"generator.{name}"]).replace("%", " %"))
+    return Picture(title, "; ".join(words) + ".", image(path))
+
+
+def _instead(trial: TrialSnapshot, work: WorkSnapshot | None) -> str:
+    """What stands in place of the numbers of a student that has none (yet)."""
+    if trial.state is WorkState.PRUNED and work is not None and work.rungs:
+        rung = work.rungs[-1]
+        return f"agreement {percent(rung.value)} at {rung.images:,} images"
+    if trial.state is WorkState.RUNNING and work is not None and work.target_images:
+        return f"{work.stage or 'at'} {work.images:,} of {work.target_images:,} images"
+    return ""
+
+
+def _last_rung_percent(trial: TrialSnapshot, snapshot: StudySnapshot) -> float | None:
+    """A pruned student's last measurement, where that is of the objective: rungs compare the agreement."""
+    if snapshot.objective != "agreement":
+        return None
+    work = snapshot.work(trial.key) if trial.key else None
+    if trial.state is not WorkState.PRUNED or work is None or not work.rungs:
+        return None
+    return 100 * work.rungs[-1].value
+
+
+def _metrics(snapshot: StudySnapshot) -> list[str]:
+    """Columns of the table of comparisons: what at least one row has."""
+    metrics = dict.fromkeys([*TABLE_METRICS, *further_columns(snapshot)])
+    return [metric for metric in metrics if any(metric in row.means for row in snapshot.rows)]
+
+
+def _settings(row: RowSnapshot, beside: dict[str, Value], snapshot: StudySnapshot) -> str:
+    """Where a row differs: a control from the best trial, anything else from the study's own `trial:`."""
+    if row.role == "finalist":
+        return f"the settings of trial {snapshot.best} on fresh seeds"
+    own = snapshot.config["trial"]
+    differing = {path: value for path, value in row.params.items() if value != beside.get(path, _at(own, path))}
+    return ", ".join(f"{path} {shown(value)}" for path, value in differing.items()) or "as the study file says"
+
+
+def _at(config: Any, path: str) -> Any:
+    for part in path.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
+
+
+def _link(text: str, work: WorkSnapshot | None, folder: Path) -> Link:
+    page = Path(work.folder) / "report.html" if work is not None else None
+    if page is None or not page.is_file():
+        return Link(text, None)
+    return Link(text, Path(os.path.relpath(page, folder)).as_posix())

@@ -1,0 +1,305 @@
+"""Optuna's figures of a study, made from a snapshot: one page that answers to the mouse, and a PNG of each figure.
+
+The page carries the plotting library once and needs no network. It is one page because MLflow shows an HTML artifact
+by itself, without those beside it: six pages would carry the library six times. The PNGs are drawn by
+`tune.report.still_figures`: Plotly would need a browser for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import optuna
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from optuna.trial import TrialState, create_trial
+
+from hidfd.report.figures import ACCENT, COLOURS, GREY, INK
+from hidfd.report.html import render, write_page
+from hidfd.store.disk import store_errors
+from tune.report import still_figures
+from tune.report.summary import METRIC_NAMES, generator_of, short_names
+from tune.report.timeline import timeline
+from tune.study.config import SearchConfig
+from tune.study.metrics import MEASURES, optuna_direction
+from tune.study.search_space import distribution_of
+from tune.study.snapshot import StudySnapshot, TrialSnapshot
+from tune.study.states import WorkState
+
+PAGE, FOLDER = "figures.html", "figures"
+PAIR = ("distillation.inflation", "generation.smoothing.temperature")
+"""Seen together where both are searched: how many real views a student gets, and how even the classes of others are."""
+
+PNG_DOTS_PER_INCH = 130
+
+STATES = {
+    WorkState.COMPLETE: TrialState.COMPLETE,
+    WorkState.PRUNED: TrialState.PRUNED,
+    WorkState.COLLAPSED: TrialState.PRUNED,
+    WorkState.DIVERGED: TrialState.PRUNED,
+    WorkState.FAILED: TrialState.FAIL,
+}
+"""As the ledger tells Optuna; what has not ended is RUNNING there."""
+
+Still = Callable[[optuna.Study, str, "list[str]"], Figure]
+"""(study, name of the objective, pair of parameters) -> figure, by matplotlib."""
+
+Interactive = Callable[[ModuleType, optuna.Study, str, "list[str]"], Any]
+"""The same by Plotly, from `optuna.visualization`, which is slow to import."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One of Optuna's figures.
+
+    Attributes:
+        name: of its file.
+        title, caption: what it shows, and how to read it.
+        complete: with fewer complete students it shows nothing.
+        parameters: with fewer searched parameters, likewise.
+        still: of the PNG.
+        interactive: of the page.
+    """
+
+    name: str
+    title: str
+    caption: str
+    complete: int
+    parameters: int
+    still: Still
+    interactive: Interactive
+
+
+KINDS = (
+    Kind(
+        "history",
+        "History",
+        "A dot for each student that ran to its end, in the order of suggestion; the line is the best so far.",
+        1,
+        1,
+        lambda study, objective, pair: still_figures.history(study, objective),
+        lambda view, study, objective, pair: view.plot_optimization_history(study, target_name=objective),
+    ),
+    Kind(
+        "importance",
+        "Which parameters matter",
+        "By PED-ANOVA: how differently a parameter is spread among the best students and among all. Few students say "
+        "little.",
+        4,
+        2,
+        lambda study, objective, pair: still_figures.importance(study),
+        lambda view, study, objective, pair: view.plot_param_importances(study, target_name=objective),
+    ),
+    Kind(
+        "parallel",
+        "All parameters at once",
+        "A line for each student, darker for a better one.",
+        2,
+        2,
+        lambda study, objective, pair: still_figures.parallel(study, objective),
+        lambda view, study, objective, pair: view.plot_parallel_coordinate(study, target_name=objective),
+    ),
+    Kind(
+        "slice",
+        "One parameter at a time",
+        "The parameters moved together: a panel alone proves no cause. Darker dots are later students.",
+        2,
+        1,
+        lambda study, objective, pair: still_figures.slices(study, objective),
+        lambda view, study, objective, pair: view.plot_slice(study, target_name=objective),
+    ),
+    Kind(
+        "contour",
+        "Two parameters together",
+        "Interpolated between the dots, which are the students; far from them the colour means nothing.",
+        3,
+        2,
+        still_figures.together,
+        lambda view, study, objective, pair: view.plot_contour(study, params=pair, target_name=objective),
+    ),
+)
+"""All of them follow the one objective that decides between the best."""
+
+FRONT = Kind(
+    "pareto",
+    "Pareto front",
+    "What is traded off: on the front stand the students that no other one surpasses in every objective.",
+    1,
+    1,
+    lambda study, objective, names: still_figures.front(study, names),
+    lambda view, study, objective, names: view.plot_pareto_front(study, target_names=names),
+)
+"""Of `front_study_of`: where there are further objectives, first of all."""
+
+MOST_AXES = 3
+"""Optuna draws the front of no more objectives."""
+
+
+def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
+    """Write `figures.html` and `figures/*.png` into a study's folder.
+
+    Args:
+        snapshot: of the study, at any moment.
+        folder: of the study.
+
+    Returns:
+        Path of the page; None where there is nothing to draw yet.
+
+    Raises:
+        StoreError: they cannot be written there.
+    """
+    study, drawn = study_of(snapshot), timeline(snapshot)
+    kinds = [kind for kind in KINDS if _has_enough(kind, study, snapshot)]
+    if not kinds and drawn is None:
+        return None
+    with store_errors("writing the figures into", folder):
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        with _quiet():
+            pair = pair_of(study, snapshot) if kinds else []
+            objective = f"{METRIC_NAMES[snapshot.objective]}, %"
+            figures = {kind.name: _interactive(kind, study, objective, pair) for kind in kinds}
+            stills = {kind.name: kind.still(study, objective, pair) for kind in kinds}
+            if snapshot.front:
+                front, names = front_study_of(snapshot)
+                kinds.insert(0, FRONT)
+                figures[FRONT.name] = _interactive(FRONT, front, objective, names)
+                stills[FRONT.name] = FRONT.still(front, objective, names)
+        if drawn is not None:
+            stills["timeline"] = still_figures.workers(drawn)
+        for name, still in stills.items():
+            still.savefig(folder / FOLDER / f"{name}.png", dpi=PNG_DOTS_PER_INCH)
+        html = render(
+            "tune/report/figures.html",
+            snapshot=snapshot,
+            kinds=kinds,
+            figures=figures,
+            timeline=drawn,
+            library=_library() if figures else "",
+        )
+        return write_page(folder / PAGE, html)
+
+
+def study_of(snapshot: StudySnapshot) -> optuna.Study:
+    """The search as Optuna sees it, in memory, its numbers those of the study and its values in per cent."""
+    names = short_names(snapshot.searched)
+    searched = dict(SearchConfig.model_validate(snapshot.config["search"]).items())
+    study = optuna.create_study(direction="maximize", study_name=snapshot.name)
+    for trial in snapshot.trials:
+        state = STATES.get(trial.state, TrialState.RUNNING)
+        study.add_trial(
+            create_trial(
+                state=state,
+                value=100 * (trial.value or 0.0) if state is TrialState.COMPLETE else None,
+                params={names[path]: value for path, value in trial.params.items()},
+                distributions={names[path]: distribution_of(searched[path]) for path in trial.params},
+                intermediate_values=_rungs(trial, snapshot),
+                user_attrs={"generator": _generator(trial, snapshot)},
+                constraints=_constraints(trial, snapshot),
+            )
+        )
+    return study
+
+
+def front_study_of(snapshot: StudySnapshot) -> tuple[optuna.Study, list[str]]:
+    """The complete students of a study of several objectives as Optuna sees them, and the objectives' names."""
+    objectives = [snapshot.objective, *snapshot.config["study"]["further_objectives"]][:MOST_AXES]
+    study = optuna.create_study(directions=[optuna_direction(name) for name in objectives], study_name=snapshot.name)
+    scales = [100.0 if MEASURES[name].unit == "share" else 1.0 for name in objectives]
+    for trial in snapshot.trials:
+        work = snapshot.work(trial.key) if trial.key else None
+        if work is not None and trial.state is WorkState.COMPLETE:
+            values = [scale * work.metrics[name] for name, scale in zip(objectives, scales, strict=True)]
+            study.add_trial(create_trial(values=values, constraints=_constraints(trial, snapshot)))
+    units = {"share": ", %", "ms": ", ms"}
+    return study, [f"{METRIC_NAMES[name]}{units.get(MEASURES[name].unit, '')}" for name in objectives]
+
+
+def pair_of(study: optuna.Study, snapshot: StudySnapshot) -> list[str]:
+    """Short names of the parameters to see together: `PAIR` where both are searched, else the two that matter most."""
+    names = short_names(snapshot.searched)
+    if all(path in names for path in PAIR):
+        return [names[path] for path in PAIR]
+    if len(names) < 2:
+        return []
+    return list(optuna.importance.get_param_importances(study))[:2]
+
+
+def _has_enough(kind: Kind, study: optuna.Study, snapshot: StudySnapshot) -> bool:
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return snapshot.best is not None and len(complete) >= kind.complete and len(snapshot.searched) >= kind.parameters
+
+
+def _constraints(trial: TrialSnapshot, snapshot: StudySnapshot) -> dict[str, float] | None:
+    """None in a study without any: Optuna would draw who keeps and who misses them."""
+    return {"feasible": 0.0 if trial.feasible else 1.0} if snapshot.config["study"]["constraints"] else None
+
+
+def _rungs(trial: TrialSnapshot, snapshot: StudySnapshot) -> dict[int, float]:
+    work = snapshot.work(trial.key) if trial.key else None
+    return {rung.images: 100 * rung.value for rung in work.rungs} if work is not None else {}
+
+
+def _generator(trial: TrialSnapshot, snapshot: StudySnapshot) -> str | None:
+    work = snapshot.work(trial.key) if trial.key else None
+    build = generator_of(work, snapshot) if work is not None else None
+    return None if build is None else build.label
+
+
+def _interactive(kind: Kind, study: optuna.Study, objective: str, pair: list[str]) -> dict[str, Any]:
+    """Data and layout for `Plotly.newPlot`, in the style of the pages."""
+    import optuna.visualization
+
+    figure = kind.interactive(optuna.visualization, study, objective, pair)
+    figure.update_layout(
+        title=None,
+        template="plotly_white",
+        font={"family": "system-ui, sans-serif", "color": INK, "size": 12},
+        colorway=[ACCENT, *COLOURS[2:], GREY],
+        margin={"l": 70, "r": 30, "t": 40, "b": 60},
+        width=None,
+    )
+    if kind.name in ("parallel", "slice"):
+        _recolour(figure)
+    if kind.name == "slice":
+        figure.update_xaxes(nticks=4, tickangle=-40, tickfont={"size": 10})  # of narrow panels
+    plain: dict[str, Any] = json.loads(figure.to_json())
+    return plain
+
+
+def _recolour(figure: Any) -> None:
+    """Optuna's scale begins in white, on which the worst student is not to be seen."""
+    from plotly.colors import make_colorscale, sample_colorscale
+
+    scale = make_colorscale(list(still_figures.SCALE))
+    figure.update_traces(marker={"colorscale": scale, "reversescale": False}, selector={"mode": "markers"})
+    for trace in figure.select_traces(selector={"mode": "lines"}):
+        if trace.y[0] is None:  # an entry of the legend
+            continue
+        (colour,) = sample_colorscale(scale, [trace.y[0]])  # over the first axis, the objective, 0..1
+        trace.update(line={"color": colour, "width": 2}, opacity=0.9)
+
+
+def _library() -> Markup:
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna calls its figures experimental, and says of small studies what their captions say."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)

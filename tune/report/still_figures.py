@@ -1,0 +1,269 @@
+"""The figures of a search as pictures, in the style of the pages: from an Optuna study whose values are per cent."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import optuna
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from hidfd.report.figures import ACCENT, GREY, INK, PALE, label_axes, new_figure, new_panels
+from tune.report.figures import HIGHLIGHT, MAX_CHOICES_LABELLED
+from tune.report.timeline import LANE_HEIGHT, WIDTH, Timeline
+
+MARGIN = 0.06
+"""Room beside a searched range, as a share of it."""
+
+SCALE = (PALE, ACCENT, "#0b2a4a")
+"""Darker is better."""
+
+BETTER = LinearSegmentedColormap.from_list("better", SCALE)
+
+PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES = 8.0, 4.0
+
+
+def history(study: optuna.Study, objective: str) -> Figure:
+    """Students in the order of suggestion, and the best so far."""
+    figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
+    complete = _complete(study)
+    feasible = [trial for trial in complete if _is_feasible(trial)]
+    best_so_far: list[float] = []
+    for trial in feasible:
+        best_so_far.append(max(_value(trial), *best_so_far[-1:]) if best_so_far else _value(trial))
+    axes.step(
+        [trial.number for trial in feasible], best_so_far, where="post", color=PALE, linewidth=1.6, label="best so far"
+    )
+    for trials, face, words in (
+        (feasible, ACCENT, "ran to its end"),
+        ([trial for trial in complete if not _is_feasible(trial)], "none", "the same, infeasible"),
+    ):
+        if trials:
+            numbers, values = [trial.number for trial in trials], [_value(trial) for trial in trials]
+            axes.scatter(numbers, values, facecolors=face, edgecolors=ACCENT, s=34, zorder=2, label=words)
+    pruned = [trial for trial in study.get_trials(deepcopy=False) if trial.intermediate_values]
+    pruned = [trial for trial in pruned if trial.state is TrialState.PRUNED]
+    last = [trial.intermediate_values[max(trial.intermediate_values)] for trial in pruned]
+    if pruned:
+        places = [trial.number for trial in pruned]
+        axes.scatter(places, last, facecolors="none", edgecolors=GREY, s=30, label="stopped early, at its last rung")
+    axes.scatter([study.best_trial.number], [study.best_value], color=HIGHLIGHT, s=60, zorder=3, label="the best")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(
+        fontsize=8, frameon=False, ncols=4, labelcolor=INK, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0
+    )
+    label_axes(axes, "trial", objective)
+    return figure
+
+
+def importance(study: optuna.Study) -> Figure:
+    """A bar for each parameter."""
+    found = optuna.importance.get_param_importances(study)
+    figure, axes = new_figure(PNG_WIDTH_INCHES, 1.1 + 0.36 * len(found))
+    axes.grid(visible=False)
+    for place, share in enumerate(found.values()):
+        axes.barh(place, share, 0.6, color=ACCENT)
+        axes.text(share, place, f"  {share:.2f}", va="center", fontsize=8, color=INK)
+    axes.set_yticks(range(len(found)), list(found))
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.margins(x=0.1)
+    label_axes(axes, "share of what the parameters explain; few students say little")
+    return figure
+
+
+def parallel(study: optuna.Study, objective: str) -> Figure:
+    """A line for each student over all parameters, darker for a better one."""
+    figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    trials = sorted(_complete(study), key=_value)
+    scale = _scale(trials)
+    distributions = _distributions(study)
+    for trial in trials:
+        places = [_place(distributions[name], trial.params[name]) for name in distributions if name in trial.params]
+        drawn = [number for number, name in enumerate(distributions) if name in trial.params]
+        is_best = trial.number == study.best_trial.number
+        colour = HIGHLIGHT if is_best else BETTER(scale(_value(trial)))
+        axes.plot(drawn, places, color=colour, linewidth=2.4 if is_best else 1.5, marker="o", markersize=4)
+    for number, distribution in enumerate(distributions.values()):
+        axes.axvline(number, color=PALE, linewidth=0.9, zorder=0)
+        for place, words in _ticks(distribution):
+            ground = {"facecolor": "white", "alpha": 0.7, "pad": 0.6, "edgecolor": "none"}
+            axes.text(number + 0.02, place, words, fontsize=7, color=GREY, va="center", bbox=ground, zorder=3)
+    axes.set_xticks(range(len(distributions)), [_broken(name) for name in distributions])
+    axes.set_yticks([])
+    axes.set_ylim(-MARGIN, 1 + MARGIN)
+    axes.margins(x=0.06)
+    _bar(figure, axes, scale, f"{objective}; the best in orange")
+    return figure
+
+
+def slices(study: optuna.Study, objective: str) -> Figure:
+    """The objective over one parameter at a time."""
+    distributions = _distributions(study)
+    width = max(PNG_WIDTH_INCHES, 2.1 * len(distributions))
+    figure, panels = new_panels(width, 3.0, len(distributions))
+    for axes, (name, distribution) in zip(panels, distributions.items(), strict=True):
+        trials = [trial for trial in _complete(study) if name in trial.params]
+        places = [_place(distribution, trial.params[name]) for trial in trials]
+        colours = [HIGHLIGHT if trial.number == study.best_trial.number else ACCENT for trial in trials]
+        axes.scatter(places, [_value(trial) for trial in trials], c=colours, s=30, alpha=0.9)
+        _mark(axes, "x", distribution)
+        label_axes(axes, name, objective if axes is panels[0] else "")
+    return figure
+
+
+def together(study: optuna.Study, objective: str, pair: list[str]) -> Figure:
+    """Two parameters, the students as dots with their values; nothing is made up between them."""
+    figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
+    axes.grid(visible=False)
+    trials = [trial for trial in _complete(study) if set(pair) <= trial.params.keys()]
+    scale, distributions = _scale(trials), _distributions(study)
+    across, upwards = (distributions[name] for name in pair)
+    for trial in trials:
+        x, y = (_place(distributions[name], trial.params[name]) for name in pair)
+        is_best = trial.number == study.best_trial.number
+        axes.scatter(
+            [x],
+            [y],
+            color=BETTER(scale(_value(trial))),
+            s=110,
+            edgecolors=HIGHLIGHT if is_best else "none",
+            linewidths=2.2,
+        )
+        axes.annotate(f"{_value(trial):.1f}", (x, y), (8, 5), textcoords="offset points", fontsize=8, color=INK)
+    _mark(axes, "x", across)
+    _mark(axes, "y", upwards)
+    label_axes(axes, *pair)
+    _bar(figure, axes, scale, f"{objective}; the best with an orange rim")
+    return figure
+
+
+def front(study: optuna.Study, names: list[str]) -> Figure:
+    """The first objective over the second one: the Pareto front, whom it surpasses, and who misses a constraint."""
+    figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
+    on_front = {trial.number for trial in study.best_trials}
+    groups: dict[str, list[tuple[float, float]]] = {"on the front": [], "surpassed": [], "infeasible": []}
+    for trial in _complete(study):
+        beside = "surpassed" if _is_feasible(trial) else "infeasible"
+        group = "on the front" if trial.number in on_front else beside
+        groups[group].append((trial.values[1], trial.values[0]))
+    axes.plot(
+        *zip(*sorted(groups["on the front"]), strict=True),
+        color=HIGHLIGHT,
+        linewidth=1.2,
+        drawstyle="steps-post",
+        zorder=1,
+    )
+    for (group, places), (face, edge) in zip(
+        groups.items(), ((HIGHLIGHT, HIGHLIGHT), (ACCENT, ACCENT), ("none", GREY)), strict=True
+    ):
+        if places:
+            x, y = zip(*places, strict=True)
+            axes.scatter(x, y, s=34, facecolors=face, edgecolors=edge, label=group, zorder=2)
+    axes.legend(
+        fontsize=8, frameon=False, ncols=3, labelcolor=INK, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0
+    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    label_axes(axes, names[1], names[0])
+    return figure
+
+
+def workers(drawn: Timeline) -> Figure:
+    """Who ran when: builds in full colour, students pale, in the colour of the generator that they share."""
+    figure, axes = new_figure(11.0, 0.8 + drawn.height / 60)
+    axes.grid(visible=False)
+    middle = LANE_HEIGHT / 2
+    for bar in drawn.bars:
+        alpha = 1.0 if bar.solid else 0.3
+        axes.barh(bar.y + middle, bar.width, 21, left=bar.x, color=bar.colour, alpha=alpha, edgecolor="white")
+        ink = "white" if bar.solid else INK
+        axes.text(bar.x + 4, bar.y + middle, bar.label, va="center", fontsize=7, color=ink, clip_on=True)
+    for place in drawn.cuts:
+        axes.axvline(place, color=INK, linestyle="--", linewidth=0.8)
+    axes.set_xlim(0, WIDTH)
+    axes.set_ylim(drawn.height, 0)
+    axes.set_yticks([])
+    axes.set_xticks([place for place, _ in drawn.ticks], [words for _, words in drawn.ticks])
+    axes.spines["left"].set_visible(False)
+    label_axes(
+        axes, "full colour: builds; pale: students, in the colour of the generator that they share; one lane a slot"
+    )
+    return figure
+
+
+def _complete(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def _is_feasible(trial: FrozenTrial) -> bool:
+    return all(value <= 0 for value in trial.constraints.values())
+
+
+def _value(trial: FrozenTrial) -> float:
+    assert trial.value is not None
+    return trial.value
+
+
+def _distributions(study: optuna.Study) -> dict[str, BaseDistribution]:
+    """Every parameter of the search, upstream first."""
+    return {name: found for trial in study.get_trials(deepcopy=False) for name, found in trial.distributions.items()}
+
+
+def _place(distribution: BaseDistribution, value: Any) -> float:
+    """Where a value lies in its range, 0..1."""
+    if isinstance(distribution, CategoricalDistribution):
+        return (distribution.choices.index(value) + 0.5) / len(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = distribution.low, distribution.high
+    if low == high:
+        return 0.5
+    if distribution.log:
+        return math.log(value / low) / math.log(high / low)
+    return float((value - low) / (high - low))
+
+
+def _ticks(distribution: BaseDistribution) -> list[tuple[float, str]]:
+    """Place and words of the choices, or of both ends and the middle."""
+    if isinstance(distribution, CategoricalDistribution):
+        choices = distribution.choices
+        named = len(choices) <= MAX_CHOICES_LABELLED
+        return [((n + 0.5) / len(choices), str(choice) if named else "") for n, choice in enumerate(choices)]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = distribution.low, distribution.high
+    middle = math.sqrt(low * high) if distribution.log else (low + high) / 2
+    return [(0.0, f"{low:.3g}"), (0.5, f"{middle:.3g}"), (1.0, f"{high:.3g}")]
+
+
+def _mark(axes: Axes, side: str, distribution: BaseDistribution) -> None:
+    places, words = zip(*_ticks(distribution), strict=True)
+    if side == "x":
+        axes.set_xticks(places, words)
+        axes.set_xlim(-MARGIN, 1 + MARGIN)
+    else:
+        axes.set_yticks(places, words)
+        axes.set_ylim(-MARGIN, 1 + MARGIN)
+
+
+def _scale(trials: list[FrozenTrial]) -> Normalize:
+    values = [_value(trial) for trial in trials]
+    return Normalize(min(values), max(*values, min(values) + 1e-9))
+
+
+def _bar(figure: Figure, axes: Axes, scale: Normalize, words: str) -> None:
+    bar = figure.colorbar(ScalarMappable(scale, BETTER), ax=axes, pad=0.02, fraction=0.04)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, color=PALE, labelcolor=INK)
+    bar.set_label(words, fontsize=8, color=GREY)
+
+
+def _broken(name: str) -> str:
+    """A long name over two lines."""
+    head, _, tail = name.rpartition("_")
+    return f"{head}_\n{tail}" if len(name) > 14 and head else name

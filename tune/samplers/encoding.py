@@ -1,0 +1,173 @@
+"""Parameters as points of a cube and back, so that a model can compare them and new ones can be drawn. Torch-free.
+
+A column per searched parameter: a number as the fraction of its range (in its logarithm where it is searched so), one
+of a list as its place there. Where a parameter is off, its column holds `OFF` whatever the others are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from tune.study.search_space import Space
+
+OFF = 0.5
+"""In the middle of a range, and none of a list's places."""
+
+Points = NDArray[np.float64]
+"""`number x parameters`-dim array."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What the columns of points are.
+
+    Attributes:
+        is_upstream, is_categorical: of each column.
+    """
+
+    is_upstream: NDArray[np.bool_]
+    is_categorical: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One parameter.
+
+    Attributes:
+        path, distribution: of it.
+        num_choices: of a list; None for a number.
+        num_values: that a number can have; None where it is continuous.
+    """
+
+    path: str
+    distribution: BaseDistribution
+    num_choices: int | None
+    num_values: int | None
+
+    def encode(self, value: Any) -> float:
+        """A value as a coordinate."""
+        match self.distribution:
+            case CategoricalDistribution():
+                return float(self.distribution.to_internal_repr(value))
+            case FloatDistribution() | IntDistribution():
+                low, high = self._scaled(self.distribution.low), self._scaled(self.distribution.high)
+                return (self._scaled(value) - low) / (high - low) if high > low else 0.0
+        raise AssertionError(self.distribution)
+
+    def decode(self, coordinate: float) -> Any:
+        """A coordinate as the value nearest to it."""
+        match self.distribution:
+            case CategoricalDistribution():
+                return self.distribution.choices[round(coordinate)]
+            case FloatDistribution() | IntDistribution():
+                low, high = self._scaled(self.distribution.low), self._scaled(self.distribution.high)
+                value = low + coordinate * (high - low)
+                value = math.exp(value) if self.distribution.log else value
+                if self.distribution.step is not None:
+                    steps = round((value - self.distribution.low) / self.distribution.step)
+                    value = self.distribution.low + steps * self.distribution.step
+                value = min(max(value, self.distribution.low), self.distribution.high)
+                return round(value) if isinstance(self.distribution, IntDistribution) else float(value)
+        raise AssertionError(self.distribution)
+
+    def _scaled(self, value: float) -> float:
+        assert isinstance(self.distribution, FloatDistribution | IntDistribution)
+        return math.log(value) if self.distribution.log else float(value)
+
+
+class Encoding:
+    """A search space as a cube.
+
+    Attributes:
+        paths: of the columns, in order; each after those that it depends on.
+        stages: of the columns.
+    """
+
+    def __init__(self, space: Space) -> None:
+        """Of a checked search space."""
+        self._space = space
+        self._columns = [_column(path, distribution) for path, distribution in space.distributions.items()]
+        self.paths = tuple(column.path for column in self._columns)
+        self.stages = Stages(
+            is_upstream=np.array([path in space.upstream for path in self.paths], bool),
+            is_categorical=np.array([column.num_choices is not None for column in self._columns], bool),
+        )
+
+    def encode(self, several: Sequence[Mapping[str, Any]]) -> Points:
+        """Parameters as points."""
+        rows = [
+            [column.encode(params[column.path]) if column.path in params else OFF for column in self._columns]
+            for params in several
+        ]
+        return np.array(rows, float).reshape(len(rows), len(self._columns))
+
+    def decode(self, point: NDArray[np.float64]) -> dict[str, Any]:
+        """A point as parameters, those left out that are off."""
+        params: dict[str, Any] = {}
+        for column, coordinate in zip(self._columns, point, strict=True):
+            if self._space.is_active(column.path, params):
+                params[column.path] = column.decode(float(coordinate))
+        return params
+
+    def draw(self, generator: np.random.Generator, number: int) -> Points:
+        """Points drawn evenly; `settle` them before they are compared with others."""
+        points = generator.random((number, len(self._columns)))
+        for place, column in enumerate(self._columns):
+            if column.num_choices is not None:
+                points[:, place] = np.minimum(np.floor(points[:, place] * column.num_choices), column.num_choices - 1)
+        return points
+
+    def near(self, generator: np.random.Generator, points: Points, scales: NDArray[np.float64]) -> Points:
+        """Each point moved a little: numbers by a normal step, one of a list replaced as often as a step is long.
+
+        Args:
+            generator: of random numbers.
+            points: to start from.
+            scales: `number`-dim array, standard deviation of each one's step.
+        """
+        drawn = self.draw(generator, len(points))
+        steps = generator.standard_normal(points.shape) * scales[:, None]
+        # Some coordinates stay: the best neighbour often differs in one of them only.
+        moves = generator.random(points.shape) < 0.6
+        numeric = np.where(moves, points + steps, points)
+        numeric = np.where(numeric < 0, -numeric, numeric)
+        numeric = np.clip(np.where(numeric > 1, 2 - numeric, numeric), 0.0, 1.0)
+        replaced = generator.random(points.shape) < scales[:, None]
+        # What was off lies between two places of a list.
+        replaced |= points != np.floor(points)
+        return np.where(self.stages.is_categorical, np.where(replaced, drawn, points), numeric)
+
+    def settle(self, points: Points) -> Points:
+        """The points that `decode` would really give: at legal values, and `OFF` where a parameter is."""
+        settled = points.copy()
+        known = {path: place for place, path in enumerate(self.paths)}
+        for place, column in enumerate(self._columns):
+            if column.num_values is not None:
+                settled[:, place] = [column.encode(column.decode(value)) for value in settled[:, place]]
+            for other, allowed in self._space.conditions.get(column.path, {}).items():
+                needed = self._columns[known[other]]
+                levels = settled[:, known[other]]
+                is_on = np.zeros(len(points), bool)
+                for value in allowed:
+                    is_on |= np.isclose(levels, needed.encode(value), atol=1e-9)
+                settled[~is_on, place] = OFF
+        return settled
+
+
+def _column(path: str, distribution: BaseDistribution) -> _Column:
+    match distribution:
+        case CategoricalDistribution():
+            return _Column(path, distribution, len(distribution.choices), None)
+        case IntDistribution():
+            return _Column(path, distribution, None, (distribution.high - distribution.low) // distribution.step + 1)
+        case FloatDistribution() if distribution.step is not None:
+            steps = round((distribution.high - distribution.low) / distribution.step)
+            return _Column(path, distribution, None, steps + 1)
+    return _Column(path, distribution, None, None)

@@ -1,0 +1,214 @@
+"""A Gaussian process over the parameters of both stages together, small enough to be fitted for every suggestion.
+
+    value = c + f(upstream) + g(downstream) + h(upstream, downstream) + luck(generator) + noise
+
+What students teach about `g` holds for every generator, so a new one does not begin from nothing; `h` is how the best
+student differs between generators; `luck` is what its parameters do not explain of a generator: its seed. How much
+there is of each is learnt. Torch-free.
+
+**Source**: Rasmussen and Williams 2006, equations 2.23-2.24 and 5.8-5.9; Matérn 5/2 kernels with a length per
+parameter. Ours is the split by stages.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tune.samplers.encoding import Stages
+
+Array = NDArray[np.float64]
+
+TERMS = ("upstream", "downstream", "both", "luck", "noise")
+"""Of the kernel, by their variances."""
+
+TERM_PRIOR = ((0.4, 1.0), (0.4, 1.0), (0.3, 1.0), (1e-3, 1.5), (1e-4, 1.5))
+"""Median and log-sd of each term's variance, where values have variance 1: luck and noise have to show themselves."""
+
+LENGTH_PRIOR = (0.6, 0.9)
+"""Median and log-sd of a parameter's length, as a fraction of its range."""
+
+SMALLEST_NOISE = 1e-6
+"""Keeps the matrix well-conditioned where students were measured without noise."""
+
+MOST_ITERATIONS = 40
+"""Of the fit: it changes little afterwards."""
+
+MOST_FITTED = 150
+"""Students from which lengths and variances are learnt; all of them count in what is predicted."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Students, their values at mean 0 and variance 1, and the variances known of their noise."""
+
+    points: Array
+    groups: NDArray[np.int64]
+    values: Array
+    noise: Array
+
+    def some(self, number: int) -> _Seen:
+        """At most so many of them: the best half, and others evenly in order of time."""
+        if len(self.values) <= number:
+            return self
+        order = np.argsort(-self.values, kind="stable")
+        others = np.sort(order[number // 2 :])
+        kept = others[np.linspace(0, len(others) - 1, number - number // 2).astype(int)]
+        rows = np.sort(np.concatenate([order[: number // 2], kept]))
+        return _Seen(self.points[rows], self.groups[rows], self.values[rows], self.noise[rows])
+
+
+class Surrogate:
+    """A fitted process.
+
+    Attributes:
+        shares: what each of `TERMS` explains, of a variance of about 1.
+    """
+
+    def __init__(
+        self, stages: Stages, points: Array, groups: NDArray[np.int64], values: Array, known_noise: Array | None = None
+    ) -> None:
+        """Fits lengths and variances to what was seen, by their posterior mode.
+
+        Args:
+            stages: of the columns.
+            points: `number x parameters`-dim, of the cube.
+            groups: `number`-dim, of the generators.
+            values: `number`-dim.
+            known_noise: `number`-dim, variances that come on top of the learnt noise.
+        """
+        self._stages = stages
+        self._centre = float(np.mean(values))
+        self._scale = float(np.std(values)) or 1.0
+        noise = np.zeros(len(values)) if known_noise is None else known_noise / self._scale**2
+        self._seen = _Seen(points, groups, (values - self._centre) / self._scale, noise + SMALLEST_NOISE)
+        settings = _fit(stages, self._seen.some(MOST_FITTED))
+        self._lengths = np.exp(settings[: points.shape[1]])
+        self.shares = dict(zip(TERMS, map(float, np.exp(settings[points.shape[1] :])), strict=True))
+        self._condition()
+
+    def expect(self, points: Array, groups: NDArray[np.int64]) -> None:
+        """Takes for granted that students under way will show what is expected of them: nobody else need look there."""
+        mean, _ = self.predict(points, groups)
+        self._seen = _Seen(
+            np.concatenate([self._seen.points, points]),
+            np.concatenate([self._seen.groups, groups]),
+            np.concatenate([self._seen.values, (mean - self._centre) / self._scale]),
+            # As if measured without noise: looking there twice at once is worth nothing.
+            np.concatenate([self._seen.noise, np.full(len(points), SMALLEST_NOISE - self.shares["noise"])]),
+        )
+        self._condition()
+
+    def predict(self, points: Array, groups: NDArray[np.int64]) -> tuple[Array, Array]:
+        """Mean and standard deviation of what students are worth there, without the noise of measuring them.
+
+        Args:
+            points: `number x parameters`-dim.
+            groups: `number`-dim; one that was not seen yet for a new generator.
+        """
+        from scipy import linalg
+
+        squares = _squares(points, self._seen.points, self._stages.is_categorical)
+        kernel = self._kernel(squares, _equal(groups, self._seen.groups))
+        solved = linalg.solve_triangular(self._factor, kernel.T, lower=True, check_finite=False)
+        own = sum(self.shares[term] for term in TERMS if term != "noise")
+        variance = np.maximum(own - np.sum(solved**2, axis=0), 1e-12)
+        return self._centre + self._scale * (kernel @ self._weights), self._scale * np.sqrt(variance)
+
+    def _condition(self) -> None:
+        from scipy import linalg
+
+        seen = self._seen
+        squares = _squares(seen.points, seen.points, self._stages.is_categorical)
+        kernel = self._kernel(squares, _equal(seen.groups, seen.groups)) + np.diag(self.shares["noise"] + seen.noise)
+        self._factor = linalg.cholesky(kernel, lower=True, check_finite=False)
+        self._weights = linalg.cho_solve((self._factor, True), seen.values, check_finite=False)
+
+    def _kernel(self, squares: Array, same: Array) -> Array:
+        upstream = _matern(_distance(squares, self._lengths, self._stages.is_upstream))[0]
+        downstream = _matern(_distance(squares, self._lengths, ~self._stages.is_upstream))[0]
+        both = self.shares["both"] * upstream * downstream
+        single = self.shares["upstream"] * upstream + self.shares["downstream"] * downstream
+        return single + both + self.shares["luck"] * same
+
+
+def _fit(stages: Stages, seen: _Seen) -> Array:
+    """Log lengths and log variances of the posterior's mode."""
+    from scipy import linalg, optimize
+
+    parameters = seen.points.shape[1]
+    centre = np.log([*([LENGTH_PRIOR[0]] * parameters), *(median for median, _ in TERM_PRIOR)])
+    sd = np.array([*([LENGTH_PRIOR[1]] * parameters), *(sd for _, sd in TERM_PRIOR)])
+    squares = _squares(seen.points, seen.points, stages.is_categorical)
+    same, one = _equal(seen.groups, seen.groups), np.eye(len(seen.values))
+
+    def loss(settings: Array) -> tuple[float, Array]:
+        """Negative log posterior, and its gradient."""
+        lengths, variances = np.exp(settings[:parameters]), np.exp(settings[parameters:])
+        upstream, upstream_slope = _matern(_distance(squares, lengths, stages.is_upstream))
+        downstream, downstream_slope = _matern(_distance(squares, lengths, ~stages.is_upstream))
+        shapes = (upstream, downstream, upstream * downstream, same, one)
+        terms = [variance * shape for variance, shape in zip(variances, shapes, strict=True)]
+        factor = linalg.cholesky(sum(terms) + np.diag(seen.noise), lower=True, check_finite=False)
+        inverse = linalg.cho_solve((factor, True), one, check_finite=False)
+        weights = inverse @ seen.values
+        away = (settings - centre) / sd
+        outer = inverse - np.outer(weights, weights)
+        by_upstream = outer * (variances[0] + variances[2] * downstream) * upstream_slope
+        by_downstream = outer * (variances[1] + variances[2] * upstream) * downstream_slope
+        slopes = [
+            np.sum((by_upstream if is_upstream else by_downstream) * square) / length**2
+            for is_upstream, square, length in zip(stages.is_upstream, squares, lengths, strict=True)
+        ]
+        slopes += [np.sum(outer * term) for term in terms]
+        found = 0.5 * seen.values @ weights + np.sum(np.log(np.diag(factor))) + 0.5 * away @ away
+        return float(found), 0.5 * np.array(slopes) + away / sd
+
+    bounds = list(zip(centre - 4 * sd, centre + 4 * sd, strict=True))
+    found = optimize.minimize(
+        loss, centre, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": MOST_ITERATIONS}
+    )
+    settings: Array = found.x
+    return settings
+
+
+def _equal(one: NDArray[np.int64], other: NDArray[np.int64]) -> Array:
+    equal: Array = (one[:, None] == other[None, :]).astype(float)
+    return equal
+
+
+def _squares(one: Array, other: Array, is_categorical: NDArray[np.bool_]) -> Array:
+    """`parameters x len(one) x len(other)`-dim: squared differences; between two of a list 0 or 1."""
+    difference = one.T[:, :, None] - other.T[:, None, :]
+    return np.where(is_categorical[:, None, None], (difference != 0).astype(float), difference**2)
+
+
+def _distance(squares: Array, lengths: Array, which: NDArray[np.bool_]) -> Array:
+    """Squared distance in lengths, over some of the parameters."""
+    distance: Array = np.tensordot(which / lengths**2, squares, axes=1)
+    return distance
+
+
+def _matern(distance: Array) -> tuple[Array, Array]:
+    """Matérn 5/2 of a squared distance, and what its slope in a log length is, by that parameter's own part of it."""
+    root = np.sqrt(5 * distance)
+    decay = np.exp(-root)
+    value: Array = (1 + root + root**2 / 3) * decay
+    slope: Array = 5 / 3 * (1 + root) * decay
+    return value, slope
+
+
+def improvement(mean: Array, sd: Array, best: float) -> Array:
+    """Expected improvement on `best`.
+
+    **Source**: Jones, Schonlau and Welch 1998, equation 15.
+    """
+    from scipy.special import ndtr
+
+    away = (mean - best) / sd
+    density = np.exp(-0.5 * away**2) / math.sqrt(2 * math.pi)
+    gained: Array = np.maximum(sd * (away * ndtr(away) + density), 0.0)
+    return gained

@@ -1,0 +1,198 @@
+"""A study as it is asked for: its file's sections, checked against each other, with all materials identified."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hidfd.config.schema import TrialConfig, check_shares
+from hidfd.data.sources import materials
+from hidfd.errors import ConfigError
+from hidfd.pipeline.graph import VERSIONS, result_settings
+from tune.study.asha import rung_images
+from tune.study.config import FRESH_SEED, SearchConfig, StudyConfig
+from tune.study.search_space import Space, build_space, changed
+
+FRESH = ("seeds.generation", "seeds.synthesis", "seeds.distillation")
+"""What a fresh seed replaces; teacher and collection stay."""
+
+ROWS_OF_A_SEARCH = ("hybrid", "best", "real-only", "synthetic-only", "plain-kd")
+"""Names of the best trial and of its controls in the table of comparisons."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """All that the planner needs to know.
+
+    Attributes:
+        name: of the study.
+        study, search: its sections.
+        base: its `trial:`, with the sha256 of every material.
+        space: the checked search space.
+        folder: where trial folders and the study's report go.
+        file, command, tracking: for people: the study file, the command that goes on, the MLflow URI (redacted).
+        resources: of one piece of work: cpus, gpus, workers.
+    """
+
+    name: str
+    study: StudyConfig
+    search: SearchConfig
+    base: TrialConfig
+    space: Space
+    folder: Path
+    file: str = ""
+    command: str = ""
+    tracking: str = ""
+    resources: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def limit(self) -> int:
+        """How many suggestions the search makes at most; 0 without a search."""
+        if not self.search:
+            return 0
+        if self.study.sampler == "grid":
+            return min(self.study.num_students, self.space.grid_size())
+        return self.study.num_students
+
+    @property
+    def students_per_generator(self) -> int:
+        """How many students share a generator at least; a grid shares as long as only downstream parameters change."""
+        if self.search and self.study.sampler == "grid":
+            return self.space.students_per_generator_of_grid()
+        if self.study.sampler == "stage-aware":
+            return 1 if self.space.upstream or self.search.has_fresh_seed else self.study.num_students
+        return self.study.students_per_generator
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Student images at which the search's students are compared."""
+        pruner, student = self.study.pruner, self.base.distillation
+        if pruner.kind == "none":
+            return ()
+        return rung_images(
+            student.target_images, student.batch_images, pruner.first_rung_fraction, pruner.reduction_factor
+        )
+
+    def settings_of(self, params: dict[str, Any], group: int) -> dict[str, Any]:
+        """All that a suggestion changes in the study's `trial:`.
+
+        Args:
+            params: dotted path -> value.
+            group: number of the suggestion whose generator it shares: decides its seed where those are fresh.
+        """
+        if not self.search.has_fresh_seed:
+            return params
+        entropy = (self.base.seeds.generation, group)
+        return params | {FRESH_SEED: int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1}
+
+    def with_seed(self, values: dict[str, Any], seed: int) -> TrialConfig:
+        """The trial with overrides, on a fresh seed."""
+        return changed(self.base, {**values, **dict.fromkeys(FRESH, seed)})
+
+    def identity(self) -> dict[str, Any]:
+        """What the study's results belong to: where it differs, they are no longer one study.
+
+        Neither how much is asked for nor what the best is held against in the end (finalists, seeds, controls, test
+        labels): a study goes on with other ones.
+        """
+        study = self.study
+        content: dict[str, Any] = {
+            "study": {
+                "objective": study.objective,
+                "sampler": study.sampler,
+                "seed": study.seed,
+                "startup_students": study.startup_students,
+                "students_per_generator": study.students_per_generator,
+                "pruner": study.pruner.model_dump(),
+            },
+            "search": self.search.model_dump(exclude_defaults=True),  # fields that come later change nothing
+            "trial": result_settings(self.base),
+            "stage_versions": VERSIONS,
+        }
+        more = study.model_dump(mode="json", include={"further_objectives", "constraints", "points", "variants"})
+        content["study"] |= {name: asked for name, asked in more.items() if asked}  # studies without them stay equal
+        plain: dict[str, Any] = json.loads(json.dumps(content))
+        return plain
+
+
+def define(
+    name: str,
+    study: StudyConfig,
+    search: SearchConfig,
+    base: TrialConfig,
+    folder: Path,
+    **shown: Any,
+) -> Definition:
+    """Check a study's sections against each other.
+
+    Args:
+        name: of the study.
+        study, search: its sections.
+        base: its `trial:`, with the sha256 of every material.
+        folder: for its results.
+        shown: the other attributes of `Definition`.
+
+    Raises:
+        ConfigError: with every problem at once.
+    """
+    problems: list[str] = []
+    if not search and not study.variants:
+        problems.append("nothing to do: give `search:` parameters, `study.variants`, or both")
+    if study.objective == "validation_accuracy" and base.data.validation is None:
+        problems.append(
+            "study.objective: validation_accuracy needs labelled images in trial.data.validation; "
+            "give them, or use objective: agreement, which needs no labels"
+        )
+    elif "validation_accuracy" in study.judged and base.data.validation is None:
+        where = "further_objectives" if "validation_accuracy" in study.further_objectives else "constraints"
+        problems.append(
+            f"study.{where}.validation_accuracy: needs labelled images in trial.data.validation; give them, or leave "
+            f"it out"
+        )
+    space = Space({}, {}, {})
+    try:
+        space = build_space(search, study, base)
+    except ConfigError as error:
+        problems.append(str(error))
+    try:
+        batches = dict(batch for stage, batch in base.batches.items() if stage != "teacher")  # it may stand already
+        check_shares(batches, int(shown.get("resources", {}).get("workers", 1)))
+    except ConfigError as error:
+        problems.append(f"resources.num_workers: {error}")
+    used = {base.seeds.generation, base.seeds.synthesis, base.seeds.distillation}
+    if search and (stale := used.intersection(study.seeds)):
+        problems.append(
+            f"study.seeds: {min(stale)} is a seed of the search itself (trial.seeds); fresh seeds must be others"
+        )
+    own = materials(base)
+    for variant, values in study.variants.items():
+        if search and variant in ROWS_OF_A_SEARCH:
+            problems.append(f"study.variants.{variant}: a search has a row of that name; give the variant another one")
+        try:
+            found = materials(changed(base, values))
+        except ConfigError as error:
+            problems.append(f"study.variants.{variant}: {error}")
+            continue
+        problems += [
+            f"study.variants.{variant}: trial.{where}: a study imports its material once, for all its variants; "
+            f"for other material write a second study file"
+            for where, material in found.items()
+            if material != own.get(where)
+        ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return Definition(name, study, search, base, space, folder, **shown)
+
+
+def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
+    """`path: old -> new` for every leaf in which two JSON trees differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+    elif old != new:
+        yield f"{where}: {json.dumps(old)} -> {json.dumps(new)}"

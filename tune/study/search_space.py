@@ -1,0 +1,323 @@
+"""The search space: paths into `trial:`, checked before anything runs, and which change the generator. Torch-free.
+
+A parameter is *upstream* if it changes the digest of the synthetic images (or of the collection, where a trial has
+none), else *downstream*: students that differ downstream only share one generator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import ValidationError
+
+from hidfd.config.paths import field_at, with_values
+from hidfd.config.schema import TrialConfig
+from hidfd.errors import ConfigError
+from tune.study.config import (
+    FRESH_SEED,
+    CategoricalParameter,
+    Choice,
+    FloatParameter,
+    IntParameter,
+    RealParameter,
+    SearchConfig,
+    StudyConfig,
+)
+from tune.study.task import pieces_of, upstream_key
+
+FIXED = {
+    "preset": "overlays are applied before the search",
+    "precision": "students of two precisions are not one comparison; use `study.variants`",
+    "data": "each choice would be judged on other images; write a second study file",
+    "teacher": "agreement with different teachers cannot be compared; write a second study file",
+    "collection.holdout_images": "the hold-out is what students are judged on, one set for all trials of a study",
+    "seeds": "the trials of a search share their seeds, so that equal settings share their generator",
+}
+"""Paths (and all below them) that a search may not vary, and why."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """A checked search space.
+
+    Attributes:
+        upstream, downstream: dotted path -> Optuna distribution, each in the file's order.
+        values: dotted path -> all its values in order, for a grid; None where the range is continuous.
+        conditions: dotted path -> path of another -> values under which it is searched; for conditional ones only.
+    """
+
+    upstream: dict[str, BaseDistribution]
+    downstream: dict[str, BaseDistribution]
+    values: dict[str, tuple[Choice, ...] | None]
+    conditions: dict[str, dict[str, tuple[Choice, ...]]] = field(default_factory=dict)
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """All of them, upstream first, each after those that it depends on."""
+        return self.upstream | self.downstream
+
+    def is_active(self, path: str, params: Mapping[str, Any]) -> bool:
+        """Whether a parameter is searched, given those before it."""
+        conditions = self.conditions.get(path, {})
+        return all(other in params and params[other] in allowed for other, allowed in conditions.items())
+
+    def grid(self) -> Iterator[dict[str, Choice]]:
+        """Every combination; the last downstream parameter changes fastest, so that generators are shared in a row.
+
+        Raises:
+            ConfigError: a parameter is continuous.
+        """
+        paths = list(self.distributions)
+        for combination in itertools.product(*map(self._finite, paths)):
+            params: dict[str, Choice] = {}
+            for path, value in zip(paths, combination, strict=True):
+                if self.is_active(path, params):
+                    params[path] = value
+            # Where a parameter is off, its values differ in nothing: only the first counts.
+            off = [(path, value) for path, value in zip(paths, combination, strict=True) if path not in params]
+            if all(value == self._finite(path)[0] for path, value in off):
+                yield params
+
+    def grid_size(self) -> int:
+        """Number of combinations; ConfigError as for `grid`."""
+        if self.conditions:
+            return sum(1 for _ in self.grid())
+        return math.prod(len(self._finite(path)) for path in self.distributions)
+
+    def students_per_generator_of_grid(self) -> int:
+        """Number of combinations that differ downstream only, at most where some are conditional."""
+        return math.prod(len(self._finite(path)) for path in self.downstream)
+
+    def _finite(self, path: str) -> tuple[Choice, ...]:
+        values = self.values[path]
+        if values is None:
+            raise ConfigError(f"search.{path}: a grid needs `step` or `type: categorical`, found a continuous range")
+        return values
+
+
+def build_space(search: SearchConfig, study: StudyConfig, base: TrialConfig) -> Space:
+    """Check `search:` against the trial's own fields and sort it into upstream and downstream.
+
+    Args:
+        search: what is searched.
+        study: how; a grid needs finite parameters, ASHA equal budgets.
+        base: the study's own trial, with the sha256 of its materials.
+
+    Raises:
+        ConfigError: a path that does not exist, leaves its field's bounds, has the wrong type, changes no result, or
+            would make trials incomparable; every such problem at once.
+    """
+    problems: list[str] = []
+    upstream: dict[str, BaseDistribution] = {}
+    downstream: dict[str, BaseDistribution] = {}
+    values: dict[str, tuple[Choice, ...] | None] = {}
+    conditions = {path: parameter.conditions() for path, parameter in search.items() if parameter.when}
+    for path, parameter in _in_order(search, conditions, problems):
+        try:
+            is_upstream = _check(path, parameter, search, study, base)
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
+        (upstream if is_upstream else downstream)[path] = distribution_of(parameter)
+        values[path] = parameter.grid()
+    for path in upstream:
+        problems += [
+            f"search.{path}.when: {other} changes the student only, and {path} the generator, which students of "
+            f"several {other} share; let it depend on parameters of the generator"
+            for other in conditions.get(path, {})
+            if other in downstream
+        ]
+    if not problems and search.has_fresh_seed and not base.uses_generator:
+        problems.append(f"search.{FRESH_SEED}: this trial has no generator that could get a fresh seed")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    space = Space(upstream, downstream, values, conditions)
+    _check_points(space, search, study, base)
+    if search and study.sampler == "grid":
+        space.grid_size()
+    return space
+
+
+def _in_order(
+    search: SearchConfig, conditions: Mapping[str, Mapping[str, tuple[Choice, ...]]], problems: list[str]
+) -> list[tuple[str, RealParameter]]:
+    """The parameters, each after those that it depends on; what cannot be so ordered is a problem."""
+    parameters = dict(search.items())
+    for path, needed in conditions.items():
+        for other, allowed in needed.items():
+            found = parameters.get(other)
+            if found is None:
+                near = difflib.get_close_matches(other, parameters, n=1)
+                meant = f"; did you mean {near[0]}?" if near else ""
+                problems.append(f"search.{path}.when: {other} is not searched{meant}")
+            elif isinstance(found, FloatParameter):
+                problems.append(f"search.{path}.when: {other} is continuous; conditions need int or categorical")
+            else:
+                problems += [
+                    f"search.{path}.when.{other}: {value!r} is none of its values"
+                    for value in allowed
+                    if value not in (found.grid() or ())
+                ]
+    if problems:
+        return list(parameters.items())
+    ordered: dict[str, RealParameter] = {}
+    while len(ordered) < len(parameters):
+        free = [
+            path for path in parameters if path not in ordered and ordered.keys() >= conditions.get(path, {}).keys()
+        ]
+        if not free:
+            circle = ", ".join(path for path in parameters if path not in ordered)
+            problems.append(f"search: the conditions (`when`) of {circle} depend on each other in a circle")
+            return list(parameters.items())
+        ordered |= {path: parameters[path] for path in free}
+    return list(ordered.items())
+
+
+def _check_points(space: Space, search: SearchConfig, study: StudyConfig, base: TrialConfig) -> None:
+    """Raises ConfigError for a given point that lies outside the space."""
+    problems = []
+    for number, point in enumerate(study.points):
+        where = f"study.points[{number}]"
+        for path, value in point.items():
+            parameter = search.get(path)
+            if parameter is None:
+                near = difflib.get_close_matches(path, space.distributions, n=1)
+                problems.append(f"{where}.{path}: not searched{f'; did you mean {near[0]}?' if near else ''}")
+            elif not _lies_within(value, parameter):
+                problems.append(f"{where}.{path}: {value!r} is outside of what is searched")
+            elif not space.is_active(path, point):
+                problems.append(f"{where}.{path}: not searched there; its `when` needs {space.conditions[path]}")
+        if not problems:
+            try:
+                changed(base, point)
+            except ConfigError as error:
+                problems.append(f"{where}: {error}")
+    if study.points and study.sampler == "grid":
+        problems.append("study.points: a grid tries every point in its own order; take them out")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _lies_within(value: Choice, parameter: RealParameter) -> bool:
+    """Whether a searched parameter can have a value."""
+    if isinstance(parameter, CategoricalParameter):
+        return any(type(value) is type(choice) and value == choice for choice in parameter.choices)
+    if isinstance(value, bool | str) or (isinstance(parameter, IntParameter) and isinstance(value, float)):
+        return False
+    if not parameter.low <= value <= parameter.high:
+        return False
+    steps = (value - parameter.low) / parameter.step if parameter.step else 0.0
+    return math.isclose(steps, round(steps), abs_tol=1e-6)
+
+
+def changed(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
+    """The trial with other values at dotted paths.
+
+    Raises:
+        ConfigError: a path that does not exist, a value out of its range, or values that do not fit together.
+    """
+    try:
+        return with_values(config, values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            where = ".".join(["trial", *(str(part) for part in problem["loc"])])
+            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}, found {_shown(problem['input'])}")
+        raise ConfigError("; ".join(lines)) from error
+
+
+def distribution_of(parameter: RealParameter) -> BaseDistribution:
+    """Optuna's form of a parameter."""
+    match parameter:
+        case FloatParameter():
+            return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+        case IntParameter():
+            return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+        case CategoricalParameter():
+            return CategoricalDistribution(parameter.choices)
+
+
+def _check(
+    path: str,
+    parameter: RealParameter,
+    search: SearchConfig,
+    study: StudyConfig,
+    base: TrialConfig,
+) -> bool:
+    """Whether the path is upstream; raises ConfigError where it cannot be searched."""
+    field_at(path)
+    for fixed, reason in FIXED.items():
+        if path == fixed or path.startswith(f"{fixed}."):
+            raise ConfigError(f"search.{path}: cannot be searched: {reason}")
+    if study.pruner.kind == "asha" and path in ("distillation.target_images", "distillation.batch_images"):
+        raise ConfigError(
+            f"search.{path}: ASHA compares students at exactly equal images of one schedule, which this would break; "
+            f"set study.pruner.kind: none, or take it out of the search"
+        )
+    for value in parameter.edges():
+        try:
+            config = changed(base, {path: value})
+        except ConfigError as error:
+            raise ConfigError(f"search.{path}: {value!r} is not allowed there: {error}") from error
+        taken = _value_at(config, path)
+        if taken != value or (isinstance(value, float) and isinstance(taken, int)):
+            raise ConfigError(
+                f"search.{path}: {value!r} would be read as {taken!r}; the field takes {type(taken).__name__}, "
+                f"search it so"
+            )
+    effects = [_effect(config, path, parameter.edges()) for config in _contexts(path, search, base)]
+    if "none" in effects and len(set(effects)) == 1 and len(set(parameter.edges())) > 1:
+        raise ConfigError(
+            f"search.{path}: does not change any result of this trial (it is outcome-neutral, or what it belongs to is "
+            f"off); take it out of the search"
+        )
+    return "upstream" in effects
+
+
+def _contexts(path: str, search: SearchConfig, base: TrialConfig) -> Iterator[TrialConfig]:
+    """The trial itself, and with each other parameter at its edges: what one switches off, another may switch on."""
+    yield base
+    own = search.get(path)
+    for other, allowed in (own.conditions() if own else {}).items():
+        for value in allowed:
+            with contextlib.suppress(ConfigError):
+                yield changed(base, {other: value})
+    for other, parameter in search.items():
+        if other != path:
+            for value in parameter.edges():
+                with contextlib.suppress(ConfigError):
+                    yield changed(base, {other: value})
+
+
+def _effect(config: TrialConfig, path: str, edges: tuple[Choice, ...]) -> Literal["upstream", "downstream", "none"]:
+    """What of the trial changes when the path takes its edge values one after another."""
+    upstream, whole = set(), set()
+    for value in edges:
+        with contextlib.suppress(ConfigError):
+            trial = changed(config, {path: value})
+            upstream.add(upstream_key(trial))
+            whole.add(pieces_of(trial)[-1].key)
+    return "upstream" if len(upstream) > 1 else "downstream" if len(whole) > 1 else "none"
+
+
+def _shown(value: Any) -> str:
+    return "this combination" if isinstance(value, dict) else repr(value)
+
+
+def _value_at(config: TrialConfig, path: str) -> Any:
+    value: Any = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value

@@ -1,0 +1,228 @@
+"""A piece of work: a build, a student or an opening, what its run tells, and how it ends. Torch-free.
+
+A trial is a chain of pieces: a build of the collection, a build of the generator with its images, and the student.
+Pieces are known by the digest of what they make, so trials that need the same generator share its build, and a
+real-only student needs none. Opening the test labels for a student is a piece of its own, which no trial contains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from hidfd.config.paths import with_values
+from hidfd.config.schema import TrialConfig
+from hidfd.pipeline.graph import needed, opening_of, plan
+from tune.study.states import Kind, Role, WorkState
+
+BUILD_STAGES = ("collection", "synthesis")
+"""Where a trial is cut into pieces: upstream of each stands what several students share."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a piece of work makes, from its configuration alone.
+
+    Attributes:
+        key: digest of its last artifact, 64 hex digits.
+        until: its last stage: `collection`, `synthesis`, `evaluation` or `opening`.
+        needs: keys of the pieces before it.
+        makes: digests of every artifact that it makes unless it is there already, imports apart.
+        trajectory: of the generator it trains; two lengths of one trajectory are never trained side by side.
+        generator: digest of that generator.
+        target_images: of its training loop, if it has one.
+        operations: estimated floating-point operations of its own stages; 0 where they are not counted.
+        config: the trial it belongs to.
+    """
+
+    key: str
+    until: str
+    needs: tuple[str, ...]
+    makes: frozenset[str]
+    trajectory: str | None
+    generator: str | None
+    target_images: int | None
+    operations: float
+    config: TrialConfig = field(repr=False)
+
+    @property
+    def kind(self) -> Kind:
+        kinds: dict[str, Kind] = {"evaluation": "student", "opening": "opening"}
+        return kinds.get(self.until, "build")
+
+    @property
+    def seed(self) -> int:
+        seeds = self.config.seeds
+        return {"collection": seeds.collection, "synthesis": seeds.generation}.get(self.until, seeds.distillation)
+
+
+def pieces_of(config: TrialConfig) -> tuple[Piece, ...]:
+    """The pieces of a trial in the order in which they can run, the student last.
+
+    Args:
+        config: a trial whose materials carry their sha256.
+    """
+    stages = plan(config)
+    pieces: list[Piece] = []
+    for until in (*BUILD_STAGES, "evaluation"):
+        if until == "synthesis" and not config.uses_generator:
+            continue
+        chain = [stage for stage in needed(stages, until) if stage.name != "import"]
+        digests = frozenset(stage.digest for stage in chain)
+        targets = {"synthesis": config.generation.target_images, "evaluation": config.distillation.target_images}
+        trains_generator = until == "synthesis"
+        earlier = {digest for piece in pieces for digest in piece.makes}
+        pieces.append(
+            Piece(
+                key=chain[-1].digest,
+                until=until,
+                needs=tuple(piece.key for piece in pieces if piece.key in digests),
+                makes=digests,
+                trajectory=stages["generation"].trajectory if trains_generator else None,
+                generator=stages["generation"].digest if trains_generator else None,
+                target_images=targets.get(until),
+                operations=sum(stage.operations for stage in chain if stage.digest not in earlier),
+                config=config,
+            )
+        )
+    return tuple(pieces)
+
+
+def opening_piece(config: TrialConfig) -> Piece:
+    """Opening the test labels for the student of a trial whose `data.test` is given."""
+    stage = opening_of(plan(config))
+    student = stage.inputs["evaluation"]
+    return Piece(stage.digest, "opening", (student,), frozenset([stage.digest]), None, None, None, 0.0, config)
+
+
+def upstream_key(config: TrialConfig) -> str:
+    """Names the synthetic images of a trial (or its collection, where it has none): what students may share."""
+    return pieces_of(config)[-2].key
+
+
+@dataclass
+class Attempt:
+    """One time that a piece of work ran; see `AttemptSnapshot`."""
+
+    node: str
+    resources: dict[str, float]
+    started: float
+    last_seen: float
+    ended: float | None = None
+    images_from: int = 0
+    images_to: int = 0
+    end: str | None = None
+    cpu_seconds: float | None = None
+    stage: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, as the ledger keeps it."""
+        return asdict(self)
+
+
+@dataclass
+class Outcome:
+    """How a piece of work ended for good.
+
+    Attributes:
+        state: one of the final states.
+        reason: in words, where it is not simply complete.
+        metrics: final numbers; of a pruned student those of its last rung.
+        reused: every stage was found in the store.
+    """
+
+    state: WorkState
+    reason: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    reused: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, as the ledger keeps it."""
+        return asdict(self)
+
+
+@dataclass
+class Work:
+    """A piece and its story in this study.
+
+    Attributes:
+        number: order of creation.
+        piece: what it makes.
+        role: who asked first.
+        label: unique in the study; names its folder.
+        trial: the search trial that asked first, if one did.
+        params: dotted path -> value, where it differs from the study's own `trial:`.
+        rungs: student images at which it is compared; empty for builds, variants, finalists and controls.
+        snapshots_at_images: shorter lengths of its generator that others waited for when it started last.
+        outcome: None until it has ended for good.
+        attempts: in order.
+    """
+
+    number: int
+    piece: Piece
+    role: Role
+    label: str
+    trial: int | None
+    params: dict[str, Any]
+    rungs: tuple[int, ...] = ()
+    snapshots_at_images: tuple[int, ...] = ()
+    outcome: Outcome | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        return self.piece.key
+
+    @property
+    def config(self) -> TrialConfig:
+        """What it runs: its piece's trial, with the snapshots that others wait for."""
+        if not self.snapshots_at_images:
+            return self.piece.config
+        asked = (*self.piece.config.generation.snapshots_at_images, *self.snapshots_at_images)
+        return with_values(self.piece.config, {"generation.snapshots_at_images": tuple(sorted(set(asked)))})
+
+    def record(self) -> dict[str, Any]:
+        """Plain JSON of all but its attempts, as the ledger keeps it; `restore` is its inverse."""
+        return {
+            "key": self.key,
+            "kind": self.piece.kind,
+            "until": self.piece.until,
+            "role": self.role,
+            "label": self.label,
+            "trial": self.trial,
+            "params": self.params,
+            "needs": list(self.piece.needs),
+            "config": self.piece.config.model_dump(mode="json"),
+            "target_images": self.piece.target_images,
+            "rungs": list(self.rungs),
+            "snapshots_at_images": list(self.snapshots_at_images),
+            "outcome": self.outcome.to_json() if self.outcome else None,
+        }
+
+    @classmethod
+    def restore(cls, number: int, record: Mapping[str, Any], attempts: list[Attempt]) -> Work:
+        """The piece of work that `record` was made of.
+
+        It keeps its recorded key: where a stage's VERSION was raised since, the configuration has another key now, and
+        what was made under the old one does not answer for it.
+        """
+        config = TrialConfig.model_validate(record["config"])
+        if record["until"] == "opening":
+            piece = opening_piece(config)
+        else:
+            piece = next(piece for piece in pieces_of(config) if piece.until == record["until"])
+        piece = replace(piece, key=record["key"], needs=tuple(record["needs"]))
+        outcome = record["outcome"]
+        return cls(
+            number=number,
+            piece=piece,
+            role=record["role"],
+            label=record["label"],
+            trial=record["trial"],
+            params=record["params"],
+            rungs=tuple(record["rungs"]),
+            snapshots_at_images=tuple(record.get("snapshots_at_images", ())),  # older ledgers know none
+            outcome=Outcome(**{**outcome, "state": WorkState(outcome["state"])}) if outcome else None,
+            attempts=attempts,
+        )

@@ -1,0 +1,1 @@
+"""A study on the terminal and as JSON lines."""

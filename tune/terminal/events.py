@@ -1,0 +1,195 @@
+"""A running study for whoever reads its log: a JSON line for each change, as docs/run-lines.md documents them.
+
+The first snapshot is where a study stands: what had happened before is not told again. Every later one is compared with
+what was told, by its attempts, so nothing is missed that begins and ends between two looks.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from hidfd.pipeline.console import Rate
+from tune.study.snapshot import StudySnapshot, TrialSnapshot, WorkSnapshot
+from tune.study.states import WorkState
+from tune.terminal.display import LINE_EVERY_SECONDS, STILL_EVERY_SECONDS
+
+BUDGET_EVERY_SECONDS = 60.0
+"""Between two lines on what was spent."""
+
+
+class RunLines:
+    """Tells one snapshot after another.
+
+    Args:
+        stream: each line is flushed, so that a watcher reads it at once.
+        clock: seconds of a monotonic clock.
+        now: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._stream, self._clock, self._now = stream, clock, now
+        self._study: str | None = None
+        self._suggested: set[int] = set()
+        self._over: set[int] = set()  # trials
+        self._attempts: dict[str, tuple[int, int]] = {}  # key -> how many have been told to begin, and to end
+        self._ended: set[str] = set()
+        self._best: int | None = None
+        self._num_openings = 0
+        self._num_notes = 0
+        self._undone: str | None = None
+        self._stopping: str | None = None
+        self._spent_told = 0.0
+        self._rates: dict[tuple[str, str | None], Rate] = {}
+        self._said: dict[str, tuple[float, int]] = {}
+
+    def show(self, snapshot: StudySnapshot) -> None:
+        """What has changed since the last one."""
+        if self._study is None:
+            self._begin(snapshot)
+            return
+        for trial in snapshot.trials:
+            self._tell_trial(trial)
+        for opening in snapshot.openings[self._num_openings :]:
+            self._say("test_labels_opened", opening.when, students=list(opening.students))
+        self._num_openings = len(snapshot.openings)
+        for work in snapshot.works:
+            self._tell_work(work)
+        for trial in snapshot.trials:
+            if trial.state.is_final and trial.number not in self._over:
+                self._over.add(trial.number)
+                self._say("trial_ended", trial=trial.number, state=trial.state, reason=trial.reason, value=trial.value)
+        if snapshot.best is not None and snapshot.best != self._best:
+            best = snapshot.trials[snapshot.best]
+            self._say("best_changed", trial=best.number, value=best.value, params=best.params)
+        self._best = snapshot.best
+        self._tell_course(snapshot)
+
+    def end(self, snapshot: StudySnapshot, report: Path) -> None:
+        """The last line: all of the study."""
+        document = snapshot.to_json() | {"report": str(report)}
+        self._say("study_ended", finished=snapshot.finished, verdict=snapshot.verdict, document=document)
+
+    def _begin(self, snapshot: StudySnapshot) -> None:
+        self._study = snapshot.name
+        self._suggested = {trial.number for trial in snapshot.trials}
+        self._over = {trial.number for trial in snapshot.trials if trial.state.is_final}
+        self._ended = {work.key for work in snapshot.works if work.state.is_final}
+        self._attempts = {work.key: (len(work.attempts), len(work.attempts)) for work in snapshot.works}
+        self._best, self._undone = snapshot.best, snapshot.undone
+        self._num_openings = len(snapshot.openings)
+        self._spent_told = self._clock()
+        self._say(
+            "study_started",
+            file=snapshot.file,
+            command=snapshot.command,
+            objective=snapshot.objective,
+            num_trials=len(snapshot.trials),
+            num_ended=len(self._ended),
+            spent=snapshot.spent,
+            **self._stand(snapshot),
+        )
+
+    def _stand(self, snapshot: StudySnapshot) -> dict[str, Any]:
+        """What somebody needs who reads from here on."""
+        return {
+            "num_students": snapshot.num_students,
+            "num_trials_ended": len(self._over),
+            "best_trial": snapshot.best,
+            "best_value": None if snapshot.best is None else snapshot.trials[snapshot.best].value,
+        }
+
+    def _tell_trial(self, trial: TrialSnapshot) -> None:
+        if trial.number not in self._suggested:
+            self._suggested.add(trial.number)
+            self._say("trial_suggested", trial=trial.number, params=trial.params, group=trial.group, why=trial.why)
+
+    def _tell_work(self, work: WorkSnapshot) -> None:
+        begun, ended = self._attempts.get(work.key, (0, 0))
+        names = {"work": work.label, "key": work.key, "kind": work.kind, "role": work.role, "trial": work.trial}
+        for attempt in work.attempts[ended:]:
+            if attempt.number >= begun:
+                self._say(
+                    "work_started",
+                    attempt.started,
+                    **names,
+                    attempt=attempt.number,
+                    node=attempt.node,
+                    resources=attempt.resources,
+                    images_from=attempt.images_from,
+                )
+            if attempt.ended is not None:
+                ended = attempt.number + 1
+                if attempt is not work.attempts[-1] or not work.state.is_final:
+                    how = {"attempt": attempt.number, "end": attempt.end, "images_to": attempt.images_to}
+                    self._say("work_interrupted", attempt.ended, **names, **how)
+        self._attempts[work.key] = len(work.attempts), ended
+        if work.state.is_final and work.key not in self._ended:
+            self._ended.add(work.key)
+            self._say(
+                "work_ended",
+                work.attempts[-1].ended if work.attempts else None,
+                **names,
+                state=work.state,
+                reason=work.reason,
+                value=work.value,
+                metrics=work.metrics,
+                reused=work.reused,
+                seconds=work.seconds,
+            )
+        elif not work.state.is_final:
+            self._ended.discard(work.key)  # what failed in an earlier run is tried again
+            if work.state is WorkState.RUNNING and work.stage is not None:
+                self._tell_progress(work)
+
+    def _tell_progress(self, work: WorkSnapshot) -> None:
+        now = self._clock()
+        rate = self._rates.setdefault((work.key, work.stage), Rate(work.images, now))
+        rate.update(work.images, now)
+        at, images = self._said.setdefault(work.key, (now, -1))
+        if now - at < (STILL_EVERY_SECONDS if work.images == images else LINE_EVERY_SECONDS):
+            return
+        self._said[work.key] = now, work.images
+        self._say(
+            "work_progress",
+            work=work.label,
+            key=work.key,
+            stage=work.stage,
+            images=work.images,
+            target_images=work.target_images,
+            images_per_second=rate.images_per_second,
+            seconds_left=None if work.target_images is None else rate.seconds_left(work.target_images),
+        )
+
+    def _tell_course(self, snapshot: StudySnapshot) -> None:
+        """What concerns the whole study."""
+        for note in snapshot.notes[self._num_notes :]:
+            self._say("note", text=note)
+        self._num_notes = len(snapshot.notes)
+        if self._clock() - self._spent_told >= BUDGET_EVERY_SECONDS:
+            self._spent_told = self._clock()
+            limits = snapshot.config["study"]["budget"]
+            known = {name: limits[name] for name in snapshot.spent}
+            self._say("budget", spent=snapshot.spent, limits=known, **self._stand(snapshot))
+        if snapshot.undone is not None and snapshot.undone != self._undone:
+            self._say("search_closed", reason=snapshot.undone)
+        self._undone = snapshot.undone
+        if snapshot.stopping is not None and self._stopping is None:
+            self._say("stopping", reason=snapshot.stopping)
+        self._stopping = snapshot.stopping
+
+    def _say(self, event: str, when: float | None = None, **fields: Any) -> None:
+        seconds = self._now() if when is None else when
+        stamp = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+        content = {"event": event, "time": stamp, "study": self._study, **fields}
+        print(json.dumps(content, default=str), file=self._stream, flush=True)

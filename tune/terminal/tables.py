@@ -1,0 +1,220 @@
+"""Snapshots in words and tables, for terminals. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from rich import box
+from rich.table import Table
+
+from hidfd.formatting import duration, percent
+from hidfd.pipeline.console import Rate
+from hidfd.pipeline.costs import Range
+from tune.planner.budget import units_of
+from tune.planner.forecast import Forecast
+from tune.report.objectives import BEST_MARK, FRONT_MARK, further_columns, missed
+from tune.report.summary import finalist_of, generator_of, measured, short_names, with_error
+from tune.study.definition import Definition
+from tune.study.metrics import MEASURES, written
+from tune.study.snapshot import StudySnapshot, TrialSnapshot, WorkSnapshot
+from tune.study.states import Value, WorkState
+
+NOUNS = {"teacher": "teacher", "collection": "collection", "generation": "generator", "distillation": "student"}
+"""What a stage makes."""
+
+
+def progress_in_words(work: WorkSnapshot, rate: Rate) -> str:
+    """`generation 3,200 of 24,000 images  310 images/s  1 min 07 s left`."""
+    if work.stage is None or work.target_images is None:
+        return work.stage or "starting"
+    words = f"{work.stage} {work.images:,} of {work.target_images:,} images"
+    pace, left = rate.images_per_second, rate.seconds_left(work.target_images)
+    if pace is not None and left is not None:
+        words += f"  {pace:,.0f} images/s  {duration(left)} left"
+    return words
+
+
+def trials_table(snapshot: StudySnapshot) -> Table | None:
+    """The search, a line per student, the best first among the complete ones; None without a search."""
+    if not snapshot.trials:
+        return None
+    names = short_names(snapshot.searched)
+    labelled = any("validation_accuracy" in work.metrics for work in snapshot.works)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title="Search")
+    for heading in ("", "trial", "generator", *names.values()):
+        table.add_column(heading, justify="right" if heading in names.values() else "left")
+    table.add_column(snapshot.objective.replace("_", " "), justify="right")
+    if labelled and snapshot.objective != "validation_accuracy":
+        table.add_column("validation accuracy", justify="right")
+    further = further_columns(snapshot)
+    for name in further:
+        table.add_column(MEASURES[name].in_words, justify="right")
+    table.add_column("", overflow="fold")
+    order = sorted(
+        snapshot.trials,
+        key=lambda trial: (trial.value is None, not trial.feasible, -(trial.value or 0.0), trial.number),
+    )
+    for trial in order:
+        work = snapshot.work(trial.key) if trial.key else None
+        mark = BEST_MARK if trial.number == snapshot.best else FRONT_MARK if trial.number in snapshot.front else ""
+        cells = [mark, str(trial.number), _generator(snapshot, work)]
+        cells += [short_value(trial.params.get(path)) for path in names]
+        cells.append(with_error(trial.value, work.value_error if work else None))
+        is_complete = work is not None and trial.state is WorkState.COMPLETE
+        if labelled and snapshot.objective != "validation_accuracy":
+            cells.append(percent(work.metrics.get("validation_accuracy") if work and is_complete else None))
+        cells += [written(name, work.metrics.get(name) if work and is_complete else None) for name in further]
+        cells.append(_remark(trial, work) or (missed(work.metrics, snapshot) if work else ""))
+        table.add_row(*cells)
+    return table
+
+
+def rows_table(snapshot: StudySnapshot) -> Table | None:
+    """The comparison, a line per setting; None without one."""
+    if not snapshot.rows:
+        return None
+    metrics = [
+        (name, heading)
+        for name, heading in (
+            ("agreement", "agreement"),
+            ("validation_accuracy", "validation accuracy"),
+            ("test_accuracy", "test accuracy"),
+            ("generator.memorisation", "memorisation"),
+        )
+        if any(name in row.means for row in snapshot.rows)
+    ]
+    further = further_columns(snapshot)
+    finalists = [row for row in snapshot.rows if row.role == "finalist"]
+    best = finalist_of(snapshot)
+    title = "Comparison"
+    if len(finalists) > 1:
+        title = f"Finalists on fresh seeds{f', and the controls of {best.name}' if best else ''}"
+    elif finalists:
+        title = f"Trial {snapshot.best} beside its controls, on fresh seeds"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    table.add_column("")
+    table.add_column("n", justify="right")
+    for heading in [*(heading for _, heading in metrics), *(MEASURES[name].in_words for name in further)]:
+        table.add_column(heading, justify="right")
+    for row in snapshot.rows:
+        is_out = row.role == "finalist" and not row.feasible
+        cells = [f"{row.name} (infeasible)" if is_out else row.name, str(row.num_complete)]
+        cells += [with_error(row.means.get(name), row.deviations.get(name)) for name, _ in metrics]
+        for name in further:
+            value, error = measured(name, row.means.get(name), row.deviations.get(name))
+            cells.append(f"{value} ± {error}" if error else value)
+        table.add_row(*cells)
+    return table
+
+
+def work_table(works: Iterable[WorkSnapshot]) -> Table:
+    """Pieces of work with what they did."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("work", "state", "stage", "images", "took", "on", ""):
+        table.add_column(heading, justify="right" if heading in ("images", "took") else "left", overflow="fold")
+    for work in works:
+        images = f"{work.images:,}" + (f" of {work.target_images:,}" if work.target_images else "")
+        if work.state is WorkState.COMPLETE and work.target_images:
+            images = f"{work.target_images:,}"  # a build's last stage counts other images than its longest
+        took = "reused" if work.reused else duration(work.seconds) if work.seconds else ""
+        node = work.attempts[-1].node if work.attempts else ""
+        seen = images if work.images else ""
+        table.add_row(work.label, work.state.value, work.stage or "", seen, took, node, work.reason or "")
+    return table
+
+
+def budget_in_words(snapshot: StudySnapshot) -> str | None:
+    """What has been used of what the budget limits; None without one."""
+    budget = snapshot.config["study"]["budget"]
+    used = [
+        f"{snapshot.spent[name]:.3g} of {budget[name]:g} {unit}"
+        for name, unit in units_of(budget["currency"]).items()
+        if budget[name] is not None
+    ]
+    return f"{', '.join(used)} used" if used else None
+
+
+def forecast_table(forecast: Forecast) -> Table:
+    """A plan, a line per stage."""
+    table = Table("what", "in all", "in the store", "each", "left to do", "storage", box=None)
+    for row in forecast.rows:
+        each = f"~ {duration(row.each.expected)}" if row.each else ""
+        left = f"~ {_between(row.seconds)}" if row.each else ""
+        size = _bytes(row.left.high * row.bytes_each) if row.left.high else ""
+        table.add_row(row.what, str(row.count), str(row.built), each, left, size)
+    return table
+
+
+def forecast_lines(forecast: Forecast, definition: Definition) -> list[str]:
+    """What a plan's table does not say."""
+    prunes = bool(definition.rungs) and bool(definition.search)
+    lines = [f"~ expected, {forecast.basis}{'; the low end has pruning stop what it can' if prunes else ''}"]
+    if forecast.num_unsuggested:
+        lines.append(
+            f"{forecast.num_unsuggested} students are not suggested yet: what the store has of them is seen then"
+        )
+    if forecast.num_users:
+        lines.append(
+            f"sharing: {forecast.num_users} students rest on {forecast.num_generators} generators; one for each would "
+            f"take ~ {duration(forecast.saved_seconds)} more"
+        )
+    lines += left_in_words(forecast, definition)
+    if not forecast.seconds.high:
+        return lines
+    gpus = f" and {forecast.gpus:g} GPUs" if forecast.gpus else ""
+    lines.append(f"at once: {forecast.cpus:g} CPUs{gpus}; the store grows by ~ {_bytes(forecast.bytes_left)}")
+    if definition.base.data.test is not None and definition.study.test_labels == "once" and definition.search:
+        lines.append("at the end the test labels are opened for the best trial and its controls (study.test_labels)")
+    return lines
+
+
+def left_in_words(forecast: Forecast, definition: Definition) -> list[str]:
+    """What a study has still to do, and whether its budget suffices; a line each."""
+    counts = [
+        f"{count} {NOUNS[row.what]}{'' if count == 1 else 's'}"
+        for row in forecast.rows
+        if (count := math.ceil(row.left.high))
+    ]
+    if not counts:
+        return ["left to do: nothing that takes long"]
+    words = f"left to do: {', '.join(counts)}: ~ {_between(forecast.seconds)} of work"
+    words += f", {forecast.side} side by side: ~ {_between(forecast.clock_seconds)}"
+    budget = definition.study.budget
+    for name, unit in (("cpu_hours", "CPU-hours"), ("gpu_hours", "GPU-hours"), ("money", budget.currency)):
+        amount = forecast.amounts[name]
+        if amount.high:
+            words += f", ~ {amount.expected:.3g} {unit} ({amount.low:.3g} to {amount.high:.3g})"
+    return [words, *forecast.short_of]
+
+
+def _between(seconds: Range) -> str:
+    return f"{duration(seconds.expected)} ({duration(seconds.low)} to {duration(seconds.high)})"
+
+
+def _bytes(number: float) -> str:
+    unit, scale = next((u for u in (("GB", 1e9), ("MB", 1e6)) if number >= u[1]), ("kB", 1e3))
+    return f"{number / scale:.3g} {unit}"
+
+
+def short_value(value: Value | None, digits: int = 3) -> str:
+    """A whole number in full, another one in some significant digits, anything else as it is."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) >= 1:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def _remark(trial: TrialSnapshot, work: WorkSnapshot | None) -> str:
+    if trial.state is WorkState.COMPLETE:
+        return ""
+    if trial.state is WorkState.PRUNED and work is not None and work.rungs:
+        last = work.rungs[-1]
+        return f"pruned at {last.images:,} images with {percent(last.value)}"
+    return trial.reason or trial.state.value
+
+
+def _generator(snapshot: StudySnapshot, work: WorkSnapshot | None) -> str:
+    build = generator_of(work, snapshot) if work else None
+    return "–" if build is None else build.label.removeprefix("generator-")

@@ -1,0 +1,76 @@
+"""What of a piece of work its run in MLflow shows: tags to filter by, final numbers, curves. Few, and well-named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tune.report.objectives import constraints_in_words, missed
+from tune.report.summary import generator_of
+from tune.study.metrics import LATENCY
+from tune.study.snapshot import StudySnapshot, WorkSnapshot
+from tune.study.states import WorkState
+
+Series = dict[str, list[tuple[int, float]]]
+"""Metric -> (step, value)."""
+
+SHOWN = (
+    *("agreement", "agreement_standard_error", "validation_accuracy", "test_accuracy"),
+    *("kl_to_teacher", "deployed_parameters", LATENCY),
+    *("generator.effective_classes", "generator.label_agreement", "generator.memorisation"),
+)
+"""Final numbers that become metrics of a run."""
+
+CURVES = (
+    "generation/hinge_d",
+    "generation/hinge_g",
+    "generation/trans",
+    "generation/blend",
+    "generation/reg",
+    "generation/teacher_agreement",
+    "generation/effective_classes",
+    "generation/memorisation",
+    "distillation/feature",
+    "distillation/total",
+    "distillation/agreement",
+)
+"""Curves that MLflow shows; every other one stands in the report. Few, because its comparison page is slow."""
+
+
+def tags_of_run(work: WorkSnapshot, snapshot: StudySnapshot) -> dict[str, str]:
+    """What a run can be filtered by, its state apart."""
+    tags = {"kind": work.kind, "role": work.role, "until": work.until, "seed": str(work.seed)}
+    build = generator_of(work, snapshot)
+    if build is not None:
+        tags["generator"] = build.label
+    if work.trial is not None:
+        tags |= {"trial": str(work.trial), "group": str(snapshot.trials[work.trial].group)}
+    return tags
+
+
+def feasible_tag(work: WorkSnapshot, snapshot: StudySnapshot) -> str | None:
+    """Whether a student that came to its end keeps the study's constraints; None where there is nothing to keep."""
+    if work.kind != "student" or work.state is not WorkState.COMPLETE or not constraints_in_words(snapshot):
+        return None
+    return "false" if missed(work.metrics, snapshot) else "true"
+
+
+def final_metrics(work: WorkSnapshot) -> Series:
+    """A pruned student has none: its last rung is no result, and stands in its curve."""
+    found = {name: [(work.images, work.metrics[name])] for name in SHOWN if name in work.metrics}
+    return {"seconds": [(0, work.seconds)]} | ({} if work.state is WorkState.PRUNED else found)
+
+
+def curves_of(path: Path, kind: str) -> Series:
+    """Curves of a trial folder; a student's run shows the student's own, a build's the generator's."""
+    if not path.is_file():
+        return {}
+    wanted = [name for name in CURVES if name.startswith("distillation/") == (kind == "student")]
+    curves: Series = {}
+    for line in path.read_text().splitlines():
+        row: dict[str, Any] = json.loads(line)
+        for name in wanted:
+            if row.get(name) is not None:
+                curves.setdefault(name, []).append((int(row["images"]), float(row[name])))
+    return curves
