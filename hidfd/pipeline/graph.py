@@ -32,7 +32,7 @@ VERSIONS = {
     "distillation": 1,
     "evaluation": 1,
 }
-"""Raise a stage's number when its code changes its numbers; `tests/hidfd/test_golden.py` notices when one should be."""
+"""Raise a stage's number when its code changes its numbers; `tests/hidfd/stages/test_golden.py` notices when one should be."""
 
 STAGE_NAMES = tuple(VERSIONS)
 

@@ -32,7 +32,7 @@ from hidfd.stages.teacher import train_teacher
 from hidfd.store.store import Artifact, Store
 from hidfd.training.gradients import apply_gradients
 from hidfd.trial import run_trial
-from tests.hidfd.golden.runs import CONFIG, World, double_precision
+from tests.hidfd.stages.golden.runs import CONFIG, World, double_precision
 
 COUNT = 2
 LIMIT_SECONDS = 400.0

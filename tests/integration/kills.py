@@ -29,7 +29,7 @@ from hidfd.pipeline.graph import plan
 from tests.integration.postgres import PostgresServer, running_postgres
 from tests.integration.ray_nodes import RayNodes, ray_nodes
 from tests.integration.running_study import CHECKPOINT_SECONDS, Moment, RunningStudy
-from tests.tune.test_outage import Server
+from tests.tune.tracking.test_outage import Server
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import WorkState
 

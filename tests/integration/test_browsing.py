@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.browsing import browser
 from tests.integration.conftest import Workplace, tiny_study
-from tests.tune.test_outage import Server
+from tests.tune.tracking.test_outage import Server
 
 pytestmark = pytest.mark.integration
 

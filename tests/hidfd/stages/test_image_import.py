@@ -23,7 +23,7 @@ from hidfd.stages.image_import import import_images
 from hidfd.store.store import Store
 from tests.hidfd.imports import SHA256, Listener, config_of, picture, png, run_import, write_parquet
 
-SHIPPED = Path(__file__).parents[2] / "studies" / "data" / "fashion"
+SHIPPED = Path(__file__).parents[3] / "studies" / "data" / "fashion"
 
 
 @pytest.fixture

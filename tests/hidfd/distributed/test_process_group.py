@@ -16,7 +16,6 @@ from hidfd.errors import ConfigError, ProcessLostError, Stopped, StoreError
 from hidfd.pipeline.graph import plan
 from hidfd.store.store import Store
 from hidfd.trial import run_trial
-from tests.hidfd.golden.runs import World, double_precision
 from tests.hidfd.miniature import build_world, miniature
 from tests.hidfd.process_runs import (
     VARIANTS,
@@ -29,6 +28,7 @@ from tests.hidfd.process_runs import (
     weights_of,
     world_of,
 )
+from tests.hidfd.stages.golden.runs import World, double_precision
 
 TOLERANCE = 1e-8
 WEIGHTS_TOLERANCE = 1e-6

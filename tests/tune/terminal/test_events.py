@@ -17,7 +17,7 @@ from tune.planner.snapshots import snapshot_of
 from tune.study.task import Work
 from tune.terminal.events import RunLines
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "run-lines.md").read_text()
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "run-lines.md").read_text()
 DOCUMENTED = {
     event: set(re.findall(r"`(\w+)`", fields))
     for event, fields in re.findall(r"^\| `(\w+)` \|([^|]*)\|", DOCUMENT, flags=re.MULTILINE)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from hidfd.pipeline.graph import VERSIONS
-from tests.hidfd.golden.comparison import complaint, read
-from tests.hidfd.golden.runs import STAGES, compute
+from tests.hidfd.stages.golden.comparison import complaint, read
+from tests.hidfd.stages.golden.runs import STAGES, compute
 
 GOLDEN: dict[str, Any] = {"version": 3, "numbers": {"curve": [{"loss": 0.5}], "count": 7}}
 
@@ -25,7 +25,7 @@ def test_a_changed_number_asks_for_a_higher_version() -> None:
     text = complaint("generation", GOLDEN, 3, numbers)
     assert text is not None
     assert text.startswith("numbers of generation changed: raise VERSIONS['generation']")
-    assert "run `python -m tests.hidfd.golden`" in text
+    assert "run `python -m tests.hidfd.stages.golden`" in text
     assert "curve[0].loss is 0.50001, was 0.5" in text
     assert complaint("generation", GOLDEN, 3, {"curve": []}) is not None
 
@@ -34,7 +34,7 @@ def test_a_changed_number_asks_for_a_higher_version() -> None:
 def test_a_raised_version_asks_for_a_new_golden_file(golden: dict[str, Any] | None) -> None:
     text = complaint("generation", golden, 4, {"count": 8})
     assert text is not None
-    assert "run `python -m tests.hidfd.golden`, and commit" in text
+    assert "run `python -m tests.hidfd.stages.golden`, and commit" in text
     assert "raise" not in text
 
 

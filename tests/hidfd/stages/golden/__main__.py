@@ -1,12 +1,12 @@
-"""`python -m tests.hidfd.golden` writes the golden files of the stages whose VERSION was raised."""
+"""`python -m tests.hidfd.stages.golden` writes the golden files of the stages whose VERSION was raised."""
 
 import sys
 
 import torch
 
 from hidfd.pipeline.graph import VERSIONS
-from tests.hidfd.golden.comparison import complaint, read, write
-from tests.hidfd.golden.runs import STAGES, compute
+from tests.hidfd.stages.golden.comparison import complaint, read, write
+from tests.hidfd.stages.golden.runs import STAGES, compute
 
 
 def main() -> int:
