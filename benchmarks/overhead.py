@@ -14,14 +14,14 @@ from benchmarks.search import TRIAL
 from hidfd.config.schema import TrialConfig
 from hidfd.config.study_file import ResourcesConfig
 from tune.engines.environment import before_ray
-from tune.engines.worker import Perform, Place
+from tune.engines.worker import Perform, WorkerContext
 from tune.ledger.opening import open_ledger
 from tune.planner.planner import Planner
 from tune.planner.state import StudyState
 from tune.study.config import SearchConfig, StudyConfig
 from tune.study.definition import define
-from tune.study.messages import Channel, End, Finished
-from tune.study.task import Work
+from tune.study.messages import Channel, TaskEnd, TaskFinished
+from tune.study.task import Task
 
 WARM_TRIALS = 100
 """Are not counted: processes start, and modules are loaded."""
@@ -65,11 +65,11 @@ class Laps:
         return Overhead((ended - started) / count, (after - before) / count)
 
 
-def do_nothing(work: Work, place: Place, channel: Channel) -> End:
-    """A piece of work that takes no time."""
-    if work.piece.kind == "build":
-        return Finished({"generator.effective_classes": 9.0})
-    return Finished({"agreement": work.params["distillation.learning_rate"]})
+def do_nothing(task: Task, place: WorkerContext, channel: Channel) -> TaskEnd:
+    """A task that takes no time."""
+    if task.spec.kind == "build":
+        return TaskFinished({"generator.effective_classes": 9.0})
+    return TaskFinished({"agreement": task.params["distillation.learning_rate"]})
 
 
 def run_on_ray(planner: Planner, folder: Path, execute: Perform, on_change: Callable[[], None] = lambda: None) -> None:
@@ -78,7 +78,7 @@ def run_on_ray(planner: Planner, folder: Path, execute: Perform, on_change: Call
     Args:
         planner: of the study.
         folder: holds its `store`.
-        execute: does a piece of work.
+        execute: does a task.
         on_change: called ten times a second.
     """
     environment = before_ray(1, SIDE_BY_SIDE)
@@ -86,7 +86,7 @@ def run_on_ray(planner: Planner, folder: Path, execute: Perform, on_change: Call
 
     run_ray(
         planner,
-        Place(str(folder / "store"), str(folder), "cpu", 1),
+        WorkerContext(str(folder / "store"), str(folder), "cpu", 1),
         concurrency=SIDE_BY_SIDE,
         resources=ResourcesConfig(),
         environment=environment,

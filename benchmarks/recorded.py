@@ -25,8 +25,8 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmarks.landscapes import NUM_RANDOM_POINTS, Landscape, Searched, Unit, fractions_of, normal
 from tune.driver import open_study
-from tune.study.snapshot import StudySnapshot, WorkSnapshot
-from tune.study.states import WorkState
+from tune.study.snapshot import StudySnapshot, TaskSnapshot
+from tune.study.states import TaskState
 
 STUDY = Path(__file__).with_suffix(".yaml")
 TABLE = Path(__file__).with_suffix(".parquet")
@@ -114,13 +114,13 @@ def searched() -> Searched:
 
 def rows_of(snapshot: StudySnapshot) -> list[dict[str, Any]]:
     """The table's rows: students of the search that have ended; one without a result has no agreement."""
-    works = {work.key: work for work in snapshot.works}
+    tasks = {task.key: task for task in snapshot.tasks}
     rows = []
     for trial in snapshot.trials:
-        work = works.get(trial.key or "")
-        if work is None or not trial.state.is_final:
+        task = tasks.get(trial.key or "")
+        if task is None or not trial.state.is_final:
             continue
-        build = next(works[key] for key in work.needs if works[key].until == "synthesis")
+        build = next(tasks[key] for key in task.needs if tasks[key].until == "synthesis")
         rows.append(
             {
                 "trial": trial.number,
@@ -128,10 +128,10 @@ def rows_of(snapshot: StudySnapshot) -> list[dict[str, Any]]:
                 "state": str(trial.state),
                 **trial.params,
                 "effective_classes": build.metrics.get("generator.effective_classes"),
-                "agreement": _curve_of(Path(work.folder)) if work.state is WorkState.COMPLETE else None,
-                "validation_accuracy": work.metrics.get("validation_accuracy"),
+                "agreement": _curve_of(Path(task.folder)) if task.state is TaskState.COMPLETE else None,
+                "validation_accuracy": task.metrics.get("validation_accuracy"),
                 "generator_cpu_seconds": _cpu_seconds(build),
-                "student_cpu_seconds": _cpu_seconds(work),
+                "student_cpu_seconds": _cpu_seconds(task),
             }
         )
     return rows
@@ -144,8 +144,8 @@ def _curve_of(folder: Path) -> list[float]:
     return curve
 
 
-def _cpu_seconds(work: WorkSnapshot) -> float:
-    return round(sum(attempt.cpu_seconds or 0.0 for attempt in work.attempts), 2)
+def _cpu_seconds(task: TaskSnapshot) -> float:
+    return round(sum(attempt.cpu_seconds or 0.0 for attempt in task.attempts), 2)
 
 
 def main() -> int:

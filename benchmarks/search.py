@@ -39,14 +39,14 @@ from tune.planner.planner import Planner
 from tune.planner.state import StudyState
 from tune.study.config import SearchConfig, StudyConfig
 from tune.study.definition import Definition, define
-from tune.study.messages import Channel, Diverged, End, Finished, Report, Stopped
-from tune.study.task import Work
+from tune.study.messages import Channel, ProgressReport, TaskDiverged, TaskEnd, TaskFinished, TaskStopped
+from tune.study.task import Task
 
 BUILD_COST = 4.0
 """Of a generator, in students."""
 
 STEPS = 8
-"""Of each piece of work; a student is compared at a whole one."""
+"""Of each task; a student is compared at a whole one."""
 
 TARGET_FRACTION = 0.01
 
@@ -129,41 +129,41 @@ class Pretended:
         self.students = self.generators = 0
         self._landscape, self._target = landscape, target
 
-    def fractions(self, work: Work) -> Unit:
-        """Where a piece of work lies."""
-        return fractions_of(self._landscape.searched, work.params)
+    def fractions(self, task: Task) -> Unit:
+        """Where a task lies."""
+        return fractions_of(self._landscape.searched, task.params)
 
-    def steps(self, work: Work, channel: Channel) -> Iterator[End | None]:
+    def steps(self, task: Task, channel: Channel) -> Iterator[TaskEnd | None]:
         """One virtual step per `next`."""
-        x = self.fractions(work)
-        if work.piece.kind == "build":
-            yield from [None] * (STEPS - 1 if work.piece.until == "synthesis" else 0)
-            self.generators += work.piece.until == "synthesis"
-            yield Finished({"generator.effective_classes": 1.0 if self._landscape.collapses(x) else 9.0})
+        x = self.fractions(task)
+        if task.spec.kind == "build":
+            yield from [None] * (STEPS - 1 if task.spec.until == "synthesis" else 0)
+            self.generators += task.spec.until == "synthesis"
+            yield TaskFinished({"generator.effective_classes": 1.0 if self._landscape.collapses(x) else 9.0})
             return
-        target = work.piece.target_images
+        target = task.spec.target_images
         assert target is not None
         for step in range(1, STEPS):
             if step == STEPS // 2 and self._landscape.diverges(x):
-                yield Diverged("a loss was not finite")
+                yield TaskDiverged("a loss was not finite")
                 return
             shown = {"agreement": self._landscape.measured(x, step / STEPS)}
-            channel.report(Report("distillation", target * step // STEPS, target, shown, measured=True))
+            channel.report(ProgressReport("distillation", target * step // STEPS, target, shown, measured=True))
             reason = channel.verdict()
             if reason is not None:
-                yield Stopped(reason)
+                yield TaskStopped(reason)
                 return
             yield None
         self.students += 1
         self.reached |= self._landscape.value(x) >= self._target
-        yield Finished({"agreement": self._landscape.measured(x, 1.0)})
+        yield TaskFinished({"agreement": self._landscape.measured(x, 1.0)})
 
 
-def seconds_per_step(work: Work) -> float:
+def seconds_per_step(task: Task) -> float:
     """In students' worth of operations."""
-    if work.piece.until == "collection":
+    if task.spec.until == "collection":
         return 0.01
-    return (BUILD_COST if work.piece.kind == "build" else 1.0) / STEPS
+    return (BUILD_COST if task.spec.kind == "build" else 1.0) / STEPS
 
 
 def run(landscape: Landscape, name: str, concurrency: int, seed: int, target: float) -> Run:

@@ -14,14 +14,14 @@ import yaml
 from benchmarks.overhead import run_on_ray
 from tune.engines.environment import before_torch
 from tune.engines.local import run_local
-from tune.engines.worker import Place, perform
+from tune.engines.worker import WorkerContext, perform
 from tune.ledger.opening import open_ledger
 from tune.planner.planner import Planner
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
-from tune.study.messages import Channel, Done, End, Finished, Report, Wait
-from tune.study.states import WorkState
-from tune.study.task import Work
+from tune.study.messages import Channel, Done, ProgressReport, TaskEnd, TaskFinished, Wait
+from tune.study.states import TaskState
+from tune.study.task import Task
 
 SHARED_BY = 8
 """Students that share a generator where reuse is measured."""
@@ -45,9 +45,9 @@ class _Noting(Planner):
         super().__init__(state, time.time)
         self._folder = folder
 
-    def next_work(self, free: int) -> Work | Wait | Done:
-        found = super().next_work(free)
-        if isinstance(found, Work):
+    def next_task(self, free: int) -> Task | Wait | Done:
+        found = super().next_task(free)
+        if isinstance(found, Task):
             (self._folder / found.key).write_text(str(time.time()))
         return found
 
@@ -59,7 +59,7 @@ class FirstStep:
         self.at: float | None = None
         self._channel = channel
 
-    def report(self, report: Report) -> None:
+    def report(self, report: ProgressReport) -> None:
         """Passes it on."""
         if self.at is None and report.stage == "distillation":
             self.at = time.time()
@@ -70,12 +70,12 @@ class FirstStep:
         return self._channel.verdict()
 
 
-def perform_and_note(work: Work, place: Place, channel: Channel) -> End:
+def perform_and_note(task: Task, place: WorkerContext, channel: Channel) -> TaskEnd:
     """As a study does it, with the seconds from decision to first step among the numbers."""
     line = FirstStep(channel)
-    end = perform(work, place, line)
-    if isinstance(end, Finished) and line.at is not None:
-        handed_out = float((Path(place.folder) / "handed-out" / work.key).read_text())
+    end = perform(task, place, line)
+    if isinstance(end, TaskFinished) and line.at is not None:
+        handed_out = float((Path(place.folder) / "handed-out" / task.key).read_text())
         end.metrics["first_step_seconds"] = line.at - handed_out
         end.metrics["process"] = float(os.getpid())
     return end
@@ -89,14 +89,14 @@ def starts(folder: Path) -> tuple[list[float], list[float]]:
     with open_ledger(str(folder / "ledger.db"), study.name, "agreement") as ledger:
         planner = _Noting(StudyState(study, ledger), folder / "handed-out")
         run_on_ray(planner, folder, perform_and_note)
-    works = [work for work in planner.state.works.values() if work.piece.kind == "student"]
-    assert all(work.outcome is not None and work.outcome.state is WorkState.COMPLETE for work in works), planner.notes
+    tasks = [task for task in planner.state.tasks.values() if task.spec.kind == "student"]
+    assert all(task.outcome is not None and task.outcome.state is TaskState.COMPLETE for task in tasks), planner.notes
     cold: list[float] = []
     warm: list[float] = []
     seen: set[float] = set()
-    for work in sorted(works, key=lambda work: work.attempts[0].started):
-        assert work.outcome is not None, work.label
-        metrics = work.outcome.metrics
+    for task in sorted(tasks, key=lambda task: task.attempts[0].started):
+        assert task.outcome is not None, task.label
+        metrics = task.outcome.metrics
         (warm if metrics["process"] in seen else cold).append(metrics["first_step_seconds"])
         seen.add(metrics["process"])
     return cold, warm
@@ -119,30 +119,28 @@ def reuse(folder: Path) -> tuple[float, float, float, float]:
     search = {"distillation.inflation": {"type": "float", "low": 5, "high": 200, "log": True}}
     search["generation.smoothing.temperature"] = {"type": "float", "low": 0.5, "high": 4, "log": True}
     study = _small_study(folder, "reuse", search, f"study.num_students={SHARED_BY}", sharing)
-    place = Place(str(folder / "store"), str(folder), "cpu", 1)
+    place = WorkerContext(str(folder / "store"), str(folder), "cpu", 1)
     shutil.copytree(folder / "store", folder / "imported")
     run_trial(study.base, Store.open(str(folder / "imported")), until="collection", device="cpu")
     with open_ledger(str(folder / "ledger.db"), study.name, "agreement") as ledger:
         planner = Planner(StudyState(study, ledger), time.time)
-        run_local(planner, lambda work, channel: perform(work, place, channel))
-    works = [
-        work for work in planner.state.works.values() if work.role == "search" and work.piece.until != "collection"
-    ]
-    assert all(work.outcome is not None and work.outcome.state is WorkState.COMPLETE for work in works)
-    costs = {kind: [_cpu_seconds(w) for w in works if w.piece.kind == kind] for kind in ("build", "student")}
+        run_local(planner, lambda task, channel: perform(task, place, channel))
+    tasks = [task for task in planner.state.tasks.values() if task.role == "search" and task.spec.until != "collection"]
+    assert all(task.outcome is not None and task.outcome.state is TaskState.COMPLETE for task in tasks)
+    costs = {kind: [_cpu_seconds(w) for w in tasks if w.spec.kind == kind] for kind in ("build", "student")}
     started = time.process_time()
-    for work in works:
-        if work.piece.kind == "student":
-            own = folder / "own" / work.label
+    for task in tasks:
+        if task.spec.kind == "student":
+            own = folder / "own" / task.label
             shutil.copytree(folder / "imported", own / "store")
-            run_trial(work.piece.config, Store.open(str(own / "store")), folder=own, device="cpu")
+            run_trial(task.spec.config, Store.open(str(own / "store")), folder=own, device="cpu")
     without = time.process_time() - started
     shared = sum(map(sum, costs.values()))
     return shared, without, statistics.fmean(costs["build"]), statistics.fmean(costs["student"])
 
 
-def _cpu_seconds(work: Work) -> float:
-    return sum(attempt.cpu_seconds or 0.0 for attempt in work.attempts)
+def _cpu_seconds(task: Task) -> float:
+    return sum(attempt.cpu_seconds or 0.0 for attempt in task.attempts)
 
 
 def _small_study(folder: Path, name: str, search: dict[str, Any], *overrides: str) -> Definition:

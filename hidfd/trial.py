@@ -24,11 +24,11 @@ from hidfd.data.identify import identify
 from hidfd.data.image_set import open_images
 from hidfd.data.sources import materials
 from hidfd.distributed.device import Device, resolve_device
-from hidfd.distributed.process_group import Processes, joined
+from hidfd.distributed.process_group import ProcessGroup, joined
 from hidfd.errors import Stopped
 from hidfd.networks.student import Student, load_student
 from hidfd.networks.teacher import Teacher, load_teacher
-from hidfd.pipeline.graph import Stage, needed, opening_of, plan, snapshots
+from hidfd.pipeline.graph import Stage, needed, plan, snapshots, test_evaluation_of
 from hidfd.pipeline.observer import Observer
 from hidfd.report import folder as trial_folder
 from hidfd.report.folder import Built
@@ -278,7 +278,7 @@ def run_trial(
     return TrialResult(trial.config, trial.stages, metrics, trial.seconds, tuple(trial.reused), folder)
 
 
-def _followed(observer: Observer, processes: Processes) -> Observer:
+def _followed(observer: Observer, processes: ProcessGroup) -> Observer:
     """The first process's own observer; the others' tells nobody, and has them measure where the first one does."""
     at_images = processes.from_first(lambda: observer.measure_at_images)
     if not processes.is_first:
@@ -296,7 +296,7 @@ def evaluate_test(config: TrialConfig, store: Store, *, device: str = "auto") ->
     """
     with joined() as processes:
         trial = Trial(config, store, resolve_device(device, config.precision, processes), Observer())
-        stage = opening_of(trial.stages)
+        stage = test_evaluation_of(trial.stages)
         trial.run_import("test")
 
         def numbers() -> dict[str, Any]:

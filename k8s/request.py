@@ -32,9 +32,9 @@ class Request:
         text: of the file, as pods will read it.
         overrides: of the command line, but for those of `cluster:`.
         cluster: its section.
-        resources: of a piece of work.
+        resources: of a task.
         storage: places by name, as the pods will see them: `${NAME}` stands where their own environment fills it in.
-        concurrency: pieces of work side by side.
+        concurrency: tasks side by side.
         unimported: materials without sha256, by their path in the file.
     """
 

@@ -21,7 +21,7 @@ from hidfd.errors import ConfigError
 from hidfd.formatting import percent
 from hidfd.pipeline.console import console_observer, interruptible
 from tune.driver import Ended, Study, check_study, open_study, run_study, write_pages
-from tune.errors import LedgerHeld
+from tune.errors import StudyLocked
 from tune.forget import forget as forget_study
 from tune.planner.forecast import forecast_of
 from tune.planner.snapshots import snapshot_of
@@ -31,19 +31,19 @@ from tune.report.champion import champion_of
 from tune.report.commands import mlflow_command, verb_command
 from tune.report.objectives import front_in_words, missed, why_no_champion
 from tune.report.summary import opened_labels, rank_words, result_in_words, teacher_accuracy
-from tune.study.snapshot import StudySnapshot, WorkSnapshot
-from tune.study.states import WorkState
+from tune.study.snapshot import StudySnapshot, TaskSnapshot
+from tune.study.states import TaskState
 from tune.terminal.display import StudyDisplay
 from tune.terminal.events import RunLines
-from tune.terminal.explanation import explain as explain_work
+from tune.terminal.explanation import explain as explain_task
 from tune.terminal.tables import (
     budget_in_words,
     forecast_lines,
     forecast_table,
     rows_table,
     short_value,
+    task_table,
     trials_table,
-    work_table,
 )
 
 Verb = Callable[[argparse.Namespace], None]
@@ -128,8 +128,8 @@ def run(options: argparse.Namespace) -> None:
         ):
             show = lines.show if options.json else display.show
             ended = run_study(study, engine=options.engine, device=options.device, observer=observer, show=show)
-    except LedgerHeld as error:
-        raise LedgerHeld(f"{error}; look on with: {_command('status', options)} --watch") from error
+    except StudyLocked as error:
+        raise StudyLocked(f"{error}; look on with: {_command('status', options)} --watch") from error
     if options.json:
         lines.end(ended.snapshot, ended.report)
         return
@@ -163,15 +163,15 @@ def status(options: argparse.Namespace) -> None:
         begun = f"its material is imported, or Ray starts; run by {holder}"
         print(f"{snapshot.name}: {begun if holder else f'not started; next: {snapshot.command}'}")
         return
-    ended = sum(work.state.is_final for work in snapshot.works)
-    words = f"{snapshot.name}: {ended} of {len(snapshot.works)} pieces of work so far have ended"
+    ended = sum(task.state.is_final for task in snapshot.tasks)
+    words = f"{snapshot.name}: {ended} of {len(snapshot.tasks)} tasks so far have ended"
     if snapshot.num_students:
         students = sum(trial.state.is_final for trial in snapshot.trials)
         words += f", {students} of {snapshot.num_students} students of the search"
     print(f"{words}; run by {holder}" if holder else words)
-    running = [work for work in snapshot.works if work.state is WorkState.RUNNING]
+    running = [task for task in snapshot.tasks if task.state is TaskState.RUNNING]
     if running:
-        _print(work_table(running))
+        _print(task_table(running))
     _print_tables(snapshot)
     print(f"CPU-seconds of work so far: {snapshot.cpu_seconds:,.0f}")
     budget = budget_in_words(snapshot)
@@ -213,7 +213,7 @@ def _watch(study: Study, *, as_json: bool) -> None:
 
 
 def _has_begun(snapshot: StudySnapshot) -> bool:
-    return any(work.attempts or work.state.is_final for work in snapshot.works)
+    return any(task.attempts or task.state.is_final for task in snapshot.tasks)
 
 
 def stop(options: argparse.Namespace) -> None:
@@ -231,10 +231,8 @@ def stop(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps({"stopped": holder is None, "run_by": holder, "finished": snapshot.finished}))
         return
-    ended = sum(work.state.is_final for work in snapshot.works)
-    print(
-        f"{snapshot.name}: {f'run by {holder} now' if holder else 'nobody runs it'}; {ended} pieces of work have ended"
-    )
+    ended = sum(task.state.is_final for task in snapshot.tasks)
+    print(f"{snapshot.name}: {f'run by {holder} now' if holder else 'nobody runs it'}; {ended} tasks have ended")
     print(f"next: {_command('status', options) if snapshot.finished or holder else snapshot.command}")
 
 
@@ -244,37 +242,37 @@ def show(options: argparse.Namespace) -> None:
     snapshot = study.snapshot()
     if _show_unplanned(snapshot, options):
         return
-    work = _find(snapshot, options.trial)
+    task = _find(snapshot, options.trial)
     if options.json:
-        print(json.dumps(asdict(work)))
+        print(json.dumps(asdict(task)))
         return
-    print(f"{work.label}: {result_in_words(work) if work.state.is_final else work.state.value}")
+    print(f"{task.label}: {result_in_words(task) if task.state.is_final else task.state.value}")
     table = Table(box=None, show_header=False)
-    for path, value in work.params.items():
+    for path, value in task.params.items():
         table.add_row(f"trial.{path}", short_value(value))
-    table.add_row("seed", str(work.seed))
-    for name, value in work.metrics.items():
+    table.add_row("seed", str(task.seed))
+    for name, value in task.metrics.items():
         table.add_row(name, short_value(value, 4))
-    if work.state is WorkState.COMPLETE and work.kind == "student" and (misses := missed(work.metrics, snapshot)):
+    if task.state is TaskState.COMPLETE and task.kind == "student" and (misses := missed(task.metrics, snapshot)):
         table.add_row(*misses.split(": ", 1))
-    for rung in work.rungs:
+    for rung in task.rungs:
         table.add_row(
             f"at {rung.images:,} images",
             f"agreement {percent(rung.value)}, {'kept' if rung.kept else 'pruned'}: "
             f"{rung.num_better} of {rung.num_others} others did better",
         )
     _print(table)
-    needs = [need for key in work.needs if (need := snapshot.work(key)) is not None]
+    needs = [need for key in task.needs if (need := snapshot.task(key)) is not None]
     if needs:
-        _print(work_table(needs))
-    for attempt in work.attempts:
+        _print(task_table(needs))
+    for attempt in task.attempts:
         end, reached = attempt.end or "running", attempt.images_to
         print(f"attempt {attempt.number}: {end} on {attempt.node}, reached {reached:,} images")
-    if work.kind != "opening":
-        print(f"folder: {work.folder}")
-        print(f"report: {work.folder}/report.html")
-    if (Path(work.folder) / "config.yaml").is_file():
-        print(f"alone: python -m hidfd run {shlex.quote(work.folder)}/config.yaml")
+    if task.kind != "opening":
+        print(f"folder: {task.folder}")
+        print(f"report: {task.folder}/report.html")
+    if (Path(task.folder) / "config.yaml").is_file():
+        print(f"alone: python -m hidfd run {shlex.quote(task.folder)}/config.yaml")
     print(f"next: {_command('status', options)}")
 
 
@@ -284,12 +282,12 @@ def explain(options: argparse.Namespace) -> None:
     snapshot = study.snapshot()
     if _show_unplanned(snapshot, options):
         return
-    work = _find(snapshot, options.trial)
-    sentences = explain_work(snapshot, work)
+    task = _find(snapshot, options.trial)
+    sentences = explain_task(snapshot, task)
     if options.json:
-        print(json.dumps({"label": work.label, "key": work.key, "state": work.state, "sentences": sentences}))
+        print(json.dumps({"label": task.label, "key": task.key, "state": task.state, "sentences": sentences}))
         return
-    print(f"{work.label}: {result_in_words(work) if work.state.is_final else work.state.value}")
+    print(f"{task.label}: {result_in_words(task) if task.state.is_final else task.state.value}")
     for sentence in sentences:
         print(f"  {sentence}")
     print(f"next: {_command('show', options, options.trial)}")
@@ -334,17 +332,17 @@ def _command(verb: str, options: argparse.Namespace, *more: str) -> str:
     return shlex.join(words)
 
 
-def _find(snapshot: StudySnapshot, wanted: str) -> WorkSnapshot:
+def _find(snapshot: StudySnapshot, wanted: str) -> TaskSnapshot:
     keys = {str(trial.number): trial.key for trial in snapshot.trials}
-    for work in snapshot.works:
-        if wanted == work.label or (wanted in keys and keys[wanted] == work.key):
-            return work
-    labels = ", ".join(work.label for work in snapshot.works) or "none yet"
+    for task in snapshot.tasks:
+        if wanted == task.label or (wanted in keys and keys[wanted] == task.key):
+            return task
+    labels = ", ".join(task.label for task in snapshot.tasks) or "none yet"
     raise ConfigError(f"{wanted}: study {snapshot.name!r} has no such trial; it has: {labels}")
 
 
 def _show_unplanned(snapshot: StudySnapshot, options: argparse.Namespace) -> bool:
-    """Shows a trial whose values did not fit together, so that it has no piece of work; False where it has one."""
+    """Shows a trial whose values did not fit together, so that it has no task; False where it has one."""
     for trial in snapshot.trials:
         if str(trial.number) == options.trial and trial.key is None:
             if options.json:
@@ -364,10 +362,10 @@ def forget(options: argparse.Namespace) -> None:
     study = _open(options)
     found = forget_study(study, really=options.yes)
     if options.json:
-        print(json.dumps({"forgotten": options.yes, **asdict(found)}))
+        print(json.dumps({"forgotten": options.yes, **found.to_json()}))
         return
     words = (
-        f"{found.num_works} pieces of work in the ledger, {found.num_artifacts} artifacts of "
+        f"{found.num_tasks} tasks in the ledger, {found.num_artifacts} artifacts of "
         f"{found.num_bytes / 1e6:,.1f} MB in the store that no other study refers to, {found.num_runs} runs in MLflow"
     )
     if options.yes:
@@ -383,8 +381,8 @@ def _print_result(ended: Ended) -> None:
     _print_tables(snapshot)
     if not ended.is_new:
         print("everything was there already; nothing was run")
-    work = f"CPU-seconds: {snapshot.cpu_seconds:,.0f} by the study's pieces of work over all its runs"
-    print(f"{work}; {ended.cpu_seconds:,.0f} by this command and all that it started")
+    task = f"CPU-seconds: {snapshot.cpu_seconds:,.0f} by the study's tasks over all its runs"
+    print(f"{task}; {ended.cpu_seconds:,.0f} by this command and all that it started")
     if ended.tracking_error:
         print(f"MLflow could not be written ({ended.tracking_error}); this makes up for it: {snapshot.command}")
     print(f"report: {ended.report}")
@@ -404,7 +402,7 @@ def _print_tables(snapshot: StudySnapshot) -> None:
         print(f"the teacher: {percent(teacher)} validation accuracy")
     if words is not None:
         print(words)
-    opened = opened_labels(snapshot) if snapshot.finished or snapshot.openings else None
+    opened = opened_labels(snapshot) if snapshot.finished or snapshot.test_evaluations else None
     if opened is not None:
         print(opened)
     front, missing = front_in_words(snapshot), why_no_champion(snapshot)

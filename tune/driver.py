@@ -24,7 +24,7 @@ from hidfd.store.disk import store_errors
 from hidfd.store.store import Store
 from tune.engines.environment import before_ray, before_torch
 from tune.engines.ray_job import check_lasts
-from tune.engines.worker import Place, perform
+from tune.engines.worker import WorkerContext, perform
 from tune.errors import StudyError
 from tune.ledger.opening import copy_ledger, holder_of, open_ledger, send_request
 from tune.monitor import Importing, Watch, current
@@ -36,7 +36,7 @@ from tune.report.search_figures import write_study_figures
 from tune.study.config import SearchConfig, StudyConfig
 from tune.study.definition import Definition, define
 from tune.study.snapshot import StudySnapshot
-from tune.study.states import WorkState
+from tune.study.states import TaskState
 from tune.tracking.background import Projection
 from tune.tracking.tracker import Tracker
 
@@ -157,7 +157,7 @@ def check_study(path: str, overrides: Sequence[str] = ()) -> None:
 
 
 def _resources(file: studyfile.StudyFile) -> dict[str, float]:
-    """Of a piece of work, as its attempts are charged."""
+    """Of a task, as its attempts are charged."""
     asked = file.resources
     return {
         "cpus": float(asked.cpus_per_worker),
@@ -197,7 +197,7 @@ def run_study(
 
     Args:
         study: opened.
-        engine: `ray`, or `local` for one piece of work after another in this process.
+        engine: `ray`, or `local` for one task after another in this process.
         device: auto, cpu or cuda.
         observer: hears of imports; its `stop_reason` stops the study.
         show: called with what stands, about once a second while something runs.
@@ -210,7 +210,7 @@ def run_study(
     """
     if engine == "local" and study.file.resources.num_workers > 1:
         raise ConfigError(
-            f"resources.num_workers: {study.file.resources.num_workers}, but --engine local runs every piece of work "
+            f"resources.num_workers: {study.file.resources.num_workers}, but --engine local runs every task "
             f"in this one process; leave --engine out, or set resources.num_workers=1"
         )
     started = time.time()
@@ -221,7 +221,7 @@ def run_study(
         definition.folder.mkdir(parents=True, exist_ok=True)
     threads = study.file.resources.cpus_per_worker
     asked = definition.study
-    place = Place(
+    place = WorkerContext(
         _everywhere(storage.store), _everywhere(str(definition.folder)), device, threads, asked.measures_latency
     )
     with open_ledger(
@@ -248,37 +248,37 @@ def run_study(
             report = write_study_report(snapshot, definition.folder)
             write_study_figures(snapshot, definition.folder)
             projection.finish(snapshot, study.store)
-    if not any(work.state is WorkState.COMPLETE for work in snapshot.works if work.kind == "student"):
+    if not any(task.state is TaskState.COMPLETE for task in snapshot.tasks if task.kind == "student"):
         raise StudyError(snapshot.undone or _nothing_came_of_it(snapshot, report))
     return Ended(snapshot, report, is_new, projection.error, _cpu_seconds(snapshot, engine, started))
 
 
 def write_pages(study: Study) -> Path:
-    """The study's page, and that of every finished piece of work whose folder is gone, from ledger and store.
+    """The study's page, and that of every finished task whose folder is gone, from ledger and store.
 
     Returns:
         Path of the study's page.
     """
     state = study.state()
     lost = [
-        work
-        for work in state.works.values()
-        if work.piece.kind != "opening"
-        and state.of(work.key) is WorkState.COMPLETE
-        and not (study.definition.folder / work.label / "report.html").exists()
-        and all(study.store.find(s.name, s.digest) for s in needed(plan(work.piece.config), work.piece.until))
+        task
+        for task in state.tasks.values()
+        if task.spec.kind != "opening"
+        and state.of(task.key) is TaskState.COMPLETE
+        and not (study.definition.folder / task.label / "report.html").exists()
+        and all(study.store.find(s.name, s.digest) for s in needed(plan(task.spec.config), task.spec.until))
     ]
     if lost:
         from hidfd.trial import run_trial
 
-        for work in lost:
+        for task in lost:
             run_trial(
-                work.piece.config,
+                task.spec.config,
                 study.store,
-                until=work.piece.until,
-                folder=study.definition.folder / work.label,
+                until=task.spec.until,
+                folder=study.definition.folder / task.label,
                 device="auto",
-                name=work.label,
+                name=task.label,
             )
     snapshot = snapshot_of(state)
     write_study_figures(snapshot, study.definition.folder)
@@ -290,12 +290,12 @@ def _everywhere(place: str) -> str:
     return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
-def _run(study: Study, planner: Planner, place: Place, engine: str, watch: Watch) -> None:
+def _run(study: Study, planner: Planner, place: WorkerContext, engine: str, watch: Watch) -> None:
     watch()
     if engine == "local":
         from tune.engines.local import run_local
 
-        run_local(planner, lambda work, channel: perform(work, place, channel), watch)
+        run_local(planner, lambda task, channel: perform(task, place, channel), watch)
         return
     concurrency = study.definition.study.concurrency
     environment = before_ray(place.threads, concurrency)
@@ -312,7 +312,7 @@ def _run(study: Study, planner: Planner, place: Place, engine: str, watch: Watch
 
 
 def _import_materials(study: Study, threads: int, observer: Observer) -> None:
-    """Once, before pieces of work that run side by side would each do it."""
+    """Once, before tasks that run side by side would each do it."""
     base, store = study.definition.base, study.store
     stages = plan(base).values()
     imports = [s for s in stages if s.name == "import" or (s.name == "teacher" and base.teacher.train is None)]
@@ -325,12 +325,12 @@ def _import_materials(study: Study, threads: int, observer: Observer) -> None:
 
 
 def _cpu_seconds(snapshot: StudySnapshot, engine: str, since: float) -> float:
-    """Of this process, of what it started and waited for (Ray's node), and of its pieces of work since a time."""
+    """Of this process, of what it started and waited for (Ray's node), and of its tasks since a time."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     own = time.process_time() + children.ru_utime + children.ru_stime
     if engine == "local":
         return own  # they ran in this process
-    attempts = [attempt for work in snapshot.works for attempt in work.attempts if attempt.started >= since]
+    attempts = [attempt for task in snapshot.tasks for attempt in task.attempts if attempt.started >= since]
     return own + sum(attempt.cpu_seconds or 0.0 for attempt in attempts)
 
 
@@ -340,16 +340,16 @@ def _error_of(exit_code: int | None, reason: str) -> HidfdError:
 
 
 def _what_stands(snapshot: StudySnapshot, reason: str) -> str:
-    done = sum(work.state.is_final for work in snapshot.works)
-    halfway = sum(bool(work.attempts) and not work.state.is_final for work in snapshot.works)
+    done = sum(task.state.is_final for task in snapshot.tasks)
+    halfway = sum(bool(task.attempts) and not task.state.is_final for task in snapshot.tasks)
     return (
-        f"stopped by {reason}: {done} finished {'piece' if done == 1 else 'pieces'} of work and everything that the "
+        f"stopped by {reason}: {done} finished {'task' if done == 1 else 'tasks'} and everything that the "
         f"ledger knows are kept; "
         f"{halfway} under way go on from their checkpoints, nothing is lost"
     )
 
 
 def _nothing_came_of_it(snapshot: StudySnapshot, report: Path) -> str:
-    reasons = [f"  {work.label}: {work.state}: {work.reason}" for work in snapshot.works if work.reason]
+    reasons = [f"  {task.label}: {task.state}: {task.reason}" for task in snapshot.tasks if task.reason]
     shown = "\n".join(reasons[:8])
     return f"the study ended without a single finished student:\n{shown}\nreport: {report}"

@@ -24,13 +24,13 @@ class ConnectionLost(LedgerError):
     """The ledger's database does not answer: nobody's fault, and over when it does again."""
 
 
-class LedgerHeld(LedgerError):
+class StudyLocked(LedgerError):
     """Another driver holds the study; the message says who and since when."""
 
     exit_code = 8
 
     @classmethod
-    def by(cls, holder: str, name: str) -> LedgerHeld:
+    def by(cls, holder: str, name: str) -> StudyLocked:
         """The message for a study of that name."""
         return cls(f"study {name!r} is run by {holder}")
 

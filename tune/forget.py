@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from tune.driver import Study
 from tune.ledger.opening import drop_ledger, place_of
@@ -14,15 +14,20 @@ class Leftovers:
     """What there is of a study, or was.
 
     Attributes:
-        num_works: pieces of work in the ledger.
+        num_tasks: in the ledger.
         num_artifacts, num_bytes: in the store, which no other study refers to.
         num_runs: in MLflow.
     """
 
-    num_works: int
+    num_tasks: int
     num_artifacts: int
     num_bytes: int
     num_runs: int
+
+    def to_json(self) -> dict[str, int]:
+        """Plain JSON, under the names that programs read."""
+        plain = asdict(self)
+        return {"num_works": plain.pop("num_tasks"), **plain}
 
 
 def forget(study: Study, *, really: bool) -> Leftovers:
@@ -43,11 +48,11 @@ def forget(study: Study, *, really: bool) -> Leftovers:
         own = references.pop(name, frozenset())
         unshared = own.difference(*references.values())
         rows = [row for row in study.store.list() if row.digest in unshared]
-        num_works = len(study.state().ledger.works())
+        num_tasks = len(study.state().ledger.tasks())
         with tracking_errors(uri):
             num_runs = Tracker(uri, name).delete_runs(really=really)
         if really:
             study.store.remove(unshared, forgotten=name)
             study.store.drop_references(name)
             drop_ledger(ledger, name)
-    return Leftovers(num_works, len(rows), sum(row.bytes for row in rows), num_runs)
+    return Leftovers(num_tasks, len(rows), sum(row.bytes for row in rows), num_runs)

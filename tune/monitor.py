@@ -83,10 +83,10 @@ class Watch:
 
     def refer(self) -> None:
         """All that the study needs, before it is built, so that `store remove` beside a running study leaves it."""
-        definition, works = self._planner.state.definition, self._planner.state.works
-        new = works.keys() - self._referenced
+        definition, tasks = self._planner.state.definition, self._planner.state.tasks
+        new = tasks.keys() - self._referenced
         if new or not self._digests:
-            configs = [definition.base, *(works[key].piece.config for key in new)]
+            configs = [definition.base, *(tasks[key].spec.config for key in new)]
             self._digests.update(digest for config in configs for digest in kept_digests(config))
             self._store.write_references(definition.name, self._digests)
             self._referenced |= new

@@ -11,7 +11,7 @@ from hidfd.config.study_file import NAME_PATTERN
 from hidfd.errors import ConfigError
 from hidfd.formatting import relative_paths
 from tune.driver import Study
-from tune.errors import LedgerHeld, StudyError
+from tune.errors import StudyError, StudyLocked
 from tune.report.champion import NO_VERDICT, champion_of, input_in_words, load_expression, numbers
 from tune.report.objectives import why_no_champion
 from tune.study.snapshot import StudySnapshot
@@ -85,7 +85,7 @@ def promote(study: Study, *, name: str | None = None, alias: str = CHAMPION) -> 
     _check_names(name, alias)
     holder = study.holder()
     if holder is not None:
-        raise LedgerHeld(
+        raise StudyLocked(
             f"study {study.definition.name!r} is still run by {holder}; promote its best student when that has ended"
         )
     snapshot = study.snapshot()

@@ -1,7 +1,7 @@
 """The table of networks: one row each, torch-free. `hidfd.networks.backbone` builds what stands here, and nothing else.
 
-Counts are those of the source named in the row, at its number of classes; `tests/hidfd/networks/test_backbone.py` compares
-them with the built networks.
+Counts are those of the source named in the row, at its number of classes;
+`tests/hidfd/networks/test_backbone.py` compares them with the built networks.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class DataConfig(Section):
     the store already."""
 
 
-class TeacherTraining(Section):
+class TeacherTrainingConfig(Section):
     """Training a teacher by `hidfd run FILE --until teacher`: SGD with Nesterov momentum, one-cycle cosine."""
 
     images: Material
@@ -125,7 +125,7 @@ class TeacherConfig(Section):
     checkpoint: Material | None = None
     """State dict: .safetensors, or .pt/.pth (read with weights_only)."""
 
-    train: TeacherTraining | None = None
+    train: TeacherTrainingConfig | None = None
 
     mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = None
     """Per-channel mean of unit images that the checkpoint was trained with. Needed with `checkpoint`; a teacher that

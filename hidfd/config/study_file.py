@@ -23,7 +23,7 @@ from pydantic.json_schema import models_json_schema
 from hidfd.config.presets import PRESETS
 from hidfd.config.schema import Section, TrialConfig
 from hidfd.config.validation import checked, leaves, nearest
-from hidfd.config.yaml_tree import COMMAND_LINE, FileTree, read_tree, value_at
+from hidfd.config.yaml_tree import COMMAND_LINE, YamlTree, read_tree, value_at
 from hidfd.errors import ConfigError
 
 SECTIONS = ("name", "storage", "resources", "trial", "study", "search", "cluster")
@@ -50,10 +50,10 @@ class StorageConfig(Section):
 
 
 class ResourcesConfig(Section):
-    """What one piece of work gets."""
+    """What one task gets."""
 
     num_workers: int = Field(default=1, ge=1)
-    """Processes of a piece of work, each with an equal share of every batch. More than one need Ray, and most of a
+    """Processes of a task, each with an equal share of every batch. More than one need Ray, and most of a
     minute to start: worth it where a stage takes hours."""
 
     cpus_per_worker: int = Field(default=1, ge=1)
@@ -87,7 +87,7 @@ class StudyFile:
     path: Path
     storage: StorageConfig
     resources: ResourcesConfig
-    tree: FileTree = field(repr=False)
+    tree: YamlTree = field(repr=False)
     storage_origins: Mapping[str, str] = field(repr=False)
     environment: Mapping[str, str] | None = field(repr=False)
 
@@ -224,7 +224,7 @@ def storage_from_environment(store: str | None = None) -> StorageConfig:
 
 
 def _storage(
-    tree: FileTree, store: str | None, environment: Mapping[str, str] | None
+    tree: YamlTree, store: str | None, environment: Mapping[str, str] | None
 ) -> tuple[StorageConfig | None, dict[str, str]]:
     given = tree.get(["storage"])
     config, problems = checked(StorageConfig, {} if given is None else given, "storage", tree)
@@ -250,7 +250,7 @@ def _storage(
     return StorageConfig(**values), origins
 
 
-def _trial(tree: FileTree, environment: Mapping[str, str] | None) -> tuple[TrialConfig | None, list[str]]:
+def _trial(tree: YamlTree, environment: Mapping[str, str] | None) -> tuple[TrialConfig | None, list[str]]:
     given = tree.get(["trial"])
     if not isinstance(given, dict):
         return None, [f"{tree.where(['trial'])}: trial: missing; every study file has a section `trial:`"]
@@ -271,7 +271,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def _with_paths(
-    values: Any, keys: tuple[str, ...], tree: FileTree, problems: list[str], environment: Mapping[str, str] | None
+    values: Any, keys: tuple[str, ...], tree: YamlTree, problems: list[str], environment: Mapping[str, str] | None
 ) -> Any:
     """Every `path:` (only materials have one) expanded and resolved against the study file's folder."""
     if not isinstance(values, dict):

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, RootModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from hidfd.config.yaml_tree import FileTree, value_at
+from hidfd.config.yaml_tree import YamlTree, value_at
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def checked(model: type[ModelT], values: Any, section: str, tree: FileTree) -> tuple[ModelT | None, list[str]]:
+def checked(model: type[ModelT], values: Any, section: str, tree: YamlTree) -> tuple[ModelT | None, list[str]]:
     """A section through its model, or None and every complaint about it, each with its place."""
     try:
         result = model.model_validate(values)
@@ -53,7 +53,7 @@ def nearest(key: str, known: Sequence[str]) -> str:
 
 
 def _in_words(
-    problem: ErrorDetails, model: type[BaseModel], values: Any, section: str, tree: FileTree
+    problem: ErrorDetails, model: type[BaseModel], values: Any, section: str, tree: YamlTree
 ) -> Iterator[tuple[str, str]]:
     keys = _keys(problem["loc"], values, absent=problem["type"] == "missing")
     if problem["type"] != "value_error":
@@ -77,7 +77,7 @@ def _meant_path(keys: Sequence[str], values: Any) -> str:
     return f"; did you mean `{near[0]}.{setting}`?" if near else ""
 
 
-def _place(keys: Sequence[str], tree: FileTree) -> str:
+def _place(keys: Sequence[str], tree: YamlTree) -> str:
     return f"{tree.where(keys)}: {'.'.join(keys)}"
 
 

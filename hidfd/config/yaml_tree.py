@@ -45,7 +45,7 @@ for _tag, _pattern, _first in (
 
 
 @dataclass
-class FileTree:
+class YamlTree:
     """A file's values and where each came from.
 
     Attributes:
@@ -103,7 +103,7 @@ class FileTree:
         self.origins[keys] = COMMAND_LINE
 
 
-def read_tree(path: Path) -> FileTree:
+def read_tree(path: Path) -> YamlTree:
     """Read a YAML file.
 
     Raises:
@@ -116,7 +116,7 @@ def read_tree(path: Path) -> FileTree:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 text: {error.reason}"
         raise ConfigError(f"{path}: cannot be read as a study file ({reason}); expected a YAML file") from None
-    tree = FileTree(path)
+    tree = YamlTree(path)
     try:
         node = yaml.compose(text, Loader=_Loader)
         values = {} if node is None else _Reader(tree).read(node, ())
@@ -137,7 +137,7 @@ class _Reader:
         line_as: what to note in place of a line.
     """
 
-    def __init__(self, tree: FileTree, line_as: str | None = None) -> None:
+    def __init__(self, tree: YamlTree, line_as: str | None = None) -> None:
         self._tree = tree
         self._line_as = line_as
         self._scalars = _Loader("")

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from hidfd.distributed.process_group import Processes
+from hidfd.distributed.process_group import ProcessGroup
 
 
 class SynchronisedBatchNorm2d(nn.BatchNorm2d):
@@ -18,10 +18,10 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
     all-reduce in the forward and one in the backward pass. In eval mode it is a plain batch norm.
     """
 
-    processes: Processes
+    processes: ProcessGroup
 
     @classmethod
-    def like(cls, norm: nn.BatchNorm2d, processes: Processes) -> Self:
+    def like(cls, norm: nn.BatchNorm2d, processes: ProcessGroup) -> Self:
         """In place of a plain one, with its parameters and statistics, under the same names."""
         made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         made.processes = processes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hidfd.distributed.batch_norm import SynchronisedBatchNorm2d
-from hidfd.distributed.process_group import ALONE, Processes
+from hidfd.distributed.process_group import ALONE, ProcessGroup
 from hidfd.errors import DeviceError
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -22,7 +22,7 @@ class Device:
 
     torch_device: torch.device
     precision: str
-    processes: Processes = ALONE
+    processes: ProcessGroup = ALONE
 
     @property
     def is_cuda(self) -> bool:
@@ -71,7 +71,7 @@ class Device:
         return image.to(self.torch_device).contiguous(memory_format=torch.channels_last)
 
 
-def resolve_device(name: str, precision: str, processes: Processes = ALONE) -> Device:
+def resolve_device(name: str, precision: str, processes: ProcessGroup = ALONE) -> Device:
     """The device for `--device NAME`.
 
     Args:

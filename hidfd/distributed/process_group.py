@@ -37,7 +37,7 @@ STAGE_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """This process among those of its trial.
 
     Attributes:
@@ -140,13 +140,13 @@ class Processes:
         return tensor
 
 
-ALONE = Processes()
+ALONE = ProcessGroup()
 """A trial in one process."""
 
 
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, tensor: Tensor, processes: Processes) -> Tensor:
+    def forward(context: Any, tensor: Tensor, processes: ProcessGroup) -> Tensor:
         context.processes = processes
         return processes._add_up(tensor.clone(memory_format=torch.contiguous_format))
 
@@ -156,7 +156,7 @@ class _Sum(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Processes]:
+def joined() -> Iterator[ProcessGroup]:
     """The processes that were started for this trial, for the length of a block that all of them enter.
 
     A process that leaves the block by an error closes its connections, so that the others do not wait for it.
@@ -172,7 +172,7 @@ def joined() -> Iterator[Processes]:
         for name, seconds in (("steps", STEP_SECONDS), ("waits", STAGE_SECONDS))
     }
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), groups)
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), groups)
         with _losses_named():
             dist.barrier(group=groups["waits"])  # nobody hangs up while another is still listening
     finally:

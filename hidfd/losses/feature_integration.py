@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from hidfd.distributed.process_group import ALONE, Processes
+from hidfd.distributed.process_group import ALONE, ProcessGroup
 
 
 class TeacherRegressor(nn.Module):
@@ -52,7 +52,7 @@ def blend_loss_by_class(
     regressed_fake: Tensor,
     labels_fake: Tensor,
     num_classes: int,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = ALONE,
 ) -> Tensor:
     """L_blend with the mean teacher feature of the same class in the other half as partner.
 
@@ -77,7 +77,7 @@ def _distance(target: Tensor, prediction: Tensor) -> Tensor:
 
 
 def _distance_to_class_mean(
-    prediction: Tensor, labels: Tensor, target: Tensor, target_labels: Tensor, num_classes: int, processes: Processes
+    prediction: Tensor, labels: Tensor, target: Tensor, target_labels: Tensor, num_classes: int, processes: ProcessGroup
 ) -> Tensor:
     wide = target.float()
     sums = wide.new_zeros(num_classes, wide.shape[1]).index_add(0, target_labels, wide)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hidfd.config.schema import SmoothingConfig
-from hidfd.distributed.process_group import ALONE, Processes
+from hidfd.distributed.process_group import ALONE, ProcessGroup
 
 EPS = 1e-8
 """Inside the logarithm; p_k below it no longer matters."""
@@ -35,7 +35,7 @@ class FrequencySmoothing(nn.Module):
     pending_images: Tensor
     weights: Tensor
 
-    def __init__(self, config: SmoothingConfig, num_classes: int, processes: Processes = ALONE) -> None:
+    def __init__(self, config: SmoothingConfig, num_classes: int, processes: ProcessGroup = ALONE) -> None:
         super().__init__()
         self.config = config
         self.processes = processes

@@ -32,7 +32,7 @@ VERSIONS = {
     "distillation": 1,
     "evaluation": 1,
 }
-"""Raise a stage's number when its code changes its numbers; `tests/hidfd/stages/test_golden.py` notices when one should be."""
+"""Raise a stage's number when its code changes its numbers; `tests/hidfd/stages/test_golden.py` fails until it is."""
 
 STAGE_NAMES = tuple(VERSIONS)
 
@@ -255,7 +255,7 @@ def needed(stages: dict[str, Stage], until: str) -> Iterator[Stage]:
     yield from (stage for stage in stages.values() if stage.digest in wanted)
 
 
-def opening_of(stages: dict[str, Stage]) -> Stage:
+def test_evaluation_of(stages: dict[str, Stage]) -> Stage:
     """The opening of a trial's test labels: a record in the store that no stage rests on.
 
     Args:

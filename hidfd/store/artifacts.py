@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hidfd.errors import HidfdError, StoreError
-from hidfd.store.backend import FileRecord, Place
+from hidfd.store.backend import FileRecord, StorageBackend
 from hidfd.store.disk import ADVISED_ERRORS, Workspace, explain, file_sha256, store_errors
 
 MANIFEST = "manifest.json"
@@ -48,7 +48,7 @@ class Artifact:
         environment: versions, and the device if one was named: they may differ between equal artifacts.
     """
 
-    place: Place = field(repr=False, compare=False)
+    place: StorageBackend = field(repr=False, compare=False)
     stage: str
     digest: str
     attempt: str
@@ -87,10 +87,10 @@ class Artifact:
         return [json.loads(line) for line in self.path(METRICS).read_text().splitlines()]
 
 
-class Attempt:
+class ArtifactWriter:
     """A folder to write an artifact's files into; nothing of it counts until `commit`."""
 
-    def __init__(self, place: Place, stage: str, digest: str, identity: dict[str, Any]) -> None:
+    def __init__(self, place: StorageBackend, stage: str, digest: str, identity: dict[str, Any]) -> None:
         self.name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         self._keep = False
         self._place, self._stage, self._digest, self._identity = place, stage, digest, identity
@@ -186,13 +186,13 @@ class Attempt:
 
 
 @contextlib.contextmanager
-def open_attempt(place: Place, stage: str, digest: str, identity: dict[str, Any]) -> Iterator[Attempt]:
+def open_attempt(place: StorageBackend, stage: str, digest: str, identity: dict[str, Any]) -> Iterator[ArtifactWriter]:
     """An attempt for the length of a block; uncommitted, it leaves nothing behind.
 
     Raises:
         StoreError: it cannot be written, or something in the block failed for want of space or permission.
     """
-    attempt = Attempt(place, stage, digest, identity)
+    attempt = ArtifactWriter(place, stage, digest, identity)
     try:
         yield attempt
     except HidfdError:
@@ -206,7 +206,7 @@ def open_attempt(place: Place, stage: str, digest: str, identity: dict[str, Any]
         attempt.close()
 
 
-def read_artifact(place: Place, stage: str, digest: str) -> Artifact | None:
+def read_artifact(place: StorageBackend, stage: str, digest: str) -> Artifact | None:
     """The artifact of that name; None if there is no manifest.
 
     Raises:

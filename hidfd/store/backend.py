@@ -33,7 +33,7 @@ class Entry:
     modified: float
 
 
-class Place(ABC):
+class StorageBackend(ABC):
     """Reads and writes below a root; every method raises StoreError when that fails.
 
     Attributes:

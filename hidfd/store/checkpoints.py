@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from hidfd.errors import StoreError
 from hidfd.store.artifacts import DIGEST, MANIFEST, Artifact, open_attempt, read_artifact
-from hidfd.store.backend import Place
+from hidfd.store.backend import StorageBackend
 from hidfd.store.disk import claimed
 
 KEPT = 2
@@ -41,7 +41,7 @@ class Checkpoint(NamedTuple):
 class Checkpoints:
     """The checkpoints of one digest: of an artifact, or of a trajectory, which several lengths share."""
 
-    def __init__(self, place: Place, digest: str) -> None:
+    def __init__(self, place: StorageBackend, digest: str) -> None:
         assert DIGEST.fullmatch(digest), digest
         self._place = place
         self._digest = digest

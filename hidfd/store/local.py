@@ -9,11 +9,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hidfd.store.backend import Entry, Place
+from hidfd.store.backend import Entry, StorageBackend
 from hidfd.store.disk import store_errors, sync_folder
 
 
-class LocalPlace(Place):
+class LocalBackend(StorageBackend):
     """A folder of this machine, or of a file system that it mounts."""
 
     def __init__(self, root: Path) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 from pyarrow import fs
 
-from hidfd.store.backend import Entry, Place
+from hidfd.store.backend import Entry, StorageBackend
 from hidfd.store.disk import store_errors
 
 
-class RemotePlace(Place):
+class ObjectStoreBackend(StorageBackend):
     """A prefix of a `pyarrow.fs` file system; files are written and read through a local folder.
 
     Two writers may both find no manifest and both write one. Then the later stands, and the files of both stay, so

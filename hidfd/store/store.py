@@ -23,14 +23,14 @@ import pyarrow as pa
 from pyarrow import fs
 
 from hidfd.errors import StoreError
-from hidfd.store.artifacts import ATTEMPT_NAME, DIGEST, MANIFEST, Artifact, Attempt, open_attempt, read_artifact
-from hidfd.store.backend import Entry, Place
+from hidfd.store.artifacts import ATTEMPT_NAME, DIGEST, MANIFEST, Artifact, ArtifactWriter, open_attempt, read_artifact
+from hidfd.store.backend import Entry, StorageBackend
 from hidfd.store.checkpoints import Checkpoints
 from hidfd.store.disk import claimed
-from hidfd.store.local import LocalPlace
-from hidfd.store.object_store import RemotePlace
+from hidfd.store.local import LocalBackend
+from hidfd.store.object_store import ObjectStoreBackend
 
-__all__ = ["Artifact", "Attempt", "Checkpoints", "Row", "Store"]
+__all__ = ["Artifact", "ArtifactWriter", "Checkpoints", "Store", "StoreEntry"]
 
 _RESERVED = {"checkpoints", "studies", "cache"}
 _STAGE = re.compile(r"[a-z][a-z0-9_]*")
@@ -42,7 +42,7 @@ _REMOTE_LEFTOVER_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
-class Row:
+class StoreEntry:
     """One line of the store's table of contents.
 
     Attributes:
@@ -67,7 +67,7 @@ class Row:
 class Store:
     """Artifacts by (stage, digest). What is in it never changes; what is not in it is built once."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: StorageBackend) -> None:
         self._place = place
 
     @classmethod
@@ -82,9 +82,9 @@ class Store:
             StoreError: it cannot be written to.
         """
         text = str(uri)
-        place: Place
+        place: StorageBackend
         if "://" not in text or text.startswith("file://"):
-            place = LocalPlace(Path(text.removeprefix("file://")).expanduser())
+            place = LocalBackend(Path(text.removeprefix("file://")).expanduser())
         else:
             shown = _without_secrets(text)
             try:
@@ -96,7 +96,9 @@ class Store:
                 ) from None  # its text may hold the secrets of the URI
             if not root.strip("/"):
                 raise StoreError(f"{shown}: no bucket in it; give a path or s3://BUCKET/PREFIX")
-            place = RemotePlace(filesystem, root, shown, Path(cache or os.environ.get("HIDFD_CACHE", ".hidfd/cache")))
+            place = ObjectStoreBackend(
+                filesystem, root, shown, Path(cache or os.environ.get("HIDFD_CACHE", ".hidfd/cache"))
+            )
         place.probe()
         return cls(place)
 
@@ -123,7 +125,7 @@ class Store:
             )
         return artifact
 
-    def attempt(self, stage: str, digest: str, identity: dict[str, Any]) -> AbstractContextManager[Attempt]:
+    def attempt(self, stage: str, digest: str, identity: dict[str, Any]) -> AbstractContextManager[ArtifactWriter]:
         """A folder to build an artifact in, for the length of a `with` block.
 
         Args:
@@ -166,7 +168,7 @@ class Store:
                     ) from error
         return dict(sorted(found.items()))
 
-    def list(self) -> tuple[Row, ...]:
+    def list(self) -> tuple[StoreEntry, ...]:
         """Everything in the store: artifacts, checkpoints, leftovers of attempts whose writer is gone."""
         references = self.references()
         groups: dict[tuple[str, str], list[Entry]] = {}
@@ -176,19 +178,19 @@ class Store:
             known = stage == "checkpoints" or (_STAGE.fullmatch(stage) and stage not in _RESERVED)
             if known and inner and DIGEST.fullmatch(digest):
                 groups.setdefault((stage, digest), []).append(entry)
-        rows: list[Row] = []
+        rows: list[StoreEntry] = []
         for (stage, digest), entries in sorted(groups.items()):
             studies = tuple(study for study, digests in references.items() if digest in digests)
             if stage == "checkpoints":
                 size = sum(entry.bytes for entry in entries)
-                rows.append(Row("checkpoints", stage, digest, size, None, studies, (f"{stage}/{digest}",)))
+                rows.append(StoreEntry("checkpoints", stage, digest, size, None, studies, (f"{stage}/{digest}",)))
             else:
                 rows.extend(self._rows_of(stage, digest, entries, studies))
         return tuple(rows)
 
     def remove(
         self, digests: Iterable[str] | None = None, *, dry_run: bool = False, forgotten: str | None = None
-    ) -> tuple[Row, ...]:
+    ) -> tuple[StoreEntry, ...]:
         """Deletes what no study refers to, and what killed attempts left behind.
 
         Args:
@@ -225,7 +227,9 @@ class Store:
                         self._place.delete(key)
         return removed
 
-    def _rows_of(self, stage: str, digest: str, entries: Iterable[Entry], studies: tuple[str, ...]) -> Iterable[Row]:
+    def _rows_of(
+        self, stage: str, digest: str, entries: Iterable[Entry], studies: tuple[str, ...]
+    ) -> Iterable[StoreEntry]:
         folder = f"{stage}/{digest}"
         sizes: dict[str, int] = {}
         modified: dict[str, float] = {}
@@ -237,13 +241,13 @@ class Store:
         artifact = read_artifact(self._place, stage, digest)
         if artifact is not None:
             keys = (f"{folder}/{MANIFEST}", f"{folder}/{artifact.attempt}", f"cache/{folder}")
-            yield Row("artifact", stage, digest, sizes.pop(artifact.attempt, 0), artifact.created, studies, keys)
+            yield StoreEntry("artifact", stage, digest, sizes.pop(artifact.attempt, 0), artifact.created, studies, keys)
         for attempt, size in sizes.items():
             if not self._is_being_written(f"{folder}/{attempt}", modified[attempt]):
-                yield Row("leftover", stage, digest, size, None, studies, (f"{folder}/{attempt}",))
+                yield StoreEntry("leftover", stage, digest, size, None, studies, (f"{folder}/{attempt}",))
 
     def _is_being_written(self, key: str, modified: float) -> bool:
-        if isinstance(self._place, RemotePlace):
+        if isinstance(self._place, ObjectStoreBackend):
             return time.time() - modified < _REMOTE_LEFTOVER_SECONDS
         with claimed(self._place.base / key) as free:
             return not free

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from hidfd.distributed.process_group import ALONE, Processes
+from hidfd.distributed.process_group import ALONE, ProcessGroup
 
 
-def apply_gradients(optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], processes: Processes = ALONE) -> Tensor:
+def apply_gradients(
+    optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], processes: ProcessGroup = ALONE
+) -> Tensor:
     """One optimiser step, skipped on the device when a loss or a gradient is not finite.
 
     On several processes gradients and losses are averaged first, so that all of them take or skip the same step: a

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hidfd.distributed.process_group import ALONE, Processes
+from hidfd.distributed.process_group import ALONE, ProcessGroup
 from hidfd.errors import DivergedError, Stopped
 from hidfd.pipeline.graph import Stage
 from hidfd.pipeline.observer import Observer
@@ -36,7 +36,7 @@ SKIPPED = "skipped_steps"
 """Metric of the finite flag: optimiser steps that were skipped on the device."""
 
 
-class Task(Protocol):
+class Training(Protocol):
     """What is trained. `step` may not wait for the device."""
 
     def step(self, images_seen: int) -> dict[str, Tensor]:
@@ -106,14 +106,14 @@ class History:
 
 
 def run_loop(
-    task: Task,
+    task: Training,
     stage: Stage,
     schedule: Schedule,
     checkpoints: Checkpoints,
     observer: Observer,
     milestones: Iterable[Milestone] = (),
     on_resume: Callable[[list[dict[str, float]]], None] = lambda rows: None,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = ALONE,
 ) -> History:
     """Train until the target, from the newest checkpoint if there is one; `on_resume` hears its rows so far.
 
@@ -189,7 +189,7 @@ def run_loop(
     return history
 
 
-def _global_means(metrics: dict[str, Tensor], processes: Processes) -> dict[str, Tensor]:
+def _global_means(metrics: dict[str, Tensor], processes: ProcessGroup) -> dict[str, Tensor]:
     """Over the images of all processes, so that each has the same sums: a checkpoint of one is a checkpoint of all."""
     if processes.is_alone:
         return metrics

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from hidfd.distributed.process_group import Processes
+from hidfd.distributed.process_group import ProcessGroup
 from hidfd.pipeline.observer import Observer
 
 POLL_SECONDS = 0.5
@@ -33,7 +33,7 @@ class Interruptions:
     they ask again, as many as took `POLL_SECONDS` before.
     """
 
-    def __init__(self, observer: Observer, save_every_seconds: float, processes: Processes) -> None:
+    def __init__(self, observer: Observer, save_every_seconds: float, processes: ProcessGroup) -> None:
         self.saved_at = self._polled_at = time.monotonic()
         self._observer, self._save_every_seconds, self._processes = observer, save_every_seconds, processes
         self._steps, self._steps_between = 0, 1

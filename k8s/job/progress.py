@@ -18,8 +18,8 @@ class Progress:
         num_students: that the search may suggest; None before the first line.
         num_ended: trials that have ended.
         best, best_trial: of the search so far.
-        running: name of a piece of work -> where it is.
-        cut_off: name of a piece of work that has not ended -> what ended its last attempt, also once it runs again.
+        running: name of a task -> where it is.
+        cut_off: name of a task that has not ended -> what ended its last attempt, also once it runs again.
         spent, limits: of the budget.
         verdict: at the end.
         error, exit_code: of a driver that ended with an error.

@@ -129,7 +129,7 @@ def limit_range(request: Request, server: Server) -> Iterator[Check]:
 
 def pieces_of_work(request: Request, server: Server) -> Iterator[Check]:
     """`resources:`, against what one pod has."""
-    name, asked = "a piece of work", request.resources
+    name, asked = "a task", request.resources
     words = f"{asked.num_workers} x {asked.cpus_per_worker} CPUs and {asked.gpus_per_worker:g} GPUs"
     groups = list(request.cluster.workers.values())
     processes = sum(_processes(group.cpus, group.gpus, request) * group.most for group in groups)
@@ -152,7 +152,7 @@ def pieces_of_work(request: Request, server: Server) -> Iterator[Check]:
         yield passed(name, f"{words}: {side} side by side, study.concurrency is {request.concurrency}")
     idle = [key for key, group in request.cluster.workers.items() if group.gpus and not asked.gpus_per_worker]
     if idle:
-        yield warned("GPUs", f"{', '.join(idle)}: no piece of work asks for one", "set resources.gpus_per_worker")
+        yield warned("GPUs", f"{', '.join(idle)}: no task asks for one", "set resources.gpus_per_worker")
 
 
 def _processes(cpus: int, gpus: int, request: Request) -> int:

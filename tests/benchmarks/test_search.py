@@ -11,7 +11,7 @@ import pytest
 from benchmarks.landscapes import LANDSCAPES, fractions_of
 from benchmarks.recorded import TABLE, recorded
 from benchmarks.search import BUILD_COST, Run, main, ratio_of_medians, run, study_of, table
-from tune.study.task import pieces_of
+from tune.study.task import task_specs
 
 
 @pytest.mark.parametrize("landscape", LANDSCAPES, ids=lambda landscape: landscape.name)
@@ -38,8 +38,8 @@ def test_regression_reads_recorded_students_as_they_were_recorded() -> None:
 
 
 def test_generator_costs_what_the_operations_of_its_trial_say() -> None:
-    pieces = pieces_of(study_of(LANDSCAPES[0], {}, 1, 0).base)
-    assert pieces[1].operations / pieces[2].operations == pytest.approx(BUILD_COST, rel=0.01)
+    specs = task_specs(study_of(LANDSCAPES[0], {}, 1, 0).base)
+    assert specs[1].operations / specs[2].operations == pytest.approx(BUILD_COST, rel=0.01)
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])

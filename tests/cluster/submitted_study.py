@@ -212,7 +212,7 @@ def found_by(document: dict[str, Any]) -> dict[str, Any]:
     """What a study found: all but times, attempts and places."""
     return {
         "trials": [(trial["params"], trial["state"], trial["value"]) for trial in document["trials"]],
-        "works": {work["label"]: (work["key"], work["state"], work["metrics"]) for work in document["works"]},
+        "works": {task["label"]: (task["key"], task["state"], task["metrics"]) for task in document["works"]},
         "verdict": document["verdict"],
     }
 

@@ -24,7 +24,7 @@ def other_node(cluster: LocalCluster) -> Iterator[str]:
         yield OTHER
 
 
-def test_work_of_a_lost_node_goes_on_elsewhere_and_ends_as_if_nothing_had_happened(
+def test_task_of_a_lost_node_goes_on_elsewhere_and_ends_as_if_nothing_had_happened(
     cluster: LocalCluster, namespace: str, other_node: str, tmp_path: Path
 ) -> None:
     """Each node has room for one of two workers; the driver is where nothing happens."""
@@ -41,7 +41,7 @@ def test_work_of_a_lost_node_goes_on_elsewhere_and_ends_as_if_nothing_had_happen
     assert any(f"its node {OTHER} does not answer" in words for view in views for words in view["troubles"])
     assert any("lost its node" in words for view in views for words in view["cut_off"].values())
     document = study.status()
-    assert "node lost" in [attempt["end"] for work in document["works"] for attempt in work["attempts"]]
+    assert "node lost" in [attempt["end"] for task in document["works"] for attempt in task["attempts"]]
     assert found_by(document) == expected
 
 

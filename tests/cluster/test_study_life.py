@@ -54,7 +54,7 @@ def test_study_whose_driver_is_killed_is_retried_and_ends_as_the_uninterrupted_o
     assert len({view["ray_cluster"] for view in views if view["ray_cluster"]}) == 2
     assert last["verdict"]
     document = study.status()
-    attempts = [attempt["end"] for work in document["works"] for attempt in work["attempts"]]
+    attempts = [attempt["end"] for task in document["works"] for attempt in task["attempts"]]
     assert set(attempts) <= {"finished", "interrupted", "stopped"}
     assert found_by(document) == expected
     deleted = study.run("delete", "--purge")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import hidfd.training.loop
 from hidfd.config.paths import with_values
 from hidfd.config.schema import TrialConfig
-from hidfd.distributed.process_group import Processes, joined
+from hidfd.distributed.process_group import ProcessGroup, joined
 from hidfd.errors import HidfdError, StoreError
 from hidfd.pipeline.graph import Stage, plan
 from hidfd.pipeline.observer import Observer
@@ -81,7 +81,7 @@ class Run:
     weights: dict[str, Tensor]
 
 
-def world_of(folder: Path, processes: Processes) -> World:
+def world_of(folder: Path, processes: ProcessGroup) -> World:
     """The golden runs' inputs in a store of this folder; to be made and used inside `double_precision`."""
     world = World(folder)
     world.device = replace(world.device, processes=processes)
@@ -120,7 +120,7 @@ def train_all(folder: str) -> dict[str, Any]:
     return found
 
 
-def skipped(processes: Processes, bad: str) -> tuple[float, bool]:
+def skipped(processes: ProcessGroup, bad: str) -> tuple[float, bool]:
     """The finite flag, and whether the step was taken, when something of the second process alone is not finite."""
     weight = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=1.0, fused=True)

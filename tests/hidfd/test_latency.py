@@ -37,7 +37,7 @@ def test_latency_is_the_median_of_single_images_on_one_thread(tmp_path: Path, mo
     torch.set_num_threads(2)
     try:
         found = latency_milliseconds(trial(), Store.open(tmp_path))
-        assert torch.get_num_threads() == 2, "the next piece of work has its threads again"
+        assert torch.get_num_threads() == 2, "the next task has its threads again"
     finally:
         torch.set_num_threads(threads)
     assert 2 <= found < 20

@@ -2,7 +2,7 @@
 
     python -m tests.integration.kills [--seed N] [--only worker/generation ...] [--write]
 
-Each cell is a small study of its own, one piece of work after another, on a real Ray cluster. At a moment drawn from
+Each cell is a small study of its own, one task after another, on a real Ray cluster. At a moment drawn from
 the seed, inside the named phase, one of its parts is killed; a driver is started again by the same command, a server
 some seconds later, a worker or a node not at all. What the study came to is then held against an uninterrupted run.
 """
@@ -31,7 +31,7 @@ from tests.integration.ray_nodes import RayNodes, ray_nodes
 from tests.integration.running_study import CHECKPOINT_SECONDS, Moment, RunningStudy
 from tests.tune.tracking.test_outage import Server
 from tune.study.snapshot import StudySnapshot
-from tune.study.states import WorkState
+from tune.study.states import TaskState
 
 KILLED = ("driver", "worker", "node", "mlflow", "postgresql")
 PHASES = ("generation", "distillation", "between", "finalists")
@@ -45,7 +45,7 @@ AWAY_SECONDS = (2.0, 5.0)
 HEAD = f"""\
 # What a study loses when something under it is killed
 
-`make kill-matrix` writes this table. Each row is a study of its own on a real Ray cluster, one piece of work after
+`make kill-matrix` writes this table. Each row is a study of its own on a real Ray cluster, one task after
 another, in which one part was killed by `kill -9` at a moment drawn from the seed; it is held against the same study
 uninterrupted. A killed driver was started again by the same command, a server some seconds later, a worker or a node
 not at all. A study has recovered when it ended with the same trials, rungs and numbers.
@@ -53,7 +53,7 @@ not at all. A study has recovered when it ended with the same trials, rungs and 
 * Repeated: images computed a second time, by the loop's pace since its last checkpoint, over all images of the study;
   and the same in checkpoint intervals (of {CHECKPOINT_SECONDS:g} s here, a minute by default). At most one per kill,
   and the time that saving takes.
-* Lost, doubled: trials and pieces of work in the ledger, runs in MLflow.
+* Lost, doubled: trials and tasks in the ledger, runs in MLflow.
 * Seconds: of the whole study. Uninterrupted it took about as long less the start of what was killed.
 """
 COLUMNS = ("killed", "during", "seed", "recovered", "repeated", "intervals", "lost", "doubled", "seconds")
@@ -67,7 +67,7 @@ class Loop:
     """One training loop of the study.
 
     Attributes:
-        label, role: of its piece of work.
+        label, role: of its task.
         stage: generation or distillation.
         checkpoints: name of the folder that holds its checkpoints.
         images: its target.
@@ -91,7 +91,7 @@ class Cell:
         output: of its commands.
         repeated_fraction: of all images, computed twice.
         intervals: the same in checkpoint intervals.
-        lost, doubled: trials, pieces of work, runs.
+        lost, doubled: trials, tasks, runs.
         seconds: until it ended.
     """
 
@@ -177,13 +177,13 @@ class KillMatrix:
         finally:
             running.kill()
         stages = {"synthesis": "generation", "evaluation": "distillation"}
-        for work in running.study.state().works.values():
-            piece = work.piece
-            is_whole = work.outcome is not None and work.outcome.state is WorkState.COMPLETE  # not pruned half-way
-            if piece.until in stages and piece.target_images is not None and is_whole:
-                stage = stages[piece.until]
-                checkpoints = plan(piece.config)[stage].checkpoints
-                self._loops.append(Loop(work.label, work.role, stage, checkpoints, piece.target_images))
+        for task in running.study.state().tasks.values():
+            spec = task.spec
+            is_whole = task.outcome is not None and task.outcome.state is TaskState.COMPLETE  # not pruned half-way
+            if spec.until in stages and spec.target_images is not None and is_whole:
+                stage = stages[spec.until]
+                checkpoints = plan(spec.config)[stage].checkpoints
+                self._loops.append(Loop(task.label, task.role, stage, checkpoints, spec.target_images))
         found = running.study.snapshot()
         assert found.finished, running.output()
         return found
@@ -247,13 +247,13 @@ class KillMatrix:
             differences.append(f"the command ended with {running.returncode}")
         if moment.saved and moment.saved not in running.resumed_at():
             differences.append(f"went on at {running.resumed_at()}, not at its checkpoint of {moment.saved} images")
-        keys = Counter(work.key for work in running.study.state().ledger.works())
+        keys = Counter(task.key for task in running.study.state().ledger.tasks())
         missing = [name for name in before if name not in after]
         lost = len(missing) + sum(key not in runs for key in (*keys, "study"))
-        finished = Counter(work.key for work in found.works for a in work.attempts if a.end == "finished")
+        finished = Counter(task.key for task in found.tasks for a in task.attempts if a.end == "finished")
         doubled = sum(count - 1 for times in (keys, runs, finished) for count in times.values())
         doubled += max(0, len(found.trials) - len(self._whole.trials))
-        ends = tuple(attempt.end for work in found.works for attempt in work.attempts)
+        ends = tuple(attempt.end for task in found.tasks for attempt in task.attempts)
         fraction = moment.repeated / sum(loop.images for loop in self._loops)
         return Cell(
             *asked, tuple(differences), ends, running.output(), fraction, moment.intervals, lost, doubled, seconds
@@ -266,7 +266,7 @@ def _results(study: StudySnapshot) -> dict[str, Any]:
         f"trial {trial.number}": (trial.params, trial.group, trial.key, trial.state, trial.value)
         for trial in study.trials
     }
-    found |= {work.label: (work.key, work.state, work.metrics, work.rungs) for work in study.works}
+    found |= {task.label: (task.key, task.state, task.metrics, task.rungs) for task in study.tasks}
     return found | {"the verdict": (study.finished, study.verdict)}
 
 

@@ -57,7 +57,7 @@ class RayNodes:
         node.wait()
 
     def workers(self, number: int) -> list[int]:
-        """Process ids of those of a node's workers that do pieces of work."""
+        """Process ids of those of a node's workers that do tasks."""
         return processes_titled(WORKER, self._nodes[number].pid)
 
     def actors(self, number: int, title: str) -> list[int]:

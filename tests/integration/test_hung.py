@@ -14,13 +14,13 @@ from hidfd.config.study_file import ResourcesConfig
 from tests.tune.world import World, definition
 from tune.engines import ray_engine as engine
 from tune.engines.ray_worker import _say
-from tune.engines.worker import Place
+from tune.engines.worker import WorkerContext
 from tune.planner import planner
 
 pytestmark = pytest.mark.integration
 
 
-def test_hanging_process_is_killed_and_its_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_process_is_killed_and_its_task_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = tmp_path / "has-hung"
 
     def trainable(*_: Any, **more: Any) -> Callable[[dict[str, Any]], None]:
@@ -45,9 +45,9 @@ def test_hanging_process_is_killed_and_its_work_goes_on(tmp_path: Path, monkeypa
     controls = {"real_only": False, "synthetic_only": False, "plain_kd": False}
     study = definition({"num_students": 1, "hung_after_minutes": 0.05, "controls": controls})
     driven = World().planner(study, time.time)
-    place = Place(str(tmp_path), str(tmp_path), "cpu", 1)
+    place = WorkerContext(str(tmp_path), str(tmp_path), "cpu", 1)
     engine.run_ray(driven, place, concurrency=1, resources=ResourcesConfig(), environment={}, on_change=lambda: None)
-    ends = [attempt.end for work in driven.state.works.values() for attempt in work.attempts]
-    assert ends == ["lost"] + ["finished"] * len(driven.state.works)
+    ends = [attempt.end for task in driven.state.tasks.values() for attempt in task.attempts]
+    assert ends == ["lost"] + ["finished"] * len(driven.state.tasks)
     assert driven.is_over()
     assert [note for note in driven.notes if "hung" in note] == driven.notes

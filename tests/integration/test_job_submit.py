@@ -55,7 +55,7 @@ def wait_until(what: Callable[[], bool], otherwise: Callable[[], str], seconds: 
 
 def is_under_way(study: Workplace) -> bool:
     """A student trains, or has."""
-    return any(work["kind"] == "student" and work["attempts"] for work in snapshot(study)["works"])
+    return any(task["kind"] == "student" and task["attempts"] for task in snapshot(study)["works"])
 
 
 def check_finished_without_loss(study: Workplace) -> None:
@@ -64,10 +64,10 @@ def check_finished_without_loss(study: Workplace) -> None:
     assert len(found["trials"]) == 2
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(study.folder)
-        keys = [work.key for work in open_study("studies/x.yaml").state().ledger.works()]
+        keys = [task.key for task in open_study("studies/x.yaml").state().ledger.tasks()]
     assert len(set(keys)) == len(keys)
-    ends = [[attempt["end"] for attempt in work["attempts"]] for work in found["works"]]
-    assert all(work.count("finished") <= 1 for work in ends), ends
+    ends = [[attempt["end"] for attempt in task["attempts"]] for task in found["works"]]
+    assert all(task.count("finished") <= 1 for task in ends), ends
 
 
 def submit(server: JobServer, study: Workplace, *arguments: str) -> Any:

@@ -1,4 +1,4 @@
-"""Where Ray puts the actors by which a driver and its pieces of work write to each other."""
+"""Where Ray puts the actors by which a driver and its tasks write to each other."""
 
 import pytest
 import ray

@@ -22,7 +22,7 @@ from tests.integration.postgres import USER, PostgresServer, running_postgres
 from tests.integration.test_study import started, wait_for
 from tests.tune.world import World, definition
 from tune.engines.local import run_local
-from tune.errors import ConnectionLost, LedgerError, LedgerHeld
+from tune.errors import ConnectionLost, LedgerError, StudyLocked
 from tune.ledger import mirrored_storage as ledger_storage
 from tune.ledger.ledger import Ledger
 from tune.ledger.opening import copy_ledger, holder_of, open_ledger
@@ -30,7 +30,7 @@ from tune.ledger.postgres import PostgresDatabase
 from tune.planner.planner import Planner
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
-from tune.study.task import Work
+from tune.study.task import Task
 
 pytestmark = pytest.mark.integration
 
@@ -67,8 +67,8 @@ def held(place: str, should_stop: Callable[[], str | None] = lambda: None) -> It
 def summary(ledger: Ledger) -> dict[str, Any]:
     """What a study has come to: everything but times."""
     return {
-        "suggestions": [(s.params, s.group, s.work, s.rungs, s.state, s.value) for s in ledger.suggestions()],
-        "works": [(w.key, w.label, w.outcome, [(a.end, a.images_to) for a in w.attempts]) for w in ledger.works()],
+        "suggestions": [(s.params, s.group, s.task, s.rungs, s.state, s.value) for s in ledger.search_trials()],
+        "works": [(w.key, w.label, w.outcome, [(a.end, a.images_to) for a in w.attempts]) for w in ledger.tasks()],
         "told": [(t.number, t.state, t.values, t.constraints, t.intermediate_values) for t in ledger.history()],
     }
 
@@ -108,12 +108,12 @@ def away_for(server: PostgresServer, seconds: float, how: Callable[[], None]) ->
 def test_study_ends_as_it_does_in_memory(place: str, expected: dict[str, Any]) -> None:
     assert drive(place, World()) == expected
     assert drive(place, World()) == expected, "and run again it changes nothing"
-    assert copy_ledger(place, "another", "agreement").suggestions() == []
+    assert copy_ledger(place, "another", "agreement").search_trials() == []
 
 
 def test_reader_leaves_no_trace_in_an_empty_database(server: PostgresServer) -> None:
     database = server.new_database()
-    assert copy_ledger(server.url(database), "s", "agreement").works() == []
+    assert copy_ledger(server.url(database), "s", "agreement").tasks() == []
     assert holder_of(server.url(database), "s") is None
     with server.connect(database) as connection:
         assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
@@ -122,7 +122,7 @@ def test_reader_leaves_no_trace_in_an_empty_database(server: PostgresServer) -> 
 def test_second_driver_is_told_who_holds_the_study(place: str) -> None:
     with held(place) as ledger:
         ledger.set_identity({})
-        with pytest.raises(LedgerHeld, match=rf"study 's' is run by {THIS_PROCESS}"), held(place):
+        with pytest.raises(StudyLocked, match=rf"study 's' is run by {THIS_PROCESS}"), held(place):
             pass
         assert copy_ledger(place, "s", "agreement").identity == {}  # looking on is always possible
         with open_ledger(place, "another", "agreement"):
@@ -144,7 +144,7 @@ def test_study_goes_on_after_an_outage_with_nothing_lost_or_doubled(
     }
     steps, restarts = iter(range(1000)), []
 
-    def sometimes(work: Work, step: int) -> bool:
+    def sometimes(task: Task, step: int) -> bool:
         if next(steps) in (2, 25, 60):
             restarts.append(outages[outage]())
         return False
@@ -188,7 +188,7 @@ def test_lock_is_held_again_after_an_outage(server: PostgresServer, place: str) 
         server.kill()
         server.start()
         ledger.set_identity({})
-        with pytest.raises(LedgerHeld, match=THIS_PROCESS), held(place):
+        with pytest.raises(StudyLocked, match=THIS_PROCESS), held(place):
             pass
 
 
@@ -197,10 +197,10 @@ def test_driver_whose_study_was_taken_during_the_outage_stops(server: PostgresSe
         server.kill()
         server.start()
         with held(place) as newer:
-            with pytest.raises(LedgerHeld, match=THIS_PROCESS):
+            with pytest.raises(StudyLocked, match=THIS_PROCESS):
                 older.set_identity({"whose": "the older's"})
             newer.set_identity({"whose": "the newer's"})
-        with pytest.raises(LedgerHeld, match="another driver has taken this study over"):
+        with pytest.raises(StudyLocked, match="another driver has taken this study over"):
             older.set_identity({"whose": "the older's"})
     assert copy_ledger(place, "s", "agreement").identity == {"whose": "the newer's"}
 
@@ -354,11 +354,11 @@ def test_study_outlives_a_killed_server_and_its_password_is_nowhere(
     snapshot = json.loads(study.run("tune", "status", "study.yaml", "--json").stdout)
     assert snapshot["finished"]
     assert len(snapshot["trials"]) == 3
-    keys = [work.key for work in copy_ledger(server.url(database), "tiny", "agreement").works()]
+    keys = [task.key for task in copy_ledger(server.url(database), "tiny", "agreement").tasks()]
     assert len(set(keys)) == len(keys)
-    ends = [[attempt["end"] for attempt in work["attempts"]] for work in snapshot["works"]]
-    assert all(work.count("finished") <= 1 for work in ends), ends
-    assert sum(len(work) - 1 for work in ends) <= 1, "an outage interrupts nothing, Ctrl-C one piece of work"
+    ends = [[attempt["end"] for attempt in task["attempts"]] for task in snapshot["works"]]
+    assert all(task.count("finished") <= 1 for task in ends), ends
+    assert sum(len(task) - 1 for task in ends) <= 1, "an outage interrupts nothing, Ctrl-C one task"
 
 
 def test_place_that_went_away_is_told_apart_from_one_that_refuses(server: PostgresServer) -> None:

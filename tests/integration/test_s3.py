@@ -62,7 +62,7 @@ def test_study_killed_over_s3_goes_on_with_what_was_built(server: S3Server, stud
     found = results(study)
     assert found["finished"]
     snapshot = json.loads(study.run("tune", "status", "study.yaml", "--json").stdout)
-    (collection,) = (work for work in snapshot["works"] if work["label"] == "collection-0")
+    (collection,) = (task for task in snapshot["works"] if task["label"] == "collection-0")
     assert [attempt["end"] for attempt in collection["attempts"]].count("finished") == 1
 
     listed = study.run("hidfd", "store", "list", "--store", SHARED)

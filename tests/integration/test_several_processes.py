@@ -1,4 +1,4 @@
-"""A study whose pieces of work run on two processes each, on two Ray nodes, beside what one process makes."""
+"""A study whose tasks run on two processes each, on two Ray nodes, beside what one process makes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayNodes]:
-    """Two nodes with one processor each: no piece of work fits on one of them."""
+    """Two nodes with one processor each: no task fits on one of them."""
     with ray_nodes() as nodes:
         nodes.add(cpus=1)
         nodes.add(cpus=1)
@@ -58,7 +58,7 @@ def test_a_study_with_pruning_runs_on_two_processes_across_two_nodes(study: Work
     assert done.returncode == 0, done.stdout + done.stderr
     found = snapshot(study)
     assert [trial["state"] for trial in found["trials"]] == ["complete", "pruned"]
-    attempts = [attempt for work in found["works"] for attempt in work["attempts"]]
+    attempts = [attempt for task in found["works"] for attempt in task["attempts"]]
     assert all(attempt["end"] in ("finished", "stopped") for attempt in attempts), attempts
     assert all(attempt["resources"]["workers"] == 2 for attempt in attempts)
 
@@ -78,7 +78,7 @@ def test_study_goes_on_when_a_process_of_several_is_killed(cluster: RayNodes, tm
     finally:
         running.kill()
     assert running.returncode == 0, running.output()
-    ends = [attempt.end for work in running.study.snapshot().works for attempt in work.attempts]
+    ends = [attempt.end for task in running.study.snapshot().tasks for attempt in task.attempts]
     assert ends.count("lost") == 2, running.output()
     assert running.output().count("started again, from its last checkpoint") == 2
     assert len(running.resumed_at()) == 2, running.output()

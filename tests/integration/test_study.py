@@ -49,7 +49,7 @@ def results(study: Workplace) -> dict[str, Any]:
         "finished": snapshot["finished"],
         "verdict": snapshot["verdict"],
         "trials": [(trial["params"], trial["state"], trial["value"]) for trial in snapshot["trials"]],
-        "works": {work["label"]: (work["key"], work["state"], work["metrics"]) for work in snapshot["works"]},
+        "works": {task["label"]: (task["key"], task["state"], task["metrics"]) for task in snapshot["works"]},
     }
 
 
@@ -301,7 +301,7 @@ def test_driver_may_wait_for_the_end_of_the_one_that_it_replaces(
 def test_local_engine_refuses_several_processes(study: Workplace) -> None:
     done = study.run("tune", *LOCAL, "resources.num_workers=2")
     assert done.returncode == 2
-    assert "resources.num_workers: 2, but --engine local runs every piece of work in this one process" in done.stderr
+    assert "resources.num_workers: 2, but --engine local runs every task in this one process" in done.stderr
 
 
 def test_stop_of_a_study_that_nobody_runs_says_so(study: Workplace) -> None:
@@ -372,9 +372,9 @@ def test_more_seeds_add_to_what_is_there(study: Workplace, monkeypatch: pytest.M
     assert more.returncode == 0, more.stderr
     assert "(n = 2)" in more.stdout
     snapshot = json.loads(study.run("tune", "status", "study.yaml", "--seeds", "2", "--json").stdout)
-    works = {work["label"]: work for work in snapshot["works"]}
-    assert before.keys() < works.keys()
-    assert all(len(work["attempts"]) == 1 for work in works.values()), "nothing was run twice"
+    tasks = {task["label"]: task for task in snapshot["works"]}
+    assert before.keys() < tasks.keys()
+    assert all(len(task["attempts"]) == 1 for task in tasks.values()), "nothing was run twice"
     assert all(digests >= referred for digests in written), "`store remove` beside it takes nothing away"
     assert written
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from tests.tune.world import World, definition
 from tune.study.definition import Definition
-from tune.study.messages import End, Finished
-from tune.study.task import Work
+from tune.study.messages import TaskEnd, TaskFinished
+from tune.study.task import Task
 
 ARCHITECTURE, INFLATION = "distillation.architecture", "distillation.inflation"
 SIZES = {"resnet8": 80_000.0, "resnet14": 175_000.0, "resnet20": 270_000.0}
@@ -19,14 +19,14 @@ TRADED_OFF = {"further_objectives": {"deployed_parameters": "minimise"}}
 class SizedWorld(World):
     """Agreement grows with the size, and so does what is to be paid for it."""
 
-    def _finished(self, work: Work, *, reused: bool) -> End:
-        end = super()._finished(work, reused=reused)
-        if not isinstance(end, Finished) or work.piece.kind != "student":
+    def _finished(self, task: Task, *, reused: bool) -> TaskEnd:
+        end = super()._finished(task, reused=reused)
+        if not isinstance(end, TaskFinished) or task.spec.kind != "student":
             return end
-        size = SIZES[work.piece.config.distillation.architecture]
+        size = SIZES[task.spec.config.distillation.architecture]
         agreement = end.metrics["agreement"] + size / 2e6
         sizes = {"deployed_parameters": size, "latency_milliseconds": size / 1e5}
-        return Finished(end.metrics | sizes | {"agreement": agreement}, reused, end.cpu_seconds)
+        return TaskFinished(end.metrics | sizes | {"agreement": agreement}, reused, end.cpu_seconds)
 
 
 def sized(num_students: int = 12, **study: Any) -> Definition:

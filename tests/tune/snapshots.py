@@ -10,9 +10,9 @@ from tests.hidfd.trial_folders import NAMES, make_trial_folder
 from tests.tune.world import World, definition
 from tune.planner.planner import Planner
 from tune.planner.snapshots import snapshot_of
-from tune.study.messages import End, Finished
+from tune.study.messages import TaskEnd, TaskFinished
 from tune.study.snapshot import StudySnapshot
-from tune.study.task import Work
+from tune.study.task import Task
 
 STARTED = 1_760_000_000.0
 SECONDS_PER_STEP = 4.0
@@ -69,7 +69,7 @@ def study_snapshot(
         "image_size_pixels": 28,
     }
     asked = {"num_students": 8, "startup_students": 4, "students_per_generator": 3} | (study or {})
-    world = World(collapsed=lambda work: work.label == f"generator-{collapsed}")
+    world = World(collapsed=lambda task: task.label == f"generator-{collapsed}")
     study_definition = replace(
         definition(asked, search, data=data),
         name="fashion-small",
@@ -82,45 +82,45 @@ def study_snapshot(
     _run(planner, world, rounds, labels)
     snapshot = snapshot_of(planner.state, planner.live)
     if folders:
-        for work in snapshot.works:
-            if work.attempts:
-                until = "distillation" if work.until == "evaluation" and not work.state.is_final else work.until
-                path = make_trial_folder(folder / work.label, until=until, labels=labels, agreement=work.value or 0.6)
-                (path / "report.html").write_text(f"<p>{work.label}")
+        for task in snapshot.tasks:
+            if task.attempts:
+                until = "distillation" if task.until == "evaluation" and not task.state.is_final else task.until
+                path = make_trial_folder(folder / task.label, until=until, labels=labels, agreement=task.value or 0.6)
+                (path / "report.html").write_text(f"<p>{task.label}")
         snapshot = snapshot_of(planner.state, planner.live)
     return replace(snapshot, **shown)
 
 
 def _run(planner: Planner, world: World, rounds: int | None, labels: bool) -> None:
-    active: list[tuple[Work, Iterator[End | None]]] = []
+    active: list[tuple[Task, Iterator[TaskEnd | None]]] = []
     while rounds is None or rounds > 0:
-        while len(active) < SLOTS and isinstance(step := planner.next_work(SLOTS - len(active)), Work):
+        while len(active) < SLOTS and isinstance(step := planner.next_task(SLOTS - len(active)), Task):
             planner.on_start(step, "laptop")
             active.append((step, world.steps(step, _Channel(planner, step.key))))
         if not active:
             return
-        for work, steps in list(active):
+        for task, steps in list(active):
             end = next(steps)
             if end is not None:
-                active = [entry for entry in active if entry[0] is not work]
-                planner.on_end(work, _plausible(end, work, labels))
+                active = [entry for entry in active if entry[0] is not task]
+                planner.on_end(task, _plausible(end, task, labels))
         rounds = None if rounds is None else rounds - 1
 
 
-def _plausible(end: End, work: Work, labels: bool) -> End:
-    """What a virtual piece of work measured, with the numbers that a real one has."""
-    if not isinstance(end, Finished) or work.piece.target_images is None:
+def _plausible(end: TaskEnd, task: Task, labels: bool) -> TaskEnd:
+    """What a virtual task measured, with the numbers that a real one has."""
+    if not isinstance(end, TaskFinished) or task.spec.target_images is None:
         return end
-    wave = math.sin(17.0 * work.number)
+    wave = math.sin(17.0 * task.number)
     metrics = dict(end.metrics)
-    if work.piece.config.uses_synthetic_images:
+    if task.spec.config.uses_synthetic_images:
         metrics |= {
             "generator.effective_classes": metrics.get("generator.effective_classes", 9.0),
             "generator.label_agreement": 0.7 + 0.05 * wave,
             "generator.memorisation": 0.02 + 0.01 * wave,
             "generator.memorisation_standard_error": 0.006,
         }
-    if work.piece.kind == "student":
+    if task.spec.kind == "student":
         metrics |= {"agreement_standard_error": 0.011, "deployed_parameters": 91_322.0, "kl_to_teacher": 0.4}
         if labels:
             metrics["validation_accuracy"] = metrics["agreement"] - 0.02 + 0.012 * wave

@@ -8,8 +8,8 @@ from hidfd.store.store import Store
 from tests.tune.world import World, definition
 from tune.monitor import Watch
 from tune.planner.planner import Planner
-from tune.study.messages import Finished
-from tune.study.task import Work
+from tune.study.messages import TaskFinished
+from tune.study.task import Task
 from tune.tracking.background import Projection
 from tune.tracking.tracker import Tracker
 
@@ -29,8 +29,10 @@ def test_remove_spares_what_a_running_study_has_come_to_need(tmp_path: Path) -> 
 
 
 def needs_of_next(planner: Planner) -> set[str]:
-    work = planner.next_work(1)
-    assert isinstance(work, Work)
-    planner.on_start(work, "here")
-    planner.on_end(work, Finished({"generator.effective_classes": 9.0, "agreement": 0.5, "validation_accuracy": 0.5}))
-    return kept_digests(work.piece.config)
+    task = planner.next_task(1)
+    assert isinstance(task, Task)
+    planner.on_start(task, "here")
+    planner.on_end(
+        task, TaskFinished({"generator.effective_classes": 9.0, "agreement": 0.5, "validation_accuracy": 0.5})
+    )
+    return kept_digests(task.spec.config)

@@ -19,7 +19,7 @@ from hidfd.store.store import Store
 from tests.tune.snapshots import VARIANTS, study_snapshot
 from tests.tune.students import keep_student
 from tune.driver import Study
-from tune.errors import LedgerHeld, StudyError, TrackingError
+from tune.errors import StudyError, StudyLocked, TrackingError
 from tune.promote import promote
 from tune.report.champion import champion_of, config_of
 from tune.study.snapshot import StudySnapshot
@@ -68,9 +68,9 @@ def store(tmp_path_factory: pytest.TempPathFactory, whole: StudySnapshot) -> Sto
     """Every finalist's student."""
     store = Store.open(tmp_path_factory.mktemp("store"))
     for key in whole.rows[0].keys:
-        work = whole.work(key)
-        assert work is not None
-        keep_student(store, config_of(work, whole))
+        task = whole.task(key)
+        assert task is not None
+        keep_student(store, config_of(task, whole))
     return store
 
 
@@ -84,11 +84,11 @@ def winning(snapshot: StudySnapshot, seed: int) -> StudySnapshot:
     """The study with another seed's student nearest to the mean."""
     row = snapshot.rows[0]
     mean = row.means["agreement"]
-    works = tuple(
-        replace(work, value=mean if work.seed == seed else mean + 0.1) if work.key in row.keys else work
-        for work in snapshot.works
+    tasks = tuple(
+        replace(task, value=mean if task.seed == seed else mean + 0.1) if task.key in row.keys else task
+        for task in snapshot.tasks
     )
-    return replace(snapshot, works=works)
+    return replace(snapshot, tasks=tasks)
 
 
 def versions_of(uri: str, name: str) -> list[ModelVersion]:
@@ -191,7 +191,7 @@ def test_without_a_finalist_there_is_nothing_to_promote(
 
 
 def test_a_study_that_still_runs_is_left_to_its_driver(whole: StudySnapshot, uri: str, store: Store) -> None:
-    with pytest.raises(LedgerHeld, match="process 12 on laptop"):
+    with pytest.raises(StudyLocked, match="process 12 on laptop"):
         promote(standing(whole, uri, store, "driven", driven_by="process 12 on laptop"))
     assert MlflowClient(uri).get_experiment_by_name("driven") is None
 

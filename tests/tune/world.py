@@ -1,4 +1,4 @@
-"""A world without torch or time: pieces of work that take virtual steps, with results that follow from their settings.
+"""A world without torch or time: tasks that take virtual steps, with results that follow from their settings.
 
 `World` stands for the store and the machines: what was built stays built, what was interrupted goes on from its last
 checkpoint. It counts every artifact that is built, and by whom at the same time.
@@ -24,8 +24,18 @@ from tune.planner.planner import Planner
 from tune.planner.state import StudyState
 from tune.study.config import SearchConfig, StudyConfig
 from tune.study.definition import Definition, define
-from tune.study.messages import Channel, Diverged, Done, End, Failed, Finished, Lost, Report, Stopped
-from tune.study.task import Work
+from tune.study.messages import (
+    Channel,
+    Done,
+    ProgressReport,
+    TaskDiverged,
+    TaskEnd,
+    TaskFailed,
+    TaskFinished,
+    TaskLost,
+    TaskStopped,
+)
+from tune.study.task import Task
 
 TESTED = {
     "candidates": {"sha256": "a" * 64},
@@ -72,9 +82,9 @@ def definition(study: dict[str, Any] | None = None, search: dict[str, Any] | Non
     return define("s", asked, searched, trial(**values), Path("results"), resources={"cpus": 1.0})
 
 
-def quality(work: Work) -> float:
+def quality(task: Task) -> float:
     """What a student of these settings is worth, 0..1: a smooth hill with a touch of its seed."""
-    config = work.piece.config
+    config = task.spec.config
     seed = math.sin(config.seeds.distillation + 7 * config.seeds.generation)
     hill = 0.8 - 0.05 * abs(math.log(max(config.distillation.inflation, 0.1) / 5))
     hill -= 0.03 * abs(config.generation.smoothing.temperature - 1.5) * config.uses_generator
@@ -95,8 +105,8 @@ class World:
         progress: key -> steps done so far, as its checkpoints say.
         trained: trajectory -> images that its generators were trained on, repeated ones counted again.
         ends: trajectory -> images at which a length of it has left its state.
-        collapsed: whether a piece's generator shows too few classes.
-        diverged, failing: whether a piece ends so.
+        collapsed: whether a task's generator shows too few classes.
+        diverged, failing: whether a task ends so.
         lose: asked at each step; True loses the worker there.
     """
 
@@ -106,81 +116,81 @@ class World:
     trained: Counter[str] = field(default_factory=Counter)
     ends: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     running: list[str] = field(default_factory=list)
-    collapsed: Callable[[Work], bool] = lambda work: False
-    diverged: Callable[[Work], bool] = lambda work: False
-    failing: Callable[[Work], Failed | None] = lambda work: None
-    lose: Callable[[Work, int], bool] = lambda work, step: False
+    collapsed: Callable[[Task], bool] = lambda task: False
+    diverged: Callable[[Task], bool] = lambda task: False
+    failing: Callable[[Task], TaskFailed | None] = lambda task: None
+    lose: Callable[[Task, int], bool] = lambda task, step: False
     log: list[str] = field(default_factory=list)
 
-    def steps(self, work: Work, channel: Channel) -> Iterator[End | None]:
+    def steps(self, task: Task, channel: Channel) -> Iterator[TaskEnd | None]:
         """One virtual step per `next`, None until it has ended."""
-        self.log.append(work.label)
-        failed = self.failing(work)
+        self.log.append(task.label)
+        failed = self.failing(task)
         if failed is not None:
             yield failed
             return
-        target = work.piece.target_images
-        if target is None or work.key in self.built or work.piece.generator in self.built:
-            yield self._finished(work, reused=work.key in self.built)
+        target = task.spec.target_images
+        if target is None or task.key in self.built or task.spec.generator in self.built:
+            yield self._finished(task, reused=task.key in self.built)
             return
-        for step in range(self._steps_done(work, target) + 1, STEPS + 1):
-            if self.lose(work, step):
-                yield Lost("its node is gone")
+        for step in range(self._steps_done(task, target) + 1, STEPS + 1):
+            if self.lose(task, step):
+                yield TaskLost("its node is gone")
                 return
             images = target * step // STEPS
-            stage = "distillation" if work.piece.kind == "student" else "generation"
-            channel.report(Report(stage, images, target, {"loss": 1.0 / step}))
-            if work.piece.kind == "student":
-                value = quality(work) - 0.1 * (1 - step / STEPS)
-                channel.report(Report("distillation", images, target, {"agreement": value}, measured=True))
-            self.progress[work.key] = step
-            self._train(work, target // STEPS, images, channel)
-            if self.diverged(work) and step == STEPS // 2:
-                yield Diverged("generation: a loss was not finite")
+            stage = "distillation" if task.spec.kind == "student" else "generation"
+            channel.report(ProgressReport(stage, images, target, {"loss": 1.0 / step}))
+            if task.spec.kind == "student":
+                value = quality(task) - 0.1 * (1 - step / STEPS)
+                channel.report(ProgressReport("distillation", images, target, {"agreement": value}, measured=True))
+            self.progress[task.key] = step
+            self._train(task, target // STEPS, images, channel)
+            if self.diverged(task) and step == STEPS // 2:
+                yield TaskDiverged("generation: a loss was not finite")
                 return
             reason = channel.verdict()
             if reason is not None and step < STEPS:
-                yield Stopped(reason)
+                yield TaskStopped(reason)
                 return
             if step < STEPS:
                 yield None
-        yield self._finished(work, reused=False)
+        yield self._finished(task, reused=False)
 
-    def _steps_done(self, work: Work, target: int) -> int:
+    def _steps_done(self, task: Task, target: int) -> int:
         """By its own checkpoints, or by the end of a shorter generator."""
-        ends = self.ends[work.piece.trajectory] if work.piece.trajectory is not None else set()
+        ends = self.ends[task.spec.trajectory] if task.spec.trajectory is not None else set()
         shorter = max((end for end in ends if end <= target), default=0)
-        return max(self.progress.get(work.key, 0), shorter * STEPS // target)
+        return max(self.progress.get(task.key, 0), shorter * STEPS // target)
 
-    def _train(self, work: Work, step_images: int, images: int, channel: Channel) -> None:
+    def _train(self, task: Task, step_images: int, images: int, channel: Channel) -> None:
         """What a step of a generator leaves: snapshots, too."""
-        trajectory = work.piece.trajectory
+        trajectory = task.spec.trajectory
         if trajectory is None:
             return
         self.trained[trajectory] += step_images
-        for snapshot in snapshots(work.config):
+        for snapshot in snapshots(task.config):
             assert snapshot.target_images is not None
             if images >= snapshot.target_images:
                 self.ends[trajectory].add(snapshot.target_images)
                 self.built.update({snapshot.digest} - self.built.keys())
-                channel.report(Report(generator=snapshot.digest))
+                channel.report(ProgressReport(generator=snapshot.digest))
 
-    def _finished(self, work: Work, *, reused: bool) -> End:
+    def _finished(self, task: Task, *, reused: bool) -> TaskEnd:
         if not reused:
-            missing = [digest for digest in work.piece.makes if digest not in self.built]
-            self.built.update({*missing, work.key})
-            if work.piece.trajectory is not None and work.piece.target_images is not None:
-                self.ends[work.piece.trajectory].add(work.piece.target_images)
-        if work.piece.kind == "student":
-            value = quality(work)
-            return Finished({"agreement": value, "validation_accuracy": value + 0.01}, reused, 1.5)
-        if work.piece.kind == "opening":
-            return Finished({"test_accuracy": quality(work) - 0.02}, reused, 0.5)
-        return Finished({"generator.effective_classes": 2.0 if self.collapsed(work) else 9.0}, reused, 2.5)
+            missing = [digest for digest in task.spec.makes if digest not in self.built]
+            self.built.update({*missing, task.key})
+            if task.spec.trajectory is not None and task.spec.target_images is not None:
+                self.ends[task.spec.trajectory].add(task.spec.target_images)
+        if task.spec.kind == "student":
+            value = quality(task)
+            return TaskFinished({"agreement": value, "validation_accuracy": value + 0.01}, reused, 1.5)
+        if task.spec.kind == "opening":
+            return TaskFinished({"test_accuracy": quality(task) - 0.02}, reused, 0.5)
+        return TaskFinished({"generator.effective_classes": 2.0 if self.collapsed(task) else 9.0}, reused, 2.5)
 
-    def execute(self, work: Work, channel: Channel) -> End:
+    def execute(self, task: Task, channel: Channel) -> TaskEnd:
         """All steps at once, as an engine's worker does."""
-        return next(end for end in self.steps(work, channel) if end is not None)
+        return next(end for end in self.steps(task, channel) if end is not None)
 
     def planner(self, study: Definition, clock: Callable[[], float] = lambda: 0.0) -> Planner:
         """A new driver over what there is."""
@@ -194,7 +204,7 @@ class _Told:
     def __init__(self, planner: Planner, key: str) -> None:
         self.planner, self.key = planner, key
 
-    def report(self, report: Report) -> None:
+    def report(self, report: ProgressReport) -> None:
         self.planner.on_report(self.key, report)
 
     def verdict(self) -> str | None:
@@ -203,11 +213,11 @@ class _Told:
 
 def run_side_by_side(planner: Planner, world: World, slots: int) -> str:
     """A virtual engine of several slots; each takes one step per round. Checks that nothing is built twice at once."""
-    active: list[tuple[Work, Iterator[End | None]]] = []
+    active: list[tuple[Task, Iterator[TaskEnd | None]]] = []
     while True:
-        while isinstance(step := planner.next_work(slots - len(active)), Work):
+        while isinstance(step := planner.next_task(slots - len(active)), Task):
             for other, _ in active:
-                overlap = step.piece.makes & other.piece.makes - world.built.keys()
+                overlap = step.spec.makes & other.spec.makes - world.built.keys()
                 assert not overlap, f"{step.label} and {other.label} both build {overlap}"
             planner.on_start(step, "here")
             active.append((step, world.steps(step, _Told(planner, step.key))))
@@ -215,17 +225,17 @@ def run_side_by_side(planner: Planner, world: World, slots: int) -> str:
             assert not active
             return step.why
         assert active, "waiting for nothing"
-        for work, steps in list(active):
+        for task, steps in list(active):
             end = next(steps)
             if end is not None:
-                active = [entry for entry in active if entry[0] is not work]
-                planner.on_end(work, end)
+                active = [entry for entry in active if entry[0] is not task]
+                planner.on_end(task, end)
 
 
 class Silent:
     """A channel that nobody listens to."""
 
-    def report(self, report: Report) -> None:
+    def report(self, report: ProgressReport) -> None:
         pass
 
     def verdict(self) -> str | None:
@@ -233,7 +243,7 @@ class Silent:
 
 
 def run(study: Definition, world: World, slots: int = 1) -> Planner:
-    """A study to its end, one piece of work after another or several side by side."""
+    """A study to its end, one task after another or several side by side."""
     planner = world.planner(study)
     if slots == 1:
         run_local(planner, world.execute)
@@ -246,8 +256,10 @@ def summary(planner: Planner) -> dict[str, Any]:
     """All that a study found, without how often it was interrupted."""
     state = planner.state
     return {
-        "suggestions": [(s.number, s.params, s.group, s.state, s.value, s.reason, s.rungs) for s in state.suggestions],
-        "works": [(w.label, w.key, w.outcome and (w.outcome.state, w.outcome.metrics)) for w in state.works.values()],
+        "suggestions": [
+            (s.number, s.params, s.group, s.state, s.value, s.reason, s.rungs) for s in state.search_trials
+        ],
+        "works": [(w.label, w.key, w.outcome and (w.outcome.state, w.outcome.metrics)) for w in state.tasks.values()],
         "rows": [(row.name, row.keys) for row in state.rows],
     }
 

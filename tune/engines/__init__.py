@@ -1,1 +1,1 @@
-"""How pieces of work are run: Ray Tune, this process, or a virtual clock."""
+"""How tasks are run: Ray Tune, this process, or a virtual clock."""

@@ -10,7 +10,7 @@ LEAVE_WITHIN_SECONDS = 120
 
 
 def before_torch(threads: int) -> dict[str, str]:
-    """One piece of work's threads; several that wait actively slow down whoever shares the cores.
+    """One task's threads; several that wait actively slow down whoever shares the cores.
 
     Returns:
         What was set.
@@ -24,8 +24,8 @@ def before_ray(threads: int, concurrency: int) -> dict[str, str]:
     """Ray as a study wants it: quiet, with its own way to stop, and open to nobody else.
 
     Args:
-        threads: of one piece of work.
-        concurrency: pieces of work side by side.
+        threads: of one task.
+        concurrency: tasks side by side.
 
     Returns:
         What was set, for workers on other nodes.

@@ -6,11 +6,11 @@ import socket
 from collections.abc import Callable
 
 from tune.planner.planner import Planner
-from tune.study.messages import Channel, Done, End, Report, Wait
-from tune.study.task import Work
+from tune.study.messages import Channel, Done, ProgressReport, TaskEnd, Wait
+from tune.study.task import Task
 
-Execute = Callable[[Work, Channel], End]
-"""Runs one piece of work to its end; raises nothing that is the work's own fault."""
+Execute = Callable[[Task, Channel], TaskEnd]
+"""Runs one task to its end; raises nothing that is the work's own fault."""
 
 
 class PlannerChannel:
@@ -19,7 +19,7 @@ class PlannerChannel:
     def __init__(self, planner: Planner, key: str, on_change: Callable[[], None]) -> None:
         self._planner, self._key, self._on_change = planner, key, on_change
 
-    def report(self, report: Report) -> None:
+    def report(self, report: ProgressReport) -> None:
         """To the planner."""
         self._planner.on_report(self._key, report)
         self._planner.tick()
@@ -32,17 +32,17 @@ class PlannerChannel:
 
 
 def run_local(planner: Planner, execute: Execute, on_change: Callable[[], None] = lambda: None) -> None:
-    """Run a study one piece of work after another.
+    """Run a study one task after another.
 
     Args:
         planner: decides.
-        execute: runs a piece of work here.
+        execute: runs a task here.
         on_change: called whenever there may be something new to show.
     """
     while True:
-        step = planner.next_work(1)
+        step = planner.next_task(1)
         match step:
-            case Work():
+            case Task():
                 planner.on_start(step, socket.gethostname())
                 on_change()
                 planner.on_end(step, execute(step, PlannerChannel(planner, step.key, on_change)))
@@ -50,4 +50,4 @@ def run_local(planner: Planner, execute: Execute, on_change: Callable[[], None] 
             case Done():
                 return
             case Wait():
-                raise AssertionError("one piece of work at a time: there is nothing to wait for")
+                raise AssertionError("one task at a time: there is nothing to wait for")

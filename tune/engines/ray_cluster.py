@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import hidfd.errors
 from hidfd.store.disk import store_errors
-from tune.engines.worker import Place
+from tune.engines.worker import WorkerContext
 from tune.errors import EngineError
 
 NODE_SECONDS = 2.0
@@ -43,21 +43,21 @@ def check_fits_here(num_cpus: int) -> None:
     """A Ray of the study's own is told how many processors it has, and believes it.
 
     Raises:
-        EngineError: one piece of work asks for more than this machine has.
+        EngineError: one task asks for more than this machine has.
     """
     here = os.cpu_count() or 1
     if num_cpus > here:
         raise EngineError(
-            f"resources: a piece of work asks for {num_cpus} CPUs, and this machine has {here}; lower cpus_per_worker "
+            f"resources: a task asks for {num_cpus} CPUs, and this machine has {here}; lower cpus_per_worker "
             f"or num_workers, or set RAY_ADDRESS to a cluster that has them"
         )
 
 
 def check_fits(num_workers: int, each: Mapping[str, float]) -> None:
-    """The whole cluster, with nothing else on it, must be able to run one piece of work.
+    """The whole cluster, with nothing else on it, must be able to run one task.
 
     Args:
-        num_workers: processes of a piece of work.
+        num_workers: processes of a task.
         each: Ray's name of a resource -> how much of it a process needs.
 
     Raises:
@@ -68,13 +68,13 @@ def check_fits(num_workers: int, each: Mapping[str, float]) -> None:
     if room < num_workers:
         found = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
         raise EngineError(
-            f"resources: a piece of work asks for {num_workers} x ({each['CPU']:g} CPUs, {each['GPU']:g} GPUs), which "
+            f"resources: a task asks for {num_workers} x ({each['CPU']:g} CPUs, {each['GPU']:g} GPUs), which "
             f"this cluster will never have at once (its nodes: {found}); lower num_workers, cpus_per_worker or "
             f"gpus_per_worker, or set resources.autoscaling=true if the cluster grows by itself"
         )
 
 
-def check_store_is_shared(place: Place) -> None:
+def check_store_is_shared(place: WorkerContext) -> None:
     """Every node must find what the others have built.
 
     Raises:

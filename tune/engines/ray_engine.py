@@ -1,6 +1,6 @@
 """The Ray Tune engine: a thin adapter whose methods each call one method of the planner.
 
-One piece of work is one Ray Tune trial, run by a plain function in a reused actor (`tune.engines.ray_worker`). Trials
+One task is one Ray Tune trial, run by a plain function in a reused actor (`tune.engines.ray_worker`). Trials
 are never stopped by Tune: their verdict waits in a mailbox that they ask at most once a second, and the function
 returns by itself, with its checkpoint saved. Nothing here raises into Tune, which would end the run in its own way: an
 error is kept, the study is drained, and it is raised afterwards.
@@ -35,20 +35,24 @@ from tune.engines.ray_cluster import (
     free,
     starting,
 )
-from tune.engines.ray_worker import WORD, Actors, Mailbox, trainable
+from tune.engines.ray_worker import WORD, Actors, StopRequests, trainable
 from tune.engines.results_sync import ResultsFolder
-from tune.engines.worker import Perform, Place, perform
+from tune.engines.worker import Perform, WorkerContext, perform
 from tune.planner.planner import Planner
-from tune.study.messages import Diverged, Done, End, Failed, Finished, Lost, Report, Stopped
-from tune.study.task import Work
+from tune.study.messages import (
+    ENDS,
+    Done,
+    ProgressReport,
+    TaskEnd,
+    TaskLost,
+)
+from tune.study.task import Task
 
 POST_EVERY_SECONDS = 5.0
-"""How often a verdict is posted again, until its piece of work has ended: a mailbox that was restarted is empty."""
+"""How often a verdict is posted again, until its task has ended: a mailbox that was restarted is empty."""
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Ray's smallest is 75 MiB. Images and checkpoints go through the store, not through Ray."""
-
-ENDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Finished, Stopped, Diverged, Failed, Lost)}
 
 T = TypeVar("T")
 
@@ -57,7 +61,7 @@ _log = logging.getLogger(__name__)
 
 def run_ray(
     planner: Planner,
-    place: Place,
+    place: WorkerContext,
     *,
     concurrency: int,
     resources: ResourcesConfig,
@@ -70,14 +74,14 @@ def run_ray(
     Args:
         planner: decides.
         place: where work is done and left.
-        concurrency: pieces of work side by side.
+        concurrency: tasks side by side.
         resources: of each.
         environment: what `tune.engines.environment.before_ray` has set, before this module was imported.
         on_change: called whenever there may be something new to show, ten times a second.
-        execute: does a piece of work in a worker; another one measures the engine itself (`benchmarks.study`).
+        execute: does a task in a worker; another one measures the engine itself (`benchmarks.study`).
 
     Raises:
-        EngineError: Ray does not start, or does not answer, or will never have what a piece of work needs.
+        EngineError: Ray does not start, or does not answer, or will never have what a task needs.
         Exception: what a planner's method raised (the ledger went away, say), after what ran has been told to stop.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the study says itself what was lost, in a line
@@ -129,7 +133,7 @@ def start_actors(folder: str) -> Actors:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
     # A mailbox that was restarted is empty and filled again; a file that was on its way is sent again.
-    mailbox = ray.remote(Mailbox).options(**options).remote()
+    mailbox = ray.remote(StopRequests).options(**options).remote()
     return Actors(mailbox, ray.remote(ResultsFolder).options(**options, max_task_retries=-1).remote(folder))
 
 
@@ -141,7 +145,7 @@ def _resources(threads: int, num_workers: int, gpus: float) -> PlacementGroupFac
 
 
 class Adapter:
-    """What Ray's three interfaces share: the planner, and which trial is which piece of work.
+    """What Ray's three interfaces share: the planner, and which trial is which task.
 
     Attributes:
         error: the first exception of a planner's method.
@@ -158,9 +162,9 @@ class Adapter:
         self.error: Exception | None = None
         self._planner, self._mailbox, self._slots, self._resources = planner, mailbox, slots, resources
         self._on_change = on_change
-        self._active: dict[str, Work] = {}
+        self._active: dict[str, Task] = {}
         self._trials: dict[str, Trial] = {}
-        self._ends: dict[str, End] = {}
+        self._ends: dict[str, TaskEnd] = {}
         self._posted: dict[str, float] = {}
         self._nodes: dict[str, list[tuple[str, str]]] = {}  # trial -> host and Ray's id of the nodes of its processes
         self._possible: dict[str, list[tuple[str, str]]] = {}  # trial -> the same of all nodes that it may be on
@@ -183,10 +187,10 @@ class Adapter:
         """The planner's next work as a trial of the experiment."""
         if self.error is not None:
             return None if self._active else Done("an error")
-        step = self._planner.next_work(self._slots - len(self._active))
+        step = self._planner.next_task(self._slots - len(self._active))
         if isinstance(step, Done):
             return step
-        if not isinstance(step, Work):
+        if not isinstance(step, Task):
             return None
         trial = Trial(
             experiment["run"],
@@ -200,59 +204,59 @@ class Adapter:
 
     def on_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A trial told something."""
-        work = self._active.get(trial_id)
-        if work is None:
+        task = self._active.get(trial_id)
+        if task is None:
             return
         match json.loads(result.get(WORD, "null")):
             case ["start", host, node]:
                 self._nodes.setdefault(trial_id, []).append((host, node))
-                self._planner.on_start(work, host)
+                self._planner.on_start(task, host)
             case ["node", host, node]:
                 self._nodes.setdefault(trial_id, []).append((host, node))
             case ["group", identity]:
                 self._groups[trial_id] = identity
             case ["report", values]:
-                self._planner.on_report(work.key, Report(**values))
+                self._planner.on_report(task.key, ProgressReport(**values))
                 self._post_verdicts()
             case ["end", kind, values]:
                 self._ends.setdefault(trial_id, ENDS[kind](**values))
 
     def on_end(self, trial_id: str, otherwise: str) -> None:
         """A trial is over; `otherwise` says why, where it could not say so itself."""
-        work = self._active.pop(trial_id, None)
-        if work is not None:
+        task = self._active.pop(trial_id, None)
+        if task is not None:
             self._posted.pop(trial_id, None)
             self._trials.pop(trial_id)
-            if self._planner.is_deaf(work.key):
-                otherwise = f"it was asked to stop ({self._planner.verdict(work.key)}), did not, and was killed"
+            if self._planner.must_kill(task.key):
+                otherwise = f"it was asked to stop ({self._planner.verdict(task.key)}), did not, and was killed"
             possible = self._possible.pop(trial_id)
-            nodes, end = self._nodes.pop(trial_id, possible), self._ends.pop(trial_id, Lost(otherwise))
+            nodes, end = self._nodes.pop(trial_id, possible), self._ends.pop(trial_id, TaskLost(otherwise))
             group = self._groups.pop(trial_id, None)
-            if isinstance(end, Lost) and group is not None:
+            if isinstance(end, TaskLost) and group is not None:
                 free(group)
-            if isinstance(end, Lost):
+            if isinstance(end, TaskLost):
                 gone = next((host for host, node in nodes if not answers(node)), None)
-                end = end if gone is None else Lost(f"its node {gone} is gone", node_is_gone=True)
-            self._planner.on_end(work, end)
+                end = end if gone is None else TaskLost(f"its node {gone} is gone", node_is_gone=True)
+            self._planner.on_end(task, end)
 
     def on_step(self) -> None:
         """Ten times a second."""
         self._planner.tick()
         self._on_change()
         self._post_verdicts()
-        self._kill_deaf()
+        self._kill_those_that_must()
 
-    def _kill_deaf(self) -> None:
+    def _kill_those_that_must(self) -> None:
         """Tune learns of it as of any process that died, and its slot is free."""
-        for trial_id, work in self._active.items():
-            if self._planner.is_deaf(work.key):
+        for trial_id, task in self._active.items():
+            if self._planner.must_kill(task.key):
                 actor = self._trials[trial_id].temporary_state.ray_actor
                 if actor is not None:  # None once Tune has learnt of it
                     ray.kill(actor)
 
     def _post_verdicts(self) -> None:
-        for trial_id, work in self._active.items():
-            reason, now = self._planner.verdict(work.key), time.monotonic()
+        for trial_id, task in self._active.items():
+            reason, now = self._planner.verdict(task.key), time.monotonic()
             if reason is not None and now - self._posted.get(trial_id, -math.inf) >= POST_EVERY_SECONDS:
                 self._posted[trial_id] = now
                 self._mailbox.post.remote(trial_id, reason)

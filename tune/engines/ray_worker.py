@@ -1,4 +1,4 @@
-"""What runs inside Ray's workers: one piece of work, in one process or, through Ray Train, in several.
+"""What runs inside Ray's workers: one task, in one process or, through Ray Train, in several.
 
 Several processes are a Ray Train run of their own inside the trial's function. Only the first of them speaks: what it
 says goes through an actor to the trial's function, which alone can tell Tune. Such a run is never stopped from outside,
@@ -27,12 +27,12 @@ from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune.engines.results_sync import HandOver
-from tune.engines.worker import Perform, Place, perform
-from tune.study.messages import Lost, Report, Stopped
-from tune.study.task import Work
+from tune.engines.worker import Perform, WorkerContext, perform
+from tune.study.messages import ProgressReport, TaskLost, TaskStopped
+from tune.study.task import Task
 
 ASK_EVERY_SECONDS = 1.0
-"""How often a running piece of work asks the mailbox."""
+"""How often a running task asks the mailbox."""
 
 WORD = "word"
 """Key of what a trial says in Tune's results."""
@@ -49,8 +49,8 @@ _log = logging.getLogger(__name__)
 Say = Callable[..., None]
 
 
-class Mailbox:
-    """An actor that holds verdicts until their pieces of work ask."""
+class StopRequests:
+    """An actor that holds verdicts until their tasks ask."""
 
     def __init__(self) -> None:
         self._verdicts: dict[str, str] = {}
@@ -69,7 +69,7 @@ class Actors:
     """Handles of those beside the driver.
 
     Attributes:
-        mailbox: a `Mailbox`.
+        mailbox: a `StopRequests`.
         results: a `ResultsFolder`.
     """
 
@@ -87,11 +87,13 @@ class RayChannel:
     def __init__(self, trial_id: str, folder: str, actors: Actors, say: Say) -> None:
         """`folder` is that of the study's results."""
         self._trial_id, self._mailbox, self._say = trial_id, actors.mailbox, say
-        self.hand_over = HandOver(folder, actors.results, lambda words: say("report", Report(note=words).to_json()))
+        self.hand_over = HandOver(
+            folder, actors.results, lambda words: say("report", ProgressReport(note=words).to_json())
+        )
         self._asked = 0.0
         self._verdict: str | None = None
 
-    def report(self, report: Report) -> None:
+    def report(self, report: ProgressReport) -> None:
         """To the planner, which may have something to say about a measurement at once."""
         if report.picture is not None:
             self.hand_over.bring_file(Path(report.picture))
@@ -111,10 +113,10 @@ class RayChannel:
         return self._verdict
 
 
-class Silence:
+class NullChannel:
     """The channel of every process but the first: the trial asks and tells by that one alone."""
 
-    def report(self, report: Report) -> None:
+    def report(self, report: ProgressReport) -> None:
         """To nobody."""
 
     def verdict(self) -> str | None:
@@ -123,26 +125,26 @@ class Silence:
 
 
 def trainable(
-    place: Place, actors: Actors, *, num_workers: int, gpus: float, execute: Perform
+    place: WorkerContext, actors: Actors, *, num_workers: int, gpus: float, execute: Perform
 ) -> Callable[[dict[str, Any]], None]:
-    """The function that Tune runs in an actor, one piece of work after another.
+    """The function that Tune runs in an actor, one task after another.
 
     Args:
         place: where work is done and left.
         actors: beside the driver.
-        num_workers: processes of one piece of work.
+        num_workers: processes of one task.
         gpus: of each.
-        execute: does a piece of work in its one process; several always run `tune.engines.worker.perform`.
+        execute: does a task in its one process; several always run `tune.engines.worker.perform`.
     """
 
-    def run_work(config: dict[str, Any]) -> None:
+    def run_task(config: dict[str, Any]) -> None:
         trial_id = get_trial_context().get_trial_id()
         if num_workers == 1:
             _run_process(config["work"], place, RayChannel(trial_id, place.folder, actors, _say), _say, execute)
             return
         _run_together(config["work"], place, actors, trial_id, num_workers, gpus)
 
-    return run_work
+    return run_task
 
 
 def _say(*words: Any) -> None:
@@ -150,15 +152,15 @@ def _say(*words: Any) -> None:
     tell({WORD: json.dumps(words)})
 
 
-def _run_process(record: str, place: Place, channel: RayChannel, say: Say, execute: Perform = perform) -> None:
+def _run_process(record: str, place: WorkerContext, channel: RayChannel, say: Say, execute: Perform = perform) -> None:
     say("start", socket.gethostname(), ray.get_runtime_context().get_node_id())
-    work = Work.restore(0, json.loads(record), [])
-    end = execute(work, place, channel)
-    channel.hand_over.bring_all(work.label)
-    say("end", type(end).__name__, vars(end))
+    task = Task.restore(0, json.loads(record), [])
+    end = execute(task, place, channel)
+    channel.hand_over.bring_all(task.label)
+    say("end", end.word, vars(end))
 
 
-class Line:
+class MessageRelay:
     """An actor between the first process and the trial's function: a word is handed over, and heard."""
 
     def __init__(self) -> None:
@@ -178,12 +180,14 @@ class Line:
         return words
 
 
-def _run_together(record: str, place: Place, actors: Actors, trial_id: str, num_workers: int, gpus: float) -> None:
+def _run_together(
+    record: str, place: WorkerContext, actors: Actors, trial_id: str, num_workers: int, gpus: float
+) -> None:
     import ray.train  # here, as it loads torch, which the mailbox and the driver can do without
     from ray.train.torch import TorchConfig, TorchTrainer
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    line = ray.remote(num_cpus=0)(Line).options(scheduling_strategy=here).remote()
+    line = ray.remote(num_cpus=0)(MessageRelay).options(scheduling_strategy=here).remote()
     with tempfile.TemporaryDirectory(prefix="hidfd-train-") as scratch:
         trainer = TorchTrainer(
             _process,
@@ -235,11 +239,15 @@ def _relay(line: Any, run: Future[Any], verdict: Callable[[], str | None]) -> No
         elif run.done():
             break
         elif not has_started and (reason := verdict()) is not None:
-            _say("end", Stopped.__name__, vars(Stopped(f"stopped before its processes had started ({reason})", 0.0)))
+            _say(
+                "end",
+                TaskStopped.word,
+                vars(TaskStopped(f"stopped before its processes had started ({reason})", 0.0)),
+            )
             return
     error = run.exception()
     if error is not None:
-        _say("end", Lost.__name__, vars(Lost(_in_words(error))))
+        _say("end", TaskLost.word, vars(TaskLost(_in_words(error))))
 
 
 def _in_words(error: BaseException) -> str:
@@ -271,4 +279,4 @@ def _process(config: dict[str, Any]) -> None:
         return
     say("node", socket.gethostname(), ray.get_runtime_context().get_node_id())
     # The first process alone times the student.
-    perform(Work.restore(0, json.loads(record), []), replace(place, measures_latency=False), Silence())
+    perform(Task.restore(0, json.loads(record), []), replace(place, measures_latency=False), NullChannel())

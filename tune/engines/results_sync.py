@@ -63,12 +63,12 @@ class HandOver:
         self._has_failed = False
 
     def bring_file(self, path: Path) -> None:
-        """One that was just written into the folder of a piece of work; left for later once a file did not arrive."""
+        """One that was just written into the folder of a task; left for later once a file did not arrive."""
         if not self._has_failed:
             self._safely(lambda: self._bring(self._folder / path.relative_to(self._folder).parts[0], [path]))
 
     def bring_all(self, label: str) -> None:
-        """The folder of a piece of work, as it is now."""
+        """The folder of a task, as it is now."""
         self._safely(lambda: self._bring(self._folder / label, sorted((self._folder / label).rglob("*"))))
 
     def _bring(self, folder: Path, paths: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""Running one piece of work where it has landed: `hidfd.trial` around it, its progress told, its end classified."""
+"""Running one task where it has landed: `hidfd.trial` around it, its progress told, its end classified."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import hidfd.errors
 from hidfd.pipeline.graph import Stage, needed
 from hidfd.pipeline.observer import Observer
 from tune.engines.environment import before_torch
-from tune.study.messages import Channel, Diverged, End, Failed, Finished, Report, Stopped
+from tune.study.messages import Channel, ProgressReport, TaskDiverged, TaskEnd, TaskFailed, TaskFinished, TaskStopped
 from tune.study.metrics import LATENCY
-from tune.study.task import Work
+from tune.study.task import Task
 
 TELL_EVERY_SECONDS = 1.0
 """Progress is told at most so often; measurements and pictures always."""
@@ -27,14 +27,14 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerContext:
     """Where work is done and left; plain values, so that it travels to a worker.
 
     Attributes:
         store: URI of the store.
         folder: of the study's results.
         device: auto, cpu or cuda.
-        threads: of the processor, for one piece of work.
+        threads: of the processor, for one task.
         measures_latency: whether finished students are timed.
     """
 
@@ -45,8 +45,8 @@ class Place:
     measures_latency: bool = False
 
 
-Perform = Callable[[Work, Place, Channel], End]
-"""Runs one piece of work to its end, as `perform` does."""
+Perform = Callable[[Task, WorkerContext, Channel], TaskEnd]
+"""Runs one task to its end, as `perform` does."""
 
 
 class ChannelError(Exception):
@@ -61,8 +61,8 @@ class ChannelError(Exception):
         self.cause = cause
 
 
-def perform(work: Work, place: Place, channel: Channel) -> End:
-    """Run a piece of work to its end.
+def perform(task: Task, place: WorkerContext, channel: Channel) -> TaskEnd:
+    """Run a task to its end.
 
     Returns:
         How it ended; an error of the store or the device, or of what everything rests on, carries its exit code: it is
@@ -75,29 +75,31 @@ def perform(work: Work, place: Place, channel: Channel) -> End:
     """
     started = time.process_time()
     try:
-        metrics, reused = _run(work, place, channel)
+        metrics, reused = _run(task, place, channel)
     except hidfd.errors.Stopped as stopped:
-        return Stopped(str(stopped), time.process_time() - started)
+        return TaskStopped(str(stopped), time.process_time() - started)
     except hidfd.errors.DivergedError as error:
-        return Diverged(str(error), time.process_time() - started)
+        return TaskDiverged(str(error), time.process_time() - started)
     except hidfd.errors.ProcessLostError:
         raise
     except hidfd.errors.HidfdError as error:
         concerns_all = isinstance(error, hidfd.errors.StoreError | hidfd.errors.DeviceError)
-        concerns_all = concerns_all or work.piece.until == "collection"
-        return Failed(str(error), error.exit_code if concerns_all else None, time.process_time() - started)
+        concerns_all = concerns_all or task.spec.until == "collection"
+        return TaskFailed(str(error), error.exit_code if concerns_all else None, time.process_time() - started)
     except ChannelError as error:
         raise error.cause from None
     except Exception as error:
         if "CUDA error" in str(error):
             raise
-        _log.exception("%s failed", work.label)
-        where = _leave_traceback(Path(place.folder) / work.label)
-        return Failed(f"{type(error).__name__}: {error} (traceback in {where})", None, time.process_time() - started)
-    return Finished(metrics, reused, time.process_time() - started)
+        _log.exception("%s failed", task.label)
+        where = _leave_traceback(Path(place.folder) / task.label)
+        return TaskFailed(
+            f"{type(error).__name__}: {error} (traceback in {where})", None, time.process_time() - started
+        )
+    return TaskFinished(metrics, reused, time.process_time() - started)
 
 
-def _run(work: Work, place: Place, channel: Channel) -> tuple[dict[str, float], bool]:
+def _run(task: Task, place: WorkerContext, channel: Channel) -> tuple[dict[str, float], bool]:
     before_torch(place.threads)
     import torch
 
@@ -106,24 +108,24 @@ def _run(work: Work, place: Place, channel: Channel) -> tuple[dict[str, float], 
 
     torch.set_num_threads(place.threads)
     store = Store.open(place.store)
-    observer = WorkObserver(channel, work.rungs)
-    if work.piece.kind == "opening":
-        known = store.find("opening", work.key)
+    observer = TaskObserver(channel, task.rungs)
+    if task.spec.kind == "opening":
+        known = store.find("opening", task.key)
         if known is not None:
             observer.note(f"the test labels had been opened for it before, {known.created}; read again")
-        return numbers_of(evaluate_test(work.piece.config, store, device=place.device)), known is not None
+        return numbers_of(evaluate_test(task.spec.config, store, device=place.device)), known is not None
     result = run_trial(
-        work.config,
+        task.config,
         store,
-        until=work.piece.until,
-        folder=Path(place.folder) / work.label,
+        until=task.spec.until,
+        folder=Path(place.folder) / task.label,
         device=place.device,
         observer=observer,
-        name=work.label,
+        name=task.label,
     )
-    chain = [stage.role for stage in needed(result.stages, work.piece.until) if stage.name != "import"]
+    chain = [stage.role for stage in needed(result.stages, task.spec.until) if stage.name != "import"]
     metrics = numbers_of(result.metrics)
-    if place.measures_latency and work.piece.kind == "student":
+    if place.measures_latency and task.spec.kind == "student":
         from hidfd.latency import latency_milliseconds
 
         metrics[LATENCY] = latency_milliseconds(result.config, store)
@@ -141,7 +143,7 @@ def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-class WorkObserver(Observer):
+class TaskObserver(Observer):
     """Passes a trial's progress on, and the verdict back."""
 
     def __init__(self, channel: Channel, rungs: tuple[int, ...]) -> None:
@@ -150,21 +152,21 @@ class WorkObserver(Observer):
         self._told = 0.0
 
     def stage_started(self, stage: Stage, target_images: int | None, images_seen: int = 0) -> None:
-        self._tell(Report(stage.name, images_seen, target_images))
+        self._tell(ProgressReport(stage.name, images_seen, target_images))
 
     def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
         now = time.monotonic()
         if now - self._told >= TELL_EVERY_SECONDS or images >= target_images:
             self._told = now
             told = {name: value for name, value in metrics.items() if "/" in name}
-            self._tell(Report(stage.name, images, target_images, told))
+            self._tell(ProgressReport(stage.name, images, target_images, told))
 
     def measured(self, stage: Stage, images: int, metrics: dict[str, float]) -> None:
         is_student = stage.name == "distillation"
-        self._tell(Report(stage.name, images, None, metrics, measured=is_student))
+        self._tell(ProgressReport(stage.name, images, None, metrics, measured=is_student))
 
     def picture(self, stage: Stage, images: int, path: Path) -> None:
-        self._tell(Report(stage.name, images, None, picture=str(path)))
+        self._tell(ProgressReport(stage.name, images, None, picture=str(path)))
 
     def reused(self, stage: Stage, seconds: float | None) -> None:
         self._tell_generator(stage)
@@ -173,7 +175,7 @@ class WorkObserver(Observer):
         self._tell_generator(stage)
 
     def note(self, text: str) -> None:
-        self._tell(Report(note=text))
+        self._tell(ProgressReport(note=text))
 
     def should_stop(self) -> str | None:
         with _channel_errors():
@@ -181,9 +183,9 @@ class WorkObserver(Observer):
 
     def _tell_generator(self, stage: Stage) -> None:
         if stage.name == "generation":
-            self._tell(Report(generator=stage.digest))
+            self._tell(ProgressReport(generator=stage.digest))
 
-    def _tell(self, report: Report) -> None:
+    def _tell(self, report: ProgressReport) -> None:
         with _channel_errors():
             self._channel.report(report)
 

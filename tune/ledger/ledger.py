@@ -2,7 +2,7 @@
 
 Two Optuna studies in one SQLite file or PostgreSQL database (see `tune.ledger.opening`):
     <name>        one trial per suggestion; attributes `group`, `work` (keys of its pieces), `rungs`, `outcome`
-    <name>/work   one parameterless trial per piece of work; attributes `work`, `attempt/<n>`; study attribute `epoch`
+    <name>/work   one parameterless trial per task; attributes `work`, `attempt/<n>`; study attribute `epoch`
 
 The driver is the only writer: it holds a lock and raises `epoch` when it takes it, which every write checks. What is
 known is written as attributes first, and told to Optuna last: a kill between two writes loses nothing.
@@ -20,13 +20,13 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import ValidationError
 
-from tune.errors import LedgerError, LedgerHeld
+from tune.errors import LedgerError, StudyLocked
 from tune.ledger.mirrored_storage import MirroredStorage
 from tune.study.asha import Decision
 from tune.study.metrics import optuna_direction
-from tune.study.states import WorkState
-from tune.study.suggestion import Suggestion
-from tune.study.task import Attempt, Work
+from tune.study.search_trial import SearchTrial
+from tune.study.states import TaskState
+from tune.study.task import Attempt, Task
 
 SCHEMA = 1
 """Raise when attributes change their meaning; a ledger with a higher number is refused."""
@@ -55,10 +55,10 @@ class Ledger:
         self._search = optuna.create_study(
             storage=storage, study_name=name, directions=self._directions, load_if_exists=True
         )
-        self._work = optuna.create_study(
+        self._task = optuna.create_study(
             storage=storage, study_name=f"{name}/work", direction="maximize", load_if_exists=True
         )
-        schema = self._work.user_attrs.get("schema", SCHEMA)
+        schema = self._task.user_attrs.get("schema", SCHEMA)
         if schema > SCHEMA:
             raise LedgerError(
                 f"the ledger of study {name!r} has schema {schema}, this version knows {SCHEMA}; "
@@ -68,12 +68,12 @@ class Ledger:
 
     def take(self) -> None:
         """Becomes its writer: whoever held it before cannot write any more."""
-        epoch = int(self._work.user_attrs.get("epoch", 0)) + 1
-        self._work.set_user_attr("schema", SCHEMA)
-        self._work.set_user_attr("epoch", epoch)
+        epoch = int(self._task.user_attrs.get("epoch", 0)) + 1
+        self._task.set_user_attr("schema", SCHEMA)
+        self._task.set_user_attr("epoch", epoch)
         self._epoch = epoch
         if isinstance(self._storage, MirroredStorage):
-            self._storage.fence(self._work._study_id, "epoch", epoch)
+            self._storage.fence(self._task._study_id, "epoch", epoch)
 
     @property
     def has_other_objectives(self) -> bool:
@@ -101,14 +101,14 @@ class Ledger:
         self._write(lambda: self._search.set_user_attr("closed", closed))
 
     @property
-    def openings(self) -> list[dict[str, Any]]:
-        """Each time that the test labels were opened, as `set_openings` wrote it."""
-        openings: list[dict[str, Any]] = self._search.user_attrs.get("openings", [])
-        return openings
+    def test_evaluations(self) -> list[dict[str, Any]]:
+        """Each time that the test labels were opened, as `set_test_evaluations` wrote it."""
+        test_evaluations: list[dict[str, Any]] = self._search.user_attrs.get("openings", [])
+        return test_evaluations
 
-    def set_openings(self, openings: list[dict[str, Any]]) -> None:
+    def set_test_evaluations(self, test_evaluations: list[dict[str, Any]]) -> None:
         """Remembers when the test labels were opened, and for whom."""
-        self._write(lambda: self._search.set_user_attr("openings", openings))
+        self._write(lambda: self._search.set_user_attr("openings", test_evaluations))
 
     def requests(self) -> dict[str, dict[str, Any]]:
         """What others have asked of the driver: id -> what; see `tune.ledger.opening.send_request`."""
@@ -119,23 +119,23 @@ class Ledger:
         """Every suggestion as Optuna's samplers read it."""
         return self._search.get_trials(deepcopy=False)
 
-    def suggestions(self) -> list[Suggestion]:
+    def search_trials(self) -> list[SearchTrial]:
         """Every suggestion, in order."""
         found = []
         for trial in self.history():
             attributes = trial.user_attrs
             outcome = attributes.get("outcome", {})
             found.append(
-                Suggestion(
+                SearchTrial(
                     number=trial.number,
                     params=dict(trial.params),
                     group=attributes["group"],
                     why=attributes.get("why", ""),
                     point=attributes.get("point"),
                     retries=attributes.get("retries"),
-                    work=tuple(attributes.get("work", ())),
+                    task=tuple(attributes.get("work", ())),
                     rungs={int(k): Decision.from_json(v) for k, v in attributes.get("rungs", {}).items()},
-                    state=WorkState(outcome.get("state", WorkState.WAITING)),
+                    state=TaskState(outcome.get("state", TaskState.WAITING)),
                     reason=outcome.get("reason"),
                     value=outcome.get("value"),
                     further=outcome.get("further", {}),
@@ -144,16 +144,16 @@ class Ledger:
             )
         return found
 
-    def works(self) -> list[Work]:
-        """Every piece of work, in order of creation."""
+    def tasks(self) -> list[Task]:
+        """Every task, in order of creation."""
         found = []
-        for trial in self._work.get_trials(deepcopy=False):
+        for trial in self._task.get_trials(deepcopy=False):
             attributes = trial.user_attrs
             attempts: list[Attempt] = []
             while (record := attributes.get(f"attempt/{len(attempts)}")) is not None:
                 attempts.append(Attempt(**record))
             try:
-                found.append(Work.restore(trial.number, attributes["work"], attempts))
+                found.append(Task.restore(trial.number, attributes["work"], attempts))
             except ValidationError as error:
                 raise LedgerError(
                     f"the ledger's {attributes['work']['label']!r} has settings that this version does not know "
@@ -162,34 +162,34 @@ class Ledger:
                 ) from error
         return found
 
-    def add_suggestion(self, suggestion: Suggestion, distributions: Mapping[str, BaseDistribution]) -> None:
+    def add_search_trial(self, search_trial: SearchTrial, distributions: Mapping[str, BaseDistribution]) -> None:
         """Writes a new suggestion, whole or not at all.
 
         Args:
             suggestion: whose number is how many there are.
             distributions: of its parameters.
         """
-        attributes: dict[str, Any] = {"group": suggestion.group, "why": suggestion.why, "point": suggestion.point}
-        if suggestion.retries is not None:
-            attributes["retries"] = suggestion.retries
+        attributes: dict[str, Any] = {"group": search_trial.group, "why": search_trial.why, "point": search_trial.point}
+        if search_trial.retries is not None:
+            attributes["retries"] = search_trial.retries
         trial = create_trial(
             state=TrialState.RUNNING,
-            params=dict(suggestion.params),
+            params=dict(search_trial.params),
             distributions=dict(distributions),
             user_attrs=attributes,
         )
         self._write(lambda: self._search.add_trial(trial))
 
-    def set_suggestion_work(self, suggestion: Suggestion) -> None:
+    def set_task_keys(self, search_trial: SearchTrial) -> None:
         """Writes the keys of its pieces, which must be in the ledger already."""
-        self._set(self._search, suggestion.number, "work", list(suggestion.work))
+        self._set(self._search, search_trial.number, "work", list(search_trial.task))
 
-    def set_rungs(self, suggestion: Suggestion) -> None:
+    def set_rungs(self, search_trial: SearchTrial) -> None:
         """Writes its decisions, before they are acted on."""
-        rungs = {str(images): decision.to_json() for images, decision in suggestion.rungs.items()}
-        self._set(self._search, suggestion.number, "rungs", rungs)
+        rungs = {str(images): decision.to_json() for images, decision in search_trial.rungs.items()}
+        self._set(self._search, search_trial.number, "rungs", rungs)
 
-    def finish_suggestion(self, suggestion: Suggestion) -> None:
+    def finish_search_trial(self, search_trial: SearchTrial) -> None:
         """Tells Optuna the truth about a suggestion that has ended. Asked twice it does nothing new.
 
         COMPLETE with its values, infeasible by how much it misses the constraints; PRUNED with its last rung's value;
@@ -197,65 +197,65 @@ class Ledger:
         FAIL for what the parameters are not to blame for.
         """
         outcome: dict[str, Any] = {
-            "state": suggestion.state,
-            "reason": suggestion.reason,
-            "value": suggestion.value,
-            "further": suggestion.further,
-            "violation": suggestion.violation,
+            "state": search_trial.state,
+            "reason": search_trial.reason,
+            "value": search_trial.value,
+            "further": search_trial.further,
+            "violation": search_trial.violation,
         }
-        self._set(self._search, suggestion.number, "outcome", outcome)
-        trial = optuna.Trial(self._search, self._trial_id(self._search, suggestion.number))
-        violation = 1.0 if suggestion.state in (WorkState.COLLAPSED, WorkState.DIVERGED) else suggestion.violation
-        if not self._frozen(self._search, suggestion.number).constraints:
+        self._set(self._search, search_trial.number, "outcome", outcome)
+        trial = optuna.Trial(self._search, self._trial_id(self._search, search_trial.number))
+        violation = 1.0 if search_trial.state in (TaskState.COLLAPSED, TaskState.DIVERGED) else search_trial.violation
+        if not self._frozen(self._search, search_trial.number).constraints:
             self._write(lambda: trial.set_constraint("feasible", violation))
         state = {
-            WorkState.COMPLETE: TrialState.COMPLETE,
-            WorkState.FAILED: TrialState.FAIL,
-        }.get(suggestion.state, TrialState.PRUNED)
+            TaskState.COMPLETE: TrialState.COMPLETE,
+            TaskState.FAILED: TrialState.FAIL,
+        }.get(search_trial.state, TrialState.PRUNED)
         # Rungs show agreement. Where Optuna is told something else, or several things, it knows no values on the way:
         # TPE would take them for the objective, or could not place them.
-        if suggestion.state is WorkState.PRUNED and len(self._directions) == 1 and self._objective == "agreement":
-            reported = self._frozen(self._search, suggestion.number).intermediate_values
-            for images, decision in suggestion.rungs.items():
+        if search_trial.state is TaskState.PRUNED and len(self._directions) == 1 and self._objective == "agreement":
+            reported = self._frozen(self._search, search_trial.number).intermediate_values
+            for images, decision in search_trial.rungs.items():
                 if images not in reported:
                     self._write(partial(trial.report, decision.value, images))
         values = None
         if state is TrialState.COMPLETE:
-            assert suggestion.value is not None
-            values = [suggestion.value, *suggestion.further.values()]
-        self._write(lambda: self._search.tell(suggestion.number, values, state, skip_if_finished=True))
+            assert search_trial.value is not None
+            values = [search_trial.value, *search_trial.further.values()]
+        self._write(lambda: self._search.tell(search_trial.number, values, state, skip_if_finished=True))
 
-    def add_work(self, work: Work) -> None:
-        """Writes a new piece of work, whole or not at all."""
-        record = work.record()
-        self._write(lambda: self._work.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"work": record})))
+    def add_task(self, task: Task) -> None:
+        """Writes a new task, whole or not at all."""
+        record = task.record()
+        self._write(lambda: self._task.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"work": record})))
 
-    def set_attempt(self, work: Work, number: int) -> None:
+    def set_attempt(self, task: Task, number: int) -> None:
         """Writes one of its attempts."""
-        self._set(self._work, work.number, f"attempt/{number}", work.attempts[number].to_json())
+        self._set(self._task, task.number, f"attempt/{number}", task.attempts[number].to_json())
 
-    def finish_work(self, work: Work) -> None:
+    def finish_task(self, task: Task) -> None:
         """Writes its outcome, then tells Optuna. Asked twice it does nothing new."""
-        outcome = work.outcome
-        assert outcome is not None, work.label
-        self._set(self._work, work.number, "work", work.record())
+        outcome = task.outcome
+        assert outcome is not None, task.label
+        self._set(self._task, task.number, "work", task.record())
         state = {
-            WorkState.COMPLETE: TrialState.COMPLETE,
-            WorkState.FAILED: TrialState.FAIL,
+            TaskState.COMPLETE: TrialState.COMPLETE,
+            TaskState.FAILED: TrialState.FAIL,
         }.get(outcome.state, TrialState.PRUNED)
         value = outcome.metrics.get(self._objective, 0.0) if state is TrialState.COMPLETE else None
-        self._write(lambda: self._work.tell(work.number, value, state, skip_if_finished=True))
+        self._write(lambda: self._task.tell(task.number, value, state, skip_if_finished=True))
 
     def repair(self) -> None:
         """Tells Optuna what stands in the attributes already: the last step of a driver that was killed before it."""
-        for suggestion, trial in zip(self.suggestions(), self.history(), strict=True):
-            if suggestion.state.is_final and not trial.state.is_finished():
-                self.finish_suggestion(suggestion)
-        trials = self._work.get_trials(deepcopy=False)
+        for search_trial, trial in zip(self.search_trials(), self.history(), strict=True):
+            if search_trial.state.is_final and not trial.state.is_finished():
+                self.finish_search_trial(search_trial)
+        trials = self._task.get_trials(deepcopy=False)
         unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
-        for work in self.works():
-            if work.outcome is not None and work.number in unfinished:
-                self.finish_work(work)
+        for task in self.tasks():
+            if task.outcome is not None and task.number in unfinished:
+                self.finish_task(task)
 
     def _set(self, study: optuna.Study, number: int, name: str, value: Any) -> None:
         trial = self._frozen(study, number)
@@ -274,9 +274,9 @@ class Ledger:
         """The one door of every write."""
         assert self._epoch is not None, "not opened for writing"
         if not isinstance(self._storage, MirroredStorage):  # which looks itself, in the write's own transaction
-            found = self._work.user_attrs.get("epoch")
+            found = self._task.user_attrs.get("epoch")
             if found != self._epoch:
-                raise LedgerHeld(
+                raise StudyLocked(
                     f"another driver has taken this study over (epoch {found}, ours was {self._epoch}); this one "
                     f"stops here"
                 )

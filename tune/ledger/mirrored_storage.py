@@ -22,7 +22,7 @@ from sqlalchemy import column, table
 
 from hidfd.errors import Stopped
 from hidfd.formatting import duration
-from tune.errors import ConnectionLost, LedgerError, LedgerHeld
+from tune.errors import ConnectionLost, LedgerError, StudyLocked
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 10.0
@@ -39,7 +39,7 @@ _attributes = table("study_user_attributes", column("study_id"), column("key"), 
 _log = logging.getLogger(__name__)
 
 
-class Hold(Protocol):
+class LedgerLock(Protocol):
     """A driver's claim on a study, which only one process has."""
 
     def check(self) -> None:
@@ -60,7 +60,9 @@ class MirroredStorage(InMemoryStorage):
     Attributes of studies are read from the database, since `stop` writes there too; everything else from memory.
     """
 
-    def __init__(self, database: RDBStorage, hold: Hold, should_stop: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self, database: RDBStorage, hold: LedgerLock, should_stop: Callable[[], str | None] = lambda: None
+    ) -> None:
         """Empty, until studies are opened by `create_new_study`.
 
         Args:
@@ -124,7 +126,7 @@ class MirroredStorage(InMemoryStorage):
                 return None
             trial = self._database.get_trial(trial_id)
             if (trial.params, trial.user_attrs) != (template_trial.params, template_trial.user_attrs):
-                raise LedgerHeld(
+                raise StudyLocked(
                     f"another driver has written into this study (its entry {number}); this one stops here"
                 )
             return trial_id
@@ -205,7 +207,7 @@ class MirroredStorage(InMemoryStorage):
                     with self._database.engine.connect() as connection:
                         self._check_fence(connection)
                 break
-            except LedgerHeld:
+            except StudyLocked:
                 raise
             except LedgerError as error:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -240,7 +242,7 @@ class MirroredStorage(InMemoryStorage):
         if found is None:
             raise LedgerError("the study was deleted from the ledger while it ran; the same command begins it anew")
         if json.loads(found) != value:
-            raise LedgerHeld(
+            raise StudyLocked(
                 f"another driver has taken this study over ({key} {found}, ours was {value}); this one stops here"
             )
 

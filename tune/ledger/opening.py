@@ -82,26 +82,26 @@ def copy_ledger(ledger: str, name: str, objective: str, further: Iterable[str] =
 
 
 def _copy_of(database: BaseStorage, name: str) -> InMemoryStorage:
-    """Suggestions first, then the pieces of work of these: the driver may write more meanwhile."""
-    copy, works = InMemoryStorage(), f"{name}/work"
+    """Suggestions first, then the tasks of these: the driver may write more meanwhile."""
+    copy, tasks = InMemoryStorage(), f"{name}/work"
     known = {study.study_name for study in database.get_all_studies()}
-    num_suggestions = 0
+    num_search_trials = 0
     if name in known:
         optuna.copy_study(from_study_name=name, from_storage=database, to_storage=copy)
-        num_suggestions = copy.get_n_trials(copy.get_study_id_from_name(name))
-    if works in known:
-        found = optuna.load_study(study_name=works, storage=database)
-        copied = optuna.create_study(study_name=works, storage=copy, direction="maximize")
+        num_search_trials = copy.get_n_trials(copy.get_study_id_from_name(name))
+    if tasks in known:
+        found = optuna.load_study(study_name=tasks, storage=database)
+        copied = optuna.create_study(study_name=tasks, storage=copy, direction="maximize")
         for key, value in found.user_attrs.items():
             copied.set_user_attr(key, value)
         trials = found.get_trials(deepcopy=False)
-        copied.add_trials(itertools.takewhile(lambda trial: _trial_of(trial) < num_suggestions, trials))
+        copied.add_trials(itertools.takewhile(lambda trial: _trial_of(trial) < num_search_trials, trials))
     return copy
 
 
-def _trial_of(work: FrozenTrial) -> int:
-    """Number of the suggestion that a piece of work was made for; -1 for those of the comparison at the end."""
-    number: int | None = work.user_attrs["work"]["trial"]
+def _trial_of(task: FrozenTrial) -> int:
+    """Number of the suggestion that a task was made for; -1 for those of the comparison at the end."""
+    number: int | None = task.user_attrs["work"]["trial"]
     return -1 if number is None else number
 
 
@@ -130,7 +130,7 @@ def send_request(ledger: str, name: str, request: dict[str, Any]) -> None:
 
 
 def drop_ledger(ledger: str, name: str) -> None:
-    """Deletes all that a ledger holds of a study, pieces of work last; whoever calls it holds the study.
+    """Deletes all that a ledger holds of a study, tasks last; whoever calls it holds the study.
 
     Raises:
         LedgerError: it cannot be written.

@@ -19,7 +19,7 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
-from tune.errors import ConnectionLost, LedgerError, LedgerHeld
+from tune.errors import ConnectionLost, LedgerError, StudyLocked
 from tune.ledger.mirrored_storage import closing, storage_errors, translate_errors
 
 LOOK_SECONDS = 1.0
@@ -195,7 +195,7 @@ class AdvisoryLock:
         self._connection: psycopg.Connection | None = None
 
     def check(self) -> None:
-        """See `Hold`. A connection that has something to say while it idles has ended, or is about to."""
+        """See `LedgerLock`. A connection that has something to say while it idles has ended, or is about to."""
         assert self._connection is not None
         try:
             waiting = select.poll()
@@ -206,7 +206,7 @@ class AdvisoryLock:
             raise self._database.error_of(error, True) from None
 
     def renew(self) -> None:
-        """See `Hold`."""
+        """See `LedgerLock`."""
         self.release()
         self._connection = self._database.connected(application_name=self._label, target_session_attrs="read-write")
         until = time.monotonic() + LOOK_SECONDS
@@ -218,7 +218,7 @@ class AdvisoryLock:
                     # This driver's own, of a connection that broke unheard by the server.
                     _one(self._connection, "SELECT pg_terminate_backend(%s)", found[0])
                 elif found is not None and time.monotonic() >= until:
-                    raise LedgerHeld.by(_in_words(found[1]), self._name)
+                    raise StudyLocked.by(_in_words(found[1]), self._name)
                 time.sleep(LOOK_SECONDS / 20)
         except psycopg.Error as error:
             raise self._database.error_of(error, True) from None

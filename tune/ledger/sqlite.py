@@ -18,7 +18,7 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
-from tune.errors import LedgerError, LedgerHeld
+from tune.errors import LedgerError, StudyLocked
 from tune.ledger.mirrored_storage import closing, translate_errors
 
 BUSY_SECONDS = 30
@@ -28,7 +28,7 @@ LOOK_SECONDS = 1.0
 """How long a driver waits for the lock: whoever asks who holds it, holds it too for a moment."""
 
 
-class FileHold:
+class FileLock:
     """A lock beside the file, which the kernel keeps for as long as the process lives: never lost, never renewed."""
 
     def check(self) -> None:
@@ -84,7 +84,7 @@ class SqliteFile:
             yield storage
 
     @contextmanager
-    def hold(self, name: str) -> Iterator[FileHold]:
+    def hold(self, name: str) -> Iterator[FileLock]:
         """Keeps other drivers away from a study for as long as the block lasts.
 
         Raises:
@@ -104,7 +104,7 @@ class SqliteFile:
             since = datetime.now(UTC).isoformat(timespec="seconds")
             json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, lock)
             lock.flush()
-            yield FileHold()
+            yield FileLock()
 
     def holder(self, name: str) -> str | None:
         """Who drives a study now, in words; None if nobody does."""
@@ -152,7 +152,7 @@ def _lock(lock: IO[str], path: Path, name: str) -> None:
             return
         except BlockingIOError as error:
             if time.monotonic() >= until:
-                raise LedgerHeld.by(_holder(path), name) from error
+                raise StudyLocked.by(_holder(path), name) from error
         except OSError as error:
             raise LedgerError(
                 f"{path}: this file system cannot lock ({error.strerror}); put the ledger on a local disk: "

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tune.study.config import BudgetConfig
-from tune.study.task import Attempt, Piece
+from tune.study.task import Attempt, TaskSpec
 
 HOUR = 3600.0
 
@@ -118,7 +118,7 @@ class Account:
 
 
 class Pace:
-    """How long pieces of work take, learnt from those that have ended here: seconds per operation, by kind."""
+    """How long tasks take, learnt from those that have ended here: seconds per operation, by kind."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
@@ -130,21 +130,21 @@ class Pace:
         """Pieces that it has learnt from."""
         return sum(self._counts.values())
 
-    def learn(self, piece: Piece, seconds: float) -> None:
+    def learn(self, spec: TaskSpec, seconds: float) -> None:
         """A piece was built in so many seconds, over all its attempts."""
-        self._seconds[piece.until] = self._seconds.get(piece.until, 0.0) + seconds
-        self._operations[piece.until] = self._operations.get(piece.until, 0.0) + piece.operations
-        self._counts[piece.until] = self._counts.get(piece.until, 0) + 1
+        self._seconds[spec.until] = self._seconds.get(spec.until, 0.0) + seconds
+        self._operations[spec.until] = self._operations.get(spec.until, 0.0) + spec.operations
+        self._counts[spec.until] = self._counts.get(spec.until, 0) + 1
 
-    def seconds(self, piece: Piece) -> float | None:
+    def seconds(self, spec: TaskSpec) -> float | None:
         """What a piece is expected to take; None where nothing says."""
-        operations = self._operations.get(piece.until, 0.0)
-        if operations and piece.operations:
-            return piece.operations * self._seconds[piece.until] / operations
-        if piece.until in self._counts:
-            return self._seconds[piece.until] / self._counts[piece.until]
+        operations = self._operations.get(spec.until, 0.0)
+        if operations and spec.operations:
+            return spec.operations * self._seconds[spec.until] / operations
+        if spec.until in self._counts:
+            return self._seconds[spec.until] / self._counts[spec.until]
         known = [until for until, counted in self._operations.items() if counted]
-        if not known or not piece.operations:
+        if not known or not spec.operations:
             return None
         per_operation = sum(self._seconds[until] for until in known) / sum(self._operations[until] for until in known)
-        return piece.operations * per_operation
+        return spec.operations * per_operation

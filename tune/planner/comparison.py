@@ -15,10 +15,10 @@ from tune.study.config import StudyConfig
 from tune.study.definition import Definition
 from tune.study.metrics import merit
 from tune.study.search_space import changed
+from tune.study.search_trial import SearchTrial
 from tune.study.snapshot import RowSnapshot
-from tune.study.states import Role, WorkState
-from tune.study.suggestion import Suggestion
-from tune.study.task import Piece, Work, opening_piece, pieces_of
+from tune.study.states import Role, TaskState
+from tune.study.task import Task, TaskSpec, task_specs, test_evaluation_spec
 
 TRUSTED_TAU = 0.5
 """Below it agreement has not ranked the students as their labels do, and a study says so."""
@@ -28,7 +28,7 @@ TABLE_METRICS = ("agreement", "validation_accuracy", "test_accuracy", "generator
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One setting over the study's seeds.
 
     Attributes:
@@ -46,67 +46,67 @@ class Row:
     configs: tuple[TrialConfig, ...] = field(repr=False)
     keys: tuple[str, ...]
     labels: tuple[str, ...]
-    openings: tuple[str, ...] = ()
+    test_evaluations: tuple[str, ...] = ()
 
 
-def best_of(suggestions: Iterable[Suggestion]) -> Suggestion | None:
+def best_of(search_trials: Iterable[SearchTrial]) -> SearchTrial | None:
     """The best feasible suggestion: of the highest value, of equals by the further objectives, then the earliest."""
-    return next(iter(_ranked(suggestions)), None)
+    return next(iter(_ranked(search_trials)), None)
 
 
-def front_of(suggestions: Iterable[Suggestion]) -> list[Suggestion]:
+def front_of(search_trials: Iterable[SearchTrial]) -> list[SearchTrial]:
     """The Pareto front of the feasible suggestions, those of the highest value first; equal students count once.
 
     None of them is worse than another in every objective, and nothing else is as good as one of them in all.
     """
-    front: list[Suggestion] = []
-    for suggestion in _ranked(suggestions):  # whoever surpasses another one stands before it
-        merits = _merits(suggestion)
+    front: list[SearchTrial] = []
+    for search_trial in _ranked(search_trials):  # whoever surpasses another one stands before it
+        merits = _merits(search_trial)
         if not any(all(a >= b for a, b in zip(_merits(other), merits, strict=True)) for other in front):
-            front.append(suggestion)
+            front.append(search_trial)
     return front
 
 
-def finalists_of(suggestions: Iterable[Suggestion], count: int) -> list[Suggestion]:
+def finalists_of(search_trials: Iterable[SearchTrial], count: int) -> list[SearchTrial]:
     """The best feasible suggestions, best first; with several objectives those of the front. Equal ones count once."""
-    ranked = _ranked(suggestions)
+    ranked = _ranked(search_trials)
     if ranked and ranked[0].further:
         ranked = front_of(ranked)
-    found: dict[str, Suggestion] = {}
-    for suggestion in ranked:
-        found.setdefault(suggestion.work[-1], suggestion)
+    found: dict[str, SearchTrial] = {}
+    for search_trial in ranked:
+        found.setdefault(search_trial.task[-1], search_trial)
     return list(found.values())[:count]
 
 
-def _ranked(suggestions: Iterable[Suggestion]) -> list[Suggestion]:
+def _ranked(search_trials: Iterable[SearchTrial]) -> list[SearchTrial]:
     """Those that ended with a value and keep the constraints, best first."""
-    complete = (s for s in suggestions if s.state is WorkState.COMPLETE and s.value is not None)
+    complete = (s for s in search_trials if s.state is TaskState.COMPLETE and s.value is not None)
     feasible = (s for s in complete if not s.violation)
     return sorted(feasible, key=lambda s: ([-merit for merit in _merits(s)], s.number))
 
 
-def _merits(suggestion: Suggestion) -> list[float]:
+def _merits(search_trial: SearchTrial) -> list[float]:
     """Its objectives' values, the first one first, so signed that more is better."""
-    return [suggestion.value or 0.0, *(merit(name, value) for name, value in suggestion.further.items())]
+    return [search_trial.value or 0.0, *(merit(name, value) for name, value in search_trial.further.items())]
 
 
-def variant_rows(definition: Definition) -> list[Row]:
+def variant_rows(definition: Definition) -> list[ComparisonRow]:
     """The study's variants."""
     return [_row(definition, name, "variant", values, name) for name, values in definition.study.variants.items()]
 
 
-def finalist_rows(definition: Definition, finalists: Sequence[Suggestion]) -> list[Row]:
+def finalist_rows(definition: Definition, finalists: Sequence[SearchTrial]) -> list[ComparisonRow]:
     """The best trials of the search, run again on fresh seeds; a single one is named by what it learns from."""
     rows = []
-    for suggestion in finalists:
-        name = f"trial-{suggestion.number}"
+    for search_trial in finalists:
+        name = f"trial-{search_trial.number}"
         if len(finalists) == 1:
-            name = "hybrid" if _is_hybrid(changed(definition.base, suggestion.params)) else "best"
-        rows.append(_row(definition, name, "finalist", suggestion.params, f"trial-{suggestion.number}"))
+            name = "hybrid" if _is_hybrid(changed(definition.base, search_trial.params)) else "best"
+        rows.append(_row(definition, name, "finalist", search_trial.params, f"trial-{search_trial.number}"))
     return rows
 
 
-def control_rows(definition: Definition, champion: Suggestion) -> list[Row]:
+def control_rows(definition: Definition, champion: SearchTrial) -> list[ComparisonRow]:
     """What the best finalist is held against."""
     chosen, label = changed(definition.base, champion.params), f"trial-{champion.number}"
     return [
@@ -115,9 +115,9 @@ def control_rows(definition: Definition, champion: Suggestion) -> list[Row]:
     ]
 
 
-def comparison_pieces(definition: Definition, suggestions: Iterable[Suggestion]) -> Iterator[Piece]:
+def comparison_specs(definition: Definition, search_trials: Iterable[SearchTrial]) -> Iterator[TaskSpec]:
     """What the comparison at the end would build if the search ended now; before it has found anything, about that."""
-    finalists = finalists_of(suggestions, definition.study.num_finalists)
+    finalists = finalists_of(search_trials, definition.study.num_finalists)
     params = [finalist.params for finalist in finalists]
     params += [{}] * (definition.study.num_finalists - len(params))
     for number, values in enumerate(params):
@@ -127,7 +127,7 @@ def comparison_pieces(definition: Definition, suggestions: Iterable[Suggestion])
             rows += [{**values, **control} for control in controls_of(definition, chosen).values()]
         for row in rows:
             for seed in definition.study.seeds:
-                yield from pieces_of(definition.with_seed(row, seed))
+                yield from task_specs(definition.with_seed(row, seed))
 
 
 def best_finalist(rows: Sequence[RowSnapshot], objective: str) -> RowSnapshot | None:
@@ -164,27 +164,29 @@ def controls_of(definition: Definition, chosen: TrialConfig) -> dict[str, dict[s
     return controls
 
 
-def _row(definition: Definition, name: str, role: Role, values: dict[str, Any], label: str) -> Row:
+def _row(definition: Definition, name: str, role: Role, values: dict[str, Any], label: str) -> ComparisonRow:
     seeds = definition.study.seeds
     try:
         configs = tuple(definition.with_seed(values, seed) for seed in seeds)
     except ConfigError as error:
         raise ConfigError(f"{role} {name}: {error}") from error
-    keys = tuple(pieces_of(config)[-1].key for config in configs)
-    openings: tuple[str, ...] = ()
+    keys = tuple(task_specs(config)[-1].key for config in configs)
+    test_evaluations: tuple[str, ...] = ()
     if role != "variant" and definition.base.data.test is not None and definition.study.test_labels == "once":
-        openings = tuple(opening_piece(config).key for config in configs)
-    return Row(name, role, values, configs, keys, tuple(f"{label}-seed{seed}" for seed in seeds), openings)
+        test_evaluations = tuple(test_evaluation_spec(config).key for config in configs)
+    return ComparisonRow(
+        name, role, values, configs, keys, tuple(f"{label}-seed{seed}" for seed in seeds), test_evaluations
+    )
 
 
-def measured_by(key: str | None, works: Mapping[str, Work]) -> dict[str, float] | None:
-    """What a piece of work that is complete has measured; None for any other."""
-    work = None if key is None else works.get(key)
-    outcome = None if work is None else work.outcome
-    return outcome.metrics if outcome is not None and outcome.state is WorkState.COMPLETE else None
+def measured_by(key: str | None, tasks: Mapping[str, Task]) -> dict[str, float] | None:
+    """What a task that is complete has measured; None for any other."""
+    task = None if key is None else tasks.get(key)
+    outcome = None if task is None else task.outcome
+    return outcome.metrics if outcome is not None and outcome.state is TaskState.COMPLETE else None
 
 
-def summarise(row: Row, works: Mapping[str, Work], study: StudyConfig) -> RowSnapshot:
+def summarise(row: ComparisonRow, tasks: Mapping[str, Task], study: StudyConfig) -> RowSnapshot:
     """Mean and sample standard deviation of a row's finished students, for every metric that all of them have.
 
     Args:
@@ -192,9 +194,9 @@ def summarise(row: Row, works: Mapping[str, Work], study: StudyConfig) -> RowSna
         study: whose constraints the means keep, or miss.
     """
     metrics = [
-        found | (measured_by(opening, works) or {})
-        for key, opening in itertools.zip_longest(row.keys, row.openings)
-        if (found := measured_by(key, works)) is not None
+        found | (measured_by(opening, tasks) or {})
+        for key, opening in itertools.zip_longest(row.keys, row.test_evaluations)
+        if (found := measured_by(key, tasks)) is not None
     ]
     names = [name for name in (metrics[0] if metrics else {}) if all(name in found for found in metrics)]
     means = {name: statistics.fmean(found[name] for found in metrics) for name in names}
@@ -239,7 +241,7 @@ def _gain(finalist: RowSnapshot, other: RowSnapshot, metric: str) -> str:
     return text
 
 
-def rank_agreement(works: Iterable[Work]) -> tuple[float | None, int]:
+def rank_agreement(tasks: Iterable[Task]) -> tuple[float | None, int]:
     """Kendall's tau between agreement and validation accuracy over complete students, and over how many.
 
     Only students of one kind are paired: other images or another head set students far apart, any measure ranks those,
@@ -247,11 +249,11 @@ def rank_agreement(works: Iterable[Work]) -> tuple[float | None, int]:
     labels, or with fewer than three students, or where either does not vary.
     """
     kinds: dict[Any, list[tuple[float, float]]] = {}
-    for work in works:
-        metrics = work.outcome.metrics if work.outcome and work.outcome.state is WorkState.COMPLETE else {}
-        if work.piece.kind == "student" and {"agreement", "validation_accuracy"} <= metrics.keys():
+    for task in tasks:
+        metrics = task.outcome.metrics if task.outcome and task.outcome.state is TaskState.COMPLETE else {}
+        if task.spec.kind == "student" and {"agreement", "validation_accuracy"} <= metrics.keys():
             pair = metrics["agreement"], metrics["validation_accuracy"]
-            kinds.setdefault(_kind_of(work.piece.config), []).append(pair)
+            kinds.setdefault(_kind_of(task.spec.config), []).append(pair)
     groups = [pairs for pairs in kinds.values() if len(pairs) > 1]
     count = sum(map(len, groups))
     return (kendall_tau(groups) if count >= 3 else None), count

@@ -1,6 +1,6 @@
 """What a study will have built when it is over: how much of it is left, and what that takes. Torch-free.
 
-It rests on how long this study's own pieces of work took as soon as some have ended, before that on what stands in the
+It rests on how long this study's own tasks took as soon as some have ended, before that on what stands in the
 store, and where nothing does on a guess with wide bounds.
 """
 
@@ -19,14 +19,14 @@ from tune.planner.budget import HOUR, LIMITS, Account, Cost, cost_of
 from tune.planner.remaining import BUILT_BY, SHOWN, known_stages, num_users, unseen_stages
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
-from tune.study.states import WorkState
+from tune.study.states import TaskState
 
 NUM_WEIGHED = 3
 """So many artifacts of a stage are asked for their size."""
 
 
 @dataclass(frozen=True)
-class Row:
+class ForecastRow:
     """One kind of artifact.
 
     Attributes:
@@ -63,7 +63,7 @@ class Forecast:
     Attributes:
         rows: by stage.
         seconds: of work that is left, one after another.
-        clock_seconds: the same by the clock, as far as pieces of work can run side by side.
+        clock_seconds: the same by the clock, as far as tasks can run side by side.
         side: how many that is.
         cpus, gpus: held at once, at most.
         amounts: what is left by the names of a budget: `cpu_hours`, `gpu_hours`, `wall_hours`, `money`.
@@ -75,7 +75,7 @@ class Forecast:
         short_of: limits of the budget that do not suffice, or may not, in words.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ForecastRow, ...]
     seconds: Range
     clock_seconds: Range
     side: int
@@ -110,20 +110,20 @@ def forecast_of(state: StudyState, store: Store) -> Forecast:
     definition, pace = state.definition, _Pace(state, store)
     known, left = known_stages(state, store)
     unseen = unseen_stages(state)
-    rows: list[Row] = []
+    rows: list[ForecastRow] = []
     for name in SHOWN:
         stages = known[name]
         count = len(stages) + math.ceil(unseen[name].high)
         if count:
             missing = sum(left[name].values(), NOTHING) + unseen[name]
             stage = next(iter(stages.values()), None) or plan(definition.base)[name]
-            built = sum(pace.stands(stage) for stage in stages.values())
+            built = sum(pace.is_built(stage) for stage in stages.values())
             each = pace.range(stage) if missing.high else None
-            rows.append(Row(name, count, built, missing, each, pace.bytes_each(name)))
+            rows.append(ForecastRow(name, count, built, missing, each, pace.bytes_each(name)))
     seconds = sum((row.seconds for row in rows), NOTHING)
     side = max(1, min(definition.study.concurrency, math.ceil(sum(row.left.high for row in rows))))
     clock = _by_the_clock(state, rows, seconds, side)
-    spent = Account(state.roster.attempts()).spent(0.0)
+    spent = Account(state.task_table.attempts()).spent(0.0)
     amounts = _amounts(definition, seconds, clock)
     generation = next((row for row in rows if row.what == "generation"), None)
     users = num_users(state, unseen)
@@ -137,7 +137,7 @@ def forecast_of(state: StudyState, store: Store) -> Forecast:
         gpus=side * cost_of(definition.resources, 1.0).gpu_seconds,
         amounts=amounts,
         bytes_left=sum(row.left.high * row.bytes_each for row in rows),
-        num_unsuggested=0 if state.closed is not None else state.limit - len(state.suggestions),
+        num_unsuggested=0 if state.closed is not None else state.limit - len(state.search_trials),
         num_generators=generation.count if generation else 0,
         num_users=users,
         saved_seconds=max(0, users - generation.count) * each.expected if generation and each else 0.0,
@@ -156,17 +156,17 @@ class _Pace:
         self._made = set[str]()
         self._held: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
         self._own: defaultdict[str, list[str]] = defaultdict(list)  # stage name -> digests, a few
-        for work in state.works.values():
-            if work.outcome is None or work.outcome.state is not WorkState.COMPLETE:
+        for task in state.tasks.values():
+            if task.outcome is None or task.outcome.state is not TaskState.COMPLETE:
                 continue
-            self._made |= work.piece.makes
-            if work.piece.operations and not work.outcome.reused:
-                held = sum((a.ended or a.last_seen) - a.started for a in work.attempts)
-                self._held[work.piece.until].append((work.piece.operations, held))
-            if len(self._own[work.piece.until]) < NUM_WEIGHED:
-                self._own[work.piece.until].append(work.key)
-                for stage in plan(work.piece.config).values():
-                    if BUILT_BY.get(stage.name) == work.piece.until:
+            self._made |= task.spec.makes
+            if task.spec.operations and not task.outcome.reused:
+                held = sum((a.ended or a.last_seen) - a.started for a in task.attempts)
+                self._held[task.spec.until].append((task.spec.operations, held))
+            if len(self._own[task.spec.until]) < NUM_WEIGHED:
+                self._own[task.spec.until].append(task.key)
+                for stage in plan(task.spec.config).values():
+                    if BUILT_BY.get(stage.name) == task.spec.until:
                         self._own[stage.name].append(stage.digest)
 
     @cached_property
@@ -174,7 +174,7 @@ class _Pace:
         """Of the whole store: read only where the ledger has no answer."""
         return Costs.of(self._store, on_gpu=self._on_gpu)
 
-    def stands(self, stage: Stage) -> bool:
+    def is_built(self, stage: Stage) -> bool:
         """Whether it is built."""
         return stage.digest in self._made or self._store.find(stage.name, stage.digest) is not None
 
@@ -197,10 +197,10 @@ class _Pace:
     @property
     def basis(self) -> str:
         """What all this rests on."""
-        return self.costs.basis() if "costs" in vars(self) else "as this study's own pieces of work took"
+        return self.costs.basis() if "costs" in vars(self) else "as this study's own tasks took"
 
 
-def _by_the_clock(state: StudyState, rows: list[Row], seconds: Range, side: int) -> Range:
+def _by_the_clock(state: StudyState, rows: list[ForecastRow], seconds: Range, side: int) -> Range:
     """Side by side, but for what cannot be: a generator and its student, first in the search, then on a fresh seed."""
     each = {row.what: row.each or NOTHING for row in rows if row.left.high}
     rounds = 1.0 + (bool(state.definition.search) and not state.search_is_over())

@@ -1,7 +1,7 @@
 """What a study does next. All its decisions are here: without Ray, without torch, with the caller's clock.
 
-An engine asks `next_work`, runs it, and tells `on_start`, `on_report` and `on_end`; `verdict` says from memory whether
-a piece of work shall go on. Whatever is decided stands in the ledger before it is acted on, so a planner made anew over
+An engine asks `next_task`, runs it, and tells `on_start`, `on_report` and `on_end`; `verdict` says from memory whether
+a task shall go on. Whatever is decided stands in the ledger before it is acted on, so a planner made anew over
 the same ledger goes on where the last one was killed.
 """
 
@@ -13,13 +13,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tune.planner.budget import Account, Cost, Pace, cost_of, exhausted
-from tune.planner.comparison import comparison_pieces
+from tune.planner.comparison import comparison_specs
 from tune.planner.state import StudyState
 from tune.planner.suggest import propose
-from tune.study.messages import Diverged, Done, End, Failed, Finished, Lost, Report, Stopped, Wait
-from tune.study.states import WorkState
-from tune.study.suggestion import Suggestion
-from tune.study.task import Attempt, Outcome, Piece, Work
+from tune.study.messages import (
+    Done,
+    ProgressReport,
+    TaskDiverged,
+    TaskEnd,
+    TaskFailed,
+    TaskFinished,
+    TaskLost,
+    TaskStopped,
+    Wait,
+)
+from tune.study.search_trial import SearchTrial
+from tune.study.states import TaskState
+from tune.study.task import Attempt, Outcome, Task, TaskSpec
 
 LOST_WITHOUT_PROGRESS = 3
 """So many crashes at one point are the work's own fault, not its node's."""
@@ -37,14 +47,14 @@ LISTENS_SECONDS = 30.0
 """A longer time between two looks says nothing about what runs: the driver itself was held up, by its ledger say."""
 
 SEEN_EVERY_SECONDS = 15.0
-"""How often the ledger learns that a piece of work still lives."""
+"""How often the ledger learns that a task still lives."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Live:
-    """What a running piece of work told last; lost with the driver, and no decision rests on it.
+class RunningTask:
+    """What a running task told last; lost with the driver, and no decision rests on it.
 
     Attributes:
         stage, images, target_images, metrics, picture: of its reports.
@@ -78,23 +88,23 @@ class Planner:
     def __init__(self, state: StudyState, clock: Callable[[], float]) -> None:
         """Plans over a state; `clock` gives seconds since the epoch."""
         self.state = state
-        self.live: dict[str, Live] = {}
+        self.live: dict[str, RunningTask] = {}
         self.notes: list[str] = []
-        self.broken: Failed | None = None
+        self.broken: TaskFailed | None = None
         self._clock = clock
         self._now = -math.inf
         self._listened = self.now()
         self._drain_reason: str | None = None
         self._used_up: float | None = None  # when the budget was
-        self._account = Account(state.roster.attempts())
+        self._account = Account(state.task_table.attempts())
         self._pace = Pace()
         self._reserve_stand: tuple[int | None, int] | None = None
         self._reserved = Cost()
-        for work in state.works.values():
-            self._learn(work)
-        state.settle()
+        for task in state.tasks.values():
+            self._learn(task)
+        state.apply_outcomes()
 
-    def next_work(self, free: int) -> Work | Wait | Done:
+    def next_task(self, free: int) -> Task | Wait | Done:
         """What to start now.
 
         Args:
@@ -109,33 +119,33 @@ class Planner:
             return Wait() if self.live else Done(self._drain_reason)
         if free <= 0:
             return Wait()
-        work = self.state.backlog.first_ready(self.state.startable) or self._suggest_until_ready()
-        if work is None and self.state.finals.unopened():
+        task = self.state.task_queue.first_ready(self.state.startable) or self._suggest_until_ready()
+        if task is None and self.state.finals.untested():
             self.state.finals.open_test_labels(self.now())
-            work = self.state.backlog.first_ready(self.state.startable)
-        if work is None:
+            task = self.state.task_queue.first_ready(self.state.startable)
+        if task is None:
             return Wait() if self.live else Done("everything that was asked for has ended")
-        work.snapshots_at_images = self.state.backlog.shorter_lengths(work.piece)
-        self.live[work.key] = Live(target_images=work.piece.target_images)
-        self.state.backlog.start(work)
-        return work
+        task.snapshots_at_images = self.state.task_queue.shorter_lengths(task.spec)
+        self.live[task.key] = RunningTask(target_images=task.spec.target_images)
+        self.state.task_queue.start(task)
+        return task
 
     def is_over(self) -> bool:
         """Whether nothing is left to start or to wait for."""
         return not self.live and self.state.is_over()
 
-    def on_start(self, work: Work, node: str) -> None:
-        """A piece of work began to run on that host."""
-        now, live = self.now(), self.live[work.key]
-        since = work.attempts[-1].images_to if work.attempts else 0
+    def on_start(self, task: Task, node: str) -> None:
+        """A task began to run on that host."""
+        now, live = self.now(), self.live[task.key]
+        since = task.attempts[-1].images_to if task.attempts else 0
         resources = dict(self.state.definition.resources)
-        work.attempts.append(Attempt(node, resources, now, now, images_from=since, images_to=since))
-        live.attempt, live.written, live.images = len(work.attempts) - 1, now, since
-        self._account.open(work.attempts[-1])
-        self.state.ledger.set_attempt(work, live.attempt)
+        task.attempts.append(Attempt(node, resources, now, now, images_from=since, images_to=since))
+        live.attempt, live.written, live.images = len(task.attempts) - 1, now, since
+        self._account.open(task.attempts[-1])
+        self.state.ledger.set_attempt(task, live.attempt)
 
-    def on_report(self, key: str, report: Report) -> str | None:
-        """A running piece of work told something; the same report twice changes nothing.
+    def on_report(self, key: str, report: ProgressReport) -> str | None:
+        """A running task told something; the same report twice changes nothing.
 
         Returns:
             Its verdict, as `verdict`.
@@ -143,27 +153,27 @@ class Planner:
         live = self.live.get(key)
         if live is None:
             return None
-        work, now = self.state.works[key], self.now()
+        task, now = self.state.tasks[key], self.now()
         live.silent = 0.0
         if report.note:
-            self.notes.append(f"{work.label}: {report.note}")
+            self.notes.append(f"{task.label}: {report.note}")
         if report.generator is not None:
-            self.state.backlog.stands(report.generator)
+            self.state.task_queue.mark_built(report.generator)
         if report.stage is not None:
             same = report.stage == live.stage
             live.target_images = report.target_images or (live.target_images if same else None)
             live.stage, live.images = report.stage, report.images
         live.metrics |= report.metrics
         live.picture = report.picture or live.picture
-        if report.measured and report.images in work.rungs:
-            self._compare(work, report)
+        if report.measured and report.images in task.rungs:
+            self._compare(task, report)
         if live.attempt is not None:
-            attempt = work.attempts[live.attempt]
+            attempt = task.attempts[live.attempt]
             attempt.last_seen, attempt.images_to, attempt.stage = now, live.images, live.stage
         return self.verdict(key)
 
     def verdict(self, key: str) -> str | None:
-        """Why a running piece of work shall stop, or None if it shall go on; from memory."""
+        """Why a running task shall stop, or None if it shall go on; from memory."""
         live = self.live.get(key)
         if live is None:
             return self._drain_reason
@@ -187,10 +197,10 @@ class Planner:
         for key, live in self.live.items():
             if live.attempt is not None and now - live.written >= SEEN_EVERY_SECONDS:
                 live.written = now
-                self.state.ledger.set_attempt(self.state.works[key], live.attempt)
+                self.state.ledger.set_attempt(self.state.tasks[key], live.attempt)
 
-    def is_deaf(self, key: str) -> bool:
-        """Whether a piece of work was asked to stop and did not: its process is to be killed.
+    def must_kill(self, key: str) -> bool:
+        """Whether a task was asked to stop and did not: its process is to be killed.
 
         That is what hangs, and, once the budget is used up, whatever is in a stage that does not stop half-way.
         """
@@ -199,34 +209,36 @@ class Planner:
             return False
         return live.silent >= self._hung_seconds + OBEY_SECONDS or self._has_overdrawn()
 
-    def on_end(self, work: Work, end: End) -> None:
-        """A piece of work stopped running, for whatever reason. Told twice, the second time changes nothing."""
-        live = self.live.get(work.key)
+    def on_end(self, task: Task, end: TaskEnd) -> None:
+        """A task stopped running, for whatever reason. Told twice, the second time changes nothing."""
+        live = self.live.get(task.key)
         if live is None:
             return
         if live.attempt is None:
-            self.on_start(work, "(never started)")
-        if live.silent >= self._hung_seconds and isinstance(end, Stopped):
-            end = Lost(live.verdict or "hung", cpu_seconds=end.cpu_seconds)  # that it obeyed in the end is no excuse
-        elif isinstance(end, Lost) and not end.node_is_gone and self._has_overdrawn():
-            end = Stopped(end.reason, end.cpu_seconds)  # killed for the budget, which is no fault of its own
-        attempt = work.attempts[-1]
+            self.on_start(task, "(never started)")
+        if live.silent >= self._hung_seconds and isinstance(end, TaskStopped):
+            end = TaskLost(
+                live.verdict or "hung", cpu_seconds=end.cpu_seconds
+            )  # that it obeyed in the end is no excuse
+        elif isinstance(end, TaskLost) and not end.node_is_gone and self._has_overdrawn():
+            end = TaskStopped(end.reason, end.cpu_seconds)  # killed for the budget, which is no fault of its own
+        attempt = task.attempts[-1]
         attempt.ended = attempt.last_seen = self.now()
         self._account.close(attempt)
-        attempt.end, attempt.cpu_seconds = type(end).__name__.lower(), end.cpu_seconds
-        if isinstance(end, Lost) and end.node_is_gone:
+        attempt.end, attempt.cpu_seconds = end.word, end.cpu_seconds
+        if isinstance(end, TaskLost) and end.node_is_gone:
             attempt.end = "node lost"
-        self.state.ledger.set_attempt(work, len(work.attempts) - 1)
-        outcome = self._outcome(work, end)
-        if not isinstance(end, Diverged):
+        self.state.ledger.set_attempt(task, len(task.attempts) - 1)
+        outcome = self._outcome(task, end)
+        if not isinstance(end, TaskDiverged):
             # A rung's decision stands even where the student was done before it heard of it.
-            outcome = self.state.pruned_outcome(work) or outcome
-        del self.live[work.key]
-        self.state.backlog.release(work)
+            outcome = self.state.pruned_outcome(task) or outcome
+        del self.live[task.key]
+        self.state.task_queue.release(task)
         if outcome is not None:
-            self.state.roster.finish(work, outcome)
-            self._learn(work)
-        self.state.settle()
+            self.state.task_table.finish(task, outcome)
+            self._learn(task)
+        self.state.apply_outcomes()
 
     def drain(self, reason: str) -> None:
         """Start nothing more; what runs saves a checkpoint and stops."""
@@ -238,40 +250,40 @@ class Planner:
         return self._drain_reason
 
     @property
-    def best(self) -> Suggestion | None:
+    def best(self) -> SearchTrial | None:
         """The best complete suggestion so far."""
         return self.state.best
 
-    def _suggest_until_ready(self) -> Work | None:
+    def _suggest_until_ready(self) -> Task | None:
         """New suggestions, until one of them gives something to start or opens a generator that has to wait."""
         state = self.state
-        while state.closed is None and len(state.suggestions) < state.limit:
-            if state.backlog.has_waiting_build():
+        while state.closed is None and len(state.search_trials) < state.limit:
+            if state.task_queue.has_waiting_build():
                 return None
             self._suggest()
-            work = state.backlog.first_ready()
-            if work is not None:
-                return work
+            task = state.task_queue.first_ready()
+            if task is not None:
+                return task
         return None
 
     def _suggest(self) -> None:
         proposal = propose(self.state)
         self.state.suggest(proposal.params, proposal.leader, proposal.why, proposal.point)
 
-    def _compare(self, work: Work, report: Report) -> None:
+    def _compare(self, task: Task, report: ProgressReport) -> None:
         """ASHA at exactly this rung's images, once; the decision is stored before it is acted on."""
-        assert work.trial is not None, work.label
-        suggestion = self.state.suggestions[work.trial]
-        if report.images not in suggestion.rungs:
-            self.state.decide(suggestion, report.images, report.metrics["agreement"])
-        dropped = self.state.pruned_outcome(work)
+        assert task.trial is not None, task.label
+        search_trial = self.state.search_trials[task.trial]
+        if report.images not in search_trial.rungs:
+            self.state.decide(search_trial, report.images, report.metrics["agreement"])
+        dropped = self.state.pruned_outcome(task)
         if dropped is not None:
-            self.live[work.key].verdict = dropped.reason
+            self.live[task.key].verdict = dropped.reason
 
-    def _learn(self, work: Work) -> None:
-        """How long a piece of work takes, once it has been built here."""
-        if work.outcome is not None and work.outcome.state is WorkState.COMPLETE and not work.outcome.reused:
-            self._pace.learn(work.piece, sum((a.ended or a.last_seen) - a.started for a in work.attempts))
+    def _learn(self, task: Task) -> None:
+        """How long a task takes, once it has been built here."""
+        if task.outcome is not None and task.outcome.state is TaskState.COMPLETE and not task.outcome.reused:
+            self._pace.learn(task.spec, sum((a.ended or a.last_seen) - a.started for a in task.attempts))
 
     @property
     def _hung_seconds(self) -> float:
@@ -279,7 +291,7 @@ class Planner:
         return math.inf if minutes is None else 60 * minutes
 
     def _watch_hung(self, now: float) -> None:
-        """Asks what has told nothing for too long to stop; whether it obeys, `is_deaf` says."""
+        """Asks what has told nothing for too long to stop; whether it obeys, `must_kill` says."""
         passed, self._listened = min(now - self._listened, LISTENS_SECONDS), now
         for key, live in self.live.items():
             live.silent += passed if live.attempt is not None else 0.0
@@ -287,7 +299,7 @@ class Planner:
                 minutes = self.state.definition.study.hung_after_minutes
                 live.verdict = f"hung: it told nothing for {minutes:g} min"
                 self.notes.append(
-                    f"{self.state.works[key].label}: {live.verdict} (study.hung_after_minutes); it is stopped, and "
+                    f"{self.state.tasks[key].label}: {live.verdict} (study.hung_after_minutes); it is stopped, and "
                     f"goes on from its last checkpoint"
                 )
 
@@ -315,56 +327,56 @@ class Planner:
         stand = best.number if best else None, self._pace.num_learnt
         if stand != self._reserve_stand:
             self._reserve_stand = stand
-            pieces = {piece.key: piece for piece in comparison_pieces(definition, self.state.suggestions)}
-            seconds = sum(self._pace.seconds(piece) or 0.0 for piece in pieces.values())
+            specs = {spec.key: spec for spec in comparison_specs(definition, self.state.search_trials)}
+            seconds = sum(self._pace.seconds(spec) or 0.0 for spec in specs.values())
             side = max(1, definition.study.concurrency)
             self._reserved = cost_of(dict(definition.resources), seconds) + Cost(wall_seconds=seconds / side)
         return self._reserved
 
-    def _outcome(self, work: Work, end: End) -> Outcome | None:
+    def _outcome(self, task: Task, end: TaskEnd) -> Outcome | None:
         """What an end means for good; None if the work goes on later."""
         match end:
-            case Finished(metrics, reused):
-                state, reason = self._judge(work.piece, metrics)
+            case TaskFinished(metrics, reused):
+                state, reason = self._judge(task.spec, metrics)
                 return Outcome(state, reason, metrics, reused)
-            case Diverged(reason):
-                return Outcome(WorkState.DIVERGED, reason)
-            case Failed(reason, None):
-                return Outcome(WorkState.FAILED, reason)
-            case Failed(reason):
+            case TaskDiverged(reason):
+                return Outcome(TaskState.DIVERGED, reason)
+            case TaskFailed(reason, None):
+                return Outcome(TaskState.FAILED, reason)
+            case TaskFailed(reason):
                 self.broken = end
-                self.drain(f"{work.label}: {reason}")
+                self.drain(f"{task.label}: {reason}")
                 return None
-            case Lost(reason):
-                return self._lost(work, reason)
-            case Stopped():
+            case TaskLost(reason):
+                return self._lost(task, reason)
+            case TaskStopped():
                 return None
 
-    def _judge(self, piece: Piece, metrics: dict[str, float]) -> tuple[WorkState, str | None]:
-        if piece.kind == "student":
+    def _judge(self, spec: TaskSpec, metrics: dict[str, float]) -> tuple[TaskState, str | None]:
+        if spec.kind == "student":
             missing = self.state.definition.study.unmeasured(metrics)
             if missing is not None:
-                return WorkState.FAILED, f"its {missing} is not a number"
-        if piece.until == "synthesis":
+                return TaskState.FAILED, f"its {missing} is not a number"
+        if spec.until == "synthesis":
             classes = metrics.get("generator.effective_classes", math.nan)
-            asked = metrics.get("generator.asked_classes", piece.config.data.num_classes)
+            asked = metrics.get("generator.asked_classes", spec.config.data.num_classes)
             if not classes >= asked / 3:
-                return WorkState.COLLAPSED, (
+                return TaskState.COLLAPSED, (
                     f"exp(entropy) of its images' classes is {classes:.1f}, below the gate of {asked / 3:.1f}, a third "
                     f"of the {asked:.0f} classes that the collected images have"
                 )
-        return WorkState.COMPLETE, None
+        return TaskState.COMPLETE, None
 
-    def _lost(self, work: Work, reason: str) -> Outcome | None:
+    def _lost(self, task: Task, reason: str) -> Outcome | None:
         """A failure for good, once its own process has died too often; a node that went away does not count."""
-        own = [attempt for attempt in work.attempts if attempt.end != "node lost"]
+        own = [attempt for attempt in task.attempts if attempt.end != "node lost"]
         last = own[-LOST_WITHOUT_PROGRESS:]
         stuck = len(last) == LOST_WITHOUT_PROGRESS and all(
             attempt.end == "lost" and attempt.images_to == last[0].images_to for attempt in last
         )
         in_all = sum(attempt.end == "lost" for attempt in own)
-        if work.attempts[-1].end == "node lost" or (not stuck and in_all < LOST_IN_ALL):
-            _log.warning("%s: lost (%s); it goes on from its last checkpoint", work.label, reason)
+        if task.attempts[-1].end == "node lost" or (not stuck and in_all < LOST_IN_ALL):
+            _log.warning("%s: lost (%s); it goes on from its last checkpoint", task.label, reason)
             return None
         where = f"{LOST_WITHOUT_PROGRESS} times at one point" if stuck else f"{in_all} times"
-        return Outcome(WorkState.FAILED, f"lost {where}: {reason}")
+        return Outcome(TaskState.FAILED, f"lost {where}: {reason}")

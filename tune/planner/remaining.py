@@ -11,7 +11,7 @@ from tune.planner.comparison import controls_of
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
 from tune.study.search_space import changed
-from tune.study.task import Work
+from tune.study.task import Task
 
 SHOWN = ("teacher", "collection", "generation", "distillation")
 """Stages that a plan counts; the others cost next to nothing beside them."""
@@ -22,7 +22,7 @@ BUILT_BY = {
     "generation": "synthesis",
     "distillation": "evaluation",
 }
-"""Stage -> the piece of work that builds it, by its last stage."""
+"""Stage -> the task that builds it, by its last stage."""
 
 
 def known_stages(state: StudyState, store: Store) -> tuple[dict[str, dict[str, Stage]], dict[str, dict[str, Range]]]:
@@ -30,31 +30,31 @@ def known_stages(state: StudyState, store: Store) -> tuple[dict[str, dict[str, S
     known: dict[str, dict[str, Stage]] = {name: {} for name in SHOWN}
     left: dict[str, dict[str, Range]] = {name: {} for name in SHOWN}
     startable = state.startable
-    if not state.works:
+    if not state.tasks:
         collects = any(path.startswith("collection.") for path in state.definition.space.upstream)
         for name in ("teacher",) if collects else ("teacher", "collection"):
             stage = plan(state.definition.base)[name]
             known[name][stage.digest] = stage
             if store.find(stage.name, stage.digest) is None:
                 left[name][stage.digest] = Range(1.0, 1.0, 1.0)
-    for key in state.backlog.wanted:
-        work = state.works[key]
-        is_left = work.outcome is None and (startable is None or work.key in startable)
-        for stage in plan(work.piece.config).values():
+    for key in state.task_queue.wanted:
+        task = state.tasks[key]
+        is_left = task.outcome is None and (startable is None or task.key in startable)
+        for stage in plan(task.spec.config).values():
             if stage.name not in known:
                 continue
             known[stage.name][stage.digest] = stage
-            is_own = BUILT_BY[stage.name] == work.piece.until
+            is_own = BUILT_BY[stage.name] == task.spec.until
             if is_left and is_own and store.find(stage.name, stage.digest) is None:
-                left[stage.name][stage.digest] = _left_of(work, stage, state.definition)
+                left[stage.name][stage.digest] = _left_of(task, stage, state.definition)
     return known, left
 
 
-def _left_of(work: Work, stage: Stage, definition: Definition) -> Range:
-    """Of one piece of work: all of it, but for what its attempts have done and pruning is expected to save."""
-    attempt, target = (work.attempts[-1] if work.attempts else None), work.piece.target_images
+def _left_of(task: Task, stage: Stage, definition: Definition) -> Range:
+    """Of one task: all of it, but for what its attempts have done and pruning is expected to save."""
+    attempt, target = (task.attempts[-1] if task.attempts else None), task.spec.target_images
     done = attempt.images_to / target if attempt and target and attempt.stage == stage.name else 0.0
-    likely = max(0.0, (_pruned_share(definition) if work.rungs else 1.0) - done)
+    likely = max(0.0, (_pruned_share(definition) if task.rungs else 1.0) - done)
     return Range(likely, likely, max(0.0, 1 - done))
 
 
@@ -77,8 +77,8 @@ def unseen_stages(state: StudyState) -> dict[str, Range]:
     definition, study = state.definition, state.definition.study
     if state.is_over():
         return dict.fromkeys(SHOWN, NOTHING)
-    students = 0 if state.closed is not None else state.limit - len(state.suggestions)
-    groups = max(0, _num_groups(definition) - len({suggestion.group for suggestion in state.suggestions}))
+    students = 0 if state.closed is not None else state.limit - len(state.search_trials)
+    groups = max(0, _num_groups(definition) - len({search_trial.group for search_trial in state.search_trials}))
     groups = min(groups, students)
     generators, compared = groups * definition.base.uses_generator, 0
     if definition.limit and not any(row.role == "control" for row in state.rows):
@@ -106,8 +106,8 @@ def num_users(state: StudyState, unseen: dict[str, Range]) -> int:
     definition = state.definition
     known = {
         key
-        for key in state.backlog.wanted
-        if (piece := state.works[key].piece).kind == "student" and piece.config.uses_generator
+        for key in state.task_queue.wanted
+        if (spec := state.tasks[key].spec).kind == "student" and spec.config.uses_generator
     }
     if not definition.base.uses_generator:
         return len(known)

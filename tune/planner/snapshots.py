@@ -10,25 +10,25 @@ from typing import Any
 from hidfd.config.schema import TrialConfig
 from tune.planner.budget import Account, Cost, cost_of, exhausted
 from tune.planner.comparison import front_of, measured_by, rank_agreement, summarise, verdict_of
-from tune.planner.planner import STOP_SECONDS, Live
+from tune.planner.planner import STOP_SECONDS, RunningTask
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
+from tune.study.search_trial import SearchTrial
 from tune.study.snapshot import (
     AttemptSnapshot,
-    OpeningSnapshot,
     RungSnapshot,
     StudySnapshot,
+    TaskSnapshot,
+    TestEvaluationSnapshot,
     TrialSnapshot,
-    WorkSnapshot,
 )
-from tune.study.states import WorkState
-from tune.study.suggestion import Suggestion
-from tune.study.task import Work
+from tune.study.states import TaskState
+from tune.study.task import Task
 
 
 def snapshot_of(
     state: StudyState,
-    live: Mapping[str, Live] | None = None,
+    live: Mapping[str, RunningTask] | None = None,
     notes: Sequence[str] = (),
     stopping: str | None = None,
 ) -> StudySnapshot:
@@ -43,11 +43,13 @@ def snapshot_of(
     definition = state.definition
     live = live or {}
     study = definition.study
-    rows = tuple(summarise(row, state.works, study) for row in state.rows)
-    openings = {key: opening for row in state.rows for key, opening in zip(row.keys, row.openings, strict=False)}
+    rows = tuple(summarise(row, state.tasks, study) for row in state.rows)
+    test_evaluations = {
+        key: opening for row in state.rows for key, opening in zip(row.keys, row.test_evaluations, strict=False)
+    }
     best = state.best
-    spent = Account(state.roster.attempts()).spent(0.0)  # until each attempt was last heard of
-    tau, tau_count = rank_agreement(state.works.values())
+    spent = Account(state.task_table.attempts()).spent(0.0)  # until each attempt was last heard of
+    tau, tau_count = rank_agreement(state.tasks.values())
     return StudySnapshot(
         name=definition.name,
         file=definition.file,
@@ -58,22 +60,22 @@ def snapshot_of(
         config=_resolved(definition),
         trials=tuple(
             TrialSnapshot(
-                number=suggestion.number,
-                params=suggestion.params,
-                group=suggestion.group,
-                key=suggestion.work[-1] if suggestion.work else None,
-                state=_state_of(suggestion, state),
-                reason=suggestion.reason,
-                value=suggestion.value,
-                why=suggestion.why,
-                feasible=not suggestion.violation,
+                number=search_trial.number,
+                params=search_trial.params,
+                group=search_trial.group,
+                key=search_trial.task[-1] if search_trial.task else None,
+                state=_state_of(search_trial, state),
+                reason=search_trial.reason,
+                value=search_trial.value,
+                why=search_trial.why,
+                feasible=not search_trial.violation,
             )
-            for suggestion in state.suggestions
+            for search_trial in state.search_trials
         ),
-        works=tuple(
-            _work(work, state, live.get(key), measured_by(openings.get(key), state.works) or {})
-            for key, work in sorted(state.works.items(), key=lambda item: item[1].number)
-            if key in state.backlog.wanted
+        tasks=tuple(
+            _task(task, state, live.get(key), measured_by(test_evaluations.get(key), state.tasks) or {})
+            for key, task in sorted(state.tasks.items(), key=lambda item: item[1].number)
+            if key in state.task_queue.wanted
         ),
         rows=rows,
         best=best.number if best else None,
@@ -81,15 +83,17 @@ def snapshot_of(
         rank_agreement_count=tau_count,
         verdict=verdict_of(rows, definition.study.objective),
         undone=_undone(state, spent),
-        finished=not state.backlog.running and state.is_over(),
+        finished=not state.task_queue.running and state.is_over(),
         folder=str(definition.folder),
         tracking=definition.tracking,
-        cpu_seconds=sum(attempt.cpu_seconds or 0.0 for attempt in state.roster.attempts()),
+        cpu_seconds=sum(attempt.cpu_seconds or 0.0 for attempt in state.task_table.attempts()),
         notes=tuple(notes),
         stopping=stopping,
         spent=spent.amounts(study.budget),
-        openings=tuple(OpeningSnapshot(o["when"], tuple(o["students"])) for o in state.finals.openings),
-        front=tuple(found.number for found in front_of(state.suggestions)) if study.further_objectives else (),
+        test_evaluations=tuple(
+            TestEvaluationSnapshot(o["when"], tuple(o["students"])) for o in state.finals.test_evaluations
+        ),
+        front=tuple(found.number for found in front_of(state.search_trials)) if study.further_objectives else (),
     )
 
 
@@ -103,47 +107,47 @@ def _undone(state: StudyState, spent: Cost) -> str | None:
         cut = f"the budget is used up ({used_up})"
     else:
         return None
-    ended = sum(suggestion.state.is_final for suggestion in state.suggestions)
+    ended = sum(search_trial.state.is_final for search_trial in state.search_trials)
     return f"{cut}; {ended} of {state.limit} students have ended; raise study.budget, and the same command goes on"
 
 
-def _state_of(suggestion: Suggestion, state: StudyState) -> WorkState:
+def _state_of(search_trial: SearchTrial, state: StudyState) -> TaskState:
     """Its own once it has ended: where it failed, its student may have been tried again for a later one."""
-    if suggestion.state.is_final or not suggestion.work:
-        return suggestion.state
-    return state.of(suggestion.work[-1])
+    if search_trial.state.is_final or not search_trial.task:
+        return search_trial.state
+    return state.of(search_trial.task[-1])
 
 
-def _work(work: Work, state: StudyState, live: Live | None, tested: dict[str, float]) -> WorkSnapshot:
-    piece, outcome = work.piece, work.outcome
+def _task(task: Task, state: StudyState, live: RunningTask | None, tested: dict[str, float]) -> TaskSnapshot:
+    spec, outcome = task.spec, task.outcome
     metrics = (outcome.metrics if outcome else live.metrics if live else {}) | tested
     objective = state.definition.study.objective
-    value = metrics.get(objective) if outcome and piece.kind == "student" else None
-    rungs = state.suggestions[work.trial].rungs if work.trial is not None and work.rungs else {}
-    folder = state.definition.folder / work.label
-    images = live.images if live else work.attempts[-1].images_to if work.attempts else 0
-    return WorkSnapshot(
-        number=work.number,
-        key=work.key,
-        kind=piece.kind,
-        until=piece.until,
-        role=work.role,
-        label=work.label,
-        trial=work.trial,
-        seed=piece.seed,
-        params=work.params,
-        needs=piece.needs,
-        state=state.of(work.key),
+    value = metrics.get(objective) if outcome and spec.kind == "student" else None
+    rungs = state.search_trials[task.trial].rungs if task.trial is not None and task.rungs else {}
+    folder = state.definition.folder / task.label
+    images = live.images if live else task.attempts[-1].images_to if task.attempts else 0
+    return TaskSnapshot(
+        number=task.number,
+        key=task.key,
+        kind=spec.kind,
+        until=spec.until,
+        role=task.role,
+        label=task.label,
+        trial=task.trial,
+        seed=spec.seed,
+        params=task.params,
+        needs=spec.needs,
+        state=state.of(task.key),
         reason=outcome.reason if outcome else None,
-        stage=live.stage if live else work.attempts[-1].stage if work.attempts else None,
+        stage=live.stage if live else task.attempts[-1].stage if task.attempts else None,
         images=images,
-        target_images=live.target_images if live else piece.target_images,
+        target_images=live.target_images if live else spec.target_images,
         metrics=metrics,
         value=value,
         value_error=_error_of(value, metrics, objective),
         rungs=tuple(RungSnapshot(images, **vars(decision)) for images, decision in sorted(rungs.items())),
         reused=outcome.reused if outcome else False,
-        seconds=sum((attempt.ended or attempt.last_seen) - attempt.started for attempt in work.attempts),
+        seconds=sum((attempt.ended or attempt.last_seen) - attempt.started for attempt in task.attempts),
         attempts=tuple(
             AttemptSnapshot(
                 number=number,
@@ -157,7 +161,7 @@ def _work(work: Work, state: StudyState, live: Live | None, tested: dict[str, fl
                 end=attempt.end,
                 cpu_seconds=attempt.cpu_seconds,
             )
-            for number, attempt in enumerate(work.attempts)
+            for number, attempt in enumerate(task.attempts)
         ),
         folder=str(folder),
         picture=live.picture if live and live.picture else _newest_picture(folder),

@@ -11,25 +11,25 @@ from typing import Any
 
 from hidfd.errors import ConfigError
 from tune.ledger.ledger import Ledger
-from tune.planner.comparison import Row, best_of
-from tune.planner.final_evaluation import Finals
-from tune.planner.task_queue import Backlog
-from tune.planner.task_table import Roster
+from tune.planner.comparison import ComparisonRow, best_of
+from tune.planner.final_evaluation import FinalEvaluation
+from tune.planner.task_queue import TaskQueue
+from tune.planner.task_table import TaskTable
 from tune.study.asha import Rung, decide
 from tune.study.definition import Definition, differences
 from tune.study.search_space import changed
-from tune.study.states import WorkState
-from tune.study.suggestion import Suggestion
-from tune.study.task import Outcome, Work
+from tune.study.search_trial import SearchTrial
+from tune.study.states import TaskState
+from tune.study.task import Outcome, Task
 
 
 class StudyState:
-    """Suggestions of one study, over its pieces of work (`tune.planner.task_table`) and its comparisons
+    """Suggestions of one study, over its tasks (`tune.planner.task_table`) and its comparisons
     (`tune.planner.final_evaluation`).
 
     Attributes:
         suggestions: of the search, in order.
-        roster: its pieces of work.
+        roster: its tasks.
         rungs: student images -> what was shown there.
         finals: what is compared once the search is over.
         closed: why the search has ended before it was complete; None if it has not.
@@ -54,40 +54,40 @@ class StudyState:
         """
         self.definition = definition
         self.ledger = ledger
-        self.suggestions: list[Suggestion] = []
+        self.search_trials: list[SearchTrial] = []
         self.rungs: defaultdict[int, Rung] = defaultdict(Rung)
         self.closed: str | None = None
-        self.best: Suggestion | None = None
-        self._open: dict[int, Suggestion] = {}  # those that have not ended
-        self._asking: dict[str, list[Suggestion]] = {}  # key of a student -> those that have not ended and share it
-        self._failed: list[Suggestion] = []
+        self.best: SearchTrial | None = None
+        self._open: dict[int, SearchTrial] = {}  # those that have not ended
+        self._asking: dict[str, list[SearchTrial]] = {}  # key of a student -> those that have not ended and share it
+        self._failed: list[SearchTrial] = []
         self._made_again: set[int] = set()  # numbers of those that failed, and stand once more
         self._group_sizes: Counter[int] = Counter()
         self._num_points = 0
         self._check_identity()
         ledger.repair()
-        self.roster = Roster(ledger, is_driven=is_driven, tries_again=tries_again)
-        self.finals = Finals(definition, ledger, self.roster)
+        self.task_table = TaskTable(ledger, is_driven=is_driven, tries_again=tries_again)
+        self.finals = FinalEvaluation(definition, ledger, self.task_table)
         self._recover()
         if tries_again:
             self._retry_failed()
 
     @property
-    def backlog(self) -> Backlog:
-        """Its pieces of work, and quick answers about them."""
-        return self.roster.backlog
+    def task_queue(self) -> TaskQueue:
+        """Its tasks, and quick answers about them."""
+        return self.task_table.task_queue
 
     @property
-    def works(self) -> dict[str, Work]:
-        """Every piece of work by key."""
-        return self.roster.works
+    def tasks(self) -> dict[str, Task]:
+        """Every task by key."""
+        return self.task_table.tasks
 
-    def of(self, key: str) -> WorkState:
-        """Where a piece of work stands."""
-        return self.roster.of(key)
+    def of(self, key: str) -> TaskState:
+        """Where a task stands."""
+        return self.task_table.of(key)
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ComparisonRow]:
         """Comparisons asked for by now."""
         return self.finals.rows
 
@@ -99,26 +99,28 @@ class StudyState:
     @property
     def num_learnt_from(self) -> int:
         """Suggestions that samplers learn from: those that have ended, but for failures."""
-        return len(self.suggestions) - len(self._open) - len(self._failed)
+        return len(self.search_trials) - len(self._open) - len(self._failed)
 
     @property
     def next_point(self) -> int | None:
         """Which of `study.points` has not been suggested yet; None if all have."""
         return self._num_points if self._num_points < len(self.definition.study.points) else None
 
-    def size_of_group(self, leader: Suggestion) -> int:
+    def size_of_group(self, leader: SearchTrial) -> int:
         """How many suggestions share its upstream parameters, itself counted."""
         return self._group_sizes[leader.number]
 
     def is_over(self) -> bool:
         """Whether nothing is left to suggest, to start or to wait for."""
         return (
-            not self.backlog.unfinished(among=self.startable) and self.search_is_over() and not self.finals.unopened()
+            not self.task_queue.unfinished(among=self.startable)
+            and self.search_is_over()
+            and not self.finals.untested()
         )
 
     @property
     def startable(self) -> set[str] | None:
-        """Keys of the pieces of work that may start; None for any."""
+        """Keys of the tasks that may start; None for any."""
         return None if self.closed is None else self.finals.keys
 
     def close_search(self, reason: str) -> None:
@@ -128,17 +130,17 @@ class StudyState:
         """
         self.closed = reason
         self.ledger.set_closed({"reason": reason, "budget": self._budget()})
-        self.settle()
+        self.apply_outcomes()
 
     def suggest(
         self,
         params: dict[str, Any],
-        leader: Suggestion | None,
+        leader: SearchTrial | None,
         why: str = "",
         point: int | None = None,
         retries: int | None = None,
     ) -> None:
-        """Takes in a new suggestion, with its pieces of work.
+        """Takes in a new suggestion, with its tasks.
 
         Args:
             params: dotted path -> value.
@@ -147,46 +149,46 @@ class StudyState:
             point: which of `study.points` it tries, if one.
             retries: number of the suggestion that failed and that it makes again, if one.
         """
-        number = len(self.suggestions)
-        suggestion = Suggestion(number, params, leader.number if leader else number, why, point, retries)
+        number = len(self.search_trials)
+        search_trial = SearchTrial(number, params, leader.number if leader else number, why, point, retries)
         distributions = self.definition.space.distributions
-        self.ledger.add_suggestion(suggestion, {path: distributions[path] for path in params})
-        self._take_in(suggestion)
-        self._plan_suggestion(suggestion)
-        self.settle()
+        self.ledger.add_search_trial(search_trial, {path: distributions[path] for path in params})
+        self._take_in(search_trial)
+        self._plan_search_trial(search_trial)
+        self.apply_outcomes()
 
-    def settle(self) -> None:
+    def apply_outcomes(self) -> None:
         """Everything that follows from what has ended: suggestions, finalists."""
-        ended, self.roster.ended = self.roster.ended, []
+        ended, self.task_table.ended = self.task_table.ended, []
         for key in ended:
-            outcome = self.works[key].outcome
+            outcome = self.tasks[key].outcome
             if outcome is not None:
-                for suggestion in self._asking.pop(key, []):
-                    self._finish_suggestion(suggestion, outcome)
-        self.finals.plan(self.suggestions, self.best, is_over=self.search_is_over())
+                for search_trial in self._asking.pop(key, []):
+                    self._finish_search_trial(search_trial, outcome)
+        self.finals.plan(self.search_trials, self.best, is_over=self.search_is_over())
 
-    def decide(self, suggestion: Suggestion, images: int, value: float) -> None:
+    def decide(self, search_trial: SearchTrial, images: int, value: float) -> None:
         """Compares a student at a rung, and writes the decision before anyone acts on it."""
-        rung, student = self.rungs[images], suggestion.work[-1]
+        rung, student = self.rungs[images], search_trial.task[-1]
         factor = self.definition.study.pruner.reduction_factor
-        suggestion.rungs[images] = decide(value, rung.others(student), factor)
+        search_trial.rungs[images] = decide(value, rung.others(student), factor)
         rung.add(student, value)
-        self.ledger.set_rungs(suggestion)
+        self.ledger.set_rungs(search_trial)
 
-    def pruned_outcome(self, work: Work) -> Outcome | None:
+    def pruned_outcome(self, task: Task) -> Outcome | None:
         """The end of a student that a rung has decided against; None if none has."""
-        if work.trial is None or not work.rungs:
+        if task.trial is None or not task.rungs:
             return None
-        suggestion = self.suggestions[work.trial]
-        dropped = [images for images, decision in suggestion.rungs.items() if not decision.kept]
+        search_trial = self.search_trials[task.trial]
+        dropped = [images for images, decision in search_trial.rungs.items() if not decision.kept]
         if not dropped:
             return None
-        decision = suggestion.rungs[dropped[0]]
+        decision = search_trial.rungs[dropped[0]]
         reason = (
             f"pruned at {dropped[0]:,} images: agreement {100 * decision.value:.1f} %, "
             f"{decision.num_better} of {decision.num_others} others did better there"
         )
-        return Outcome(WorkState.PRUNED, reason, {"agreement": decision.value})
+        return Outcome(TaskState.PRUNED, reason, {"agreement": decision.value})
 
     def _check_identity(self) -> None:
         identity, known = self.definition.identity(), self.ledger.identity
@@ -208,100 +210,100 @@ class StudyState:
         closed = self.ledger.closed
         if closed is not None and closed["budget"] == self._budget():
             self.closed = closed["reason"]
-        for suggestion in self.ledger.suggestions():
-            self._take_in(suggestion)
-            is_planned = bool(suggestion.work) and all(key in self.works for key in suggestion.work)
-            if not suggestion.state.is_final and not is_planned:
-                self._plan_suggestion(suggestion)
-            elif not suggestion.state.is_final:
-                self._await_student(suggestion)
-            self.backlog.want(suggestion.work)
-        for work in list(self.works.values()):
-            dropped = self.pruned_outcome(work)
-            if work.outcome is None and dropped is not None:
-                self.roster.finish(work, dropped)
+        for search_trial in self.ledger.search_trials():
+            self._take_in(search_trial)
+            is_planned = bool(search_trial.task) and all(key in self.tasks for key in search_trial.task)
+            if not search_trial.state.is_final and not is_planned:
+                self._plan_search_trial(search_trial)
+            elif not search_trial.state.is_final:
+                self._await_student(search_trial)
+            self.task_queue.want(search_trial.task)
+        for task in list(self.tasks.values()):
+            dropped = self.pruned_outcome(task)
+            if task.outcome is None and dropped is not None:
+                self.task_table.finish(task, dropped)
             else:
-                self.roster.finish_dependents(work)
-        self.settle()
+                self.task_table.finish_dependents(task)
+        self.apply_outcomes()
 
-    def _take_in(self, suggestion: Suggestion) -> None:
-        self.suggestions.append(suggestion)
-        self._group_sizes[suggestion.group] += 1
-        self._num_points += suggestion.point is not None
-        if suggestion.retries is not None:
-            self._made_again.add(suggestion.retries)
-        for images, decision in suggestion.rungs.items():
-            self.rungs[images].add(suggestion.work[-1], decision.value)
-        if suggestion.state.is_final:
-            self._has_ended(suggestion)
+    def _take_in(self, search_trial: SearchTrial) -> None:
+        self.search_trials.append(search_trial)
+        self._group_sizes[search_trial.group] += 1
+        self._num_points += search_trial.point is not None
+        if search_trial.retries is not None:
+            self._made_again.add(search_trial.retries)
+        for images, decision in search_trial.rungs.items():
+            self.rungs[images].add(search_trial.task[-1], decision.value)
+        if search_trial.state.is_final:
+            self._has_ended(search_trial)
         else:
-            self._open[suggestion.number] = suggestion
+            self._open[search_trial.number] = search_trial
 
-    def _has_ended(self, suggestion: Suggestion) -> None:
-        self._open.pop(suggestion.number, None)
-        self.best = best_of([s for s in (self.best, suggestion) if s is not None])
-        if suggestion.state is WorkState.FAILED:
-            self._failed.append(suggestion)
+    def _has_ended(self, search_trial: SearchTrial) -> None:
+        self._open.pop(search_trial.number, None)
+        self.best = best_of([s for s in (self.best, search_trial) if s is not None])
+        if search_trial.state is TaskState.FAILED:
+            self._failed.append(search_trial)
 
     def _retry_failed(self) -> None:
-        for suggestion in list(self._failed):
-            if suggestion.work and suggestion.number not in self._made_again:
-                for key in suggestion.work:
-                    if self.of(key) is WorkState.FAILED:
-                        self.backlog.unwant(key)
-                leader, why = self.suggestions[suggestion.group], f"trial {suggestion.number} again, which failed"
-                self.suggest(dict(suggestion.params), leader, why, retries=suggestion.number)
+        for search_trial in list(self._failed):
+            if search_trial.task and search_trial.number not in self._made_again:
+                for key in search_trial.task:
+                    if self.of(key) is TaskState.FAILED:
+                        self.task_queue.unwant(key)
+                leader, why = self.search_trials[search_trial.group], f"trial {search_trial.number} again, which failed"
+                self.suggest(dict(search_trial.params), leader, why, retries=search_trial.number)
 
-    def _plan_suggestion(self, suggestion: Suggestion) -> None:
+    def _plan_search_trial(self, search_trial: SearchTrial) -> None:
         """Writes the pieces of a suggestion, those that are not there already, and then their keys."""
         try:
-            params = self.definition.settings_of(suggestion.params, suggestion.group)
+            params = self.definition.settings_of(search_trial.params, search_trial.group)
             config = changed(self.definition.base, params)
         except ConfigError as error:
-            suggestion.state, suggestion.reason = WorkState.FAILED, f"these values do not fit together: {error}"
-            self.ledger.finish_suggestion(suggestion)
-            self._has_ended(suggestion)
+            search_trial.state, search_trial.reason = TaskState.FAILED, f"these values do not fit together: {error}"
+            self.ledger.finish_search_trial(search_trial)
+            self._has_ended(search_trial)
             return
-        label = f"trial-{suggestion.number}"
-        suggestion.work = self.roster.add_trial(
-            config, "search", label, params, suggestion.number, self.definition.rungs
+        label = f"trial-{search_trial.number}"
+        search_trial.task = self.task_table.add_trial(
+            config, "search", label, params, search_trial.number, self.definition.rungs
         )
-        self.ledger.set_suggestion_work(suggestion)
-        self.backlog.want(suggestion.work)
-        self._await_student(suggestion)
+        self.ledger.set_task_keys(search_trial)
+        self.task_queue.want(search_trial.task)
+        self._await_student(search_trial)
 
-    def _await_student(self, suggestion: Suggestion) -> None:
-        key = suggestion.work[-1]
-        self._asking.setdefault(key, []).append(suggestion)
-        self.roster.ended.append(key)  # it may have, for another suggestion
+    def _await_student(self, search_trial: SearchTrial) -> None:
+        key = search_trial.task[-1]
+        self._asking.setdefault(key, []).append(search_trial)
+        self.task_table.ended.append(key)  # it may have, for another suggestion
 
-    def _finish_suggestion(self, suggestion: Suggestion, outcome: Outcome) -> None:
-        student = self._student(suggestion)
+    def _finish_search_trial(self, search_trial: SearchTrial, outcome: Outcome) -> None:
+        student = self._student(search_trial)
         assert student is not None
-        assert student.trial is not None or not suggestion.rungs
-        suggestion.state, suggestion.reason = outcome.state, outcome.reason
+        assert student.trial is not None or not search_trial.rungs
+        search_trial.state, search_trial.reason = outcome.state, outcome.reason
         study, metrics = self.definition.study, outcome.metrics
-        missing = study.unmeasured(metrics) if outcome.state is WorkState.COMPLETE else None
+        missing = study.unmeasured(metrics) if outcome.state is TaskState.COMPLETE else None
         if missing is not None:  # its student was finished for a row that does not ask for it
-            suggestion.state, suggestion.reason = WorkState.FAILED, f"its {missing} was not measured"
-        elif outcome.state is WorkState.COMPLETE:
-            suggestion.value = metrics[study.objective]
-            suggestion.further = {name: metrics[name] for name in study.further_objectives}
-            suggestion.violation = study.violation(metrics)
-        if student.trial not in (None, suggestion.number):
-            suggestion.rungs = dict(self.suggestions[student.trial].rungs)
-            self.ledger.set_rungs(suggestion)
-        self.ledger.finish_suggestion(suggestion)
-        self._has_ended(suggestion)
+            search_trial.state, search_trial.reason = TaskState.FAILED, f"its {missing} was not measured"
+        elif outcome.state is TaskState.COMPLETE:
+            search_trial.value = metrics[study.objective]
+            search_trial.further = {name: metrics[name] for name in study.further_objectives}
+            search_trial.violation = study.violation(metrics)
+        if student.trial not in (None, search_trial.number):
+            search_trial.rungs = dict(self.search_trials[student.trial].rungs)
+            self.ledger.set_rungs(search_trial)
+        self.ledger.finish_search_trial(search_trial)
+        self._has_ended(search_trial)
 
     def search_is_over(self) -> bool:
         """Whether the search suggests nothing more, and nothing of it runs."""
         if self.closed is not None:
-            return self.backlog.running <= self.finals.keys
-        return len(self.suggestions) >= self.limit and not self._open
+            return self.task_queue.running <= self.finals.keys
+        return len(self.search_trials) >= self.limit and not self._open
 
     def _budget(self) -> dict[str, Any]:
         return self.definition.study.budget.model_dump(mode="json")
 
-    def _student(self, suggestion: Suggestion) -> Work | None:
-        return self.works.get(suggestion.work[-1]) if suggestion.work else None
+    def _student(self, search_trial: SearchTrial) -> Task | None:
+        return self.tasks.get(search_trial.task[-1]) if search_trial.task else None

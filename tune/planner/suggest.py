@@ -15,11 +15,11 @@ from tune.planner.state import StudyState
 from tune.samplers.optuna_samplers import suggest
 from tune.samplers.stage_aware import choose
 from tune.study.search_space import changed
-from tune.study.states import WorkState
-from tune.study.suggestion import Suggestion
-from tune.study.task import pieces_of
+from tune.study.search_trial import SearchTrial
+from tune.study.states import TaskState
+from tune.study.task import task_specs
 
-ALIVE = (WorkState.WAITING, WorkState.RUNNING, WorkState.COMPLETE)
+ALIVE = (TaskState.WAITING, TaskState.RUNNING, TaskState.COMPLETE)
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Proposal:
     """What to suggest; see `StudyState.suggest`."""
 
     params: dict[str, Any]
-    leader: Suggestion | None
+    leader: SearchTrial | None
     why: str
     point: int | None
 
@@ -46,35 +46,35 @@ def _stage_aware(state: StudyState, given: Mapping[str, Any], point: int | None)
 
     def remaining(params: Mapping[str, Any], group: int | None) -> float | None:
         """Operations of the pieces that nobody has asked for yet; what is not counted costs nothing beside the rest."""
-        number = len(state.suggestions) if group is None else group
+        number = len(state.search_trials) if group is None else group
         try:
-            pieces = pieces_of(changed(definition.base, definition.settings_of(dict(params), number)))
+            specs = task_specs(changed(definition.base, definition.settings_of(dict(params), number)))
         except ConfigError:
             return None
-        known = [piece.key in state.works for piece in pieces]
+        known = [spec.key in state.tasks for spec in specs]
         if known[-1] or any(
-            is_known and state.of(piece.key) not in ALIVE for piece, is_known in zip(pieces, known, strict=True)
+            is_known and state.of(spec.key) not in ALIVE for spec, is_known in zip(specs, known, strict=True)
         ):
             return None
-        return sum(piece.operations for piece, is_known in zip(pieces, known, strict=True) if not is_known)
+        return sum(spec.operations for spec, is_known in zip(specs, known, strict=True) if not is_known)
 
     choice = choose(
         definition.study,
         definition.space,
-        state.suggestions,
-        {s.number: _build_of(state, s) for s in state.suggestions if s.group == s.number},
+        state.search_trials,
+        {s.number: _build_of(state, s) for s in state.search_trials if s.group == s.number},
         remaining,
         given,
         has_fresh_seed=definition.search.has_fresh_seed,
     )
-    leader = None if choice.leader is None else state.suggestions[choice.leader]
+    leader = None if choice.leader is None else state.search_trials[choice.leader]
     words = choice.why if point is None else f"given in study.points[{point}]; the rest {choice.why}"
     return Proposal(choice.params, leader, words, point)
 
 
 def _by_rule(state: StudyState, given: Mapping[str, Any], point: int | None) -> Proposal:
     """A new generator for every n-th student."""
-    definition, number = state.definition, len(state.suggestions)
+    definition, number = state.definition, len(state.search_trials)
     space, leader = definition.space, _open_group(state)
     held = {path: leader.params[path] for path in space.upstream if path in leader.params} if leader else {}
     if any(path in space.upstream and held.get(path) != value for path, value in given.items()):
@@ -86,7 +86,7 @@ def _by_rule(state: StudyState, given: Mapping[str, Any], point: int | None) -> 
     return Proposal(params, leader, _why(state, point, leader), point)
 
 
-def _why(state: StudyState, point: int | None, leader: Suggestion | None) -> str:
+def _why(state: StudyState, point: int | None, leader: SearchTrial | None) -> str:
     study, ended = state.definition.study, state.num_learnt_from
     if point is not None:
         words = f"given in study.points[{point}]"
@@ -104,23 +104,23 @@ def _why(state: StudyState, point: int | None, leader: Suggestion | None) -> str
     return f"{words}; shares the generator of trial {leader.number}, as number {place} of its students"
 
 
-def _open_group(state: StudyState) -> Suggestion | None:
+def _open_group(state: StudyState) -> SearchTrial | None:
     """The suggestion whose generator the next one shares; None if the next one opens a generator of its own."""
-    study, suggestions = state.definition.study, state.suggestions
-    if not suggestions:
+    study, search_trials = state.definition.study, state.search_trials
+    if not search_trials:
         return None
-    leader = suggestions[suggestions[-1].group]
+    leader = search_trials[search_trials[-1].group]
     is_full = state.size_of_group(leader) >= study.students_per_generator
-    if not leader.work or (study.sampler != "grid" and is_full):
+    if not leader.task or (study.sampler != "grid" and is_full):
         return None
     return leader if _build_of(state, leader) in ALIVE else None
 
 
-def _build_of(state: StudyState, leader: Suggestion) -> WorkState:
+def _build_of(state: StudyState, leader: SearchTrial) -> TaskState:
     """How the generator of a suggestion stands: COMPLETE if all that a student needs is there."""
-    states = [state.of(key) for key in leader.work[:-1]]
-    if not leader.work:
-        return WorkState.FAILED
-    unlike = [found for found in states if found is not WorkState.COMPLETE]
+    states = [state.of(key) for key in leader.task[:-1]]
+    if not leader.task:
+        return TaskState.FAILED
+    unlike = [found for found in states if found is not TaskState.COMPLETE]
     ended = [found for found in unlike if found.is_final]
-    return next(iter([*ended, *unlike]), WorkState.COMPLETE)
+    return next(iter([*ended, *unlike]), TaskState.COMPLETE)

@@ -1,4 +1,4 @@
-"""Every piece of work of a study, and quick answers about it: what can start, what waits for it, what is left.
+"""Every task of a study, and quick answers about it: what can start, what waits for it, what is left.
 
 All of it follows from the pieces and how they ended; nothing here decides, writes or remembers. Ten thousand trials are
 answered as fast as ten, because each change touches only what depends on it. Torch-free.
@@ -10,12 +10,12 @@ import bisect
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator
 
-from tune.study.states import WorkState
-from tune.study.task import Outcome, Piece, Work
+from tune.study.states import TaskState
+from tune.study.task import Outcome, Task, TaskSpec
 
 
-class Backlog:
-    """Pieces of work by key.
+class TaskQueue:
+    """Tasks by key.
 
     Attributes:
         works: every one that was ever asked for.
@@ -24,7 +24,7 @@ class Backlog:
     """
 
     def __init__(self) -> None:
-        self.works: dict[str, Work] = {}
+        self.tasks: dict[str, Task] = {}
         self.wanted: dict[str, None] = {}
         self.running: set[str] = set()
         self._unfinished: set[str] = set()  # wanted, without an outcome
@@ -39,29 +39,29 @@ class Backlog:
         self._trajectories: Counter[str] = Counter()
         self._lengths: defaultdict[str, set[str]] = defaultdict(set)  # trajectory -> keys of its generators' builds
 
-    def state_of(self, key: str) -> WorkState:
-        """Where a piece of work stands."""
-        outcome = self.works[key].outcome
+    def state_of(self, key: str) -> TaskState:
+        """Where a task stands."""
+        outcome = self.tasks[key].outcome
         if outcome is not None:
             return outcome.state
-        return WorkState.RUNNING if key in self.running else WorkState.WAITING
+        return TaskState.RUNNING if key in self.running else TaskState.WAITING
 
-    def add(self, work: Work) -> None:
-        """Takes in a piece of work; one of the same key is a second try, and replaces the first."""
-        before = self.works.get(work.key)
+    def add(self, task: Task) -> None:
+        """Takes in a task; one of the same key is a second try, and replaces the first."""
+        before = self.tasks.get(task.key)
         if before is not None:
             self._not_ready(before)
-        self.works[work.key] = work
-        self._keys[work.number] = work.key
-        self._labels.add(work.label)
-        self._num_builds[work.piece.until] += before is None
-        for need in work.piece.needs:
-            self._dependents[need].add(work.key)
-        if work.piece.trajectory is not None:
-            self._lengths[work.piece.trajectory].add(work.key)
-        if work.outcome is not None and work.outcome.state is WorkState.COMPLETE:
-            self._made |= work.piece.makes
-        self._refresh(work.key)
+        self.tasks[task.key] = task
+        self._keys[task.number] = task.key
+        self._labels.add(task.label)
+        self._num_builds[task.spec.until] += before is None
+        for need in task.spec.needs:
+            self._dependents[need].add(task.key)
+        if task.spec.trajectory is not None:
+            self._lengths[task.spec.trajectory].add(task.key)
+        if task.outcome is not None and task.outcome.state is TaskState.COMPLETE:
+            self._made |= task.spec.makes
+        self._refresh(task.key)
 
     def want(self, keys: Iterable[str]) -> None:
         """The study asks for these."""
@@ -75,49 +75,49 @@ class Backlog:
         self.wanted.pop(key, None)
         self._refresh(key)
 
-    def start(self, work: Work) -> None:
+    def start(self, task: Task) -> None:
         """An engine has it."""
-        self.running.add(work.key)
-        self._claim(work.piece, 1)
-        self._refresh(work.key)
+        self.running.add(task.key)
+        self._claim(task.spec, 1)
+        self._refresh(task.key)
 
-    def release(self, work: Work) -> None:
+    def release(self, task: Task) -> None:
         """No engine has it any more, whether it has ended for good or not."""
-        if work.key in self.running:
-            self.running.discard(work.key)
-            self._claim(work.piece, -1)
-        self._refresh(work.key)
+        if task.key in self.running:
+            self.running.discard(task.key)
+            self._claim(task.spec, -1)
+        self._refresh(task.key)
 
-    def finish(self, work: Work, outcome: Outcome) -> None:
+    def finish(self, task: Task, outcome: Outcome) -> None:
         """It has ended for good."""
-        work.outcome = outcome
-        if outcome.state is WorkState.COMPLETE:
-            self._made |= work.piece.makes
-        self._refresh(work.key)
-        for key in self._dependents[work.key]:
+        task.outcome = outcome
+        if outcome.state is TaskState.COMPLETE:
+            self._made |= task.spec.makes
+        self._refresh(task.key)
+        for key in self._dependents[task.key]:
             self._refresh(key)
 
-    def stands(self, generator: str) -> None:
+    def mark_built(self, generator: str) -> None:
         """A generator has been built, by work that may still run: whoever needs this length need not wait for more."""
         self._made.add(generator)
 
-    def shorter_lengths(self, piece: Piece) -> tuple[int, ...]:
+    def shorter_lengths(self, spec: TaskSpec) -> tuple[int, ...]:
         """Images at which others that have not ended want the generator that this piece trains, before its own end."""
-        others = [other for other in self._trained_like(piece) if other.generator not in self._made]
+        others = [other for other in self._trained_like(spec) if other.generator not in self._made]
         lengths = {other.target_images for other in others if other.target_images is not None}
-        return tuple(sorted(images for images in lengths if images < (piece.target_images or 0)))
+        return tuple(sorted(images for images in lengths if images < (spec.target_images or 0)))
 
-    def doomed_by(self, work: Work) -> Iterator[tuple[Work, Outcome]]:
+    def doomed_by(self, task: Task) -> Iterator[tuple[Task, Outcome]]:
         """What waits for a build that has ended without an artifact worth using, and how that ends."""
-        outcome = work.outcome
-        if outcome is None or outcome.state is WorkState.COMPLETE:
+        outcome = task.outcome
+        if outcome is None or outcome.state is TaskState.COMPLETE:
             return
-        for key in sorted(self._dependents[work.key], key=lambda key: self.works[key].number):
-            dependent = self.works[key]
+        for key in sorted(self._dependents[task.key], key=lambda key: self.tasks[key].number):
+            dependent = self.tasks[key]
             if dependent.outcome is None:
-                yield dependent, Outcome(outcome.state, f"{work.label} {outcome.state}: {outcome.reason}")
+                yield dependent, Outcome(outcome.state, f"{task.label} {outcome.state}: {outcome.reason}")
 
-    def first_ready(self, among: Container[str] | None = None) -> Work | None:
+    def first_ready(self, among: Container[str] | None = None) -> Task | None:
         """The first, in order of creation, whose needs are there and whose artifacts nobody builds now.
 
         Of a generator that is still to be trained the longest length that may start comes in its place: it leaves the
@@ -127,17 +127,17 @@ class Backlog:
             among: keys that may start; None for any.
         """
         for number in self._ready:
-            work = self.works[self._keys[number]]
-            if (among is None or work.key in among) and self._is_free(work.piece):
-                lengths = [] if work.piece.generator in self._made else self._trained_like(work.piece)
-                longer = [piece for piece in lengths if among is None or piece.key in among]
-                return self.works[max([work.piece, *longer], key=lambda piece: piece.target_images or 0).key]
+            task = self.tasks[self._keys[number]]
+            if (among is None or task.key in among) and self._is_free(task.spec):
+                lengths = [] if task.spec.generator in self._made else self._trained_like(task.spec)
+                longer = [spec for spec in lengths if among is None or spec.key in among]
+                return self.tasks[max([task.spec, *longer], key=lambda spec: spec.target_images or 0).key]
         return None
 
-    def waiting(self) -> list[Work]:
+    def waiting(self) -> list[Task]:
         """What is wanted, has not ended and does not run, in order of creation."""
-        found = [self.works[key] for key in self._unfinished if key not in self.running]
-        return sorted(found, key=lambda work: work.number)
+        found = [self.tasks[key] for key in self._unfinished if key not in self.running]
+        return sorted(found, key=lambda task: task.number)
 
     def has_waiting_build(self) -> bool:
         """Whether a build that somebody needs has not started."""
@@ -147,50 +147,50 @@ class Backlog:
         """Whether anything that is wanted (among these keys) has not ended."""
         return any(among is None or key in among for key in self._unfinished)
 
-    def label_for(self, piece: Piece, wish: str) -> str:
-        """A name that no other piece of work has: what was wished for a student, a numbered noun for a build."""
-        if piece.kind == "build":
-            noun = "generator" if piece.until == "synthesis" else piece.until
-            return f"{noun}-{self._num_builds[piece.until]}"
+    def label_for(self, spec: TaskSpec, wish: str) -> str:
+        """A name that no other task has: what was wished for a student, a numbered noun for a build."""
+        if spec.kind == "build":
+            noun = "generator" if spec.until == "synthesis" else spec.until
+            return f"{noun}-{self._num_builds[spec.until]}"
         number, label = 2, wish
         while label in self._labels:
             label, number = f"{wish}-{number}", number + 1
         return label
 
     def _refresh(self, key: str) -> None:
-        """Brings what is derived for one piece of work up to date."""
-        work = self.works[key]
-        is_unfinished = key in self.wanted and work.outcome is None
+        """Brings what is derived for one task up to date."""
+        task = self.tasks[key]
+        is_unfinished = key in self.wanted and task.outcome is None
         (self._unfinished.add if is_unfinished else self._unfinished.discard)(key)
         is_waiting = is_unfinished and key not in self.running
-        is_build = is_waiting and work.piece.kind == "build"
+        is_build = is_waiting and task.spec.kind == "build"
         (self._waiting_builds.add if is_build else self._waiting_builds.discard)(key)
-        self._not_ready(work)
-        if is_waiting and all(self._is_complete(need) for need in work.piece.needs):
-            bisect.insort(self._ready, work.number)
+        self._not_ready(task)
+        if is_waiting and all(self._is_complete(need) for need in task.spec.needs):
+            bisect.insort(self._ready, task.number)
 
-    def _not_ready(self, work: Work) -> None:
-        place = bisect.bisect_left(self._ready, work.number)
-        if place < len(self._ready) and self._ready[place] == work.number:
+    def _not_ready(self, task: Task) -> None:
+        place = bisect.bisect_left(self._ready, task.number)
+        if place < len(self._ready) and self._ready[place] == task.number:
             del self._ready[place]
 
     def _is_complete(self, key: str) -> bool:
-        outcome = self.works[key].outcome
-        return outcome is not None and outcome.state is WorkState.COMPLETE
+        outcome = self.tasks[key].outcome
+        return outcome is not None and outcome.state is TaskState.COMPLETE
 
-    def _is_free(self, piece: Piece) -> bool:
+    def _is_free(self, spec: TaskSpec) -> bool:
         """Nobody builds what it makes, nor trains another length of a generator that it would train."""
-        if piece.trajectory is not None and self._trajectories[piece.trajectory] and piece.generator not in self._made:
+        if spec.trajectory is not None and self._trajectories[spec.trajectory] and spec.generator not in self._made:
             return False
-        return all(digest in self._made or not self._claimed[digest] for digest in piece.makes)
+        return all(digest in self._made or not self._claimed[digest] for digest in spec.makes)
 
-    def _trained_like(self, piece: Piece) -> list[Piece]:
+    def _trained_like(self, spec: TaskSpec) -> list[TaskSpec]:
         """The builds of its trajectory that are wanted, have not ended and do not run."""
-        keys = self._lengths[piece.trajectory] if piece.trajectory is not None else set()
-        return [self.works[key].piece for key in keys if key in self._unfinished and key not in self.running]
+        keys = self._lengths[spec.trajectory] if spec.trajectory is not None else set()
+        return [self.tasks[key].spec for key in keys if key in self._unfinished and key not in self.running]
 
-    def _claim(self, piece: Piece, change: int) -> None:
-        for digest in piece.makes:
+    def _claim(self, spec: TaskSpec, change: int) -> None:
+        for digest in spec.makes:
             self._claimed[digest] += change
-        if piece.trajectory is not None:
-            self._trajectories[piece.trajectory] += change
+        if spec.trajectory is not None:
+            self._trajectories[spec.trajectory] += change

@@ -17,9 +17,9 @@ from tune.report.objectives import further_columns
 from tune.report.summary import METRIC_NAMES, best_trial, shown
 from tune.study.definition import FRESH
 from tune.study.search_space import changed
-from tune.study.snapshot import RowSnapshot, StudySnapshot, WorkSnapshot
-from tune.study.states import WorkState
-from tune.study.task import pieces_of
+from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot
+from tune.study.states import TaskState
+from tune.study.task import task_specs
 
 DIGEST_TAG = "digest"
 """Identifies a student: what a promotion recognises it by."""
@@ -45,7 +45,7 @@ class Champion:
     """
 
     row: RowSnapshot
-    student: WorkSnapshot
+    student: TaskSnapshot
 
 
 def champion_of(snapshot: StudySnapshot) -> Champion | None:
@@ -59,24 +59,24 @@ def champion_of(snapshot: StudySnapshot) -> Champion | None:
         return None
     mean = row.means[snapshot.objective]
     students = _complete(row, snapshot)
-    return Champion(row, min(students, key=lambda work: round(abs((work.value or 0.0) - mean), NUM_DIGITS)))
+    return Champion(row, min(students, key=lambda task: round(abs((task.value or 0.0) - mean), NUM_DIGITS)))
 
 
-def best_student(snapshot: StudySnapshot) -> WorkSnapshot | None:
+def best_student(snapshot: StudySnapshot) -> TaskSnapshot | None:
     """The champion's student; before there is one, that of the best trial of the search; or none."""
     champion = champion_of(snapshot)
     if champion is not None:
         return champion.student
     best = best_trial(snapshot)
-    return snapshot.work(best.key) if best is not None and best.key else None
+    return snapshot.task(best.key) if best is not None and best.key else None
 
 
-def config_of(work: WorkSnapshot, snapshot: StudySnapshot) -> TrialConfig:
+def config_of(task: TaskSnapshot, snapshot: StudySnapshot) -> TrialConfig:
     """The trial that a student belongs to."""
-    seeds = {} if work.role == "search" else dict.fromkeys(FRESH, work.seed)
+    seeds = {} if task.role == "search" else dict.fromkeys(FRESH, task.seed)
     base = TrialConfig.model_validate(snapshot.config["trial"])
-    config = changed(base, {**work.params, **seeds})
-    assert pieces_of(config)[-1].key == work.key, work.label
+    config = changed(base, {**task.params, **seeds})
+    assert task_specs(config)[-1].key == task.key, task.label
     return config
 
 
@@ -164,6 +164,6 @@ def input_in_words(snapshot: StudySnapshot) -> str:
     )
 
 
-def _complete(row: RowSnapshot, snapshot: StudySnapshot) -> list[WorkSnapshot]:
-    works = [snapshot.work(key) for key in row.keys]
-    return [work for work in works if work is not None and work.state is WorkState.COMPLETE and work.value is not None]
+def _complete(row: RowSnapshot, snapshot: StudySnapshot) -> list[TaskSnapshot]:
+    tasks = [snapshot.task(key) for key in row.keys]
+    return [task for task in tasks if task is not None and task.state is TaskState.COMPLETE and task.value is not None]

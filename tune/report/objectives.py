@@ -7,7 +7,7 @@ from typing import Any
 
 from tune.study.metrics import LATENCY, MEASURES, written
 from tune.study.snapshot import StudySnapshot
-from tune.study.states import WorkState
+from tune.study.states import TaskState
 
 BEST_MARK, FRONT_MARK = "★", "◆"
 
@@ -59,7 +59,7 @@ def why_no_champion(snapshot: StudySnapshot) -> str | None:
     wanted = constraints_in_words(snapshot)
     if not snapshot.finished or not wanted:
         return None
-    complete = [trial for trial in snapshot.trials if trial.state is WorkState.COMPLETE]
+    complete = [trial for trial in snapshot.trials if trial.state is TaskState.COMPLETE]
     if complete and not any(trial.feasible for trial in complete):
         return f"none of the {len(complete)} complete students keeps the constraints ({wanted})"
     finalists = [row for row in snapshot.rows if row.role == "finalist" and row.num_complete]
@@ -71,7 +71,7 @@ def why_no_champion(snapshot: StudySnapshot) -> str | None:
 def cautions_of_trade_offs(snapshot: StudySnapshot) -> Iterator[str]:
     """What the numbers do not say."""
     study = snapshot.config["study"]
-    pruned = sum(trial.state is WorkState.PRUNED for trial in snapshot.trials)
+    pruned = sum(trial.state is TaskState.PRUNED for trial in snapshot.trials)
     if pruned and further_columns(snapshot):
         yield (
             f"Students were stopped early by their agreement alone ({pruned} of them), whatever else they are judged "

@@ -26,8 +26,8 @@ from tune.report.search_figures import front_study_of
 from tune.report.summary import METRIC_NAMES, best_trial, generator_of, short_names, shown, students
 from tune.report.timeline import timeline
 from tune.study.metrics import written
-from tune.study.snapshot import RowSnapshot, StudySnapshot, TrialSnapshot, WorkSnapshot
-from tune.study.states import Value, WorkState
+from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot, TrialSnapshot
+from tune.study.states import TaskState, Value
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
         parameters=short_names(snapshot.searched),
         objective=METRIC_NAMES[snapshot.objective],
         further=[METRIC_NAMES[name] for name in further_columns(snapshot)],
-        has_accuracy=any("validation_accuracy" in work.metrics for work in snapshot.works),
+        has_accuracy=any("validation_accuracy" in task.metrics for task in snapshot.tasks),
         front=front_picture(snapshot),
         panels=parameter_pictures(snapshot),
         ranking=ranking_picture(snapshot),
@@ -93,7 +93,7 @@ def comparison(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[
     """One line of the table of comparisons."""
     finalist = findings.finalist_of(snapshot)
     beside = finalist.params if finalist is not None and row.role == "control" else {}
-    works = [work for key in row.keys if (work := snapshot.work(key))]
+    tasks = [task for key in row.keys if (task := snapshot.task(key))]
     out = {missed(row.means, snapshot)} if row.role == "finalist" and not row.feasible else set()
     return {
         "name": row.name,
@@ -106,8 +106,8 @@ def comparison(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[
             for metric in _metrics(snapshot)
         ],
         "settings": _settings(row, beside, snapshot),
-        "links": [_link(str(work.seed), work, folder) for work in works],
-        "reasons": sorted({relative_paths(work.reason) for work in works if work.reason} | out),
+        "links": [_link(str(task.seed), task, folder) for task in tasks],
+        "reasons": sorted({relative_paths(task.reason) for task in tasks if task.reason} | out),
     }
 
 
@@ -131,9 +131,9 @@ def comparison_picture(snapshot: StudySnapshot) -> Picture | None:
     metric = "validation_accuracy" if "validation_accuracy" in _metrics(snapshot) else snapshot.objective
     values = {
         row.name: [
-            100 * work.metrics[metric]
+            100 * task.metrics[metric]
             for key in row.keys
-            if (work := snapshot.work(key)) and work.state is WorkState.COMPLETE and metric in work.metrics
+            if (task := snapshot.task(key)) and task.state is TaskState.COMPLETE and metric in task.metrics
         ]
         for row in snapshot.rows
     }
@@ -148,26 +148,26 @@ def comparison_picture(snapshot: StudySnapshot) -> Picture | None:
 
 def search_trial(trial: TrialSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[str, Any]:
     """One line of the table of search trials."""
-    work = snapshot.work(trial.key) if trial.key else None
-    build = generator_of(work, snapshot) if work else None
-    is_complete = trial.state is WorkState.COMPLETE
-    accuracy = work.metrics.get("validation_accuracy") if work and is_complete else None
+    task = snapshot.task(trial.key) if trial.key else None
+    build = generator_of(task, snapshot) if task else None
+    is_complete = trial.state is TaskState.COMPLETE
+    accuracy = task.metrics.get("validation_accuracy") if task and is_complete else None
     return {
         "is_best": trial.number == snapshot.best,
-        "is_quiet": trial.state not in (WorkState.COMPLETE, WorkState.RUNNING),
-        "link": _link(str(trial.number), work, folder),
+        "is_quiet": trial.state not in (TaskState.COMPLETE, TaskState.RUNNING),
+        "link": _link(str(trial.number), task, folder),
         "params": [shown(trial.params[path]) if path in trial.params else "–" for path in snapshot.searched],
         "generator": _link(build.label if build else "–", build, folder),
         "state": str(trial.state),
         "value": percent(trial.value if is_complete else None),
-        "error": points(work.value_error) if work and is_complete else None,
+        "error": points(task.value_error) if task and is_complete else None,
         "accuracy": percent(accuracy),
         "further": [
-            written(name, work.metrics.get(name) if work and is_complete else None)
+            written(name, task.metrics.get(name) if task and is_complete else None)
             for name in further_columns(snapshot)
         ],
-        "instead": _instead(trial, work),
-        "remark": _remark(trial, work, snapshot),
+        "instead": _instead(trial, task),
+        "remark": _remark(trial, task, snapshot),
         "reason": relative_paths(trial.reason or ""),
     }
 
@@ -180,28 +180,28 @@ def front_picture(snapshot: StudySnapshot) -> Picture | None:
     return Picture("The Pareto front", f"{words}.", svg(still_figures.front(*front_study_of(snapshot))))
 
 
-def _remark(trial: TrialSnapshot, work: WorkSnapshot | None, snapshot: StudySnapshot) -> str:
+def _remark(trial: TrialSnapshot, task: TaskSnapshot | None, snapshot: StudySnapshot) -> str:
     if trial.number == snapshot.best:
         return "best"
     if trial.number in snapshot.front:
         return "on the front"
-    if not trial.feasible and work is not None:
-        return missed(work.metrics, snapshot)
-    return "from the store" if work and work.reused else ""
+    if not trial.feasible and task is not None:
+        return missed(task.metrics, snapshot)
+    return "from the store" if task and task.reused else ""
 
 
 def bad_ends(snapshot: StudySnapshot) -> dict[str, list[int]]:
     """Reason -> search trials that gave no number for it; those of one generator share theirs."""
     reasons: dict[str, list[int]] = {}
     for trial in snapshot.trials:
-        if trial.state in (WorkState.COLLAPSED, WorkState.DIVERGED, WorkState.FAILED) and trial.reason:
+        if trial.state in (TaskState.COLLAPSED, TaskState.DIVERGED, TaskState.FAILED) and trial.reason:
             reasons.setdefault(relative_paths(trial.reason), []).append(trial.number)
     return reasons
 
 
 def parameter_pictures(snapshot: StudySnapshot) -> list[Picture]:
     """The objective over each searched parameter, once two students have ended."""
-    complete = [trial for trial in snapshot.trials if trial.state is WorkState.COMPLETE and trial.value is not None]
+    complete = [trial for trial in snapshot.trials if trial.state is TaskState.COMPLETE and trial.value is not None]
     pruned = [(trial, rung) for trial in snapshot.trials if (rung := _last_rung_percent(trial, snapshot)) is not None]
     if len(complete) + len(pruned) < 2:
         return []
@@ -222,11 +222,11 @@ def ranking_picture(snapshot: StudySnapshot) -> Picture | None:
     """Agreement against validation accuracy, with Kendall's tau in words; None without labels."""
     words = findings.rank_words(snapshot)
     groups: dict[str, list[tuple[float, float, float]]] = {"search": [], "comparisons": []}
-    for work in students(snapshot):
-        if work.state is WorkState.COMPLETE and {"agreement", "validation_accuracy"} <= work.metrics.keys():
-            error = work.metrics.get("agreement_standard_error", 0.0)
-            place = (100 * work.metrics["agreement"], 100 * error, 100 * work.metrics["validation_accuracy"])
-            groups["search" if work.role == "search" else "comparisons"].append(place)
+    for task in students(snapshot):
+        if task.state is TaskState.COMPLETE and {"agreement", "validation_accuracy"} <= task.metrics.keys():
+            error = task.metrics.get("agreement_standard_error", 0.0)
+            place = (100 * task.metrics["agreement"], 100 * error, 100 * task.metrics["validation_accuracy"])
+            groups["search" if task.role == "search" else "comparisons"].append(place)
     if words is None or not any(groups.values()):
         return None
     return Picture("Agreement beside accuracy", words, agreement_beside_accuracy(groups))
@@ -235,27 +235,27 @@ def ranking_picture(snapshot: StudySnapshot) -> Picture | None:
 def generator_pictures(snapshot: StudySnapshot) -> list[Picture]:
     """Collected images, samples of the generator under the best student, and of the one whose students were worst."""
     scores: dict[str, float] = {}
-    pool = [work for work in students(snapshot) if work.role == "search"] or students(snapshot)
-    for work in pool:
-        build = generator_of(work, snapshot)
+    pool = [task for task in students(snapshot) if task.role == "search"] or students(snapshot)
+    for task in pool:
+        build = generator_of(task, snapshot)
         if build is not None and build.state.is_final and build.attempts:
-            nothing = -1.0 if build.state is WorkState.COMPLETE else -2.0
-            score = work.value if work.state is WorkState.COMPLETE and work.value is not None else nothing
+            nothing = -1.0 if build.state is TaskState.COMPLETE else -2.0
+            score = task.value if task.state is TaskState.COMPLETE and task.value is not None else nothing
             scores[build.key] = max(score, scores.get(build.key, nothing))
-    ranked = [build for key in sorted(scores, key=lambda key: -scores[key]) if (build := snapshot.work(key))]
+    ranked = [build for key in sorted(scores, key=lambda key: -scores[key]) if (build := snapshot.task(key))]
     pictures = []
     collected = next(
-        (path for work in snapshot.works if (path := Path(work.folder) / "pictures/real.png").is_file()), None
+        (path for task in snapshot.tasks if (path := Path(task.folder) / "pictures/real.png").is_file()), None
     )
     if collected is not None:
         caption = "A row per class, by the teacher’s argmax; white where it has no more."
         pictures.append(Picture("Collected images", caption, image(collected)))
     for title, builds in (("Best generator", ranked[:1]), ("Worst generator", ranked[1:][-1:])):
-        pictures += [drawn for work in builds if (drawn := _samples(title, work, scores[work.key])) is not None]
+        pictures += [drawn for task in builds if (drawn := _samples(title, task, scores[task.key])) is not None]
     return pictures
 
 
-def _samples(title: str, build: WorkSnapshot, score: float) -> Picture | None:
+def _samples(title: str, build: TaskSnapshot, score: float) -> Picture | None:
     paths = [Path(build.folder) / "pictures" / "synthetic.png", *([Path(build.picture)] if build.picture else [])]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
@@ -271,13 +271,13 @@ def _samples(title: str, build: WorkSnapshot, score: float) -> Picture | None:
     return Picture(title, "; ".join(words) + ".", image(path))
 
 
-def _instead(trial: TrialSnapshot, work: WorkSnapshot | None) -> str:
+def _instead(trial: TrialSnapshot, task: TaskSnapshot | None) -> str:
     """What stands in place of the numbers of a student that has none (yet)."""
-    if trial.state is WorkState.PRUNED and work is not None and work.rungs:
-        rung = work.rungs[-1]
+    if trial.state is TaskState.PRUNED and task is not None and task.rungs:
+        rung = task.rungs[-1]
         return f"agreement {percent(rung.value)} at {rung.images:,} images"
-    if trial.state is WorkState.RUNNING and work is not None and work.target_images:
-        return f"{work.stage or 'at'} {work.images:,} of {work.target_images:,} images"
+    if trial.state is TaskState.RUNNING and task is not None and task.target_images:
+        return f"{task.stage or 'at'} {task.images:,} of {task.target_images:,} images"
     return ""
 
 
@@ -285,10 +285,10 @@ def _last_rung_percent(trial: TrialSnapshot, snapshot: StudySnapshot) -> float |
     """A pruned student's last measurement, where that is of the objective: rungs compare the agreement."""
     if snapshot.objective != "agreement":
         return None
-    work = snapshot.work(trial.key) if trial.key else None
-    if trial.state is not WorkState.PRUNED or work is None or not work.rungs:
+    task = snapshot.task(trial.key) if trial.key else None
+    if trial.state is not TaskState.PRUNED or task is None or not task.rungs:
         return None
-    return 100 * work.rungs[-1].value
+    return 100 * task.rungs[-1].value
 
 
 def _metrics(snapshot: StudySnapshot) -> list[str]:
@@ -312,8 +312,8 @@ def _at(config: Any, path: str) -> Any:
     return config
 
 
-def _link(text: str, work: WorkSnapshot | None, folder: Path) -> Link:
-    page = Path(work.folder) / "report.html" if work is not None else None
+def _link(text: str, task: TaskSnapshot | None, folder: Path) -> Link:
+    page = Path(task.folder) / "report.html" if task is not None else None
     if page is None or not page.is_file():
         return Link(text, None)
     return Link(text, Path(os.path.relpath(page, folder)).as_posix())

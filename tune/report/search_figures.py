@@ -31,7 +31,7 @@ from tune.study.config import SearchConfig
 from tune.study.metrics import MEASURES, optuna_direction
 from tune.study.search_space import distribution_of
 from tune.study.snapshot import StudySnapshot, TrialSnapshot
-from tune.study.states import WorkState
+from tune.study.states import TaskState
 
 PAGE, FOLDER = "figures.html", "figures"
 PAIR = ("distillation.inflation", "generation.smoothing.temperature")
@@ -40,11 +40,11 @@ PAIR = ("distillation.inflation", "generation.smoothing.temperature")
 PNG_DOTS_PER_INCH = 130
 
 STATES = {
-    WorkState.COMPLETE: TrialState.COMPLETE,
-    WorkState.PRUNED: TrialState.PRUNED,
-    WorkState.COLLAPSED: TrialState.PRUNED,
-    WorkState.DIVERGED: TrialState.PRUNED,
-    WorkState.FAILED: TrialState.FAIL,
+    TaskState.COMPLETE: TrialState.COMPLETE,
+    TaskState.PRUNED: TrialState.PRUNED,
+    TaskState.COLLAPSED: TrialState.PRUNED,
+    TaskState.DIVERGED: TrialState.PRUNED,
+    TaskState.FAILED: TrialState.FAIL,
 }
 """As the ledger tells Optuna; what has not ended is RUNNING there."""
 
@@ -56,7 +56,7 @@ Interactive = Callable[[ModuleType, optuna.Study, str, "list[str]"], Any]
 
 
 @dataclass(frozen=True)
-class Kind:
+class FigureKind:
     """One of Optuna's figures.
 
     Attributes:
@@ -78,7 +78,7 @@ class Kind:
 
 
 KINDS = (
-    Kind(
+    FigureKind(
         "history",
         "History",
         "A dot for each student that ran to its end, in the order of suggestion; the line is the best so far.",
@@ -87,7 +87,7 @@ KINDS = (
         lambda study, objective, pair: still_figures.history(study, objective),
         lambda view, study, objective, pair: view.plot_optimization_history(study, target_name=objective),
     ),
-    Kind(
+    FigureKind(
         "importance",
         "Which parameters matter",
         "By PED-ANOVA: how differently a parameter is spread among the best students and among all. Few students say "
@@ -97,7 +97,7 @@ KINDS = (
         lambda study, objective, pair: still_figures.importance(study),
         lambda view, study, objective, pair: view.plot_param_importances(study, target_name=objective),
     ),
-    Kind(
+    FigureKind(
         "parallel",
         "All parameters at once",
         "A line for each student, darker for a better one.",
@@ -106,7 +106,7 @@ KINDS = (
         lambda study, objective, pair: still_figures.parallel(study, objective),
         lambda view, study, objective, pair: view.plot_parallel_coordinate(study, target_name=objective),
     ),
-    Kind(
+    FigureKind(
         "slice",
         "One parameter at a time",
         "The parameters moved together: a panel alone proves no cause. Darker dots are later students.",
@@ -115,7 +115,7 @@ KINDS = (
         lambda study, objective, pair: still_figures.slices(study, objective),
         lambda view, study, objective, pair: view.plot_slice(study, target_name=objective),
     ),
-    Kind(
+    FigureKind(
         "contour",
         "Two parameters together",
         "Interpolated between the dots, which are the students; far from them the colour means nothing.",
@@ -127,7 +127,7 @@ KINDS = (
 )
 """All of them follow the one objective that decides between the best."""
 
-FRONT = Kind(
+FRONT = FigureKind(
     "pareto",
     "Pareto front",
     "What is traded off: on the front stand the students that no other one surpasses in every objective.",
@@ -213,9 +213,9 @@ def front_study_of(snapshot: StudySnapshot) -> tuple[optuna.Study, list[str]]:
     study = optuna.create_study(directions=[optuna_direction(name) for name in objectives], study_name=snapshot.name)
     scales = [100.0 if MEASURES[name].unit == "share" else 1.0 for name in objectives]
     for trial in snapshot.trials:
-        work = snapshot.work(trial.key) if trial.key else None
-        if work is not None and trial.state is WorkState.COMPLETE:
-            values = [scale * work.metrics[name] for name, scale in zip(objectives, scales, strict=True)]
+        task = snapshot.task(trial.key) if trial.key else None
+        if task is not None and trial.state is TaskState.COMPLETE:
+            values = [scale * task.metrics[name] for name, scale in zip(objectives, scales, strict=True)]
             study.add_trial(create_trial(values=values, constraints=_constraints(trial, snapshot)))
     units = {"share": ", %", "ms": ", ms"}
     return study, [f"{METRIC_NAMES[name]}{units.get(MEASURES[name].unit, '')}" for name in objectives]
@@ -231,7 +231,7 @@ def pair_of(study: optuna.Study, snapshot: StudySnapshot) -> list[str]:
     return list(optuna.importance.get_param_importances(study))[:2]
 
 
-def _has_enough(kind: Kind, study: optuna.Study, snapshot: StudySnapshot) -> bool:
+def _has_enough(kind: FigureKind, study: optuna.Study, snapshot: StudySnapshot) -> bool:
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return snapshot.best is not None and len(complete) >= kind.complete and len(snapshot.searched) >= kind.parameters
 
@@ -242,17 +242,17 @@ def _constraints(trial: TrialSnapshot, snapshot: StudySnapshot) -> dict[str, flo
 
 
 def _rungs(trial: TrialSnapshot, snapshot: StudySnapshot) -> dict[int, float]:
-    work = snapshot.work(trial.key) if trial.key else None
-    return {rung.images: 100 * rung.value for rung in work.rungs} if work is not None else {}
+    task = snapshot.task(trial.key) if trial.key else None
+    return {rung.images: 100 * rung.value for rung in task.rungs} if task is not None else {}
 
 
 def _generator(trial: TrialSnapshot, snapshot: StudySnapshot) -> str | None:
-    work = snapshot.work(trial.key) if trial.key else None
-    build = generator_of(work, snapshot) if work is not None else None
+    task = snapshot.task(trial.key) if trial.key else None
+    build = generator_of(task, snapshot) if task is not None else None
     return None if build is None else build.label
 
 
-def _interactive(kind: Kind, study: optuna.Study, objective: str, pair: list[str]) -> dict[str, Any]:
+def _interactive(kind: FigureKind, study: optuna.Study, objective: str, pair: list[str]) -> dict[str, Any]:
     """Data and layout for `Plotly.newPlot`, in the style of the pages."""
     import optuna.visualization
 

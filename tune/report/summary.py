@@ -21,8 +21,8 @@ from tune.report.objectives import (
     why_no_champion,
 )
 from tune.study.metrics import MEASURES, written
-from tune.study.snapshot import RowSnapshot, StudySnapshot, TrialSnapshot, WorkSnapshot
-from tune.study.states import WorkState
+from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot, TrialSnapshot
+from tune.study.states import TaskState
 
 EXPECTED_MEMORISATION = 0.05
 """Share of samples that lie so near to a collected image without any copying (the threshold's own definition)."""
@@ -51,15 +51,15 @@ def shown(value: Any) -> str:
     return number(value) if isinstance(value, int | float) else str(value)
 
 
-def generator_of(work: WorkSnapshot, snapshot: StudySnapshot) -> WorkSnapshot | None:
+def generator_of(task: TaskSnapshot, snapshot: StudySnapshot) -> TaskSnapshot | None:
     """The build of the synthetic images that a student rests on, or that a build is; None for real images only."""
-    chain = [work, *(found for key in work.needs if (found := snapshot.work(key)))]
+    chain = [task, *(found for key in task.needs if (found := snapshot.task(key)))]
     return next((found for found in chain if found.until == "synthesis"), None)
 
 
-def students(snapshot: StudySnapshot) -> list[WorkSnapshot]:
+def students(snapshot: StudySnapshot) -> list[TaskSnapshot]:
     """Every student of the study."""
-    return [work for work in snapshot.works if work.kind == "student"]
+    return [task for task in snapshot.tasks if task.kind == "student"]
 
 
 def best_trial(snapshot: StudySnapshot) -> TrialSnapshot | None:
@@ -84,7 +84,7 @@ def verdict(snapshot: StudySnapshot) -> str:
     """The result in a sentence; while there is none, how far the study is."""
     if snapshot.verdict:
         return snapshot.verdict
-    ended = Counter(work.state for work in students(snapshot))
+    ended = Counter(task.state for task in students(snapshot))
     counted = ", ".join(f"{count} {state}" for state, count in sorted(ended.items())) or "none yet"
     best = best_trial(snapshot)
     leader = "" if best is None else f" The best trial so far is number {best.number} with {percent(best.value)}."
@@ -103,7 +103,7 @@ def verdict(snapshot: StudySnapshot) -> str:
 
 def teacher_accuracy(snapshot: StudySnapshot) -> float | None:
     """Of the teacher on the validation images, as the evaluations of students found it; None without labels."""
-    found = (work.metrics.get("teacher_validation_accuracy") for work in students(snapshot))
+    found = (task.metrics.get("teacher_validation_accuracy") for task in students(snapshot))
     return next((accuracy for accuracy in found if accuracy is not None), None)
 
 
@@ -126,13 +126,13 @@ def headline_tiles(snapshot: StudySnapshot) -> list[Tile]:
             tiles.append(Tile(METRIC_NAMES[metric].capitalize(), value, judged, error))
     elif best is not None:
         meaning = f"of trial {best.number}, the best so far: chosen on this very number, which flatters it"
-        work = snapshot.work(best.key or "")
-        error = points(work.value_error) if work else None
+        task = snapshot.task(best.key or "")
+        error = points(task.value_error) if task else None
         tiles.append(Tile(objective.capitalize(), percent(best.value), meaning, error))
     teacher = teacher_accuracy(snapshot)
     if teacher is not None:
         tiles.append(Tile("The teacher's validation accuracy", percent(teacher), "what a student is measured against"))
-    generators = {build.key for work in students(snapshot) if (build := generator_of(work, snapshot))}
+    generators = {build.key for task in students(snapshot) if (build := generator_of(task, snapshot))}
     if students(snapshot):
         meaning = f"on {_count(len(generators), 'generator')}; each generator was built once and shared"
         tiles.append(Tile("Students", str(len(students(snapshot))), meaning))
@@ -203,31 +203,31 @@ def cost(snapshot: StudySnapshot) -> list[tuple[str, str]]:
     facts = []
     if snapshot.cpu_seconds:
         parts = {
-            "builds": [work for work in snapshot.works if work.kind == "build"],
-            "search": [work for work in students(snapshot) if work.role == "search"],
-            "comparisons": [work for work in students(snapshot) if work.role != "search"],
-            "test labels": [work for work in snapshot.works if work.kind == "opening"],
+            "builds": [task for task in snapshot.tasks if task.kind == "build"],
+            "search": [task for task in students(snapshot) if task.role == "search"],
+            "comparisons": [task for task in students(snapshot) if task.role != "search"],
+            "test labels": [task for task in snapshot.tasks if task.kind == "opening"],
         }
         spent = {
-            name: sum(a.cpu_seconds or 0 for work in works for a in work.attempts) for name, works in parts.items()
+            name: sum(a.cpu_seconds or 0 for task in tasks for a in task.attempts) for name, tasks in parts.items()
         }
         split = ", ".join(f"{seconds:,.0f} {name}" for name, seconds in spent.items() if seconds)
         facts.append(("CPU-seconds", f"{snapshot.cpu_seconds:,.0f} ({split})"))
         facts.append(("By the clock", f"{duration(busy_seconds(snapshot))} during which something ran"))
-    users = Counter(build.key for work in students(snapshot) if (build := generator_of(work, snapshot)) and _ran(work))
+    users = Counter(build.key for task in students(snapshot) if (build := generator_of(task, snapshot)) and _ran(task))
     if users:
-        saved = sum((count - 1) * _build_seconds(snapshot.work(key)) for key, count in users.items())
+        saved = sum((count - 1) * _build_seconds(snapshot.task(key)) for key, count in users.items())
         served = f"{_count(len(users), 'generator')} served {_count(sum(users.values()), 'student')}"
         facts.append(("Sharing", f"{served}; one for each would have taken about {duration(saved)} more"))
-    pruned = [work for work in students(snapshot) if work.state is WorkState.PRUNED and work.target_images]
+    pruned = [task for task in students(snapshot) if task.state is TaskState.PRUNED and task.target_images]
     if pruned:
-        left = sum(1 - work.images / (work.target_images or 1) for work in pruned)
+        left = sum(1 - task.images / (task.target_images or 1) for task in pruned)
         facts.append(
             ("Stopping early", f"{_count(len(pruned), 'student')}; the work of {left:.1f} whole ones was saved")
         )
-    reused = sum(work.reused for work in snapshot.works)
+    reused = sum(task.reused for task in snapshot.tasks)
     if reused:
-        facts.append(("From the store", f"{reused} of {len(snapshot.works)} pieces of work stood there already"))
+        facts.append(("From the store", f"{reused} of {len(snapshot.tasks)} tasks stood there already"))
     return facts
 
 
@@ -250,7 +250,7 @@ def rank_words(snapshot: StudySnapshot) -> str | None:
 def cautions(snapshot: StudySnapshot) -> list[str]:
     """What the numbers of this study do not say."""
     found, row, best = [], finalist_of(snapshot), best_trial(snapshot)
-    complete = [trial for trial in snapshot.trials if trial.state is WorkState.COMPLETE]
+    complete = [trial for trial in snapshot.trials if trial.state is TaskState.COMPLETE]
     name = METRIC_NAMES[snapshot.objective]
     if best is not None:
         rerun = (
@@ -285,14 +285,14 @@ def cautions(snapshot: StudySnapshot) -> list[str]:
         found.append(
             f"{percent(share)} of the synthetic images lie close to a collected one: the generator copies in part."
         )
-    ended = Counter(work.state for work in snapshot.works if work.attempts)
+    ended = Counter(task.state for task in snapshot.tasks if task.attempts)
     for state, words in (
-        (WorkState.COLLAPSED, "collapsed: its generator shows too few classes to be worth a student"),
-        (WorkState.DIVERGED, "diverged: a loss was no longer finite"),
-        (WorkState.FAILED, "failed; the reason stands in the table or on the terminal"),
+        (TaskState.COLLAPSED, "collapsed: its generator shows too few classes to be worth a student"),
+        (TaskState.DIVERGED, "diverged: a loss was no longer finite"),
+        (TaskState.FAILED, "failed; the reason stands in the table or on the terminal"),
     ):
         if ended[state]:
-            found.append(f"{_count(ended[state], 'piece')} of work {words}.")
+            found.append(f"{_count(ended[state], 'task')} {words}.")
     return found
 
 
@@ -310,14 +310,14 @@ def opened_labels(snapshot: StudySnapshot) -> str | None:
     """Whether and when the study opened its test labels, in a sentence; None where there are none."""
     if snapshot.config["trial"]["data"]["test"] is None:
         return None
-    if not snapshot.openings:
+    if not snapshot.test_evaluations:
         never = snapshot.config["study"]["test_labels"] == "never"
         return f"The test labels were not opened{' (study.test_labels: never)' if never else ''}."
     times = [
         f"{datetime.fromtimestamp(opening.when, UTC):%Y-%m-%d %H:%M} UTC for {_count(len(opening.students), 'student')}"
-        for opening in snapshot.openings
+        for opening in snapshot.test_evaluations
     ]
-    opened = [work.reused for work in snapshot.works if work.kind == "opening"]
+    opened = [task.reused for task in snapshot.tasks if task.kind == "opening"]
     if opened and all(opened):
         return f"The test labels had been opened before; what the store had of them was taken {', then '.join(times)}."
     if len(times) == 1:
@@ -326,15 +326,15 @@ def opened_labels(snapshot: StudySnapshot) -> str | None:
 
 
 def busy_seconds(snapshot: StudySnapshot) -> float:
-    """Seconds by the clock during which at least one piece of work ran."""
+    """Seconds by the clock during which at least one task ran."""
     total, until = 0.0, float("-inf")
-    for start, end in sorted((a.started, a.ended or a.last_seen) for work in snapshot.works for a in work.attempts):
+    for start, end in sorted((a.started, a.ended or a.last_seen) for task in snapshot.tasks for a in task.attempts):
         total += max(0.0, end - max(start, until))
         until = max(until, end)
     return total
 
 
-def _build_seconds(build: WorkSnapshot | None) -> float:
+def _build_seconds(build: TaskSnapshot | None) -> float:
     """What building took, now or when it was built; the manifest of its folder knows both."""
     if build is None:
         return 0.0
@@ -354,8 +354,8 @@ def _is_unambiguous(name: str, paths: list[str]) -> bool:
     return sum(path == name or path.endswith(f".{name}") for path in paths) == 1
 
 
-def _ran(work: WorkSnapshot) -> bool:
-    return bool(work.attempts) or work.reused
+def _ran(task: TaskSnapshot) -> bool:
+    return bool(task.attempts) or task.reused
 
 
 def _range(parameter: Mapping[str, Any]) -> str:
@@ -386,22 +386,22 @@ def _count(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def result_in_words(work: WorkSnapshot) -> str:
-    """How a piece of work ended, and with what."""
-    parts = [work.state.value if work.state is not WorkState.COMPLETE else "done"]
-    if work.kind == "student" and work.state is WorkState.COMPLETE:
+def result_in_words(task: TaskSnapshot) -> str:
+    """How a task ended, and with what."""
+    parts = [task.state.value if task.state is not TaskState.COMPLETE else "done"]
+    if task.kind == "student" and task.state is TaskState.COMPLETE:
         parts[0] = (
-            f"agreement {with_error(work.metrics.get('agreement'), work.metrics.get('agreement_standard_error'))}"
+            f"agreement {with_error(task.metrics.get('agreement'), task.metrics.get('agreement_standard_error'))}"
         )
-        if "validation_accuracy" in work.metrics:
-            parts.append(f"validation accuracy {percent(work.metrics['validation_accuracy'])}")
-    elif work.kind == "opening" and "test_accuracy" in work.metrics:
-        parts.append(f"test accuracy {percent(work.metrics['test_accuracy'])}")
-    elif "generator.effective_classes" in work.metrics:
-        parts.append(f"{work.metrics['generator.effective_classes']:.1f} effective classes")
-    if work.reason:
-        parts[0] = work.reason if work.reason.startswith(work.state.value) else f"{parts[0]}: {work.reason}"
-    parts.append("from the store" if work.reused else f"in {duration(work.seconds)}")
+        if "validation_accuracy" in task.metrics:
+            parts.append(f"validation accuracy {percent(task.metrics['validation_accuracy'])}")
+    elif task.kind == "opening" and "test_accuracy" in task.metrics:
+        parts.append(f"test accuracy {percent(task.metrics['test_accuracy'])}")
+    elif "generator.effective_classes" in task.metrics:
+        parts.append(f"{task.metrics['generator.effective_classes']:.1f} effective classes")
+    if task.reason:
+        parts[0] = task.reason if task.reason.startswith(task.state.value) else f"{parts[0]}: {task.reason}"
+    parts.append("from the store" if task.reused else f"in {duration(task.seconds)}")
     return ", ".join(parts)
 
 

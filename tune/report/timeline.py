@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hidfd.formatting import duration
 from tune.report.summary import generator_of
-from tune.study.snapshot import StudySnapshot, WorkSnapshot
+from tune.study.snapshot import StudySnapshot, TaskSnapshot
 
 WIDTH, LANE_HEIGHT, LEFT = 1000.0, 26.0, 4.0
 COLOURS = ("#1f5f99", "#b9770e", "#5d8a66", "#8c4a6b", "#3f8797", "#7a6a3a", "#6c5b9e", "#a3563c")
@@ -70,9 +70,9 @@ def timeline(snapshot: StudySnapshot) -> Timeline | None:
     """All attempts of a study; None before the first."""
     entries = sorted(
         (
-            (a.started, max(a.started, a.ended or a.last_seen), a, work)
-            for work in snapshot.works
-            for a in work.attempts
+            (a.started, max(a.started, a.ended or a.last_seen), a, task)
+            for task in snapshot.tasks
+            for a in task.attempts
         ),
         key=lambda entry: (entry[0], entry[3].number, entry[2].number),
     )
@@ -91,37 +91,37 @@ def timeline(snapshot: StudySnapshot) -> Timeline | None:
             passed += end - start + room
         return WIDTH - LEFT
 
-    generators = [work.key for work in snapshot.works if work.until == "synthesis"]
+    generators = [task.key for task in snapshot.tasks if task.until == "synthesis"]
     free_from: list[float] = []
     bars = []
-    for start, end, attempt, work in entries:
+    for start, end, attempt, task in entries:
         lane = next((n for n, free in enumerate(free_from) if free <= start + 1e-3), len(free_from))
         free_from[lane : lane + 1] = [end]
-        build = generator_of(work, snapshot)
+        build = generator_of(task, snapshot)
         x, width = place(start), max(1.5, place(end) - place(start))
-        on = f" on {build.label}" if build is not None and build is not work else ""
-        how = "found in the store" if work.reused else attempt.end or "running"
+        on = f" on {build.label}" if build is not None and build is not task else ""
+        how = "found in the store" if task.reused else attempt.end or "running"
         bars.append(
             Bar(
                 x=x,
                 y=lane * LANE_HEIGHT,
                 width=width,
-                label=next((name for name in _names(work) if CHARACTER * len(name) + 6 <= width), ""),
-                title=f"{work.label}{on}: {how} after {duration(end - start)}, at {attempt.node}",
+                label=next((name for name in _names(task) if CHARACTER * len(name) + 6 <= width), ""),
+                title=f"{task.label}{on}: {how} after {duration(end - start)}, at {attempt.node}",
                 colour=COLOURS[generators.index(build.key) % len(COLOURS)] if build else NEUTRAL,
-                solid=work.kind == "build",
-                reused=work.reused,
+                solid=task.kind == "build",
+                reused=task.reused,
             )
         )
     cuts = tuple(place(end) + scale * room / 2 for _, end in busy[:-1])
     return Timeline(tuple(bars), tuple(_ticks(busy, place)), cuts, LANE_HEIGHT * len(free_from))
 
 
-def _names(work: WorkSnapshot) -> tuple[str, ...]:
+def _names(task: TaskSnapshot) -> tuple[str, ...]:
     """Of a bar, the longest first."""
-    without_seed = work.label.removesuffix(f"-seed{work.seed}")
-    is_numbered = work.kind == "build" or work.role == "search"
-    return (work.label, without_seed, without_seed.rpartition("-")[2]) if is_numbered else (work.label, without_seed)
+    without_seed = task.label.removesuffix(f"-seed{task.seed}")
+    is_numbered = task.kind == "build" or task.role == "search"
+    return (task.label, without_seed, without_seed.rpartition("-")[2]) if is_numbered else (task.label, without_seed)
 
 
 def _busy(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune.samplers.encoding import Points
-from tune.samplers.gaussian_process import Surrogate, improvement
-from tune.samplers.observations import INFEASIBLE, NEW, Leaders, Observed
-from tune.study.states import WorkState
+from tune.samplers.gaussian_process import StageGP, improvement
+from tune.samplers.observations import INFEASIBLE, NEW, Leaders, Observations
+from tune.study.states import TaskState
 
 NUM_NEW, NUM_SHARED, NUM_CLOSER = 1_000, 1_500, 300
 """Points that are looked at: with a generator of their own, on those that stand, and near the best of these."""
@@ -37,12 +37,12 @@ class Candidates:
         return Candidates(self.points[order], self.leaders[order], self.gains[order])
 
 
-class Prospects:
+class ExpectedImprovement:
     """What a model of what is known expects anywhere."""
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: Observations) -> None:
         self._observed = observed
-        self._model = Surrogate(
+        self._model = StageGP(
             observed.encoding.stages, observed.points, observed.groups, observed.values, observed.noise
         )
         expected = self._model.predict(observed.points, observed.groups)[0]
@@ -121,15 +121,15 @@ def _joined(one: Candidates, other: Candidates) -> Candidates:
     )
 
 
-def _of_builds(observed: Observed) -> Chance | None:
+def _of_builds(observed: Observations) -> Chance | None:
     """How likely a generator is to become one, by its own parameters; None where all have."""
-    numbers = [n for n, state in observed.builds.items() if state in (*INFEASIBLE, WorkState.COMPLETE)]
-    ok = np.array([observed.builds[n] is WorkState.COMPLETE for n in numbers], float)
+    numbers = [n for n, state in observed.builds.items() if state in (*INFEASIBLE, TaskState.COMPLETE)]
+    ok = np.array([observed.builds[n] is TaskState.COMPLETE for n in numbers], float)
     if ok.all():
         return None
     upstream = observed.encoding.stages.is_upstream
-    points = np.where(upstream, observed.encoding.encode([observed.suggestions[n].params for n in numbers]), 0.0)
-    model = Surrogate(observed.encoding.stages, points, np.array(numbers, np.int64), ok)
+    points = np.where(upstream, observed.encoding.encode([observed.search_trials[n].params for n in numbers]), 0.0)
+    model = StageGP(observed.encoding.stages, points, np.array(numbers, np.int64), ok)
 
     def chance(points: Points, leaders: Leaders) -> NDArray[np.float64]:
         return np.where(leaders == NEW, _likely(*model.predict(np.where(upstream, points, 0.0), leaders)), 1.0)
@@ -137,18 +137,18 @@ def _of_builds(observed: Observed) -> Chance | None:
     return chance
 
 
-def _of_students(observed: Observed) -> Chance | None:
+def _of_students(observed: Observations) -> Chance | None:
     """How likely a student is to be finished and feasible, on a generator that stands; None where all were.
 
     **Source**: expected improvement times the probability of feasibility is that of Gardner et al. 2014.
     """
-    on_good = [s for s in observed.suggestions if observed.builds.get(s.group) is WorkState.COMPLETE]
-    ended = [s for s in on_good if s.state in (WorkState.COMPLETE, WorkState.PRUNED, WorkState.DIVERGED)]
-    ok = np.array([s.state is not WorkState.DIVERGED and not s.violation for s in ended], float)
+    on_good = [s for s in observed.search_trials if observed.builds.get(s.group) is TaskState.COMPLETE]
+    ended = [s for s in on_good if s.state in (TaskState.COMPLETE, TaskState.PRUNED, TaskState.DIVERGED)]
+    ok = np.array([s.state is not TaskState.DIVERGED and not s.violation for s in ended], float)
     if ok.all():
         return None
     points = observed.encoding.encode([s.params for s in ended])
-    model = Surrogate(observed.encoding.stages, points, np.array([s.group for s in ended], np.int64), ok)
+    model = StageGP(observed.encoding.stages, points, np.array([s.group for s in ended], np.int64), ok)
     return lambda points, leaders: _likely(*model.predict(points, leaders))
 
 

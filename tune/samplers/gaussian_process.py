@@ -61,7 +61,7 @@ class _Seen:
         return _Seen(self.points[rows], self.groups[rows], self.values[rows], self.noise[rows])
 
 
-class Surrogate:
+class StageGP:
     """A fitted process.
 
     Attributes:

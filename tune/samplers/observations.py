@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from tune.samplers.encoding import Encoding, Points
 from tune.study.search_space import Space
-from tune.study.states import WorkState
-from tune.study.suggestion import Suggestion
+from tune.study.search_trial import SearchTrial
+from tune.study.states import TaskState
 
 NEW = -1
 """In place of the number of a suggestion whose generator is shared: a generator of its own."""
 
-INFEASIBLE = (WorkState.COLLAPSED, WorkState.DIVERGED)
+INFEASIBLE = (TaskState.COLLAPSED, TaskState.DIVERGED)
 """What the parameters are to blame for."""
 
 MOST_STUDENTS = 300
@@ -27,7 +27,7 @@ Leaders = NDArray[np.int64]
 """`number`-dim array: suggestions whose generators are shared, or `NEW`."""
 
 
-class Observed:
+class Observations:
     """What the ledger says, as points.
 
     Attributes:
@@ -42,34 +42,35 @@ class Observed:
     def __init__(
         self,
         space: Space,
-        suggestions: Sequence[Suggestion],
-        builds: Mapping[int, WorkState],
+        search_trials: Sequence[SearchTrial],
+        builds: Mapping[int, TaskState],
         given: Mapping[str, Any],
         *,
         has_fresh_seed: bool,
     ) -> None:
         self.encoding = Encoding(space)
-        self.suggestions, self.builds = suggestions, builds
+        self.search_trials, self.builds = search_trials, builds
         self.num_since_new = next(
-            (n for n, suggestion in enumerate(reversed(suggestions)) if suggestion.group == suggestion.number), 0
+            (n for n, search_trial in enumerate(reversed(search_trials)) if search_trial.group == search_trial.number),
+            0,
         )
         self._space, self._given, self._has_fresh_seed = space, given, has_fresh_seed
-        self._all = self.encoding.encode([suggestion.params for suggestion in suggestions])
-        self._groups = np.array([suggestion.group for suggestion in suggestions], np.int64)
-        shown = _shown(suggestions)
+        self._all = self.encoding.encode([search_trial.params for search_trial in search_trials])
+        self._groups = np.array([search_trial.group for search_trial in search_trials], np.int64)
+        shown = _shown(search_trials)
         rows = sorted(shown, key=lambda number: -shown[number][0])[: MOST_STUDENTS // 2]
         rows = sorted({*rows, *sorted(shown)[-MOST_STUDENTS // 2 :]})
         self.points, self.groups = self._all[rows], self._groups[rows]
         self.values = np.array([shown[row][0] for row in rows])
         self.noise = np.array([shown[row][1] for row in rows])
-        self.feasible = np.array([not suggestions[row].violation for row in rows], bool)
-        waiting = [s.number for s in suggestions if not s.state.is_final and s.number not in shown]
+        self.feasible = np.array([not search_trials[row].violation for row in rows], bool)
+        waiting = [s.number for s in search_trials if not s.state.is_final and s.number not in shown]
         self.pending, self.pending_groups = self._all[waiting], self._groups[waiting]
         best: dict[int, float] = {}
         for number, (value, _) in shown.items():
-            group = suggestions[number].group
+            group = search_trials[number].group
             best[group] = max(value, best.get(group, value))
-        standing = [suggestions[n] for n, state in builds.items() if state is WorkState.COMPLETE]
+        standing = [search_trials[n] for n, state in builds.items() if state is TaskState.COMPLETE]
         fitting = [
             leader
             for leader in standing
@@ -97,7 +98,7 @@ class Observed:
         is_given = np.array([path in self._given for path in self.encoding.paths], bool)
         return self.encoding.settle(np.where(is_given, given, points))
 
-    def on(self, leader: Suggestion, points: Points) -> Points:
+    def on(self, leader: SearchTrial, points: Points) -> Points:
         """The same students on a generator."""
         upstream = self.encoding.stages.is_upstream
         return self.settle(np.where(upstream, self._all[leader.number], points))
@@ -118,7 +119,7 @@ class Observed:
         params = self.encoding.decode(point)
         held = dict(self._given)
         if leader is not None:
-            held |= {path: v for path, v in self.suggestions[leader].params.items() if path in self._space.upstream}
+            held |= {path: v for path, v in self.search_trials[leader].params.items() if path in self._space.upstream}
         return {path: held.get(path, value) for path, value in params.items()}
 
     def _generator_names(self, points: Points) -> list[bytes]:
@@ -129,24 +130,24 @@ class Observed:
         return [row.tobytes() for row in np.round(points, 9) + 0.0]
 
 
-def _shown(suggestions: Sequence[Suggestion]) -> dict[int, tuple[float, float]]:
+def _shown(search_trials: Sequence[SearchTrial]) -> dict[int, tuple[float, float]]:
     """Number -> what a student showed, and the variance of what is not known of it.
 
     One that was not finished is taken at its last rung, plus what students that were finished gained from there on.
     """
     shown: dict[int, tuple[float, float]] = {}
     gains: dict[int, list[float]] = {}
-    for suggestion in suggestions:
-        if suggestion.value is not None:
-            shown[suggestion.number] = suggestion.value, 0.0
-            for images, decision in suggestion.rungs.items():
-                gains.setdefault(images, []).append(suggestion.value - decision.value)
-    for suggestion in suggestions:
-        if suggestion.value is None and suggestion.rungs and suggestion.state not in INFEASIBLE:
-            images = max(suggestion.rungs)
+    for search_trial in search_trials:
+        if search_trial.value is not None:
+            shown[search_trial.number] = search_trial.value, 0.0
+            for images, decision in search_trial.rungs.items():
+                gains.setdefault(images, []).append(search_trial.value - decision.value)
+    for search_trial in search_trials:
+        if search_trial.value is None and search_trial.rungs and search_trial.state not in INFEASIBLE:
+            images = max(search_trial.rungs)
             gained = gains.get(images, [])
             if gained:
                 mean = statistics.fmean(gained)
                 spread = statistics.variance(gained) if len(gained) > 2 else mean**2
-                shown[suggestion.number] = suggestion.rungs[images].value + mean, spread
+                shown[search_trial.number] = search_trial.rungs[images].value + mean, spread
     return shown

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from tune.samplers.acquisition import Candidates, Prospects
-from tune.samplers.observations import NEW, Observed
+from tune.samplers.acquisition import Candidates, ExpectedImprovement
+from tune.samplers.observations import NEW, Observations
 from tune.study.config import StudyConfig
 from tune.study.search_space import Space
-from tune.study.states import WorkState
-from tune.study.suggestion import Suggestion
+from tune.study.search_trial import SearchTrial
+from tune.study.states import TaskState
 
 Remaining = Callable[[Mapping[str, Any], int | None], float | None]
 """Operations that a student of these parameters still costs, on the generator of that group or on a new one; None where
@@ -59,8 +59,8 @@ class Choice:
 def choose(
     study: StudyConfig,
     space: Space,
-    suggestions: Sequence[Suggestion],
-    builds: Mapping[int, WorkState],
+    search_trials: Sequence[SearchTrial],
+    builds: Mapping[int, TaskState],
     remaining: Remaining,
     given: Mapping[str, Any],
     *,
@@ -77,12 +77,12 @@ def choose(
         given: values that are settled already, of a point to try first.
         has_fresh_seed: equal parameters make another generator.
     """
-    random = np.random.default_rng(np.random.SeedSequence((study.seed, len(suggestions))))
-    observed = Observed(space, suggestions, builds, given, has_fresh_seed=has_fresh_seed)
-    num_ended = sum(suggestion.state.is_final for suggestion in suggestions)
+    random = np.random.default_rng(np.random.SeedSequence((study.seed, len(search_trials))))
+    observed = Observations(space, search_trials, builds, given, has_fresh_seed=has_fresh_seed)
+    num_ended = sum(search_trial.state.is_final for search_trial in search_trials)
     if num_ended < study.startup_students or not observed.is_enough:
         return _at_random(study, observed, random, num_ended)
-    prospects = Prospects(observed)
+    prospects = ExpectedImprovement(observed)
     new = _cheapest(observed, prospects.new(random, NUM_PRICED), remaining)
     shared = _cheapest(observed, prospects.shared(random, NUM_PRICED), remaining)
     words = f"suggested by the stage-aware sampler from {num_ended} students that had ended"
@@ -138,7 +138,7 @@ class _Option:
         return f"expected to improve on the best by {100 * self.gain:.3g} points for {self.cost:.3g} operations"
 
 
-def _cheapest(observed: Observed, candidates: Candidates, remaining: Remaining) -> _Option | None:
+def _cheapest(observed: Observations, candidates: Candidates, remaining: Remaining) -> _Option | None:
     """Of some points the one with the highest gain per operation."""
     options = []
     for point, number, gain in zip(candidates.points, candidates.leaders, candidates.gains, strict=True):
@@ -150,7 +150,7 @@ def _cheapest(observed: Observed, candidates: Candidates, remaining: Remaining) 
     return max(options, key=lambda option: option.rate, default=None)
 
 
-def _at_random(study: StudyConfig, observed: Observed, random: np.random.Generator, num_ended: int) -> Choice:
+def _at_random(study: StudyConfig, observed: Observations, random: np.random.Generator, num_ended: int) -> Choice:
     """Start-up: drawn evenly, so many students on each generator."""
     begins = max(study.startup_students, 2)
     words = f"drawn at random: the stage-aware sampler begins when {begins} students have ended, {num_ended} had"

@@ -1,1 +1,1 @@
-"""What a study is: its settings, search space and pieces of work, as plain data. Torch-free."""
+"""What a study is: its settings, search space and tasks, as plain data. Torch-free."""

@@ -49,7 +49,7 @@ class Rung:
     """What students have shown at exactly these images, each once.
 
     Attributes:
-        values: by key of the student's piece of work.
+        values: by key of the student's task.
     """
 
     values: dict[str, float] = field(default_factory=dict)

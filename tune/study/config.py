@@ -88,7 +88,7 @@ class Bound(Section):
 
 
 class BudgetConfig(Section):
-    """What a study may cost: hours that its pieces of work held processors and GPUs, whether they used them or not.
+    """What a study may cost: hours that its tasks held processors and GPUs, whether they used them or not.
 
     Every attempt counts, also one that was lost. When the budget is used up, what runs saves a checkpoint and stops;
     the same command goes on from there once the budget is raised. Enough for the comparison at the end is kept back.
@@ -156,10 +156,10 @@ class StudyConfig(Section):
     pruner: PrunerConfig = PrunerConfig()
 
     concurrency: int = Field(default=1, ge=1, le=10_000)
-    """Pieces of work side by side, each with the `resources:` of the study file."""
+    """Tasks side by side, each with the `resources:` of the study file."""
 
     hung_after_minutes: float | None = Field(default=60.0, gt=0.0)
-    """A piece of work that tells nothing for so long is asked to stop, and soon after its process is killed. Loops tell
+    """A task that tells nothing for so long is asked to stop, and soon after its process is killed. Loops tell
     how far they are at every `log_every_images`; synthesis, evaluation and the hold-out's measures tell nothing while
     they last, so it has to be longer than those. Null: never."""
 

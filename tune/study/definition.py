@@ -36,7 +36,7 @@ class Definition:
         space: the checked search space.
         folder: where trial folders and the study's report go.
         file, command, tracking: for people: the study file, the command that goes on, the MLflow URI (redacted).
-        resources: of one piece of work: cpus, gpus, workers.
+        resources: of one task: cpus, gpus, workers.
     """
 
     name: str

@@ -1,13 +1,13 @@
-"""What a worker reports to the driver, and how a piece of work can end."""
+"""What a worker reports to the driver, and how a task can end."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 
 @dataclass(frozen=True)
-class Report:
+class ProgressReport:
     """What a run tells while it lives.
 
     Attributes:
@@ -35,32 +35,35 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Finished:
+class TaskFinished:
     """It made what it was to make."""
 
+    word: ClassVar[str] = "finished"
     metrics: dict[str, float]
     reused: bool = False
     cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)
-class Stopped:
+class TaskStopped:
     """It was told to, and has saved a checkpoint."""
 
+    word: ClassVar[str] = "stopped"
     reason: str
     cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)
-class Diverged:
+class TaskDiverged:
     """A loss became non-finite."""
 
+    word: ClassVar[str] = "diverged"
     reason: str
     cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)
-class Failed:
+class TaskFailed:
     """It failed for its own reasons: trying again would fail again.
 
     Attributes:
@@ -69,13 +72,14 @@ class Failed:
             error that concerns this piece alone.
     """
 
+    word: ClassVar[str] = "failed"
     reason: str
     exit_code: int | None = None
     cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)
-class Lost:
+class TaskLost:
     """Its process or its node went away; it goes on from its last checkpoint.
 
     Attributes:
@@ -83,12 +87,18 @@ class Lost:
         node_is_gone: the machine went away with it, which is never the work's own fault.
     """
 
+    word: ClassVar[str] = "lost"
     reason: str
     cpu_seconds: float | None = None
     node_is_gone: bool = False
 
 
-End = Finished | Stopped | Diverged | Failed | Lost
+TaskEnd = TaskFinished | TaskStopped | TaskDiverged | TaskFailed | TaskLost
+
+ENDS: dict[str, type[TaskEnd]] = {
+    end.word: end for end in (TaskFinished, TaskStopped, TaskDiverged, TaskFailed, TaskLost)
+}
+"""Each way to end by the word that stands for it in the ledger."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +118,9 @@ class Done:
 
 
 class Channel(Protocol):
-    """How a running piece of work talks to whoever runs it."""
+    """How a running task talks to whoever runs it."""
 
-    def report(self, report: Report) -> None:
+    def report(self, report: ProgressReport) -> None:
         """Tells how it goes."""
 
     def verdict(self) -> str | None:

@@ -35,7 +35,7 @@ from tune.study.config import (
     SearchConfig,
     StudyConfig,
 )
-from tune.study.task import pieces_of, upstream_key
+from tune.study.task import task_specs, upstream_key
 
 FIXED = {
     "preset": "overlays are applied before the search",
@@ -308,7 +308,7 @@ def _effect(config: TrialConfig, path: str, edges: tuple[Choice, ...]) -> Litera
         with contextlib.suppress(ConfigError):
             trial = changed(config, {path: value})
             upstream.add(upstream_key(trial))
-            whole.add(pieces_of(trial)[-1].key)
+            whole.add(task_specs(trial)[-1].key)
     return "upstream" if len(upstream) > 1 else "downstream" if len(whole) > 1 else "none"
 
 

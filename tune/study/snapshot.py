@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tune.study.states import Kind, Role, Value, WorkState
+from tune.study.states import Kind, Role, TaskState, Value
 
 
 @dataclass(frozen=True)
 class AttemptSnapshot:
-    """One time that a piece of work ran.
+    """One time that a task ran.
 
     Attributes:
         number: 0, 1, ... within its work.
@@ -62,7 +62,7 @@ class RungSnapshot:
 
 
 @dataclass(frozen=True)
-class WorkSnapshot:
+class TaskSnapshot:
     """One upstream build, one student or one opening of the test labels: what makes one artifact, whoever asks for it.
 
     Attributes:
@@ -100,7 +100,7 @@ class WorkSnapshot:
     seed: int
     params: dict[str, Value]
     needs: tuple[str, ...]
-    state: WorkState
+    state: TaskState
     reason: str | None
     stage: str | None
     images: int
@@ -134,7 +134,7 @@ class TrialSnapshot:
     params: dict[str, Value]
     group: int
     key: str | None
-    state: WorkState
+    state: TaskState
     reason: str | None
     value: float | None
     why: str = ""
@@ -166,7 +166,7 @@ class RowSnapshot:
 
 
 @dataclass(frozen=True)
-class OpeningSnapshot:
+class TestEvaluationSnapshot:
     """One time that the study opened the test labels.
 
     Attributes:
@@ -192,7 +192,7 @@ class StudySnapshot:
         num_students: how many the search may suggest; 0 in a study of variants only.
         config: the resolved `study:`, `search:` and `trial:` sections, without secrets.
         trials: the search, in order.
-        works: every piece of work, in order of creation.
+        works: every task, in order of creation.
         rows: comparisons: best and controls on fresh seeds, or variants.
         best: number of the best feasible search trial so far. Not a champion: it was chosen on this very number.
         front: numbers of the search trials of the Pareto front, the best first; empty with one objective.
@@ -220,7 +220,7 @@ class StudySnapshot:
     num_students: int
     config: dict[str, Any]
     trials: tuple[TrialSnapshot, ...]
-    works: tuple[WorkSnapshot, ...]
+    tasks: tuple[TaskSnapshot, ...]
     rows: tuple[RowSnapshot, ...]
     best: int | None
     rank_agreement: float | None
@@ -232,15 +232,20 @@ class StudySnapshot:
     tracking: str
     cpu_seconds: float
     notes: tuple[str, ...] = field(default=())
-    openings: tuple[OpeningSnapshot, ...] = field(default=())
+    test_evaluations: tuple[TestEvaluationSnapshot, ...] = field(default=())
     stopping: str | None = None
     spent: dict[str, float] = field(default_factory=dict)
     front: tuple[int, ...] = ()
 
-    def work(self, key: str) -> WorkSnapshot | None:
-        """The piece of work of that key, if the study has it."""
-        return next((work for work in self.works if work.key == key), None)
+    def task(self, key: str) -> TaskSnapshot | None:
+        """The task of that key, if the study has it."""
+        return next((task for task in self.tasks if task.key == key), None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON of all of it (what `--json` prints)."""
-        return asdict(self)
+        plain = asdict(self)
+        plain["works"], plain["openings"] = (
+            plain.pop("tasks"),
+            plain.pop("test_evaluations"),
+        )
+        return plain

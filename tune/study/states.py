@@ -1,4 +1,4 @@
-"""The states, kinds and roles of a piece of work."""
+"""The states, kinds and roles of a task."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Kind = Literal["build", "student", "opening"]
 Role = Literal["search", "variant", "control", "finalist"]
 
 
-class WorkState(StrEnum):
-    """Where one piece of work stands. All but the first two are final, and stand in the ledger."""
+class TaskState(StrEnum):
+    """Where one task stands. All but the first two are final, and stand in the ledger."""
 
     WAITING = "waiting"
     """For a free slot, or for a build that it needs."""
@@ -36,4 +36,4 @@ class WorkState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        return self not in (WorkState.WAITING, WorkState.RUNNING)
+        return self not in (TaskState.WAITING, TaskState.RUNNING)

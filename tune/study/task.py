@@ -1,4 +1,4 @@
-"""A piece of work: a build, a student or an opening, what its run tells, and how it ends. Torch-free.
+"""A task: a build, a student or an opening, what its run tells, and how it ends. Torch-free.
 
 A trial is a chain of pieces: a build of the collection, a build of the generator with its images, and the student.
 Pieces are known by the digest of what they make, so trials that need the same generator share its build, and a
@@ -13,16 +13,16 @@ from typing import Any
 
 from hidfd.config.paths import with_values
 from hidfd.config.schema import TrialConfig
-from hidfd.pipeline.graph import needed, opening_of, plan
-from tune.study.states import Kind, Role, WorkState
+from hidfd.pipeline.graph import needed, plan, test_evaluation_of
+from tune.study.states import Kind, Role, TaskState
 
 BUILD_STAGES = ("collection", "synthesis")
 """Where a trial is cut into pieces: upstream of each stands what several students share."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What a piece of work makes, from its configuration alone.
+class TaskSpec:
+    """What a task makes, from its configuration alone.
 
     Attributes:
         key: digest of its last artifact, 64 hex digits.
@@ -57,14 +57,14 @@ class Piece:
         return {"collection": seeds.collection, "synthesis": seeds.generation}.get(self.until, seeds.distillation)
 
 
-def pieces_of(config: TrialConfig) -> tuple[Piece, ...]:
+def task_specs(config: TrialConfig) -> tuple[TaskSpec, ...]:
     """The pieces of a trial in the order in which they can run, the student last.
 
     Args:
         config: a trial whose materials carry their sha256.
     """
     stages = plan(config)
-    pieces: list[Piece] = []
+    specs: list[TaskSpec] = []
     for until in (*BUILD_STAGES, "evaluation"):
         if until == "synthesis" and not config.uses_generator:
             continue
@@ -72,12 +72,12 @@ def pieces_of(config: TrialConfig) -> tuple[Piece, ...]:
         digests = frozenset(stage.digest for stage in chain)
         targets = {"synthesis": config.generation.target_images, "evaluation": config.distillation.target_images}
         trains_generator = until == "synthesis"
-        earlier = {digest for piece in pieces for digest in piece.makes}
-        pieces.append(
-            Piece(
+        earlier = {digest for spec in specs for digest in spec.makes}
+        specs.append(
+            TaskSpec(
                 key=chain[-1].digest,
                 until=until,
-                needs=tuple(piece.key for piece in pieces if piece.key in digests),
+                needs=tuple(spec.key for spec in specs if spec.key in digests),
                 makes=digests,
                 trajectory=stages["generation"].trajectory if trains_generator else None,
                 generator=stages["generation"].digest if trains_generator else None,
@@ -86,24 +86,24 @@ def pieces_of(config: TrialConfig) -> tuple[Piece, ...]:
                 config=config,
             )
         )
-    return tuple(pieces)
+    return tuple(specs)
 
 
-def opening_piece(config: TrialConfig) -> Piece:
+def test_evaluation_spec(config: TrialConfig) -> TaskSpec:
     """Opening the test labels for the student of a trial whose `data.test` is given."""
-    stage = opening_of(plan(config))
+    stage = test_evaluation_of(plan(config))
     student = stage.inputs["evaluation"]
-    return Piece(stage.digest, "opening", (student,), frozenset([stage.digest]), None, None, None, 0.0, config)
+    return TaskSpec(stage.digest, "opening", (student,), frozenset([stage.digest]), None, None, None, 0.0, config)
 
 
 def upstream_key(config: TrialConfig) -> str:
     """Names the synthetic images of a trial (or its collection, where it has none): what students may share."""
-    return pieces_of(config)[-2].key
+    return task_specs(config)[-2].key
 
 
 @dataclass
 class Attempt:
-    """One time that a piece of work ran; see `AttemptSnapshot`."""
+    """One time that a task ran; see `AttemptSnapshot`."""
 
     node: str
     resources: dict[str, float]
@@ -123,7 +123,7 @@ class Attempt:
 
 @dataclass
 class Outcome:
-    """How a piece of work ended for good.
+    """How a task ended for good.
 
     Attributes:
         state: one of the final states.
@@ -132,7 +132,7 @@ class Outcome:
         reused: every stage was found in the store.
     """
 
-    state: WorkState
+    state: TaskState
     reason: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     reused: bool = False
@@ -143,7 +143,7 @@ class Outcome:
 
 
 @dataclass
-class Work:
+class Task:
     """A piece and its story in this study.
 
     Attributes:
@@ -160,7 +160,7 @@ class Work:
     """
 
     number: int
-    piece: Piece
+    spec: TaskSpec
     role: Role
     label: str
     trial: int | None
@@ -172,57 +172,57 @@ class Work:
 
     @property
     def key(self) -> str:
-        return self.piece.key
+        return self.spec.key
 
     @property
     def config(self) -> TrialConfig:
         """What it runs: its piece's trial, with the snapshots that others wait for."""
         if not self.snapshots_at_images:
-            return self.piece.config
-        asked = (*self.piece.config.generation.snapshots_at_images, *self.snapshots_at_images)
-        return with_values(self.piece.config, {"generation.snapshots_at_images": tuple(sorted(set(asked)))})
+            return self.spec.config
+        asked = (*self.spec.config.generation.snapshots_at_images, *self.snapshots_at_images)
+        return with_values(self.spec.config, {"generation.snapshots_at_images": tuple(sorted(set(asked)))})
 
     def record(self) -> dict[str, Any]:
         """Plain JSON of all but its attempts, as the ledger keeps it; `restore` is its inverse."""
         return {
             "key": self.key,
-            "kind": self.piece.kind,
-            "until": self.piece.until,
+            "kind": self.spec.kind,
+            "until": self.spec.until,
             "role": self.role,
             "label": self.label,
             "trial": self.trial,
             "params": self.params,
-            "needs": list(self.piece.needs),
-            "config": self.piece.config.model_dump(mode="json"),
-            "target_images": self.piece.target_images,
+            "needs": list(self.spec.needs),
+            "config": self.spec.config.model_dump(mode="json"),
+            "target_images": self.spec.target_images,
             "rungs": list(self.rungs),
             "snapshots_at_images": list(self.snapshots_at_images),
             "outcome": self.outcome.to_json() if self.outcome else None,
         }
 
     @classmethod
-    def restore(cls, number: int, record: Mapping[str, Any], attempts: list[Attempt]) -> Work:
-        """The piece of work that `record` was made of.
+    def restore(cls, number: int, record: Mapping[str, Any], attempts: list[Attempt]) -> Task:
+        """The task that `record` was made of.
 
         It keeps its recorded key: where a stage's VERSION was raised since, the configuration has another key now, and
         what was made under the old one does not answer for it.
         """
         config = TrialConfig.model_validate(record["config"])
         if record["until"] == "opening":
-            piece = opening_piece(config)
+            spec = test_evaluation_spec(config)
         else:
-            piece = next(piece for piece in pieces_of(config) if piece.until == record["until"])
-        piece = replace(piece, key=record["key"], needs=tuple(record["needs"]))
+            spec = next(spec for spec in task_specs(config) if spec.until == record["until"])
+        spec = replace(spec, key=record["key"], needs=tuple(record["needs"]))
         outcome = record["outcome"]
         return cls(
             number=number,
-            piece=piece,
+            spec=spec,
             role=record["role"],
             label=record["label"],
             trial=record["trial"],
             params=record["params"],
             rungs=tuple(record["rungs"]),
             snapshots_at_images=tuple(record.get("snapshots_at_images", ())),  # older ledgers know none
-            outcome=Outcome(**{**outcome, "state": WorkState(outcome["state"])}) if outcome else None,
+            outcome=Outcome(**{**outcome, "state": TaskState(outcome["state"])}) if outcome else None,
             attempts=attempts,
         )

@@ -16,12 +16,12 @@ from rich.text import Text
 from hidfd.formatting import percent, relative_paths
 from hidfd.pipeline.console import Rate
 from tune.report.summary import result_in_words
-from tune.study.snapshot import StudySnapshot, WorkSnapshot
-from tune.study.states import WorkState
+from tune.study.snapshot import StudySnapshot, TaskSnapshot
+from tune.study.states import TaskState
 from tune.terminal.tables import progress_in_words
 
 LINE_EVERY_SECONDS = 20.0
-"""Between two plain lines on one piece of work."""
+"""Between two plain lines on one task."""
 
 STILL_EVERY_SECONDS = 120.0
 """The same where nothing has moved: a sign of life, and no news."""
@@ -43,7 +43,7 @@ class StudyDisplay:
         self._quiet = quiet
         self._clock = clock
         self._rates: dict[tuple[str, str | None], Rate] = {}
-        self._stands: dict[str, tuple[WorkState, int]] = {}  # a lost one may run again before anybody looks
+        self._stands: dict[str, tuple[TaskState, int]] = {}  # a lost one may run again before anybody looks
         self._pictures: dict[str, str] = {}
         self._said: dict[str, tuple[float, int]] = {}
         self._num_notes = 0
@@ -66,52 +66,52 @@ class StudyDisplay:
         if self._quiet:
             return
         now = self._clock()
-        for work in snapshot.works:
-            self._tell_change(work)
+        for task in snapshot.tasks:
+            self._tell_change(task)
         for note in snapshot.notes[self._num_notes :]:
             self._say(note)
         self._num_notes = len(snapshot.notes)
-        running = [work for work in snapshot.works if work.state is WorkState.RUNNING]
-        for work in running:
-            self._rate_of(work, now).update(work.images, now)
+        running = [task for task in snapshot.tasks if task.state is TaskState.RUNNING]
+        for task in running:
+            self._rate_of(task, now).update(task.images, now)
         if self._live is not None:
             self._live.update(self._table(snapshot, running))
             return
-        for work in running:
-            if work.stage is None:
+        for task in running:
+            if task.stage is None:
                 continue
-            at, images = self._said.setdefault(work.key, (now, -1))
-            if now - at >= (STILL_EVERY_SECONDS if work.images == images else LINE_EVERY_SECONDS):
-                self._said[work.key] = now, work.images
-                self._say(f"{work.label}: {progress_in_words(work, self._rate_of(work, now))}")
+            at, images = self._said.setdefault(task.key, (now, -1))
+            if now - at >= (STILL_EVERY_SECONDS if task.images == images else LINE_EVERY_SECONDS):
+                self._said[task.key] = now, task.images
+                self._say(f"{task.label}: {progress_in_words(task, self._rate_of(task, now))}")
 
-    def _tell_change(self, work: WorkSnapshot) -> None:
-        stand = work.state, max(1, len(work.attempts)) if work.state is WorkState.RUNNING else 0
-        if stand != self._stands.get(work.key, (WorkState.WAITING, 0)):
-            self._stands[work.key] = stand
-            if work.state is WorkState.RUNNING:
-                again = " again, from its last checkpoint" if len(work.attempts) > 1 else ""
+    def _tell_change(self, task: TaskSnapshot) -> None:
+        stand = task.state, max(1, len(task.attempts)) if task.state is TaskState.RUNNING else 0
+        if stand != self._stands.get(task.key, (TaskState.WAITING, 0)):
+            self._stands[task.key] = stand
+            if task.state is TaskState.RUNNING:
+                again = " again, from its last checkpoint" if len(task.attempts) > 1 else ""
                 # A killed driver's last reports never reached the ledger: the work itself says where it resumes.
-                reached = work.attempts[-1].images_from if work.attempts else 0
+                reached = task.attempts[-1].images_from if task.attempts else 0
                 where = f"; it had reached {reached:,} images" if reached else ""
-                self._say(f"{work.label}: started{again}{where}")
-            elif work.state.is_final:
-                self._say(f"{work.label}: {result_in_words(work)}")
-        is_new = work.picture is not None and work.picture != self._pictures.get(work.key)
-        if work.kind == "build" and work.state is WorkState.RUNNING and work.picture is not None and is_new:
-            self._pictures[work.key] = work.picture
-            self._say(f"{work.label}: sample grid {relative_paths(work.picture)}")
+                self._say(f"{task.label}: started{again}{where}")
+            elif task.state.is_final:
+                self._say(f"{task.label}: {result_in_words(task)}")
+        is_new = task.picture is not None and task.picture != self._pictures.get(task.key)
+        if task.kind == "build" and task.state is TaskState.RUNNING and task.picture is not None and is_new:
+            self._pictures[task.key] = task.picture
+            self._say(f"{task.label}: sample grid {relative_paths(task.picture)}")
 
-    def _rate_of(self, work: WorkSnapshot, now: float) -> Rate:
-        return self._rates.setdefault((work.key, work.stage), Rate(work.images, now))
+    def _rate_of(self, task: TaskSnapshot, now: float) -> Rate:
+        return self._rates.setdefault((task.key, task.stage), Rate(task.images, now))
 
-    def _table(self, snapshot: StudySnapshot, running: list[WorkSnapshot]) -> Group:
+    def _table(self, snapshot: StudySnapshot, running: list[TaskSnapshot]) -> Group:
         table = Table(box=None, show_header=False, pad_edge=False)
-        for work in running:
+        for task in running:
             bar = ProgressBar(
-                total=work.target_images or 1, completed=work.images if work.target_images else 0, width=24
+                total=task.target_images or 1, completed=task.images if task.target_images else 0, width=24
             )
-            table.add_row(work.label, bar, progress_in_words(work, self._rate_of(work, self._clock())))
+            table.add_row(task.label, bar, progress_in_words(task, self._rate_of(task, self._clock())))
         ended = sum(trial.state.is_final for trial in snapshot.trials)
         summary = f"{snapshot.name}: {ended} of {snapshot.num_students} students" if snapshot.num_students else ""
         if snapshot.best is not None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hidfd.pipeline.console import Rate
-from tune.study.snapshot import StudySnapshot, TrialSnapshot, WorkSnapshot
-from tune.study.states import WorkState
+from tune.study.snapshot import StudySnapshot, TaskSnapshot, TrialSnapshot
+from tune.study.states import TaskState
 from tune.terminal.display import LINE_EVERY_SECONDS, STILL_EVERY_SECONDS
 
 BUDGET_EVERY_SECONDS = 60.0
@@ -45,7 +45,7 @@ class RunLines:
         self._attempts: dict[str, tuple[int, int]] = {}  # key -> how many have been told to begin, and to end
         self._ended: set[str] = set()
         self._best: int | None = None
-        self._num_openings = 0
+        self._num_test_evaluations = 0
         self._num_notes = 0
         self._undone: str | None = None
         self._stopping: str | None = None
@@ -60,11 +60,11 @@ class RunLines:
             return
         for trial in snapshot.trials:
             self._tell_trial(trial)
-        for opening in snapshot.openings[self._num_openings :]:
+        for opening in snapshot.test_evaluations[self._num_test_evaluations :]:
             self._say("test_labels_opened", opening.when, students=list(opening.students))
-        self._num_openings = len(snapshot.openings)
-        for work in snapshot.works:
-            self._tell_work(work)
+        self._num_test_evaluations = len(snapshot.test_evaluations)
+        for task in snapshot.tasks:
+            self._tell_task(task)
         for trial in snapshot.trials:
             if trial.state.is_final and trial.number not in self._over:
                 self._over.add(trial.number)
@@ -84,10 +84,10 @@ class RunLines:
         self._study = snapshot.name
         self._suggested = {trial.number for trial in snapshot.trials}
         self._over = {trial.number for trial in snapshot.trials if trial.state.is_final}
-        self._ended = {work.key for work in snapshot.works if work.state.is_final}
-        self._attempts = {work.key: (len(work.attempts), len(work.attempts)) for work in snapshot.works}
+        self._ended = {task.key for task in snapshot.tasks if task.state.is_final}
+        self._attempts = {task.key: (len(task.attempts), len(task.attempts)) for task in snapshot.tasks}
         self._best, self._undone = snapshot.best, snapshot.undone
-        self._num_openings = len(snapshot.openings)
+        self._num_test_evaluations = len(snapshot.test_evaluations)
         self._spent_told = self._clock()
         self._say(
             "study_started",
@@ -114,10 +114,10 @@ class RunLines:
             self._suggested.add(trial.number)
             self._say("trial_suggested", trial=trial.number, params=trial.params, group=trial.group, why=trial.why)
 
-    def _tell_work(self, work: WorkSnapshot) -> None:
-        begun, ended = self._attempts.get(work.key, (0, 0))
-        names = {"work": work.label, "key": work.key, "kind": work.kind, "role": work.role, "trial": work.trial}
-        for attempt in work.attempts[ended:]:
+    def _tell_task(self, task: TaskSnapshot) -> None:
+        begun, ended = self._attempts.get(task.key, (0, 0))
+        names = {"work": task.label, "key": task.key, "kind": task.kind, "role": task.role, "trial": task.trial}
+        for attempt in task.attempts[ended:]:
             if attempt.number >= begun:
                 self._say(
                     "work_started",
@@ -130,45 +130,45 @@ class RunLines:
                 )
             if attempt.ended is not None:
                 ended = attempt.number + 1
-                if attempt is not work.attempts[-1] or not work.state.is_final:
+                if attempt is not task.attempts[-1] or not task.state.is_final:
                     how = {"attempt": attempt.number, "end": attempt.end, "images_to": attempt.images_to}
                     self._say("work_interrupted", attempt.ended, **names, **how)
-        self._attempts[work.key] = len(work.attempts), ended
-        if work.state.is_final and work.key not in self._ended:
-            self._ended.add(work.key)
+        self._attempts[task.key] = len(task.attempts), ended
+        if task.state.is_final and task.key not in self._ended:
+            self._ended.add(task.key)
             self._say(
                 "work_ended",
-                work.attempts[-1].ended if work.attempts else None,
+                task.attempts[-1].ended if task.attempts else None,
                 **names,
-                state=work.state,
-                reason=work.reason,
-                value=work.value,
-                metrics=work.metrics,
-                reused=work.reused,
-                seconds=work.seconds,
+                state=task.state,
+                reason=task.reason,
+                value=task.value,
+                metrics=task.metrics,
+                reused=task.reused,
+                seconds=task.seconds,
             )
-        elif not work.state.is_final:
-            self._ended.discard(work.key)  # what failed in an earlier run is tried again
-            if work.state is WorkState.RUNNING and work.stage is not None:
-                self._tell_progress(work)
+        elif not task.state.is_final:
+            self._ended.discard(task.key)  # what failed in an earlier run is tried again
+            if task.state is TaskState.RUNNING and task.stage is not None:
+                self._tell_progress(task)
 
-    def _tell_progress(self, work: WorkSnapshot) -> None:
+    def _tell_progress(self, task: TaskSnapshot) -> None:
         now = self._clock()
-        rate = self._rates.setdefault((work.key, work.stage), Rate(work.images, now))
-        rate.update(work.images, now)
-        at, images = self._said.setdefault(work.key, (now, -1))
-        if now - at < (STILL_EVERY_SECONDS if work.images == images else LINE_EVERY_SECONDS):
+        rate = self._rates.setdefault((task.key, task.stage), Rate(task.images, now))
+        rate.update(task.images, now)
+        at, images = self._said.setdefault(task.key, (now, -1))
+        if now - at < (STILL_EVERY_SECONDS if task.images == images else LINE_EVERY_SECONDS):
             return
-        self._said[work.key] = now, work.images
+        self._said[task.key] = now, task.images
         self._say(
             "work_progress",
-            work=work.label,
-            key=work.key,
-            stage=work.stage,
-            images=work.images,
-            target_images=work.target_images,
+            work=task.label,
+            key=task.key,
+            stage=task.stage,
+            images=task.images,
+            target_images=task.target_images,
             images_per_second=rate.images_per_second,
-            seconds_left=None if work.target_images is None else rate.seconds_left(work.target_images),
+            seconds_left=None if task.target_images is None else rate.seconds_left(task.target_images),
         )
 
     def _tell_course(self, snapshot: StudySnapshot) -> None:

@@ -17,19 +17,19 @@ from tune.report.objectives import BEST_MARK, FRONT_MARK, further_columns, misse
 from tune.report.summary import finalist_of, generator_of, measured, short_names, with_error
 from tune.study.definition import Definition
 from tune.study.metrics import MEASURES, written
-from tune.study.snapshot import StudySnapshot, TrialSnapshot, WorkSnapshot
-from tune.study.states import Value, WorkState
+from tune.study.snapshot import StudySnapshot, TaskSnapshot, TrialSnapshot
+from tune.study.states import TaskState, Value
 
 NOUNS = {"teacher": "teacher", "collection": "collection", "generation": "generator", "distillation": "student"}
 """What a stage makes."""
 
 
-def progress_in_words(work: WorkSnapshot, rate: Rate) -> str:
+def progress_in_words(task: TaskSnapshot, rate: Rate) -> str:
     """`generation 3,200 of 24,000 images  310 images/s  1 min 07 s left`."""
-    if work.stage is None or work.target_images is None:
-        return work.stage or "starting"
-    words = f"{work.stage} {work.images:,} of {work.target_images:,} images"
-    pace, left = rate.images_per_second, rate.seconds_left(work.target_images)
+    if task.stage is None or task.target_images is None:
+        return task.stage or "starting"
+    words = f"{task.stage} {task.images:,} of {task.target_images:,} images"
+    pace, left = rate.images_per_second, rate.seconds_left(task.target_images)
     if pace is not None and left is not None:
         words += f"  {pace:,.0f} images/s  {duration(left)} left"
     return words
@@ -40,7 +40,7 @@ def trials_table(snapshot: StudySnapshot) -> Table | None:
     if not snapshot.trials:
         return None
     names = short_names(snapshot.searched)
-    labelled = any("validation_accuracy" in work.metrics for work in snapshot.works)
+    labelled = any("validation_accuracy" in task.metrics for task in snapshot.tasks)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title="Search")
     for heading in ("", "trial", "generator", *names.values()):
         table.add_column(heading, justify="right" if heading in names.values() else "left")
@@ -56,16 +56,16 @@ def trials_table(snapshot: StudySnapshot) -> Table | None:
         key=lambda trial: (trial.value is None, not trial.feasible, -(trial.value or 0.0), trial.number),
     )
     for trial in order:
-        work = snapshot.work(trial.key) if trial.key else None
+        task = snapshot.task(trial.key) if trial.key else None
         mark = BEST_MARK if trial.number == snapshot.best else FRONT_MARK if trial.number in snapshot.front else ""
-        cells = [mark, str(trial.number), _generator(snapshot, work)]
+        cells = [mark, str(trial.number), _generator(snapshot, task)]
         cells += [short_value(trial.params.get(path)) for path in names]
-        cells.append(with_error(trial.value, work.value_error if work else None))
-        is_complete = work is not None and trial.state is WorkState.COMPLETE
+        cells.append(with_error(trial.value, task.value_error if task else None))
+        is_complete = task is not None and trial.state is TaskState.COMPLETE
         if labelled and snapshot.objective != "validation_accuracy":
-            cells.append(percent(work.metrics.get("validation_accuracy") if work and is_complete else None))
-        cells += [written(name, work.metrics.get(name) if work and is_complete else None) for name in further]
-        cells.append(_remark(trial, work) or (missed(work.metrics, snapshot) if work else ""))
+            cells.append(percent(task.metrics.get("validation_accuracy") if task and is_complete else None))
+        cells += [written(name, task.metrics.get(name) if task and is_complete else None) for name in further]
+        cells.append(_remark(trial, task) or (missed(task.metrics, snapshot) if task else ""))
         table.add_row(*cells)
     return table
 
@@ -108,19 +108,19 @@ def rows_table(snapshot: StudySnapshot) -> Table | None:
     return table
 
 
-def work_table(works: Iterable[WorkSnapshot]) -> Table:
-    """Pieces of work with what they did."""
+def task_table(tasks: Iterable[TaskSnapshot]) -> Table:
+    """Tasks with what they did."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("work", "state", "stage", "images", "took", "on", ""):
         table.add_column(heading, justify="right" if heading in ("images", "took") else "left", overflow="fold")
-    for work in works:
-        images = f"{work.images:,}" + (f" of {work.target_images:,}" if work.target_images else "")
-        if work.state is WorkState.COMPLETE and work.target_images:
-            images = f"{work.target_images:,}"  # a build's last stage counts other images than its longest
-        took = "reused" if work.reused else duration(work.seconds) if work.seconds else ""
-        node = work.attempts[-1].node if work.attempts else ""
-        seen = images if work.images else ""
-        table.add_row(work.label, work.state.value, work.stage or "", seen, took, node, work.reason or "")
+    for task in tasks:
+        images = f"{task.images:,}" + (f" of {task.target_images:,}" if task.target_images else "")
+        if task.state is TaskState.COMPLETE and task.target_images:
+            images = f"{task.target_images:,}"  # a build's last stage counts other images than its longest
+        took = "reused" if task.reused else duration(task.seconds) if task.seconds else ""
+        node = task.attempts[-1].node if task.attempts else ""
+        seen = images if task.images else ""
+        table.add_row(task.label, task.state.value, task.stage or "", seen, took, node, task.reason or "")
     return table
 
 
@@ -206,15 +206,15 @@ def short_value(value: Value | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
-def _remark(trial: TrialSnapshot, work: WorkSnapshot | None) -> str:
-    if trial.state is WorkState.COMPLETE:
+def _remark(trial: TrialSnapshot, task: TaskSnapshot | None) -> str:
+    if trial.state is TaskState.COMPLETE:
         return ""
-    if trial.state is WorkState.PRUNED and work is not None and work.rungs:
-        last = work.rungs[-1]
+    if trial.state is TaskState.PRUNED and task is not None and task.rungs:
+        last = task.rungs[-1]
         return f"pruned at {last.images:,} images with {percent(last.value)}"
     return trial.reason or trial.state.value
 
 
-def _generator(snapshot: StudySnapshot, work: WorkSnapshot | None) -> str:
-    build = generator_of(work, snapshot) if work else None
+def _generator(snapshot: StudySnapshot, task: TaskSnapshot | None) -> str:
+    build = generator_of(task, snapshot) if task else None
     return "–" if build is None else build.label.removeprefix("generator-")

@@ -52,10 +52,10 @@ class Projection:
             _log.warning("MLflow is still being written and is left behind; the same command makes up for it")
 
     def offer(self, snapshot: StudySnapshot) -> None:
-        """What stands now; written when a piece of work has ended since. The last word is `finish`'s alone."""
+        """What stands now; written when a task has ended since. The last word is `finish`'s alone."""
         if snapshot.finished:
             return  # its report is not there yet, and what counts as finished is not written again
-        finals = sum(work.state.is_final for work in snapshot.works)
+        finals = sum(task.state.is_final for task in snapshot.tasks)
         if finals > self._finals:
             self._finals = finals
             with self._news:

@@ -9,15 +9,15 @@ from tune.report import summary as findings
 from tune.report.champion import champion_of, numbers
 from tune.report.commands import verb_command
 from tune.report.summary import best_trial, generator_of, result_in_words, shown
-from tune.study.snapshot import StudySnapshot, WorkSnapshot
-from tune.study.states import WorkState
+from tune.study.snapshot import StudySnapshot, TaskSnapshot
+from tune.study.states import TaskState
 
 WHAT = {
     "collection": "The collected images and the hold-out, as the teacher sees them.",
     "synthesis": "A generator and its synthetic images.",
     "evaluation": "A student: distilled on the collected and the synthetic images, and measured on the hold-out.",
 }
-"""A piece of work by its last stage."""
+"""A task by its last stage."""
 
 ROLES = {
     "search": "suggested by the search as trial {trial}",
@@ -49,24 +49,24 @@ def study_note(snapshot: StudySnapshot) -> str:
     return _note(findings.verdict(snapshot), [*first, *facts])
 
 
-def work_note(work: WorkSnapshot, snapshot: StudySnapshot) -> str:
-    """Of the run of one piece of work."""
-    facts = [("What", f"{WHAT[work.until]} {_role(work)}.".strip())]
-    if work.params:
-        facts.append(("Settings", f"{_settings(work)}, seed {work.seed}"))
-    build = generator_of(work, snapshot)
-    if build is not None and build is not work:
+def task_note(task: TaskSnapshot, snapshot: StudySnapshot) -> str:
+    """Of the run of one task."""
+    facts = [("What", f"{WHAT[task.until]} {_role(task)}.".strip())]
+    if task.params:
+        facts.append(("Settings", f"{_settings(task)}, seed {task.seed}"))
+    build = generator_of(task, snapshot)
+    if build is not None and build is not task:
         facts.append(
             ("Generator", f"run `{build.label}`, {build.state}; students of equal generator settings share it")
         )
     facts += [
         (f"At {rung.images:,} images", f"agreement {percent(rung.value)}, {'went on' if rung.kept else 'stopped here'}")
-        for rung in work.rungs
+        for rung in task.rungs
     ]
-    if work.state is WorkState.COMPLETE and (Path(work.folder) / "report.html").is_file():
+    if task.state is TaskState.COMPLETE and (Path(task.folder) / "report.html").is_file():
         facts.append(("Look at", "Artifacts: `report.html` for all of it, `pictures` for its images"))
-    headline = f"{work.label}: {relative_paths(result_in_words(work)) if work.state.is_final else work.state}"
-    return _note(headline, [*facts, ("More", f"`{verb_command('show', snapshot, work.label)}`")])
+    headline = f"{task.label}: {relative_paths(result_in_words(task)) if task.state.is_final else task.state}"
+    return _note(headline, [*facts, ("More", f"`{verb_command('show', snapshot, task.label)}`")])
 
 
 def _asked(snapshot: StudySnapshot) -> str:
@@ -75,14 +75,14 @@ def _asked(snapshot: StudySnapshot) -> str:
     return f"the most {wanted['Maximised']}; {'; '.join(parts)}"
 
 
-def _role(work: WorkSnapshot) -> str:
-    if work.kind == "build":
+def _role(task: TaskSnapshot) -> str:
+    if task.kind == "build":
         return ""
-    return f"It is {ROLES[work.role].format(trial=work.trial)}"
+    return f"It is {ROLES[task.role].format(trial=task.trial)}"
 
 
-def _settings(work: WorkSnapshot) -> str:
-    return ", ".join(f"`{path}` {shown(value)}" for path, value in work.params.items()) or "as the study file says"
+def _settings(task: TaskSnapshot) -> str:
+    return ", ".join(f"`{path}` {shown(value)}" for path, value in task.params.items()) or "as the study file says"
 
 
 def _note(headline: str, facts: list[tuple[str, str]]) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hidfd.config.schema import TrialConfig
 from tune.report.champion import DIGEST_TAG, Champion, description_of, tags_of
-from tune.study.snapshot import StudySnapshot, WorkSnapshot
+from tune.study.snapshot import StudySnapshot, TaskSnapshot
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -45,7 +45,7 @@ class Registration:
 
 
 def log_student(
-    client: MlflowClient, run: str, student: WorkSnapshot, config: TrialConfig, store: Store
+    client: MlflowClient, run: str, student: TaskSnapshot, config: TrialConfig, store: Store
 ) -> LoggedModel:
     """A finished student as a model of its run; what was logged before is found again.
 
@@ -112,7 +112,7 @@ def _logged(client: MlflowClient, experiment: str, run: str, label: str) -> Logg
 
 
 def _log(
-    client: MlflowClient, experiment: str, run: str, student: WorkSnapshot, config: TrialConfig, store: Store
+    client: MlflowClient, experiment: str, run: str, student: TaskSnapshot, config: TrialConfig, store: Store
 ) -> LoggedModel:
     from mlflow.entities import LoggedModelOutput
 

@@ -1,4 +1,4 @@
-"""What of a piece of work its run in MLflow shows: tags to filter by, final numbers, curves. Few, and well-named."""
+"""What of a task its run in MLflow shows: tags to filter by, final numbers, curves. Few, and well-named."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from tune.report.objectives import constraints_in_words, missed
 from tune.report.summary import generator_of
 from tune.study.metrics import LATENCY
-from tune.study.snapshot import StudySnapshot, WorkSnapshot
-from tune.study.states import WorkState
+from tune.study.snapshot import StudySnapshot, TaskSnapshot
+from tune.study.states import TaskState
 
 Series = dict[str, list[tuple[int, float]]]
 """Metric -> (step, value)."""
@@ -38,28 +38,28 @@ CURVES = (
 """Curves that MLflow shows; every other one stands in the report. Few, because its comparison page is slow."""
 
 
-def tags_of_run(work: WorkSnapshot, snapshot: StudySnapshot) -> dict[str, str]:
+def tags_of_run(task: TaskSnapshot, snapshot: StudySnapshot) -> dict[str, str]:
     """What a run can be filtered by, its state apart."""
-    tags = {"kind": work.kind, "role": work.role, "until": work.until, "seed": str(work.seed)}
-    build = generator_of(work, snapshot)
+    tags = {"kind": task.kind, "role": task.role, "until": task.until, "seed": str(task.seed)}
+    build = generator_of(task, snapshot)
     if build is not None:
         tags["generator"] = build.label
-    if work.trial is not None:
-        tags |= {"trial": str(work.trial), "group": str(snapshot.trials[work.trial].group)}
+    if task.trial is not None:
+        tags |= {"trial": str(task.trial), "group": str(snapshot.trials[task.trial].group)}
     return tags
 
 
-def feasible_tag(work: WorkSnapshot, snapshot: StudySnapshot) -> str | None:
+def feasible_tag(task: TaskSnapshot, snapshot: StudySnapshot) -> str | None:
     """Whether a student that came to its end keeps the study's constraints; None where there is nothing to keep."""
-    if work.kind != "student" or work.state is not WorkState.COMPLETE or not constraints_in_words(snapshot):
+    if task.kind != "student" or task.state is not TaskState.COMPLETE or not constraints_in_words(snapshot):
         return None
-    return "false" if missed(work.metrics, snapshot) else "true"
+    return "false" if missed(task.metrics, snapshot) else "true"
 
 
-def final_metrics(work: WorkSnapshot) -> Series:
+def final_metrics(task: TaskSnapshot) -> Series:
     """A pruned student has none: its last rung is no result, and stands in its curve."""
-    found = {name: [(work.images, work.metrics[name])] for name in SHOWN if name in work.metrics}
-    return {"seconds": [(0, work.seconds)]} | ({} if work.state is WorkState.PRUNED else found)
+    found = {name: [(task.images, task.metrics[name])] for name in SHOWN if name in task.metrics}
+    return {"seconds": [(0, task.seconds)]} | ({} if task.state is TaskState.PRUNED else found)
 
 
 def curves_of(path: Path, kind: str) -> Series:

@@ -1,6 +1,6 @@
 """MLflow as a projection of the study: what a snapshot says, MLflow shows; writing it again changes nothing.
 
-One parent run per study and one child run per piece of work, found again by the work's key, so that a resumed study
+One parent run per study and one child run per task, found again by the work's key, so that a resumed study
 goes on in the same runs. Metrics come from the trial folders, in batches. Every child can be filtered by its tags:
 `tags."hidfd.state" = 'complete' and tags.kind = 'student'`.
 """
@@ -23,9 +23,9 @@ from tune.errors import TrackingError
 from tune.planner.comparison import TABLE_METRICS
 from tune.report.champion import Champion, best_student, config_of
 from tune.report.objectives import constraints_in_words, further_columns, traded_off
-from tune.study.snapshot import StudySnapshot, WorkSnapshot
-from tune.study.states import WorkState
-from tune.tracking.descriptions import study_note, work_note
+from tune.study.snapshot import StudySnapshot, TaskSnapshot
+from tune.study.states import TaskState
+from tune.tracking.descriptions import study_note, task_note
 from tune.tracking.model_registry import MODEL_TAG, Registration, log_student, register
 from tune.tracking.run_content import Series, curves_of, feasible_tag, final_metrics, tags_of_run
 
@@ -68,11 +68,11 @@ run carries the model; `hidfd.front` names those of the Pareto front. Of the stu
 name and the alias `champion`."""
 
 STATUSES = {
-    WorkState.COMPLETE: "FINISHED",
-    WorkState.COLLAPSED: "FINISHED",
-    WorkState.PRUNED: "KILLED",
-    WorkState.DIVERGED: "FAILED",
-    WorkState.FAILED: "FAILED",
+    TaskState.COMPLETE: "FINISHED",
+    TaskState.COLLAPSED: "FINISHED",
+    TaskState.PRUNED: "KILLED",
+    TaskState.DIVERGED: "FAILED",
+    TaskState.FAILED: "FAILED",
 }
 """MLflow's own status of what has ended; the tag `hidfd.state` says it in full."""
 
@@ -119,9 +119,9 @@ class Tracker:
         return self._client
 
     def sync(self, snapshot: StudySnapshot, is_cut_short: Callable[[], bool] = lambda: False) -> None:
-        """Bring MLflow up to a snapshot. Pieces of work that ended and were written are not touched again.
+        """Bring MLflow up to a snapshot. Tasks that ended and were written are not touched again.
 
-        `is_cut_short` is asked between two pieces of work; what is left then is written by the next call.
+        `is_cut_short` is asked between two tasks; what is left then is written by the next call.
         """
         try:
             self._sync(snapshot, is_cut_short)
@@ -170,10 +170,10 @@ class Tracker:
         return len(self._runs)
 
     def run_id(self, key: str) -> str | None:
-        """The MLflow run of a piece of work, if it has one."""
+        """The MLflow run of a task, if it has one."""
         return self._runs.get(key)
 
-    def _model_of(self, student: WorkSnapshot, snapshot: StudySnapshot, store: Store) -> LoggedModel:
+    def _model_of(self, student: TaskSnapshot, snapshot: StudySnapshot, store: Store) -> LoggedModel:
         """A student's model, which the study's run names as well."""
         client = self.client  # first: it knows the runs
         model = log_student(client, self._runs[student.key], student, config_of(student, snapshot), store)
@@ -182,13 +182,13 @@ class Tracker:
 
     def _sync(self, snapshot: StudySnapshot, is_cut_short: Callable[[], bool]) -> None:
         tags = {"mlflow.runName": snapshot.name, STUDY_TAG: snapshot.name, "kind": "study"}
-        parent = self._run("study", tags, _first_start(snapshot.works))
-        for work in snapshot.works:
+        parent = self._run("study", tags, _first_start(snapshot.tasks))
+        for task in snapshot.tasks:
             if is_cut_short():
                 return
-            is_due = work.state is not WorkState.WAITING and work.kind != "opening"
-            if is_due and self._written.get(work.key) != _mark_of(work):
-                self._write_work(work, parent, snapshot)
+            is_due = task.state is not TaskState.WAITING and task.kind != "opening"
+            if is_due and self._written.get(task.key) != _mark_of(task):
+                self._write_task(task, parent, snapshot)
         best = best_student(snapshot)
         state = "finished" if snapshot.finished else "running"
         mark = digest_of([state, best.key if best else None, snapshot.verdict, *snapshot.front])[:12]
@@ -200,22 +200,22 @@ class Tracker:
             note = {NOTE_TAG: study_note(snapshot)}
             self._mark("study", mark, {**tags, BEST_TAG: best.label if best else None, **note})
 
-    def _write_work(self, work: WorkSnapshot, parent: str, snapshot: StudySnapshot) -> None:
-        tags = {PARENT_TAG: parent, STUDY_TAG: snapshot.name, "mlflow.runName": work.label} | tags_of_run(
-            work, snapshot
+    def _write_task(self, task: TaskSnapshot, parent: str, snapshot: StudySnapshot) -> None:
+        tags = {PARENT_TAG: parent, STUDY_TAG: snapshot.name, "mlflow.runName": task.label} | tags_of_run(
+            task, snapshot
         )
-        run = self._run(work.key, tags, _first_start([work]))
-        self._log_params(run, work.params)
-        if work.state.is_final:
-            folder = Path(work.folder)
-            curves = curves_of(folder / "metrics.jsonl", work.kind)
-            rungs = {"distillation/agreement": [(rung.images, rung.value) for rung in work.rungs]}
-            self._log_metrics(run, final_metrics(work) | (curves or rungs))
+        run = self._run(task.key, tags, _first_start([task]))
+        self._log_params(run, task.params)
+        if task.state.is_final:
+            folder = Path(task.folder)
+            curves = curves_of(folder / "metrics.jsonl", task.kind)
+            rungs = {"distillation/agreement": [(rung.images, rung.value) for rung in task.rungs]}
+            self._log_metrics(run, final_metrics(task) | (curves or rungs))
             self._log_folder(run, folder)
-            self.client.set_terminated(run, STATUSES[work.state], _last_end([work]))
-        note = work_note(work, snapshot)
-        tags_at_end = {"reason": work.reason, "feasible": feasible_tag(work, snapshot), NOTE_TAG: note}
-        self._mark(work.key, _mark_of(work), {STATE_TAG: work.state, **tags_at_end})
+            self.client.set_terminated(run, STATUSES[task.state], _last_end([task]))
+        note = task_note(task, snapshot)
+        tags_at_end = {"reason": task.reason, "feasible": feasible_tag(task, snapshot), NOTE_TAG: note}
+        self._mark(task.key, _mark_of(task), {STATE_TAG: task.state, **tags_at_end})
 
     def _write_study(self, snapshot: StudySnapshot, run: str) -> None:
         # As many seeds or students as a number rests on are its step, so that the newest is the one over most of them.
@@ -237,7 +237,7 @@ class Tracker:
                 self.client.log_artifact(run, str(page))
         for picture in sorted((folder / "figures").glob("*.png")):
             self.client.log_artifact(run, str(picture), "figures")
-        self.client.set_terminated(run, end_time=_last_end(snapshot.works))
+        self.client.set_terminated(run, end_time=_last_end(snapshot.tasks))
 
     def _log_params(self, run: str, params: dict[str, Any]) -> None:
         from mlflow.entities import Param
@@ -360,15 +360,15 @@ def tracking_errors(uri: str) -> Iterator[None]:
         ) from error
 
 
-def _mark_of(work: WorkSnapshot) -> str:
-    """What of a piece of work is written: a student's run is written once more when its test labels are opened."""
-    return f"{work.state}, test" if "test_accuracy" in work.metrics else work.state
+def _mark_of(task: TaskSnapshot) -> str:
+    """What of a task is written: a student's run is written once more when its test labels are opened."""
+    return f"{task.state}, test" if "test_accuracy" in task.metrics else task.state
 
 
-def _first_start(works: Iterable[WorkSnapshot]) -> float | None:
-    return min((attempt.started for work in works for attempt in work.attempts), default=None)
+def _first_start(tasks: Iterable[TaskSnapshot]) -> float | None:
+    return min((attempt.started for task in tasks for attempt in task.attempts), default=None)
 
 
-def _last_end(works: Iterable[WorkSnapshot]) -> int | None:
+def _last_end(tasks: Iterable[TaskSnapshot]) -> int | None:
     """In milliseconds; None, which is now for MLflow, where nothing ran."""
-    return round(1000 * max((attempt.ended or 0.0 for work in works for attempt in work.attempts), default=0.0)) or None
+    return round(1000 * max((attempt.ended or 0.0 for task in tasks for attempt in task.attempts), default=0.0)) or None

@@ -10,7 +10,7 @@ import torch
 from hidfd.config.paths import with_values
 from hidfd.config.schema import TrialConfig, check_shares
 from hidfd.data.identify import identify
-from hidfd.distributed.process_group import ALONE, Processes
+from hidfd.distributed.process_group import ALONE, ProcessGroup
 from hidfd.distributed.random_streams import Draws, stream
 from hidfd.errors import ConfigError, ProcessLostError, Stopped, StoreError
 from hidfd.pipeline.graph import plan
@@ -44,14 +44,14 @@ SEVERAL = pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_parts_of_a_batch_are_equal_and_make_the_whole(count: int) -> None:
     batch = torch.arange(12).view(12, 1)
-    parts = [Processes(rank, count).part(batch) for rank in range(count)]
+    parts = [ProcessGroup(rank, count).part(batch) for rank in range(count)]
     assert torch.equal(torch.cat(parts), batch)
     assert {len(part) for part in parts} == {12 // count}
 
 
 def test_a_process_draws_for_the_global_batch_and_keeps_what_is_its_own() -> None:
     whole = Draws(stream(0, "generation", "test")).uniform(3, 8)
-    parts = [Draws(stream(0, "generation", "test"), 8, Processes(rank, 2).rows(8)).uniform(3, 4) for rank in (0, 1)]
+    parts = [Draws(stream(0, "generation", "test"), 8, ProcessGroup(rank, 2).rows(8)).uniform(3, 4) for rank in (0, 1)]
     assert torch.equal(torch.cat(parts, dim=1), whole)
 
 

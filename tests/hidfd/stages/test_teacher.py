@@ -4,8 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from hidfd.config.schema import Material, TeacherConfig, TrialConfig
-from hidfd.config.schema import TeacherTraining as TrainingConfig
+from hidfd.config.schema import Material, TeacherConfig, TeacherTrainingConfig, TrialConfig
 from hidfd.data.image_set import open_images
 from hidfd.distributed.device import resolve_device
 from hidfd.errors import InputError
@@ -39,7 +38,7 @@ def test_a_checkpoint_that_is_nowhere_is_named(trial_config: TrialConfig, store:
 @pytest.fixture
 def training(trial_config: TrialConfig, store: Store) -> TeacherTraining:
     assert trial_config.data.validation is not None
-    train = TrainingConfig(images=trial_config.data.validation, target_images=64, batch_images=16)
+    train = TeacherTrainingConfig(images=trial_config.data.validation, target_images=64, batch_images=16)
     teacher = TeacherConfig(architecture="resnet8", width=4, train=train)
     trial = Trial(
         trial_config.model_copy(update={"teacher": teacher}), store, resolve_device("cpu", "fp32"), Observer()

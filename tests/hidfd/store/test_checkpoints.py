@@ -10,7 +10,7 @@ import pytest
 from pyarrow import fs
 
 from hidfd.store.checkpoints import Checkpoints
-from hidfd.store.object_store import RemotePlace
+from hidfd.store.object_store import ObjectStoreBackend
 from hidfd.store.store import Store
 
 DIGEST = "c" * 64
@@ -21,7 +21,7 @@ def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
     if request.param == "local":
         return Store.open(tmp_path / "store").checkpoints(DIGEST)
     (tmp_path / "store").mkdir()
-    place = RemotePlace(fs.LocalFileSystem(), str(tmp_path / "store"), "s3://bucket", tmp_path / "cache")
+    place = ObjectStoreBackend(fs.LocalFileSystem(), str(tmp_path / "store"), "s3://bucket", tmp_path / "cache")
     return Store(place).checkpoints(DIGEST)
 
 
@@ -156,7 +156,9 @@ def _die(folder: Path) -> None:
 
 def _reopened(checkpoints: Checkpoints, tmp_path: Path) -> Checkpoints:
     """As another process would see them: nothing cached, nothing verified."""
-    if isinstance(checkpoints._place, RemotePlace):
-        place = RemotePlace(fs.LocalFileSystem(), str(tmp_path / "store"), "s3://bucket", tmp_path / "other-cache")
+    if isinstance(checkpoints._place, ObjectStoreBackend):
+        place = ObjectStoreBackend(
+            fs.LocalFileSystem(), str(tmp_path / "store"), "s3://bucket", tmp_path / "other-cache"
+        )
         return Checkpoints(place, DIGEST)
     return Store.open(tmp_path / "store").checkpoints(DIGEST)

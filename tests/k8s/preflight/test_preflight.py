@@ -289,17 +289,17 @@ def test_nodes_that_may_still_come_are_no_failure(find: Any, server: ApiServer, 
         ({"cpus_per_worker": 1}, {}, Verdict.WARN, "2 side by side, study.concurrency is 4"),
     ],
 )
-def test_piece_of_work_is_held_against_what_one_pod_has(
+def test_task_is_held_against_what_one_pod_has(
     find: Any, resources: dict[str, Any], workers: dict[str, Any], verdict: Verdict, says: str
 ) -> None:
-    check = find({**SMALLEST, "workers": workers}, resources=resources)["a piece of work"]
+    check = find({**SMALLEST, "workers": workers}, resources=resources)["a task"]
     assert check.verdict is verdict
     assert says in check.found
 
 
-def test_gpus_that_no_piece_of_work_asks_for_are_told(find: Any) -> None:
+def test_gpus_that_no_task_asks_for_are_told(find: Any) -> None:
     group = {"gpu": {"gpus": 1, "cpus": 8}}
-    assert "gpu: no piece of work asks for one" in find({**SMALLEST, "workers": group})["GPUs"].found
+    assert "gpu: no task asks for one" in find({**SMALLEST, "workers": group})["GPUs"].found
     assert "GPUs" not in find({**SMALLEST, "workers": group}, resources={"gpus_per_worker": 1})
 
 

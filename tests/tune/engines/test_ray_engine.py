@@ -19,12 +19,12 @@ from tune.engines import ray_cluster as cluster
 from tune.engines import ray_engine as engine
 from tune.engines.ray_engine import Adapter
 from tune.engines.ray_worker import WORD
-from tune.engines.worker import Place
+from tune.engines.worker import WorkerContext
 from tune.errors import EngineError, LedgerError
 from tune.planner.planner import OBEY_SECONDS, Planner
-from tune.study.messages import Done, Finished, Lost, Report
-from tune.study.states import WorkState
-from tune.study.task import Work
+from tune.study.messages import Done, ProgressReport, TaskFinished, TaskLost
+from tune.study.states import TaskState
+from tune.study.task import Task
 
 
 class Trial:
@@ -67,7 +67,7 @@ def adapter(planner: Planner, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch)
 
 
 def start(adapter: Adapter) -> tuple[str, str]:
-    """Trial and label of the next piece of work."""
+    """Trial and label of the next task."""
     trial = adapter.next_trial({"run": "study", "storage": None})
     assert isinstance(trial, Trial)
     return trial.trial_id, json.loads(trial.config["work"])["label"]
@@ -77,20 +77,20 @@ def says(*words: Any) -> dict[str, Any]:
     return {WORD: json.dumps(words)}
 
 
-def work_of(planner: Planner, label: str) -> Work:
-    return next(work for work in planner.state.works.values() if work.label == label)
+def task_of(planner: Planner, label: str) -> Task:
+    return next(task for task in planner.state.tasks.values() if task.label == label)
 
 
 def test_a_trial_that_says_how_it_ended_ends_so(adapter: Adapter, planner: Planner) -> None:
     trial, label = start(adapter)
     adapter.on_result(trial, says("start", "node-1", "n1"))
-    adapter.on_result(trial, says("report", Report("collection", 5, 10).to_json()))
-    adapter.on_result(trial, says("end", "Finished", vars(Finished({}, reused=False, cpu_seconds=2.0))))
+    adapter.on_result(trial, says("report", ProgressReport("collection", 5, 10).to_json()))
+    adapter.on_result(trial, says("end", "finished", vars(TaskFinished({}, reused=False, cpu_seconds=2.0))))
     adapter.on_end(trial, "it ended without a word")
-    work = work_of(planner, label)
-    assert work.outcome is not None
-    assert work.outcome.state is WorkState.COMPLETE
-    (attempt,) = work.attempts
+    task = task_of(planner, label)
+    assert task.outcome is not None
+    assert task.outcome.state is TaskState.COMPLETE
+    (attempt,) = task.attempts
     assert (attempt.node, attempt.end, attempt.images_to, attempt.cpu_seconds) == ("node-1", "finished", 5, 2.0)
 
 
@@ -99,9 +99,9 @@ def test_a_trial_whose_process_died_is_lost_and_goes_on(adapter: Adapter, planne
     adapter.on_result(trial, says("start", "node-1", "n1"))
     adapter.on_end(trial, "its process died")
     adapter.on_end(trial, "told twice")
-    work = work_of(planner, label)
-    assert [attempt.end for attempt in work.attempts] == ["lost"]
-    assert planner.state.of(work.key) is WorkState.WAITING
+    task = task_of(planner, label)
+    assert [attempt.end for attempt in task.attempts] == ["lost"]
+    assert planner.state.of(task.key) is TaskState.WAITING
     again, same = start(adapter)
     assert (same, again == trial) == (label, False)
 
@@ -116,7 +116,7 @@ def test_what_several_processes_held_is_given_back_where_their_trial_died(
     adapter.on_result(trial, says("group", "4edfc363"))
     adapter.on_result(trial, says("start", "node-1", "n1"))
     if not is_lost:
-        adapter.on_result(trial, says("end", "Finished", vars(Finished({}, reused=False))))
+        adapter.on_result(trial, says("end", "finished", vars(TaskFinished({}, reused=False))))
     adapter.on_end(trial, "its process died")
     assert freed == (["4edfc363"] if is_lost else []), "Ray Train gives back what came to its end"
 
@@ -131,7 +131,7 @@ def test_a_trial_whose_node_is_gone_is_lost_with_it(
         adapter.on_result(trial, says("start", "node-1", "n1"))
     monkeypatch.setattr(engine, "answers", lambda node: node != "n1")
     adapter.on_end(trial, "its process died")
-    assert [attempt.end for attempt in work_of(planner, label).attempts] == ["node lost"]
+    assert [attempt.end for attempt in task_of(planner, label).attempts] == ["node lost"]
 
 
 def test_a_node_that_accepts_no_connection_is_gone_before_the_cluster_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,8 +172,8 @@ def test_a_trial_that_hangs_and_does_not_obey_is_killed_and_lost(
     adapter.on_step()
     assert killed == ["its process"]
     with pytest.MonkeyPatch.context() as patch:
-        said: list[Lost] = []
-        patch.setattr(planner, "on_end", lambda work, end: said.append(end))
+        said: list[TaskLost] = []
+        patch.setattr(planner, "on_end", lambda task, end: said.append(end))
         adapter.on_end(trial.trial_id, "its process died")
     (end,) = said
     assert end.reason == "it was asked to stop (hung: it told nothing for 60 min), did not, and was killed"
@@ -182,7 +182,7 @@ def test_a_trial_that_hangs_and_does_not_obey_is_killed_and_lost(
 def test_a_trial_that_ends_without_a_start_is_lost(adapter: Adapter, planner: Planner) -> None:
     trial, label = start(adapter)
     adapter.on_end(trial, "it never started")
-    (attempt,) = work_of(planner, label).attempts
+    (attempt,) = task_of(planner, label).attempts
     assert (attempt.node, attempt.end) == ("(never started)", "lost")
 
 
@@ -215,7 +215,7 @@ def test_results_of_strangers_are_nobodys(adapter: Adapter) -> None:
 
 
 def run_ray(planner: Planner) -> None:
-    place = Place("store", "results", "cpu", 1)
+    place = WorkerContext("store", "results", "cpu", 1)
     engine.run_ray(planner, place, concurrency=1, resources=ResourcesConfig(), environment={}, on_change=lambda: None)
 
 
@@ -278,19 +278,19 @@ def test_a_trial_that_loses_the_node_of_any_process_is_lost_with_it(adapter: Ada
     trial, label = start(adapter)
     adapter.on_result(trial, says("node", "node-2", "n2"))  # may speak before the first process
     adapter.on_result(trial, says("start", "node-1", "n1"))
-    adapter.on_result(trial, says("end", "Lost", vars(Lost("process 1: connection closed"))))
+    adapter.on_result(trial, says("end", "lost", vars(TaskLost("process 1: connection closed"))))
     adapter.on_end(trial, "it ended without a word")
-    (attempt,) = work_of(planner, label).attempts
+    (attempt,) = task_of(planner, label).attempts
     assert (attempt.node, attempt.end) == ("node-1", "node lost")
 
 
 def test_what_the_first_process_said_of_its_end_stands(adapter: Adapter, planner: Planner) -> None:
     trial, label = start(adapter)
     adapter.on_result(trial, says("start", "node-1", "n1"))
-    adapter.on_result(trial, says("end", "Finished", vars(Finished({}, reused=False, cpu_seconds=2.0))))
-    adapter.on_result(trial, says("end", "Lost", vars(Lost("process 1: it was slow to leave"))))
+    adapter.on_result(trial, says("end", "finished", vars(TaskFinished({}, reused=False, cpu_seconds=2.0))))
+    adapter.on_result(trial, says("end", "lost", vars(TaskLost("process 1: it was slow to leave"))))
     adapter.on_end(trial, "it ended without a word")
-    assert [attempt.end for attempt in work_of(planner, label).attempts] == ["finished"]
+    assert [attempt.end for attempt in task_of(planner, label).attempts] == ["finished"]
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_local_store_that_another_node_does_not_see_is_refused_with_its_name(
     monkeypatch.setattr(cluster, "NodeAffinitySchedulingStrategy", lambda node, soft: SimpleNamespace(node_id=node))
     monkeypatch.setattr(ray, "remote", lambda **options: lambda function: Look())
     monkeypatch.setattr(ray, "get", lambda answer, timeout: answer)
-    local = Place(str(tmp_path), str(tmp_path / "results"), "cpu", 1)
+    local = WorkerContext(str(tmp_path), str(tmp_path / "results"), "cpu", 1)
     with pytest.raises(EngineError, match=r"is not the same folder on there, .* or on S3"):
         cluster.check_store_is_shared(local)
     assert not list(tmp_path.iterdir())

@@ -103,7 +103,7 @@ def test_pictures_of_a_forgotten_study_of_that_name_go_with_the_first_file(
     assert left == {SAMPLE, "trial-1/config.yaml", "trial-1/notes.txt", "trial-2/pictures/real.png"}
 
 
-def test_pictures_stay_when_work_goes_on_on_another_disk(
+def test_pictures_stay_when_task_goes_on_on_another_disk(
     brings: HandOver, handle: Handle, worker: Path, driver: Path, tmp_path: Path
 ) -> None:
     (worker / "trial-1/config.yaml").write_text("one")
@@ -124,7 +124,7 @@ def test_where_all_nodes_share_the_results_nothing_travels(worker: Path, monkeyp
     assert (worker / SAMPLE).exists()
 
 
-def test_work_that_writes_nothing_asks_nothing(brings: HandOver, handle: Handle) -> None:
+def test_task_that_writes_nothing_asks_nothing(brings: HandOver, handle: Handle) -> None:
     brings.bring_all("opening-1")
     assert handle.asked == []
 
@@ -140,7 +140,7 @@ def test_work_that_writes_nothing_asks_nothing(brings: HandOver, handle: Handle)
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_cannot_come_is_told_once_and_the_work_goes_on(
+def test_what_cannot_come_is_told_once_and_the_task_goes_on(
     brings: HandOver, handle: Handle, worker: Path, told: list[str], error: Exception
 ) -> None:
     handle.error = error

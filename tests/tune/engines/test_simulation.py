@@ -14,8 +14,8 @@ from tune.ledger.ledger import Ledger
 from tune.planner.planner import Planner
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
-from tune.study.states import WorkState
-from tune.study.task import Work
+from tune.study.states import TaskState
+from tune.study.task import Task
 
 
 def simulate(
@@ -32,12 +32,12 @@ def simulate(
 def unlucky(losses: dict[tuple[str, int], int]) -> World:
     """Two nodes are lost in the middle, and one generator collapses."""
 
-    def lose(work: Work, step: int) -> bool:
-        left = losses.get((work.label, step), 0)
-        losses[work.label, step] = left - 1
+    def lose(task: Task, step: int) -> bool:
+        left = losses.get((task.label, step), 0)
+        losses[task.label, step] = left - 1
         return left > 0
 
-    return World(collapsed=lambda work: work.label == "generator-1", lose=lose)
+    return World(collapsed=lambda task: task.label == "generator-1", lose=lose)
 
 
 @pytest.mark.slow
@@ -56,24 +56,26 @@ def test_study_of_several_workers_survives_a_kill_at_every_ledger_write() -> Non
             break
         except Killed:
             seen = Ledger(world.storage, study.name, study.study.objective)
-            decided = {s.number: dict(s.rungs) for s in seen.suggestions()}
-            finished = {w.number: w.outcome for w in seen.works() if w.outcome is not None}
+            decided = {s.number: dict(s.rungs) for s in seen.search_trials()}
+            finished = {w.number: w.outcome for w in seen.tasks() if w.outcome is not None}
         planner = simulate(study, world, 3)
         where, state = f"killed before write {at}", planner.state
         assert planner.is_over(), where
-        assert len(state.suggestions) == 9, where
-        assert all(suggestion.state.is_final for suggestion in state.suggestions), where
+        assert len(state.search_trials) == 9, where
+        assert all(search_trial.state.is_final for search_trial in state.search_trials), where
         assert set(world.built.values()) == {1}, f"{where}: an artifact was built twice"
-        assert len({work.key for work in state.ledger.works()}) == len(state.ledger.works()), f"{where}: work doubled"
+        assert len({task.key for task in state.ledger.tasks()}) == len(state.ledger.tasks()), f"{where}: work doubled"
         for number, rungs in decided.items():
-            assert rungs.items() <= state.suggestions[number].rungs.items(), f"{where}: a rung was decided anew"
+            assert rungs.items() <= state.search_trials[number].rungs.items(), f"{where}: a rung was decided anew"
         for number, outcome in finished.items():
-            assert state.ledger.works()[number].outcome == outcome, f"{where}: a result was lost"
+            assert state.ledger.tasks()[number].outcome == outcome, f"{where}: a result was lost"
         assert all(trial.state.is_finished() for trial in state.ledger.history()), where
         rows = [state.of(key) for row in state.rows for key in row.keys]
         assert rows, where
-        assert set(rows) == {WorkState.COMPLETE}, where
-        assert [len(opening["keys"]) for opening in state.ledger.openings] == [3], f"{where}: opened more than once"
+        assert set(rows) == {TaskState.COMPLETE}, where
+        assert [len(opening["keys"]) for opening in state.ledger.test_evaluations] == [3], (
+            f"{where}: opened more than once"
+        )
         assert planner.spent().cpu_seconds <= limit * 3600, where
         at += 1
     assert at > 150
@@ -84,7 +86,7 @@ def test_ten_thousand_trials_on_256_workers_take_seconds() -> None:
     study = definition({"num_students": 10_000, "sampler": "random", "concurrency": 256})
     world, started = World(), time.process_time()
     planner = simulate(study, world, 256)
-    assert len(planner.state.suggestions) == 10_000
+    assert len(planner.state.search_trials) == 10_000
     assert set(world.built.values()) == {1}
     assert time.process_time() - started < 120, "3 ms of processor a trial, and room for a slow machine"
 
@@ -98,7 +100,7 @@ def test_workers_are_never_idle_while_something_could_start() -> None:
     planner = world.planner(study, simulation.clock)
 
     def look() -> None:
-        if len(planner.state.suggestions) < 60 and simulation.now > 10:
+        if len(planner.state.search_trials) < 60 and simulation.now > 10:
             idle.append(8 - len(planner.live))
 
     simulation.on_event = look

@@ -1,4 +1,4 @@
-"""How a piece of work ends, whose fault it was, and what is told on the way. Without torch: the trial is a double."""
+"""How a task ends, whose fault it was, and what is told on the way. Without torch: the trial is a double."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,28 +15,28 @@ from hidfd.store.disk import store_errors
 from tests.tune.world import World, definition, trial
 from tune.engines import worker
 from tune.engines.local import run_local
-from tune.engines.worker import Place, WorkObserver, numbers_of, perform
+from tune.engines.worker import TaskObserver, WorkerContext, numbers_of, perform
 from tune.errors import LedgerError
-from tune.study.messages import Diverged, Failed, Finished, Report, Stopped
-from tune.study.task import Work, pieces_of
+from tune.study.messages import ProgressReport, TaskDiverged, TaskFailed, TaskFinished, TaskStopped
+from tune.study.task import Task, task_specs
 
 NUMBERS = {"agreement": 0.5, "generator.effective_classes": 9.0}
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(str(tmp_path / "store"), str(tmp_path / "results"), "cpu", 1)
+def place(tmp_path: Path) -> WorkerContext:
+    return WorkerContext(str(tmp_path / "store"), str(tmp_path / "results"), "cpu", 1)
 
 
-def work_until(until: str) -> Work:
-    piece = next(piece for piece in pieces_of(trial()) if piece.until == until)
-    return Work(0, piece, "search", f"{until}-0", 0, {}, rungs=(3200,))
+def task_until(until: str) -> Task:
+    spec = next(spec for spec in task_specs(trial()) if spec.until == until)
+    return Task(0, spec, "search", f"{until}-0", 0, {}, rungs=(3200,))
 
 
 def ends_by(action: Callable[[], object]) -> Callable[..., Any]:
     """A trial that does this and gives its numbers."""
 
-    def run(work: Work, place: Place, channel: Any) -> tuple[dict[str, float], bool]:
+    def run(task: Task, place: WorkerContext, channel: Any) -> tuple[dict[str, float], bool]:
         action()
         return NUMBERS, False
 
@@ -55,9 +55,9 @@ class Channel:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
-        self.told: list[Report] = []
+        self.told: list[ProgressReport] = []
 
-    def report(self, report: Report) -> None:
+    def report(self, report: ProgressReport) -> None:
         if self.error is not None:
             raise self.error
         self.told.append(report)
@@ -71,25 +71,25 @@ class Channel:
 @pytest.mark.parametrize(
     ("error", "until", "kind", "exit_code"),
     [
-        (hidfd.errors.Stopped("pruned"), "evaluation", Stopped, None),
-        (hidfd.errors.DivergedError("a loss was not finite"), "synthesis", Diverged, None),
-        (hidfd.errors.InputError("too few images"), "evaluation", Failed, None),
-        (hidfd.errors.InputError("too few images"), "collection", Failed, 3),
-        (hidfd.errors.StoreError("the disk is full"), "evaluation", Failed, 4),
-        (hidfd.errors.DeviceError("no CUDA"), "evaluation", Failed, 5),
-        (ZeroDivisionError("by zero"), "evaluation", Failed, None),
+        (hidfd.errors.Stopped("pruned"), "evaluation", TaskStopped, None),
+        (hidfd.errors.DivergedError("a loss was not finite"), "synthesis", TaskDiverged, None),
+        (hidfd.errors.InputError("too few images"), "evaluation", TaskFailed, None),
+        (hidfd.errors.InputError("too few images"), "collection", TaskFailed, 3),
+        (hidfd.errors.StoreError("the disk is full"), "evaluation", TaskFailed, 4),
+        (hidfd.errors.DeviceError("no CUDA"), "evaluation", TaskFailed, 5),
+        (ZeroDivisionError("by zero"), "evaluation", TaskFailed, None),
     ],
 )
-def test_an_error_is_the_works_own_or_everybodys(
+def test_an_error_is_the_tasks_own_or_everybodys(
     error: Exception,
     until: str,
     kind: type[Any],
     exit_code: int | None,
-    place: Place,
+    place: WorkerContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(worker, "_run", raising(error))
-    end = perform(work_until(until), place, Channel())
+    end = perform(task_until(until), place, Channel())
     assert type(end) is kind
     assert str(error) in end.reason
     assert getattr(end, "exit_code", None) == exit_code
@@ -97,10 +97,10 @@ def test_an_error_is_the_works_own_or_everybodys(
     assert left.is_file() == isinstance(error, ZeroDivisionError), "a bug leaves its traceback"
 
 
-def test_what_was_measured_is_what_it_finished_with(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_measured_is_what_it_finished_with(place: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_run", ends_by(lambda: None))
-    end = perform(work_until("evaluation"), place, Channel())
-    assert isinstance(end, Finished)
+    end = perform(task_until("evaluation"), place, Channel())
+    assert isinstance(end, TaskFinished)
     assert (end.metrics, end.reused) == (NUMBERS, False)
 
 
@@ -109,63 +109,67 @@ def test_what_was_measured_is_what_it_finished_with(place: Place, monkeypatch: p
     [("evaluation", True, True), ("evaluation", False, False), ("synthesis", True, False)],
 )
 def test_only_students_are_timed_and_only_where_the_study_asks(
-    until: str, is_asked: bool, is_timed: bool, place: Place, monkeypatch: pytest.MonkeyPatch
+    until: str, is_asked: bool, is_timed: bool, place: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_trial(config: TrialConfig, *_: Any, **__: Any) -> SimpleNamespace:
         return SimpleNamespace(config=config, metrics=NUMBERS, stages=plan(config), reused=())
 
     monkeypatch.setattr("hidfd.trial.run_trial", run_trial)
     monkeypatch.setattr("hidfd.latency.latency_milliseconds", lambda config, store: 1.5)
-    end = perform(work_until(until), replace(place, measures_latency=is_asked), Channel())
-    assert isinstance(end, Finished)
+    end = perform(task_until(until), replace(place, measures_latency=is_asked), Channel())
+    assert isinstance(end, TaskFinished)
     assert end.metrics == NUMBERS | ({"latency_milliseconds": 1.5} if is_timed else {})
 
 
-def test_a_cuda_error_throws_the_process_away(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cuda_error_throws_the_process_away(place: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_run", raising(RuntimeError("CUDA error: an illegal memory access")))
     with pytest.raises(RuntimeError, match="CUDA error"):
-        perform(work_until("evaluation"), place, Channel())
+        perform(task_until("evaluation"), place, Channel())
 
 
 @pytest.mark.parametrize("call", ["report", "verdict"])
-def test_an_error_of_the_channel_is_not_the_works(call: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_channel_is_not_the_tasks(
+    call: str, place: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lost = ConnectionError("the driver is gone")
 
-    def run(work: Work, place: Place, channel: Any) -> tuple[dict[str, float], bool]:
-        observer = WorkObserver(channel, ())
+    def run(task: Task, place: WorkerContext, channel: Any) -> tuple[dict[str, float], bool]:
+        observer = TaskObserver(channel, ())
         with store_errors("writing", "a file"):  # what surrounds it may take it for an error of its own
             observer.note("begun") if call == "report" else observer.should_stop()
         return NUMBERS, False
 
     monkeypatch.setattr(worker, "_run", run)
     with pytest.raises(ConnectionError) as caught:
-        perform(work_until("evaluation"), place, Channel(lost))
+        perform(task_until("evaluation"), place, Channel(lost))
     assert caught.value is lost
 
 
-def test_a_ledger_that_fails_beside_a_student_stops_the_study(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_that_fails_beside_a_student_stops_the_study(
+    place: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = World()
     planner = world.planner(definition({"pruner": {"kind": "none"}}))
 
-    def run(work: Work, place: Place, channel: Any) -> tuple[dict[str, float], bool]:
-        WorkObserver(channel, ()).note("begun")
+    def run(task: Task, place: WorkerContext, channel: Any) -> tuple[dict[str, float], bool]:
+        TaskObserver(channel, ()).note("begun")
         return NUMBERS, False
 
     def lost() -> None:
-        if any(work.piece.kind == "student" and key in planner.live for key, work in planner.state.works.items()):
+        if any(task.spec.kind == "student" and key in planner.live for key, task in planner.state.tasks.items()):
             raise LedgerError("the ledger cannot be written")
 
     monkeypatch.setattr(worker, "_run", run)
     monkeypatch.setattr(planner, "tick", lost)
     with pytest.raises(LedgerError):
-        run_local(planner, lambda work, channel: perform(work, place, channel))
+        run_local(planner, lambda task, channel: perform(task, place, channel))
     resumed = world.planner(definition({"pruner": {"kind": "none"}}))
-    assert resumed.state.suggestions[0].state.value == "waiting", "it is tried again, not failed for good"
+    assert resumed.state.search_trials[0].state.value == "waiting", "it is tried again, not failed for good"
 
 
 def test_measurements_are_told_always_and_progress_seldom() -> None:
     channel = Channel()
-    observer = WorkObserver(channel, (3200,))
+    observer = TaskObserver(channel, (3200,))
     stage: Stage = plan(trial())["distillation"]
     for images in range(0, 640, 64):
         observer.advanced(stage, images, 6400, {"distillation/total": 1.0, "images": 64.0})
@@ -183,7 +187,7 @@ def test_measurements_are_told_always_and_progress_seldom() -> None:
 
 def test_a_generator_is_told_of_as_soon_as_it_stands() -> None:
     channel = Channel()
-    observer = WorkObserver(channel, ())
+    observer = TaskObserver(channel, ())
     stages = plan(trial())
     for name in ("collection", "generation", "synthesis"):
         observer.stage_finished(stages[name], 1.0)
@@ -197,7 +201,7 @@ def test_numbers_of_a_result_are_its_finite_ones() -> None:
     assert numbers_of(result) == {"agreement": 0.5, "classes": 10.0, "generator.a": 1.5}
 
 
-def test_a_lost_process_is_not_the_works_own_failure(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_process_is_not_the_tasks_own_failure(place: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_run", raising(hidfd.errors.ProcessLostError("another process is lost")))
     with pytest.raises(hidfd.errors.ProcessLostError):
-        perform(work_until("evaluation"), place, Channel())
+        perform(task_until("evaluation"), place, Channel())

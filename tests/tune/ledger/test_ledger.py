@@ -14,14 +14,14 @@ import pytest
 
 from tests.tune.world import Silent, World, definition
 from tune.engines.local import run_local
-from tune.errors import LedgerError, LedgerHeld
+from tune.errors import LedgerError, StudyLocked
 from tune.ledger.ledger import Ledger
 from tune.ledger.opening import copy_ledger, holder_of, open_ledger
 from tune.ledger.sqlite import SqliteFile
 from tune.planner.planner import Planner
 from tune.planner.state import StudyState
-from tune.study.states import WorkState
-from tune.study.task import Work
+from tune.study.states import TaskState
+from tune.study.task import Task
 
 
 def _hold(place: str, ready: multiprocessing.synchronize.Event, leave: multiprocessing.synchronize.Event) -> None:
@@ -39,11 +39,11 @@ def test_second_driver_is_told_who_holds_the_study(tmp_path: Path) -> None:
     try:
         assert ready.wait(30)
         with (
-            pytest.raises(LedgerHeld, match=rf"process {holder.pid} on .* since "),
+            pytest.raises(StudyLocked, match=rf"process {holder.pid} on .* since "),
             open_ledger(place, "s", "agreement"),
         ):
             pass
-        assert copy_ledger(place, "s", "agreement").works() == []  # looking on is always possible
+        assert copy_ledger(place, "s", "agreement").tasks() == []  # looking on is always possible
         assert f"process {holder.pid} on " in (holder_of(place, "s") or "")
     finally:
         leave.set()
@@ -58,7 +58,7 @@ def test_driver_that_was_replaced_cannot_write(tmp_path: Path) -> None:
     planner = world.planner(definition())
     newer = Ledger(world.storage, "s", "agreement")
     newer.take()
-    with pytest.raises(LedgerHeld, match="taken this study over"):
+    with pytest.raises(StudyLocked, match="taken this study over"):
         run_local(planner, world.execute)
 
 
@@ -71,23 +71,23 @@ def test_study_in_a_file_survives_its_process(tmp_path: Path) -> None:
     with open_ledger(place, "s", "agreement") as ledger:
         again = StudyState(study, ledger)
     assert again.is_over()
-    assert again.suggestions == before.suggestions
-    assert again.works == before.works
+    assert again.search_trials == before.search_trials
+    assert again.tasks == before.tasks
 
 
 def test_optuna_is_told_the_truth(tmp_path: Path) -> None:
-    world = World(collapsed=lambda work: work.label == "generator-1")
+    world = World(collapsed=lambda task: task.label == "generator-1")
     planner = world.planner(definition())
     run_local(planner, world.execute)
-    states = {s.number: s.state for s in planner.state.suggestions}
+    states = {s.number: s.state for s in planner.state.search_trials}
     for trial in planner.state.ledger.history():
         match states[trial.number]:
-            case WorkState.COMPLETE:
-                assert (trial.state.name, trial.value) == ("COMPLETE", planner.state.suggestions[trial.number].value)
-            case WorkState.PRUNED:
+            case TaskState.COMPLETE:
+                assert (trial.state.name, trial.value) == ("COMPLETE", planner.state.search_trials[trial.number].value)
+            case TaskState.PRUNED:
                 assert trial.state.name == "PRUNED"
                 assert trial.last_step == 3200
-            case WorkState.COLLAPSED:
+            case TaskState.COLLAPSED:
                 assert (trial.state.name, trial.value, trial.constraints["feasible"]) == ("PRUNED", None, 1.0)
 
 
@@ -135,10 +135,10 @@ def test_study_can_be_looked_at_while_its_driver_writes(tmp_path: Path, monkeypa
         planner = Planner(StudyState(study, ledger), lambda: 0.0)
 
         def step() -> None:
-            work = planner.next_work(1)
-            assert isinstance(work, Work)
-            planner.on_start(work, "here")
-            planner.on_end(work, world.execute(work, Silent()))
+            task = planner.next_task(1)
+            assert isinstance(task, Task)
+            planner.on_start(task, "here")
+            planner.on_end(task, world.execute(task, Silent()))
 
         def copy_and_write(**asked: Any) -> None:
             copy_study(**asked)
@@ -148,7 +148,7 @@ def test_study_can_be_looked_at_while_its_driver_writes(tmp_path: Path, monkeypa
         monkeypatch.setattr(optuna, "copy_study", copy_and_write)
         for _ in range(8):
             looked = StudyState(study, copy_ledger(place, "s", "agreement"), is_driven=True)
-            assert all(work.trial is None or work.trial < len(looked.suggestions) for work in looked.works.values())
+            assert all(task.trial is None or task.trial < len(looked.search_trials) for task in looked.tasks.values())
 
 
 def test_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
@@ -251,11 +251,11 @@ def test_ledger_of_a_newer_version_is_refused() -> None:
     world = World()
     ledger = Ledger(world.storage, "s", "agreement")
     ledger.take()
-    ledger._work.set_user_attr("schema", 99)
+    ledger._task.set_user_attr("schema", 99)
     with pytest.raises(LedgerError, match="schema 99"):
         Ledger(world.storage, "s", "agreement")
 
 
 def test_study_that_never_ran_has_no_ledger(tmp_path: Path) -> None:
-    assert copy_ledger(str(tmp_path / "ledger.db"), "s", "agreement").suggestions() == []
+    assert copy_ledger(str(tmp_path / "ledger.db"), "s", "agreement").search_trials() == []
     assert not (tmp_path / "ledger.db").exists()

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from hidfd.errors import Stopped
 from tests.tune.world import World, definition
 from tune.engines.local import run_local
-from tune.errors import ConnectionLost, LedgerError, LedgerHeld
+from tune.errors import ConnectionLost, LedgerError, StudyLocked
 from tune.ledger import mirrored_storage as ledger_storage
 from tune.ledger.ledger import Ledger
 from tune.ledger.mirrored_storage import MirroredStorage
@@ -39,7 +39,7 @@ class ShakyHold:
     def renew(self) -> None:
         self.lost -= 1
         if self.taken_over:
-            raise LedgerHeld.by("process 7 on elsewhere since then", "s")
+            raise StudyLocked.by("process 7 on elsewhere since then", "s")
         self.check()
 
 
@@ -66,11 +66,11 @@ def told(ledger: Ledger) -> list[dict[str, Any]]:
         kept = {name: value for name, value in vars(trial).items() if name != "_trial_id" and "datetime" not in name}
         return dict(json.loads(json.dumps(kept, default=str)))
 
-    return [plain(trial) for study in (ledger._search, ledger._work) for trial in study.get_trials()]
+    return [plain(trial) for study in (ledger._search, ledger._task) for trial in study.get_trials()]
 
 
 def test_memory_holds_what_the_database_holds(tmp_path: Path) -> None:
-    world = World(collapsed=lambda work: work.label == "generator-1")
+    world = World(collapsed=lambda task: task.label == "generator-1")
     with open_ledger(str(tmp_path / "ledger.db"), "s", "agreement") as ledger:
         run_local(Planner(StudyState(definition(), ledger), lambda: 100.0), world.execute)
         remembered = told(ledger)
@@ -105,7 +105,7 @@ def test_driver_pauses_while_the_ledger_is_away_and_says_so_once(
     run_local(planner, World().execute)
     with shaky(tmp_path / "ledger.db") as (ledger, hold):
 
-        def lose(work: Any, step: int) -> bool:
+        def lose(task: Any, step: int) -> bool:
             hold.lost = 3 if step == 2 else hold.lost
             return False
 
@@ -130,7 +130,7 @@ def test_pausing_driver_stops_when_it_is_asked_to(tmp_path: Path) -> None:
 def test_driver_whose_study_was_taken_meanwhile_stops(tmp_path: Path) -> None:
     with shaky(tmp_path / "ledger.db") as (ledger, hold):
         hold.lost, hold.taken_over = 2, True
-        with pytest.raises(LedgerHeld, match=r"run by process 7 on elsewhere since then"):
+        with pytest.raises(StudyLocked, match=r"run by process 7 on elsewhere since then"):
             ledger.set_identity({})
 
 
@@ -138,7 +138,7 @@ def test_driver_that_slept_through_its_replacement_cannot_write(tmp_path: Path) 
     path = tmp_path / "ledger.db"
     with shaky(path) as (older, _), shaky(path) as (newer, _):
         newer.set_identity({"whose": "the newer's"})
-        with pytest.raises(LedgerHeld, match="another driver has taken this study over"):
+        with pytest.raises(StudyLocked, match="another driver has taken this study over"):
             older.set_identity({"whose": "the older's"})
         assert newer.identity == {"whose": "the newer's"}
 

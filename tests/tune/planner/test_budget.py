@@ -13,9 +13,9 @@ from tune.planner.planner import OBEY_SECONDS, STOP_SECONDS, Planner
 from tune.planner.snapshots import snapshot_of
 from tune.study.config import BudgetConfig
 from tune.study.definition import Definition
-from tune.study.messages import Failed, Lost
-from tune.study.states import WorkState
-from tune.study.task import Attempt, Work
+from tune.study.messages import TaskFailed, TaskLost
+from tune.study.states import TaskState
+from tune.study.task import Attempt, Task
 
 
 def attempt(started: float, ended: float, **resources: float) -> Attempt:
@@ -70,9 +70,9 @@ def test_search_ends_early_so_that_the_comparison_fits_the_budget(slots: int) ->
     state = planner.state
     assert planner.is_over()
     assert "kept for the finalists" in (state.closed or "")
-    assert len(state.suggestions) < 50
+    assert len(state.search_trials) < 50
     assert [row.name for row in state.rows] == ["hybrid", "real-only"]
-    assert all(state.of(key) is WorkState.COMPLETE for row in state.rows for key in row.keys)
+    assert all(state.of(key) is TaskState.COMPLETE for row in state.rows for key in row.keys)
     assert 600 < planner.spent().cpu_seconds <= 900
     assert "raise study.budget" in (snapshot_of(state).undone or "")
 
@@ -83,14 +83,14 @@ def test_used_up_budget_saves_what_runs_and_a_raised_one_goes_on_from_there() ->
     stopped = run(definition(limits), world)
     assert not stopped.is_over()
     assert stopped.spent().wall_seconds <= 200
-    assert any(work.attempts and work.attempts[-1].end == "stopped" for work in stopped.state.works.values())
+    assert any(task.attempts and task.attempts[-1].end == "stopped" for task in stopped.state.tasks.values())
     raised = run(definition(limits | budget(wall_hours=10)), world)
     assert raised.is_over()
     assert raised.state.closed is None
-    assert len(raised.state.suggestions) == 4
+    assert len(raised.state.search_trials) == 4
     assert set(world.built.values()) == {1}, "nothing is built twice"
     undisturbed = run(definition(limits | budget()), World())
-    assert [s.value for s in raised.state.suggestions] == [s.value for s in undisturbed.state.suggestions]
+    assert [s.value for s in raised.state.search_trials] == [s.value for s in undisturbed.state.search_trials]
 
 
 def test_search_that_ended_early_stays_so_until_the_budget_is_raised() -> None:
@@ -101,7 +101,7 @@ def test_search_that_ended_early_stays_so_until_the_budget_is_raised() -> None:
     assert again.is_over()
     assert again.state.closed == first.state.closed
     more = run(definition(limits | budget(cpu_hours=1800 / 3600)), world)
-    assert len(more.state.suggestions) > len(first.state.suggestions)
+    assert len(more.state.search_trials) > len(first.state.search_trials)
     assert more.spent().cpu_seconds <= 1800
 
 
@@ -117,21 +117,21 @@ def test_clock_that_goes_backwards_costs_nothing_and_breaks_nothing() -> None:
     planner = world.planner(definition(budget(cpu_hours=10)), lambda: float(next(times)))
     Simulation(world.steps, num_slots=1, step_seconds=10.0).run(planner)
     assert planner.is_over()
-    assert all(a.ended is not None and a.ended >= a.started for w in planner.state.works.values() for a in w.attempts)
+    assert all(a.ended is not None and a.ended >= a.started for w in planner.state.tasks.values() for a in w.attempts)
 
 
 def test_tries_that_failed_count_like_any_other() -> None:
     world, study = World(), definition(budget(cpu_hours=10))
     finished = world._finished
     world._finished = (  # type: ignore[method-assign]
-        lambda work, *, reused: (
-            Failed("out of memory at the end") if work.label == "trial-1" else finished(work, reused=reused)
+        lambda task, *, reused: (
+            TaskFailed("out of memory at the end") if task.label == "trial-1" else finished(task, reused=reused)
         )
     )
     for _ in range(3):
         world.progress.clear()
         planner = run(study, world)
-        attempts = [attempt for work in planner.state.ledger.works() for attempt in work.attempts]
+        attempts = [attempt for task in planner.state.ledger.tasks() for attempt in task.attempts]
         held = sum((attempt.ended or 0.0) - attempt.started for attempt in attempts)
         assert world.planner(study).spent().cpu_seconds == pytest.approx(held)
         assert snapshot_of(planner.state).spent["cpu_hours"] == pytest.approx(held / 3600)
@@ -149,16 +149,16 @@ def test_budget_that_is_used_up_does_not_wait_for_what_cannot_stop_half_way() ->
     clock = [0.0]
     world, study = World(), definition(budget(cpu_hours=100 / 3600))
     planner = world.planner(study, lambda: clock[0])
-    work = planner.next_work(1)
-    assert isinstance(work, Work)
-    planner.on_start(work, "here")
+    task = planner.next_task(1)
+    assert isinstance(task, Task)
+    planner.on_start(task, "here")
     clock[0] = 100.0 - STOP_SECONDS
     planner.tick()
-    assert "the budget is used up" in (planner.verdict(work.key) or "")
+    assert "the budget is used up" in (planner.verdict(task.key) or "")
     clock[0] += OBEY_SECONDS - 1.0
-    assert not planner.is_deaf(work.key), "it may only be saving"
+    assert not planner.must_kill(task.key), "it may only be saving"
     clock[0] += 1.0
-    assert planner.is_deaf(work.key)
-    planner.on_end(work, Lost("it was killed"))
-    assert work.attempts[-1].end == "stopped", "not its own fault, however often the budget is raised a little"
+    assert planner.must_kill(task.key)
+    planner.on_end(task, TaskLost("it was killed"))
+    assert task.attempts[-1].end == "stopped", "not its own fault, however often the budget is raised a little"
     assert run(definition(budget(cpu_hours=10)), world).is_over()

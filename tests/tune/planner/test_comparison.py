@@ -10,8 +10,8 @@ from tests.tune.world import World, definition
 from tune.engines.local import run_local
 from tune.planner.comparison import controls_of, kendall_tau, rank_agreement, summarise, verdict_of
 from tune.study.snapshot import RowSnapshot
-from tune.study.states import Role, WorkState
-from tune.study.task import Outcome, Work
+from tune.study.states import Role, TaskState
+from tune.study.task import Outcome, Task
 
 
 def row(name: str, role: Role, mean: float, deviation: float = 0.0, *, n: int = 1, wanted: int = 0) -> RowSnapshot:
@@ -98,7 +98,7 @@ def test_kendall_tau_by_hand(groups: list[list[tuple[float, float]]], tau: float
     assert kendall_tau(groups) == (None if tau is None else pytest.approx(tau))
 
 
-def students(accuracies: dict[str, list[tuple[float, float]]], **study: Any) -> list[Work]:
+def students(accuracies: dict[str, list[tuple[float, float]]], **study: Any) -> list[Task]:
     """Complete students: variant -> (agreement, validation accuracy) on each seed."""
     variants = {
         "hybrid": {},
@@ -110,8 +110,8 @@ def students(accuracies: dict[str, list[tuple[float, float]]], **study: Any) -> 
     for row in state.rows:
         for key, (agreement, accuracy) in zip(row.keys, accuracies.get(row.name, []), strict=False):
             metrics = {"agreement": agreement, "validation_accuracy": accuracy}
-            state.works[key].outcome = Outcome(WorkState.COMPLETE, None, metrics)
-    return list(state.works.values())
+            state.tasks[key].outcome = Outcome(TaskState.COMPLETE, None, metrics)
+    return list(state.tasks.values())
 
 
 def test_rank_agreement_pairs_students_of_one_kind_only() -> None:
@@ -134,16 +134,16 @@ def test_row_is_summed_up_over_what_has_ended() -> None:
     planner = world.planner(definition({"variants": {"a": {}}, "seeds": [1, 2]}, search={}))
     run_local(planner, world.execute)
     (found,) = planner.state.rows
-    first, second = (planner.state.works[key] for key in found.keys)
+    first, second = (planner.state.tasks[key] for key in found.keys)
     assert first.outcome is not None
     assert second.outcome is not None
     values = [first.outcome.metrics["agreement"], second.outcome.metrics["agreement"]]
-    summary = summarise(found, planner.state.works, planner.state.definition.study)
+    summary = summarise(found, planner.state.tasks, planner.state.definition.study)
     assert summary.num_complete == 2
     assert summary.means["agreement"] == pytest.approx(sum(values) / 2)
     assert summary.deviations["agreement"] == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
-    second.outcome = Outcome(WorkState.FAILED, "out of memory")
-    summary = summarise(found, planner.state.works, planner.state.definition.study)
+    second.outcome = Outcome(TaskState.FAILED, "out of memory")
+    summary = summarise(found, planner.state.tasks, planner.state.definition.study)
     assert (summary.num_complete, summary.deviations) == (1, {})
     assert summary.means["agreement"] == values[0]
 

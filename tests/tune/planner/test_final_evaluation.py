@@ -14,9 +14,9 @@ from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
 from tune.report import summary as findings
 from tune.study.definition import Definition
-from tune.study.messages import End, Failed, Finished
-from tune.study.states import WorkState
-from tune.study.task import Work
+from tune.study.messages import TaskEnd, TaskFailed, TaskFinished
+from tune.study.states import TaskState
+from tune.study.task import Task
 
 NOON = 1_760_011_200.0  # 2025-10-09 12:00 UTC
 
@@ -42,7 +42,7 @@ def test_labels_are_opened_last_and_for_the_champion_and_its_controls_alone() ->
     assert rows[loser].role == "finalist"
     assert with_number == {*(name for name, row in rows.items() if row.role == "control"), *(rows.keys() & with_number)}
     assert len(opened) == 2 * len(with_number)
-    (opening,) = planner.state.ledger.openings
+    (opening,) = planner.state.ledger.test_evaluations
     assert opening["when"] == NOON
     assert [f"{label}-test" for label in opening["students"]] == opened
     assert all(rows[name].deviations["test_accuracy"] >= 0 for name in with_number), "mean and sd over both seeds"
@@ -50,16 +50,16 @@ def test_labels_are_opened_last_and_for_the_champion_and_its_controls_alone() ->
 
 def test_labels_stay_closed_where_no_finalist_keeps_the_constraints_on_fresh_seeds() -> None:
     class SlowerLater(SizedWorld):
-        def _finished(self, work: Work, *, reused: bool) -> End:
-            end = super()._finished(work, reused=reused)
-            if work.role == "finalist" and isinstance(end, Finished):
-                return Finished(end.metrics | {"latency_milliseconds": 9.0}, reused)
+        def _finished(self, task: Task, *, reused: bool) -> TaskEnd:
+            end = super()._finished(task, reused=reused)
+            if task.role == "finalist" and isinstance(end, TaskFinished):
+                return TaskFinished(end.metrics | {"latency_milliseconds": 9.0}, reused)
             return end
 
     for world, expected in ((SizedWorld(), 1), (SlowerLater(), 0)):
         study = {"constraints": {"latency_milliseconds": {"max": 5}}, "pruner": {"kind": "none"}}
         planner = at_noon(definition(study, SIZES_SEARCHED, data=TESTED), world)
-        assert len(planner.state.ledger.openings) == expected
+        assert len(planner.state.ledger.test_evaluations) == expected
         assert planner.is_over()
 
 
@@ -67,10 +67,10 @@ def test_no_choice_rests_on_the_test_labels() -> None:
     class Flattering(World):
         """The worse a student, the better it is on the test labels."""
 
-        def _finished(self, work: Work, *, reused: bool) -> End:
-            end = super()._finished(work, reused=reused)
-            if work.piece.kind == "opening" and isinstance(end, Finished):
-                return Finished({"test_accuracy": 1 - end.metrics["test_accuracy"]}, reused)
+        def _finished(self, task: Task, *, reused: bool) -> TaskEnd:
+            end = super()._finished(task, reused=reused)
+            if task.spec.kind == "opening" and isinstance(end, TaskFinished):
+                return TaskFinished({"test_accuracy": 1 - end.metrics["test_accuracy"]}, reused)
             return end
 
     found = []
@@ -78,9 +78,9 @@ def test_no_choice_rests_on_the_test_labels() -> None:
         planner = at_noon(with_test_split({"num_finalists": 2}), world)
         snapshot = snapshot_of(planner.state)
         students = [
-            (work.label, work.value, work.state, work.metrics["agreement"])
-            for work in snapshot.works
-            if work.kind == "student" and work.state is WorkState.COMPLETE
+            (task.label, task.value, task.state, task.metrics["agreement"])
+            for task in snapshot.tasks
+            if task.kind == "student" and task.state is TaskState.COMPLETE
         ]
         found.append((snapshot.best, [row.name for row in snapshot.rows], snapshot.verdict, students))
     assert found[0] == found[1]
@@ -95,17 +95,17 @@ def test_second_run_opens_nothing_and_more_seeds_are_a_further_opening_on_record
         findings.opened_labels(snapshot_of(again.state)) or ""
     )
     snapshot = snapshot_of(again.state)
-    reused = [replace(work, reused=True) if work.kind == "opening" else work for work in snapshot.works]
-    words = findings.opened_labels(replace(snapshot, works=tuple(reused))) or ""
+    reused = [replace(task, reused=True) if task.kind == "opening" else task for task in snapshot.tasks]
+    words = findings.opened_labels(replace(snapshot, tasks=tuple(reused))) or ""
     assert "had been opened before; what the store had of them was taken 2025-10-09 12:00 UTC for 4 students" in words
     world.log.clear()
     planner = world.planner(with_test_split({"seeds": [1001, 1002]}), lambda: NOON + 86_400)
     assert not planner.is_over()
     run_local(planner, world.execute)
     assert [label for label in world.log if label.endswith("-test")] == [
-        f"{label}-test" for label in planner.state.ledger.openings[1]["students"]
+        f"{label}-test" for label in planner.state.ledger.test_evaluations[1]["students"]
     ]
-    assert len(planner.state.ledger.openings[1]["students"]) == 4
+    assert len(planner.state.ledger.test_evaluations[1]["students"]) == 4
     words = findings.opened_labels(snapshot_of(planner.state)) or ""
     assert "opened 2 times: 2025-10-09 12:00 UTC for 4 students, then 2025-10-10 12:00 UTC for 4 students" in words
 
@@ -124,19 +124,19 @@ def test_labels_stay_closed_where_nobody_asked_for_them_or_nothing_was_chosen(
     world = World()
     planner = at_noon(study, world)
     assert not [label for label in world.log if label.endswith("-test")]
-    assert not planner.state.ledger.openings
+    assert not planner.state.ledger.test_evaluations
     assert findings.opened_labels(snapshot_of(planner.state)) == why
 
 
 def test_labels_stay_closed_while_something_of_the_comparison_has_failed() -> None:
-    world = World(failing=lambda work: Failed("the disk was full") if "real-only" in work.label else None)
+    world = World(failing=lambda task: TaskFailed("the disk was full") if "real-only" in task.label else None)
     planner = at_noon(with_test_split(), world)
-    assert not planner.state.ledger.openings
-    world.failing = lambda work: None
+    assert not planner.state.ledger.test_evaluations
+    world.failing = lambda task: None
     planner = world.planner(with_test_split())
     run_local(planner, world.execute)
-    assert len(planner.state.ledger.openings) == 1
-    assert len(planner.state.ledger.openings[0]["students"]) == 4
+    assert len(planner.state.ledger.test_evaluations) == 1
+    assert len(planner.state.ledger.test_evaluations[0]["students"]) == 4
 
 
 def test_driver_killed_while_they_are_opened_opens_them_once() -> None:
@@ -150,6 +150,6 @@ def test_driver_killed_while_they_are_opened_opens_them_once() -> None:
         with pytest.raises(Killed):
             run_local(Planner(StudyState(study, KilledLedger(world, study, at)), lambda: NOON), world.execute)
         again = at_noon(study, world).state
-        assert [len(opening["keys"]) for opening in again.ledger.openings] == [4], f"killed before write {at}"
+        assert [len(opening["keys"]) for opening in again.ledger.test_evaluations] == [4], f"killed before write {at}"
         assert snapshot_of(again).rows == expected, f"killed before write {at}"
         assert again.is_over()

@@ -15,7 +15,7 @@ from tune.engines.local import run_local
 from tune.planner.forecast import Forecast, forecast_of
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
-from tune.study.task import Work
+from tune.study.task import Task
 
 GRID = {
     "distillation.inflation": {"type": "categorical", "choices": [1.0, 2.0]},
@@ -45,7 +45,7 @@ def left(forecast: Forecast) -> dict[str, float]:
 
 def built(state: StudyState) -> dict[str, int]:
     """Distinct artifacts of what the study asked for."""
-    stages = {(stage.name, stage.digest) for work in state.works.values() for stage in plan(work.piece.config).values()}
+    stages = {(stage.name, stage.digest) for task in state.tasks.values() for stage in plan(task.spec.config).values()}
     names = ("teacher", "collection", "generation", "distillation")
     return {name: sum(stage == name for stage, _ in stages) for name in names}
 
@@ -134,7 +134,7 @@ def test_pruning_is_expected_at_the_low_end_only(store: Store) -> None:
     assert whole.left.low == whole.left.high == 10
 
 
-def test_seconds_rest_on_what_the_studys_own_work_took_as_soon_as_some_has_ended(store: Store) -> None:
+def test_seconds_rest_on_what_the_studys_own_task_took_as_soon_as_some_has_ended(store: Store) -> None:
     now = [0.0]
     world = World()
     study = definition({"pruner": NO_PRUNER, "concurrency": 2})
@@ -144,14 +144,14 @@ def test_seconds_rest_on_what_the_studys_own_work_took_as_soon_as_some_has_ended
     assert before.seconds.high > 50 * before.seconds.low, "nothing is known yet"
     students = iter([30.0, 50.0, 40.0])
     for _ in range(5):
-        work = planner.next_work(1)
-        assert isinstance(work, Work)
-        planner.on_start(work, "here")
-        now[0] += {"collection": 1.0, "synthesis": 100.0}.get(work.piece.until) or next(students)
-        planner.on_end(work, world.execute(work, Silent()))
+        task = planner.next_task(1)
+        assert isinstance(task, Task)
+        planner.on_start(task, "here")
+        now[0] += {"collection": 1.0, "synthesis": 100.0}.get(task.spec.until) or next(students)
+        planner.on_end(task, world.execute(task, Silent()))
     after = forecast_of(planner.state, store)
     each = {row.what: row.each for row in after.rows}
-    assert after.basis == "as this study's own pieces of work took"
+    assert after.basis == "as this study's own tasks took"
     assert each["distillation"] == near(30.0, 40.0, 50.0)
     assert each["generation"] == near(100 / 1.5, 100.0, 150.0)
     assert after.seconds == near(7 * 30 + 2 * 100 / 1.5, 7 * 40 + 200, 7 * 50 + 300)
@@ -203,8 +203,8 @@ def test_store_grows_by_what_artifacts_of_the_study_take_or_by_their_settings(st
     assert expected["generation"] == pytest.approx(1000 * 28 * 28 + 4 * 0.25e6 * (8 / 32) ** 2)
     assert expected["distillation"] == pytest.approx(4 * 0.08e6)
     planner = run(study, World())
-    (student, *_) = (w for w in planner.state.works.values() if w.piece.kind == "student" and w.outcome)
-    with store.attempt("distillation", plan(student.piece.config)["distillation"].digest, {}) as attempt:
+    (student, *_) = (w for w in planner.state.tasks.values() if w.spec.kind == "student" and w.outcome)
+    with store.attempt("distillation", plan(student.spec.config)["distillation"].digest, {}) as attempt:
         attempt.path("student.safetensors").write_bytes(b"0" * 123_456)
         attempt.commit({})
     measured = {row.what: row.bytes_each for row in forecast_of(planner.state, store).rows}

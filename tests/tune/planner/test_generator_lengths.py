@@ -13,9 +13,9 @@ from tune.engines.local import run_local
 from tune.planner.planner import Planner
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
-from tune.study.messages import Channel, End, Report
-from tune.study.states import WorkState
-from tune.study.task import Work
+from tune.study.messages import Channel, ProgressReport, TaskEnd
+from tune.study.states import TaskState
+from tune.study.task import Task
 
 LENGTH = "generation.target_images"
 VARIANTS = {"short": {LENGTH: 1600}, "long": {LENGTH: 6400}, "middle": {LENGTH: 3200}}
@@ -31,28 +31,28 @@ def lengths() -> Definition:
 class Listening:
     """A channel to the planner."""
 
-    def __init__(self, planner: Planner, work: Work) -> None:
-        self.planner, self.work = planner, work
+    def __init__(self, planner: Planner, task: Task) -> None:
+        self.planner, self.task = planner, task
 
-    def report(self, report: Report) -> None:
-        self.planner.on_report(self.work.key, report)
+    def report(self, report: ProgressReport) -> None:
+        self.planner.on_report(self.task.key, report)
 
     def verdict(self) -> str | None:
-        return self.planner.verdict(self.work.key)
+        return self.planner.verdict(self.task.key)
 
 
-def started(planner: Planner, world: World) -> tuple[Work, Iterator[End | None]] | None:
-    """The next piece of work, if there is one, and its steps."""
-    work = planner.next_work(1)
-    if not isinstance(work, Work):
+def started(planner: Planner, world: World) -> tuple[Task, Iterator[TaskEnd | None]] | None:
+    """The next task, if there is one, and its steps."""
+    task = planner.next_task(1)
+    if not isinstance(task, Task):
         return None
-    planner.on_start(work, "here")
-    channel: Channel = Listening(planner, work)
-    return work, world.steps(work, channel)
+    planner.on_start(task, "here")
+    channel: Channel = Listening(planner, task)
+    return task, world.steps(task, channel)
 
 
-def finished(planner: Planner, world: World) -> Work:
-    """The next piece of work, after it has ended."""
+def finished(planner: Planner, world: World) -> Task:
+    """The next task, after it has ended."""
     begun = started(planner, world)
     assert begun is not None
     planner.on_end(begun[0], next(end for end in begun[1] if end is not None))
@@ -66,7 +66,7 @@ def test_lengths_of_one_trajectory_are_trained_once(slots: int) -> None:
     assert [list(row.params.values()) for row in planner.state.rows] == [[1600], [6400], [3200]]
     assert list(world.trained.values()) == [IMAGES]
     assert set(world.built.values()) == {1}
-    assert all(planner.state.of(key) is WorkState.COMPLETE for row in planner.state.rows for key in row.keys)
+    assert all(planner.state.of(key) is TaskState.COMPLETE for row in planner.state.rows for key in row.keys)
 
 
 def test_students_of_a_snapshot_start_while_the_longer_generator_is_trained() -> None:
@@ -76,16 +76,16 @@ def test_students_of_a_snapshot_start_while_the_longer_generator_is_trained() ->
     begun = started(planner, world)
     assert begun is not None
     longest, steps = begun
-    assert (longest.piece.target_images, longest.snapshots_at_images) == (6400, (1600, 3200))
+    assert (longest.spec.target_images, longest.snapshots_at_images) == (6400, (1600, 3200))
     assert started(planner, world) is None, "the others wait for their snapshots"
     next(steps)
     assert started(planner, world) is None
     next(steps)  # 1,600 images
     short = finished(planner, world)
-    assert (short.piece.kind, short.piece.target_images) == ("build", 1600)
+    assert (short.spec.kind, short.spec.target_images) == ("build", 1600)
     student = finished(planner, world)
     assert student.key == next(row.keys[0] for row in planner.state.rows if row.name == "short")
-    assert planner.state.of(longest.key) is WorkState.RUNNING
+    assert planner.state.of(longest.key) is TaskState.RUNNING
     assert started(planner, world) is None
 
 
@@ -95,15 +95,15 @@ def test_longer_generator_that_is_asked_for_later_goes_on_from_the_shorter_one()
     world = World()
     planner = world.planner(definition(asked, search))
     run_local(planner, world.execute)
-    trajectory = next(work.piece.trajectory for work in planner.state.works.values() if work.piece.trajectory)
+    trajectory = next(task.spec.trajectory for task in planner.state.tasks.values() if task.spec.trajectory)
     assert world.trained[trajectory] == IMAGES
 
 
 def test_longer_generator_that_diverges_leaves_its_snapshots() -> None:
-    world = World(diverged=lambda work: work.piece.kind == "build" and work.piece.target_images == 6400)
+    world = World(diverged=lambda task: task.spec.kind == "build" and task.spec.target_images == 6400)
     planner = run(lengths(), world, 2)
     states = {row.name: planner.state.of(row.keys[0]) for row in planner.state.rows}
-    assert states == {"long": WorkState.DIVERGED, "short": WorkState.COMPLETE, "middle": WorkState.COMPLETE}
+    assert states == {"long": TaskState.DIVERGED, "short": TaskState.COMPLETE, "middle": TaskState.COMPLETE}
 
 
 def test_study_of_lengths_that_is_killed_before_any_write_equals_the_uninterrupted_one() -> None:
@@ -124,8 +124,8 @@ def test_study_of_lengths_that_is_killed_before_any_write_equals_the_uninterrupt
 
 def test_ledger_of_a_version_without_snapshots_is_read() -> None:
     planner = World().planner(lengths())
-    for work in planner.state.works.values():
-        record = json.loads(json.dumps(work.record()))
+    for task in planner.state.tasks.values():
+        record = json.loads(json.dumps(task.record()))
         assert record.pop("snapshots_at_images") == []
         record["config"]["generation"].pop("snapshots_at_images")
-        assert Work.restore(work.number, record, []) == work
+        assert Task.restore(task.number, record, []) == task

@@ -16,8 +16,8 @@ from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
 from tune.report.champion import champion_of
 from tune.study.config import StudyConfig
-from tune.study.states import WorkState
-from tune.study.suggestion import Suggestion
+from tune.study.search_trial import SearchTrial
+from tune.study.states import TaskState
 
 SMALL = {"constraints": {"deployed_parameters": {"max": 200_000}}}
 
@@ -28,7 +28,7 @@ def section(tmp_path: Path, text: str) -> StudyConfig:
     return studyfile.load(str(path)).section("study", StudyConfig)
 
 
-def surpasses(one: Suggestion, other: Suggestion) -> bool:
+def surpasses(one: SearchTrial, other: SearchTrial) -> bool:
     """By the definition of a Pareto front: nowhere worse, somewhere better."""
     assert one.value is not None
     assert other.value is not None
@@ -95,29 +95,29 @@ def test_objectives_that_optuna_was_not_told_of_are_refused(tmp_path: Path) -> N
 def test_the_best_is_the_best_of_those_that_keep_the_constraints() -> None:
     planner = run(sized(**SMALL), SizedWorld())
     state = planner.state
-    kept = [s for s in state.suggestions if SIZES[s.params[ARCHITECTURE]] <= 200_000]
-    assert 0 < len(kept) < len(state.suggestions)
+    kept = [s for s in state.search_trials if SIZES[s.params[ARCHITECTURE]] <= 200_000]
+    assert 0 < len(kept) < len(state.search_trials)
     best = max(kept, key=lambda s: s.value or 0.0)
-    assert best.value != max(s.value or 0.0 for s in state.suggestions), "else the constraint decides nothing"
+    assert best.value != max(s.value or 0.0 for s in state.search_trials), "else the constraint decides nothing"
     assert state.best is best
     assert state.rows[0].params == best.params
-    for told, suggestion in zip(state.ledger.history(), state.suggestions, strict=True):
-        over = SIZES[suggestion.params[ARCHITECTURE]] / 200_000 - 1
-        assert (told.state.name, told.value) == ("COMPLETE", suggestion.value)
+    for told, search_trial in zip(state.ledger.history(), state.search_trials, strict=True):
+        over = SIZES[search_trial.params[ARCHITECTURE]] / 200_000 - 1
+        assert (told.state.name, told.value) == ("COMPLETE", search_trial.value)
         assert told.constraints["feasible"] == pytest.approx(max(over, 0.0))
 
 
 def test_tpe_learns_what_is_infeasible() -> None:
     study = sized(40, startup_students=8, constraints={"deployed_parameters": {"max": 100_000}})
-    suggested = [s.params[ARCHITECTURE] for s in run(study, SizedWorld()).state.suggestions]
-    free = [s.params[ARCHITECTURE] for s in run(sized(40, startup_students=8), SizedWorld()).state.suggestions]
+    suggested = [s.params[ARCHITECTURE] for s in run(study, SizedWorld()).state.search_trials]
+    free = [s.params[ARCHITECTURE] for s in run(sized(40, startup_students=8), SizedWorld()).state.search_trials]
     assert suggested[20:].count("resnet8") > 10 > free[20:].count("resnet8")
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
 def test_finalists_stand_on_the_pareto_front_best_first(sampler: str) -> None:
     state = run(sized(20, sampler=sampler, num_finalists=2, **TRADED_OFF), SizedWorld()).state
-    distinct = list({s.work[-1]: s for s in reversed(state.suggestions)}.values())  # equal ones share a student
+    distinct = list({s.task[-1]: s for s in reversed(state.search_trials)}.values())  # equal ones share a student
     front = [s for s in distinct if not any(surpasses(other, s) for other in distinct)]
     assert len({s.params[ARCHITECTURE] for s in front}) == 3, "each size is worth something"
     snapshot = snapshot_of(state)
@@ -136,15 +136,15 @@ def test_optuna_knows_every_objective_and_no_value_on_the_way() -> None:
     """Values on the way would crash its TPE where there are several objectives; the rungs keep them."""
     study = sized(20, pruner={"kind": "asha"}, startup_students=4, **TRADED_OFF, **SMALL)
     state = run(study, SizedWorld()).state
-    pruned = [s for s in state.suggestions if s.state is WorkState.PRUNED]
+    pruned = [s for s in state.search_trials if s.state is TaskState.PRUNED]
     assert pruned
-    for told, suggestion in zip(state.ledger.history(), state.suggestions, strict=True):
+    for told, search_trial in zip(state.ledger.history(), state.search_trials, strict=True):
         assert not told.intermediate_values
-        if suggestion.state is WorkState.COMPLETE:
-            assert told.values == [suggestion.value, SIZES[suggestion.params[ARCHITECTURE]]]
+        if search_trial.state is TaskState.COMPLETE:
+            assert told.values == [search_trial.value, SIZES[search_trial.params[ARCHITECTURE]]]
         else:
             assert (told.state.name, told.values) == ("PRUNED", None)
-    assert all(suggestion.rungs for suggestion in pruned)
+    assert all(search_trial.rungs for search_trial in pruned)
 
 
 def test_study_of_several_objectives_killed_before_any_ledger_write_equals_the_uninterrupted_one() -> None:
@@ -159,7 +159,7 @@ def test_study_of_several_objectives_killed_before_any_ledger_write_equals_the_u
             again = run(study, broken)
             assert summary(again) == expected, f"killed before write {at}"
             assert set(broken.built.values()) == {1}
-            assert [s.violation for s in again.state.suggestions if s.value is not None]
+            assert [s.violation for s in again.state.search_trials if s.value is not None]
     assert at > 50
 
 
@@ -168,16 +168,16 @@ def test_without_a_feasible_student_there_is_no_champion() -> None:
     assert planner.is_over()
     snapshot = snapshot_of(planner.state)
     assert (snapshot.best, snapshot.rows, champion_of(snapshot)) == (None, (), None)
-    assert {trial.state for trial in snapshot.trials} == {WorkState.COMPLETE}
+    assert {trial.state for trial in snapshot.trials} == {TaskState.COMPLETE}
 
 
 def test_finalist_that_misses_a_constraint_on_fresh_seeds_is_no_champion() -> None:
     class Slow(SizedWorld):
         """Trials of the search are fast, and the better finalist is not any more."""
 
-        def _finished(self, work: Any, *, reused: bool) -> Any:
-            end = super()._finished(work, reused=reused)
-            if work.role == "finalist" and work.label.startswith(f"trial-{first}-"):
+        def _finished(self, task: Any, *, reused: bool) -> Any:
+            end = super()._finished(task, reused=reused)
+            if task.role == "finalist" and task.label.startswith(f"trial-{first}-"):
                 end.metrics["latency_milliseconds"] = 9.0
             return end
 
@@ -194,5 +194,5 @@ def test_finalist_that_misses_a_constraint_on_fresh_seeds_is_no_champion() -> No
 
 def test_student_whose_latency_nobody_took_has_failed() -> None:
     planner = run(definition({"num_students": 1, "constraints": {"latency_milliseconds": {"max": 5}}}), World())
-    (suggestion,) = planner.state.suggestions
-    assert (suggestion.state, suggestion.reason) == (WorkState.FAILED, "its latency_milliseconds is not a number")
+    (search_trial,) = planner.state.search_trials
+    assert (search_trial.state, search_trial.reason) == (TaskState.FAILED, "its latency_milliseconds is not a number")

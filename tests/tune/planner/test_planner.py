@@ -8,9 +8,9 @@ from hidfd.errors import ConfigError
 from tests.tune.world import Silent, World, definition, run, summary
 from tune.planner.snapshots import snapshot_of
 from tune.study.definition import Definition
-from tune.study.messages import Finished, Report
-from tune.study.states import WorkState
-from tune.study.task import Work
+from tune.study.messages import ProgressReport, TaskFinished
+from tune.study.states import TaskState
+from tune.study.task import Task
 
 
 @pytest.mark.parametrize("slots", [1, 2, 5])
@@ -19,37 +19,37 @@ def test_study_builds_each_artifact_once(slots: int) -> None:
     planner = run(definition(), world, slots)
     assert planner.is_over()
     assert set(world.built.values()) == {1}
-    assert len(planner.state.suggestions) == 6
+    assert len(planner.state.search_trials) == 6
 
 
 def test_students_of_a_group_share_its_generator() -> None:
     world = World()
     planner = run(definition(), world)
-    groups = [suggestion.group for suggestion in planner.state.suggestions]
+    groups = [search_trial.group for search_trial in planner.state.search_trials]
     assert groups == [0, 0, 0, 3, 3, 3]
     upstream = planner.state.definition.space.upstream
     assert list(upstream) == ["generation.smoothing.temperature", "generation.generator_learning_rate"]
-    for suggestion in planner.state.suggestions:
-        leader = planner.state.suggestions[suggestion.group]
-        assert all(suggestion.params[path] == leader.params[path] for path in upstream)
-        assert suggestion.work[:-1] == leader.work[:-1]
+    for search_trial in planner.state.search_trials:
+        leader = planner.state.search_trials[search_trial.group]
+        assert all(search_trial.params[path] == leader.params[path] for path in upstream)
+        assert search_trial.task[:-1] == leader.task[:-1]
     assert sum(label.startswith("generator") for label in world.log) == 3  # two for the search, one on a fresh seed
 
 
-def test_student_waits_for_its_generator_and_other_work_goes_first() -> None:
+def test_student_waits_for_its_generator_and_other_task_goes_first() -> None:
     world = World()
     planner = world.planner(definition())
-    first = planner.next_work(2)
-    assert isinstance(first, Work)
+    first = planner.next_task(2)
+    assert isinstance(first, Task)
     assert first.label == "collection-0"
-    assert not isinstance(planner.next_work(1), Work)  # everything needs the collection
-    assert len(planner.state.suggestions) == 1  # and nothing was suggested without knowing more
-    planner.on_end(first, Finished({}))
+    assert not isinstance(planner.next_task(1), Task)  # everything needs the collection
+    assert len(planner.state.search_trials) == 1  # and nothing was suggested without knowing more
+    planner.on_end(first, TaskFinished({}))
     labels = []
     for _ in range(2):
-        work = planner.next_work(1)
-        assert isinstance(work, Work)
-        labels.append(work.label)
+        task = planner.next_task(1)
+        assert isinstance(task, Task)
+        labels.append(task.label)
     assert labels == ["generator-0", "generator-1"]
 
 
@@ -68,9 +68,9 @@ def test_best_is_run_again_on_a_fresh_seed_beside_its_controls() -> None:
     assert not configs["synthetic-only"].uses_real_images
     plain = configs["plain-kd"].distillation
     assert (plain.head, plain.feature_weight, plain.learning_rate) == ("own", 0.0, 0.2)
-    students = [planner.state.works[key] for row in planner.state.rows for key in row.keys]
-    assert all(work.rungs == () for work in students)
-    assert all(work.outcome is not None and work.outcome.state is WorkState.COMPLETE for work in students)
+    students = [planner.state.tasks[key] for row in planner.state.rows for key in row.keys]
+    assert all(task.rungs == () for task in students)
+    assert all(task.outcome is not None and task.outcome.state is TaskState.COMPLETE for task in students)
 
 
 def test_second_run_finds_everything_in_the_ledger() -> None:
@@ -97,16 +97,16 @@ def test_more_seeds_add_only_what_is_new() -> None:
 
 def test_pruned_student_stops_at_the_rung_and_says_against_whom() -> None:
     planner = run(definition(), World())
-    pruned = [s for s in planner.state.suggestions if s.state is WorkState.PRUNED]
+    pruned = [s for s in planner.state.search_trials if s.state is TaskState.PRUNED]
     assert pruned
-    for suggestion in pruned:
-        ((images, decision),) = suggestion.rungs.items()
+    for search_trial in pruned:
+        ((images, decision),) = search_trial.rungs.items()
         assert images == 3200
         assert not decision.kept
         assert 0 < decision.num_better <= decision.num_others
-        work = planner.state.works[suggestion.work[-1]]
-        assert work.attempts[-1].images_to == 3200
-        trial = planner.state.ledger.history()[suggestion.number]
+        task = planner.state.tasks[search_trial.task[-1]]
+        assert task.attempts[-1].images_to == 3200
+        trial = planner.state.ledger.history()[search_trial.number]
         assert trial.intermediate_values == {3200: decision.value}
 
 
@@ -114,18 +114,21 @@ def test_report_told_twice_is_decided_once() -> None:
     world = World()
     planner = world.planner(definition())
     for label in ("collection-0", "generator-0"):
-        work = planner.next_work(1)
-        assert isinstance(work, Work)
-        assert work.label == label
-        planner.on_end(work, world.execute(work, Silent()))
-    student = planner.next_work(1)
-    assert isinstance(student, Work)
+        task = planner.next_task(1)
+        assert isinstance(task, Task)
+        assert task.label == label
+        planner.on_end(task, world.execute(task, Silent()))
+    student = planner.next_task(1)
+    assert isinstance(student, Task)
     planner.on_start(student, "here")
-    told = Report("distillation", 3200, 6400, {"agreement": 0.5}, measured=True)
+    told = ProgressReport("distillation", 3200, 6400, {"agreement": 0.5}, measured=True)
     assert planner.on_report(student.key, told) is None
-    rungs = dict(planner.state.suggestions[0].rungs)
-    assert planner.on_report(student.key, Report("distillation", 3200, 6400, {"agreement": 0.1}, measured=True)) is None
-    assert planner.state.suggestions[0].rungs == rungs
+    rungs = dict(planner.state.search_trials[0].rungs)
+    assert (
+        planner.on_report(student.key, ProgressReport("distillation", 3200, 6400, {"agreement": 0.1}, measured=True))
+        is None
+    )
+    assert planner.state.search_trials[0].rungs == rungs
 
 
 def test_changed_file_is_refused_with_the_difference() -> None:
@@ -172,7 +175,7 @@ def test_more_students_go_on_with_the_same_search() -> None:
     before = summary(run(definition(), world))
     planner = run(definition({"num_students": 9}), world)
     assert summary(planner)["suggestions"][:6] == before["suggestions"]
-    assert len(planner.state.suggestions) == 9
+    assert len(planner.state.search_trials) == 9
 
 
 def test_variants_run_in_full_on_every_seed() -> None:
@@ -181,25 +184,25 @@ def test_variants_run_in_full_on_every_seed() -> None:
     world = World()
     planner = run(study, world, slots=2)
     assert planner.is_over()
-    assert planner.state.suggestions == []
+    assert planner.state.search_trials == []
     assert [len(row.keys) for row in planner.state.rows] == [3, 3, 3]
-    students = [work for work in planner.state.works.values() if work.piece.kind == "student"]
-    assert {work.label for work in students} == {f"{name}-seed{seed}" for name in variants for seed in (1, 2, 3)}
+    students = [task for task in planner.state.tasks.values() if task.spec.kind == "student"]
+    assert {task.label for task in students} == {f"{name}-seed{seed}" for name in variants for seed in (1, 2, 3)}
     assert sum(label.startswith("generator") for label in world.log) == 6
     assert sum(label.startswith("collection") for label in world.log) == 2  # n50 has a collection of its own
     first_seed = [label for label in world.log if "seed" in label][:3]
     assert all(label.endswith("seed1") for label in first_seed)
 
 
-def test_equal_suggestions_share_one_student() -> None:
+def test_equal_search_trials_share_one_student() -> None:
     search = {"distillation.inflation": {"type": "categorical", "choices": [1.0, 10.0]}}
     world = World()
     planner = run(definition({"sampler": "random", "pruner": {"kind": "none"}}, search), world)
-    assert len(planner.state.suggestions) == 6
+    assert len(planner.state.search_trials) == 6
     assert sum(label in ("trial-0", "trial-1", "trial-2", "trial-3") for label in world.log) <= 2
     by_value: dict[float, set[float | None]] = {}
-    for suggestion in planner.state.suggestions:
-        by_value.setdefault(suggestion.params["distillation.inflation"], set()).add(suggestion.value)
+    for search_trial in planner.state.search_trials:
+        by_value.setdefault(search_trial.params["distillation.inflation"], set()).add(search_trial.value)
     assert all(len(values) == 1 for values in by_value.values())
 
 
@@ -209,17 +212,17 @@ def test_grid_walks_downstream_first_and_ends_when_it_is_used_up() -> None:
         "generation.width": {"type": "int", "low": 8, "high": 16, "step": 8},
     }
     planner = run(definition({"sampler": "grid", "num_students": 50, "pruner": {"kind": "none"}}, search), World())
-    assert len(planner.state.suggestions) == 6
-    assert [suggestion.group for suggestion in planner.state.suggestions] == [0, 0, 0, 3, 3, 3]
+    assert len(planner.state.search_trials) == 6
+    assert [search_trial.group for search_trial in planner.state.search_trials] == [0, 0, 0, 3, 3, 3]
     assert planner.is_over()
 
 
-def test_equal_suggestions_count_once_at_a_rung() -> None:
+def test_equal_search_trials_count_once_at_a_rung() -> None:
     search = {"distillation.inflation": {"type": "categorical", "choices": [4.0, 5.0, 9.0]}}
     planner = run(definition({"sampler": "random", "num_students": 6, "seed": 4}, search), World())
-    assert [s.params["distillation.inflation"] for s in planner.state.suggestions] == [9.0, 9.0, 9.0, 4.0, 5.0, 5.0]
-    for suggestion in planner.state.suggestions:
-        for decision in suggestion.rungs.values():
+    assert [s.params["distillation.inflation"] for s in planner.state.search_trials] == [9.0, 9.0, 9.0, 4.0, 5.0, 5.0]
+    for search_trial in planner.state.search_trials:
+        for decision in search_trial.rungs.values():
             assert decision.num_others <= 2
             assert len(set(decision.best)) == len(decision.best)
 
@@ -231,12 +234,12 @@ def test_given_points_are_tried_first_and_completed_by_the_sampler() -> None:
         {"generation.smoothing.temperature": 1.0},
     ]
     planner = run(definition({"points": points}), World())
-    first, second, third, fourth = planner.state.suggestions[:4]
+    first, second, third, fourth = planner.state.search_trials[:4]
     assert first.params["distillation.inflation"] == 7.0
     assert first.params["generation.smoothing.temperature"] == second.params["generation.smoothing.temperature"] == 2.0
     assert (second.params["distillation.inflation"], second.group) == (3.0, 0)
     assert (third.params["generation.smoothing.temperature"], third.group) == (1.0, 2)
-    assert [s.point for s in planner.state.suggestions] == [0, 1, 2, None, None, None]
+    assert [s.point for s in planner.state.search_trials] == [0, 1, 2, None, None, None]
     assert "study.points[1]; shares the generator of trial 0" in second.why
     assert "suggested by TPE from 3 students" in fourth.why
 
@@ -245,9 +248,9 @@ def test_fresh_seed_gives_every_generator_a_seed_of_its_own() -> None:
     search = {"distillation.inflation": {"type": "float", "low": 1.0, "high": 20.0}}
     study = definition({"num_students": 6}, search | {"seeds.generation": {"type": "fresh_seed"}})
     planner = run(study, World())
-    seeds = [planner.state.works[s.work[-1]].piece.config.seeds.generation for s in planner.state.suggestions]
+    seeds = [planner.state.tasks[s.task[-1]].spec.config.seeds.generation for s in planner.state.search_trials]
     assert seeds[0] == seeds[1] == seeds[2] != seeds[3] == seeds[4] == seeds[5]
-    assert all("seeds.generation" not in suggestion.params for suggestion in planner.state.suggestions)
+    assert all("seeds.generation" not in search_trial.params for search_trial in planner.state.search_trials)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -263,11 +266,11 @@ def test_conditional_parameter_is_left_out_where_it_is_off(sampler: str) -> None
     }
     planner = run(definition({"sampler": sampler, "num_students": 12, "students_per_generator": 1}, search), World())
     assert planner.is_over()
-    modes = {s.params["generation.smoothing.mode"] for s in planner.state.suggestions}
+    modes = {s.params["generation.smoothing.mode"] for s in planner.state.search_trials}
     assert modes == {"inverse", "off"}
-    for suggestion in planner.state.suggestions:
-        is_on = suggestion.params["generation.smoothing.mode"] == "inverse"
-        assert ("generation.smoothing.temperature" in suggestion.params) == is_on
+    for search_trial in planner.state.search_trials:
+        is_on = search_trial.params["generation.smoothing.mode"] == "inverse"
+        assert ("generation.smoothing.temperature" in search_trial.params) == is_on
 
 
 def finalists(count: int, seeds: tuple[int, ...] = (1001, 1002)) -> Definition:
@@ -279,7 +282,7 @@ def test_several_finalists_are_run_again_and_the_best_of_them_meets_its_controls
     planner = run(finalists(3), World())
     roles = [row.role for row in planner.state.rows]
     assert roles == ["finalist", "finalist", "finalist", "control"]
-    ranked = sorted(planner.state.suggestions, key=lambda s: -(s.value or 0))[:3]
+    ranked = sorted(planner.state.search_trials, key=lambda s: -(s.value or 0))[:3]
     assert [row.name for row in planner.state.rows[:3]] == [f"trial-{s.number}" for s in ranked]
     snapshot = snapshot_of(planner.state)
     champion = max(snapshot.rows[:3], key=lambda row: row.means["agreement"])

@@ -9,7 +9,7 @@ import pytest
 from tests.tune.snapshots import VARIANTS, study_snapshot
 from tune.report.champion import champion_of, description_of, numbers, tags_of
 from tune.study.snapshot import RowSnapshot, StudySnapshot
-from tune.study.states import WorkState
+from tune.study.states import TaskState
 
 
 @pytest.fixture(scope="module")
@@ -22,19 +22,19 @@ def valued(snapshot: StudySnapshot, *values: float | None) -> StudySnapshot:
     """The study with these values of the finalist's students; None for one that diverged."""
     row = snapshot.rows[0]
     given = dict(zip(row.keys, values, strict=True))
-    works = tuple(
+    tasks = tuple(
         replace(
-            work,
-            value=given[work.key],
-            state=WorkState.COMPLETE if given[work.key] is not None else WorkState.DIVERGED,
+            task,
+            value=given[task.key],
+            state=TaskState.COMPLETE if given[task.key] is not None else TaskState.DIVERGED,
         )
-        if work.key in given
-        else work
-        for work in snapshot.works
+        if task.key in given
+        else task
+        for task in snapshot.tasks
     )
     known = [value for value in values if value is not None]
     row = replace(row, num_complete=len(known), means=row.means | {"agreement": sum(known) / len(known)})
-    return replace(snapshot, works=works, rows=(row, *snapshot.rows[1:]))
+    return replace(snapshot, tasks=tasks, rows=(row, *snapshot.rows[1:]))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tune.report.objectives import front_in_words, why_no_champion
 from tune.report.page import write_study_report
 from tune.report.search_figures import front_study_of, write_study_figures
 from tune.study.snapshot import StudySnapshot
-from tune.study.states import WorkState
+from tune.study.states import TaskState
 from tune.terminal.explanation import explain
 from tune.terminal.tables import rows_table, trials_table
 from tune.tracking.run_content import feasible_tag
@@ -68,8 +68,8 @@ def test_the_front_is_told_in_a_sentence(both: StudySnapshot) -> None:
 
 
 def test_explanation_says_what_else_decides(both: StudySnapshot) -> None:
-    best = both.work(both.trials[both.front[0]].key or "")
-    out = next(both.work(trial.key or "") for trial in both.trials if not trial.feasible)
+    best = both.task(both.trials[both.front[0]].key or "")
+    out = next(both.task(trial.key or "") for trial in both.trials if not trial.feasible)
     assert best is not None
     assert out is not None
     told = "\n".join(explain(both, best))
@@ -92,14 +92,14 @@ def test_page_shows_the_front_and_every_column(both: StudySnapshot) -> None:
 
 def test_pruning_by_agreement_alone_is_a_caution(tmp_path: Path) -> None:
     pruned = shown(tmp_path, pruner={"kind": "asha"}, **TRADED_OFF)
-    assert any(trial.state is WorkState.PRUNED for trial in pruned.trials)
+    assert any(trial.state is TaskState.PRUNED for trial in pruned.trials)
     assert any("stopped early by their agreement alone" in caution for caution in findings.cautions(pruned))
 
 
 def test_figures_have_the_front_that_the_study_found(both: StudySnapshot) -> None:
     study, names = front_study_of(both)
     assert names == ["agreement, %", "deployed parameters"]
-    complete = [trial for trial in both.trials if trial.state is WorkState.COMPLETE]
+    complete = [trial for trial in both.trials if trial.state is TaskState.COMPLETE]
     drawn = {complete[trial.number].key for trial in study.best_trials}
     assert drawn == {both.trials[number].key for number in both.front}
     page = write_study_figures(both, Path(both.folder))

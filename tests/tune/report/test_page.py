@@ -13,8 +13,8 @@ from tune.report.commands import mlflow_command
 from tune.report.page import comparison_picture, write_study_report
 from tune.report.summary import busy_seconds, cost, headline_tiles, short_names
 from tune.report.timeline import timeline
-from tune.study.snapshot import StudySnapshot, WorkSnapshot
-from tune.study.states import WorkState
+from tune.study.snapshot import StudySnapshot, TaskSnapshot
+from tune.study.states import TaskState
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +64,13 @@ def test_numbers_are_those_of_the_snapshot(whole: StudySnapshot, page: str) -> N
     assert len(lines) == len(whole.trials)
     for trial, line in zip(whole.trials, lines, strict=True):
         assert str(trial.state) in line
-        assert (f"{100 * (trial.value or 0):.1f} % ± 1.1" in line) == (trial.state is WorkState.COMPLETE)
+        assert (f"{100 * (trial.value or 0):.1f} % ± 1.1" in line) == (trial.state is TaskState.COMPLETE)
         assert ("best" in line) == (trial.number == whole.best)
-        work = whole.work(trial.key or "")
-        assert work is not None
-        if trial.state is WorkState.PRUNED:
-            assert f"{100 * work.rungs[-1].value:.1f} % at {work.rungs[-1].images:,} images" in line
-    assert {trial.state for trial in whole.trials} == {WorkState.COMPLETE, WorkState.PRUNED}
+        task = whole.task(trial.key or "")
+        assert task is not None
+        if trial.state is TaskState.PRUNED:
+            assert f"{100 * task.rungs[-1].value:.1f} % at {task.rungs[-1].images:,} images" in line
+    assert {trial.state for trial in whole.trials} == {TaskState.COMPLETE, TaskState.PRUNED}
     assert f"τ = {whole.rank_agreement:.2f} over {whole.rank_agreement_count} students" in text_of(page)
 
 
@@ -122,7 +122,7 @@ def test_page_without_labels_and_with_a_collapsed_generator(tmp_path: Path) -> N
     assert "no labelled split" in html
     assert "Kendall" not in html
     assert "validation accuracy" not in html
-    assert "1 piece of work collapsed" in html
+    assert "1 task collapsed" in html
     assert re.search(r"Trials? [\d, ]+: generator-1 collapsed: exp\(entropy\)", html)
     assert "One seed (n = 1) decides nothing" in html
     assert "generator-1, collapsed; none of its students ran to the end" in html
@@ -147,7 +147,7 @@ def test_a_generator_that_copies_is_called_so(whole: StudySnapshot, tmp_path: Pa
 def test_sharing_and_stopping_early_are_counted(whole: StudySnapshot, tmp_path: Path) -> None:
     facts = dict(cost(study_snapshot(tmp_path, folders=False)))
     assert facts["Sharing"].startswith("4 generators served 11 students; one for each would have taken about")
-    pruned = [work for work in whole.works if work.state is WorkState.PRUNED]
+    pruned = [task for task in whole.tasks if task.state is TaskState.PRUNED]
     assert facts["Stopping early"].startswith(f"{len(pruned)} students")
     assert f"{whole.cpu_seconds:,.0f}" in dict(cost(whole))["CPU-seconds"]
 
@@ -155,7 +155,7 @@ def test_sharing_and_stopping_early_are_counted(whole: StudySnapshot, tmp_path: 
 def test_timeline_shows_every_attempt_and_cuts_pauses(whole: StudySnapshot) -> None:
     drawn = timeline(whole)
     assert drawn is not None
-    assert len(drawn.bars) == sum(len(work.attempts) for work in whole.works)
+    assert len(drawn.bars) == sum(len(task.attempts) for task in whole.tasks)
     assert len({bar.y for bar in drawn.bars}) == 2
     assert drawn.cuts == ()
     for lane in {bar.y for bar in drawn.bars}:
@@ -164,8 +164,8 @@ def test_timeline_shows_every_attempt_and_cuts_pauses(whole: StudySnapshot) -> N
     assert all(bar.x >= 0 and bar.x + bar.width <= 1000 for bar in drawn.bars)
 
     def later(seconds: float) -> StudySnapshot:
-        works = [*whole.works[:-1], _moved(whole.works[-1], seconds)]
-        return replace(whole, works=tuple(works))
+        tasks = [*whole.tasks[:-1], _moved(whole.tasks[-1], seconds)]
+        return replace(whole, tasks=tuple(tasks))
 
     paused = timeline(later(86_400.0))
     assert paused is not None
@@ -174,17 +174,17 @@ def test_timeline_shows_every_attempt_and_cuts_pauses(whole: StudySnapshot) -> N
     assert busy_seconds(later(86_400.0)) < busy_seconds(whole) + 100
 
 
-def _moved(work: WorkSnapshot, seconds: float) -> WorkSnapshot:
+def _moved(task: TaskSnapshot, seconds: float) -> TaskSnapshot:
     attempts = [
         replace(a, started=a.started + seconds, last_seen=a.last_seen + seconds, ended=(a.ended or 0) + seconds)
-        for a in work.attempts
+        for a in task.attempts
     ]
-    return replace(work, attempts=tuple(attempts))
+    return replace(task, attempts=tuple(attempts))
 
 
 def test_what_was_found_in_the_store_is_drawn_apart(whole: StudySnapshot) -> None:
-    works = tuple(replace(work, reused=work.label == "trial-0") for work in whole.works)
-    drawn = timeline(replace(whole, works=works))
+    tasks = tuple(replace(task, reused=task.label == "trial-0") for task in whole.tasks)
+    drawn = timeline(replace(whole, tasks=tasks))
     assert drawn is not None
     found = [bar.title for bar in drawn.bars if bar.reused]
     assert len(found) == 1
@@ -199,11 +199,11 @@ def test_seeds_that_keep_apart_say_something_only_where_there_are_several(whole:
 
 
 def test_teacher_stands_beside_its_students_where_there_are_labels(whole: StudySnapshot) -> None:
-    works = tuple(
-        replace(work, metrics=work.metrics | {"teacher_validation_accuracy": 0.92}) if work.kind == "student" else work
-        for work in whole.works
+    tasks = tuple(
+        replace(task, metrics=task.metrics | {"teacher_validation_accuracy": 0.92}) if task.kind == "student" else task
+        for task in whole.tasks
     )
-    tiles = {tile.name: tile.value for tile in headline_tiles(replace(whole, works=works))}
+    tiles = {tile.name: tile.value for tile in headline_tiles(replace(whole, tasks=tasks))}
     assert tiles["The teacher's validation accuracy"] == "92.0 %"
     assert "The teacher's validation accuracy" not in {tile.name for tile in headline_tiles(whole)}
 

@@ -13,7 +13,7 @@ from tests.hidfd.outline import Outline, text_of
 from tests.tune.snapshots import VARIANTS, study_snapshot
 from tune.report.search_figures import pair_of, study_of, write_study_figures
 from tune.study.snapshot import StudySnapshot
-from tune.study.states import WorkState
+from tune.study.states import TaskState
 
 FLAT = {
     "generation.generator_learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
@@ -39,13 +39,13 @@ def test_optuna_is_told_what_the_study_knows(whole: StudySnapshot) -> None:
     assert study.best_trial.number == whole.best
     for told, trial in zip(study.trials, whole.trials, strict=True):
         assert list(told.params.values()) == list(trial.params.values())
-        if trial.state is WorkState.COMPLETE:
+        if trial.state is TaskState.COMPLETE:
             assert told.value == pytest.approx(100 * (trial.value or 0))
         else:
-            work = whole.work(trial.key or "")
-            assert work is not None
+            task = whole.task(trial.key or "")
+            assert task is not None
             assert told.state is TrialState.PRUNED
-            assert told.intermediate_values == {rung.images: 100 * rung.value for rung in work.rungs}
+            assert told.intermediate_values == {rung.images: 100 * rung.value for rung in task.rungs}
     assert {told.user_attrs["generator"] for told in study.trials} == {f"generator-{n}" for n in range(3)}
 
 
@@ -53,7 +53,7 @@ def test_numbers_of_trials_stay_while_some_still_run(tmp_path: Path) -> None:
     part = study_snapshot(tmp_path, rounds=22, folders=False)
     study = study_of(part)
     states = [trial.state for trial in part.trials]
-    assert WorkState.RUNNING in states
+    assert TaskState.RUNNING in states
     assert [told.state is TrialState.RUNNING for told in study.trials] == [not state.is_final for state in states]
 
 

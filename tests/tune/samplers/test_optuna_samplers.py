@@ -30,7 +30,7 @@ def history(study: Definition, values: list[float | None]) -> list[FrozenTrial]:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_suggestion_depends_on_seed_number_and_history_only(sampler: str) -> None:
+def test_search_trial_depends_on_seed_number_and_history_only(sampler: str) -> None:
     study = definition({"sampler": sampler})
     past = history(study, [1.0, 2.0, 3.0, None, 4.0])
     one = suggest(study.study, study.space, 5, past, {})

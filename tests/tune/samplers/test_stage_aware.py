@@ -15,8 +15,8 @@ from tune.planner.state import StudyState
 from tune.samplers.stage_aware import NEW_GENERATOR_SHARE, Choice, choose
 from tune.study.asha import Decision
 from tune.study.definition import Definition
-from tune.study.states import WorkState
-from tune.study.suggestion import Suggestion
+from tune.study.search_trial import SearchTrial
+from tune.study.states import TaskState
 
 TEMPERATURE, RATE, INFLATION = (
     "generation.smoothing.temperature",
@@ -35,12 +35,12 @@ class Told:
 
     def __init__(self, search: Mapping[str, Any] = SEARCH, **study: Any) -> None:
         self.study: Definition = definition({"sampler": "stage-aware", "startup_students": 2} | study, dict(search))
-        self.suggestions: list[Suggestion] = []
-        self.builds: dict[int, WorkState] = {}
+        self.search_trials: list[SearchTrial] = []
+        self.builds: dict[int, TaskState] = {}
 
-    def generator(self, state: WorkState = WorkState.COMPLETE, **upstream: float) -> int:
+    def generator(self, state: TaskState = TaskState.COMPLETE, **upstream: float) -> int:
         """Opens a generator; its first student is the next that is told."""
-        number = len(self.suggestions)
+        number = len(self.search_trials)
         self.builds[number] = state
         self._upstream = (
             number,
@@ -49,13 +49,13 @@ class Told:
         return number
 
     def student(
-        self, inflation: float, value: float | None, state: WorkState = WorkState.COMPLETE, violation: float = 0.0
+        self, inflation: float, value: float | None, state: TaskState = TaskState.COMPLETE, violation: float = 0.0
     ) -> None:
         """One on the newest generator."""
         group, upstream = self._upstream
         params = upstream | {INFLATION: inflation}
-        self.suggestions.append(
-            Suggestion(len(self.suggestions), params, group, state=state, value=value, violation=violation)
+        self.search_trials.append(
+            SearchTrial(len(self.search_trials), params, group, state=state, value=value, violation=violation)
         )
 
     def choose(self, build_cost: float = BUILD, **given: Any) -> Choice:
@@ -63,7 +63,7 @@ class Told:
             return STUDENT + (build_cost if group is None else 0.0)
 
         study = self.study
-        return choose(study.study, study.space, self.suggestions, self.builds, remaining, given)
+        return choose(study.study, study.space, self.search_trials, self.builds, remaining, given)
 
 
 def two_generators() -> tuple[Told, int, int]:
@@ -80,7 +80,7 @@ def two_generators() -> tuple[Told, int, int]:
 def test_each_generator_is_offered_the_students_that_are_best_on_it() -> None:
     told, first, second = two_generators()
     for leader, best in ((first, 0.1), (second, 0.9)):
-        held = {path: value for path, value in told.suggestions[leader].params.items() if path != INFLATION}
+        held = {path: value for path, value in told.search_trials[leader].params.items() if path != INFLATION}
         choice = told.choose(**held)
         assert choice.leader == leader
         assert choice.params[INFLATION] == pytest.approx(best, abs=0.05)
@@ -150,16 +150,16 @@ def test_generator_that_collapsed_gets_no_student_and_its_neighbours_none_either
     told = Told()
     for number, temperature in enumerate((0.6, 1.0, 1.4, 1.8, 2.2, 2.6, 3.0, 3.4, 3.8, 4.2)):
         collapsed = temperature > 2.4
-        told.generator(WorkState.COLLAPSED if collapsed else WorkState.COMPLETE, temperature=temperature)
+        told.generator(TaskState.COLLAPSED if collapsed else TaskState.COMPLETE, temperature=temperature)
         if collapsed:
-            told.student(0.5, None, WorkState.COLLAPSED)
+            told.student(0.5, None, TaskState.COLLAPSED)
         else:
             for inflation in (0.2, 0.5, 0.8):
                 told.student(inflation, 0.5 + 0.1 * temperature + number / 1e4)
     choice = told.choose(build_cost=0.0)
     assert choice.leader is None
     assert choice.params[TEMPERATURE] < 2.7, "better and better until generators collapse"
-    collapsed_ones = [n for n, state in told.builds.items() if state is WorkState.COLLAPSED]
+    collapsed_ones = [n for n, state in told.builds.items() if state is TaskState.COLLAPSED]
     assert told.choose(build_cost=1e13).leader not in collapsed_ones
 
 
@@ -169,7 +169,7 @@ def test_student_settings_that_diverged_are_avoided() -> None:
         told.generator(temperature=temperature)
         for inflation in (0.1, 0.3, 0.5, 0.7, 0.9):
             fine = inflation < 0.6
-            told.student(inflation, 0.5 + 0.2 * inflation if fine else None, *([] if fine else [WorkState.DIVERGED]))
+            told.student(inflation, 0.5 + 0.2 * inflation if fine else None, *([] if fine else [TaskState.DIVERGED]))
     assert 0.4 < told.choose(build_cost=1e13).params[INFLATION] < 0.72
 
 
@@ -194,7 +194,7 @@ def test_students_under_way_keep_others_from_looking_in_the_same_place() -> None
         choice = told.choose(build_cost=1e13)
         assert all(abs(choice.params[INFLATION] - other) > 0.02 for other in chosen)
         chosen.append(choice.params[INFLATION])
-        told.suggestions.append(Suggestion(len(told.suggestions), choice.params, 0, state=WorkState.RUNNING))
+        told.search_trials.append(SearchTrial(len(told.search_trials), choice.params, 0, state=TaskState.RUNNING))
 
 
 def test_nothing_is_suggested_twice_where_values_are_few() -> None:
@@ -206,9 +206,9 @@ def test_nothing_is_suggested_twice_where_values_are_few() -> None:
         {"sampler": "stage-aware", "startup_students": 2, "num_students": 9, "pruner": {"kind": "none"}}, search
     )
     planner = run(study, World())
-    tried = {(s.params[TEMPERATURE], s.params[INFLATION]) for s in planner.state.suggestions}
+    tried = {(s.params[TEMPERATURE], s.params[INFLATION]) for s in planner.state.search_trials}
     assert len(tried) == 9
-    assert len({s.group for s in planner.state.suggestions}) == 3
+    assert len({s.group for s in planner.state.search_trials}) == 3
 
 
 def test_pruned_student_counts_with_what_finished_ones_gained_after_its_rung() -> None:
@@ -218,12 +218,12 @@ def test_pruned_student_counts_with_what_finished_ones_gained_after_its_rung() -
         told.generator(temperature=1.0)
         for inflation, at_rung in ((0.0, 0.5), (0.5, 0.52), (1.0, 0.51)):
             told.student(inflation, at_rung + 0.2)
-            told.suggestions[-1].rungs[100] = Decision(at_rung, True, 0, 0, ())
+            told.search_trials[-1].rungs[100] = Decision(at_rung, True, 0, 0, ())
         told.generator(temperature=4.0)
         for inflation, at_rung in ((0.25, 0.45), (0.75, 0.4)):
             if pruned:
-                told.student(inflation, None, WorkState.PRUNED)
-                told.suggestions[-1].rungs[100] = Decision(at_rung, False, 0, 0, ())
+                told.student(inflation, None, TaskState.PRUNED)
+                told.search_trials[-1].rungs[100] = Decision(at_rung, False, 0, 0, ())
             else:
                 told.student(inflation, at_rung + 0.2)
         choices.append(told.choose())
@@ -246,13 +246,13 @@ def test_study_starts_at_random_and_then_says_what_it_weighed(slots: int) -> Non
     planner = run(study, world, slots)
     assert planner.is_over()
     assert set(world.built.values()) == {1}
-    whys = [suggestion.why for suggestion in planner.state.suggestions]
+    whys = [search_trial.why for search_trial in planner.state.search_trials]
     assert "drawn at random" in whys[0]
     assert "operations" in whys[-1]
-    for suggestion in planner.state.suggestions:
-        leader = planner.state.suggestions[suggestion.group]
-        assert all(suggestion.params[path] == leader.params[path] for path in study.space.upstream)
-        assert suggestion.work[:-1] == leader.work[:-1]
+    for search_trial in planner.state.search_trials:
+        leader = planner.state.search_trials[search_trial.group]
+        assert all(search_trial.params[path] == leader.params[path] for path in study.space.upstream)
+        assert search_trial.task[:-1] == leader.task[:-1]
 
 
 def test_conditional_parameters_are_suggested_only_where_they_are_searched() -> None:
@@ -264,9 +264,9 @@ def test_conditional_parameters_are_suggested_only_where_they_are_searched() -> 
     study = definition({"sampler": "stage-aware", "startup_students": 4, "num_students": 16}, search)
     planner = run(study, World())
     assert planner.is_over()
-    for suggestion in planner.state.suggestions:
-        assert (TEMPERATURE in suggestion.params) == (suggestion.params["generation.smoothing.mode"] == "inverse")
-        assert suggestion.params[INFLATION] in range(1, 17)
+    for search_trial in planner.state.search_trials:
+        assert (TEMPERATURE in search_trial.params) == (search_trial.params["generation.smoothing.mode"] == "inverse")
+        assert search_trial.params[INFLATION] in range(1, 17)
 
 
 def test_fresh_seeds_make_another_generator_of_equal_parameters() -> None:
@@ -274,19 +274,19 @@ def test_fresh_seeds_make_another_generator_of_equal_parameters() -> None:
     study = definition({"sampler": "stage-aware", "startup_students": 6, "num_students": 8}, search)
     planner = run(study, World())
     assert planner.is_over()
-    assert len({suggestion.group for suggestion in planner.state.suggestions}) >= 2
+    assert len({search_trial.group for search_trial in planner.state.search_trials}) >= 2
 
 
 def test_search_of_one_stage_only_works_too() -> None:
     downstream = definition({"sampler": "stage-aware", "num_students": 8}, {INFLATION: SEARCH[INFLATION]})
-    assert {s.group for s in run(downstream, World()).state.suggestions} == {0}
+    assert {s.group for s in run(downstream, World()).state.search_trials} == {0}
     upstream = definition({"sampler": "stage-aware", "num_students": 8}, {TEMPERATURE: SEARCH[TEMPERATURE]})
-    assert len({s.group for s in run(upstream, World()).state.suggestions}) == 8
+    assert len({s.group for s in run(upstream, World()).state.search_trials}) == 8
 
 
 def test_stage_aware_study_killed_before_any_ledger_write_equals_the_uninterrupted_one() -> None:
     def world() -> World:
-        return World(collapsed=lambda work: work.label == "generator-1")
+        return World(collapsed=lambda task: task.label == "generator-1")
 
     study = definition({"sampler": "stage-aware", "num_students": 5, "startup_students": 3})
     expected = summary(run(study, world()))
@@ -302,7 +302,7 @@ def test_stage_aware_study_killed_before_any_ledger_write_equals_the_uninterrupt
     assert at > 50
 
 
-def test_suggestion_after_300_students_takes_a_fraction_of_a_second() -> None:
+def test_search_trial_after_300_students_takes_a_fraction_of_a_second() -> None:
     told = Told(SEARCH | {RATE: {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}})
     for number in range(60):
         told.generator(temperature=0.5 + 4.0 * (number * 0.618 % 1), rate=10 ** -(2 + 2 * (number * 0.755 % 1)))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tune.snapshots import study_snapshot
 from tune.study.snapshot import StudySnapshot
-from tune.study.states import WorkState
+from tune.study.states import TaskState
 from tune.terminal.display import LINE_EVERY_SECONDS, STILL_EVERY_SECONDS, StudyDisplay
 
 
@@ -33,13 +33,13 @@ def lines_of(stream: io.StringIO) -> list[str]:
 
 
 def with_progress(snapshot: StudySnapshot, images: int) -> StudySnapshot:
-    works = tuple(
-        replace(work, stage="distillation", images=images, target_images=1000)
-        if work.state is WorkState.RUNNING
-        else work
-        for work in snapshot.works
+    tasks = tuple(
+        replace(task, stage="distillation", images=images, target_images=1000)
+        if task.state is TaskState.RUNNING
+        else task
+        for task in snapshot.tasks
     )
-    return replace(snapshot, works=works)
+    return replace(snapshot, tasks=tasks)
 
 
 def test_each_change_is_said_once(under_way: StudySnapshot) -> None:
@@ -47,41 +47,41 @@ def test_each_change_is_said_once(under_way: StudySnapshot) -> None:
     display = StudyDisplay(stream, clock=Clock())
     display.show(under_way)
     first = lines_of(stream)
-    running = [work.label for work in under_way.works if work.state is WorkState.RUNNING]
+    running = [task.label for task in under_way.tasks if task.state is TaskState.RUNNING]
     assert running
     assert [f"{label}: started" for label in running] == [line for line in first if line.endswith(": started")]
     display.show(under_way)
     assert lines_of(stream) == []
 
 
-def test_work_that_was_lost_and_runs_again_before_anybody_looked_says_so(under_way: StudySnapshot) -> None:
+def test_task_that_was_lost_and_runs_again_before_anybody_looked_says_so(under_way: StudySnapshot) -> None:
     stream = io.StringIO()
     display = StudyDisplay(stream, clock=Clock())
     display.show(under_way)
     lines_of(stream)
-    (running, *_) = (work for work in under_way.works if work.state is WorkState.RUNNING)
+    (running, *_) = (task for task in under_way.tasks if task.state is TaskState.RUNNING)
     again = replace(running.attempts[-1], number=len(running.attempts), images_from=640)
     lost = replace(running, attempts=(*running.attempts, again))
-    display.show(replace(under_way, works=tuple(lost if work is running else work for work in under_way.works)))
+    display.show(replace(under_way, tasks=tuple(lost if task is running else task for task in under_way.tasks)))
     assert lines_of(stream) == [f"{running.label}: started again, from its last checkpoint; it had reached 640 images"]
 
 
-def test_work_of_a_killed_driver_that_the_ledger_heard_nothing_of_says_that_it_runs_again(
+def test_task_of_a_killed_driver_that_the_ledger_heard_nothing_of_says_that_it_runs_again(
     under_way: StudySnapshot,
 ) -> None:
     stream = io.StringIO()
-    (running, *_) = (work for work in under_way.works if work.state is WorkState.RUNNING)
+    (running, *_) = (task for task in under_way.tasks if task.state is TaskState.RUNNING)
     killed = replace(running.attempts[0], images_from=0, images_to=0, end="interrupted")
     resumed = replace(running, attempts=(killed, replace(killed, number=1, end=None)))
-    works = tuple(resumed if work is running else work for work in under_way.works)
-    StudyDisplay(stream, clock=Clock()).show(replace(under_way, works=works))
+    tasks = tuple(resumed if task is running else task for task in under_way.tasks)
+    StudyDisplay(stream, clock=Clock()).show(replace(under_way, tasks=tasks))
     assert f"{running.label}: started again, from its last checkpoint" in lines_of(stream)
 
 
 def test_progress_is_said_at_intervals_and_not_again_while_nothing_moves(under_way: StudySnapshot) -> None:
     stream, clock = io.StringIO(), Clock()
     display = StudyDisplay(stream, clock=clock)
-    count = sum(work.state is WorkState.RUNNING for work in under_way.works)
+    count = sum(task.state is TaskState.RUNNING for task in under_way.tasks)
     display.show(with_progress(under_way, 100))
     lines_of(stream)
     clock.now = LINE_EVERY_SECONDS

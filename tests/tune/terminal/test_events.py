@@ -14,7 +14,7 @@ from tune.engines.local import run_local
 from tune.planner.budget import LIMITS
 from tune.planner.planner import Planner
 from tune.planner.snapshots import snapshot_of
-from tune.study.task import Work
+from tune.study.task import Task
 from tune.terminal.events import RunLines
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "run-lines.md").read_text()
@@ -55,9 +55,9 @@ def watched(planner: Planner, world: World, clock: Clock, *, look_at_all: bool =
 def lost_once() -> World:
     left = Counter({("generator-0", 3): 1})
 
-    def lose(work: Work, step: int) -> bool:
-        left[work.label, step] -= 1
-        return left[work.label, step] >= 0
+    def lose(task: Task, step: int) -> bool:
+        left[task.label, step] -= 1
+        return left[task.label, step] >= 0
 
     return World(lose=lose)
 
@@ -83,16 +83,16 @@ def test_each_change_is_told_once_however_seldom_one_looks() -> None:
         clock, world = Clock(), lost_once()
         planner = world.planner(definition(data=TESTED), clock)
         lines = watched(planner, world, clock, look_at_all=look_at_all)
-        works, trials = planner.state.works.values(), planner.state.suggestions
+        tasks, trials = planner.state.tasks.values(), planner.state.search_trials
         told = [(line["work"], line["attempt"]) for line in lines if line["event"] == "work_started"]
-        assert sorted(told) == sorted((work.label, number) for work in works for number in range(len(work.attempts)))
+        assert sorted(told) == sorted((task.label, number) for task in tasks for number in range(len(task.attempts)))
         ends = {line["work"]: line["state"] for line in lines if line["event"] == "work_ended"}
-        assert ends == {work.label: work.outcome.state for work in works if work.outcome}
-        assert len([line for line in lines if line["event"] == "work_ended"]) == len(works)
+        assert ends == {task.label: task.outcome.state for task in tasks if task.outcome}
+        assert len([line for line in lines if line["event"] == "work_ended"]) == len(tasks)
         interrupted = [(line["work"], line["end"]) for line in lines if line["event"] == "work_interrupted"]
         assert interrupted == [("generator-0", "lost")]
         ended = {line["trial"]: line["state"] for line in lines if line["event"] == "trial_ended"}
-        assert ended == {suggestion.number: suggestion.state for suggestion in trials}
+        assert ended == {search_trial.number: search_trial.state for search_trial in trials}
         best = [line for line in lines if line["event"] == "best_changed"][-1]
         assert planner.best is not None
         assert (best["trial"], best["value"]) == (planner.best.number, planner.best.value)

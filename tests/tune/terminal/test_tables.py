@@ -16,8 +16,8 @@ from tests.tune.world import TESTED, World, definition, run
 from tune.planner.forecast import forecast_of
 from tune.report.commands import mlflow_command
 from tune.report.summary import asked, result_in_words
-from tune.study.snapshot import StudySnapshot, WorkSnapshot
-from tune.study.states import WorkState
+from tune.study.snapshot import StudySnapshot, TaskSnapshot
+from tune.study.states import TaskState
 from tune.terminal.tables import (
     budget_in_words,
     forecast_lines,
@@ -26,8 +26,8 @@ from tune.terminal.tables import (
     progress_in_words,
     rows_table,
     short_value,
+    task_table,
     trials_table,
-    work_table,
 )
 
 
@@ -43,59 +43,59 @@ def text_of(table: Table | None) -> list[str]:
     return [line.strip() for line in stream.getvalue().splitlines() if line.strip()]
 
 
-def one(snapshot: StudySnapshot, state: WorkState, kind: str = "student") -> WorkSnapshot:
-    return next(work for work in snapshot.works if (work.state, work.kind) == (state, kind))
+def one(snapshot: StudySnapshot, state: TaskState, kind: str = "student") -> TaskSnapshot:
+    return next(task for task in snapshot.tasks if (task.state, task.kind) == (state, kind))
 
 
 def test_end_is_said_with_what_it_came_to(whole: StudySnapshot) -> None:
     student = replace(
-        one(whole, WorkState.COMPLETE),
+        one(whole, TaskState.COMPLETE),
         metrics={"agreement": 0.8125, "agreement_standard_error": 0.011, "validation_accuracy": 0.79},
         seconds=52.0,
     )
     assert result_in_words(student) == "agreement 81.2 ± 1.1 %, validation accuracy 79.0 %, in 52 s"
     assert result_in_words(replace(student, reused=True)).endswith("from the store")
-    build = replace(one(whole, WorkState.COMPLETE, "build"), metrics={"generator.effective_classes": 9.0}, seconds=9.0)
+    build = replace(one(whole, TaskState.COMPLETE, "build"), metrics={"generator.effective_classes": 9.0}, seconds=9.0)
     assert result_in_words(build) == "done, 9.0 effective classes, in 9.0 s"
 
 
 @pytest.mark.parametrize(
     ("state", "reason", "words"),
     [
-        (WorkState.PRUNED, "pruned at 3,200 images: 2 others did better there", "pruned at 3,200 images: 2 others"),
-        (WorkState.COLLAPSED, "generator-0 collapsed: 2 classes", "collapsed: generator-0 collapsed: 2 classes"),
-        (WorkState.DIVERGED, "a loss was not finite", "diverged: a loss was not finite"),
-        (WorkState.FAILED, "out of memory", "failed: out of memory"),
+        (TaskState.PRUNED, "pruned at 3,200 images: 2 others did better there", "pruned at 3,200 images: 2 others"),
+        (TaskState.COLLAPSED, "generator-0 collapsed: 2 classes", "collapsed: generator-0 collapsed: 2 classes"),
+        (TaskState.DIVERGED, "a loss was not finite", "diverged: a loss was not finite"),
+        (TaskState.FAILED, "out of memory", "failed: out of memory"),
     ],
 )
-def test_a_bad_end_says_its_state_once(state: WorkState, reason: str, words: str, whole: StudySnapshot) -> None:
-    work = replace(one(whole, WorkState.COMPLETE), state=state, reason=reason, metrics={})
-    assert result_in_words(work).startswith(words)
+def test_a_bad_end_says_its_state_once(state: TaskState, reason: str, words: str, whole: StudySnapshot) -> None:
+    task = replace(one(whole, TaskState.COMPLETE), state=state, reason=reason, metrics={})
+    assert result_in_words(task).startswith(words)
 
 
 def test_progress_has_pace_and_time_left(whole: StudySnapshot) -> None:
-    work = replace(whole.works[0], stage="generation", images=3_200, target_images=24_000)
+    task = replace(whole.tasks[0], stage="generation", images=3_200, target_images=24_000)
     rate = Rate(0, 0.0)
-    assert progress_in_words(work, rate) == "generation 3,200 of 24,000 images"
+    assert progress_in_words(task, rate) == "generation 3,200 of 24,000 images"
     rate.update(3_200, 10.0)
-    assert progress_in_words(work, rate).startswith("generation 3,200 of 24,000 images  320 images/s  1 min 0")
-    assert progress_in_words(replace(work, stage=None), rate) == "starting"
+    assert progress_in_words(task, rate).startswith("generation 3,200 of 24,000 images  320 images/s  1 min 0")
+    assert progress_in_words(replace(task, stage=None), rate) == "starting"
 
 
 def test_table_of_trials_is_led_by_the_best_and_gives_the_ended_badly_no_number(whole: StudySnapshot) -> None:
-    failed = replace(whole.trials[0], number=8, state=WorkState.FAILED, value=None, reason="out of memory")
+    failed = replace(whole.trials[0], number=8, state=TaskState.FAILED, value=None, reason="out of memory")
     again = whole.trials[0]  # its student was tried again, and stands in the line of that
-    assert again.state is WorkState.COMPLETE
+    assert again.state is TaskState.COMPLETE
     title, heading, _, *lines = text_of(trials_table(replace(whole, trials=(*whole.trials, failed))))
     assert (title, "validation accuracy" in heading) == ("Search", True)
     assert lines[0].startswith(f"★  {whole.best} ") or lines[0].split()[:2] == ["★", str(whole.best)]
     assert len(lines) == len(whole.trials) + 1
     last = next(line for line in lines if "out of memory" in line)
     assert "%" not in last
-    pruned = next(trial for trial in whole.trials if trial.state is WorkState.PRUNED)
-    work = whole.work(pruned.key or "")
-    assert work is not None
-    assert any(f"pruned at 3,200 images with {100 * work.rungs[-1].value:.1f} %" in line for line in lines)
+    pruned = next(trial for trial in whole.trials if trial.state is TaskState.PRUNED)
+    task = whole.task(pruned.key or "")
+    assert task is not None
+    assert any(f"pruned at 3,200 images with {100 * task.rungs[-1].value:.1f} %" in line for line in lines)
 
 
 def test_table_of_comparisons_has_each_row_with_its_n(whole: StudySnapshot) -> None:
@@ -108,10 +108,10 @@ def test_table_of_comparisons_has_each_row_with_its_n(whole: StudySnapshot) -> N
     assert trials_table(replace(whole, trials=())) is None
 
 
-def test_table_of_work_says_where_it_stands(whole: StudySnapshot) -> None:
-    work = replace(whole.works[1], state=WorkState.RUNNING, stage="generation", images=1_600, seconds=61.0)
-    assert text_of(work_table([work]))[-1].split("  ")[0] == work.label
-    assert "1,600 of 3,200" in text_of(work_table([work]))[-1]
+def test_table_of_task_says_where_it_stands(whole: StudySnapshot) -> None:
+    task = replace(whole.tasks[1], state=TaskState.RUNNING, stage="generation", images=1_600, seconds=61.0)
+    assert text_of(task_table([task]))[-1].split("  ")[0] == task.label
+    assert "1,600 of 3,200" in text_of(task_table([task]))[-1]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class Server:
     def sync(self, snapshot: StudySnapshot, is_cut_short: Callable[[], bool] = lambda: False) -> None:
         self.asked.release()
         try:
-            for _ in snapshot.works:
+            for _ in snapshot.tasks:
                 self.answers.wait(30)
                 if is_cut_short():
                     return
@@ -64,7 +64,7 @@ def test_the_finished_study_is_written_by_finish_alone(whole: StudySnapshot) -> 
     assert whole.finished
     with beside(server) as shown:
         shown.offer(whole)  # the page of the study does not exist yet
-        shown.offer(replace(whole, works=whole.works[:3], finished=False))
+        shown.offer(replace(whole, tasks=whole.tasks[:3], finished=False))
         assert server.asked.acquire(timeout=30)
         assert server.ended.acquire(timeout=30)
         assert not any(snapshot.finished for snapshot in server.written)

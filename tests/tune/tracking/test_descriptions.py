@@ -9,8 +9,8 @@ from tests.tune.snapshots import VARIANTS, study_snapshot
 from tune.report.champion import champion_of, numbers
 from tune.report.commands import verb_command
 from tune.study.snapshot import StudySnapshot
-from tune.study.states import WorkState
-from tune.tracking.descriptions import study_note, work_note
+from tune.study.states import TaskState
+from tune.tracking.descriptions import study_note, task_note
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +43,17 @@ def test_note_of_variants_promises_no_champion(tmp_path: Path) -> None:
 
 
 def test_note_of_a_student_says_where_it_comes_from_and_how_it_ended(whole: StudySnapshot) -> None:
-    pruned = next(work for work in whole.works if work.state is WorkState.PRUNED)
-    note = work_note(pruned, whole)
+    pruned = next(task for task in whole.tasks if task.state is TaskState.PRUNED)
+    note = task_note(pruned, whole)
     assert note.startswith(f"**{pruned.label}: pruned at {pruned.rungs[-1].images:,} images")
     assert f"suggested by the search as trial {pruned.trial}" in note
     assert "`distillation.inflation`" in note
     assert "stopped here" in note
     assert f"`python -m tune show studies/fashion-small.yaml {pruned.label}`" in note
-    build = next(work for work in whole.works if work.until == "synthesis")
-    assert "A generator and its synthetic images" in work_note(build, whole)
-    control = next(work for work in whole.works if work.role == "control")
-    assert "what the best trial is held against" in work_note(control, whole)
+    build = next(task for task in whole.tasks if task.until == "synthesis")
+    assert "A generator and its synthetic images" in task_note(build, whole)
+    control = next(task for task in whole.tasks if task.role == "control")
+    assert "what the best trial is held against" in task_note(control, whole)
 
 
 def test_another_verb_keeps_what_the_study_was_given_and_drops_what_only_run_takes(whole: StudySnapshot) -> None:

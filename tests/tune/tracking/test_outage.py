@@ -62,17 +62,17 @@ class Server:
 
 
 class Interrupted(Tracker):
-    """Has its server killed before the n-th piece of work is written."""
+    """Has its server killed before the n-th task is written."""
 
     def __init__(self, server: Server, at: int) -> None:
         super().__init__(server.uri, "outage")
         self._server, self._left = server, at
 
-    def _write_work(self, *arguments: Any) -> None:
+    def _write_task(self, *arguments: Any) -> None:
         self._left -= 1
         if self._left == 0:
             self._server.kill()
-        super()._write_work(*arguments)
+        super()._write_task(*arguments)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def content_of(uri: str, name: str) -> dict[str, Any]:
     assert experiment is not None
     found: dict[str, Any] = {}
     for run in client.search_runs([experiment.experiment_id]):
-        assert run.info.run_name not in found, "two runs of one piece of work"
+        assert run.info.run_name not in found, "two runs of one task"
         run_id = run.info.run_id
         metrics = {metric: client.get_metric_history(run_id, metric) for metric in run.data.metrics}
         found[run.info.run_name] = {

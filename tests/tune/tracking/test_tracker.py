@@ -22,7 +22,7 @@ from tests.tune.world import run
 from tune.planner.snapshots import snapshot_of
 from tune.report.champion import best_student, config_of
 from tune.study.snapshot import StudySnapshot
-from tune.study.states import WorkState
+from tune.study.states import TaskState
 from tune.tracking.descriptions import study_note
 from tune.tracking.model_registry import MODEL_TAG
 from tune.tracking.tracker import KEY_TAG, WRITTEN_TAG, Tracker, reason_of
@@ -94,14 +94,14 @@ def content_of(tracker: Tracker) -> dict[str, dict[str, list[tuple[int, float]]]
     }
 
 
-def test_one_run_for_the_study_and_one_below_it_for_each_piece_of_work(written: Tracker, whole: StudySnapshot) -> None:
+def test_one_run_for_the_study_and_one_below_it_for_each_task(written: Tracker, whole: StudySnapshot) -> None:
     (parent,) = runs_of(written, "tags.kind = 'study'")
     children = runs_of(written, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    assert {run.info.run_name for run in children} == {work.label for work in whole.works}
-    assert {run.info.run_id for run in children} == {written.run_id(work.key) for work in whole.works}
+    assert {run.info.run_name for run in children} == {task.label for task in whole.tasks}
+    assert {run.info.run_id for run in children} == {written.run_id(task.key) for task in whole.tasks}
     assert parent.info.run_name == whole.name
     assert parent.info.status == "FINISHED"
-    ends = [attempt.ended or 0 for work in whole.works for attempt in work.attempts]
+    ends = [attempt.ended or 0 for task in whole.tasks for attempt in task.attempts]
     assert parent.info.end_time == pytest.approx(1000 * max(ends), abs=1)
     assert parent.data.tags["mlflow.note.content"] == study_note(whole)
     assert parent.data.tags["hidfd.best"] == f"trial-{whole.best}-seed1001"
@@ -118,9 +118,9 @@ def test_one_run_for_the_study_and_one_below_it_for_each_piece_of_work(written: 
 
 
 def test_children_can_be_filtered(written: Tracker, whole: StudySnapshot) -> None:
-    for state in (WorkState.COMPLETE, WorkState.PRUNED):
+    for state in (TaskState.COMPLETE, TaskState.PRUNED):
         found = runs_of(written, f"tags.`hidfd.state` = '{state}' and tags.kind = 'student'")
-        labels = {work.label for work in whole.works if work.state is state and work.kind == "student"}
+        labels = {task.label for task in whole.tasks if task.state is state and task.kind == "student"}
         assert {run.info.run_name for run in found} == labels
         assert labels
     assert {run.data.tags["group"] for run in runs_of(written, "tags.generator = 'generator-1'")} == {"3"}
@@ -132,7 +132,7 @@ def test_children_can_be_filtered(written: Tracker, whole: StudySnapshot) -> Non
 
 def test_a_run_holds_params_times_numbers_and_curves_of_its_own_kind(written: Tracker, whole: StudySnapshot) -> None:
     content = content_of(written)
-    best = whole.work(next(trial.key for trial in whole.trials if trial.number == whole.best) or "")
+    best = whole.task(next(trial.key for trial in whole.trials if trial.number == whole.best) or "")
     assert best is not None
     run = written.client.get_run(written.run_id(best.key))
     assert run.data.params == {path: str(value) for path, value in best.params.items()}
@@ -143,17 +143,17 @@ def test_a_run_holds_params_times_numbers_and_curves_of_its_own_kind(written: Tr
     assert content[run.info.run_id]["distillation/feature"] == curve
     assert len(curve) > 10
     assert not any(name.startswith("generation/") for name in run.data.metrics)
-    build = next(work for work in whole.works if work.until == "synthesis")
+    build = next(task for task in whole.tasks if task.until == "synthesis")
     assert len(content[written.run_id(build.key) or ""]["generation/hinge_d"]) == 10
     assert "generator.memorisation" in content[written.run_id(build.key) or ""]
 
 
 def test_a_pruned_student_shows_its_rung_and_no_result(written: Tracker, whole: StudySnapshot, tmp_path: Path) -> None:
-    work = next(work for work in whole.works if work.state is WorkState.PRUNED)
-    left = replace(work, key="f" * 64, label="left", folder=str(tmp_path))  # it left no metrics.jsonl
-    written.sync(replace(whole, works=(*whole.works, left)))
+    task = next(task for task in whole.tasks if task.state is TaskState.PRUNED)
+    left = replace(task, key="f" * 64, label="left", folder=str(tmp_path))  # it left no metrics.jsonl
+    written.sync(replace(whole, tasks=(*whole.tasks, left)))
     metrics = content_of(written)[written.run_id(left.key) or ""]
-    assert metrics["distillation/agreement"] == [(rung.images, rung.value) for rung in work.rungs]
+    assert metrics["distillation/agreement"] == [(rung.images, rung.value) for rung in task.rungs]
     assert "agreement" not in metrics
 
 
@@ -163,14 +163,14 @@ def test_test_accuracy_joins_the_run_of_its_student_when_the_labels_are_opened(
     tracker = Tracker(uri, "opened")
     tracker.sync(whole)
     (key,) = whole.rows[0].keys
-    student = whole.work(key)
+    student = whole.task(key)
     assert student is not None
     tested = replace(student, metrics=student.metrics | {"test_accuracy": 0.75})
     opening = replace(student, key="e" * 64, kind="opening", until="opening", label="x-test", folder=str(tmp_path))
-    works = (*(tested if work is student else work for work in whole.works), opening)
-    tracker.sync(replace(whole, works=works))
+    tasks = (*(tested if task is student else task for task in whole.tasks), opening)
+    tracker.sync(replace(whole, tasks=tasks))
     assert tracker.client.get_run(tracker.run_id(key)).data.metrics["test_accuracy"] == 0.75
-    assert len(runs_of(tracker)) == 1 + len(whole.works), "an opening has no run of its own"
+    assert len(runs_of(tracker)) == 1 + len(whole.tasks), "an opening has no run of its own"
 
 
 def test_the_front_and_who_is_feasible_can_be_filtered(uri: str, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_the_front_and_who_is_feasible_can_be_filtered(uri: str, tmp_path: Path)
     (parent,) = runs_of(tracker, "tags.kind = 'study'")
     assert parent.data.tags["hidfd.front"] == ", ".join(f"trial-{number}" for number in judged.front)
     assert parent.data.tags["constraints"] == "latency at most 2 ms"
-    out = {work.label for work in judged.works if work.metrics.get("latency_milliseconds", 0) > 2}
+    out = {task.label for task in judged.tasks if task.metrics.get("latency_milliseconds", 0) > 2}
     assert {run.info.run_name for run in runs_of(tracker, "tags.feasible = 'false'")} == out != set()
     (best,) = runs_of(tracker, f"tags.`mlflow.runName` = 'trial-{judged.best}'")
     assert best.data.tags["feasible"] == "true"
@@ -189,7 +189,7 @@ def test_the_front_and_who_is_feasible_can_be_filtered(uri: str, tmp_path: Path)
 
 
 def test_reports_and_pictures_are_artifacts(written: Tracker, whole: StudySnapshot) -> None:
-    build = next(work for work in whole.works if work.until == "synthesis")
+    build = next(task for task in whole.tasks if task.until == "synthesis")
     run = written.run_id(build.key) or ""
     assert {path.path for path in written.client.list_artifacts(run)} >= {"report.html", "config.yaml", "pictures"}
     pictures = {path.path for path in written.client.list_artifacts(run, "pictures")}
@@ -208,8 +208,8 @@ def test_written_again_nothing_changes(written: Tracker, uri: str, whole: StudyS
 
 def test_a_killed_writer_leaves_nothing_twice(written: Tracker, uri: str, whole: StudySnapshot) -> None:
     before = content_of(written)
-    for work in whole.works[:4]:
-        written.client.delete_tag(written.run_id(work.key) or "", WRITTEN_TAG)
+    for task in whole.tasks[:4]:
+        written.client.delete_tag(written.run_id(task.key) or "", WRITTEN_TAG)
     Tracker(uri, "written").sync(whole)
     assert content_of(written) == before
 
@@ -241,14 +241,14 @@ def test_a_run_whose_answer_was_lost_is_not_there_twice(uri: str, part: StudySna
         with pytest.raises(ConnectionError):
             first.sync(whole)
     first.sync(whole)
-    assert len(runs_of(first)) == len(whole.works) + 1
+    assert len(runs_of(first)) == len(whole.tasks) + 1
 
 
 def test_of_a_run_that_was_made_twice_the_written_one_stays(uri: str, part: StudySnapshot) -> None:
     first = Tracker(uri, "twice")
     first.sync(part)
     written = {run.info.run_id for run in runs_of(first)}
-    for key in ("study", part.works[0].key):
+    for key in ("study", part.tasks[0].key):
         client = first.client
         client.create_run(client.get_run(first.run_id(key)).info.experiment_id, tags={KEY_TAG: key})
     Tracker(uri, "twice").sync(part)
@@ -271,13 +271,13 @@ def test_a_resumed_study_goes_on_in_the_same_runs(uri: str, part: StudySnapshot,
     (parent,) = runs_of(first, "tags.kind = 'study'")
     assert parent.info.status == "RUNNING"
     running = {run.info.run_name for run in runs_of(first, "tags.`hidfd.state` = 'running' and tags.kind = 'student'")}
-    assert running == {work.label for work in part.works if work.state is WorkState.RUNNING}
+    assert running == {task.label for task in part.tasks if task.state is TaskState.RUNNING}
     known = {run.info.run_name: run.info.run_id for run in runs_of(first)}
     second = Tracker(uri, "resumed")
     second.sync(whole)
     after = {run.info.run_name: run.info.run_id for run in runs_of(second)}
     assert known.items() <= after.items()
-    assert len(after) == len(whole.works) + 1
+    assert len(after) == len(whole.tasks) + 1
     assert {run.info.status for run in runs_of(second)} == {"FINISHED", "KILLED"}
     Tracker(uri, "resumed").sync(replace(whole, finished=False))  # more was asked of it
     assert second.client.get_run(parent.info.run_id).info.status == "RUNNING"

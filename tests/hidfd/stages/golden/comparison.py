@@ -21,12 +21,16 @@ def complaint(stage: str, golden: dict[str, Any] | None, version: int, numbers: 
     """What is wrong between a golden file and the numbers of now, and what to do; None if all is well."""
     if golden is None or golden["version"] != version:
         found = "no golden file" if golden is None else f"a golden file of version {golden['version']}"
-        return f"{stage} has version {version} and {found}: run `python -m tests.hidfd.stages.golden`, and commit what it wrote"
+        return (
+            f"{stage} has version {version} and {found}: "
+            f"run `python -m tests.hidfd.stages.golden`, and commit what it wrote"
+        )
     different = list(_differences(golden["numbers"], numbers, ""))
     if different:
         return (
             f"numbers of {stage} changed: raise VERSIONS[{stage!r}] in hidfd/pipeline/graph.py "
-            f"and run `python -m tests.hidfd.stages.golden`; {len(different)} differ, among them {'; '.join(different[:3])}"
+            f"and run `python -m tests.hidfd.stages.golden`; "
+            f"{len(different)} differ, among them {'; '.join(different[:3])}"
         )
     return None
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tune.study.asha import Decision
-from tune.study.states import WorkState
+from tune.study.states import TaskState
 
 
 @dataclass
-class Suggestion:
+class SearchTrial:
     """Parameters that the sampler suggested, and what became of them.
 
     Attributes:
@@ -33,9 +33,9 @@ class Suggestion:
     why: str = ""
     point: int | None = None
     retries: int | None = None
-    work: tuple[str, ...] = ()
+    task: tuple[str, ...] = ()
     rungs: dict[int, Decision] = field(default_factory=dict)
-    state: WorkState = WorkState.WAITING
+    state: TaskState = TaskState.WAITING
     reason: str | None = None
     value: float | None = None
     further: dict[str, float] = field(default_factory=dict)
