@@ -26,7 +26,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 from benchmarks.landscapes import NUM_RANDOM_POINTS, Landscape, Searched, Unit, fractions_of, normal
 from tune.driver import open_study
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 
 STUDY = Path(__file__).with_suffix(".yaml")
 TABLE = Path(__file__).with_suffix(".parquet")
@@ -120,7 +120,7 @@ def rows_of(snapshot: StudySnapshot) -> list[dict[str, Any]]:
         task = tasks.get(trial.key or "")
         if task is None or not trial.state.is_final:
             continue
-        build = next(tasks[key] for key in task.needs if tasks[key].until == "synthesis")
+        build = next(tasks[key] for key in task.needs if tasks[key].kind is TaskKind.GENERATOR)
         rows.append(
             {
                 "trial": trial.number,

@@ -40,6 +40,7 @@ from tune.planner.state import StudyState
 from tune.study.config import SearchConfig, StudyConfig
 from tune.study.definition import Definition, define
 from tune.study.messages import Channel, ProgressReport, TaskDiverged, TaskEnd, TaskFinished, TaskStopped
+from tune.study.states import TaskKind
 from tune.study.task import Task
 
 BUILD_COST = 4.0
@@ -136,9 +137,9 @@ class Pretended:
     def steps(self, task: Task, channel: Channel) -> Iterator[TaskEnd | None]:
         """One virtual step per `next`."""
         x = self.fractions(task)
-        if task.spec.kind == "build":
-            yield from [None] * (STEPS - 1 if task.spec.until == "synthesis" else 0)
-            self.generators += task.spec.until == "synthesis"
+        if task.spec.kind.is_build:
+            yield from [None] * (STEPS - 1 if task.spec.kind is TaskKind.GENERATOR else 0)
+            self.generators += task.spec.kind is TaskKind.GENERATOR
             yield TaskFinished({"generator.effective_classes": 1.0 if self._landscape.collapses(x) else 9.0})
             return
         target = task.spec.target_images
@@ -161,9 +162,9 @@ class Pretended:
 
 def seconds_per_step(task: Task) -> float:
     """In students' worth of operations."""
-    if task.spec.until == "collection":
+    if task.spec.kind is TaskKind.COLLECTION:
         return 0.01
-    return (BUILD_COST if task.spec.kind == "build" else 1.0) / STEPS
+    return (BUILD_COST if task.spec.kind.is_build else 1.0) / STEPS
 
 
 def run(landscape: Landscape, name: str, concurrency: int, seed: int, target: float) -> Run:

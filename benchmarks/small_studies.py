@@ -20,7 +20,7 @@ from tune.planner.planner import Planner
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
 from tune.study.messages import Channel, Done, ProgressReport, TaskEnd, TaskFinished, Wait
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 from tune.study.task import Task
 
 SHARED_BY = 8
@@ -89,7 +89,7 @@ def starts(folder: Path) -> tuple[list[float], list[float]]:
     with open_ledger(str(folder / "ledger.db"), study.name, "agreement") as ledger:
         planner = _Noting(StudyState(study, ledger), folder / "handed-out")
         run_on_ray(planner, folder, perform_and_note)
-    tasks = [task for task in planner.state.tasks.values() if task.spec.kind == "student"]
+    tasks = [task for task in planner.state.tasks.values() if task.spec.kind is TaskKind.STUDENT]
     assert all(task.outcome is not None and task.outcome.state is TaskState.COMPLETE for task in tasks), planner.notes
     cold: list[float] = []
     warm: list[float] = []
@@ -125,18 +125,24 @@ def reuse(folder: Path) -> tuple[float, float, float, float]:
     with open_ledger(str(folder / "ledger.db"), study.name, "agreement") as ledger:
         planner = Planner(StudyState(study, ledger), time.time)
         run_local(planner, lambda task, channel: perform(task, place, channel))
-    tasks = [task for task in planner.state.tasks.values() if task.role == "search" and task.spec.until != "collection"]
+    tasks = [
+        task
+        for task in planner.state.tasks.values()
+        if task.role == "search" and task.spec.kind is not TaskKind.COLLECTION
+    ]
     assert all(task.outcome is not None and task.outcome.state is TaskState.COMPLETE for task in tasks)
-    costs = {kind: [_cpu_seconds(w) for w in tasks if w.spec.kind == kind] for kind in ("build", "student")}
+    costs = {
+        is_build: [_cpu_seconds(w) for w in tasks if w.spec.kind.is_build is is_build] for is_build in (True, False)
+    }
     started = time.process_time()
     for task in tasks:
-        if task.spec.kind == "student":
+        if task.spec.kind is TaskKind.STUDENT:
             own = folder / "own" / task.label
             shutil.copytree(folder / "imported", own / "store")
             run_trial(task.spec.config, Store.open(str(own / "store")), folder=own, device="cpu")
     without = time.process_time() - started
     shared = sum(map(sum, costs.values()))
-    return shared, without, statistics.fmean(costs["build"]), statistics.fmean(costs["student"])
+    return shared, without, statistics.fmean(costs[True]), statistics.fmean(costs[False])
 
 
 def _cpu_seconds(task: Task) -> float:

@@ -1,12 +1,14 @@
 """Hybrid data-free knowledge distillation. `hidfd.run_trial` is the trial as a Python function."""
 
+from importlib import import_module
 from typing import Any
+
+_LAZY = {"run_trial": "hidfd.trial", "studyfile": "hidfd.config.study_file"}
 
 
 def __getattr__(name: str) -> Any:
-    """`run_trial` on demand, so that `import hidfd` loads no torch."""
-    if name == "run_trial":
-        from hidfd.trial import run_trial
-
-        return run_trial
-    raise AttributeError(f"module 'hidfd' has no attribute {name!r}")
+    """Return `run_trial`, or the module `studyfile`, on demand: `import hidfd` loads no torch."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'hidfd' has no attribute {name!r}")
+    module = import_module(_LAZY[name])
+    return module if name == "studyfile" else getattr(module, name)

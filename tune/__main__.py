@@ -32,7 +32,7 @@ from tune.report.commands import mlflow_command, verb_command
 from tune.report.objectives import front_in_words, missed, why_no_champion
 from tune.report.summary import opened_labels, rank_words, result_in_words, teacher_accuracy
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 from tune.terminal.display import StudyDisplay
 from tune.terminal.events import RunLines
 from tune.terminal.explanation import explain as explain_task
@@ -244,7 +244,7 @@ def show(options: argparse.Namespace) -> None:
         return
     task = _find(snapshot, options.trial)
     if options.json:
-        print(json.dumps(asdict(task)))
+        print(json.dumps(task.to_json()))
         return
     print(f"{task.label}: {result_in_words(task) if task.state.is_final else task.state.value}")
     table = Table(box=None, show_header=False)
@@ -253,7 +253,11 @@ def show(options: argparse.Namespace) -> None:
     table.add_row("seed", str(task.seed))
     for name, value in task.metrics.items():
         table.add_row(name, short_value(value, 4))
-    if task.state is TaskState.COMPLETE and task.kind == "student" and (misses := missed(task.metrics, snapshot)):
+    if (
+        task.state is TaskState.COMPLETE
+        and task.kind is TaskKind.STUDENT
+        and (misses := missed(task.metrics, snapshot))
+    ):
         table.add_row(*misses.split(": ", 1))
     for rung in task.rungs:
         table.add_row(
@@ -268,7 +272,7 @@ def show(options: argparse.Namespace) -> None:
     for attempt in task.attempts:
         end, reached = attempt.end or "running", attempt.images_to
         print(f"attempt {attempt.number}: {end} on {attempt.node}, reached {reached:,} images")
-    if task.kind != "opening":
+    if task.kind is not TaskKind.TEST_EVALUATION:
         print(f"folder: {task.folder}")
         print(f"report: {task.folder}/report.html")
     if (Path(task.folder) / "config.yaml").is_file():

@@ -36,7 +36,7 @@ from tune.report.search_figures import write_study_figures
 from tune.study.config import SearchConfig, StudyConfig
 from tune.study.definition import Definition, define
 from tune.study.snapshot import StudySnapshot
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 from tune.tracking.background import Projection
 from tune.tracking.tracker import Tracker
 
@@ -248,7 +248,7 @@ def run_study(
             report = write_study_report(snapshot, definition.folder)
             write_study_figures(snapshot, definition.folder)
             projection.finish(snapshot, study.store)
-    if not any(task.state is TaskState.COMPLETE for task in snapshot.tasks if task.kind == "student"):
+    if not any(task.state is TaskState.COMPLETE for task in snapshot.tasks if task.kind is TaskKind.STUDENT):
         raise StudyError(snapshot.undone or _nothing_came_of_it(snapshot, report))
     return Ended(snapshot, report, is_new, projection.error, _cpu_seconds(snapshot, engine, started))
 
@@ -263,10 +263,10 @@ def write_pages(study: Study) -> Path:
     lost = [
         task
         for task in state.tasks.values()
-        if task.spec.kind != "opening"
+        if task.spec.kind is not TaskKind.TEST_EVALUATION
         and state.of(task.key) is TaskState.COMPLETE
         and not (study.definition.folder / task.label / "report.html").exists()
-        and all(study.store.find(s.name, s.digest) for s in needed(plan(task.spec.config), task.spec.until))
+        and all(study.store.find(s.name, s.digest) for s in needed(plan(task.spec.config), task.spec.kind.last_stage))
     ]
     if lost:
         from hidfd.trial import run_trial
@@ -275,7 +275,7 @@ def write_pages(study: Study) -> Path:
             run_trial(
                 task.spec.config,
                 study.store,
-                until=task.spec.until,
+                until=task.spec.kind.last_stage,
                 folder=study.definition.folder / task.label,
                 device="auto",
                 name=task.label,

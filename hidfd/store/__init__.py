@@ -1,1 +1,12 @@
 """The artifact store: content-addressed files on a disk or on S3, and checkpoints."""
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Return `Store` on demand, so that `from hidfd.store import Store` is all that a user has to know."""
+    if name == "Store":
+        from hidfd.store.store import Store
+
+        return Store
+    raise AttributeError(f"module 'hidfd.store' has no attribute {name!r}")

@@ -31,7 +31,7 @@ from tests.integration.ray_nodes import RayNodes, ray_nodes
 from tests.integration.running_study import CHECKPOINT_SECONDS, Moment, RunningStudy
 from tests.tune.tracking.test_outage import Server
 from tune.study.snapshot import StudySnapshot
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 
 KILLED = ("driver", "worker", "node", "mlflow", "postgresql")
 PHASES = ("generation", "distillation", "between", "finalists")
@@ -176,12 +176,12 @@ class KillMatrix:
             running.finish()
         finally:
             running.kill()
-        stages = {"synthesis": "generation", "evaluation": "distillation"}
+        stages = {TaskKind.GENERATOR: "generation", TaskKind.STUDENT: "distillation"}
         for task in running.study.state().tasks.values():
             spec = task.spec
             is_whole = task.outcome is not None and task.outcome.state is TaskState.COMPLETE  # not pruned half-way
-            if spec.until in stages and spec.target_images is not None and is_whole:
-                stage = stages[spec.until]
+            if spec.kind in stages and spec.target_images is not None and is_whole:
+                stage = stages[spec.kind]
                 checkpoints = plan(spec.config)[stage].checkpoints
                 self._loops.append(Loop(task.label, task.role, stage, checkpoints, spec.target_images))
         found = running.study.snapshot()

@@ -5,6 +5,7 @@ from typing import Any
 from tests.tune.world import World, definition
 from tune.study.definition import Definition
 from tune.study.messages import TaskEnd, TaskFinished
+from tune.study.states import TaskKind
 from tune.study.task import Task
 
 ARCHITECTURE, INFLATION = "distillation.architecture", "distillation.inflation"
@@ -21,7 +22,7 @@ class SizedWorld(World):
 
     def _finished(self, task: Task, *, reused: bool) -> TaskEnd:
         end = super()._finished(task, reused=reused)
-        if not isinstance(end, TaskFinished) or task.spec.kind != "student":
+        if not isinstance(end, TaskFinished) or task.spec.kind is not TaskKind.STUDENT:
             return end
         size = SIZES[task.spec.config.distillation.architecture]
         agreement = end.metrics["agreement"] + size / 2e6

@@ -12,6 +12,7 @@ from tune.planner.planner import Planner
 from tune.planner.snapshots import snapshot_of
 from tune.study.messages import TaskEnd, TaskFinished
 from tune.study.snapshot import StudySnapshot
+from tune.study.states import TaskKind
 from tune.study.task import Task
 
 STARTED = 1_760_000_000.0
@@ -84,7 +85,11 @@ def study_snapshot(
     if folders:
         for task in snapshot.tasks:
             if task.attempts:
-                until = "distillation" if task.until == "evaluation" and not task.state.is_final else task.until
+                until = (
+                    "distillation"
+                    if task.kind is TaskKind.STUDENT and not task.state.is_final
+                    else task.kind.last_stage
+                )
                 path = make_trial_folder(folder / task.label, until=until, labels=labels, agreement=task.value or 0.6)
                 (path / "report.html").write_text(f"<p>{task.label}")
         snapshot = snapshot_of(planner.state, planner.live)
@@ -120,7 +125,7 @@ def _plausible(end: TaskEnd, task: Task, labels: bool) -> TaskEnd:
             "generator.memorisation": 0.02 + 0.01 * wave,
             "generator.memorisation_standard_error": 0.006,
         }
-    if task.spec.kind == "student":
+    if task.spec.kind is TaskKind.STUDENT:
         metrics |= {"agreement_standard_error": 0.011, "deployed_parameters": 91_322.0, "kl_to_teacher": 0.4}
         if labels:
             metrics["validation_accuracy"] = metrics["agreement"] - 0.02 + 0.012 * wave

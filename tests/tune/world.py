@@ -35,6 +35,7 @@ from tune.study.messages import (
     TaskLost,
     TaskStopped,
 )
+from tune.study.states import TaskKind
 from tune.study.task import Task
 
 TESTED = {
@@ -138,9 +139,9 @@ class World:
                 yield TaskLost("its node is gone")
                 return
             images = target * step // STEPS
-            stage = "distillation" if task.spec.kind == "student" else "generation"
+            stage = "distillation" if task.spec.kind is TaskKind.STUDENT else "generation"
             channel.report(ProgressReport(stage, images, target, {"loss": 1.0 / step}))
-            if task.spec.kind == "student":
+            if task.spec.kind is TaskKind.STUDENT:
                 value = quality(task) - 0.1 * (1 - step / STEPS)
                 channel.report(ProgressReport("distillation", images, target, {"agreement": value}, measured=True))
             self.progress[task.key] = step
@@ -181,10 +182,10 @@ class World:
             self.built.update({*missing, task.key})
             if task.spec.trajectory is not None and task.spec.target_images is not None:
                 self.ends[task.spec.trajectory].add(task.spec.target_images)
-        if task.spec.kind == "student":
+        if task.spec.kind is TaskKind.STUDENT:
             value = quality(task)
             return TaskFinished({"agreement": value, "validation_accuracy": value + 0.01}, reused, 1.5)
-        if task.spec.kind == "opening":
+        if task.spec.kind is TaskKind.TEST_EVALUATION:
             return TaskFinished({"test_accuracy": quality(task) - 0.02}, reused, 0.5)
         return TaskFinished({"generator.effective_classes": 2.0 if self.collapsed(task) else 9.0}, reused, 2.5)
 

@@ -18,6 +18,7 @@ from hidfd.pipeline.observer import Observer
 from tune.engines.environment import before_torch
 from tune.study.messages import Channel, ProgressReport, TaskDiverged, TaskEnd, TaskFailed, TaskFinished, TaskStopped
 from tune.study.metrics import LATENCY
+from tune.study.states import TaskKind
 from tune.study.task import Task
 
 TELL_EVERY_SECONDS = 1.0
@@ -84,7 +85,7 @@ def perform(task: Task, place: WorkerContext, channel: Channel) -> TaskEnd:
         raise
     except hidfd.errors.HidfdError as error:
         concerns_all = isinstance(error, hidfd.errors.StoreError | hidfd.errors.DeviceError)
-        concerns_all = concerns_all or task.spec.until == "collection"
+        concerns_all = concerns_all or task.spec.kind is TaskKind.COLLECTION
         return TaskFailed(str(error), error.exit_code if concerns_all else None, time.process_time() - started)
     except ChannelError as error:
         raise error.cause from None
@@ -109,7 +110,7 @@ def _run(task: Task, place: WorkerContext, channel: Channel) -> tuple[dict[str, 
     torch.set_num_threads(place.threads)
     store = Store.open(place.store)
     observer = TaskObserver(channel, task.rungs)
-    if task.spec.kind == "opening":
+    if task.spec.kind is TaskKind.TEST_EVALUATION:
         known = store.find("opening", task.key)
         if known is not None:
             observer.note(f"the test labels had been opened for it before, {known.created}; read again")
@@ -117,15 +118,15 @@ def _run(task: Task, place: WorkerContext, channel: Channel) -> tuple[dict[str, 
     result = run_trial(
         task.config,
         store,
-        until=task.spec.until,
+        until=task.spec.kind.last_stage,
         folder=Path(place.folder) / task.label,
         device=place.device,
         observer=observer,
         name=task.label,
     )
-    chain = [stage.role for stage in needed(result.stages, task.spec.until) if stage.name != "import"]
+    chain = [stage.role for stage in needed(result.stages, task.spec.kind.last_stage) if stage.name != "import"]
     metrics = numbers_of(result.metrics)
-    if place.measures_latency and task.spec.kind == "student":
+    if place.measures_latency and task.spec.kind is TaskKind.STUDENT:
         from hidfd.latency import latency_milliseconds
 
         metrics[LATENCY] = latency_milliseconds(result.config, store)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tune.study.config import BudgetConfig
+from tune.study.states import TaskKind
 from tune.study.task import Attempt, TaskSpec
 
 HOUR = 3600.0
@@ -121,9 +122,9 @@ class Pace:
     """How long tasks take, learnt from those that have ended here: seconds per operation, by kind."""
 
     def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._operations: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+        self._seconds: dict[TaskKind, float] = {}
+        self._operations: dict[TaskKind, float] = {}
+        self._counts: dict[TaskKind, int] = {}
 
     @property
     def num_learnt(self) -> int:
@@ -132,17 +133,17 @@ class Pace:
 
     def learn(self, spec: TaskSpec, seconds: float) -> None:
         """A piece was built in so many seconds, over all its attempts."""
-        self._seconds[spec.until] = self._seconds.get(spec.until, 0.0) + seconds
-        self._operations[spec.until] = self._operations.get(spec.until, 0.0) + spec.operations
-        self._counts[spec.until] = self._counts.get(spec.until, 0) + 1
+        self._seconds[spec.kind] = self._seconds.get(spec.kind, 0.0) + seconds
+        self._operations[spec.kind] = self._operations.get(spec.kind, 0.0) + spec.operations
+        self._counts[spec.kind] = self._counts.get(spec.kind, 0) + 1
 
     def seconds(self, spec: TaskSpec) -> float | None:
         """What a piece is expected to take; None where nothing says."""
-        operations = self._operations.get(spec.until, 0.0)
+        operations = self._operations.get(spec.kind, 0.0)
         if operations and spec.operations:
-            return spec.operations * self._seconds[spec.until] / operations
-        if spec.until in self._counts:
-            return self._seconds[spec.until] / self._counts[spec.until]
+            return spec.operations * self._seconds[spec.kind] / operations
+        if spec.kind in self._counts:
+            return self._seconds[spec.kind] / self._counts[spec.kind]
         known = [until for until, counted in self._operations.items() if counted]
         if not known or not spec.operations:
             return None

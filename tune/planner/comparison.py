@@ -17,7 +17,7 @@ from tune.study.metrics import merit
 from tune.study.search_space import changed
 from tune.study.search_trial import SearchTrial
 from tune.study.snapshot import RowSnapshot
-from tune.study.states import Role, TaskState
+from tune.study.states import Role, TaskKind, TaskState
 from tune.study.task import Task, TaskSpec, task_specs, test_evaluation_spec
 
 TRUSTED_TAU = 0.5
@@ -251,7 +251,7 @@ def rank_agreement(tasks: Iterable[Task]) -> tuple[float | None, int]:
     kinds: dict[Any, list[tuple[float, float]]] = {}
     for task in tasks:
         metrics = task.outcome.metrics if task.outcome and task.outcome.state is TaskState.COMPLETE else {}
-        if task.spec.kind == "student" and {"agreement", "validation_accuracy"} <= metrics.keys():
+        if task.spec.kind is TaskKind.STUDENT and {"agreement", "validation_accuracy"} <= metrics.keys():
             pair = metrics["agreement"], metrics["validation_accuracy"]
             kinds.setdefault(_kind_of(task.spec.config), []).append(pair)
     groups = [pairs for pairs in kinds.values() if len(pairs) > 1]

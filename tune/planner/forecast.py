@@ -19,7 +19,7 @@ from tune.planner.budget import HOUR, LIMITS, Account, Cost, cost_of
 from tune.planner.remaining import BUILT_BY, SHOWN, known_stages, num_users, unseen_stages
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 
 NUM_WEIGHED = 3
 """So many artifacts of a stage are asked for their size."""
@@ -154,7 +154,7 @@ class _Pace:
         self._base = state.definition.base
         self._on_gpu = state.definition.resources.get("gpus", 0.0) > 0
         self._made = set[str]()
-        self._held: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._held: defaultdict[TaskKind, list[tuple[float, float]]] = defaultdict(list)
         self._own: defaultdict[str, list[str]] = defaultdict(list)  # stage name -> digests, a few
         for task in state.tasks.values():
             if task.outcome is None or task.outcome.state is not TaskState.COMPLETE:
@@ -162,11 +162,11 @@ class _Pace:
             self._made |= task.spec.makes
             if task.spec.operations and not task.outcome.reused:
                 held = sum((a.ended or a.last_seen) - a.started for a in task.attempts)
-                self._held[task.spec.until].append((task.spec.operations, held))
-            if len(self._own[task.spec.until]) < NUM_WEIGHED:
-                self._own[task.spec.until].append(task.key)
+                self._held[task.spec.kind].append((task.spec.operations, held))
+            if len(self._own[task.spec.kind.last_stage]) < NUM_WEIGHED:
+                self._own[task.spec.kind.last_stage].append(task.key)
                 for stage in plan(task.spec.config).values():
-                    if BUILT_BY.get(stage.name) == task.spec.until:
+                    if BUILT_BY.get(stage.name) == task.spec.kind:
                         self._own[stage.name].append(stage.digest)
 
     @cached_property

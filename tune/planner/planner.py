@@ -28,7 +28,7 @@ from tune.study.messages import (
     Wait,
 )
 from tune.study.search_trial import SearchTrial
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 from tune.study.task import Attempt, Outcome, Task, TaskSpec
 
 LOST_WITHOUT_PROGRESS = 3
@@ -353,11 +353,11 @@ class Planner:
                 return None
 
     def _judge(self, spec: TaskSpec, metrics: dict[str, float]) -> tuple[TaskState, str | None]:
-        if spec.kind == "student":
+        if spec.kind is TaskKind.STUDENT:
             missing = self.state.definition.study.unmeasured(metrics)
             if missing is not None:
                 return TaskState.FAILED, f"its {missing} is not a number"
-        if spec.until == "synthesis":
+        if spec.kind is TaskKind.GENERATOR:
             classes = metrics.get("generator.effective_classes", math.nan)
             asked = metrics.get("generator.asked_classes", spec.config.data.num_classes)
             if not classes >= asked / 3:

@@ -11,18 +11,19 @@ from tune.planner.comparison import controls_of
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
 from tune.study.search_space import changed
+from tune.study.states import TaskKind
 from tune.study.task import Task
 
 SHOWN = ("teacher", "collection", "generation", "distillation")
 """Stages that a plan counts; the others cost next to nothing beside them."""
 
 BUILT_BY = {
-    "teacher": "collection",
-    "collection": "collection",
-    "generation": "synthesis",
-    "distillation": "evaluation",
+    "teacher": TaskKind.COLLECTION,
+    "collection": TaskKind.COLLECTION,
+    "generation": TaskKind.GENERATOR,
+    "distillation": TaskKind.STUDENT,
 }
-"""Stage -> the task that builds it, by its last stage."""
+"""Stage -> the kind of task that builds it."""
 
 
 def known_stages(state: StudyState, store: Store) -> tuple[dict[str, dict[str, Stage]], dict[str, dict[str, Range]]]:
@@ -44,7 +45,7 @@ def known_stages(state: StudyState, store: Store) -> tuple[dict[str, dict[str, S
             if stage.name not in known:
                 continue
             known[stage.name][stage.digest] = stage
-            is_own = BUILT_BY[stage.name] == task.spec.until
+            is_own = BUILT_BY[stage.name] == task.spec.kind
             if is_left and is_own and store.find(stage.name, stage.digest) is None:
                 left[stage.name][stage.digest] = _left_of(task, stage, state.definition)
     return known, left
@@ -107,7 +108,7 @@ def num_users(state: StudyState, unseen: dict[str, Range]) -> int:
     known = {
         key
         for key in state.task_queue.wanted
-        if (spec := state.tasks[key].spec).kind == "student" and spec.config.uses_generator
+        if (spec := state.tasks[key].spec).kind is TaskKind.STUDENT and spec.config.uses_generator
     }
     if not definition.base.uses_generator:
         return len(known)

@@ -22,7 +22,7 @@ from tune.study.snapshot import (
     TestEvaluationSnapshot,
     TrialSnapshot,
 )
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 from tune.study.task import Task
 
 
@@ -122,7 +122,7 @@ def _task(task: Task, state: StudyState, live: RunningTask | None, tested: dict[
     spec, outcome = task.spec, task.outcome
     metrics = (outcome.metrics if outcome else live.metrics if live else {}) | tested
     objective = state.definition.study.objective
-    value = metrics.get(objective) if outcome and spec.kind == "student" else None
+    value = metrics.get(objective) if outcome and spec.kind is TaskKind.STUDENT else None
     rungs = state.search_trials[task.trial].rungs if task.trial is not None and task.rungs else {}
     folder = state.definition.folder / task.label
     images = live.images if live else task.attempts[-1].images_to if task.attempts else 0
@@ -130,7 +130,6 @@ def _task(task: Task, state: StudyState, live: RunningTask | None, tested: dict[
         number=task.number,
         key=task.key,
         kind=spec.kind,
-        until=spec.until,
         role=task.role,
         label=task.label,
         trial=task.trial,

@@ -10,7 +10,7 @@ import bisect
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator
 
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 from tune.study.task import Outcome, Task, TaskSpec
 
 
@@ -33,7 +33,7 @@ class TaskQueue:
         self._dependents: defaultdict[str, set[str]] = defaultdict(set)
         self._keys: dict[int, str] = {}
         self._labels: set[str] = set()
-        self._num_builds: Counter[str] = Counter()
+        self._num_builds: Counter[TaskKind] = Counter()
         self._made: set[str] = set()
         self._claimed: Counter[str] = Counter()
         self._trajectories: Counter[str] = Counter()
@@ -54,7 +54,7 @@ class TaskQueue:
         self.tasks[task.key] = task
         self._keys[task.number] = task.key
         self._labels.add(task.label)
-        self._num_builds[task.spec.until] += before is None
+        self._num_builds[task.spec.kind] += before is None
         for need in task.spec.needs:
             self._dependents[need].add(task.key)
         if task.spec.trajectory is not None:
@@ -149,9 +149,8 @@ class TaskQueue:
 
     def label_for(self, spec: TaskSpec, wish: str) -> str:
         """A name that no other task has: what was wished for a student, a numbered noun for a build."""
-        if spec.kind == "build":
-            noun = "generator" if spec.until == "synthesis" else spec.until
-            return f"{noun}-{self._num_builds[spec.until]}"
+        if spec.kind.is_build:
+            return f"{spec.kind.label}-{self._num_builds[spec.kind]}"
         number, label = 2, wish
         while label in self._labels:
             label, number = f"{wish}-{number}", number + 1
@@ -163,7 +162,7 @@ class TaskQueue:
         is_unfinished = key in self.wanted and task.outcome is None
         (self._unfinished.add if is_unfinished else self._unfinished.discard)(key)
         is_waiting = is_unfinished and key not in self.running
-        is_build = is_waiting and task.spec.kind == "build"
+        is_build = is_waiting and task.spec.kind.is_build
         (self._waiting_builds.add if is_build else self._waiting_builds.discard)(key)
         self._not_ready(task)
         if is_waiting and all(self._is_complete(need) for need in task.spec.needs):

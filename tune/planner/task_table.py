@@ -8,7 +8,7 @@ from typing import Any
 from hidfd.config.schema import TrialConfig
 from tune.ledger.ledger import Ledger
 from tune.planner.task_queue import TaskQueue
-from tune.study.states import Role, TaskState
+from tune.study.states import Role, TaskKind, TaskState
 from tune.study.task import Attempt, Outcome, Task, TaskSpec, task_specs
 
 
@@ -68,7 +68,7 @@ class TaskTable:
         """Every piece of a trial into the ledger, unless it is there."""
         specs = task_specs(config)
         for spec in specs:
-            self.add(spec, role, label, params, trial, rungs if spec.kind == "student" else ())
+            self.add(spec, role, label, params, trial, rungs if spec.kind is TaskKind.STUDENT else ())
         return tuple(spec.key for spec in specs)
 
     def add(

@@ -22,7 +22,7 @@ from tune.report.objectives import (
 )
 from tune.study.metrics import MEASURES, written
 from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot, TrialSnapshot
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 
 EXPECTED_MEMORISATION = 0.05
 """Share of samples that lie so near to a collected image without any copying (the threshold's own definition)."""
@@ -54,12 +54,12 @@ def shown(value: Any) -> str:
 def generator_of(task: TaskSnapshot, snapshot: StudySnapshot) -> TaskSnapshot | None:
     """The build of the synthetic images that a student rests on, or that a build is; None for real images only."""
     chain = [task, *(found for key in task.needs if (found := snapshot.task(key)))]
-    return next((found for found in chain if found.until == "synthesis"), None)
+    return next((found for found in chain if found.kind is TaskKind.GENERATOR), None)
 
 
 def students(snapshot: StudySnapshot) -> list[TaskSnapshot]:
     """Every student of the study."""
-    return [task for task in snapshot.tasks if task.kind == "student"]
+    return [task for task in snapshot.tasks if task.kind is TaskKind.STUDENT]
 
 
 def best_trial(snapshot: StudySnapshot) -> TrialSnapshot | None:
@@ -203,10 +203,10 @@ def cost(snapshot: StudySnapshot) -> list[tuple[str, str]]:
     facts = []
     if snapshot.cpu_seconds:
         parts = {
-            "builds": [task for task in snapshot.tasks if task.kind == "build"],
+            "builds": [task for task in snapshot.tasks if task.kind.is_build],
             "search": [task for task in students(snapshot) if task.role == "search"],
             "comparisons": [task for task in students(snapshot) if task.role != "search"],
-            "test labels": [task for task in snapshot.tasks if task.kind == "opening"],
+            "test labels": [task for task in snapshot.tasks if task.kind is TaskKind.TEST_EVALUATION],
         }
         spent = {
             name: sum(a.cpu_seconds or 0 for task in tasks for a in task.attempts) for name, tasks in parts.items()
@@ -317,7 +317,7 @@ def opened_labels(snapshot: StudySnapshot) -> str | None:
         f"{datetime.fromtimestamp(opening.when, UTC):%Y-%m-%d %H:%M} UTC for {_count(len(opening.students), 'student')}"
         for opening in snapshot.test_evaluations
     ]
-    opened = [task.reused for task in snapshot.tasks if task.kind == "opening"]
+    opened = [task.reused for task in snapshot.tasks if task.kind is TaskKind.TEST_EVALUATION]
     if opened and all(opened):
         return f"The test labels had been opened before; what the store had of them was taken {', then '.join(times)}."
     if len(times) == 1:
@@ -389,13 +389,13 @@ def _count(count: int, noun: str) -> str:
 def result_in_words(task: TaskSnapshot) -> str:
     """How a task ended, and with what."""
     parts = [task.state.value if task.state is not TaskState.COMPLETE else "done"]
-    if task.kind == "student" and task.state is TaskState.COMPLETE:
+    if task.kind is TaskKind.STUDENT and task.state is TaskState.COMPLETE:
         parts[0] = (
             f"agreement {with_error(task.metrics.get('agreement'), task.metrics.get('agreement_standard_error'))}"
         )
         if "validation_accuracy" in task.metrics:
             parts.append(f"validation accuracy {percent(task.metrics['validation_accuracy'])}")
-    elif task.kind == "opening" and "test_accuracy" in task.metrics:
+    elif task.kind is TaskKind.TEST_EVALUATION and "test_accuracy" in task.metrics:
         parts.append(f"test accuracy {percent(task.metrics['test_accuracy'])}")
     elif "generator.effective_classes" in task.metrics:
         parts.append(f"{task.metrics['generator.effective_classes']:.1f} effective classes")

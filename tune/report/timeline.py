@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hidfd.formatting import duration
 from tune.report.summary import generator_of
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
+from tune.study.states import TaskKind
 
 WIDTH, LANE_HEIGHT, LEFT = 1000.0, 26.0, 4.0
 COLOURS = ("#1f5f99", "#b9770e", "#5d8a66", "#8c4a6b", "#3f8797", "#7a6a3a", "#6c5b9e", "#a3563c")
@@ -91,7 +92,7 @@ def timeline(snapshot: StudySnapshot) -> Timeline | None:
             passed += end - start + room
         return WIDTH - LEFT
 
-    generators = [task.key for task in snapshot.tasks if task.until == "synthesis"]
+    generators = [task.key for task in snapshot.tasks if task.kind is TaskKind.GENERATOR]
     free_from: list[float] = []
     bars = []
     for start, end, attempt, task in entries:
@@ -109,7 +110,7 @@ def timeline(snapshot: StudySnapshot) -> Timeline | None:
                 label=next((name for name in _names(task) if CHARACTER * len(name) + 6 <= width), ""),
                 title=f"{task.label}{on}: {how} after {duration(end - start)}, at {attempt.node}",
                 colour=COLOURS[generators.index(build.key) % len(COLOURS)] if build else NEUTRAL,
-                solid=task.kind == "build",
+                solid=task.kind.is_build,
                 reused=task.reused,
             )
         )
@@ -120,7 +121,7 @@ def timeline(snapshot: StudySnapshot) -> Timeline | None:
 def _names(task: TaskSnapshot) -> tuple[str, ...]:
     """Of a bar, the longest first."""
     without_seed = task.label.removesuffix(f"-seed{task.seed}")
-    is_numbered = task.kind == "build" or task.role == "search"
+    is_numbered = task.kind.is_build or task.role == "search"
     return (task.label, without_seed, without_seed.rpartition("-")[2]) if is_numbered else (task.label, without_seed)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tune.study.states import Kind, Role, TaskState, Value
+from tune.study.states import Role, TaskKind, TaskState, Value
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,7 @@ class TaskSnapshot:
     Attributes:
         number: order of creation in the study, stable over restarts.
         key: digest of what it makes, 64 hex digits: its identity.
-        kind: `build` (collection, or generator and its images), `student`, or `opening` (of the test labels for one).
-        until: last stage that it runs: `collection`, `synthesis`, `evaluation` or `opening`.
+        kind: what it makes.
         role: who asked first.
         label: its name for people, unique in the study; also the name of its folder.
         trial: number of the search trial that asked first, if one did.
@@ -92,8 +91,7 @@ class TaskSnapshot:
 
     number: int
     key: str
-    kind: Kind
-    until: str
+    kind: TaskKind
     role: Role
     label: str
     trial: int | None
@@ -114,6 +112,10 @@ class TaskSnapshot:
     attempts: tuple[AttemptSnapshot, ...]
     folder: str
     picture: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON, under the names that programs read."""
+        return asdict(self) | {"kind": self.kind.recorded_as, "until": self.kind.last_stage}
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Literal
 
 Value = bool | int | float | str
 
 
-Kind = Literal["build", "student", "opening"]
-
-
 Role = Literal["search", "variant", "control", "finalist"]
+
+
+class TaskKind(Enum):
+    """What a task makes. The value is the last stage that it runs, which is what the ledger keeps as `until`."""
+
+    COLLECTION = "collection"
+    """The collected images and the hold-out."""
+
+    GENERATOR = "synthesis"
+    """A generator and its synthetic images."""
+
+    STUDENT = "evaluation"
+    """A student and its numbers."""
+
+    TEST_EVALUATION = "opening"
+    """A student's numbers on the test labels, which no trial contains."""
+
+    @property
+    def is_build(self) -> bool:
+        """Whether several students may share what it makes."""
+        return self in (TaskKind.COLLECTION, TaskKind.GENERATOR)
+
+    @property
+    def last_stage(self) -> str:
+        """Return the last stage that it runs, by its name in `hidfd.pipeline.graph`."""
+        return self.value
+
+    @property
+    def recorded_as(self) -> str:
+        """Return the word that stands for it in ledger, run lines, `--json` and MLflow tags."""
+        return "build" if self.is_build else {TaskKind.STUDENT: "student"}.get(self, "opening")
+
+    @property
+    def label(self) -> str:
+        """Return the noun that its folders are numbered under."""
+        return "generator" if self is TaskKind.GENERATOR else self.value
 
 
 class TaskState(StrEnum):

@@ -14,10 +14,7 @@ from typing import Any
 from hidfd.config.paths import with_values
 from hidfd.config.schema import TrialConfig
 from hidfd.pipeline.graph import needed, plan, test_evaluation_of
-from tune.study.states import Kind, Role, TaskState
-
-BUILD_STAGES = ("collection", "synthesis")
-"""Where a trial is cut into pieces: upstream of each stands what several students share."""
+from tune.study.states import Role, TaskKind, TaskState
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class TaskSpec:
 
     Attributes:
         key: digest of its last artifact, 64 hex digits.
-        until: its last stage: `collection`, `synthesis`, `evaluation` or `opening`.
+        kind: what it makes, which says its last stage.
         needs: keys of the pieces before it.
         makes: digests of every artifact that it makes unless it is there already, imports apart.
         trajectory: of the generator it trains; two lengths of one trajectory are never trained side by side.
@@ -37,7 +34,7 @@ class TaskSpec:
     """
 
     key: str
-    until: str
+    kind: TaskKind
     needs: tuple[str, ...]
     makes: frozenset[str]
     trajectory: str | None
@@ -47,14 +44,10 @@ class TaskSpec:
     config: TrialConfig = field(repr=False)
 
     @property
-    def kind(self) -> Kind:
-        kinds: dict[str, Kind] = {"evaluation": "student", "opening": "opening"}
-        return kinds.get(self.until, "build")
-
-    @property
     def seed(self) -> int:
         seeds = self.config.seeds
-        return {"collection": seeds.collection, "synthesis": seeds.generation}.get(self.until, seeds.distillation)
+        own = {TaskKind.COLLECTION: seeds.collection, TaskKind.GENERATOR: seeds.generation}
+        return own.get(self.kind, seeds.distillation)
 
 
 def task_specs(config: TrialConfig) -> tuple[TaskSpec, ...]:
@@ -65,23 +58,26 @@ def task_specs(config: TrialConfig) -> tuple[TaskSpec, ...]:
     """
     stages = plan(config)
     specs: list[TaskSpec] = []
-    for until in (*BUILD_STAGES, "evaluation"):
-        if until == "synthesis" and not config.uses_generator:
+    for kind in (TaskKind.COLLECTION, TaskKind.GENERATOR, TaskKind.STUDENT):
+        if kind is TaskKind.GENERATOR and not config.uses_generator:
             continue
-        chain = [stage for stage in needed(stages, until) if stage.name != "import"]
+        chain = [stage for stage in needed(stages, kind.last_stage) if stage.name != "import"]
         digests = frozenset(stage.digest for stage in chain)
-        targets = {"synthesis": config.generation.target_images, "evaluation": config.distillation.target_images}
-        trains_generator = until == "synthesis"
+        targets = {
+            TaskKind.GENERATOR: config.generation.target_images,
+            TaskKind.STUDENT: config.distillation.target_images,
+        }
+        trains_generator = kind is TaskKind.GENERATOR
         earlier = {digest for spec in specs for digest in spec.makes}
         specs.append(
             TaskSpec(
                 key=chain[-1].digest,
-                until=until,
+                kind=kind,
                 needs=tuple(spec.key for spec in specs if spec.key in digests),
                 makes=digests,
                 trajectory=stages["generation"].trajectory if trains_generator else None,
                 generator=stages["generation"].digest if trains_generator else None,
-                target_images=targets.get(until),
+                target_images=targets.get(kind),
                 operations=sum(stage.operations for stage in chain if stage.digest not in earlier),
                 config=config,
             )
@@ -93,7 +89,9 @@ def test_evaluation_spec(config: TrialConfig) -> TaskSpec:
     """Opening the test labels for the student of a trial whose `data.test` is given."""
     stage = test_evaluation_of(plan(config))
     student = stage.inputs["evaluation"]
-    return TaskSpec(stage.digest, "opening", (student,), frozenset([stage.digest]), None, None, None, 0.0, config)
+    return TaskSpec(
+        stage.digest, TaskKind.TEST_EVALUATION, (student,), frozenset([stage.digest]), None, None, None, 0.0, config
+    )
 
 
 def upstream_key(config: TrialConfig) -> str:
@@ -186,8 +184,8 @@ class Task:
         """Plain JSON of all but its attempts, as the ledger keeps it; `restore` is its inverse."""
         return {
             "key": self.key,
-            "kind": self.spec.kind,
-            "until": self.spec.until,
+            "kind": self.spec.kind.recorded_as,
+            "until": self.spec.kind.last_stage,
             "role": self.role,
             "label": self.label,
             "trial": self.trial,
@@ -208,10 +206,11 @@ class Task:
         what was made under the old one does not answer for it.
         """
         config = TrialConfig.model_validate(record["config"])
-        if record["until"] == "opening":
+        kind = TaskKind(record["until"])
+        if kind is TaskKind.TEST_EVALUATION:
             spec = test_evaluation_spec(config)
         else:
-            spec = next(spec for spec in task_specs(config) if spec.until == record["until"])
+            spec = next(spec for spec in task_specs(config) if spec.kind is kind)
         spec = replace(spec, key=record["key"], needs=tuple(record["needs"]))
         outcome = record["outcome"]
         return cls(

@@ -98,7 +98,7 @@ class StudyDisplay:
             elif task.state.is_final:
                 self._say(f"{task.label}: {result_in_words(task)}")
         is_new = task.picture is not None and task.picture != self._pictures.get(task.key)
-        if task.kind == "build" and task.state is TaskState.RUNNING and task.picture is not None and is_new:
+        if task.kind.is_build and task.state is TaskState.RUNNING and task.picture is not None and is_new:
             self._pictures[task.key] = task.picture
             self._say(f"{task.label}: sample grid {relative_paths(task.picture)}")
 

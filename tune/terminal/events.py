@@ -116,7 +116,13 @@ class RunLines:
 
     def _tell_task(self, task: TaskSnapshot) -> None:
         begun, ended = self._attempts.get(task.key, (0, 0))
-        names = {"work": task.label, "key": task.key, "kind": task.kind, "role": task.role, "trial": task.trial}
+        names = {
+            "work": task.label,
+            "key": task.key,
+            "kind": task.kind.recorded_as,
+            "role": task.role,
+            "trial": task.trial,
+        }
         for attempt in task.attempts[ended:]:
             if attempt.number >= begun:
                 self._say(

@@ -9,7 +9,7 @@ from tune.report.objectives import constraints_in_words, further_columns, missed
 from tune.report.summary import result_in_words
 from tune.study.metrics import MEASURES, written
 from tune.study.snapshot import StudySnapshot, TaskSnapshot, TrialSnapshot
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 from tune.terminal.tables import short_value
 
 
@@ -37,7 +37,7 @@ def _parameters(snapshot: StudySnapshot, task: TaskSnapshot) -> Iterator[str]:
         case "search":
             for trial in trials:
                 yield f"why: trial {trial.number}: {trial.why}"
-            if task.kind == "build":
+            if task.kind.is_build:
                 asking = ", ".join(str(trial.number) for trial in _asking(snapshot, task))
                 yield f"why: trials {asking or 'of the comparison'} rest on it; it is built once for all of them"
     if len(trials) > 1:
@@ -95,7 +95,7 @@ def _end(snapshot: StudySnapshot, task: TaskSnapshot) -> Iterator[str]:
 def _judged(snapshot: StudySnapshot, task: TaskSnapshot) -> Iterator[str]:
     """What else than its objective decides about a student that came to its end."""
     asked = further_columns(snapshot)
-    if task.kind != "student" or task.state is not TaskState.COMPLETE or not asked:
+    if task.kind is not TaskKind.STUDENT or task.state is not TaskState.COMPLETE or not asked:
         return
     numbers = ", ".join(f"{MEASURES[name].in_words} {written(name, task.metrics.get(name))}" for name in asked)
     kept = "it keeps the constraints" if constraints_in_words(snapshot) else ""

@@ -10,14 +10,14 @@ from tune.report.champion import champion_of, numbers
 from tune.report.commands import verb_command
 from tune.report.summary import best_trial, generator_of, result_in_words, shown
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 
 WHAT = {
-    "collection": "The collected images and the hold-out, as the teacher sees them.",
-    "synthesis": "A generator and its synthetic images.",
-    "evaluation": "A student: distilled on the collected and the synthetic images, and measured on the hold-out.",
+    TaskKind.COLLECTION: "The collected images and the hold-out, as the teacher sees them.",
+    TaskKind.GENERATOR: "A generator and its synthetic images.",
+    TaskKind.STUDENT: "A student: distilled on the collected and the synthetic images, and measured on the hold-out.",
 }
-"""A task by its last stage."""
+"""What a task makes, in words."""
 
 ROLES = {
     "search": "suggested by the search as trial {trial}",
@@ -51,7 +51,7 @@ def study_note(snapshot: StudySnapshot) -> str:
 
 def task_note(task: TaskSnapshot, snapshot: StudySnapshot) -> str:
     """Of the run of one task."""
-    facts = [("What", f"{WHAT[task.until]} {_role(task)}.".strip())]
+    facts = [("What", f"{WHAT[task.kind]} {_role(task)}.".strip())]
     if task.params:
         facts.append(("Settings", f"{_settings(task)}, seed {task.seed}"))
     build = generator_of(task, snapshot)
@@ -76,7 +76,7 @@ def _asked(snapshot: StudySnapshot) -> str:
 
 
 def _role(task: TaskSnapshot) -> str:
-    if task.kind == "build":
+    if task.kind.is_build:
         return ""
     return f"It is {ROLES[task.role].format(trial=task.trial)}"
 

@@ -10,7 +10,7 @@ from tune.report.objectives import constraints_in_words, missed
 from tune.report.summary import generator_of
 from tune.study.metrics import LATENCY
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 
 Series = dict[str, list[tuple[int, float]]]
 """Metric -> (step, value)."""
@@ -40,7 +40,7 @@ CURVES = (
 
 def tags_of_run(task: TaskSnapshot, snapshot: StudySnapshot) -> dict[str, str]:
     """What a run can be filtered by, its state apart."""
-    tags = {"kind": task.kind, "role": task.role, "until": task.until, "seed": str(task.seed)}
+    tags = {"kind": task.kind.recorded_as, "role": task.role, "until": task.kind.last_stage, "seed": str(task.seed)}
     build = generator_of(task, snapshot)
     if build is not None:
         tags["generator"] = build.label
@@ -51,7 +51,7 @@ def tags_of_run(task: TaskSnapshot, snapshot: StudySnapshot) -> dict[str, str]:
 
 def feasible_tag(task: TaskSnapshot, snapshot: StudySnapshot) -> str | None:
     """Whether a student that came to its end keeps the study's constraints; None where there is nothing to keep."""
-    if task.kind != "student" or task.state is not TaskState.COMPLETE or not constraints_in_words(snapshot):
+    if task.kind is not TaskKind.STUDENT or task.state is not TaskState.COMPLETE or not constraints_in_words(snapshot):
         return None
     return "false" if missed(task.metrics, snapshot) else "true"
 
@@ -62,11 +62,11 @@ def final_metrics(task: TaskSnapshot) -> Series:
     return {"seconds": [(0, task.seconds)]} | ({} if task.state is TaskState.PRUNED else found)
 
 
-def curves_of(path: Path, kind: str) -> Series:
+def curves_of(path: Path, kind: TaskKind) -> Series:
     """Curves of a trial folder; a student's run shows the student's own, a build's the generator's."""
     if not path.is_file():
         return {}
-    wanted = [name for name in CURVES if name.startswith("distillation/") == (kind == "student")]
+    wanted = [name for name in CURVES if name.startswith("distillation/") == (kind is TaskKind.STUDENT)]
     curves: Series = {}
     for line in path.read_text().splitlines():
         row: dict[str, Any] = json.loads(line)

@@ -24,7 +24,7 @@ from tune.planner.comparison import TABLE_METRICS
 from tune.report.champion import Champion, best_student, config_of
 from tune.report.objectives import constraints_in_words, further_columns, traded_off
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 from tune.tracking.descriptions import study_note, task_note
 from tune.tracking.model_registry import MODEL_TAG, Registration, log_student, register
 from tune.tracking.run_content import Series, curves_of, feasible_tag, final_metrics, tags_of_run
@@ -186,7 +186,7 @@ class Tracker:
         for task in snapshot.tasks:
             if is_cut_short():
                 return
-            is_due = task.state is not TaskState.WAITING and task.kind != "opening"
+            is_due = task.state is not TaskState.WAITING and task.kind is not TaskKind.TEST_EVALUATION
             if is_due and self._written.get(task.key) != _mark_of(task):
                 self._write_task(task, parent, snapshot)
         best = best_student(snapshot)

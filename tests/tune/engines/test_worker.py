@@ -18,6 +18,7 @@ from tune.engines.local import run_local
 from tune.engines.worker import TaskObserver, WorkerContext, numbers_of, perform
 from tune.errors import LedgerError
 from tune.study.messages import ProgressReport, TaskDiverged, TaskFailed, TaskFinished, TaskStopped
+from tune.study.states import TaskKind
 from tune.study.task import Task, task_specs
 
 NUMBERS = {"agreement": 0.5, "generator.effective_classes": 9.0}
@@ -29,7 +30,7 @@ def place(tmp_path: Path) -> WorkerContext:
 
 
 def task_until(until: str) -> Task:
-    spec = next(spec for spec in task_specs(trial()) if spec.until == until)
+    spec = next(spec for spec in task_specs(trial()) if spec.kind.last_stage == until)
     return Task(0, spec, "search", f"{until}-0", 0, {}, rungs=(3200,))
 
 
@@ -156,7 +157,7 @@ def test_a_ledger_that_fails_beside_a_student_stops_the_study(
         return NUMBERS, False
 
     def lost() -> None:
-        if any(task.spec.kind == "student" and key in planner.live for key, task in planner.state.tasks.items()):
+        if any(task.spec.kind is TaskKind.STUDENT and key in planner.live for key, task in planner.state.tasks.items()):
             raise LedgerError("the ledger cannot be written")
 
     monkeypatch.setattr(worker, "_run", run)

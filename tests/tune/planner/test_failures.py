@@ -16,7 +16,7 @@ from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
 from tune.study.asha import Decision
 from tune.study.messages import Channel, Done, ProgressReport, TaskDiverged, TaskEnd, TaskFailed, TaskFinished, TaskLost
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 from tune.study.task import Task
 
 
@@ -31,7 +31,7 @@ def next_student(planner: Planner, world: World) -> Task:
         task = planner.next_task(1)
         assert isinstance(task, Task)
         planner.on_start(task, "here")
-        if task.spec.kind == "student":
+        if task.spec.kind is TaskKind.STUDENT:
             return task
         planner.on_end(task, world.execute(task, Silent()))
 
@@ -241,7 +241,7 @@ def test_task_that_never_started_still_ends() -> None:
 
 def test_what_failed_in_an_earlier_run_is_tried_again_once_in_the_next() -> None:
     world, study = World(), definition()
-    world.failing = lambda task: TaskFailed("the disk was full") if task.spec.until == "collection" else None
+    world.failing = lambda task: TaskFailed("the disk was full") if task.spec.kind is TaskKind.COLLECTION else None
     spoilt = run(study, world)
     assert {s.state for s in spoilt.state.search_trials} == {TaskState.FAILED}
     assert spoilt.is_over(), "one run does not try for ever"
@@ -333,7 +333,7 @@ TWO_VALUES = {"distillation.inflation": {"type": "categorical", "choices": [1.0,
 @pytest.mark.parametrize("sampler", ["random", "tpe", "stage-aware"])
 def test_search_over_few_values_ends_where_all_of_them_fail(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     study = definition({"sampler": sampler, "pruner": {"kind": "none"}, "num_students": 4}, TWO_VALUES)
-    world = World(failing=lambda task: TaskFailed("out of memory") if task.spec.kind == "student" else None)
+    world = World(failing=lambda task: TaskFailed("out of memory") if task.spec.kind is TaskKind.STUDENT else None)
     planner = world.planner(study)
     suggest = planner.state.suggest
 

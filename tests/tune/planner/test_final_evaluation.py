@@ -15,7 +15,7 @@ from tune.planner.state import StudyState
 from tune.report import summary as findings
 from tune.study.definition import Definition
 from tune.study.messages import TaskEnd, TaskFailed, TaskFinished
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 from tune.study.task import Task
 
 NOON = 1_760_011_200.0  # 2025-10-09 12:00 UTC
@@ -69,7 +69,7 @@ def test_no_choice_rests_on_the_test_labels() -> None:
 
         def _finished(self, task: Task, *, reused: bool) -> TaskEnd:
             end = super()._finished(task, reused=reused)
-            if task.spec.kind == "opening" and isinstance(end, TaskFinished):
+            if task.spec.kind is TaskKind.TEST_EVALUATION and isinstance(end, TaskFinished):
                 return TaskFinished({"test_accuracy": 1 - end.metrics["test_accuracy"]}, reused)
             return end
 
@@ -80,7 +80,7 @@ def test_no_choice_rests_on_the_test_labels() -> None:
         students = [
             (task.label, task.value, task.state, task.metrics["agreement"])
             for task in snapshot.tasks
-            if task.kind == "student" and task.state is TaskState.COMPLETE
+            if task.kind is TaskKind.STUDENT and task.state is TaskState.COMPLETE
         ]
         found.append((snapshot.best, [row.name for row in snapshot.rows], snapshot.verdict, students))
     assert found[0] == found[1]
@@ -95,7 +95,7 @@ def test_second_run_opens_nothing_and_more_seeds_are_a_further_opening_on_record
         findings.opened_labels(snapshot_of(again.state)) or ""
     )
     snapshot = snapshot_of(again.state)
-    reused = [replace(task, reused=True) if task.kind == "opening" else task for task in snapshot.tasks]
+    reused = [replace(task, reused=True) if task.kind is TaskKind.TEST_EVALUATION else task for task in snapshot.tasks]
     words = findings.opened_labels(replace(snapshot, tasks=tuple(reused))) or ""
     assert "had been opened before; what the store had of them was taken 2025-10-09 12:00 UTC for 4 students" in words
     world.log.clear()

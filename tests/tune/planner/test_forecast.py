@@ -15,6 +15,7 @@ from tune.engines.local import run_local
 from tune.planner.forecast import Forecast, forecast_of
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
+from tune.study.states import TaskKind
 from tune.study.task import Task
 
 GRID = {
@@ -147,7 +148,7 @@ def test_seconds_rest_on_what_the_studys_own_task_took_as_soon_as_some_has_ended
         task = planner.next_task(1)
         assert isinstance(task, Task)
         planner.on_start(task, "here")
-        now[0] += {"collection": 1.0, "synthesis": 100.0}.get(task.spec.until) or next(students)
+        now[0] += {TaskKind.COLLECTION: 1.0, TaskKind.GENERATOR: 100.0}.get(task.spec.kind) or next(students)
         planner.on_end(task, world.execute(task, Silent()))
     after = forecast_of(planner.state, store)
     each = {row.what: row.each for row in after.rows}
@@ -203,7 +204,7 @@ def test_store_grows_by_what_artifacts_of_the_study_take_or_by_their_settings(st
     assert expected["generation"] == pytest.approx(1000 * 28 * 28 + 4 * 0.25e6 * (8 / 32) ** 2)
     assert expected["distillation"] == pytest.approx(4 * 0.08e6)
     planner = run(study, World())
-    (student, *_) = (w for w in planner.state.tasks.values() if w.spec.kind == "student" and w.outcome)
+    (student, *_) = (w for w in planner.state.tasks.values() if w.spec.kind is TaskKind.STUDENT and w.outcome)
     with store.attempt("distillation", plan(student.spec.config)["distillation"].digest, {}) as attempt:
         attempt.path("student.safetensors").write_bytes(b"0" * 123_456)
         attempt.commit({})

@@ -14,7 +14,7 @@ from tune.planner.planner import Planner
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
 from tune.study.messages import Channel, ProgressReport, TaskEnd
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 from tune.study.task import Task
 
 LENGTH = "generation.target_images"
@@ -82,7 +82,7 @@ def test_students_of_a_snapshot_start_while_the_longer_generator_is_trained() ->
     assert started(planner, world) is None
     next(steps)  # 1,600 images
     short = finished(planner, world)
-    assert (short.spec.kind, short.spec.target_images) == ("build", 1600)
+    assert (short.spec.kind, short.spec.target_images) == (TaskKind.GENERATOR, 1600)
     student = finished(planner, world)
     assert student.key == next(row.keys[0] for row in planner.state.rows if row.name == "short")
     assert planner.state.of(longest.key) is TaskState.RUNNING
@@ -100,7 +100,7 @@ def test_longer_generator_that_is_asked_for_later_goes_on_from_the_shorter_one()
 
 
 def test_longer_generator_that_diverges_leaves_its_snapshots() -> None:
-    world = World(diverged=lambda task: task.spec.kind == "build" and task.spec.target_images == 6400)
+    world = World(diverged=lambda task: task.spec.kind.is_build and task.spec.target_images == 6400)
     planner = run(lengths(), world, 2)
     states = {row.name: planner.state.of(row.keys[0]) for row in planner.state.rows}
     assert states == {"long": TaskState.DIVERGED, "short": TaskState.COMPLETE, "middle": TaskState.COMPLETE}

@@ -9,7 +9,7 @@ from tests.tune.world import Silent, World, definition, run, summary
 from tune.planner.snapshots import snapshot_of
 from tune.study.definition import Definition
 from tune.study.messages import ProgressReport, TaskFinished
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 from tune.study.task import Task
 
 
@@ -186,7 +186,7 @@ def test_variants_run_in_full_on_every_seed() -> None:
     assert planner.is_over()
     assert planner.state.search_trials == []
     assert [len(row.keys) for row in planner.state.rows] == [3, 3, 3]
-    students = [task for task in planner.state.tasks.values() if task.spec.kind == "student"]
+    students = [task for task in planner.state.tasks.values() if task.spec.kind is TaskKind.STUDENT]
     assert {task.label for task in students} == {f"{name}-seed{seed}" for name in variants for seed in (1, 2, 3)}
     assert sum(label.startswith("generator") for label in world.log) == 6
     assert sum(label.startswith("collection") for label in world.log) == 2  # n50 has a collection of its own

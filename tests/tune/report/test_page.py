@@ -14,7 +14,7 @@ from tune.report.page import comparison_picture, write_study_report
 from tune.report.summary import busy_seconds, cost, headline_tiles, short_names
 from tune.report.timeline import timeline
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,9 @@ def test_seeds_that_keep_apart_say_something_only_where_there_are_several(whole:
 
 def test_teacher_stands_beside_its_students_where_there_are_labels(whole: StudySnapshot) -> None:
     tasks = tuple(
-        replace(task, metrics=task.metrics | {"teacher_validation_accuracy": 0.92}) if task.kind == "student" else task
+        replace(task, metrics=task.metrics | {"teacher_validation_accuracy": 0.92})
+        if task.kind is TaskKind.STUDENT
+        else task
         for task in whole.tasks
     )
     tiles = {tile.name: tile.value for tile in headline_tiles(replace(whole, tasks=tasks))}

@@ -17,7 +17,7 @@ from tune.planner.forecast import forecast_of
 from tune.report.commands import mlflow_command
 from tune.report.summary import asked, result_in_words
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 from tune.terminal.tables import (
     budget_in_words,
     forecast_lines,
@@ -43,7 +43,7 @@ def text_of(table: Table | None) -> list[str]:
     return [line.strip() for line in stream.getvalue().splitlines() if line.strip()]
 
 
-def one(snapshot: StudySnapshot, state: TaskState, kind: str = "student") -> TaskSnapshot:
+def one(snapshot: StudySnapshot, state: TaskState, kind: TaskKind = TaskKind.STUDENT) -> TaskSnapshot:
     return next(task for task in snapshot.tasks if (task.state, task.kind) == (state, kind))
 
 
@@ -55,7 +55,9 @@ def test_end_is_said_with_what_it_came_to(whole: StudySnapshot) -> None:
     )
     assert result_in_words(student) == "agreement 81.2 ± 1.1 %, validation accuracy 79.0 %, in 52 s"
     assert result_in_words(replace(student, reused=True)).endswith("from the store")
-    build = replace(one(whole, TaskState.COMPLETE, "build"), metrics={"generator.effective_classes": 9.0}, seconds=9.0)
+    build = replace(
+        one(whole, TaskState.COMPLETE, TaskKind.GENERATOR), metrics={"generator.effective_classes": 9.0}, seconds=9.0
+    )
     assert result_in_words(build) == "done, 9.0 effective classes, in 9.0 s"
 
 

@@ -9,7 +9,7 @@ from tests.tune.snapshots import VARIANTS, study_snapshot
 from tune.report.champion import champion_of, numbers
 from tune.report.commands import verb_command
 from tune.study.snapshot import StudySnapshot
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 from tune.tracking.descriptions import study_note, task_note
 
 
@@ -50,7 +50,7 @@ def test_note_of_a_student_says_where_it_comes_from_and_how_it_ended(whole: Stud
     assert "`distillation.inflation`" in note
     assert "stopped here" in note
     assert f"`python -m tune show studies/fashion-small.yaml {pruned.label}`" in note
-    build = next(task for task in whole.tasks if task.until == "synthesis")
+    build = next(task for task in whole.tasks if task.kind is TaskKind.GENERATOR)
     assert "A generator and its synthetic images" in task_note(build, whole)
     control = next(task for task in whole.tasks if task.role == "control")
     assert "what the best trial is held against" in task_note(control, whole)

@@ -22,7 +22,7 @@ from tests.tune.world import run
 from tune.planner.snapshots import snapshot_of
 from tune.report.champion import best_student, config_of
 from tune.study.snapshot import StudySnapshot
-from tune.study.states import TaskState
+from tune.study.states import TaskKind, TaskState
 from tune.tracking.descriptions import study_note
 from tune.tracking.model_registry import MODEL_TAG
 from tune.tracking.tracker import KEY_TAG, WRITTEN_TAG, Tracker, reason_of
@@ -120,7 +120,7 @@ def test_one_run_for_the_study_and_one_below_it_for_each_task(written: Tracker, 
 def test_children_can_be_filtered(written: Tracker, whole: StudySnapshot) -> None:
     for state in (TaskState.COMPLETE, TaskState.PRUNED):
         found = runs_of(written, f"tags.`hidfd.state` = '{state}' and tags.kind = 'student'")
-        labels = {task.label for task in whole.tasks if task.state is state and task.kind == "student"}
+        labels = {task.label for task in whole.tasks if task.state is state and task.kind is TaskKind.STUDENT}
         assert {run.info.run_name for run in found} == labels
         assert labels
     assert {run.data.tags["group"] for run in runs_of(written, "tags.generator = 'generator-1'")} == {"3"}
@@ -143,7 +143,7 @@ def test_a_run_holds_params_times_numbers_and_curves_of_its_own_kind(written: Tr
     assert content[run.info.run_id]["distillation/feature"] == curve
     assert len(curve) > 10
     assert not any(name.startswith("generation/") for name in run.data.metrics)
-    build = next(task for task in whole.tasks if task.until == "synthesis")
+    build = next(task for task in whole.tasks if task.kind is TaskKind.GENERATOR)
     assert len(content[written.run_id(build.key) or ""]["generation/hinge_d"]) == 10
     assert "generator.memorisation" in content[written.run_id(build.key) or ""]
 
@@ -166,7 +166,7 @@ def test_test_accuracy_joins_the_run_of_its_student_when_the_labels_are_opened(
     student = whole.task(key)
     assert student is not None
     tested = replace(student, metrics=student.metrics | {"test_accuracy": 0.75})
-    opening = replace(student, key="e" * 64, kind="opening", until="opening", label="x-test", folder=str(tmp_path))
+    opening = replace(student, key="e" * 64, kind=TaskKind.TEST_EVALUATION, label="x-test", folder=str(tmp_path))
     tasks = (*(tested if task is student else task for task in whole.tasks), opening)
     tracker.sync(replace(whole, tasks=tasks))
     assert tracker.client.get_run(tracker.run_id(key)).data.metrics["test_accuracy"] == 0.75
@@ -189,7 +189,7 @@ def test_the_front_and_who_is_feasible_can_be_filtered(uri: str, tmp_path: Path)
 
 
 def test_reports_and_pictures_are_artifacts(written: Tracker, whole: StudySnapshot) -> None:
-    build = next(task for task in whole.tasks if task.until == "synthesis")
+    build = next(task for task in whole.tasks if task.kind is TaskKind.GENERATOR)
     run = written.run_id(build.key) or ""
     assert {path.path for path in written.client.list_artifacts(run)} >= {"report.html", "config.yaml", "pictures"}
     pictures = {path.path for path in written.client.list_artifacts(run, "pictures")}
