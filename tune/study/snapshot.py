@@ -246,8 +246,7 @@ class StudySnapshot:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON of all of it (what `--json` prints)."""
         plain = asdict(self)
-        plain["works"], plain["openings"] = (
-            plain.pop("tasks"),
-            plain.pop("test_evaluations"),
-        )
+        del plain["tasks"]
+        plain["works"] = [task.to_json() for task in self.tasks]
+        plain["openings"] = plain.pop("test_evaluations")
         return plain
