@@ -1,4 +1,4 @@
-"""Hybrid data-free knowledge distillation. `hidfd.run_trial` is the trial as a Python function."""
+"""Hybrid data-free knowledge distillation: one trial, as a command and as the function `hidfd.run_trial`."""
 
 from importlib import import_module
 from typing import Any

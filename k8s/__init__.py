@@ -1,0 +1,1 @@
+"""Studies on Kubernetes, as KubeRay jobs."""

@@ -1,1 +1,1 @@
-"""What a trial is: every setting, and the YAML file that it comes from. Torch-free."""
+"""Every setting of a trial, and the YAML study file that it comes from; free of torch."""

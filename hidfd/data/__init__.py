@@ -1,1 +1,1 @@
-"""From the user's files to batches of tensors."""
+"""Images, from the user's files to batches of tensors."""

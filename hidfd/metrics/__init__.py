@@ -1,1 +1,1 @@
-"""What students and generators are judged by."""
+"""Measures of students and generators."""

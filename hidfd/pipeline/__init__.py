@@ -1,1 +1,1 @@
-"""The stage graph of a trial, what stages cost, and how a trial reports progress. Torch-free."""
+"""The stages of a trial as a graph with digests, their costs, and the observer of their progress; free of torch."""

@@ -1,1 +1,1 @@
-"""A job's life: submit, watch, delete."""
+"""A study's job on the cluster: submit, watch, delete."""

@@ -1,1 +1,1 @@
-"""What is checked before a study is submitted."""
+"""Checks of the cluster and of the study file, before a study is submitted."""

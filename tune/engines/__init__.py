@@ -1,1 +1,1 @@
-"""How tasks are run: Ray Tune, this process, or a virtual clock."""
+"""Engines that run tasks: on Ray Tune, in this process, or on a virtual clock."""

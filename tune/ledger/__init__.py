@@ -1,1 +1,1 @@
-"""A study's memory: Optuna's storage in SQLite or PostgreSQL, with one writer. Torch-free."""
+"""A study's memory: Optuna's storage in SQLite or PostgreSQL, with one writer; free of torch."""

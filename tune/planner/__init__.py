@@ -1,1 +1,1 @@
-"""What a study does next: all decisions, without Ray and without torch."""
+"""Every decision about what a study does next, without Ray and without torch."""

@@ -1,1 +1,1 @@
-"""Where suggestions come from: Optuna, or the stage-aware Gaussian process. Torch-free."""
+"""Samplers that suggest settings: Optuna's, and a stage-aware Gaussian process; free of torch."""

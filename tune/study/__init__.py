@@ -1,1 +1,1 @@
-"""What a study is: its settings, search space and tasks, as plain data. Torch-free."""
+"""A study as plain data: its settings, search space, tasks and snapshots; free of torch."""
