@@ -3,9 +3,9 @@
     git worktree add /tmp/older COMMIT
     python -m tests.compatibility.write_study /tmp/older /tmp/hidfd-study tests/compatibility/COMMIT.tar.xz
 
-In that folder the older version runs a study of four students to its end, then asks for a fifth and is interrupted in the
-middle of a generator; the archive holds its study file, photos, teacher, ledger, store and mlflow.db as they are then.
-`status.json`, beside them, is what the older version says once it has gone on to the end in a copy of the folder.
+In that folder the older version runs a study of four students to its end, then asks for a fifth one and is interrupted
+in the middle of its generator. The archive holds study file, photos, teacher, ledger, store and mlflow.db as they are
+then. `status.json`, beside them, is what the older version says after it has gone on to the end in a copy.
 """
 
 import os
