@@ -99,7 +99,7 @@ def collect(
         "histogram": torch.bincount(labels[chosen], minlength=config.data.num_classes).tolist(),
         "seconds": time.monotonic() - started,
     }
-    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+    with store.writer(stage.name, stage.digest, stage.identity) as attempt:
         pq.write_table(table, attempt.path("collection.parquet"))
         return attempt.commit(meta, device=device.description)
 

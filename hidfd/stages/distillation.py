@@ -86,7 +86,7 @@ def distil(
     )
 
     def keep() -> None:
-        with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+        with store.writer(stage.name, stage.digest, stage.identity) as attempt:
             state = {name: tensor.cpu().contiguous() for name, tensor in training.student.state_dict().items()}
             safetensors.torch.save_file(state, attempt.path("student.safetensors"))
             attempt.metrics(history.rows)

@@ -53,7 +53,7 @@ def evaluate(
         meta["agreement_reference"] = measure_agreement(student_says[chosen], teacher_says[chosen]).value
     if validation is not None:
         meta |= labelled_measures("validation", open_images(validation), student, teacher, device)
-    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+    with store.writer(stage.name, stage.digest, stage.identity) as attempt:
         attempt.path("evaluation.json").write_text(json.dumps(meta, indent=1))
         return attempt.commit(meta | {"seconds": time.monotonic() - started}, device=device.description)
 
@@ -88,7 +88,7 @@ def open_test_labels(stage: Stage, student: Student, teacher: Teacher, store: St
         return opened
     labelled = store.get("import", stage.inputs["test"])
     images = open_images(labelled)
-    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+    with store.writer(stage.name, stage.digest, stage.identity) as attempt:
         meta = labelled_measures("test", images, student, teacher, device)
         attempt.path("test.json").write_text(json.dumps(meta, indent=1))
         return attempt.commit(meta, device=device.description, consumed=[labelled])

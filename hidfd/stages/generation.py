@@ -87,7 +87,7 @@ def train_generator(
     )
 
     def keep() -> None:
-        with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+        with store.writer(stage.name, stage.digest, stage.identity) as attempt:
             state = {name: tensor.cpu().contiguous() for name, tensor in training.ema.state_dict().items()}
             safetensors.torch.save_file(state, attempt.path("generator.safetensors"))
             for images, grid in training.grids.items():

@@ -76,7 +76,7 @@ def import_images(
 
     broken: list[dict[str, str]] = []
     num_images = num_broken = 0
-    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+    with store.writer(stage.name, stage.digest, stage.identity) as attempt:
         with ImageWriter(attempt.path(IMAGES), (channels, side, side)) as writer:
             for chunk, decoded in _decoded(encoded, channels, side, settings["fit"]):
                 good = [i for i in range(len(chunk.names)) if i not in decoded.broken]

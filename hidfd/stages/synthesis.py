@@ -93,7 +93,7 @@ def synthesise(
         "shape": list(array.shape[1:]),
     }
     hashes = np.asarray([pixel_hash(image.transpose(1, 2, 0)) for image in array], dtype=np.uint64)
-    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+    with store.writer(stage.name, stage.digest, stage.identity) as attempt:
         write_images(attempt.path("images.parquet"), Decoded(array, hashes, {}), wished.numpy())
         return attempt.commit(meta, device=device.description)
 

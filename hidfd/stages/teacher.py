@@ -170,7 +170,7 @@ def _commit(
     device: str | None,
 ) -> Artifact:
     meta = meta | {"num_parameters": num_parameters(backbone)}
-    with store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+    with store.writer(stage.name, stage.digest, stage.identity) as attempt:
         state = {name: tensor.cpu().contiguous() for name, tensor in backbone.state_dict().items()}
         safetensors.torch.save_file(state, attempt.path("weights.safetensors"))
         attempt.metrics(rows)

@@ -186,7 +186,7 @@ class ArtifactWriter:
 
 
 @contextlib.contextmanager
-def open_attempt(place: StorageBackend, stage: str, digest: str, identity: dict[str, Any]) -> Iterator[ArtifactWriter]:
+def open_writer(place: StorageBackend, stage: str, digest: str, identity: dict[str, Any]) -> Iterator[ArtifactWriter]:
     """An attempt for the length of a block; uncommitted, it leaves nothing behind.
 
     Raises:

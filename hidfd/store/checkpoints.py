@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hidfd.errors import StoreError
-from hidfd.store.artifacts import DIGEST, MANIFEST, Artifact, open_attempt, read_artifact
+from hidfd.store.artifacts import DIGEST, MANIFEST, Artifact, open_writer, read_artifact
 from hidfd.store.backend import StorageBackend
 from hidfd.store.disk import claimed
 
@@ -61,7 +61,7 @@ class Checkpoints:
         name = f"{images}{END if is_end else ''}"
         if self._intact(name) is None:
             self._drop(name)
-            with open_attempt(self._place, self._stage, name, {"digest": self._digest}) as attempt:
+            with open_writer(self._place, self._stage, name, {"digest": self._digest}) as attempt:
                 write(attempt.folder)
                 attempt.commit({"images": images})
         # Those beyond `images` were damaged or are of a longer run: they replace no good one.

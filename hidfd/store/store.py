@@ -23,7 +23,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from hidfd.errors import StoreError
-from hidfd.store.artifacts import ATTEMPT_NAME, DIGEST, MANIFEST, Artifact, ArtifactWriter, open_attempt, read_artifact
+from hidfd.store.artifacts import ATTEMPT_NAME, DIGEST, MANIFEST, Artifact, ArtifactWriter, open_writer, read_artifact
 from hidfd.store.backend import Entry, StorageBackend
 from hidfd.store.checkpoints import Checkpoints
 from hidfd.store.disk import claimed
@@ -125,7 +125,7 @@ class Store:
             )
         return artifact
 
-    def attempt(self, stage: str, digest: str, identity: dict[str, Any]) -> AbstractContextManager[ArtifactWriter]:
+    def writer(self, stage: str, digest: str, identity: dict[str, Any]) -> AbstractContextManager[ArtifactWriter]:
         """A folder to build an artifact in, for the length of a `with` block.
 
         Args:
@@ -134,7 +134,7 @@ class Store:
         Raises:
             StoreError: it cannot be written, or something in the block failed for want of space or permission.
         """
-        return open_attempt(self._place, *_checked(stage, digest), identity)
+        return open_writer(self._place, *_checked(stage, digest), identity)
 
     def checkpoints(self, digest: str) -> Checkpoints:
         """The checkpoints of what is being built under a digest."""

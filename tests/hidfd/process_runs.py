@@ -185,7 +185,7 @@ def losses(rank: int, config: TrialConfig, folder: str) -> dict[str, Any]:
     def full(*_: object) -> None:
         raise StoreError("the disk is full")
 
-    with mock.patch("hidfd.store.store.Store.attempt", full if rank == 0 else Store.attempt):
+    with mock.patch("hidfd.store.store.Store.writer", full if rank == 0 else Store.writer):
         run("store")
     with breaking(rank, lambda: 1 / 0):
         run("program")

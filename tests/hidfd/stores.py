@@ -49,14 +49,14 @@ def remote_store(tmp_path: Path, cache: str = "cache") -> tuple[Store, SpyFileSy
 def build(
     store: Store, digest: str = DIGEST, content: bytes = b"weights", meta: dict[str, Any] | None = None
 ) -> Artifact:
-    with store.attempt("teacher", digest, IDENTITY) as attempt:
+    with store.writer("teacher", digest, IDENTITY) as attempt:
         attempt.path("weights.bin").write_bytes(content)
         attempt.path("grids/0001.png").write_bytes(b"png")
         return attempt.commit(meta or {"accuracy": 0.5})
 
 
 def begin_and_fail(store: Store, content: bytes, error: Exception) -> None:
-    with store.attempt("teacher", OTHER, IDENTITY) as attempt:
+    with store.writer("teacher", OTHER, IDENTITY) as attempt:
         attempt.path("weights.bin").write_bytes(content)
         assert store.find("teacher", OTHER) is None
         raise error

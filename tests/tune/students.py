@@ -16,10 +16,10 @@ def keep_student(store: Store, config: TrialConfig) -> None:
     torch.manual_seed(config.seeds.distillation)
     teacher = Teacher(build_teacher_backbone(config), (0.3,), (0.3,), 28)
     if store.find("teacher", stages["teacher"].digest) is None:
-        with store.attempt("teacher", stages["teacher"].digest, {}) as attempt:
+        with store.writer("teacher", stages["teacher"].digest, {}) as attempt:
             safetensors.torch.save_file(teacher.backbone.state_dict(), attempt.path("weights.safetensors"))
             attempt.commit({"mean": [0.3], "std": [0.3]})
     student = build_student(config, teacher, 7, last_relu=True)
-    with store.attempt("distillation", stages["distillation"].digest, {}) as attempt:
+    with store.writer("distillation", stages["distillation"].digest, {}) as attempt:
         safetensors.torch.save_file(student.state_dict(), attempt.path("student.safetensors"))
         attempt.commit({"teacher_map_size": 7, "last_relu": True})

@@ -108,7 +108,7 @@ def test_kill_between_the_last_step_and_the_artifact_repeats_no_step(
     whole, store = build(generator, Store.open(tmp_path / "whole"), 32), Store.open(tmp_path / "store")
     run_trial(generator, store, until="collection", device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "attempt", _die)
+        patch.setattr(Store, "writer", _die)
         with pytest.raises(KeyboardInterrupt):
             build(generator, store, 32)
     steps.clear()

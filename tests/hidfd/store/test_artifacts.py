@@ -61,7 +61,7 @@ def test_find_of_what_was_never_built_is_none_and_get_says_what_to_run(store: St
 
 
 def test_metrics_rows_come_back_and_what_is_not_finite_is_null(store: Store) -> None:
-    with store.attempt("generation", DIGEST, IDENTITY) as attempt:
+    with store.writer("generation", DIGEST, IDENTITY) as attempt:
         attempt.metrics([{"images": 100, "generation/loss": 1.5}, {"images": 200, "generation/loss": float("nan")}])
         artifact = attempt.commit({"worst": float("inf")})
     assert artifact.metrics()[0] == {"images": 100, "generation/loss": 1.5}
@@ -71,7 +71,7 @@ def test_metrics_rows_come_back_and_what_is_not_finite_is_null(store: Store) -> 
 
 def test_manifest_records_what_was_consumed_by_content(store: Store) -> None:
     teacher = build(store)
-    with store.attempt("collection", OTHER, IDENTITY) as attempt:
+    with store.writer("collection", OTHER, IDENTITY) as attempt:
         attempt.path("x").write_bytes(b"x")
         attempt.commit({}, device="cpu", consumed=[teacher])
     manifest = json.loads(store._place.read(f"collection/{OTHER}/manifest.json") or b"")
@@ -160,7 +160,7 @@ KILLER = textwrap.dedent(
     root, identity, digest = Path(sys.argv[1]), {"seed": 0}, "d" * 64
 
     def build(store):
-        with store.attempt("teacher", digest, identity) as attempt:
+        with store.writer("teacher", digest, identity) as attempt:
             attempt.path("weights.bin").write_bytes(b"weights")
             attempt.commit({})
 
@@ -214,7 +214,7 @@ def test_kill_at_every_system_call_leaves_a_whole_artifact_or_none(tmp_path: Pat
 
 def test_second_committer_discards_its_files_and_gets_the_winner(factory: StoreFactory, tmp_path: Path) -> None:
     first, second = factory(), factory()
-    with first.attempt("teacher", DIGEST, IDENTITY) as one, second.attempt("teacher", DIGEST, IDENTITY) as two:
+    with first.writer("teacher", DIGEST, IDENTITY) as one, second.writer("teacher", DIGEST, IDENTITY) as two:
         one.path("weights.bin").write_bytes(b"first")
         two.path("weights.bin").write_bytes(b"second")
         winner = one.commit({"by": 1})

@@ -69,7 +69,7 @@ def test_remove_by_name_refuses_what_a_study_refers_to(store: Store) -> None:
 
 def test_record_of_opened_test_labels_is_never_removed(store: Store) -> None:
     build(store)
-    with store.attempt("opening", OTHER, {}) as attempt:
+    with store.writer("opening", OTHER, {}) as attempt:
         attempt.path("test.json").write_text("{}")
         attempt.commit({"test_accuracy": 0.9})
     store.remove()
@@ -95,11 +95,11 @@ def test_remove_spares_attempts_under_way_and_takes_those_of_dead_writers(tmp_pa
     store = Store.open(tmp_path / "store")
     script = (
         "import os, sys; from hidfd.store.store import Store\n"
-        "with Store.open(sys.argv[1]).attempt('teacher', 'd' * 64, {}) as a:\n"
+        "with Store.open(sys.argv[1]).writer('teacher', 'd' * 64, {}) as a:\n"
         "    a.path('half').write_bytes(b'half'); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "store")], check=False)
-    with store.attempt("teacher", DIGEST, IDENTITY) as attempt:
+    with store.writer("teacher", DIGEST, IDENTITY) as attempt:
         attempt.path("weights.bin").write_bytes(b"weights")
         assert [row.kind for row in store.list()] == ["leftover"]
         store.remove()

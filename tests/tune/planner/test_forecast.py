@@ -98,7 +98,7 @@ def test_what_stands_in_the_store_is_not_built_again(store: Store) -> None:
     state = World().planner(definition({"variants": {"a": {}}}, search={})).state
     (row,) = state.rows
     digest = plan(row.configs[0])["collection"].digest
-    with store.attempt("collection", digest, {}) as attempt:
+    with store.writer("collection", digest, {}) as attempt:
         attempt.path("images.parquet").write_text("")
         attempt.commit({})
     found = {row.what: (row.count, row.built) for row in forecast_of(state, store).rows}
@@ -107,7 +107,7 @@ def test_what_stands_in_the_store_is_not_built_again(store: Store) -> None:
 
 def test_teacher_and_collection_that_stand_are_counted_before_the_search_has_suggested_anything(store: Store) -> None:
     asked = definition()
-    with store.attempt("collection", plan(asked.base)["collection"].digest, {}) as attempt:
+    with store.writer("collection", plan(asked.base)["collection"].digest, {}) as attempt:
         attempt.path("images.parquet").write_text("")
         attempt.commit({})
     found = {row.what: (row.count, row.built) for row in forecast_of(World().planner(asked).state, store).rows}
@@ -165,7 +165,7 @@ def test_seconds_rest_on_what_the_studys_own_task_took_as_soon_as_some_has_ended
 def test_gpus_are_not_timed_by_what_a_processor_took(store: Store) -> None:
     study = definition()
     stage = plan(study.base)["distillation"]
-    with store.attempt("distillation", "1" * 64, {}) as attempt:
+    with store.writer("distillation", "1" * 64, {}) as attempt:
         attempt.path("student").write_text("")
         attempt.commit({"seconds": 100.0, "operations": stage.operations}, device="cpu, 1 threads, fp32")
     on_cpu = forecast_of(World().planner(study).state, store)
@@ -182,7 +182,7 @@ def test_gpus_are_not_timed_by_what_a_processor_took(store: Store) -> None:
 def test_budget_that_will_not_do_is_said_before_anything_starts(store: Store) -> None:
     stage = plan(definition().base)["distillation"]
     for number in range(MANY):
-        with store.attempt("distillation", f"{number}" * 64, {}) as attempt:
+        with store.writer("distillation", f"{number}" * 64, {}) as attempt:
             attempt.path("student").write_text("")
             attempt.commit({"seconds": 3600.0 + number, "operations": stage.operations})
 
@@ -205,7 +205,7 @@ def test_store_grows_by_what_artifacts_of_the_study_take_or_by_their_settings(st
     assert expected["distillation"] == pytest.approx(4 * 0.08e6)
     planner = run(study, World())
     (student, *_) = (w for w in planner.state.tasks.values() if w.spec.kind is TaskKind.STUDENT and w.outcome)
-    with store.attempt("distillation", plan(student.spec.config)["distillation"].digest, {}) as attempt:
+    with store.writer("distillation", plan(student.spec.config)["distillation"].digest, {}) as attempt:
         attempt.path("student.safetensors").write_bytes(b"0" * 123_456)
         attempt.commit({})
     measured = {row.what: row.bytes_each for row in forecast_of(planner.state, store).rows}

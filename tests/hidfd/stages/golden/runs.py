@@ -117,7 +117,7 @@ class World:
         """An image set in the store, as an import of it would be."""
         pixels = images.numpy()
         hashes = np.asarray([pixel_hash(image.transpose(1, 2, 0)) for image in pixels], dtype=np.uint64)
-        with self.store.attempt(stage.name, stage.digest, stage.identity) as attempt:
+        with self.store.writer(stage.name, stage.digest, stage.identity) as attempt:
             write_images(attempt.path("images.parquet"), Decoded(pixels, hashes, {}), labels.numpy())
             return attempt.commit({})
 
@@ -173,7 +173,7 @@ def synthesis_numbers(world: World) -> Numbers:
         generation = world.store.find("generation", stages["generation"].digest)
         if generation is None:
             source = stages["generation"]
-            with world.store.attempt(source.name, source.digest, source.identity) as attempt:
+            with world.store.writer(source.name, source.digest, source.identity) as attempt:
                 safetensors.torch.save_file(generator.state_dict(), attempt.path("generator.safetensors"))
                 generation = attempt.commit({"present_classes": [0, 2]})
         made = synthesise(
