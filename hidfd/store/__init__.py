@@ -4,7 +4,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Return `Store` on demand, so that `from hidfd.store import Store` is all that a user has to know."""
+    """Return `Store` on demand: `from hidfd.store import Store` is the documented import."""
     if name == "Store":
         from hidfd.store.store import Store
 

@@ -1,7 +1,7 @@
-"""One artifact: files of one attempt, and the manifest that names them, which is written last and only once.
+"""One artifact: the files of one attempt, and the manifest that names them, which is written last and only once.
 
-<stage>/<digest>/<attempt>/...      files; several attempts may be under way, or left behind by a kill
-<stage>/<digest>/manifest.json      names one attempt, with the hash of every file; readers use nothing else
+<stage>/<digest>/<attempt>/...      files; several attempts may be under way, or left behind by killed runs
+<stage>/<digest>/manifest.json      names one attempt, with the hash of every file; only what it names is ever read
 """
 
 from __future__ import annotations
@@ -29,26 +29,27 @@ METRICS = "metrics.jsonl"
 ATTEMPT_NAME = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 NEARLY_FULL_BYTES = 1 << 20
-"""With less than this free, a failed write is put down to the disk, whatever its exception says."""
+"""With fewer bytes free than this, a failed write is reported as a full disk, whatever its exception says."""
 
-_VERSIONS_OF = ("hidfd", "torch", "numpy", "pyarrow", "pillow")
+_RECORDED_PACKAGES = ("hidfd", "torch", "numpy", "pyarrow", "pillow")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """Something that a stage made, as its manifest describes it.
+    """The output of a stage, as its manifest describes it.
 
     Attributes:
+        backend: the storage that holds its files.
         stage, digest: its name in the store.
-        attempt: the folder that holds its files.
-        identity: what the digest was taken of.
+        attempt: name of the folder that holds its files.
+        identity: the settings and inputs that the digest was computed from.
         files: name -> size and hash.
         meta: small results: counts, seconds, accuracies.
         created: UTC time, ISO 8601.
         environment: versions, and the device if one was named: they may differ between equal artifacts.
     """
 
-    place: StorageBackend = field(repr=False, compare=False)
+    backend: StorageBackend = field(repr=False, compare=False)
     stage: str
     digest: str
     attempt: str
@@ -60,50 +61,50 @@ class Artifact:
 
     @property
     def bytes(self) -> int:
-        """Size of all files."""
+        """Total size of its files in bytes."""
         return sum(record.bytes for record in self.files.values())
 
     @property
     def cache(self) -> Path:
-        """Local folder for what is derived from this artifact's files; it may vanish at any time between runs."""
-        return self.place.cache / self.stage / self.digest / self.attempt
+        """Local folder for files derived from this artifact; it may be deleted at any time between runs."""
+        return self.backend.cache / self.stage / self.digest / self.attempt
 
     def path(self, name: str) -> Path:
-        """A local path of one of its files; a remote one is fetched once.
+        """Return a local path of one of its files; a remote file is downloaded once.
 
         Raises:
             StoreError: the manifest lists no such file, or the file is missing or damaged.
         """
         record = self.files.get(name)
         if record is None:
-            where = self.place.where(f"{self.stage}/{self.digest}/{MANIFEST}")
+            where = self.backend.where(f"{self.stage}/{self.digest}/{MANIFEST}")
             raise StoreError(f"{where}: lists no file {name!r}; it lists: {', '.join(sorted(self.files))}")
-        return self.place.fetch(f"{self.stage}/{self.digest}/{self.attempt}/{name}", record)
+        return self.backend.fetch(f"{self.stage}/{self.digest}/{self.attempt}/{name}", record)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of its `metrics.jsonl`; none if it has no such file."""
+        """Return the rows of its `metrics.jsonl`; an empty list if it has no such file."""
         if METRICS not in self.files:
             return []
         return [json.loads(line) for line in self.path(METRICS).read_text().splitlines()]
 
 
 class ArtifactWriter:
-    """A folder to write an artifact's files into; nothing of it counts until `commit`."""
+    """Write one artifact: files into a folder of its own, which readers do not see before `commit`."""
 
-    def __init__(self, place: StorageBackend, stage: str, digest: str, identity: dict[str, Any]) -> None:
+    def __init__(self, backend: StorageBackend, stage: str, digest: str, identity: dict[str, Any]) -> None:
         self.name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         self._keep = False
-        self._place, self._stage, self._digest, self._identity = place, stage, digest, identity
+        self._backend, self._stage, self._digest, self._identity = backend, stage, digest, identity
         self._key = f"{stage}/{digest}/{self.name}"
-        self._workspace: Workspace = place.workspace(self._key)
+        self._workspace: Workspace = backend.workspace(self._key)
 
     @property
     def folder(self) -> Path:
-        """The attempt's own folder."""
+        """Local folder that the files are written into."""
         return self._workspace.folder
 
     def path(self, name: str) -> Path:
-        """Where to write a file of this name (`/` makes folders)."""
+        """Return the local path to write a file of this name to, with its folders created (names may hold `/`)."""
         relative = PurePosixPath(name)
         assert relative.parts, "a file needs a name"
         assert not relative.is_absolute(), name
@@ -114,7 +115,7 @@ class ArtifactWriter:
         return path
 
     def metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes `metrics.jsonl`, one JSON object per row; numbers that are not finite become null."""
+        """Write `metrics.jsonl`, one JSON object per row; numbers that are not finite become null."""
         lines = [json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows]
         path = self.path(METRICS)
         with store_errors("writing", path):
@@ -123,22 +124,22 @@ class ArtifactWriter:
     def commit(
         self, meta: dict[str, Any], *, device: str | None = None, consumed: Sequence[Artifact] | None = None
     ) -> Artifact:
-        """Makes the files last, then writes the manifest, unless another attempt was first: that one stands.
+        """Make the files durable, then write the manifest, unless another writer of the same artifact was first.
 
         Args:
             meta: small results, JSON types; numbers that are not finite become null.
-            device: what it was computed on.
-            consumed: artifacts that were read, whose content hashes the manifest then records; default: what the
+            device: the device that computed it.
+            consumed: artifacts that were read, whose content hashes the manifest records; default: those that the
                 identity's inputs name.
 
         Returns:
-            The artifact that stands in the store.
+            The artifact that is in the store now: this one, or that of the writer who was first.
 
         Raises:
             StoreError: the files or the manifest could not be written; earlier artifacts are intact.
         """
         names = sorted(p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file())
-        assert names, "an attempt without files"
+        assert names, "an artifact without files"
         with store_errors("reading back", self.folder):
             files = {
                 name: FileRecord(file_sha256(self.folder / name), (self.folder / name).stat().st_size) for name in names
@@ -158,68 +159,68 @@ class ArtifactWriter:
             },
         }
         content = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
-        self._place.publish(self._key, names)
-        self._keep = True  # from here on the manifest may stand, whatever an error says
+        self._backend.publish(self._key, names)
+        self._keep = True  # from here on the manifest may exist, whatever an error says
         try:
-            self._keep = self._place.create(f"{self._stage}/{self._digest}/{MANIFEST}", content)
+            self._keep = self._backend.create(f"{self._stage}/{self._digest}/{MANIFEST}", content)
         except StoreError:
-            standing = read_artifact(self._place, self._stage, self._digest)
-            self._keep = standing is not None and standing.attempt == self.name
+            stored = read_artifact(self._backend, self._stage, self._digest)
+            self._keep = stored is not None and stored.attempt == self.name
             raise
-        standing = read_artifact(self._place, self._stage, self._digest)
-        if standing is None:
-            raise StoreError(f"{self._place.where(self._key)}: was deleted while it was written; run again")
-        return standing
+        stored = read_artifact(self._backend, self._stage, self._digest)
+        if stored is None:
+            raise StoreError(f"{self._backend.where(self._key)}: was deleted while it was written; run again")
+        return stored
 
     def _inputs(self) -> list[Artifact]:
-        """The artifacts that the identity's inputs name, as far as they stand in the store."""
+        """Return the artifacts that the identity's inputs name, as far as they are in the store."""
         inputs = self._identity.get("inputs", {})
-        # Imports are stored as what they are, whatever their role in a trial.
-        found = [read_artifact(self._place, name, inputs[role]) for role in inputs for name in ("import", role)]
+        # An import is stored under the stage `import`, whatever its role in a trial.
+        found = [read_artifact(self._backend, name, inputs[role]) for role in inputs for name in ("import", role)]
         return [artifact for artifact in found if artifact is not None]
 
     def close(self) -> None:
-        """Ends the attempt; its folder goes unless it was committed."""
+        """End the writing; delete the folder unless it was committed."""
         self._workspace.release(keep=self._keep)
         if not self._keep:
-            self._place.delete(self._key)
+            self._backend.delete(self._key)
 
 
 @contextlib.contextmanager
-def open_writer(place: StorageBackend, stage: str, digest: str, identity: dict[str, Any]) -> Iterator[ArtifactWriter]:
-    """An attempt for the length of a block; uncommitted, it leaves nothing behind.
+def open_writer(backend: StorageBackend, stage: str, digest: str, identity: dict[str, Any]) -> Iterator[ArtifactWriter]:
+    """Open a writer for the length of a block; what is not committed by its end is deleted.
 
     Raises:
-        StoreError: it cannot be written, or something in the block failed for want of space or permission.
+        StoreError: the folder cannot be written, or the block failed for lack of disk space or permissions.
     """
-    attempt = ArtifactWriter(place, stage, digest, identity)
+    writer = ArtifactWriter(backend, stage, digest, identity)
     try:
-        yield attempt
+        yield writer
     except HidfdError:
         raise
     except Exception as error:
-        translated = _storage_failure(error, attempt.folder)
+        translated = _storage_failure(error, writer.folder)
         if translated is None:
             raise
         raise translated from error
     finally:
-        attempt.close()
+        writer.close()
 
 
-def read_artifact(place: StorageBackend, stage: str, digest: str) -> Artifact | None:
-    """The artifact of that name; None if there is no manifest.
+def read_artifact(backend: StorageBackend, stage: str, digest: str) -> Artifact | None:
+    """Read the manifest of an artifact; return None if there is none.
 
     Raises:
         StoreError: the manifest cannot be read.
     """
     key = f"{stage}/{digest}/{MANIFEST}"
-    content = place.read(key)
+    content = backend.read(key)
     if content is None:
         return None
     try:
         manifest = json.loads(content)
         return Artifact(
-            place=place,
+            backend=backend,
             stage=stage,
             digest=digest,
             attempt=manifest["attempt"],
@@ -230,19 +231,19 @@ def read_artifact(place: StorageBackend, stage: str, digest: str) -> Artifact | 
             environment=manifest["environment"],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        folder = place.where(f"{stage}/{digest}")
+        folder = backend.where(f"{stage}/{digest}")
         raise StoreError(
-            f"{place.where(key)}: damaged manifest ({error}). Delete {folder} and run again: it is built anew"
+            f"{backend.where(key)}: damaged manifest ({error}). Delete {folder} and run again, which builds it anew"
         ) from error
 
 
 def _storage_failure(error: Exception, folder: Path) -> StoreError | None:
-    """What a failure inside an attempt says about the store, if anything."""
+    """Return a StoreError if a failure during writing was caused by the store, else None."""
     if isinstance(error, OSError) and error.errno in ADVISED_ERRORS:
-        of_folder = error.filename is None or Path(str(error.filename)).is_relative_to(folder)
-        if of_folder:
+        concerns_folder = error.filename is None or Path(str(error.filename)).is_relative_to(folder)
+        if concerns_folder:
             return explain(error, "writing to", folder)
-    # Writers of other libraries hide the error number; then only the disk can tell.
+    # Other libraries hide the error number when they fail to write; then only the free space can tell.
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(folder).free
         if free < NEARLY_FULL_BYTES:
@@ -255,14 +256,14 @@ def _storage_failure(error: Exception, folder: Path) -> StoreError | None:
 
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for package in _VERSIONS_OF:
+    for package in _RECORDED_PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions
 
 
 def _plain(value: Any) -> Any:
-    """JSON types of nested containers, numpy's scalars included; a number that is not finite becomes None."""
+    """Return nested containers and numpy scalars as JSON types; a number that is not finite becomes None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,8 +1,9 @@
-"""Where the bytes of a store lie: a folder of this machine, or (`hidfd.store.object_store`) anything that `pyarrow.fs`
-reaches.
+"""The interface between a store and the storage of its bytes, with what all backends share.
 
-Keys are relative paths with `/`. Whatever is written is either there whole or not there: on a disk by a rename or a
-link of a file that has reached it, on S3 because an object appears only when its upload has ended.
+`hidfd.store.local` implements it for a folder, `hidfd.store.object_store` for every file system of `pyarrow.fs`.
+
+Keys are relative paths with `/`. A file is either complete or absent: on a disk because it is renamed or linked only
+after its content has reached the disk, on S3 because an object appears only when its upload has ended.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from hidfd.store.disk import Workspace, file_sha256, store_errors
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a manifest says about a file: 64 hex digits and its size."""
+    """A file's sha256 (64 hex digits) and size in bytes, as its manifest records them."""
 
     sha256: str
     bytes: int
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One file of a place; `modified` in seconds since 1970."""
+class StoredFile:
+    """A file in a backend, as a listing shows it; `modified` is in seconds since 1970."""
 
     key: str
     bytes: int
@@ -34,12 +35,12 @@ class Entry:
 
 
 class StorageBackend(ABC):
-    """Reads and writes below a root; every method raises StoreError when that fails.
+    """Storage for files below a root; every method raises StoreError if it fails.
 
     Attributes:
-        uri: the root as a user would name it, without secrets.
-        base: local folder in which attempts are written and files are read.
-        cache: local folder for what can be made again from the store.
+        uri: the root in the form that a user gives, without secrets.
+        base: local folder in which artifacts are written and from which files are read.
+        cache: local folder for files that can be derived again from the store.
     """
 
     uri: str
@@ -51,43 +52,43 @@ class StorageBackend(ABC):
 
     @abstractmethod
     def read(self, key: str) -> bytes | None:
-        """The content of a small object; None if there is none."""
+        """Return the content of a small file, None if it does not exist."""
 
     @abstractmethod
     def write(self, key: str, content: bytes) -> None:
-        """Writes or replaces a small object."""
+        """Write or replace a small file."""
 
     @abstractmethod
     def create(self, key: str, content: bytes) -> bool:
-        """Writes a small object unless there is one; whether it did."""
+        """Write a small file unless it exists; return whether it was written."""
 
     @abstractmethod
     def publish(self, key: str, names: Sequence[str]) -> None:
-        """Makes the named files of the workspace `key` last: when this returns, a power cut does not lose them."""
+        """Make the named files of the workspace `key` durable: once this returns, a power cut does not lose them."""
 
     @abstractmethod
-    def walk(self, prefix: str = "") -> list[Entry]:
-        """All files below a prefix."""
+    def walk(self, prefix: str = "") -> list[StoredFile]:
+        """List all files below a prefix."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Deletes a file, or everything below a prefix; nothing there is fine."""
+        """Delete a file, or all files below a prefix; do nothing if there are none."""
 
     @abstractmethod
     def probe(self) -> None:
-        """Raises StoreError unless the place can be written to."""
+        """Check that the root can be written to; raise StoreError if not."""
 
     def where(self, key: str) -> str:
-        """A key as a user would name it."""
+        """Return the full path or URI of a key, for messages."""
         return f"{self.uri}/{key}"
 
     def workspace(self, key: str) -> Workspace:
-        """A new folder for the files below `key`."""
+        """Create a local folder in which the files below `key` are written."""
         with store_errors("writing to", self.base / key):
             return Workspace(self.base / key)
 
     def fetch(self, key: str, record: FileRecord) -> Path:
-        """A local path of a file, its content checked against the record once per process.
+        """Return a local path of a file, after checking its content against the record once per process.
 
         Raises:
             StoreError: the file is missing or damaged.
@@ -97,12 +98,12 @@ class StorageBackend(ABC):
             if not self._matches(path, record):
                 self._download(key, path)
                 if not self._matches(path, record):
-                    raise StoreError(self._damage(key, path, record))
+                    raise StoreError(self._damage_message(key, path, record))
         return path
 
     @abstractmethod
     def _download(self, key: str, path: Path) -> None:
-        """Brings a file here, unless here is where it lies."""
+        """Copy a file to the local `path`; do nothing if the backend is local."""
 
     def _matches(self, path: Path, record: FileRecord) -> bool:
         try:
@@ -118,7 +119,7 @@ class StorageBackend(ABC):
             self._verified[path] = seen
         return True
 
-    def _damage(self, key: str, path: Path, record: FileRecord) -> str:
+    def _damage_message(self, key: str, path: Path, record: FileRecord) -> str:
         if not path.exists():
             found = "missing"
         elif path.stat().st_size != record.bytes:
@@ -128,5 +129,5 @@ class StorageBackend(ABC):
         folder = self.where(str(PurePosixPath(key).parents[1]))
         return (
             f"{self.where(key)}: {found}; its manifest says {record.bytes:,} bytes, sha256 {record.sha256}. "
-            f"Delete {folder} and run again: it is built anew"
+            f"Delete {folder} and run again, which builds it anew"
         )

@@ -1,7 +1,7 @@
-"""Checkpoints of a training loop: what a killed run goes on from, and a longer generator from a shorter one.
+"""Checkpoints of a training loop, from which a killed run resumes and a longer generator continues a shorter one.
 
-checkpoints/<digest>/<images>/      written like an artifact: files first, then the manifest; the newest two stay
-checkpoints/<digest>/<images>-end/  where a length of a generator's trajectory ended; stays for longer ones
+checkpoints/<digest>/<images>/      written like an artifact: files first, then the manifest; the newest two are kept
+checkpoints/<digest>/<images>-end/  the end of one generator length; kept, so that longer ones can continue from it
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from hidfd.store.artifacts import DIGEST, MANIFEST, Artifact, open_writer, read_
 from hidfd.store.backend import StorageBackend
 from hidfd.store.disk import claimed
 
-KEPT = 2
-"""The newest may be damaged by what ended the run; the one before it is then still there."""
+NUM_KEPT = 2
+"""Number of checkpoints that are kept: the crash that ended a run may have damaged the newest one."""
 
 END = "-end"
+"""Suffix of the folder of a checkpoint that was saved where a generator length ended."""
 
 _log = logging.getLogger(__name__)
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint that is whole.
+    """A complete checkpoint.
 
     Attributes:
-        images: how far the loop had come.
-        folder: of its files.
-        is_end: a length ended here. It was taken before anything was measured: a longer one measures elsewhere.
+        images: images that the loop had seen.
+        folder: local folder with its files.
+        is_end: whether a generator length ended here. Such a checkpoint is saved before the final measurements, because
+            a longer generator measures at other points.
     """
 
     images: int
@@ -39,21 +41,21 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one digest: of an artifact, or of a trajectory, which several lengths share."""
+    """The checkpoints of one digest: of an artifact, or of a generator's trajectory, which several lengths share."""
 
-    def __init__(self, place: StorageBackend, digest: str) -> None:
+    def __init__(self, backend: StorageBackend, digest: str) -> None:
         assert DIGEST.fullmatch(digest), digest
-        self._place = place
+        self._backend = backend
         self._digest = digest
         self._stage = f"checkpoints/{digest}"
 
     def save(self, images: int, write: Callable[[Path], object], *, is_end: bool = False) -> None:
-        """Writes a checkpoint and drops all but the newest two. An intact one at the same place stays as it is.
+        """Write a checkpoint and delete all but the newest two. An intact one of the same name is not replaced.
 
         Args:
-            images: how far the loop has come.
-            write: puts the files into the folder that it is given.
-            is_end: as in `Checkpoint`; such a one is not dropped, nor counted among the two.
+            images: images that the loop has seen.
+            write: called with a folder, into which it writes the files.
+            is_end: see `Checkpoint`; such a checkpoint is never deleted here, nor counted among the two.
 
         Raises:
             StoreError: it could not be written; earlier checkpoints are intact.
@@ -61,19 +63,20 @@ class Checkpoints:
         name = f"{images}{END if is_end else ''}"
         if self._intact(name) is None:
             self._drop(name)
-            with open_writer(self._place, self._stage, name, {"digest": self._digest}) as attempt:
-                write(attempt.folder)
-                attempt.commit({"images": images})
-        # Those beyond `images` were damaged or are of a longer run: they replace no good one.
+            with open_writer(self._backend, self._stage, name, {"digest": self._digest}) as writer:
+                write(writer.folder)
+                writer.commit({"images": images})
+        # Those beyond `images` are damaged or belong to a longer run, so they do not count among the newest two.
         before = [kept for kept, (at, ended) in self._kept().items() if at <= images and not ended]
-        for name in before[KEPT:]:
+        for name in before[NUM_KEPT:]:
             self._drop(name)
 
     def latest(self, end: int | None = None) -> Checkpoint | None:
-        """The newest checkpoint that is whole, None if there is none.
+        """Return the newest complete checkpoint, None if there is none.
 
         Args:
-            end: images at which the loop ends: only what leads there counts, and there only what ended; None = any.
+            end: images at which the loop ends: only checkpoints before `end` count, and at `end` itself only one with
+                `is_end`; None = any.
         """
         for name, (images, is_end) in self._kept().items():
             if end is None or images < end or (images == end and is_end):
@@ -83,43 +86,43 @@ class Checkpoints:
         return None
 
     def seen_here(self, checkpoint: Checkpoint) -> Path:
-        """The folder of a checkpoint that another process has found whole.
+        """Return the local folder of a checkpoint that another process has found complete.
 
         Raises:
-            StoreError: it is not there, or not whole here.
+            StoreError: it is missing or damaged as seen from this process.
         """
         name = f"{checkpoint.images}{END if checkpoint.is_end else ''}"
         artifact = self._intact(name)
         if artifact is None:
             raise StoreError(
-                f"{self._place.where(f'{self._stage}/{name}')}: the first process reads this checkpoint, this one "
+                f"{self._backend.where(f'{self._stage}/{name}')}: the first process reads this checkpoint, this one "
                 f"cannot; all processes of a trial need the same store"
             )
         return self._folder(name, artifact)
 
     def clear(self, up_to: int | None = None) -> None:
-        """Deletes those that no run needs once it has ended at `up_to` images (None = at all), but no length's end.
+        """Delete the checkpoints up to `up_to` images (None = all) except those with `is_end`, once the loop has ended.
 
-        What another process is writing stays.
+        A checkpoint that another process is writing is left alone.
         """
         for name, (images, is_end) in self._kept().items():
             if not is_end and (up_to is None or images <= up_to):
                 self._drop(name)
 
     def _kept(self) -> dict[str, tuple[int, bool]]:
-        """Places with a manifest: name -> images, and whether a length ended there; newest first."""
+        """Return the checkpoints that have a manifest, newest first: name -> (images, is_end)."""
         suffix = f"/{MANIFEST}"
-        keys = (entry.key.removeprefix(f"{self._stage}/") for entry in self._place.walk(self._stage))
+        keys = (file.key.removeprefix(f"{self._stage}/") for file in self._backend.walk(self._stage))
         names = {key.removesuffix(suffix) for key in keys if key.endswith(suffix) and key.count("/") == 1}
-        places = {name: (int(name.removesuffix(END)), name.endswith(END)) for name in names}
-        return dict(sorted(places.items(), key=lambda place: place[1], reverse=True))
+        found = {name: (int(name.removesuffix(END)), name.endswith(END)) for name in names}
+        return dict(sorted(found.items(), key=lambda checkpoint: checkpoint[1], reverse=True))
 
     def _folder(self, name: str, artifact: Artifact) -> Path:
-        return self._place.base / self._stage / name / artifact.attempt
+        return self._backend.base / self._stage / name / artifact.attempt
 
     def _intact(self, name: str) -> Artifact | None:
         try:
-            artifact = read_artifact(self._place, self._stage, name)
+            artifact = read_artifact(self._backend, self._stage, name)
             if artifact is not None:
                 for file in artifact.files:
                     artifact.path(file)
@@ -130,8 +133,8 @@ class Checkpoints:
 
     def _drop(self, name: str) -> None:
         key = f"{self._stage}/{name}"
-        self._place.delete(f"{key}/{MANIFEST}")  # first, so that no reader finds it without its files
-        for attempt in {entry.key.removeprefix(f"{key}/").split("/")[0] for entry in self._place.walk(key)}:
-            with claimed(self._place.base / key / attempt) as free:
-                if free or not (self._place.base / key / attempt).exists():
-                    self._place.delete(f"{key}/{attempt}")
+        self._backend.delete(f"{key}/{MANIFEST}")  # first, so that no reader finds a manifest without its files
+        for attempt in {file.key.removeprefix(f"{key}/").split("/")[0] for file in self._backend.walk(key)}:
+            with claimed(self._backend.base / key / attempt) as free:
+                if free or not (self._backend.base / key / attempt).exists():
+                    self._backend.delete(f"{key}/{attempt}")

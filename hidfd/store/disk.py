@@ -1,4 +1,4 @@
-"""What a store asks of a local disk: errors in plain words, hashes, and folders that are locked while in use."""
+"""Local disk operations of a store: readable errors, hashes, and folders that are locked while in use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from hidfd.errors import StoreError
 
-_ELSEWHERE = "Choose another place (`storage:` of the study file, or HIDFD_STORE)"
+_ELSEWHERE = "Choose another folder (`storage:` of the study file, or HIDFD_STORE)"
 _ADVICE = {
     errno.ENOSPC: "the disk is full. Free some space (`python -m hidfd store remove` drops what no study refers to)",
     errno.EDQUOT: "the disk quota is used up. Free some space (`python -m hidfd store remove` helps)",
@@ -23,21 +23,21 @@ _ADVICE = {
     errno.EPERM: f"not permitted. {_ELSEWHERE}, or change its permissions",
     errno.EROFS: f"the file system is read-only. {_ELSEWHERE}",
     errno.ENOTDIR: f"part of that path is a file, not a folder. {_ELSEWHERE}",
-    errno.EEXIST: f"a file stands where a folder is needed. {_ELSEWHERE}",
+    errno.EEXIST: f"a file is in the way of a folder of that name. {_ELSEWHERE}",
 }
 ADVISED_ERRORS = frozenset(_ADVICE)
-"""Error numbers that say something about the store rather than about the program."""
+"""Error numbers that point to a problem of the store rather than of the program."""
 
 
 def explain(error: Exception, doing: str, where: str | Path) -> StoreError:
-    """The message for a failed read or write: what, where, why, what to do."""
+    """Return a StoreError for a failed read or write that says what failed, where, why, and what to do."""
     reason = _ADVICE.get(getattr(error, "errno", None) or 0, str(error))
     return StoreError(f"{doing} {where}: {reason}. What was finished earlier is intact")
 
 
 @contextlib.contextmanager
 def store_errors(doing: str, where: str | Path) -> Iterator[None]:
-    """Turns errors of the operating system, and of pyarrow, inside the block into a StoreError."""
+    """Turn errors of the operating system and of pyarrow inside the block into a StoreError."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -45,13 +45,13 @@ def store_errors(doing: str, where: str | Path) -> Iterator[None]:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, 64 hex digits."""
+    """Return the sha256 of a file's bytes, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until the names in a folder have reached the disk."""
+    """Wait until the names in a folder have reached the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -60,19 +60,19 @@ def sync_folder(folder: Path) -> None:
 
 
 class Workspace:
-    """A new local folder to write into, locked while its writer lives, so that nobody takes it for a leftover."""
+    """A new local folder to write into, locked while its writer lives, so that it is not removed as a leftover."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = _create_locked(folder)
 
     def release(self, *, keep: bool) -> None:
-        """Ends the writing; the folder is deleted unless it is to be kept."""
+        """Release the lock, and delete the folder unless `keep` is set."""
         if self._lock < 0:
             return
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # others write beside it
+            with contextlib.suppress(OSError):  # not empty: other writers use the parent folder too
                 self.folder.parent.rmdir()
         os.close(self._lock)
         self._lock = -1
@@ -80,10 +80,11 @@ class Workspace:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[bool]:
-    """Holds a workspace that its writer has left, for the length of a block.
+    """Lock a workspace whose writer has ended, for the length of a block.
 
     Yields:
-        Whether it could be had: False while the writer lives, and where the file system cannot tell.
+        Whether the lock was obtained: False while the writer lives, if there is no such folder, and on a file system
+        without locks.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -102,7 +103,7 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 
 def _create_locked(folder: Path) -> int:
-    """Creates a folder and locks it; whoever cleans up may take it away in between, hence the loop."""
+    """Create a folder and lock it, in a loop, because a clean-up may delete it between the two."""
     for _ in range(100):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -114,4 +115,4 @@ def _create_locked(folder: Path) -> int:
         if folder.exists() and folder.stat().st_ino == os.fstat(descriptor).st_ino:
             return descriptor
         os.close(descriptor)
-    raise StoreError(f"{folder}: vanished whenever it was created; is something else cleaning up the store?")
+    raise StoreError(f"{folder}: was deleted each time it was created; does another program clean up the store?")

@@ -1,4 +1,4 @@
-"""A store in a local folder."""
+"""The storage backend for a local folder."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hidfd.store.backend import Entry, StorageBackend
+from hidfd.store.backend import StorageBackend, StoredFile
 from hidfd.store.disk import store_errors, sync_folder
 
 
 class LocalBackend(StorageBackend):
-    """A folder of this machine, or of a file system that it mounts."""
+    """A folder on a disk of this machine or on a mounted file system."""
 
     def __init__(self, root: Path) -> None:
         super().__init__()
@@ -70,8 +70,8 @@ class LocalBackend(StorageBackend):
                 if outer == self.base:
                     break
 
-    def walk(self, prefix: str = "") -> list[Entry]:
-        entries = []
+    def walk(self, prefix: str = "") -> list[StoredFile]:
+        files = []
         with store_errors("listing", self.base / prefix):
             for folder, _, names in os.walk(self.base / prefix):
                 for name in names:
@@ -79,8 +79,8 @@ class LocalBackend(StorageBackend):
                     with contextlib.suppress(FileNotFoundError):  # deleted by its writer meanwhile
                         status = path.stat()
                         key = path.relative_to(self.base).as_posix()
-                        entries.append(Entry(key, status.st_size, status.st_mtime))
-        return entries
+                        files.append(StoredFile(key, status.st_size, status.st_mtime))
+        return files
 
     def delete(self, key: str) -> None:
         path = self.base / key

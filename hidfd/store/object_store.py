@@ -1,4 +1,4 @@
-"""A store on S3, or on any other file system of `pyarrow.fs`."""
+"""The storage backend for S3 and every other file system of `pyarrow.fs`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 from pyarrow import fs
 
-from hidfd.store.backend import Entry, StorageBackend
+from hidfd.store.backend import StorageBackend, StoredFile
 from hidfd.store.disk import store_errors
 
 
 class ObjectStoreBackend(StorageBackend):
     """A prefix of a `pyarrow.fs` file system; files are written and read through a local folder.
 
-    Two writers may both find no manifest and both write one. Then the later stands, and the files of both stay, so
-    that whoever read the earlier one can finish.
+    Two writers may both find no manifest and both write one. Then the later manifest replaces the earlier one, and the
+    files of both are kept, so that a reader of the earlier manifest can finish.
     """
 
     def __init__(self, filesystem: Any, root: str, uri: str, cache: Path) -> None:
@@ -62,11 +62,11 @@ class ObjectStoreBackend(StorageBackend):
                 ):
                     shutil.copyfileobj(source, target, 8 << 20)
 
-    def walk(self, prefix: str = "") -> list[Entry]:
+    def walk(self, prefix: str = "") -> list[StoredFile]:
         with store_errors("listing", self.where(prefix)):
             selector = fs.FileSelector(self._path(prefix), recursive=True, allow_not_found=True)
             return [
-                Entry(info.path[len(self.root) + 1 :], info.size, info.mtime_ns / 1e9 if info.mtime_ns else 0.0)
+                StoredFile(info.path[len(self.root) + 1 :], info.size, info.mtime_ns / 1e9 if info.mtime_ns else 0.0)
                 for info in self.filesystem.get_file_info(selector)
                 if info.type == fs.FileType.File
             ]

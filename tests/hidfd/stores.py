@@ -19,7 +19,7 @@ StoreFactory = Callable[[], Store]
 
 
 class SpyFileSystem:
-    """A pyarrow file system that notes what was written and deleted, in order."""
+    """A pyarrow file system that records what was written and deleted, in order."""
 
     def __init__(self, root: Path) -> None:
         self._inner = fs.SubTreeFileSystem(str(root), fs.LocalFileSystem())
@@ -49,15 +49,15 @@ def remote_store(tmp_path: Path, cache: str = "cache") -> tuple[Store, SpyFileSy
 def build(
     store: Store, digest: str = DIGEST, content: bytes = b"weights", meta: dict[str, Any] | None = None
 ) -> Artifact:
-    with store.writer("teacher", digest, IDENTITY) as attempt:
-        attempt.path("weights.bin").write_bytes(content)
-        attempt.path("grids/0001.png").write_bytes(b"png")
-        return attempt.commit(meta or {"accuracy": 0.5})
+    with store.writer("teacher", digest, IDENTITY) as writer:
+        writer.path("weights.bin").write_bytes(content)
+        writer.path("grids/0001.png").write_bytes(b"png")
+        return writer.commit(meta or {"accuracy": 0.5})
 
 
 def begin_and_fail(store: Store, content: bytes, error: Exception) -> None:
-    with store.writer("teacher", OTHER, IDENTITY) as attempt:
-        attempt.path("weights.bin").write_bytes(content)
+    with store.writer("teacher", OTHER, IDENTITY) as writer:
+        writer.path("weights.bin").write_bytes(content)
         assert store.find("teacher", OTHER) is None
         raise error
 
@@ -67,7 +67,7 @@ def names_below(folder: Path) -> list[str]:
 
 
 def store_factory(kind: str, tmp_path: Path) -> StoreFactory:
-    """Opens the same store anew at each call, as another process would; a remote one with an empty cache."""
+    """Return a function that opens the same store anew, as another process would; a remote one with an empty cache."""
     calls = iter(range(1000))
 
     def open_it() -> Store:
@@ -79,6 +79,6 @@ def store_factory(kind: str, tmp_path: Path) -> StoreFactory:
 
 
 def root_of(tmp_path: Path) -> Path:
-    """Where the files of a factory's store really lie."""
+    """Return the folder that really holds the files of a factory's store."""
     remote = tmp_path / "bucket" / "prefix" / "store"
     return remote if remote.exists() else tmp_path / "store"

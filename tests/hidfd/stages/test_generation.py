@@ -133,7 +133,7 @@ def test_store_knows_the_state_that_a_longer_generator_needs(generator: TrialCon
     trajectory = plan(config)["generation"].trajectory
     rows = [row for row in store.list() if row.kind == "checkpoints"]
     assert [row.digest for row in rows] == [trajectory]
-    kept = {key.key.split("/")[2] for key in store._place.walk(f"checkpoints/{trajectory}")}
+    kept = {key.key.split("/")[2] for key in store._backend.walk(f"checkpoints/{trajectory}")}
     assert kept == {"24-end", "32-end"}
     store.write_references("study", kept_digests(with_values(config, {"generation.target_images": 32})))
     assert not [row for row in store.remove(dry_run=True) if row.kind == "checkpoints"]

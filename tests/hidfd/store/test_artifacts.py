@@ -1,4 +1,4 @@
-"""A reader sees whole artifacts or none, whatever happens to the writers, on a disk and on S3's code path alike."""
+"""A reader finds complete artifacts or none, whatever happens to the writers, on a disk and on S3's code path."""
 
 from __future__ import annotations
 
@@ -29,18 +29,7 @@ from tests.hidfd.stores import (
     names_below,
     remote_store,
     root_of,
-    store_factory,
 )
-
-
-@pytest.fixture(params=["local", "remote"])
-def factory(request: pytest.FixtureRequest, tmp_path: Path) -> StoreFactory:
-    return store_factory(request.param, tmp_path)
-
-
-@pytest.fixture
-def store(factory: StoreFactory) -> Store:
-    return factory()
 
 
 def test_artifact_comes_back_as_it_was_written(factory: StoreFactory) -> None:
@@ -61,9 +50,9 @@ def test_find_of_what_was_never_built_is_none_and_get_says_what_to_run(store: St
 
 
 def test_metrics_rows_come_back_and_what_is_not_finite_is_null(store: Store) -> None:
-    with store.writer("generation", DIGEST, IDENTITY) as attempt:
-        attempt.metrics([{"images": 100, "generation/loss": 1.5}, {"images": 200, "generation/loss": float("nan")}])
-        artifact = attempt.commit({"worst": float("inf")})
+    with store.writer("generation", DIGEST, IDENTITY) as writer:
+        writer.metrics([{"images": 100, "generation/loss": 1.5}, {"images": 200, "generation/loss": float("nan")}])
+        artifact = writer.commit({"worst": float("inf")})
     assert artifact.metrics()[0] == {"images": 100, "generation/loss": 1.5}
     assert artifact.metrics()[1]["generation/loss"] is None
     assert artifact.meta == {"worst": None}
@@ -71,10 +60,10 @@ def test_metrics_rows_come_back_and_what_is_not_finite_is_null(store: Store) -> 
 
 def test_manifest_records_what_was_consumed_by_content(store: Store) -> None:
     teacher = build(store)
-    with store.writer("collection", OTHER, IDENTITY) as attempt:
-        attempt.path("x").write_bytes(b"x")
-        attempt.commit({}, device="cpu", consumed=[teacher])
-    manifest = json.loads(store._place.read(f"collection/{OTHER}/manifest.json") or b"")
+    with store.writer("collection", OTHER, IDENTITY) as writer:
+        writer.path("x").write_bytes(b"x")
+        writer.commit({}, device="cpu", consumed=[teacher])
+    manifest = json.loads(store._backend.read(f"collection/{OTHER}/manifest.json") or b"")
     weights = hashlib.sha256(b"weights").hexdigest()
     assert manifest["consumed"][f"teacher/{DIGEST}"]["weights.bin"] == weights
     assert manifest["environment"]["device"] == "cpu"
@@ -160,9 +149,9 @@ KILLER = textwrap.dedent(
     root, identity, digest = Path(sys.argv[1]), {"seed": 0}, "d" * 64
 
     def build(store):
-        with store.writer("teacher", digest, identity) as attempt:
-            attempt.path("weights.bin").write_bytes(b"weights")
-            attempt.commit({})
+        with store.writer("teacher", digest, identity) as writer:
+            writer.path("weights.bin").write_bytes(b"weights")
+            writer.commit({})
 
     def kill_at(count):
         calls = 0
@@ -232,7 +221,7 @@ def test_remote_writers_that_both_saw_no_manifest_keep_both_their_files(
     first, _ = remote_store(tmp_path, "cache1")
     second, _ = remote_store(tmp_path, "cache2")
     early = build(first)
-    monkeypatch.setattr(ObjectStoreBackend, "create", lambda place, key, content: place.write(key, content) or True)
+    monkeypatch.setattr(ObjectStoreBackend, "create", lambda backend, key, content: backend.write(key, content) or True)
     late = build(second)
     assert first.get("teacher", DIGEST) == late
     shutil.rmtree(tmp_path / "cache1")
@@ -278,8 +267,8 @@ def test_many_writers_at_once_leave_one_artifact(factory: StoreFactory, tmp_path
     with ThreadPoolExecutor(8) as pool:
         stores = [factory() for _ in range(8)]
         made = list(pool.map(build, stores))
-    standing = factory().get("teacher", DIGEST)
-    assert standing.path("weights.bin").read_bytes() == b"weights"
+    stored = factory().get("teacher", DIGEST)
+    assert stored.path("weights.bin").read_bytes() == b"weights"
     assert len(list(root_of(tmp_path).rglob("manifest.json"))) == 1
-    if (tmp_path / "store").exists():  # a disk decides between them; S3 lets the last one stand
-        assert {artifact.attempt for artifact in made} == {standing.attempt}
+    if (tmp_path / "store").exists():  # a disk decides between them; on S3 the last one wins
+        assert {artifact.attempt for artifact in made} == {stored.attempt}

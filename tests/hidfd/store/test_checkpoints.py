@@ -1,4 +1,4 @@
-"""A killed loop always finds a whole checkpoint to go on from, once it has written one."""
+"""A killed training loop always finds a complete checkpoint to resume from, once it has written one."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
     if request.param == "local":
         return Store.open(tmp_path / "store").checkpoints(DIGEST)
     (tmp_path / "store").mkdir()
-    place = ObjectStoreBackend(fs.LocalFileSystem(), str(tmp_path / "store"), "s3://bucket", tmp_path / "cache")
-    return Store(place).checkpoints(DIGEST)
+    backend = ObjectStoreBackend(fs.LocalFileSystem(), str(tmp_path / "store"), "s3://bucket", tmp_path / "cache")
+    return Store(backend).checkpoints(DIGEST)
 
 
 def save(checkpoints: Checkpoints, images: int, content: str | None = None) -> None:
@@ -155,10 +155,10 @@ def _die(folder: Path) -> None:
 
 
 def _reopened(checkpoints: Checkpoints, tmp_path: Path) -> Checkpoints:
-    """As another process would see them: nothing cached, nothing verified."""
-    if isinstance(checkpoints._place, ObjectStoreBackend):
-        place = ObjectStoreBackend(
+    """Open the same checkpoints as another process would: nothing cached, nothing verified."""
+    if isinstance(checkpoints._backend, ObjectStoreBackend):
+        backend = ObjectStoreBackend(
             fs.LocalFileSystem(), str(tmp_path / "store"), "s3://bucket", tmp_path / "other-cache"
         )
-        return Checkpoints(place, DIGEST)
+        return Checkpoints(backend, DIGEST)
     return Store.open(tmp_path / "store").checkpoints(DIGEST)

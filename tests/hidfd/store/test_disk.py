@@ -1,4 +1,4 @@
-"""Full disks and stores that cannot be written: said in words, earlier artifacts intact."""
+"""A full disk or a store that cannot be written gives a readable error and leaves earlier artifacts intact."""
 
 from __future__ import annotations
 
@@ -13,17 +13,7 @@ import pytest
 
 from hidfd.errors import StoreError
 from hidfd.store.store import Store
-from tests.hidfd.stores import DIGEST, OTHER, StoreFactory, begin_and_fail, build, store_factory
-
-
-@pytest.fixture(params=["local", "remote"])
-def factory(request: pytest.FixtureRequest, tmp_path: Path) -> StoreFactory:
-    return store_factory(request.param, tmp_path)
-
-
-@pytest.fixture
-def store(factory: StoreFactory) -> Store:
-    return factory()
+from tests.hidfd.stores import DIGEST, OTHER, begin_and_fail, build
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a store lists, what it removes, and what it never touches."""
+"""A store lists and removes what it made, and never touches other files."""
 
 from __future__ import annotations
 
@@ -10,17 +10,7 @@ import pytest
 
 from hidfd.errors import StoreError
 from hidfd.store.store import Store
-from tests.hidfd.stores import DIGEST, IDENTITY, OTHER, StoreFactory, build, names_below, root_of, store_factory
-
-
-@pytest.fixture(params=["local", "remote"])
-def factory(request: pytest.FixtureRequest, tmp_path: Path) -> StoreFactory:
-    return store_factory(request.param, tmp_path)
-
-
-@pytest.fixture
-def store(factory: StoreFactory) -> Store:
-    return factory()
+from tests.hidfd.stores import DIGEST, IDENTITY, OTHER, StoreFactory, build, names_below, root_of
 
 
 @pytest.mark.parametrize("uri", ["gopher://host/store", "s3://"])
@@ -38,19 +28,19 @@ def test_references_say_what_remove_must_spare(factory: StoreFactory) -> None:
     store.checkpoints(DIGEST).save(100, lambda folder: (folder / "state.pt").touch())
     store.write_references("fashion", [DIGEST])
     assert factory().references() == {"fashion": frozenset({DIGEST})}
-    assert {(row.kind, row.digest, row.referenced_by) for row in store.list()} == {
+    assert {(entry.kind, entry.digest, entry.referenced_by) for entry in store.list()} == {
         ("artifact", DIGEST, ("fashion",)),
         ("artifact", OTHER, ()),
         ("checkpoints", DIGEST, ("fashion",)),
         ("checkpoints", OTHER, ()),
     }
-    assert {(row.kind, row.digest) for row in store.remove(dry_run=True)} == {
+    assert {(entry.kind, entry.digest) for entry in store.remove(dry_run=True)} == {
         ("artifact", OTHER),
         ("checkpoints", OTHER),
     }
     assert store.find("teacher", OTHER) is not None
     store.remove()
-    assert {row.digest for row in factory().list()} == {DIGEST}
+    assert {entry.digest for entry in factory().list()} == {DIGEST}
     assert factory().get("teacher", DIGEST).path("weights.bin").read_bytes() == b"weights"
     assert factory().checkpoints(DIGEST).latest() is not None
 
@@ -64,16 +54,16 @@ def test_remove_by_name_refuses_what_a_study_refers_to(store: Store) -> None:
     assert len(store.list()) == 2
     store.drop_references("fashion")
     store.remove([DIGEST])
-    assert [row.digest for row in store.list()] == [OTHER]
+    assert [entry.digest for entry in store.list()] == [OTHER]
 
 
 def test_record_of_opened_test_labels_is_never_removed(store: Store) -> None:
     build(store)
-    with store.writer("opening", OTHER, {}) as attempt:
-        attempt.path("test.json").write_text("{}")
-        attempt.commit({"test_accuracy": 0.9})
+    with store.writer("opening", OTHER, {}) as writer:
+        writer.path("test.json").write_text("{}")
+        writer.commit({"test_accuracy": 0.9})
     store.remove()
-    assert [row.stage for row in store.list()] == ["opening"]
+    assert [entry.stage for entry in store.list()] == ["opening"]
 
 
 def test_damaged_references_stop_a_removal(store: Store, tmp_path: Path) -> None:
@@ -99,11 +89,11 @@ def test_remove_spares_attempts_under_way_and_takes_those_of_dead_writers(tmp_pa
         "    a.path('half').write_bytes(b'half'); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "store")], check=False)
-    with store.writer("teacher", DIGEST, IDENTITY) as attempt:
-        attempt.path("weights.bin").write_bytes(b"weights")
-        assert [row.kind for row in store.list()] == ["leftover"]
+    with store.writer("teacher", DIGEST, IDENTITY) as writer:
+        writer.path("weights.bin").write_bytes(b"weights")
+        assert [entry.kind for entry in store.list()] == ["leftover"]
         store.remove()
-        attempt.commit({})
+        writer.commit({})
     assert store.get("teacher", DIGEST).path("weights.bin").read_bytes() == b"weights"
     assert "half" not in names_below(tmp_path)
 
