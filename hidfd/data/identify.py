@@ -8,10 +8,10 @@ from hidfd.config.paths import with_values
 from hidfd.config.schema import Material, TrialConfig
 from hidfd.data.sources import content_sha256, files_of, located, materials
 from hidfd.errors import InputError
-from hidfd.pipeline import graph as stages
+from hidfd.pipeline.graph import plan
 from hidfd.store.store import Store
 
-_ROLES = {
+MATERIAL_SETTINGS = {
     "candidates": "data.candidates",
     "validation": "data.validation",
     "test": "data.test",
@@ -19,17 +19,20 @@ _ROLES = {
     "teacher_images": "teacher.train.images",
     "teacher": "teacher.checkpoint",
 }
-"""Role in `hidfd.pipeline.graph` -> where the study file names the material."""
+"""Role of an import in `hidfd.pipeline.graph` -> the setting below `trial` that names its material."""
 
 
 def identify(config: TrialConfig, store: Store | None = None) -> TrialConfig:
-    """The trial with the sha256 of every material filled in.
+    """Return the trial with the sha256 of every material filled in.
 
-    A material that carries one is not read if the store has what is made of it; otherwise, if its path exists, the
-    content must be what the sha256 says. One whose path does not exist is left to the stage that needs it.
+    A material with a sha256 is not read if its import is in the store. If it is not, and the path exists, the content
+    must have that sha256; a path that does not exist is reported by the stage that needs it.
+
+    Args:
+        store: where imports are looked up; None = every material with an existing path is read.
 
     Raises:
-        InputError: a path without sha256 does not exist, or content and sha256 differ; all of them in one message.
+        InputError: a path without sha256 does not exist, or content and sha256 differ; one message names all of them.
     """
     values: dict[str, Any] = {}
     problems: list[str] = []
@@ -45,7 +48,7 @@ def identify(config: TrialConfig, store: Store | None = None) -> TrialConfig:
             problems.append(str(error))
     if not problems:
         config = with_values(config, values) if values else config
-        for where in _built(config, store):
+        for where in _imported(config, store):
             unread.pop(where, None)
     for where, material in unread.items():
         try:
@@ -58,15 +61,15 @@ def identify(config: TrialConfig, store: Store | None = None) -> TrialConfig:
     return config
 
 
-def _built(config: TrialConfig, store: Store | None) -> list[str]:
-    """Materials that the store has in the form in which stages read them."""
+def _imported(config: TrialConfig, store: Store | None) -> list[str]:
+    """Return the settings of the materials whose import is in the store."""
     if store is None:
         return []
-    plan = stages.plan(config)
+    stages = plan(config)
     return [
         where
-        for role, where in _ROLES.items()
-        if role in plan and store.find(plan[role].name, plan[role].digest) is not None
+        for role, where in MATERIAL_SETTINGS.items()
+        if role in stages and store.find(stages[role].name, stages[role].digest) is not None
     ]
 
 

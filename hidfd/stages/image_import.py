@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from hidfd.config.schema import DataConfig, Material, TrialConfig
 from hidfd.data.decoding import Decoded, decode
-from hidfd.data.identify import _ROLES
+from hidfd.data.identify import MATERIAL_SETTINGS
 from hidfd.data.image_set import IMAGES, ImageWriter
 from hidfd.data.readers import Chunk, Encoded, folder_images, parquet_images
 from hidfd.data.sources import located
@@ -62,7 +62,7 @@ def import_images(
         return found
     started = time.monotonic()
     settings = stage.identity["settings"]
-    where = f"trial.{_ROLES[stage.role]}"
+    where = f"trial.{MATERIAL_SETTINGS[stage.role]}"
     files = located(material, settings["source"], where)
     if files.kind == "file":
         raise InputError(
