@@ -1,7 +1,7 @@
 """Augmentations of whole batches on the device; the random numbers are drawn on the CPU
 (`hidfd.distributed.random_streams.Draws`).
 
-All take and give `b x c x h x w` float images. Nothing here loops over images in Python.
+All functions take and return `b x c x h x w` float images, and none loops over images in Python.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from hidfd.distributed.random_streams import Draws
 
 
 def random_resized_crop(image_unit: Tensor, size_pixels: int, draws: Draws, *, scale_min: float, flip: bool) -> Tensor:
-    """RandomResizedCrop and horizontal flip as one bilinear sampling.
+    """Apply RandomResizedCrop and a horizontal flip as one bilinear sampling.
 
     Args:
         image_unit: `b x c x h x w` in [0, 1].
         size_pixels: side of the result.
-        draws: for these images.
+        draws: random numbers for these images.
         scale_min: smallest share of the area, in (0, 1]; aspect ratio is log-uniform in [3/4, 4/3].
         flip: mirror each image with probability one half.
 
@@ -48,7 +48,7 @@ def random_resized_crop(image_unit: Tensor, size_pixels: int, draws: Draws, *, s
 
 
 def random_shift(image_unit: Tensor, padding_pixels: int, draws: Draws, *, flip: bool) -> Tensor:
-    """Random crop after zero padding, and horizontal flip: whole-pixel shifts of up to `padding_pixels`.
+    """Apply a random crop after zero padding (whole-pixel shifts of up to `padding_pixels`) and a horizontal flip.
 
     **Source**: the usual training augmentation of CIFAR classifiers (He et al. 2016).
     """
@@ -61,16 +61,16 @@ def random_shift(image_unit: Tensor, padding_pixels: int, draws: Draws, *, flip:
 
 
 def diff_augment(image_signed: Tensor, policies: Sequence[str], draws: Draws) -> Tensor:
-    """Differentiable augmentation of what D sees, real and generated alike.
+    """Augment the images that D sees, real and generated alike, in a differentiable way.
 
     Args:
         image_signed: `b x c x h x w` in [-1, 1].
         policies: any of `color`, `translation`, `cutout`, applied in this order.
-        draws: for these images.
+        draws: random numbers for these images.
 
     **Source**: Zhao et al. 2020 (DiffAugment), with the published strengths: brightness +-0.5, saturation x 0..2,
-    contrast x 0.5..1.5, translation up to 1/8, cutout of 1/2 the side. Departure: a translation brings in black, as
-    stands around images that import pads, and not the published mid grey; cutout leaves mid grey, as published.
+    contrast x 0.5..1.5, translation up to 1/8, cutout of 1/2 the side. Departure: a translation brings in black, the
+    colour with which import pads images, and not the published mid grey; cutout leaves mid grey, as published.
     """
     for policy in ("color", "translation", "cutout"):
         if policy in policies:
@@ -115,7 +115,7 @@ _POLICIES = {"color": _color, "translation": _translation, "cutout": _cutout}
 
 
 def _sample(image: Tensor, theta: Tensor, size_pixels: int, *, padding_mode: str) -> Tensor:
-    if len(image) == 0:  # one of several processes may hold no real images of a batch; torch refuses an empty grid
+    if len(image) == 0:  # one of several processes may have no real images in a batch, and torch refuses an empty grid
         return image.new_empty(0, image.shape[1], size_pixels, size_pixels)
     theta = theta.to(image.device, non_blocking=True)
     grid = F.affine_grid(theta, [image.shape[0], image.shape[1], size_pixels, size_pixels], align_corners=False)

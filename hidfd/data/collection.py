@@ -1,4 +1,4 @@
-"""The collected images and the hold-out, as every later stage reads them."""
+"""The collected images and the hold-out, as all later stages read them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Collection:
     Attributes:
         images, labels: `n_c x c x h x w` uint8 and `n_c` int64 pseudo-labels (the teacher's argmax).
         holdout: `n_h x c x h x w` uint8.
-        reference: `n_h` bool: hold-out images that the selection's threshold would have taken.
+        reference: `n_h` bool: whether the selection's threshold would have taken the hold-out image.
     """
 
     images: Tensor
@@ -30,7 +30,12 @@ class Collection:
 
 
 def open_collection(artifact: Artifact, candidates: Artifact) -> Collection:
-    """Read a collection with its pixels."""
+    """Read a collection and its pixels.
+
+    Args:
+        artifact: of the stage `collection`.
+        candidates: the imported images that it selects from.
+    """
     table = pq.read_table(artifact.path("collection.parquet"))
     pixels = open_images(candidates).pixels
     candidate = table["candidate"].to_numpy()

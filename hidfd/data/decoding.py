@@ -1,7 +1,7 @@
-"""JPEG and PNG of any size and colour mode to uint8 pixels of one size. Torch-free.
+"""Decoding of JPEG and PNG of any size and colour mode to uint8 pixels of one size. Torch-free.
 
-One rule for each thing that a file may bring: EXIF rotation is applied; transparency lies on white; CMYK and palettes
-become RGB; 16 bits are scaled to 8; colour profiles are ignored.
+EXIF rotation is applied; transparent images are put on white; CMYK and palettes become RGB; 16 bits are scaled to 8;
+colour profiles are ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-_FORMATS = ("JPEG", "PNG", "WEBP")  # servers send WebP under the name .jpg
+_FORMATS = ("JPEG", "PNG", "WEBP")  # some servers send WebP under the name .jpg
 _PIL_ERRORS = (
     OSError,
     ValueError,
@@ -32,17 +32,17 @@ _PIL_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What Pillow raises for damaged files."""
+"""Errors that Pillow raises for damaged files."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Images of one size.
+    """Decoded images of one size.
 
     Attributes:
-        pixels: `n x c x h x w` uint8 of the readable ones, in order.
-        pixel_hashes: `n` uint64 of the same, see `pixel_hash`.
-        broken: index in the input -> reason.
+        pixels: `n x c x h x w` uint8 of the readable images, in order.
+        pixel_hashes: `n` uint64 of the same images, see `pixel_hash`.
+        broken: index of an unreadable image in the input -> reason.
     """
 
     pixels: NDArray[np.uint8]
@@ -51,13 +51,13 @@ class Decoded:
 
 
 def pixel_hash(pixels: NDArray[np.uint8]) -> int:
-    """A name for an image by its pixels, whatever its coding: the same in every import, split and study.
+    """Return a hash that identifies an image by its pixels, independent of file format, import, split and study.
 
     Args:
-        pixels: `h x w x c` uint8 before fitting, c = 1 or 3 as the trial has it.
+        pixels: `h x w x c` uint8 before fitting, c = 1 or 3, the `channels` of the trial.
 
     Returns:
-        The first 8 bytes, big-endian, of sha256 of `"(h, w, c)"` followed by the bytes.
+        The first 8 bytes, big-endian, of the sha256 of `"(h, w, c)"` followed by the bytes.
     """
     digest = hashlib.sha256(str(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).tobytes())
@@ -65,12 +65,12 @@ def pixel_hash(pixels: NDArray[np.uint8]) -> int:
 
 
 def decode(sources: Sequence[Path | bytes | None], channels: int, side: int, fit: Literal["crop", "pad"]) -> Decoded:
-    """Decodes and fits images; what cannot be read is listed, not raised.
+    """Decode and fit images; unreadable ones are listed in `broken` instead of raising.
 
     Args:
         sources: files, or their bytes; None counts as broken.
         channels: 1 = grey, 3 = RGB.
-        side: of the square results, in pixels.
+        side: side of the square results, in pixels.
         fit: see `fit_image`.
     """
     pixels = np.empty((len(sources), channels, side, side), dtype=np.uint8)
@@ -90,10 +90,10 @@ def decode(sources: Sequence[Path | bytes | None], channels: int, side: int, fit
 
 
 def open_image(source: Path | bytes | None, channels: int) -> Image.Image:
-    """One image, upright, in mode `L` (1 channel) or `RGB` (3).
+    """Read one image, upright, in mode `L` (1 channel) or `RGB` (3).
 
     Raises:
-        OSError, ValueError, SyntaxError, ...: it cannot be read; Pillow has no single error for that.
+        OSError, ValueError, SyntaxError, ...: it cannot be read; Pillow has no common error for it, see `_PIL_ERRORS`.
     """
     if source is None:
         raise ValueError("no image bytes in this row")
@@ -112,10 +112,10 @@ def open_image(source: Path | bytes | None, channels: int) -> Image.Image:
 
 
 def fit_image(image: Image.Image, side: int, fit: Literal["crop", "pad"]) -> Image.Image:
-    """Brings an image to `side` x `side` pixels.
+    """Return the image with `side` x `side` pixels; an image that has this size already is not changed.
 
-    `crop`: the largest centred square, resized (bicubic, antialiased). `pad`: centred on black, made smaller where it
-    does not fit, never larger. An image that has the size already keeps its very pixels.
+    `crop`: the largest centred square, resized (bicubic, antialiased). `pad`: centred on black, shrunk if it does not
+    fit, never enlarged.
     """
     if image.size == (side, side):
         return image

@@ -1,9 +1,9 @@
-"""Images as an artifact holds them: one Parquet file of fixed-size uint8 pixels, written in a stream. Torch-free.
+"""The image set of an artifact: one Parquet file of fixed-size uint8 pixels, written in a stream. Torch-free.
 
 pixels       fixed_size_binary(c*h*w), channels first
-label        int64, null where there is none
+label        int64, null if there is none
 pixel_hash   fixed_size_binary(8), `hidfd.data.decoding.pixel_hash` big-endian
-path         string: where import found the image, null for synthetic ones
+path         string: relative path or shard and row of an imported image, null for synthetic ones
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from hidfd.store.artifacts import Artifact
 from hidfd.store.disk import store_errors
 
 IMAGES = "images.parquet"
-"""Name of the file within an artifact."""
+"""Name of the Parquet file in an artifact."""
 
 ROW_GROUP_BYTES = 32 << 20
-"""Pixels that writing and reading hold at a time."""
+"""Bytes of pixels that writing and reading hold in memory at a time."""
 
 IN_MEMORY_BYTES = 512 << 20
-"""Sets with more pixels than this are read through a memory-mapped cache file."""
+"""Sets with more bytes of pixels than this are read through a memory-mapped cache file."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class ImageSet:
     """The images of an artifact.
 
     Attributes:
-        pixels: `n x c x h x w` uint8; a large set's come from a memory map, whose pages are read as they are used.
-        labels: `n` int64, or None where there are none.
+        pixels: `n x c x h x w` uint8; for a large set a memory map, whose pages are read when they are used.
+        labels: `n` int64, or None if there are none.
         pixel_hashes: `n` uint64, of the decoded pixels before fitting.
-        paths: `n` names by which the user knows the images; empty for synthetic ones.
+        paths: `n` names as in `hidfd.data.readers.Chunk`; empty for synthetic images.
     """
 
     pixels: NDArray[np.uint8]
@@ -54,13 +54,13 @@ class ImageSet:
 
     @property
     def required_labels(self) -> NDArray[np.int64]:
-        """The labels of a set that was imported with them."""
+        """Labels of a set that was imported with labels."""
         assert self.labels is not None, "imported without labels"
         return self.labels
 
 
 class ImageWriter:
-    """Writes images to a Parquet file, a row group at a time."""
+    """Write images to a Parquet file, a row group at a time; a context manager."""
 
     def __init__(self, path: Path, shape: tuple[int, int, int]) -> None:
         self._shape = shape
@@ -80,7 +80,7 @@ class ImageWriter:
         self._num_pending = 0
 
     def write(self, images: Decoded, labels: NDArray[np.int64] | None = None, paths: Sequence[str] = ()) -> None:
-        """Appends images; labels and paths may be absent."""
+        """Append images, with or without labels and paths."""
         count = len(images.pixels)
         assert images.pixels.shape[1:] == self._shape, images.pixels.shape
         pixels, hashes = np.ascontiguousarray(images.pixels), images.pixel_hashes.astype(">u8")
@@ -116,13 +116,13 @@ class ImageWriter:
 
 
 def write_images(path: Path, images: Decoded, labels: NDArray[np.int64] | None = None) -> None:
-    """Writes images that are in memory already."""
+    """Write images that are in memory to a Parquet file."""
     with ImageWriter(path, images.pixels.shape[1:]) as writer:
         writer.write(images, labels)
 
 
 def open_images(artifact: Artifact) -> ImageSet:
-    """Reads the images of an import or a synthesis.
+    """Read the images of an import or a synthesis.
 
     Raises:
         StoreError: the file is damaged, or the cache of a large set cannot be written.
@@ -136,7 +136,7 @@ def open_images(artifact: Artifact) -> ImageSet:
 
 
 def open_pixel_hashes(artifact: Artifact) -> NDArray[np.uint64]:
-    """The pixel hashes alone: how the collection avoids test images without seeing their pixels or labels.
+    """Read only the pixel hashes, with which the collection avoids test images without seeing their pixels or labels.
 
     Returns:
         `n` uint64.
@@ -174,7 +174,7 @@ def _read(file: pq.ParquetFile, artifact: Artifact) -> ImageSet:
 
 
 def _pixel_chunks(file: pq.ParquetFile, image_bytes: int) -> Iterator[NDArray[np.uint8]]:
-    """All pixels in order, flat, a row group at a time."""
+    """Yield all pixels in order, flat, in chunks of at most a row group."""
     for group in range(file.num_row_groups):
         for chunk in file.read_row_group(group, columns=["pixels"])["pixels"].chunks:
             offset, count = chunk.offset * image_bytes, len(chunk) * image_bytes
@@ -182,17 +182,17 @@ def _pixel_chunks(file: pq.ParquetFile, image_bytes: int) -> Iterator[NDArray[np
 
 
 def _mapped_pixels(file: pq.ParquetFile, artifact: Artifact, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The pixels as a private memory map of a cache file, which is made where there is none."""
+    """Return the pixels as a private memory map of a cache file, which is written first if it does not exist."""
     path = artifact.cache / f"pixels-{artifact.files[IMAGES].sha256[:16]}.uint8"
     if not (path.exists() and path.stat().st_size == math.prod(shape)):
         temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
         with store_errors("writing the pixel cache", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with temporary.open("xb") as target:  # not through the map: a full disk would then kill the process
+                with temporary.open("xb") as target:  # not through the map, as a full disk would then kill the process
                     for chunk in _pixel_chunks(file, math.prod(shape[1:])):
                         target.write(chunk.data)
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
-    return np.memmap(path, dtype=np.uint8, mode="c", shape=shape)  # torch warns of arrays that it could not write to
+    return np.memmap(path, dtype=np.uint8, mode="c", shape=shape)  # "c", as torch warns of read-only arrays

@@ -1,12 +1,12 @@
-"""The spaces an image lives in, and the one conversion between each two.
+"""Value ranges of images, and one conversion between each two of them.
 
-    uint8       b x c x h x w, 0..255        what the store holds and the device keeps resident
-    unit        float, [0, 1]                what augmentations take and give
-    signed      float, [-1, 1]               what G makes and D sees
-    normalised  float, mean 0 and sd 1       what a teacher and its student see; only `Normalization` makes it
+    uint8       b x c x h x w, 0..255        in the store and in the memory of the device
+    unit        float, [0, 1]                input and output of augmentations
+    signed      float, [-1, 1]               output of G and input of D
+    normalised  float, mean 0 and sd 1       input of a teacher and its student; only `Normalization` produces it
 
-A name says which: `image_unit`, `image_signed`. The authors' release feeds signed images to a teacher trained on
-normalised ones and uses three statistics for one teacher; here there is nothing to mix up.
+The name of a tensor says which: `image_unit`, `image_signed`. The authors' release feeds signed images to a teacher
+trained on normalised ones and uses three statistics for one teacher; here each teacher has one `Normalization`.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from torch.nn import functional as F
 
 
 def unit_from_uint8(image_uint8: Tensor) -> Tensor:
-    """`b x c x h x w` uint8 to float32 in [0, 1]."""
+    """Convert `b x c x h x w` uint8 to float32 in [0, 1]."""
     return image_uint8.float() / 255.0
 
 
 def uint8_from_unit(image_unit: Tensor) -> Tensor:
-    """`b x c x h x w` float in [0, 1] (clamped) to uint8, rounded; no per-image contrast stretch."""
+    """Convert `b x c x h x w` float in [0, 1] (clamped) to uint8, rounded; the contrast is not stretched per image."""
     return image_unit.float().mul(255.0).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def signed_from_unit(image_unit: Tensor) -> Tensor:
-    """[0, 1] to [-1, 1]."""
+    """Convert [0, 1] to [-1, 1]."""
     return image_unit * 2.0 - 1.0
 
 
 def unit_from_signed(image_signed: Tensor) -> Tensor:
-    """[-1, 1] to [0, 1]."""
+    """Convert [-1, 1] to [0, 1]."""
     return (image_signed + 1.0) / 2.0
 
 
 def resize_unit(image_unit: Tensor, size_pixels: int) -> Tensor:
-    """The one differentiable resize, between the GAN's size and the teacher's.
+    """Resize images differentiably: the only resize between the size of the GAN's images and the teacher's.
 
     Args:
         image_unit: `b x c x h x h` float.
         size_pixels: side of the result.
 
     Returns:
-        `b x c x size x size`: bilinear, with antialiasing when it shrinks. The image itself where the size is right.
+        `b x c x size x size`: bilinear, with antialiasing when it shrinks. The image itself if it has the size.
     """
     if image_unit.shape[-1] == size_pixels:
         return image_unit
@@ -54,7 +54,7 @@ def resize_unit(image_unit: Tensor, size_pixels: int) -> Tensor:
 
 
 class Normalization(nn.Module):
-    """Unit images to the space that a teacher was trained in: (x - mean) / std per channel."""
+    """Convert unit images to the input that a teacher was trained with: (x - mean) / std per channel."""
 
     mean: Tensor
     std: Tensor

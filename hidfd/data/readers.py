@@ -1,4 +1,4 @@
-"""Coded images and their labels, out of a folder or of Parquet shards, a chunk at a time. Torch-free."""
+"""Readers of encoded images and their labels from a folder or Parquet shards, a chunk at a time. Torch-free."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hidfd.data.sources import Files
 from hidfd.errors import InputError
 
 CHUNK_IMAGES = 256
-"""Images that one thread decodes in one go; also how often progress is told."""
+"""Images that a thread decodes at a time; progress is reported after each such chunk."""
 
 CHUNK_BYTES = 16 << 20
-"""Fewer of large images: several chunks are in memory at a time."""
+"""Bytes above which a chunk holds fewer images: several chunks are in memory at a time."""
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -28,12 +28,12 @@ _LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some images in order.
+    """Consecutive encoded images of a material.
 
     Attributes:
-        names: by which the user knows them.
-        sources: files, or bytes, or None where a row holds none.
-        labels: int64, or None where they are not wanted.
+        names: names for reports and messages: relative path, or shard and row.
+        sources: files, or encoded bytes, or None for a row without bytes.
+        labels: `n` int64, or None if they were not requested.
     """
 
     names: list[str]
@@ -43,12 +43,12 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Encoded:
-    """All images of a material.
+    """The encoded images of a material.
 
     Attributes:
-        total: how many.
-        label_names: of labels 0, 1, ..., where the material says.
-        chunks: call it to read them.
+        total: number of images.
+        label_names: names of the labels 0, 1, ...; None if the material has none.
+        chunks: function that reads the images, chunk by chunk.
     """
 
     total: int
@@ -57,16 +57,17 @@ class Encoded:
 
 
 def folder_images(files: Files, num_classes: int | None, image_bytes: int, where: str) -> Encoded:
-    """Images of a folder.
+    """Return the images of a folder.
 
     Args:
-        image_bytes: of one decoded and fitted image.
-        num_classes: with it, the first folder level gives the labels: names that are all numbers mean their number,
-            others are counted in alphabetical order (as torchvision's ImageFolder does), and there must be K of them.
+        image_bytes: size of one decoded and fitted image.
+        num_classes: K, to read labels; None = no labels. The first folder level gives the label. If all
+            folders are named by numbers, the name is the label; otherwise the label is the alphabetical position (as in
+            torchvision's ImageFolder), and there must be K folders.
         where: the setting, for messages.
 
     Raises:
-        InputError: labels are wanted and the folders do not give them.
+        InputError: labels are requested and the folders do not give them.
     """
     names, label_names = list(files.names), None
     labels: NDArray[np.int64] | None = None
@@ -85,16 +86,16 @@ def folder_images(files: Files, num_classes: int | None, image_bytes: int, where
 
 
 def parquet_images(files: Files, num_classes: int | None, image_bytes: int, where: str) -> Encoded:
-    """Images of Parquet shards in the Hugging Face layout: `image: struct<bytes, path>`, or plain bytes.
+    """Return the images of Parquet shards in the Hugging Face layout: `image: struct<bytes, path>`, or plain bytes.
 
     Args:
-        image_bytes: of one decoded and fitted image.
-        num_classes: with it, the label column is read and checked; without it, no label is.
+        image_bytes: size of one decoded and fitted image.
+        num_classes: K, to read and check the label column; None = no labels.
         where: the setting, for messages.
 
     Raises:
-        InputError: a shard cannot be read, has no image column, or no label column where labels are wanted; or there
-            are no rows. While reading: labels outside 0..K-1, or damaged pages.
+        InputError: a shard cannot be read, has no image column, or no label column although labels are requested; or
+            there are no rows. While reading: a label is outside 0..K-1, or a page is damaged.
     """
     opened = [(shard, _open(shard, where)) for shard in files.paths]
     for _, file in opened:
@@ -110,8 +111,8 @@ def parquet_images(files: Files, num_classes: int | None, image_bytes: int, wher
         columns.append((shard, _image_column(schema, shard, where), label))
         if label is not None:
             label_names = _label_names(schema, label) or label_names
-    coded_bytes = sum(shard.stat().st_size for shard in files.paths) // total
-    size = _chunk_images(max(image_bytes, coded_bytes))
+    encoded_bytes = sum(shard.stat().st_size for shard in files.paths) // total
+    size = _chunk_images(max(image_bytes, encoded_bytes))
 
     def chunks() -> Iterator[Chunk]:
         for shard, image, label in columns:
@@ -124,7 +125,7 @@ def _class_folders(files: Files, num_classes: int, where: str) -> tuple[dict[str
     loose = [name for name in files.names if "/" not in name]
     if loose:
         raise InputError(
-            f"{where}: labels are wanted, but {len(loose):,} images of {files.root} lie in no class folder (first "
+            f"{where}: labels are needed, but {len(loose):,} images of {files.root} lie in no class folder (first "
             f"{loose[0]}); put each image into a folder named after its class"
         )
     classes = sorted({name.split("/")[0] for name in files.names})
@@ -141,7 +142,7 @@ def _class_folders(files: Files, num_classes: int, where: str) -> tuple[dict[str
         shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
         raise InputError(
             f"{where}: {files.root} has {len(classes)} class folders with images ({shown}), expected {num_classes} "
-            f"(data.num_classes), named as the teacher's classes sort"
+            f"(data.num_classes), whose alphabetical order is that of the teacher's classes"
         )
     return {name: number for number, name in enumerate(classes)}, classes
 
@@ -155,7 +156,7 @@ def _open(shard: Path, where: str) -> pq.ParquetFile:
 
 def _unreadable(shard: Path, where: str, error: Exception) -> InputError:
     size, reason = shard.stat().st_size, str(error).splitlines()[0]
-    return InputError(f"{where}: {shard}: not a whole Parquet file ({reason}); {size:,} bytes are there: copy it again")
+    return InputError(f"{where}: {shard}: not a whole Parquet file ({reason}); it has {size:,} bytes: copy it again")
 
 
 def _image_column(schema: pa.Schema, shard: Path, where: str) -> str:
@@ -175,7 +176,7 @@ def _image_column(schema: pa.Schema, shard: Path, where: str) -> str:
     chosen = next((name for name in _IMAGE_COLUMNS if name in found), found[0] if len(found) == 1 else None)
     if chosen is None:
         raise InputError(
-            f"{where}: {shard}: no column `image` of coded images (struct of bytes and path, or bytes); "
+            f"{where}: {shard}: no column `image` of encoded images (struct of bytes and path, or bytes); "
             f"it has {_columns(schema)}"
         )
     return chosen
@@ -186,7 +187,7 @@ def _label_column(schema: pa.Schema, shard: Path, where: str) -> str:
     chosen = next((name for name in _LABEL_COLUMNS if name in integers), None)
     if chosen is None:
         raise InputError(
-            f"{where}: {shard}: labels are wanted, but there is no integer column `label`; it has {_columns(schema)}"
+            f"{where}: {shard}: labels are needed, but there is no integer column `label`; it has {_columns(schema)}"
         )
     return chosen
 
@@ -196,7 +197,7 @@ def _columns(schema: pa.Schema) -> str:
 
 
 def _label_names(schema: pa.Schema, label: str) -> list[str] | None:
-    """Class names of the `huggingface` metadata, where it is there and has them."""
+    """Return the class names from the `huggingface` metadata, None if it has none."""
     try:
         description: Any = json.loads((schema.metadata or {})[b"huggingface"])
         return [str(name) for name in description["info"]["features"][label]["names"]]
@@ -221,14 +222,14 @@ def _shard_chunks(
                 raise _unreadable(shard, where, error) from error
             if batch is None:
                 return
-            coded = batch.column(image)
-            if pa.types.is_struct(coded.type):
-                coded = coded.field("bytes")
+            encoded = batch.column(image)
+            if pa.types.is_struct(encoded.type):
+                encoded = encoded.field("bytes")
             labels = None
             if label is not None and num_classes is not None:
                 labels = _checked_labels(batch.column(label), row, num_classes, f"{where}: {shard}: {label}")
             names = [f"{shard.name}:{row + i}" for i in range(len(batch))]
-            yield Chunk(names, coded.to_pylist(), labels)
+            yield Chunk(names, encoded.to_pylist(), labels)
             row += len(batch)
 
 
@@ -245,5 +246,5 @@ def _checked_labels(column: pa.Array, row: int, num_classes: int, where: str) ->
 
 
 def _readable(name: str) -> str:
-    """A file name as UTF-8 text, whatever bytes it is made of."""
+    """Return a file name as valid UTF-8 text, with bytes that are not UTF-8 replaced."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

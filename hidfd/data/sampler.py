@@ -1,7 +1,7 @@
-"""The hybrid data set: collected images, each N times per pass, and synthetic images, in one seeded order.
+"""The sampler of the hybrid data set: collected images, N times per pass, and synthetic images, in one seeded order.
 
-**Source**: data inflation of the paper (optimum N = 10: 5,000 x 10 + 50,000 = 1:1). Departure: a fixed number of
-steps over passes of whatever length, so that a sweep over N costs the same at every N; N may be any real number.
+**Source**: data inflation of the paper (optimum N = 10: 5,000 x 10 + 50,000 = 1:1). Departure: the number of steps is
+fixed whatever the length of a pass, so that a sweep over N costs the same at every N; N may be any real number.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from hidfd.distributed.random_streams import stream
 
 
 class HybridSampler:
-    """Which images a batch holds, from nothing but the seed and the images seen before it.
+    """Sampler that chooses the images of a batch from the seed and the number of images seen before it alone.
 
     Args:
-        num_real: n_c, collected images; 0 = none.
-        num_synthetic: n_s; 0 = none.
-        inflation: N >= 0, appearances of a collected image per pass. The fraction of N goes to a seeded choice of
-            images, drawn anew in each pass. Without synthetic images N has nothing to weigh and is 1.
+        num_real: n_c, number of collected images; 0 = none.
+        num_synthetic: n_s, number of synthetic images; 0 = none.
+        inflation: N >= 0, appearances of a collected image per pass. For a fraction of N, a seeded choice of images,
+            drawn anew in each pass, appears once more. Without synthetic images N has no effect and is taken as 1.
         seed: of the stage.
-        stage: `distillation`; or `generation`, where D walks over the collected images alone.
+        stage: `distillation`; or `generation`, for the real images that D sees.
     """
 
     def __init__(
@@ -41,16 +41,16 @@ class HybridSampler:
 
     @property
     def pass_images(self) -> int:
-        """Length of one pass, N n_c + n_s (rounded)."""
+        """Length of one pass in images, N n_c + n_s (rounded)."""
         return round(self.inflation * self.num_real) + self.num_synthetic
 
     @property
     def real_share(self) -> float:
-        """N n_c / (N n_c + n_s)."""
+        """Share of collected images in a pass, N n_c / (N n_c + n_s)."""
         return round(self.inflation * self.num_real) / self.pass_images
 
     def batch(self, images_seen: int, batch_images: int) -> tuple[Tensor, Tensor]:
-        """Indices of the batch that follows `images_seen` images.
+        """Return the indices of the batch that follows `images_seen` images.
 
         Returns:
             real: `r` int64 indices into the collected images; synthetic: `b - r` int64 into the synthetic ones.

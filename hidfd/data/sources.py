@@ -1,8 +1,8 @@
-"""What the user gives, known by its content: images as folders or Parquet, checkpoints as files. Torch-free.
+"""The user's materials, identified by their content: images as folders or Parquet, checkpoints as files. Torch-free.
 
-Material may be a folder of JPEG/PNG (nested), a Parquet file, a folder of Parquet shards, a pattern of shards such as
+A material may be a folder of JPEG/PNG (nested), a Parquet file, a folder of Parquet shards, a pattern of shards such as
 `data/train-*.parquet`, or (a checkpoint) one file. Its hash covers the files that import reads and their names within
-the folder, never where the folder lies.
+the folder, but not the location of the folder.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from hidfd.pipeline.graph import digest_of
 from hidfd.store.disk import file_sha256
 
 HASHING_THREADS = 4
-"""Reading and hashing run outside the interpreter lock."""
+"""Threads that hash files in parallel; reading and hashing release the interpreter lock."""
 
 _content_hashes: dict[str, str] = {}
-"""State of the files -> their content hash: `identify`, a trial and its import each ask, and a set may be 150 GB."""
+"""Digest of names, sizes and times of change -> content hash; one command asks several times, of up to 150 GB."""
 
 _SHARD = re.compile(r"(?P<split>.*)-(?P<index>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?\.parquet")
 
@@ -34,7 +34,7 @@ class Files:
     """The files of a material.
 
     Attributes:
-        kind: `images` (a folder of JPEG/PNG), `parquet` (shards), or `file` (one of any other kind).
+        kind: `images` (a folder of JPEG/PNG), `parquet` (shards), or `file` (a single file of another kind).
         root: the folder that names are relative to.
         names: sorted relative paths with `/`.
     """
@@ -45,11 +45,12 @@ class Files:
 
     @property
     def paths(self) -> list[Path]:
+        """Paths of the files, in the order of `names`."""
         return [self.root / name for name in self.names]
 
 
 def materials(config: TrialConfig) -> dict[str, Material]:
-    """Every material of a trial by its path in the file, below `trial`."""
+    """Return the materials of a trial by their settings below `trial`, such as `data.candidates`."""
     found = {
         "data.candidates": config.data.candidates,
         "data.validation": config.data.validation,
@@ -62,13 +63,13 @@ def materials(config: TrialConfig) -> dict[str, Material]:
 
 
 def files_of(path: str | Path, where: str = "") -> Files:
-    """The files that a path stands for.
+    """List the files that a path or pattern refers to.
 
     Args:
-        where: the setting that gave the path, for messages.
+        where: the setting that gives the path, for messages.
 
     Raises:
-        InputError: it does not exist, holds nothing that import reads, or holds more than one thing.
+        InputError: the path does not exist, holds no file that import reads, or holds both images and Parquet.
     """
     path = Path(path)
     start = f"{where}: " if where else ""
@@ -79,7 +80,7 @@ def files_of(path: str | Path, where: str = "") -> Files:
     if any(sign in path.name for sign in "*?[") and path.parent.is_dir():
         names = tuple(sorted(p.name for p in path.parent.glob(path.name) if p.suffix.lower() == ".parquet"))
         if not names:
-            raise InputError(f"{start}{path}: no Parquet file matches; {_holds(path.parent)}")
+            raise InputError(f"{start}{path}: no Parquet file matches; {_content_in_words(path.parent)}")
         _check_shards(names, path, start, beside=tuple(p.name for p in path.parent.iterdir()))
         return Files("parquet", path.parent, names)
     expected = "a file of weights" if "teacher.checkpoint" in where else "a folder of JPEG/PNG, or Parquet"
@@ -87,7 +88,7 @@ def files_of(path: str | Path, where: str = "") -> Files:
 
 
 def content_sha256(path: str | Path, where: str = "") -> str:
-    """Content hash of a material: of a file its bytes; of several its sorted (relative path, sha256) pairs.
+    """Return the content hash of a material: of the bytes of one file, or of the (relative path, sha256) pairs of many.
 
     Raises:
         InputError: as `files_of`, or a file cannot be read.
@@ -96,7 +97,11 @@ def content_sha256(path: str | Path, where: str = "") -> str:
 
 
 def content_sha256_of(files: Files) -> str:
-    """The same of files that are known already; read once, as long as sizes and times of change stay."""
+    """Return the content hash of listed files; they are read again only if a size or time of change differs.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
     try:
         stats = [(name, path.stat()) for name, path in zip(files.names, files.paths, strict=True)]
         state = digest_of([str(files.root), *([n, s.st_size, s.st_mtime_ns, s.st_ino] for n, s in stats)])
@@ -115,13 +120,14 @@ def _read_and_hash(files: Files) -> str:
 
 
 def located(material: Material, sha256: str | None, where: str) -> Files:
-    """The files of a material, their content checked.
+    """List the files of a material after checking their content.
 
     Args:
-        sha256: what the content must be; None = not yet known.
+        sha256: content hash that the files must have; None = unknown, not checked.
+        where: the setting of the material, for messages.
 
     Raises:
-        InputError: no path, nothing there, or other content.
+        InputError: the material has no path, the path does not exist, or its content has another hash.
     """
     if material.path is None:
         raise InputError(
@@ -133,7 +139,7 @@ def located(material: Material, sha256: str | None, where: str) -> Files:
         found = content_sha256_of(files)
         if found != sha256:
             raise InputError(
-                f"{where}: {material.path} has content sha256 {found}, but the file says {sha256}; "
+                f"{where}: {material.path} has content sha256 {found}, but the study file says {sha256}; "
                 f"correct the path, or take the new sha256 if the content was changed on purpose"
             )
     return files
@@ -149,13 +155,15 @@ def _files_of_folder(folder: Path, start: str) -> Files:
             f"first {shards[0]}); give a path that holds one of them"
         )
     if not images and not shards:
-        raise InputError(f"{start}{folder}: no images in it; expected JPEG, PNG or Parquet files; {_holds(folder)}")
+        raise InputError(
+            f"{start}{folder}: no images in it; expected JPEG, PNG or Parquet files; {_content_in_words(folder)}"
+        )
     _check_shards(shards, folder, start)
     return Files("images" if images else "parquet", folder, images or shards)
 
 
 def _visible_files(folder: Path) -> list[str]:
-    """Relative names of all files that are not hidden, sorted; links are followed, once each."""
+    """Return the sorted relative names of all files that are not hidden; each link is followed once."""
     names: list[str] = []
     seen: set[tuple[int, int]] = set()
     for root, folders, files in os.walk(folder, followlinks=True):
@@ -171,9 +179,12 @@ def _visible_files(folder: Path) -> list[str]:
 
 
 def _check_shards(names: tuple[str, ...], path: Path, start: str, beside: tuple[str, ...] = ()) -> None:
-    """Refuses shards of several splits, which would mix test images into training, and incomplete sets.
+    """Refuse shards of several splits, which would mix test images into training, and incomplete sets.
 
-    Shards that stand `beside` those of a pattern are not missing: the pattern left them out on purpose.
+    Args:
+        names: shards to check.
+        path, start: the path and the beginning of a message.
+        beside: files in the same folder that a pattern leaves out on purpose, so that they do not count as missing.
     """
     splits = _shards_of(names)
     if len(splits) > 1:
@@ -181,9 +192,9 @@ def _check_shards(names: tuple[str, ...], path: Path, start: str, beside: tuple[
             f"{start}{path}: holds shards of several splits ({', '.join(sorted(splits))}); "
             f"name one, as in {(path if path.is_dir() else path.parent) / min(splits)}-*.parquet"
         )
-    there = _shards_of(names + beside)
+    present = _shards_of(names + beside)
     for split, shards in splits.items():
-        missing = sorted(set(range(max(shards.values()))) - set(there[split]))
+        missing = sorted(set(range(max(shards.values()))) - set(present[split]))
         if missing:
             raise InputError(
                 f"{start}{path}: of {max(shards.values())} shards of {split} these are missing: "
@@ -192,7 +203,7 @@ def _check_shards(names: tuple[str, ...], path: Path, start: str, beside: tuple[
 
 
 def _shards_of(names: tuple[str, ...]) -> dict[str, dict[int, int]]:
-    """Split -> index of a shard -> how many there are, as its name says."""
+    """Return split -> index of a shard -> number of shards of the split, all read from the file names."""
     splits: dict[str, dict[int, int]] = {}
     for name in names:
         match = _SHARD.fullmatch(name)
@@ -201,8 +212,8 @@ def _shards_of(names: tuple[str, ...]) -> dict[str, dict[int, int]]:
     return splits
 
 
-def _holds(folder: Path) -> str:
-    """What a folder holds instead, in words."""
+def _content_in_words(folder: Path) -> str:
+    """Return the number and the suffixes of the files in a folder, for messages."""
     names = _visible_files(folder)
     suffixes = sorted({Path(name).suffix.lower() or "no suffix" for name in names})
     return f"found {len(names):,} files ({', '.join(suffixes[:8])})" if names else "it is empty"

@@ -1,4 +1,4 @@
-"""Augmentations of whole batches: what each one may change and how far, drawn from its generator alone."""
+"""Augmentations of whole batches change what they may, as far as they may, drawn from their generator alone."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from hidfd.trial import Trial
 
 POLICIES = ("color", "translation", "cutout")
 MANY = 512
-"""Images of one batch where shares are measured: a half has a standard deviation of 0.022."""
+"""Images in a batch over which shares are measured: a share of a half then has a standard deviation of 0.022."""
 
 
 def draws(seed: int = 0) -> Draws:
@@ -29,10 +29,10 @@ def noise(count: int = 4, channels: int = 3, size_pixels: int = 16, low: float =
 
 
 def crops_of(scale_min: float, *, flip: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Width (negative where mirrored), height and centre of many crops, as shares of the side.
+    """Return width (negative if mirrored), height and centre of many crops, as shares of the side.
 
-    Read off images whose channels hold the coordinates of each pixel; their rims, where a crop may meet the border,
-    are left out.
+    They are measured on images whose channels hold the coordinates of each pixel, without the rims, where a crop may
+    meet the border.
     """
     size = 32
     at = (torch.arange(size) + 0.5) / size
@@ -106,14 +106,14 @@ def test_crop_is_mirrored_about_half_the_time_and_never_without_flip() -> None:
 
 
 def shifted(image: Tensor, down: int, right: int) -> Tensor:
-    """`c x h x w`: what stands `down` rows and `right` columns further on, zeros from beyond."""
+    """Return the `c x h x w` image moved up by `down` rows and left by `right` columns, with zeros from outside."""
     size = image.shape[-1]
     padded = torch.nn.functional.pad(image, (size, size, size, size))
     return padded[:, size + down : 2 * size + down, size + right : 2 * size + right]
 
 
 def moves_of(before: Tensor, after: Tensor, reach: int) -> list[tuple[int, int, bool]]:
-    """The one shift and mirroring that turns each image into the other."""
+    """Return the only shift and mirroring that turns each image of `before` into that of `after`."""
     found = []
     for old, new in zip(before, after, strict=True):
         fitting = [
@@ -241,7 +241,7 @@ def test_real_and_generated_halves_are_treated_alike(policies: tuple[str, ...]) 
     swapped = diff_augment(torch.cat([other, one]), policies, draws())
     same = diff_augment(torch.cat([one, one]), policies, draws())
     assert torch.equal(both[:4], same[:4])  # what is done to an image knows nothing of the other half,
-    assert torch.equal(swapped[4:], same[4:])  # nor of which half it stands in
+    assert torch.equal(swapped[4:], same[4:])  # nor of which half it is in
 
 
 def test_discriminator_sees_both_halves_through_one_augmentation(

@@ -1,4 +1,4 @@
-"""Whatever a JPEG or PNG brings, upright uint8 pixels of one size come out; what cannot be read is listed."""
+"""Every kind of JPEG and PNG is decoded to upright uint8 pixels of one size; unreadable files are listed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spaces of an image: each conversion undoes the other, and one resize that gradients pass."""
+"""Conversions between value ranges of images undo each other, and gradients pass through the resize."""
 
 import pytest
 import torch

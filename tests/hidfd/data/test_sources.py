@@ -1,4 +1,4 @@
-"""Material is known by what is in it, never by where it lies."""
+"""A material is identified by its content, never by its location."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_content_must_be_what_the_sha256_says(folder: Path) -> None:
     material = Material(path=str(folder), sha256=sha256)
     assert located(material, sha256, "data.candidates").root == folder
     (folder / "a.jpg").write_bytes(b"other")
-    with pytest.raises(InputError, match=rf"data.candidates: .* but the file says {sha256}"):
+    with pytest.raises(InputError, match=rf"data.candidates: .* but the study file says {sha256}"):
         located(material, sha256, "data.candidates")
 
 

@@ -161,7 +161,9 @@ def with_sha256(config: TrialConfig, sha256: str | None) -> TrialConfig:
 
 
 def test_sha256_that_differs_from_the_content_is_refused(photos: Path, store: Store) -> None:
-    with pytest.raises(InputError, match=rf"trial.data.candidates: .*has content sha256 .*the file says {SHA256}"):
+    with pytest.raises(
+        InputError, match=rf"trial.data.candidates: .*has content sha256 .*the study file says {SHA256}"
+    ):
         identify(with_sha256(config_of(photos), SHA256), store)
 
 
@@ -183,7 +185,7 @@ def test_with_its_sha256_alone_material_that_was_never_imported_is_asked_for(pho
 def test_content_that_changed_since_it_was_identified_is_refused(photos: Path, store: Store) -> None:
     config = identify(config_of(photos))
     picture(9).save(photos / "a.png")
-    with pytest.raises(InputError, match="the file says"):
+    with pytest.raises(InputError, match="the study file says"):
         import_images(stages.plan(config)["candidates"], config.data.candidates, config, store, Observer())
 
 

@@ -21,7 +21,7 @@ def test_a_checkpoint_that_changed_after_it_was_identified_is_refused(trial_conf
     assert material.path is not None
     other = {name: tensor + 1 for name, tensor in safetensors.torch.load_file(material.path).items()}
     safetensors.torch.save_file(other, material.path)
-    with pytest.raises(InputError, match=rf"trial\.teacher\.checkpoint: .* but the file says {material.sha256}"):
+    with pytest.raises(InputError, match=rf"trial\.teacher\.checkpoint: .* but the study file says {material.sha256}"):
         trial.run("teacher")
     assert store.find("teacher", trial.stages["teacher"].digest) is None
 
