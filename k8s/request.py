@@ -65,7 +65,7 @@ def read_request(path: str, overrides: Sequence[str] = ()) -> Request:
         ConfigError: every problem with the sections that are read here; those of the search are the driver's.
     """
     file = studyfile.load(path, overrides, environment=None)
-    if file.tree.get([CLUSTER]) is None:
+    if file.yaml_tree.get([CLUSTER]) is None:
         raise ConfigError(
             f"{path}: no section `{CLUSTER}:`, which says where on Kubernetes the study runs; at least\n"
             f"    {CLUSTER}:\n      namespace: NAMESPACE\n      image: REGISTRY/hidfd@sha256:DIGEST"
@@ -74,7 +74,7 @@ def read_request(path: str, overrides: Sequence[str] = ()) -> Request:
     if len(text.encode()) > LARGEST_FILE:
         raise ConfigError(f"{path}: {len(text.encode()):,} bytes; a study file for a cluster may have {LARGEST_FILE:,}")
     cluster = file.section(CLUSTER, ClusterConfig)
-    concurrency = file.tree.get(["study", "concurrency"])
+    concurrency = file.yaml_tree.get(["study", "concurrency"])
     return Request(
         study=file.name,
         path=path,

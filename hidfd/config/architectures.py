@@ -1,4 +1,4 @@
-"""The table of networks: one row each, torch-free. `hidfd.networks.backbone` builds what stands here, and nothing else.
+"""The table of networks, one row each. `hidfd.networks.build` builds exactly these. Torch-free.
 
 Counts are those of the source named in the row, at its number of classes;
 `tests/hidfd/networks/test_backbone.py` compares them with the built networks.
@@ -13,18 +13,19 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Architecture:
-    """One network.
+    """A network and its published size.
 
     Attributes:
-        name: what a study file says.
-        family: which builder of `hidfd.networks.backbone` makes it.
+        name: name in a study file.
+        family: the builder of `hidfd.networks.build` that builds it.
         depth: number of weighted layers, as in its name.
         width: channels of its first stage as published.
         widen: width multiplier (wide ResNets).
-        native_size_pixels: image side of the published operation count.
-        published_parameters: in millions, at `published_classes` classes and RGB input.
-        forward_gflops: multiply-adds x 2 of one image at the native size.
-        source: where the published numbers stand.
+        native_size_pixels: image side at which the operations were counted.
+        published_parameters: parameters in millions, at `published_classes` classes and RGB input.
+        published_classes: number of classes of the published counts.
+        forward_gflops: multiply-adds x 2 of one image at the native size, in 10^9.
+        source: publication of the numbers.
     """
 
     name: str
@@ -40,10 +41,11 @@ class Architecture:
 
     @property
     def has_width_setting(self) -> bool:
+        """Whether a study file may set the width of this network."""
         return self.family == "resnet-cifar"
 
     def forward_flops(self, image_size_pixels: int, width: int | None = None) -> float:
-        """Floating-point operations of one forward pass of one image of that side."""
+        """Return the floating-point operations of a forward pass of one image of that side."""
         scale = (image_size_pixels / self.native_size_pixels) ** 2
         return self.forward_gflops * 1e9 * scale * ((width or self.width) / self.width) ** 2
 
@@ -70,8 +72,9 @@ _ROWS = (
 )
 
 ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}
+"""Name in a study file -> architecture."""
 
 
 def nearest_architecture(name: str) -> str:
-    """The known name most like a mistyped one."""
+    """Return the known name that is most similar to a mistyped one."""
     return difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.0)[0]

@@ -15,37 +15,37 @@ from hidfd.errors import ConfigError
 
 
 def with_values(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
-    """The trial with other values at dotted paths, validated anew.
+    """Return the trial with other values at dotted paths, validated again.
 
     Args:
         values: path into `trial:` -> value, such as `{"distillation.inflation": 5.0}`.
 
     Raises:
-        ConfigError: a path that does not exist.
-        pydantic.ValidationError: a value out of its range.
+        ConfigError: a path does not exist.
+        pydantic.ValidationError: a value is out of its range.
     """
-    tree = config.model_dump(mode="python")
+    settings = config.model_dump(mode="python")
     for path, value in values.items():
         if path == "preset":
             raise ConfigError(
-                "trial.preset: its values lie under those of a file when that is read; change them singly"
+                "trial.preset: a preset applies only while a study file is read; change its settings one by one instead"
             )
         field_at(path)
         *parents, name = path.split(".")
-        node = tree
+        section = settings
         for parent in parents:
-            if node.get(parent) is None:
-                node[parent] = {}
-            node = node[parent]
-        node[name] = value
-    return TrialConfig.model_validate(tree)
+            if section.get(parent) is None:
+                section[parent] = {}
+            section = section[parent]
+        section[name] = value
+    return TrialConfig.model_validate(settings)
 
 
 def field_at(path: str) -> FieldInfo:
-    """The field at a dotted path into `trial:`.
+    """Return the field at a dotted path into `trial:`.
 
     Raises:
-        ConfigError: there is none; names the nearest.
+        ConfigError: there is no such field; the message names the nearest one.
     """
     known = _known_fields()
     if path not in known:

@@ -1,4 +1,4 @@
-"""The presets of a study file: values that lie under the file's own and over the fields' defaults. Torch-free."""
+"""Presets of a study file: values that replace the defaults and are replaced by the file's own. Torch-free."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "synthesis": {"num_images": 3_000},
         "distillation": {
             "architecture": "resnet8",
-            "feature_weight": 10.0,  # MSE over all elements is small: with 1, 600 steps end far from converged
+            "feature_weight": 10.0,  # the MSE over all elements is small: with a weight of 1, 600 steps do not converge
             "target_images": 19_200,  # 600 steps
             "batch_images": 32,
             "schedule": "cosine",
@@ -37,4 +37,4 @@ PRESETS: dict[str, dict[str, Any]] = {
         "checkpoint_every_seconds": 20.0,
     },
 }
-"""Overlays under the file's own values; the paper's hyperparameters are the fields' defaults."""
+"""Name of a preset -> its values; the paper's hyperparameters are the defaults of the fields."""

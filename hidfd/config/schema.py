@@ -1,10 +1,10 @@
 """The `trial:` section of a study file: every setting of one HiDFD trial, with its default, range and meaning.
 
-The defaults are the paper's values (METHOD tags: the paper, its supplement, or the authors' release) wherever it gives
-one. `preset: quick` overlays what suits two CPU cores; see `hidfd.config.presets`. The tree is torch-free, so that a
-plan, a digest or an editor's schema needs no torch.
+A default is the paper's value (from the paper, its supplement or the authors' release, see docs/method.md) if there is
+one. `preset: quick` has values for two CPU cores, see `hidfd.config.presets`. Torch-free, so that a plan, a digest or
+an editor's schema does not load torch.
 
-Fields marked with `OUTCOME_NEUTRAL` do not change any result and therefore stay out of the digests
+Fields marked with `OUTCOME_NEUTRAL` do not change any result and are therefore left out of the digests
 (`hidfd.pipeline.graph`).
 """
 
@@ -20,6 +20,7 @@ from hidfd.config.architectures import ARCHITECTURES, nearest_architecture
 from hidfd.errors import ConfigError
 
 OUTCOME_NEUTRAL: JsonDict = {"outcome_neutral": True}
+"""Mark of a field that changes no result, such as a name or an interval of measurements."""
 
 Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -29,20 +30,20 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are refused, values never change after loading."""
+    """Base of every section: unknown keys are refused, and values do not change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
 
 
 class Material(Section):
-    """Something of the user's: a folder or a file, known by its content."""
+    """Images or a checkpoint of the user: a folder or a file, identified by its content."""
 
     path: str | None = Field(default=None, json_schema_extra=OUTCOME_NEUTRAL)
-    """Where import finds it: a folder of JPEG/PNG (nested), a Parquet file, or a folder of Parquet shards. Relative to
-    the study file; may hold `${NAME}` of an environment variable."""
+    """Path: a folder of JPEG/PNG (nested), a Parquet file, a folder or pattern of Parquet shards, or a checkpoint.
+    Relative to the study file; may hold `${NAME}` of an environment variable."""
 
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """Content hash, as `python -m hidfd import FILE` prints it. With it the store is asked first."""
+    """Content hash, printed by `python -m hidfd import FILE`. With it, files are read only if the store lacks them."""
 
     @model_validator(mode="after")
     def _named_somehow(self) -> Self:
@@ -52,7 +53,7 @@ class Material(Section):
 
 
 class DataConfig(Section):
-    """The images of the trial. Only `candidates` is needed; labelled splits add measurements, never choices."""
+    """The images of the trial. Only `candidates` is needed; labelled splits are for measurements, never for choices."""
 
     num_classes: int = Field(default=10, ge=2, le=100_000)
     """K, the number of classes of the teacher."""
@@ -60,39 +61,39 @@ class DataConfig(Section):
     class_names: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] = Field(
         default=(), json_schema_extra=OUTCOME_NEUTRAL
     )
-    """Names for the report; empty = numbers."""
+    """Names of the classes for the report; empty = numbers."""
 
     channels: Literal[1, 3] = 3
-    """1 = grey, 3 = RGB. Images are converted at import."""
+    """Colour channels: 1 = grey, 3 = RGB. Images are converted at import."""
 
     image_size_pixels: int = Field(default=32, ge=8, le=512)
-    """Side of the stored square images, which is also what teacher and student see."""
+    """Side of the stored square images, which teacher and student see in this size."""
 
     fit: Literal["crop", "pad"] = "crop"
-    """How other sizes are brought to it: shorter side resized, then centre crop; or centred on black."""
+    """Fitting of images of other sizes: `crop`: shorter side resized, then centre crop; `pad`: centred on black."""
 
     candidates: Material
-    """The pool of collected images, unlabelled: labels in it are never read."""
+    """The pool from which images are collected, unlabelled: labels in it are never read."""
 
     candidates_in_domain: bool = Field(default=False, json_schema_extra=OUTCOME_NEUTRAL)
-    """Say so when the pool holds other images of the teacher's own data set; reports repeat it."""
+    """Whether the pool holds other images of the teacher's own data set; only stated in reports."""
 
     validation: Material | None = None
-    """Labelled images for the report (and for `objective: validation_accuracy`, if a study asks for it)."""
+    """Labelled images for the report, and for a study with `objective: validation_accuracy`."""
 
     test: Material | None = None
-    """Labelled images whose labels are opened once, by `hidfd evaluate --test`."""
+    """Labelled images whose labels are read once, by `python -m hidfd evaluate --test` or a study's test evaluation."""
 
     synthetic: Material | None = None
-    """Synthetic images of your own (a diffusion model's, say), in place of generation and synthesis."""
+    """Synthetic images of your own, such as a diffusion model's, instead of generation and synthesis."""
 
     max_broken_fraction: Fraction = 0.01
-    """Share of unreadable files that import skips (and lists) before it refuses. Not asked again of a set that is in
-    the store already."""
+    """Largest share of unreadable files with which import goes on; it skips and lists them. Not checked again if the
+    images are in the store already."""
 
 
 class TeacherTrainingConfig(Section):
-    """Training a teacher by `hidfd run FILE --until teacher`: SGD with Nesterov momentum, one-cycle cosine."""
+    """Training of a teacher (`python -m hidfd run FILE --until teacher`): SGD, Nesterov momentum, warm-up, cosine."""
 
     images: Material
     """Labelled training images."""
@@ -105,34 +106,34 @@ class TeacherTrainingConfig(Section):
     momentum: Fraction = 0.9
     weight_decay: Weight = 5e-4
     warmup_fraction: Fraction = 0.05
-    """Share of the budget over which the learning rate rises linearly; a cosine to zero follows."""
+    """Share of the budget in which the learning rate rises linearly; a cosine to zero follows."""
 
     crop_padding_pixels: int = Field(default=4, ge=0, le=64)
-    """Random crop after zero padding by so much on every side."""
+    """Zero padding on every side before a random crop."""
 
     flip: bool = True
 
 
 class TeacherConfig(Section):
-    """The large network: the user's own checkpoint, or trained by our command. Exactly one of `checkpoint`, `train`."""
+    """The large network: exactly one of `checkpoint` (the user's own) and `train` (trained by this command)."""
 
     architecture: str = "resnet34-32px"
-    """A name of `hidfd.config.architectures`; `-32px` names have the 3x3 stem of the CIFAR literature."""
+    """Name in `hidfd.config.architectures`; `-32px` networks have the 3x3 stem of the CIFAR literature."""
 
     width: int | None = Field(default=None, ge=1, le=4096)
-    """Channels of the first stage, for families with a width setting; default the published one."""
+    """Channels of the first stage, for families with a width setting; default: the published width."""
 
     checkpoint: Material | None = None
-    """State dict: .safetensors, or .pt/.pth (read with weights_only)."""
+    """State dict of the teacher: .safetensors, or .pt/.pth (read with weights_only)."""
 
     train: TeacherTrainingConfig | None = None
 
     mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = None
-    """Per-channel mean of unit images that the checkpoint was trained with. Needed with `checkpoint`; a teacher that
-    is trained here takes its training images' own."""
+    """Per-channel mean that the checkpoint was trained with, of images in [0, 1]. Needed with `checkpoint`; a teacher
+    that is trained here uses the mean of its training images."""
 
     std: tuple[Annotated[float, Field(gt=0.0, allow_inf_nan=False)], ...] | None = None
-    """Per-channel standard deviation, likewise."""
+    """Per-channel standard deviation, as for `mean`."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -141,35 +142,37 @@ class TeacherConfig(Section):
         if self.checkpoint is not None and (self.mean is None or self.std is None):
             raise ValueError("a checkpoint needs `mean` and `std`, the normalisation it was trained with")
         if self.train is not None and (self.mean is not None or self.std is not None):
-            raise ValueError("a teacher trained here takes its images' own normalisation; leave `mean` and `std` out")
+            raise ValueError(
+                "a teacher trained here uses the mean and std of its training images; leave `mean` and `std` out"
+            )
         return self
 
 
 class CollectionConfig(Section):
-    """D_c: which candidates become the collected images, and which are set aside to judge by."""
+    """D_c: the choice of the collected images and of the hold-out among the candidates."""
 
     num_images: Images = 5_000
-    """n_c. Paper: 5,000 for 32-px data sets."""
+    """n_c, number of collected images. Paper: 5,000 for 32-px data sets."""
 
     mode: Literal["random", "confident", "confident_per_class"] = "confident"
-    """`confident`: lowest cross-entropy to the teacher's own argmax, over all classes together (unbalanced);
-    `confident_per_class`: the same within each class (balanced)."""
+    """Rule of the choice. `random`: by seed; `confident`: lowest cross-entropy to the teacher's own argmax, over all
+    classes together (unbalanced); `confident_per_class`: the same within each class (balanced)."""
 
     holdout_images: int = Field(default=2_000, ge=10)
-    """Candidates set aside by seed before selection and never filtered: the objective's images."""
+    """Size of the hold-out, on which the objective is measured: candidates drawn by seed, before the selection."""
 
 
 class EmaConfig(Section):
-    """Exponential moving average of G, in images: beta = 0.5^(batch_images / half life)."""
+    """Exponential moving average of G's weights: beta = 0.5^(batch_images / half_life_images)."""
 
     half_life_images: Images = 693_000
-    """Paper: 0.9999 per step at batch 100."""
+    """Half life in images. Paper: 0.9999 per step at batch 100."""
 
     start_images: int = Field(default=100_000, ge=0)
-    """Until here the average is a copy. Paper: step 1,000 of batch 100."""
+    """Images up to which the average is a copy of the weights. Paper: step 1,000 of batch 100."""
 
     ramp: float | None = Field(default=None, gt=0.0, le=10.0)
-    """With it the half life is at most `ramp` x images seen, which short runs need."""
+    """Limit of the half life to `ramp` x images seen, which short runs need; none = no limit."""
 
 
 class IntegrationConfig(Section):
@@ -178,57 +181,58 @@ class IntegrationConfig(Section):
     trans_weight: Weight = 0.1
     blend_weight: Weight = 0.1
     hidden_width: int = Field(default=1024, ge=1, le=65536)
-    """Between W1 and W2 of r(x)."""
+    """Width between W1 and W2 of r(x)."""
 
     pairing: Literal["position", "class_mean"] = "position"
-    """Partner of an image in L_blend: the other half's image at its position, or its class's mean feature there."""
+    """Partner of an image in L_blend: the image at its position in the other half of the batch (real or generated), or
+    the mean feature of its class there."""
 
 
 class SmoothingConfig(Section):
     """Category frequency smoothing: L_reg (paper Eqs. 10-12; class weights after Class-Balancing GAN)."""
 
     mode: Literal["off", "uniform", "effective", "inverse"] = "inverse"
-    """`inverse` 1/N_k; `effective` (1-beta)/(1-beta^N_k); `uniform` all 1, which is what the release computes."""
+    """Class weights: `inverse` 1/N_k; `effective` (1-beta)/(1-beta^N_k); `uniform` all 1, as the release computes."""
 
     weight: Weight = 0.1
     temperature: float = Field(default=1.0, ge=0.05, le=100.0)
-    """tau on the teacher's logits inside p_k. Our definition; 1 is faithful."""
+    """tau, which divides the teacher's logits inside p_k. Our addition; 1 = as in the paper."""
 
     counting: Literal["hard", "soft"] = "hard"
-    """What the running frequencies count: argmax, or softmax at the same tau."""
+    """Counts of the running frequencies: `hard`: argmax; `soft`: softmax at the same tau."""
 
     momentum: Fraction = 0.5
-    """a of f_k <- a f_k + (1-a) f_k(new)."""
+    """Momentum a of the frequencies, f_k <- a f_k + (1-a) f_k(new)."""
 
     update_images: Images = 10_000
-    """U, generated images between two updates."""
+    """U, generated images between two updates of the frequencies."""
 
     nominal_images: Images = 5_000
-    """N_k = f_k x nominal_images (at least 1), so that batch size and U do not change what the weights mean."""
+    """Scale of N_k = f_k x nominal_images (at least 1), so that batch size and U do not change the class weights."""
 
     beta: float = Field(default=0.99, ge=0.0, lt=1.0)
-    """Of `effective`."""
+    """beta of `mode: effective`."""
 
 
 class GenerationConfig(Section):
-    """Teacher-guided generation: ADC-GAN with the two teacher terms."""
+    """Teacher-guided generation: an ADC-GAN with the two loss terms of the teacher."""
 
     networks: Literal["residual", "light"] = "residual"
-    """The paper's residual pair, or plain convolutions for CPUs."""
+    """Generator and discriminator: `residual`: the paper's; `light`: plain convolutions, for CPUs."""
 
     image_size_pixels: Literal[28, 32] = 32
-    """Side of the generated images, whatever the teacher's."""
+    """Side of the generated images, independent of the teacher's images."""
 
     width: int = Field(default=256, ge=4, le=2048)
     """Channels (light: at the largest resolution)."""
 
     latent_dim: int = Field(default=128, ge=1, le=4096)
     target_images: Images = 2_000_000
-    """Budget in real images seen by D. Paper: 20,000 steps of 100."""
+    """Budget: real images seen by D. Paper: 20,000 steps of 100."""
 
     batch_images: int = Field(default=100, ge=2)
     discriminator_steps: int = Field(default=1, ge=1, le=16)
-    """D steps per G step."""
+    """Steps of D per step of G."""
 
     generator_learning_rate: LearningRate = 2e-4
     discriminator_learning_rate: LearningRate = 2e-4
@@ -240,72 +244,73 @@ class GenerationConfig(Section):
     smoothing: SmoothingConfig = SmoothingConfig()
     ema: EmaConfig = EmaConfig()
     diff_augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
-    """DiffAugment policies on what D sees. Empty = faithful."""
+    """DiffAugment policies for the images that D sees. Empty = none, as in the paper."""
 
     flip: bool = False
-    """Random horizontal flips of the real images. False = faithful."""
+    """Random horizontal flips of the real images. False = as in the paper."""
 
     snapshots_at_images: tuple[Images, ...] = Field(default=(), json_schema_extra=OUTCOME_NEUTRAL)
-    """Shorter lengths on the way to `target_images` at which the generator is kept too: each is the very artifact that
-    a trial of that `target_images` asks for. Those that are not shorter mean nothing."""
+    """Shorter lengths at which the generator is stored too: each is exactly the artifact of a trial with that
+    `target_images`. Lengths that are not shorter than `target_images` are ignored."""
 
     statistics_batches: int = Field(default=16, ge=1, le=1024)
-    """Batches over which the EMA generator's batch-norm statistics are re-estimated before it samples."""
+    """Batches from which the EMA generator's batch-norm statistics are re-estimated before it generates images."""
 
     grid_every_images: Images = Field(default=100_000, json_schema_extra=OUTCOME_NEUTRAL)
-    """Interval of the fixed-noise sample grid."""
+    """Interval of the grid of images from fixed noise."""
 
     proxies_every_images: Images = Field(default=500_000, json_schema_extra=OUTCOME_NEUTRAL)
-    """Interval of the proxies (confidence, entropy, density, coverage, memorisation)."""
+    """Interval of the proxy metrics (confidence, entropy, density, coverage, memorisation)."""
 
 
 class SynthesisConfig(Section):
-    """D_s: images sampled from the EMA generator."""
+    """D_s: synthetic images of the EMA generator."""
 
     num_images: int = Field(default=50_000, ge=0)
-    """n_s; 0 = real images only, and no generator is trained."""
+    """n_s, number of synthetic images; 0 = real images only, and no generator is trained."""
 
     filter: Literal["none", "agreement"] = "none"
-    """`agreement` keeps images whose teacher argmax is the label they were generated for."""
+    """`agreement` keeps only images for which the teacher's argmax is the label they were generated for."""
 
 
 class DistillationConfig(Section):
-    """Student training on D_c x inflation + D_s (paper Eqs. 13-14)."""
+    """Training of the student on D_c x inflation + D_s (paper Eqs. 13-14)."""
 
     architecture: str = "resnet18-32px"
     width: int | None = Field(default=None, ge=1, le=4096)
     head: Literal["shared", "own"] = "shared"
-    """`shared`: the teacher's frozen classifier on the projected features (SimKD); `own`: plain KD, no projector."""
+    """Classifier of the student. `shared`: the teacher's, frozen, on projected features (SimKD); `own`: plain KD, no
+    projector."""
 
     inflation: float = Field(default=10.0, ge=0.0, le=10_000.0)
-    """N, how often each collected image appears per pass over the hybrid set; 0 = synthetic images only."""
+    """N, appearances of each collected image per pass over the hybrid set; 0 = synthetic images only."""
 
     feature_weight: Weight = 1.0
-    """Feature alignment (paper Eq. 14); needs `head: shared`."""
+    """Weight of the feature alignment (paper Eq. 14), which needs `head: shared`."""
 
     kl_weight: Weight = 0.0
     kl_temperature: float = Field(default=4.0, ge=0.05, le=100.0)
     ce_weight: Weight = 0.0
-    """Cross-entropy to the teacher's argmax of the same view."""
+    """Weight of the cross-entropy to the teacher's argmax for the same view."""
 
     target_images: Images = 24_000_000
-    """Budget in images seen by the student. Paper: 240 epochs of 100,000."""
+    """Budget: images seen by the student. Paper: 240 epochs of 100,000."""
 
     batch_images: int = Field(default=64, ge=2)
     learning_rate: LearningRate = 0.05
-    """Paper: 0.05, and 0.01 for MobileNet and ShuffleNet."""
+    """Initial learning rate. Paper: 0.05, and 0.01 for MobileNet and ShuffleNet."""
 
     momentum: Fraction = 0.9
     weight_decay: Weight = 5e-4
     schedule: Literal["steps", "cosine"] = "steps"
-    """`steps`: x `decay_factor` at each of `decay_at`; `cosine`: to zero."""
+    """Learning rate over the budget. `steps`: x `decay_factor` at each of `decay_at`; `cosine`: a cosine to zero."""
 
     decay_at: tuple[Fraction, ...] = (0.625, 0.75, 0.875)
-    """Shares of the budget. Paper: epochs 150, 180, 210 of 240."""
+    """Shares of the budget at which `steps` decays. Paper: epochs 150, 180, 210 of 240."""
 
     decay_factor: Fraction = 0.1
     crop_scale_min: float = Field(default=0.08, gt=0.0, le=1.0)
-    """Smallest area share of RandomResizedCrop."""
+    """Smallest share of the area in RandomResizedCrop."""
 
     flip: bool = True
     measure_every_images: Images = Field(default=1_200_000, json_schema_extra=OUTCOME_NEUTRAL)
@@ -334,10 +339,10 @@ class TrialConfig(Section):
     """One trial: import -> teacher -> collection -> generation -> synthesis -> distillation -> evaluation."""
 
     preset: Literal["paper", "quick"] | None = Field(default=None, json_schema_extra=OUTCOME_NEUTRAL)
-    """Values under those of the file: `paper` (bf16, for GPUs), `quick` (two CPU cores, minutes)."""
+    """Values that replace the defaults: `paper` (bf16, for GPUs), `quick` (minutes on two CPU cores)."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast, with losses in fp32; needs a GPU. fp32: TF32 on a GPU."""
+    """Precision of the networks. `bf16`: autocast, with losses in fp32; needs a GPU. `fp32`: TF32 on a GPU."""
 
     data: DataConfig
     teacher: TeacherConfig
@@ -347,10 +352,10 @@ class TrialConfig(Section):
     distillation: DistillationConfig = DistillationConfig()
     seeds: SeedsConfig = SeedsConfig()
     log_every_images: Images = Field(default=20_000, json_schema_extra=OUTCOME_NEUTRAL)
-    """Interval of the metrics, and the only point at which a loop waits for the device."""
+    """Interval of the metrics, the only points at which a training loop waits for the device."""
 
     checkpoint_every_seconds: float = Field(default=60.0, gt=0.0, json_schema_extra=OUTCOME_NEUTRAL)
-    """Longest time between two checkpoints of a loop."""
+    """Longest time between two checkpoints of a training loop."""
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -392,7 +397,7 @@ class TrialConfig(Section):
 
     @property
     def batches(self) -> dict[str, tuple[str, int]]:
-        """Stage of this trial that trains -> the setting of its batch, and how many images that has; in their order."""
+        """Stages of this trial that train, in order -> (setting of the batch size, images in a batch)."""
         found: dict[str, tuple[str, int]] = {}
         if self.teacher.train is not None:
             found["teacher"] = ("trial.teacher.train.batch_images", self.teacher.train.batch_images)
@@ -403,28 +408,29 @@ class TrialConfig(Section):
 
     @property
     def uses_generator(self) -> bool:
-        """Whether a generator is trained here."""
+        """Whether this trial trains a generator."""
         return self.data.synthetic is None and self.synthesis.num_images > 0
 
     @property
     def smoothing_is_on(self) -> bool:
+        """Whether the loss has the frequency smoothing term."""
         return self.generation.smoothing.mode != "off" and self.generation.smoothing.weight > 0
 
 
 def check_shares(batches: Mapping[str, int], count: int) -> None:
-    """Every global batch must be divisible by the number of processes.
+    """Check that every global batch is divisible by the number of processes.
 
     Args:
-        batches: setting -> images of its batch.
-        count: W.
+        batches: setting -> images in a batch.
+        count: number of processes, W.
 
     Raises:
-        ConfigError: names every setting that is not, and what would be.
+        ConfigError: names every batch that is not divisible and the next size that is.
     """
-    wrong = {name: images for name, images in batches.items() if images % count}
-    if wrong:
-        found = ", ".join(f"{name} {images:,}" for name, images in wrong.items())
-        instead = " ".join(f"{name}={-(-images // count) * count}" for name, images in wrong.items())
+    unequal = {name: images for name, images in batches.items() if images % count}
+    if unequal:
+        found = ", ".join(f"{name} {images:,}" for name, images in unequal.items())
+        instead = " ".join(f"{name}={-(-images // count) * count}" for name, images in unequal.items())
         raise ConfigError(
             f"{found}: {count} processes cannot share it equally; set {instead} (which is another trial), or use a "
             f"number of processes that divides it"

@@ -1,10 +1,10 @@
-"""The study file: one strict YAML for a laptop and a cluster; each package reads its own sections. Torch-free.
+"""The study file: one strict YAML file for a laptop and a cluster; each package reads its own sections. Torch-free.
 
     name: ...          storage: {store, ledger, tracking, results}     resources: {num_workers, ...}
-    trial: hidfd's     study:, search: tune's                          cluster: k8s's
+    trial: (hidfd)     study:, search: (tune)                          cluster: (k8s)
 
-Unknown keys are refused with the nearest known one, and all errors are told at once, with their lines. Paths of
-material are relative to the file's folder; those of `storage:` to the working directory, as all of a command's output.
+Unknown keys are refused with the nearest known one, and all errors are reported at once, with their lines. Paths of
+materials are relative to the folder of the file; those of `storage:`, like all output, to the working directory.
 """
 
 from __future__ import annotations
@@ -27,90 +27,98 @@ from hidfd.config.yaml_tree import COMMAND_LINE, YamlTree, read_tree, value_at
 from hidfd.errors import ConfigError
 
 SECTIONS = ("name", "storage", "resources", "trial", "study", "search", "cluster")
+"""Keys of the top level."""
+
 ENVIRONMENT = {"store": "HIDFD_STORE", "ledger": "HIDFD_LEDGER", "tracking": "MLFLOW_TRACKING_URI"}
+"""Setting of `storage:` -> environment variable that replaces it."""
+
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+"""Regular expression of a study's name, which also names folders."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class StorageConfig(Section):
-    """Where things are kept. Precedence: command line, environment, file, `./.hidfd`. May hold `${NAME}`."""
+    """Locations of all output. Precedence: command line, environment, file, `./.hidfd`. A value may hold `${NAME}`."""
 
     store: str = Field(default=".hidfd/store", min_length=1)
-    """Artifacts: a folder, or `s3://bucket/prefix`. Environment: HIDFD_STORE."""
+    """Store of artifacts and checkpoints: a folder, or `s3://bucket/prefix`. Environment: HIDFD_STORE."""
 
     ledger: str = Field(default=".hidfd/ledger.db", min_length=1)
-    """A study's memory: an SQLite file or `postgresql://USER:${NAME}@HOST:PORT/DATABASE`. Environment: HIDFD_LEDGER."""
+    """Ledger of a study: SQLite file or `postgresql://USER:${NAME}@HOST:PORT/DATABASE`. Environment: HIDFD_LEDGER."""
 
     tracking: str = Field(default="sqlite:///.hidfd/mlflow.db", min_length=1)
     """MLflow tracking URI. Environment: MLFLOW_TRACKING_URI."""
 
     results: str = Field(default=".hidfd/results", min_length=1)
-    """Folder for trial folders and reports."""
+    """Folder of the trials' folders and of the reports."""
 
 
 class ResourcesConfig(Section):
-    """What one task gets."""
+    """Resources of one task."""
 
     num_workers: int = Field(default=1, ge=1)
-    """Processes of a task, each with an equal share of every batch. More than one need Ray, and most of a
-    minute to start: worth it where a stage takes hours."""
+    """Processes of a task, each with an equal share of every batch. More than one need Ray and take most of a minute to
+    start, which pays off if a stage takes hours."""
 
     cpus_per_worker: int = Field(default=1, ge=1)
-    """Processors of each, which are its threads."""
+    """Processors of each process, and its number of threads."""
 
     gpus_per_worker: float = Field(default=0.0, ge=0.0)
-    """GPUs of each: a part of one, or whole ones."""
+    """GPUs of each process: a fraction of one, or a whole number."""
 
     autoscaling: bool = False
-    """The cluster grows by itself: what no node of it has now may still come, so nothing is refused as impossible."""
+    """Whether the cluster adds nodes by itself; then no task is refused because no present node can run it."""
 
     @field_validator("gpus_per_worker")
     @classmethod
     def _is_part_or_whole(cls, gpus: float) -> float:
         if gpus > 1 and not gpus.is_integer():
-            raise ValueError(f"more than one GPU means whole ones, as Ray gives them out; found {gpus:g}")
+            raise ValueError(f"more than one GPU must be a whole number, as Ray assigns them; found {gpus:g}")
         return gpus
 
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A loaded study file; `trial:` and other packages' sections are checked when they are asked for.
+    """A loaded study file; `trial` and `section` validate their sections when they are called.
 
     Attributes:
         name: of the study.
         path: of the file.
-        storage, resources: resolved.
+        storage, resources: these sections, validated and resolved.
+        yaml_tree: all values and their origins, with overrides applied.
+        storage_origins: setting of `storage:` -> its origin.
+        environment: variables for `${NAME}`, see `load`.
     """
 
     name: str
     path: Path
     storage: StorageConfig
     resources: ResourcesConfig
-    tree: YamlTree = field(repr=False)
+    yaml_tree: YamlTree = field(repr=False)
     storage_origins: Mapping[str, str] = field(repr=False)
     environment: Mapping[str, str] | None = field(repr=False)
 
     def trial(self) -> TrialConfig:
-        """The `trial:` section over its preset, with material paths resolved.
+        """Return the `trial:` section over its preset, with the paths of materials resolved.
 
         Raises:
-            ConfigError: every problem at once.
+            ConfigError: all problems in one message.
         """
-        config, problems = _trial(self.tree, self.environment)
+        config, problems = _trial(self.yaml_tree, self.environment)
         return _result(config, problems)
 
     def section(self, name: str, model: type[ModelT]) -> ModelT:
-        """Another section through its own package's model (a `RootModel` where keys are free); absent = empty.
+        """Validate a section with the model of its package (a `RootModel` if its keys are free); absent = empty.
 
         Raises:
-            ConfigError: every problem at once.
+            ConfigError: all problems in one message.
         """
-        given = self.tree.get([name])
-        return _result(*checked(model, {} if given is None else given, name, self.tree))
+        given = self.yaml_tree.get([name])
+        return _result(*checked(model, {} if given is None else given, name, self.yaml_tree))
 
     def provenance(self) -> list[tuple[str, Any, str]]:
-        """Every resolved setting as (path, value, where it came from), for `--dry-run`; secrets of URIs left out.
+        """Return every resolved setting as (path, value, origin), for `--dry-run`, without secrets of URIs.
 
         Raises:
             ConfigError: as `trial`.
@@ -128,8 +136,8 @@ class StudyFile:
         return rows
 
     def _origin(self, *keys: str, default: str = "default") -> str:
-        section, last = self.tree.get(keys[:-1]) if keys[:-1] else self.tree.values, keys[-1]
-        return self.tree.where(keys) if isinstance(section, dict) and last in section else default
+        section, last = self.yaml_tree.get(keys[:-1]) if keys[:-1] else self.yaml_tree.values, keys[-1]
+        return self.yaml_tree.where(keys) if isinstance(section, dict) and last in section else default
 
 
 def load(
@@ -144,48 +152,49 @@ def load(
     Args:
         path: of the YAML file.
         overrides: `key=value` with dotted keys from the top level, such as `trial.distillation.inflation=5`.
-        store: of the command line; wins over HIDFD_STORE and the file.
-        environment: of HIDFD_STORE and its like, and of `${NAME}`; None leaves both to another machine.
+        store: store of the command line, which replaces those of HIDFD_STORE and the file.
+        environment: variables for `ENVIRONMENT` and `${NAME}`; None = the file is for another machine, so neither is
+            resolved.
 
     Raises:
-        ConfigError: a missing or malformed file; unknown, doubled or malformed keys, names or overrides. Then what is
-            wrong with `trial:` is told as well.
+        ConfigError: the file is missing or malformed, or keys, names or overrides are unknown, repeated or malformed.
+            The message then has the problems of `trial:` as well.
     """
     path = Path(path)
-    tree = read_tree(path)
+    yaml_tree = read_tree(path)
     for override in overrides:
-        tree.override(override)
-    problems = tree.problems
+        yaml_tree.override(override)
+    problems = yaml_tree.problems
     problems += [
-        f"{tree.where([key])}: {key}: unknown key; "
+        f"{yaml_tree.where([key])}: {key}: unknown key; "
         + (f"did you mean `trial.{key}`?" if key in TrialConfig.model_fields else nearest(key, SECTIONS))
-        for key in tree.values
+        for key in yaml_tree.values
         if key not in SECTIONS
     ]
-    name = tree.get(["name"])
+    name = yaml_tree.get(["name"])
     if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
         found = "missing" if name is None else f"found {name!r}"
         problems.append(
-            f"{tree.where(['name'])}: name: {found}; expected letters, digits, `.`, `_` and `-`, beginning with a "
+            f"{yaml_tree.where(['name'])}: name: {found}; expected letters, digits, `.`, `_` and `-`, beginning with a "
             f"letter or digit (it names folders)"
         )
         name = ""
-    storage, origins = _storage(tree, store, environment)
-    given = tree.get(["resources"])
-    resources, found_wrong = checked(ResourcesConfig, {} if given is None else given, "resources", tree)
+    storage, origins = _storage(yaml_tree, store, environment)
+    given = yaml_tree.get(["resources"])
+    resources, found_wrong = checked(ResourcesConfig, {} if given is None else given, "resources", yaml_tree)
     problems += found_wrong
     if problems or storage is None or resources is None:
-        if "trial" in tree.values:
-            problems += _trial(tree, environment)[1]
+        if "trial" in yaml_tree.values:
+            problems += _trial(yaml_tree, environment)[1]
         raise ConfigError("\n".join(dict.fromkeys(problems)))
-    return StudyFile(name, path, storage, resources, tree, origins, environment)
+    return StudyFile(name, path, storage, resources, yaml_tree, origins, environment)
 
 
 def json_schema(**sections: type[BaseModel]) -> dict[str, Any]:
-    """JSON Schema of the file, for editors.
+    """Return the JSON Schema of a study file, for editors.
 
     Args:
-        sections: models of those sections that other packages own; what is not given may hold anything.
+        sections: models of the sections of other packages; a section without a model may hold anything.
 
     Published as studies/study.schema.json: `python -m studies.schema > studies/study.schema.json`.
     """
@@ -212,37 +221,37 @@ def json_schema(**sections: type[BaseModel]) -> dict[str, Any]:
 
 
 def redacted(uri: str) -> str:
-    """A URI without its password and without the query, which may hold keys."""
+    """Return a URI without its password and without the query, which may hold keys."""
     uri = re.sub(r"(?<=://)([^/@:]*):(?!\d+/).*@", r"\1:***@", uri)
     return re.sub(r"(://[^?]*)\?.*", r"\1?***", uri)
 
 
 def storage_from_environment(store: str | None = None) -> StorageConfig:
-    """Where things are kept for a command that has no study file."""
+    """Return the `storage:` section for a command without a study file."""
     values = {name: os.environ[variable] for name, variable in ENVIRONMENT.items() if os.environ.get(variable)}
     return StorageConfig(**values | ({} if store is None else {"store": store}))
 
 
 def _storage(
-    tree: YamlTree, store: str | None, environment: Mapping[str, str] | None
+    yaml_tree: YamlTree, store: str | None, environment: Mapping[str, str] | None
 ) -> tuple[StorageConfig | None, dict[str, str]]:
-    given = tree.get(["storage"])
-    config, problems = checked(StorageConfig, {} if given is None else given, "storage", tree)
-    tree.problems += problems
+    given = yaml_tree.get(["storage"])
+    config, problems = checked(StorageConfig, {} if given is None else given, "storage", yaml_tree)
+    yaml_tree.problems += problems
     if config is None:
         return None, {}
     values, origins = config.model_dump(), {}
     for name in values:
         given_here = name in (given or {})
-        origins[name] = tree.where(("storage", name)) if given_here else "default"
+        origins[name] = yaml_tree.where(("storage", name)) if given_here else "default"
         variable = ENVIRONMENT.get(name, "")
         if given_here and has_plain_password(values[name]):
-            tree.problems.append(
-                f"{origins[name]}: storage.{name}: a password stands there in plain, where commands and reports would "
-                f"repeat it; write ${{NAME}} in its place, and set that environment variable"
+            yaml_tree.problems.append(
+                f"{origins[name]}: storage.{name}: holds a password in plain text, which commands and reports would "
+                f"repeat; write ${{NAME}} in its place, and set that environment variable"
             )
         elif given_here:
-            values[name] = _expanded(values[name], f"{origins[name]}: storage.{name}", tree.problems, environment)
+            values[name] = _expanded(values[name], f"{origins[name]}: storage.{name}", yaml_tree.problems, environment)
         if environment and environment.get(variable) and origins[name] != COMMAND_LINE:
             values[name], origins[name] = environment[variable], variable
     if store is not None:
@@ -250,43 +259,46 @@ def _storage(
     return StorageConfig(**values), origins
 
 
-def _trial(tree: YamlTree, environment: Mapping[str, str] | None) -> tuple[TrialConfig | None, list[str]]:
-    given = tree.get(["trial"])
+def _trial(yaml_tree: YamlTree, environment: Mapping[str, str] | None) -> tuple[TrialConfig | None, list[str]]:
+    given = yaml_tree.get(["trial"])
     if not isinstance(given, dict):
-        return None, [f"{tree.where(['trial'])}: trial: missing; every study file has a section `trial:`"]
+        return None, [f"{yaml_tree.where(['trial'])}: trial: missing; every study file needs a section `trial:`"]
     preset = given.get("preset")
     overlay = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
     problems: list[str] = []
-    values = _with_paths(_merged(overlay, given), ("trial",), tree, problems, environment)
-    config, found = checked(TrialConfig, values, "trial", tree)
+    values = _with_paths(_merged(overlay, given), ("trial",), yaml_tree, problems, environment)
+    config, found = checked(TrialConfig, values, "trial", yaml_tree)
     return (None if problems else config), problems + found
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(below)
-    for key, value in above.items():
-        old = result.get(key)
-        result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+def _merged(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a preset, replaced by the given ones at every level."""
+    result = dict(preset)
+    for key, value in given.items():
+        below = result.get(key)
+        result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return result
 
 
 def _with_paths(
-    values: Any, keys: tuple[str, ...], tree: YamlTree, problems: list[str], environment: Mapping[str, str] | None
+    values: Any, keys: tuple[str, ...], yaml_tree: YamlTree, problems: list[str], environment: Mapping[str, str] | None
 ) -> Any:
-    """Every `path:` (only materials have one) expanded and resolved against the study file's folder."""
+    """Return the values with every `path:` (only materials have one) resolved against the study file's folder."""
     if not isinstance(values, dict):
         return values
-    result = {key: _with_paths(value, (*keys, key), tree, problems, environment) for key, value in values.items()}
+    result = {key: _with_paths(value, (*keys, key), yaml_tree, problems, environment) for key, value in values.items()}
     path = result.get("path")
     if isinstance(path, str):
         here = (*keys, "path")
-        expanded = Path(_expanded(path, f"{tree.where(here)}: {'.'.join(here)}", problems, environment)).expanduser()
-        result["path"] = str((tree.path.parent / expanded).absolute())
+        expanded = Path(
+            _expanded(path, f"{yaml_tree.where(here)}: {'.'.join(here)}", problems, environment)
+        ).expanduser()
+        result["path"] = str((yaml_tree.path.parent / expanded).absolute())
     return result
 
 
 def has_plain_password(uri: str) -> bool:
-    """Whether an address holds one, before the host or in the query."""
+    """Whether a URI holds a password in plain text, before the host or in the query."""
     found = [match[1] for match in re.finditer(r"://[^/@:]*:(?!\d+/)(.*)@", uri)]
     found += re.findall(r"(?i)[?&][^=&]*(?:passw|pwd|secret|token|key)[^=&]*=([^&]*)", uri)
     return any(re.sub(r"\$\{\w+\}", "", word) for word in found)
@@ -298,7 +310,7 @@ def _expanded(text: str, where: str, problems: list[str], environment: Mapping[s
         if environment is None:
             return match[0]
         if name not in environment:
-            problems.append(f"{where}: the environment variable {name} is not set; set it, or write the value out")
+            problems.append(f"{where}: the environment variable {name} is not set; set it, or write the value itself")
             return match[0]
         before, after = text[: match.start()], text[match.end() :]
         is_credential = re.search(r"://[^/@]*$", before) and re.match(r"[^/@]*@", after)

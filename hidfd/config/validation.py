@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in a study file's own words: where, what was found, what was expected. Torch-free."""
+"""Validation errors of pydantic in the terms of a study file: where, what was found, what was expected. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,18 +16,26 @@ from hidfd.config.yaml_tree import YamlTree, value_at
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def checked(model: type[ModelT], values: Any, section: str, tree: YamlTree) -> tuple[ModelT | None, list[str]]:
-    """A section through its model, or None and every complaint about it, each with its place."""
+def checked(model: type[ModelT], values: Any, section: str, yaml_tree: YamlTree) -> tuple[ModelT | None, list[str]]:
+    """Validate a section with its model.
+
+    Args:
+        values: plain data of the section.
+        section: its key in the study file.
+
+    Returns:
+        The model, or None if there are problems; and a message for each problem, which begins with its location.
+    """
     try:
         result = model.model_validate(values)
     except ValidationError as error:
-        complaints: dict[str, str] = {}
+        messages: dict[str, str] = {}
         for problem in error.errors(include_url=False):
-            for where, words in _in_words(problem, model, values, section, tree):
-                complaints.setdefault(where, words)  # of a union's alternatives the first one speaks
-        return None, [f"{where}: {words}" for where, words in complaints.items()]
+            for where, message in _messages(problem, model, values, section, yaml_tree):
+                messages.setdefault(where, message)  # of the alternatives of a union, only the first is reported
+        return None, [f"{where}: {message}" for where, message in messages.items()]
     wrong = [
-        f"{tree.where((section, *keys))}: {'.'.join((section, *keys))}: expected a number, found {str(given).lower()}"
+        f"{_location((section, *keys), yaml_tree)}: expected a number, found {str(given).lower()}"
         for keys, given in leaves(values)
         if isinstance(given, bool) and isinstance(value_at(result.model_dump(), keys), int | float)
         if not isinstance(value_at(result.model_dump(), keys), bool)
@@ -36,7 +44,7 @@ def checked(model: type[ModelT], values: Any, section: str, tree: YamlTree) -> t
 
 
 def leaves(values: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value that is no section, with its keys."""
+    """Yield every value that is not a section, with its keys."""
     if isinstance(values, Mapping):
         for key, value in values.items():
             yield from leaves(value, (*keys, str(key)))
@@ -45,30 +53,30 @@ def leaves(values: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
-    """A hint at what may have been meant; all that is known where nothing is near."""
+    """Return a hint at the key that may have been meant; if none is similar, the list of all known keys."""
     matches = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if matches:
         return f"did you mean `{matches[0]}`?"
-    return f"known here: {', '.join(known)}" if known else "nothing can stand here"
+    return f"known here: {', '.join(known)}" if known else "no key is allowed here"
 
 
-def _in_words(
-    problem: ErrorDetails, model: type[BaseModel], values: Any, section: str, tree: YamlTree
+def _messages(
+    problem: ErrorDetails, model: type[BaseModel], values: Any, section: str, yaml_tree: YamlTree
 ) -> Iterator[tuple[str, str]]:
     keys = _keys(problem["loc"], values, absent=problem["type"] == "missing")
     if problem["type"] != "value_error":
-        yield _place((section, *keys), tree), _expectation(problem, model) + _meant_path(keys, values)
+        yield _location((section, *keys), yaml_tree), _expectation(problem, model) + _meant_path(keys, values)
         return
-    # A section's own validator may name several settings below it, each with its path.
+    # A validator of a whole section may report several of its settings, each with its path.
     message = problem["msg"].removeprefix("Value error, ")
     for part in re.split(r"; (?=[a-z_]+(?:\.[a-z_]+)+: )", message):
         match = re.match(r"((?:[a-z_]+\.)+[a-z_]+): ", part)
         named = tuple(match[1].split(".")) if match else ()
-        yield _place((section, *keys, *named), tree), part[match.end() :] if match else part
+        yield _location((section, *keys, *named), yaml_tree), part[match.end() :] if match else part
 
 
 def _meant_path(keys: Sequence[str], values: Any) -> str:
-    """A hint where a key is itself a dotted path (in `search:`) and a setting of a misspelt one was overridden."""
+    """Return a hint if a key is a dotted path (in `search:`) and the override of a setting of it misspells the path."""
     path, dot, setting = keys[-1].rpartition(".") if keys else ("", "", "")
     siblings = value_at(values, keys[:-1]) if dot else None
     if not isinstance(siblings, Mapping) or isinstance(siblings.get(keys[-1]), Mapping):
@@ -77,12 +85,12 @@ def _meant_path(keys: Sequence[str], values: Any) -> str:
     return f"; did you mean `{near[0]}.{setting}`?" if near else ""
 
 
-def _place(keys: Sequence[str], tree: YamlTree) -> str:
-    return f"{tree.where(keys)}: {'.'.join(keys)}"
+def _location(keys: Sequence[str], yaml_tree: YamlTree) -> str:
+    return f"{yaml_tree.where(keys)}: {'.'.join(keys)}"
 
 
 def _keys(loc: Sequence[int | str], values: Any, *, absent: bool) -> tuple[str, ...]:
-    """Pydantic's location without the names of union members, which are no keys of the file."""
+    """Return pydantic's location as keys of the file, without the names of union members."""
     keys: list[str] = []
     for number, part in enumerate(loc):
         last = absent and number == len(loc) - 1
@@ -131,7 +139,7 @@ def _shown(found: Any) -> str:
 
 
 def _known(model: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
-    """The keys that a section at a location may have."""
+    """Return the keys that a section at a location may have."""
     options: list[Any] = list(_options(model))
     for part in loc:
         options = [inner for option in options for inner in _inside(option, str(part))]
@@ -162,7 +170,7 @@ def _inside(option: Any, part: str) -> Iterator[Any]:
             get_origin(info.annotation) is Literal and part in get_args(info.annotation)
             for info in option.model_fields.values()
         ):
-            yield option  # the location names a union's member by its tag
+            yield option  # the location names a member of a union by its tag
 
 
 def _is_model(annotation: Any) -> bool:

@@ -1,7 +1,7 @@
-"""YAML as plain data that remembers its lines, and the `key=value` overrides above it. Torch-free.
+"""YAML as plain data with the line of every value, and `key=value` overrides of its values. Torch-free.
 
-Scalars are read as YAML 1.2 has them, which differs from PyYAML's own reading where that surprises: `off` and `no` are
-words, `1e-3` is a number, and so is `50_000`; a date is text.
+Scalars are read as in YAML 1.2, unlike PyYAML's own reading where that surprises: `off` and `no` are words, `1e-3` is a
+number, and so is `50_000`; a date is text.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import yaml
 from hidfd.errors import ConfigError
 
 Keys = tuple[str, ...]
-"""Where a value stands: the keys that lead to it. A key may hold dots, as those of `search:` do."""
+"""Path of a value: the keys from the top level down to it. A key may hold dots, as those of `search:` do."""
 
 COMMAND_LINE = "command line"
+"""Origin of values that overrides set, in messages and `--dry-run`."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -46,13 +47,13 @@ for _tag, _pattern, _first in (
 
 @dataclass
 class YamlTree:
-    """A file's values and where each came from.
+    """The values of a YAML file and the origin of each.
 
     Attributes:
         path: of the file.
         values: plain data.
         origins: keys -> line in the file, counted from 1, or `COMMAND_LINE`.
-        problems: what is wrong so far, a line each.
+        problems: messages about mistakes found so far, a line each.
     """
 
     path: Path
@@ -61,7 +62,7 @@ class YamlTree:
     problems: list[str] = field(default_factory=list)
 
     def where(self, keys: Sequence[Any]) -> str:
-        """`study.yaml:12` of a value, or of the nearest section around it; `command line` where it was given there."""
+        """Return the origin of a value or of the nearest section around it: `study.yaml:12`, or `command line`."""
         keys = tuple(str(key) for key in keys)
         while keys:
             origin = self.origins.get(keys)
@@ -71,11 +72,11 @@ class YamlTree:
         return str(self.path)
 
     def get(self, keys: Sequence[Any]) -> Any:
-        """The value at keys; None where there is none."""
+        """Return the value at a path of keys; None if there is none."""
         return value_at(self.values, keys)
 
     def override(self, text: str) -> None:
-        """Take over one `key=value`, the value read as YAML."""
+        """Apply one `key=value` override, whose value is read as YAML."""
         key, equals, value = text.partition("=")
         if not equals or not key or not all(key.split(".")):
             self.problems.append(
@@ -83,21 +84,21 @@ class YamlTree:
             )
             return
         keys = _keys_of(key, self.values)
-        node = self.values
+        section = self.values
         for depth, part in enumerate(keys[:-1], start=1):
-            if node.get(part) is None:
-                node[part] = {}
+            if section.get(part) is None:
+                section[part] = {}
                 self.origins[keys[:depth]] = COMMAND_LINE
-            if not isinstance(node[part], dict):
+            if not isinstance(section[part], dict):
                 self.problems.append(
-                    f"{COMMAND_LINE}: {key}: {'.'.join(keys[:depth])} is a value ({node[part]!r}) with no keys in it"
+                    f"{COMMAND_LINE}: {key}: {'.'.join(keys[:depth])} is a value ({section[part]!r}) with no keys in it"
                 )
                 return
-            node = node[part]
+            section = section[part]
         for old in [old for old in self.origins if old[: len(keys)] == keys]:
             del self.origins[old]
         try:
-            node[keys[-1]] = _Reader(self, line_as=COMMAND_LINE).read(yaml.compose(value, Loader=_Loader), keys)
+            section[keys[-1]] = _Reader(self, line_as=COMMAND_LINE).read(yaml.compose(value, Loader=_Loader), keys)
         except yaml.YAMLError as error:
             self.problems.append(f"{COMMAND_LINE}: {key}: {value!r} is not valid YAML: {_reason(error)}")
         self.origins[keys] = COMMAND_LINE
@@ -107,7 +108,7 @@ def read_tree(path: Path) -> YamlTree:
     """Read a YAML file.
 
     Raises:
-        ConfigError: it does not exist, is no YAML, or is no mapping.
+        ConfigError: the file does not exist, is not valid YAML, or is not a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -116,39 +117,42 @@ def read_tree(path: Path) -> YamlTree:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 text: {error.reason}"
         raise ConfigError(f"{path}: cannot be read as a study file ({reason}); expected a YAML file") from None
-    tree = YamlTree(path)
+    yaml_tree = YamlTree(path)
     try:
         node = yaml.compose(text, Loader=_Loader)
-        values = {} if node is None else _Reader(tree).read(node, ())
+        values = {} if node is None else _Reader(yaml_tree).read(node, ())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{where}: not valid YAML: {_reason(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected sections (`name:`, `trial:`, ...), found {type(values).__name__}")
-    tree.values = values
-    return tree
+    yaml_tree.values = values
+    return yaml_tree
 
 
 class _Reader:
-    """Nodes to plain data; notes lines, and keys that stand twice.
+    """Converter of YAML nodes to plain data; records lines, and repeated keys as problems, in a `YamlTree`.
 
     Args:
-        line_as: what to note in place of a line.
+        line_as: origin to record instead of a line.
     """
 
-    def __init__(self, tree: YamlTree, line_as: str | None = None) -> None:
-        self._tree = tree
+    def __init__(self, yaml_tree: YamlTree, line_as: str | None = None) -> None:
+        self._yaml_tree = yaml_tree
         self._line_as = line_as
         self._scalars = _Loader("")
-        self._around: list[yaml.Node] = []
+        self._ancestors: list[yaml.Node] = []
 
     def read(self, node: yaml.Node | None, keys: Keys) -> Any:
+        """Return the plain data of a node at a path of keys."""
         if node is None:
             return None
-        if node in self._around:
-            raise yaml.MarkedYAMLError(problem="an alias inside what it stands for", problem_mark=node.start_mark)
-        self._around.append(node)
+        if node in self._ancestors:
+            raise yaml.MarkedYAMLError(
+                problem="an alias inside the node that it refers to", problem_mark=node.start_mark
+            )
+        self._ancestors.append(node)
         try:
             if isinstance(node, yaml.MappingNode):
                 return self._mapping(node, keys)
@@ -156,18 +160,18 @@ class _Reader:
                 return [self.read(child, (*keys, str(number))) for number, child in enumerate(node.value)]
             return self._scalar(node, keys)
         finally:
-            self._around.pop()
+            self._ancestors.pop()
 
     def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        own: dict[str, int] = {}
+        lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 merged = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
-                for below in reversed(merged):
-                    values = self.read(below, keys)
+                for base in reversed(merged):
+                    values = self.read(base, keys)
                     if not isinstance(values, dict):
-                        raise yaml.MarkedYAMLError(problem="`<<` needs a section", problem_mark=below.start_mark)
+                        raise yaml.MarkedYAMLError(problem="`<<` needs a section", problem_mark=base.start_mark)
                     result = values | result
         for key_node, value_node in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
@@ -177,12 +181,12 @@ class _Reader:
                 raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key_node.start_mark)
             key = str(key_node.value)
             here = (*keys, key)
-            if key in own:
-                start = COMMAND_LINE if self._line_as else f"{self._tree.path}:{line}"
-                first = "" if self._line_as else f", first in line {own[key]}"
-                self._tree.problems.append(f"{start}: {'.'.join(here)}: stands here twice{first}; keep one")
-            own[key] = line
-            self._tree.origins[here] = self._line_as or line
+            if key in lines:
+                start = COMMAND_LINE if self._line_as else f"{self._yaml_tree.path}:{line}"
+                first = "" if self._line_as else f", first in line {lines[key]}"
+                self._yaml_tree.problems.append(f"{start}: {'.'.join(here)}: is given twice{first}; keep one")
+            lines[key] = line
+            self._yaml_tree.origins[here] = self._line_as or line
             result[key] = self.read(value_node, here)
         return result
 
@@ -192,14 +196,14 @@ class _Reader:
         except ValueError as error:
             raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
         if isinstance(value, float) and not math.isfinite(value):
-            where = self._line_as or f"{self._tree.path}:{node.start_mark.line + 1}"
-            self._tree.problems.append(f"{where}: {'.'.join(keys)}: expected a finite number, found {node.value}")
+            where = self._line_as or f"{self._yaml_tree.path}:{node.start_mark.line + 1}"
+            self._yaml_tree.problems.append(f"{where}: {'.'.join(keys)}: expected a finite number, found {node.value}")
             return None
         return value
 
 
 def value_at(values: Any, keys: Sequence[Any]) -> Any:
-    """What stands at keys of nested sections and lists; None where nothing does."""
+    """Return the value at a path of keys in nested sections and lists; None if there is none."""
     for key in keys:
         if isinstance(values, Mapping):
             values = values.get(str(key))
@@ -211,7 +215,7 @@ def value_at(values: Any, keys: Sequence[Any]) -> Any:
 
 
 def _keys_of(key: str, values: Mapping[str, Any]) -> Keys:
-    """Dots part keys, but within `search:` and a variant they belong to a path into `trial:`."""
+    """Split a dotted key; within `search:` and a variant the dots belong to one key, a path into `trial:`."""
     parts = key.split(".")
     if parts[0] == "search" and len(parts) > 1:
         rest = key.removeprefix("search.")

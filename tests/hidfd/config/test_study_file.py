@@ -1,4 +1,4 @@
-"""The study file: where values come from, and how every mistake in it is told."""
+"""The study file: the origins of values, and the message for every mistake in it."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def write(tmp_path: Path) -> Any:
 
 
 def refusal(path: Path, *overrides: str) -> str:
-    """The message of whatever is wrong with a file; without the folder in front of its name."""
+    """Return the message about all that is wrong with a file, without the folder in front of its name."""
     with pytest.raises(ConfigError) as caught:
         load(path, overrides).trial()
     message = str(caught.value)
@@ -142,7 +142,7 @@ def test_all_errors_are_told_at_once_with_their_lines(write: Any) -> None:
     assert any(line.startswith("study.yaml:14:") and line.endswith("did you mean 'light'?") for line in lines)
     assert "study.yaml:15: trial.colection: unknown key; did you mean `collection`?" in lines
     assert "study.yaml:16: serach: unknown key; did you mean `search`?" in lines
-    assert "study.yaml:17: name: stands here twice, first in line 1; keep one" in lines
+    assert "study.yaml:17: name: is given twice, first in line 1; keep one" in lines
     assert any(line.startswith("command line: trial.distillation.batch_images: expected") for line in lines)
     assert any(line.startswith("command line: 'trial.seeds' is no override") for line in lines)
     assert len(lines) == 8
@@ -188,7 +188,7 @@ def test_scalars_are_read_as_people_mean_them(write: Any) -> None:
     assert trial.trial().generation.smoothing.mode == "off"
     assert trial.trial().distillation.weight_decay == 0.001
     assert trial.trial().synthesis.num_images == 50_000
-    assert trial.tree.get(("trial", "data", "class_names")) == ["no", "on", 2]
+    assert trial.yaml_tree.get(("trial", "data", "class_names")) == ["no", "on", 2]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_scalars_are_read_as_people_mean_them(write: Any) -> None:
         ("name: tiny\ntrial: {data: [\n", "study.yaml:3: not valid YAML"),
         ("name: tiny\n\ttrial: 1\n", "study.yaml:2: not valid YAML"),
         ("name: !!python/object:os.system {}\n", "study.yaml:1:"),
-        ("a: &a\n  b: *a\n", "study.yaml:1: not valid YAML: an alias inside what it stands for"),
+        ("a: &a\n  b: *a\n", "study.yaml:1: not valid YAML: an alias inside the node that it refers to"),
         ("- name\n", "expected sections"),
         ("", "name: missing"),
         ("name: tiny\n", "trial: missing"),
@@ -216,8 +216,8 @@ def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_anchors_and_merges_keep_their_lines(write: Any) -> None:
     text = STUDY + "  distillation: &student {batch_images: 32, widht: 3}\nstudy:\n  <<: *student\n  batch_images: 64\n"
     file = load(write(text))
-    assert file.tree.get(["study"]) == {"batch_images": 64, "widht": 3}
-    assert file.tree.where(("study", "batch_images")).endswith("study.yaml:16")
+    assert file.yaml_tree.get(["study"]) == {"batch_images": 64, "widht": 3}
+    assert file.yaml_tree.where(("study", "batch_images")).endswith("study.yaml:16")
     assert "study.yaml:13: trial.distillation.widht" in refusal(file.path)
 
 
@@ -280,7 +280,7 @@ def test_password_in_plain_is_refused_and_not_repeated(
         (STUDY + f"storage: {{ledger: '{address}'}}\n", []),
         (STUDY, [f"storage.ledger={address}"]),
     ):
-        with pytest.raises(ConfigError, match=r"storage\.ledger: a password stands there in plain") as refused:
+        with pytest.raises(ConfigError, match=r"storage\.ledger: holds a password in plain text") as refused:
             load(write(text), overrides)
         assert "s3cret" not in str(refused.value)
 
@@ -295,7 +295,7 @@ def test_password_in_a_query_may_come_from_the_environment(write: Any, monkeypat
     ("asked", "why"),
     [
         ("resources.cpus_per_worker=0.5", "expected a valid integer"),
-        ("resources.gpus_per_worker=1.5", "more than one GPU means whole ones"),
+        ("resources.gpus_per_worker=1.5", "more than one GPU must be a whole number"),
     ],
 )
 def test_resources_that_cannot_be_handed_out_are_refused(write: Any, asked: str, why: str) -> None:

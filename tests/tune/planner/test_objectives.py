@@ -50,7 +50,7 @@ def surpasses(one: SearchTrial, other: SearchTrial) -> bool:
         ("  sampler: stage-aware\n  further_objectives: {deployed_parameters: minimise}", "follows one objective"),
         (
             "  further_objectives: {deployed_parameters: minimise, deployed_parameters: minimise}",
-            "deployed_parameters: stands here twice",
+            "deployed_parameters: is given twice",
         ),
     ],
 )
