@@ -6,14 +6,14 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from hidfd.cli import Parser, parse, run_verb
+from hidfd.cli import Parser, Verb, parse, run_verb, trial_epilog
 from hidfd.config import study_file as studyfile
 from hidfd.config.schema import TrialConfig
 from hidfd.data.identify import identify
@@ -25,34 +25,26 @@ from hidfd.pipeline.costs import Costs
 from hidfd.pipeline.graph import STAGE_NAMES, Stage, kept_digests, needed, plan
 from hidfd.store.store import Store
 
-EPILOG = """\
-any number of key=value overrides may follow FILE, with dotted keys, such as trial.distillation.inflation=5
+OWN_EXIT_CODES = {
+    6: "a loss or a gradient became non-finite",
+    12: "another process of the trial is lost; the same command goes on",
+}
+"""Exit codes of a trial besides `hidfd.cli.EXIT_CODES`, with their meaning."""
 
-exit codes:
-    0  done
-    1  an error of the program
-    2  the study file, an override or an argument is wrong
-    3  the material (images, Parquet, checkpoint) cannot be used
-    4  the store is unwritable, full or damaged, or lacks what was asked for
-    5  the device is not there, or cannot do what was asked
-    6  a loss or a gradient became non-finite
-   12  another process of the trial is lost; the same command goes on
-  130  stopped by Ctrl-C or SIGTERM; the same command goes on
-"""
-
+FILE_USAGE = "FILE [options] [key=value ...]"
 
 PLAIN_WIDTH = 200
-"""Columns of a table that is not shown on a terminal: names in it are there to be copied."""
+"""Columns of a table that is not shown on a terminal: wide, so that names in it can be copied."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit code."""
+    """Run a verb; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     return run_verb(parse(_parser(), words), "python -m hidfd", words)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run a trial, or what is missing of it."""
+    """Run a trial, or those of its stages that are not in the store."""
     file, config = _trial(options)
     if options.dry_run:
         _print_provenance(file, options)
@@ -62,9 +54,9 @@ def run(options: argparse.Namespace) -> None:
     store = Store.open(file.storage.store)
     with console_observer(quiet=options.json) as observer, interruptible(observer):
         config = identify(config, store)
-        # One folder and one entry for each setting: another override does not replace what this one has made.
+        # Named by the settings, so that a run with another override does not replace the results of this one.
         folder = Path(file.storage.results) / file.name / _name_of(config)
-        # Before anything is built, so that what a killed run leaves is not taken for garbage.
+        # Before anything is built, so that `store remove` keeps the artifacts of a killed run.
         _refer(store, file, config)
         result = run_trial(
             config, store, until=options.until, folder=folder, device=options.device, observer=observer, name=file.name
@@ -75,19 +67,19 @@ def run(options: argparse.Namespace) -> None:
     _print_result(result.metrics, result.seconds, result.reused)
     print(f"\nreport: {folder / 'report.html'}")
     for role, weights in (("teacher", "weights.safetensors"), ("distillation", "student.safetensors")):
-        made = store.find(role, result.stages[role].digest)
-        if made is not None and options.until in (role, "evaluation"):
-            print(f"{'teacher' if role == 'teacher' else 'student'}: {made.path(weights)}")
+        artifact = store.find(role, result.stages[role].digest)
+        if artifact is not None and options.until in (role, "evaluation"):
+            print(f"{'teacher' if role == 'teacher' else 'student'}: {artifact.path(weights)}")
     if options.until != "evaluation":
         print(f"next:   {_command('run', options)}")
     elif "test" in result.stages:
         print(f"next:   {_command('evaluate', options)} --test   (opens the test labels, once)")
     else:
-        print(f"next:   {_command('stages', options)}   (what stands in the store)")
+        print(f"next:   {_command('stages', options)}   (which stages are built)")
 
 
 def import_material(options: argparse.Namespace) -> None:
-    """Bring the teacher and all images into the store, and print their sha256."""
+    """Import the teacher and all images into the store, and print their sha256."""
     file, config = _trial(options)
     from hidfd.trial import import_all
 
@@ -95,12 +87,12 @@ def import_material(options: argparse.Namespace) -> None:
     with console_observer(quiet=options.json) as observer, interruptible(observer):
         identified = import_all(config, store, observer)
         _refer(store, file, identified)
-    found = {where: material.sha256 for where, material in materials(identified).items()}
+    imported = {where: material.sha256 for where, material in materials(identified).items()}
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(imported))
         return
-    print("in the store; beside or in place of its path, the study file may give each one's")
-    for where, sha256 in found.items():
+    print("imported; in the study file, each sha256 may be added to the path or replace it")
+    for where, sha256 in imported.items():
         print(f"  trial.{where}: {{sha256: {sha256}}}")
     print(f"next: {_command('run', options)}")
 
@@ -136,13 +128,15 @@ def stages(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Print a finished trial's numbers; `--test` opens the test labels, once."""
+    """Print a finished trial's metrics; `--test` opens the test labels, once."""
     file, config = _trial(options)
     from hidfd.trial import evaluate_test
 
     store = Store.open(file.storage.store)
     if options.test and config.data.test is None:
-        raise ConfigError("trial.data.test: the study file names no test split, whose labels could be opened")
+        raise ConfigError(
+            "trial.data.test: missing, so there are no test labels to evaluate on; add the test split to the study file"
+        )
     if options.test:
         numbers = evaluate_test(config, store, device=options.device)
     else:
@@ -163,37 +157,37 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def store_verb(options: argparse.Namespace) -> None:
-    """List the store, remove what no kept study refers to, or forget a study so that it no longer keeps anything."""
+    """List the store, remove what no study refers to, or forget a study, so that its artifacts can be removed."""
     uri = studyfile.storage_from_environment(options.store).store
     if "://" not in uri and not Path(uri).exists():
-        raise StoreError(f"{uri}: there is no store; name it by --store or HIDFD_STORE")
+        raise StoreError(f"{uri}: there is no store; name one with --store or HIDFD_STORE")
     store = Store.open(uri)
     if options.action == "forget":
         _forget(store, options)
         return
     if options.names:
         raise ConfigError(f"store {options.action}: takes no name, found {' '.join(options.names)}")
-    rows = store.remove(dry_run=options.dry_run) if options.action == "remove" else store.list()
+    entries = store.remove(dry_run=options.dry_run) if options.action == "remove" else store.list()
     if options.json:
         keys = ("kind", "stage", "digest", "bytes", "created", "referenced_by")
-        print(json.dumps([{key: getattr(row, key) for key in keys} for row in rows]))
+        print(json.dumps([{key: getattr(entry, key) for key in keys} for entry in entries]))
         return
     table = Table("kind", "stage", "digest", "MB", "created", Column("referred to by", overflow="fold"), box=None)
-    for row in rows:
-        studies = ", ".join(row.referenced_by)
-        table.add_row(row.kind, row.stage, row.digest[:12], f"{row.bytes / 1e6:.1f}", row.created or "", studies)
+    for entry in entries:
+        size, studies = f"{entry.bytes / 1e6:.1f}", ", ".join(entry.referenced_by)
+        table.add_row(entry.kind, entry.stage, entry.digest[:12], size, entry.created or "", studies)
     _console().print(table)
     verb = ("would remove" if options.dry_run else "removed") if options.action == "remove" else "in all"
-    print(f"{verb}: {len(rows)} entries, {sum(row.bytes for row in rows) / 1e6:.1f} MB")
+    print(f"{verb}: {len(entries)} entries, {sum(entry.bytes for entry in entries) / 1e6:.1f} MB")
 
 
 def _forget(store: Store, options: argparse.Namespace) -> None:
     known = store.references()
     unknown = [name for name in options.names if name not in known]
     if unknown or not options.names:
-        found = f"no such name: {', '.join(unknown)}" if unknown else "which one?"
+        found = f"no such name: {', '.join(unknown)}" if unknown else "no name given"
         raise ConfigError(
-            f"store forget: {found}; `store list` shows who refers to what: {', '.join(known) or 'nobody'}"
+            f"store forget: {found}; expected names that `store list` shows: {', '.join(known) or 'none'}"
         )
     if not options.dry_run:
         for name in options.names:
@@ -202,7 +196,7 @@ def _forget(store: Store, options: argparse.Namespace) -> None:
         print(json.dumps({"forgotten": options.names}))
         return
     print(f"{'would forget' if options.dry_run else 'forgotten'}: {', '.join(options.names)}; nothing is deleted yet")
-    print("next: python -m hidfd store remove --dry-run   (what nobody refers to any more)")
+    print("next: python -m hidfd store remove --dry-run   (what no study refers to any more)")
 
 
 def _trial(options: argparse.Namespace) -> tuple[studyfile.StudyFile, TrialConfig]:
@@ -214,23 +208,23 @@ def _trial(options: argparse.Namespace) -> tuple[studyfile.StudyFile, TrialConfi
 
 
 def _name_of(config: TrialConfig) -> str:
-    """Of a trial whose materials are identified: known by what it ends in."""
+    """Return the name of a trial whose materials are identified, derived from the digest of its evaluation."""
     return f"trial-{plan(config)['evaluation'].digest[:8]}"
 
 
 def _refer(store: Store, file: studyfile.StudyFile, config: TrialConfig) -> None:
-    """`store remove` shall spare what this trial rests on."""
+    """Record what this trial depends on, so that `store remove` keeps it."""
     store.write_references(f"{file.name}.{_name_of(config)}", kept_digests(config))
 
 
 def _all_stages(planned: dict[str, Stage]) -> list[Stage]:
-    """What the evaluation rests on, in building order, and imports that only a later verb reads."""
+    """Return the stages that the evaluation depends on, in building order, and the imports that only `--test` reads."""
     chain = list(needed(planned, "evaluation"))
     return [stage for stage in planned.values() if stage in chain or stage.name == "import"]
 
 
 def _command(verb: str, options: argparse.Namespace) -> str:
-    """Another verb on the same trial, as one types it."""
+    """Return the command line of another verb for the same trial."""
     store = [] if options.store is None else ["--store", studyfile.redacted(options.store)]
     return shlex.join(["python", "-m", "hidfd", verb, options.file, *options.overrides, *store])
 
@@ -274,23 +268,12 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m hidfd",
         description="Hybrid data-free knowledge distillation: one trial on this machine.",
-        epilog=EPILOG,
+        epilog=trial_epilog("trial.distillation.inflation=5", OWN_EXIT_CODES),
     )
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    def add(name: str, verb: Callable[[argparse.Namespace], None], *, file: bool = True) -> Parser:
-        sub = verbs.add_parser(
-            name,
-            help=verb.__doc__,
-            description=verb.__doc__,
-            usage="%(prog)s FILE [options] [key=value ...]" if file else "%(prog)s {list,remove,forget} [options]",
-            epilog=EPILOG,
-        )
-        sub.set_defaults(verb=verb, parser=sub)
-        if file:
-            sub.add_argument("file", metavar="FILE", help="study file (YAML); key=value overrides may follow")
+    def add(name: str, verb: Verb, usage: str = FILE_USAGE) -> Parser:
+        sub = parser.add_verb(name, verb, usage)
         sub.add_argument("--store", help="folder or s3:// URI; default HIDFD_STORE, the file's, ./.hidfd/store")
-        sub.add_argument("--json", action="store_true", help="print JSON instead of text")
         return sub
 
     sub = add("run", run)
@@ -302,9 +285,11 @@ def _parser() -> Parser:
     sub = add("evaluate", evaluate)
     sub.add_argument("--test", action="store_true", help="open the test labels")
     sub.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    sub = add("store", store_verb, file=False)
+    sub = add("store", store_verb, "{list,remove,forget} [options]")
     sub.add_argument("action", choices=("list", "remove", "forget"))
-    sub.add_argument("names", nargs="*", default=[], metavar="NAME", help="whom `forget` forgets, as `list` shows them")
+    sub.add_argument(
+        "names", nargs="*", default=[], metavar="NAME", help="for `forget`: names in the last column of `list`"
+    )
     sub.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     return parser
 

@@ -1,4 +1,4 @@
-"""What the command lines of this project share: near misses named, errors as one message and an exit code."""
+"""The shared part of all command lines: verbs, hints at mistyped options, errors as a message and an exit code."""
 
 from __future__ import annotations
 
@@ -10,62 +10,97 @@ import re
 import select
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from hidfd.errors import HidfdError, Stopped
 
+Verb = Callable[[argparse.Namespace], None]
+
 READER_GONE = 141
-"""Exit code of a program whose reader has gone, as shells know it: 128 and the number of SIGPIPE."""
+"""Exit code if the reader of the output has ended, as shells define it: 128 plus the number of SIGPIPE."""
+
+EXIT_CODES = {
+    0: "done",
+    1: "an error of the program",
+    2: "the study file, an override or an argument is wrong",
+    3: "the material (images, Parquet, checkpoint) cannot be used",
+    4: "the store is unwritable, full or damaged, or lacks what was asked for",
+    5: "the device is not there, or cannot do what was asked",
+    130: "stopped by Ctrl-C or SIGTERM; the same command goes on",
+}
+"""Exit codes that trials and studies share, with their meaning; see `hidfd.errors`."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints name what was probably meant. No option can be abbreviated.
+    """Argument parser with verbs, whose errors name the option that was probably meant; options cannot be abbreviated.
 
     Attributes:
-        options: every `--option` that it knows.
+        options: all `--options` that it knows.
     """
 
     def __init__(self, **settings: Any) -> None:
         self.options: list[str] = []
+        self._verbs: Any = None
         super().__init__(**settings, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.allow_abbrev = False
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
-        """As argparse does."""
+        """Add an argument as argparse does, and record its name if it is an option."""
         self.options += [name for name in names if str(name).startswith("--")]
         return super().add_argument(*names, **settings)
 
+    def add_verb(self, name: str, verb: Verb, usage: str, json_help: str = "print JSON instead of text") -> Parser:
+        """Add a verb with `--json` and, if its usage begins with FILE, a study file.
+
+        Args:
+            verb: function that is called with the options; its docstring is the verb's help.
+            usage: arguments of the verb, as its help shows them.
+
+        Returns:
+            The parser of the verb, for its own options; it has the epilog of this parser.
+        """
+        if self._verbs is None:
+            self._verbs = self.add_subparsers(required=True, metavar="VERB")
+        parser: Parser = self._verbs.add_parser(
+            name, help=verb.__doc__, description=verb.__doc__, usage=f"%(prog)s {usage}", epilog=self.epilog
+        )
+        parser.set_defaults(verb=verb, parser=parser)
+        if usage.startswith("FILE"):
+            parser.add_argument("file", metavar="FILE", help="study file (YAML); key=value overrides may follow")
+        parser.add_argument("--json", action="store_true", help=json_help)
+        return parser
+
     def error(self, message: str) -> NoReturn:
-        """Usage, the message and the nearest choice; exit code 2."""
+        """Print the usage, the message and the nearest choice, and exit with code 2."""
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if choice is not None:
-            message += _meant(choice[1], [word.strip("' ") for word in choice[2].split(",")])
+            message += _hint(choice[1], [word.strip("' ") for word in choice[2].split(",")])
         super().error(message)
 
 
 def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
-    """The options of a verb; what is left over are `overrides` of a study file, where the verb takes one.
-
-    Every verb's own parser stands in its options as `parser`.
-    """
+    """Return the options of a verb; if it takes a study file, the remaining words are its `overrides`."""
     options, rest = parser.parse_known_args(words)
     unknown = [word for word in rest if word.startswith("-") or "file" not in options]
     if unknown:
         known: Parser = options.parser
-        near = next((meant for word in unknown if (meant := _meant(word.partition("=")[0], known.options))), "")
+        near = next((hint for word in unknown if (hint := _hint(word.partition("=")[0], known.options))), "")
         known.error(f"unknown arguments: {' '.join(unknown)}{near}")
     options.overrides = rest
     return options
 
 
 def run_verb(options: argparse.Namespace, program: str, words: Sequence[str]) -> int:
-    """Run the verb that was parsed; an error of this project becomes a message and its exit code.
+    """Run the parsed verb; turn an error of this project into a message and its exit code.
 
     Args:
-        options: with `verb`, `json`.
-        program, words: as typed, for the command that goes on.
+        options: of the verb, with `verb` and `json`.
+        program, words: as typed, to print the command that resumes a stopped run.
+
+    Returns:
+        The exit code.
     """
     try:
         code = _exit_code(options, program, words)
@@ -89,22 +124,34 @@ def _exit_code(options: argparse.Namespace, program: str, words: Sequence[str]) 
         if isinstance(error, Stopped):
             print(f"goes on with: {program} {shlex.join(words)}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:  # before or after what can be interrupted with care
+    except KeyboardInterrupt:  # outside of the parts that save before they stop
         print("stopped by Ctrl-C; nothing was under way that needed saving", file=sys.stderr)
         return Stopped.exit_code
     return 0
 
 
 def _reader_is_gone() -> bool:
-    """Whether nobody reads what this prints any more, as after `| head`; then nothing more is said."""
+    """Whether the reader of the output has ended, as after `| head`; if so, further output is discarded."""
     printed = select.poll()
     printed.register(sys.stdout.fileno(), 0)
-    is_gone = any(what & (select.POLLERR | select.POLLHUP) for _, what in printed.poll(0))
+    is_gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in printed.poll(0))
     if is_gone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest is flushed to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest of the output is flushed there
     return is_gone
 
 
-def _meant(word: str, known: Sequence[str]) -> str:
+def trial_epilog(example: str, own_codes: Mapping[int, str]) -> str:
+    """Return the end of the help of a command line that takes a study file: overrides and exit codes.
+
+    Args:
+        example: an override.
+        own_codes: exit codes besides `EXIT_CODES`.
+    """
+    codes = "\n".join(f"{code:>5}  {meaning}" for code, meaning in sorted({**EXIT_CODES, **own_codes}.items()))
+    overrides = f"any number of key=value overrides may follow FILE, with dotted keys, such as {example}"
+    return f"{overrides}\n\nexit codes:\n{codes}\n"
+
+
+def _hint(word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""

@@ -1,20 +1,20 @@
-"""Everything that can go wrong for a user, as one tree, with the exit code of each branch.
+"""The errors of a trial as one tree, with the exit code of each.
 
-    HidfdError          1  anything below; also a bug that reached the top with a message of its own
+    HidfdError          1  base of all errors below
       ConfigError       2  the study file, an override or an argument is wrong
       InputError        3  the user's material (images, Parquet, checkpoint) cannot be used
-      StoreError        4  the store is unwritable, full, damaged, or lacks what was asked for
-      DeviceError       5  the device that was asked for is not there, or cannot do what was asked
+      StoreError        4  the store is unwritable, full or damaged, or lacks a requested artifact
+      DeviceError       5  the requested device does not exist, or cannot do what was requested
       DivergedError     6  a loss or a gradient became non-finite; the trial ended, earlier artifacts are intact
-      ProcessLostError 12  another process of the trial is lost; the same command goes on (7 to 11 are a study's)
-      Stopped         130  Ctrl-C, SIGTERM or a verdict: saved, and the same command goes on
+      ProcessLostError 12  another process of the trial is lost; the same command resumes (7 to 11 belong to `tune`)
+      Stopped         130  stopped by Ctrl-C, SIGTERM or the planner; saved, and the same command resumes
 
 A message says what was found, where, what was expected and what to do. The command line prints it without a traceback.
 """
 
 
 class HidfdError(Exception):
-    """Base of every error that is the user's to read rather than ours to debug."""
+    """Base of all errors with a message for the user, as opposed to bugs."""
 
     exit_code = 1
 
@@ -44,6 +44,6 @@ class ProcessLostError(HidfdError):
 
 
 class Stopped(HidfdError):
-    """The run was asked to stop (Ctrl-C, SIGTERM, or a verdict) and has saved what the same command needs to go on."""
+    """Stop of a run on request (Ctrl-C, SIGTERM or the planner), after saving what the same command needs to resume."""
 
     exit_code = 130

@@ -8,14 +8,14 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from hidfd.cli import Parser, parse, run_verb
+from hidfd.cli import Parser, Verb, parse, run_verb, trial_epilog
 from hidfd.config.study_file import redacted
 from hidfd.errors import ConfigError
 from hidfd.formatting import percent
@@ -46,26 +46,14 @@ from tune.terminal.tables import (
     trials_table,
 )
 
-Verb = Callable[[argparse.Namespace], None]
-
-EPILOG = """\
-any number of key=value overrides may follow FILE, with dotted keys, such as study.num_students=12
-or search.distillation.inflation.high=80
-
-exit codes:
-    0  done
-    1  an error of the program
-    2  the study file, an override or an argument is wrong
-    3  the material (images, Parquet, checkpoint) cannot be used
-    4  the store is unwritable, full or damaged, or lacks what was asked for
-    5  the device is not there, or cannot do what was asked
-    7  the ledger cannot be opened, read or written
-    8  another driver runs this study now
-    9  the study ended without a single finished student, or has none yet to promote
-   10  Ray does not start, or the cluster of RAY_ADDRESS does not answer
-   11  MLflow cannot be reached, or refuses (`promote`)
-  130  stopped by Ctrl-C or SIGTERM; the same command goes on
-"""
+OWN_EXIT_CODES = {
+    7: "the ledger cannot be opened, read or written",
+    8: "another driver runs this study now",
+    9: "the study ended without a single finished student, or has none yet to promote",
+    10: "Ray does not start, or the cluster of RAY_ADDRESS does not answer",
+    11: "MLflow cannot be reached, or refuses (`promote`)",
+}
+"""Exit codes of a study besides `hidfd.cli.EXIT_CODES`, with their meaning."""
 
 WATCH_EVERY_SECONDS = 2.0
 """How often `status --watch` looks at the ledger."""
@@ -437,24 +425,13 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m tune",
         description="Hybrid data-free knowledge distillation: studies over trials.",
-        epilog=EPILOG,
+        epilog=trial_epilog("study.num_students=12\nor search.distillation.inflation.high=80", OWN_EXIT_CODES),
     )
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def add(name: str, verb: Verb, *more: str, json: str = "print JSON instead of text") -> Parser:
-        places = "".join(f" {word}" for word in ("FILE", *more))
-        sub = verbs.add_parser(
-            name,
-            help=verb.__doc__,
-            description=verb.__doc__,
-            usage=f"%(prog)s{places} [options] [key=value ...]",
-            epilog=EPILOG,
-        )
-        sub.set_defaults(verb=verb, parser=sub)
-        sub.add_argument("file", metavar="FILE", help="study file (YAML); key=value overrides may follow")
+        sub = parser.add_verb(name, verb, f"{' '.join(('FILE', *more))} [options] [key=value ...]", json)
         sub.add_argument("--seeds", type=_count, metavar="N", help="compare on so many fresh seeds")
         sub.add_argument("--store", help="folder or s3:// URI; default HIDFD_STORE, the file's, ./.hidfd/store")
-        sub.add_argument("--json", action="store_true", help=json)
         return sub
 
     add("plan", plan)

@@ -1,6 +1,6 @@
-"""The verbs of `python -m hidfd` on a tiny study: what each one prints, leaves, and names as the next command.
+"""The verbs of `python -m hidfd` on a tiny study: their output, their files, and the next command that they name.
 
-What is refused and in which words stands in tests/integration/test_bad_input.py.
+Refusals and their messages are tested in tests/integration/test_bad_input.py.
 """
 
 import json
@@ -26,7 +26,7 @@ ANOTHER_STUDENT = "trial.seeds.distillation=1"
 
 
 def make_study(folder: Path) -> Workplace:
-    """A study file with 36 candidates, 6 labelled images and a teacher beside it."""
+    """Write a study file, 36 candidates, 6 labelled images and a teacher."""
     study = tiny_study()
     trial = study["trial"]
     trial["data"]["validation"] = {"path": "labelled"}
@@ -49,19 +49,19 @@ def make_study(folder: Path) -> Workplace:
 
 
 def command(place: Workplace, *arguments: str, exit_code: int = 0) -> Outcome:
-    """`python -m hidfd ARGUMENTS`, on a wide terminal, with the store where the file says."""
+    """Run `python -m hidfd ARGUMENTS` on a wide terminal, with the store of the study file."""
     outcome = place.run("hidfd", *arguments, COLUMNS="300", HIDFD_STORE="")
     assert outcome.returncode == exit_code, outcome.stdout + outcome.stderr
     return outcome
 
 
 def shown(place: Workplace, *arguments: str) -> Any:
-    """What a verb prints with `--json`, which must be one document and nothing else."""
+    """Return the output of a verb with `--json`, which must be one JSON document and nothing else."""
     return json.loads(command(place, *arguments, "--json").stdout)
 
 
 def next_command(outcome: Outcome) -> str:
-    """What the output names as the command to go on with."""
+    """Return the next command that the output names."""
     [line] = [line for line in outcome.stdout.splitlines() if "next:" in line]
     return line.partition("next:")[2].partition("   (")[0].strip()
 
@@ -79,7 +79,7 @@ def run_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, Outco
 
 @pytest.fixture
 def built(run_once: tuple[Workplace, Outcome], tmp_path: Path) -> Iterator[Workplace]:
-    """The study after its run; a copy, so that a test may do with it what it likes."""
+    """A copy of the study after its run, which a test may change."""
     shutil.copytree(run_once[0].folder, tmp_path / "copy")
     yield Workplace(tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy")
