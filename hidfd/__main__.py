@@ -1,4 +1,4 @@
-"""`python -m hidfd`: one trial on this machine."""
+"""The command line of one trial on this machine, `python -m hidfd`."""
 
 from __future__ import annotations
 

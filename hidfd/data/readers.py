@@ -61,8 +61,8 @@ def folder_images(files: Files, num_classes: int | None, image_bytes: int, where
 
     Args:
         image_bytes: size of one decoded and fitted image.
-        num_classes: K, to read labels; None = no labels. The first folder level gives the label. If all
-            folders are named by numbers, the name is the label; otherwise the label is the alphabetical position (as in
+        num_classes: K, to read labels; None = no labels. The first folder level gives the label. If all folders are
+            named by numbers, the name is the label; otherwise the label is the alphabetical position (as in
             torchvision's ImageFolder), and there must be K folders.
         where: the setting, for messages.
 

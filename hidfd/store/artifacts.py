@@ -29,7 +29,7 @@ METRICS = "metrics.jsonl"
 ATTEMPT_NAME = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 NEARLY_FULL_BYTES = 1 << 20
-"""With fewer bytes free than this, a failed write is reported as a full disk, whatever its exception says."""
+"""Free bytes below which a failed write is reported as a full disk, whatever its exception says."""
 
 _RECORDED_PACKAGES = ("hidfd", "torch", "numpy", "pyarrow", "pillow")
 

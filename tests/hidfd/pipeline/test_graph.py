@@ -61,7 +61,7 @@ def test_preset_itself_is_in_no_digest(config: TrialConfig) -> None:
 
 
 def test_preset_cannot_be_changed_once_its_values_lie_under_the_files(config: TrialConfig) -> None:
-    with pytest.raises(ConfigError, match=r"trial\.preset: .* change them singly"):
+    with pytest.raises(ConfigError, match=r"trial\.preset: .* change its settings one by one"):
         with_values(config, {"preset": "paper"})
 
 
