@@ -67,7 +67,7 @@ def held(place: str, should_stop: Callable[[], str | None] = lambda: None) -> It
 def summary(ledger: Ledger) -> dict[str, Any]:
     """What a study has come to: everything but times."""
     return {
-        "suggestions": [(s.params, s.group, s.task, s.rungs, s.state, s.value) for s in ledger.search_trials()],
+        "suggestions": [(s.params, s.group, s.task_keys, s.rungs, s.state, s.value) for s in ledger.search_trials()],
         "works": [(w.key, w.label, w.outcome, [(a.end, a.images_to) for a in w.attempts]) for w in ledger.tasks()],
         "told": [(t.number, t.state, t.values, t.constraints, t.intermediate_values) for t in ledger.history()],
     }

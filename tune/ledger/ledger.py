@@ -133,7 +133,7 @@ class Ledger:
                     why=attributes.get("why", ""),
                     point=attributes.get("point"),
                     retries=attributes.get("retries"),
-                    task=tuple(attributes.get("work", ())),
+                    task_keys=tuple(attributes.get("work", ())),
                     rungs={int(k): Decision.from_json(v) for k, v in attributes.get("rungs", {}).items()},
                     state=TaskState(outcome.get("state", TaskState.WAITING)),
                     reason=outcome.get("reason"),
@@ -182,7 +182,7 @@ class Ledger:
 
     def set_task_keys(self, search_trial: SearchTrial) -> None:
         """Writes the keys of its pieces, which must be in the ledger already."""
-        self._set(self._search, search_trial.number, "work", list(search_trial.task))
+        self._set(self._search, search_trial.number, "work", list(search_trial.task_keys))
 
     def set_rungs(self, search_trial: SearchTrial) -> None:
         """Writes its decisions, before they are acted on."""

@@ -74,7 +74,7 @@ def finalists_of(search_trials: Iterable[SearchTrial], count: int) -> list[Searc
         ranked = front_of(ranked)
     found: dict[str, SearchTrial] = {}
     for search_trial in ranked:
-        found.setdefault(search_trial.task[-1], search_trial)
+        found.setdefault(search_trial.task_keys[-1], search_trial)
     return list(found.values())[:count]
 
 

@@ -63,7 +63,7 @@ def snapshot_of(
                 number=search_trial.number,
                 params=search_trial.params,
                 group=search_trial.group,
-                key=search_trial.task[-1] if search_trial.task else None,
+                key=search_trial.task_keys[-1] if search_trial.task_keys else None,
                 state=_state_of(search_trial, state),
                 reason=search_trial.reason,
                 value=search_trial.value,
@@ -113,9 +113,9 @@ def _undone(state: StudyState, spent: Cost) -> str | None:
 
 def _state_of(search_trial: SearchTrial, state: StudyState) -> TaskState:
     """Its own once it has ended: where it failed, its student may have been tried again for a later one."""
-    if search_trial.state.is_final or not search_trial.task:
+    if search_trial.state.is_final or not search_trial.task_keys:
         return search_trial.state
-    return state.of(search_trial.task[-1])
+    return state.of(search_trial.task_keys[-1])
 
 
 def _task(task: Task, state: StudyState, live: RunningTask | None, tested: dict[str, float]) -> TaskSnapshot:

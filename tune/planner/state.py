@@ -169,7 +169,7 @@ class StudyState:
 
     def decide(self, search_trial: SearchTrial, images: int, value: float) -> None:
         """Compares a student at a rung, and writes the decision before anyone acts on it."""
-        rung, student = self.rungs[images], search_trial.task[-1]
+        rung, student = self.rungs[images], search_trial.task_keys[-1]
         factor = self.definition.study.pruner.reduction_factor
         search_trial.rungs[images] = decide(value, rung.others(student), factor)
         rung.add(student, value)
@@ -212,12 +212,12 @@ class StudyState:
             self.closed = closed["reason"]
         for search_trial in self.ledger.search_trials():
             self._take_in(search_trial)
-            is_planned = bool(search_trial.task) and all(key in self.tasks for key in search_trial.task)
+            is_planned = bool(search_trial.task_keys) and all(key in self.tasks for key in search_trial.task_keys)
             if not search_trial.state.is_final and not is_planned:
                 self._plan_search_trial(search_trial)
             elif not search_trial.state.is_final:
                 self._await_student(search_trial)
-            self.task_queue.want(search_trial.task)
+            self.task_queue.want(search_trial.task_keys)
         for task in list(self.tasks.values()):
             dropped = self.pruned_outcome(task)
             if task.outcome is None and dropped is not None:
@@ -233,7 +233,7 @@ class StudyState:
         if search_trial.retries is not None:
             self._made_again.add(search_trial.retries)
         for images, decision in search_trial.rungs.items():
-            self.rungs[images].add(search_trial.task[-1], decision.value)
+            self.rungs[images].add(search_trial.task_keys[-1], decision.value)
         if search_trial.state.is_final:
             self._has_ended(search_trial)
         else:
@@ -247,8 +247,8 @@ class StudyState:
 
     def _retry_failed(self) -> None:
         for search_trial in list(self._failed):
-            if search_trial.task and search_trial.number not in self._made_again:
-                for key in search_trial.task:
+            if search_trial.task_keys and search_trial.number not in self._made_again:
+                for key in search_trial.task_keys:
                     if self.of(key) is TaskState.FAILED:
                         self.task_queue.unwant(key)
                 leader, why = self.search_trials[search_trial.group], f"trial {search_trial.number} again, which failed"
@@ -265,15 +265,15 @@ class StudyState:
             self._has_ended(search_trial)
             return
         label = f"trial-{search_trial.number}"
-        search_trial.task = self.task_table.add_trial(
+        search_trial.task_keys = self.task_table.add_trial(
             config, "search", label, params, search_trial.number, self.definition.rungs
         )
         self.ledger.set_task_keys(search_trial)
-        self.task_queue.want(search_trial.task)
+        self.task_queue.want(search_trial.task_keys)
         self._await_student(search_trial)
 
     def _await_student(self, search_trial: SearchTrial) -> None:
-        key = search_trial.task[-1]
+        key = search_trial.task_keys[-1]
         self._asking.setdefault(key, []).append(search_trial)
         self.task_table.ended.append(key)  # it may have, for another suggestion
 
@@ -306,4 +306,4 @@ class StudyState:
         return self.definition.study.budget.model_dump(mode="json")
 
     def _student(self, search_trial: SearchTrial) -> Task | None:
-        return self.tasks.get(search_trial.task[-1]) if search_trial.task else None
+        return self.tasks.get(search_trial.task_keys[-1]) if search_trial.task_keys else None

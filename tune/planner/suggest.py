@@ -111,15 +111,15 @@ def _open_group(state: StudyState) -> SearchTrial | None:
         return None
     leader = search_trials[search_trials[-1].group]
     is_full = state.size_of_group(leader) >= study.students_per_generator
-    if not leader.task or (study.sampler != "grid" and is_full):
+    if not leader.task_keys or (study.sampler != "grid" and is_full):
         return None
     return leader if _build_of(state, leader) in ALIVE else None
 
 
 def _build_of(state: StudyState, leader: SearchTrial) -> TaskState:
     """How the generator of a suggestion stands: COMPLETE if all that a student needs is there."""
-    states = [state.of(key) for key in leader.task[:-1]]
-    if not leader.task:
+    states = [state.of(key) for key in leader.task_keys[:-1]]
+    if not leader.task_keys:
         return TaskState.FAILED
     unlike = [found for found in states if found is not TaskState.COMPLETE]
     ended = [found for found in unlike if found.is_final]

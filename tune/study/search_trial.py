@@ -20,7 +20,7 @@ class SearchTrial:
         why: these parameters, in words.
         point: which of `study.points` it tries, if one.
         retries: number of the suggestion that failed and that it makes again, if one.
-        work: keys of its pieces, the student's last; empty until they are written.
+        task_keys: keys of its tasks, the student's last; empty until they are written.
         rungs: student images -> decision there.
         state, reason, value: the student's, once it has ended.
         further: further objective -> its value, likewise.
@@ -33,7 +33,7 @@ class SearchTrial:
     why: str = ""
     point: int | None = None
     retries: int | None = None
-    task: tuple[str, ...] = ()
+    task_keys: tuple[str, ...] = ()
     rungs: dict[int, Decision] = field(default_factory=dict)
     state: TaskState = TaskState.WAITING
     reason: str | None = None

@@ -117,7 +117,7 @@ def test_tpe_learns_what_is_infeasible() -> None:
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
 def test_finalists_stand_on_the_pareto_front_best_first(sampler: str) -> None:
     state = run(sized(20, sampler=sampler, num_finalists=2, **TRADED_OFF), SizedWorld()).state
-    distinct = list({s.task[-1]: s for s in reversed(state.search_trials)}.values())  # equal ones share a student
+    distinct = list({s.task_keys[-1]: s for s in reversed(state.search_trials)}.values())  # equal ones share a student
     front = [s for s in distinct if not any(surpasses(other, s) for other in distinct)]
     assert len({s.params[ARCHITECTURE] for s in front}) == 3, "each size is worth something"
     snapshot = snapshot_of(state)

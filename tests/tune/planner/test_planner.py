@@ -32,7 +32,7 @@ def test_students_of_a_group_share_its_generator() -> None:
     for search_trial in planner.state.search_trials:
         leader = planner.state.search_trials[search_trial.group]
         assert all(search_trial.params[path] == leader.params[path] for path in upstream)
-        assert search_trial.task[:-1] == leader.task[:-1]
+        assert search_trial.task_keys[:-1] == leader.task_keys[:-1]
     assert sum(label.startswith("generator") for label in world.log) == 3  # two for the search, one on a fresh seed
 
 
@@ -104,7 +104,7 @@ def test_pruned_student_stops_at_the_rung_and_says_against_whom() -> None:
         assert images == 3200
         assert not decision.kept
         assert 0 < decision.num_better <= decision.num_others
-        task = planner.state.tasks[search_trial.task[-1]]
+        task = planner.state.tasks[search_trial.task_keys[-1]]
         assert task.attempts[-1].images_to == 3200
         trial = planner.state.ledger.history()[search_trial.number]
         assert trial.intermediate_values == {3200: decision.value}
@@ -248,7 +248,7 @@ def test_fresh_seed_gives_every_generator_a_seed_of_its_own() -> None:
     search = {"distillation.inflation": {"type": "float", "low": 1.0, "high": 20.0}}
     study = definition({"num_students": 6}, search | {"seeds.generation": {"type": "fresh_seed"}})
     planner = run(study, World())
-    seeds = [planner.state.tasks[s.task[-1]].spec.config.seeds.generation for s in planner.state.search_trials]
+    seeds = [planner.state.tasks[s.task_keys[-1]].spec.config.seeds.generation for s in planner.state.search_trials]
     assert seeds[0] == seeds[1] == seeds[2] != seeds[3] == seeds[4] == seeds[5]
     assert all("seeds.generation" not in search_trial.params for search_trial in planner.state.search_trials)
 

@@ -252,7 +252,7 @@ def test_study_starts_at_random_and_then_says_what_it_weighed(slots: int) -> Non
     for search_trial in planner.state.search_trials:
         leader = planner.state.search_trials[search_trial.group]
         assert all(search_trial.params[path] == leader.params[path] for path in study.space.upstream)
-        assert search_trial.task[:-1] == leader.task[:-1]
+        assert search_trial.task_keys[:-1] == leader.task_keys[:-1]
 
 
 def test_conditional_parameters_are_suggested_only_where_they_are_searched() -> None:
