@@ -120,8 +120,8 @@ class Planner:
         if free <= 0:
             return Wait()
         task = self.state.task_queue.first_ready(self.state.startable) or self._suggest_until_ready()
-        if task is None and self.state.finals.untested():
-            self.state.finals.open_test_labels(self.now())
+        if task is None and self.state.final_evaluation.untested():
+            self.state.final_evaluation.open_test_labels(self.now())
             task = self.state.task_queue.first_ready(self.state.startable)
         if task is None:
             return Wait() if self.live else Done("everything that was asked for has ended")
@@ -177,7 +177,7 @@ class Planner:
         live = self.live.get(key)
         if live is None:
             return self._drain_reason
-        closed = self.state.closed if key not in self.state.finals.keys else None
+        closed = self.state.closed if key not in self.state.final_evaluation.keys else None
         return live.verdict or self._drain_reason or closed
 
     def now(self) -> float:

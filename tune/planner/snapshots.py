@@ -91,7 +91,7 @@ def snapshot_of(
         stopping=stopping,
         spent=spent.amounts(study.budget),
         test_evaluations=tuple(
-            TestEvaluationSnapshot(o["when"], tuple(o["students"])) for o in state.finals.test_evaluations
+            TestEvaluationSnapshot(o["when"], tuple(o["students"])) for o in state.final_evaluation.test_evaluations
         ),
         front=tuple(found.number for found in front_of(state.search_trials)) if study.further_objectives else (),
     )

@@ -31,7 +31,7 @@ class StudyState:
         suggestions: of the search, in order.
         roster: its tasks.
         rungs: student images -> what was shown there.
-        finals: what is compared once the search is over.
+        final_evaluation: what is compared once the search is over.
         closed: why the search has ended before it was complete; None if it has not.
         best: of the complete suggestions that keep the constraints the one of the highest value; of equals that with
             the better further objectives, then the earliest.
@@ -67,7 +67,7 @@ class StudyState:
         self._check_identity()
         ledger.repair()
         self.task_table = TaskTable(ledger, is_driven=is_driven, tries_again=tries_again)
-        self.finals = FinalEvaluation(definition, ledger, self.task_table)
+        self.final_evaluation = FinalEvaluation(definition, ledger, self.task_table)
         self._recover()
         if tries_again:
             self._retry_failed()
@@ -89,7 +89,7 @@ class StudyState:
     @property
     def rows(self) -> list[ComparisonRow]:
         """Comparisons asked for by now."""
-        return self.finals.rows
+        return self.final_evaluation.rows
 
     @property
     def limit(self) -> int:
@@ -115,13 +115,13 @@ class StudyState:
         return (
             not self.task_queue.unfinished(among=self.startable)
             and self.search_is_over()
-            and not self.finals.untested()
+            and not self.final_evaluation.untested()
         )
 
     @property
     def startable(self) -> set[str] | None:
         """Keys of the tasks that may start; None for any."""
-        return None if self.closed is None else self.finals.keys
+        return None if self.closed is None else self.final_evaluation.keys
 
     def close_search(self, reason: str) -> None:
         """Suggests nothing more, and starts only what the comparison at the end needs.
@@ -165,7 +165,7 @@ class StudyState:
             if outcome is not None:
                 for search_trial in self._asking.pop(key, []):
                     self._finish_search_trial(search_trial, outcome)
-        self.finals.plan(self.search_trials, self.best, is_over=self.search_is_over())
+        self.final_evaluation.plan(self.search_trials, self.best, is_over=self.search_is_over())
 
     def decide(self, search_trial: SearchTrial, images: int, value: float) -> None:
         """Compares a student at a rung, and writes the decision before anyone acts on it."""
@@ -299,7 +299,7 @@ class StudyState:
     def search_is_over(self) -> bool:
         """Whether the search suggests nothing more, and nothing of it runs."""
         if self.closed is not None:
-            return self.task_queue.running <= self.finals.keys
+            return self.task_queue.running <= self.final_evaluation.keys
         return len(self.search_trials) >= self.limit and not self._open
 
     def _budget(self) -> dict[str, Any]:
