@@ -264,7 +264,7 @@ def write_pages(study: Study) -> Path:
         task
         for task in state.tasks.values()
         if task.spec.kind is not TaskKind.TEST_EVALUATION
-        and state.of(task.key) is TaskState.COMPLETE
+        and state.state_of(task.key) is TaskState.COMPLETE
         and not (study.definition.folder / task.label / "report.html").exists()
         and all(study.store.find(s.name, s.digest) for s in needed(plan(task.spec.config), task.spec.kind.last_stage))
     ]

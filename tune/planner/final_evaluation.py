@@ -85,7 +85,7 @@ class FinalEvaluation:
             key: label
             for row in self._tested_rows()
             for key, label in zip(row.keys, row.labels, strict=True)
-            if self._task_table.of(key) is TaskState.COMPLETE and key not in opened
+            if self._task_table.state_of(key) is TaskState.COMPLETE and key not in opened
         }
 
     def open_test_labels(self, now: float) -> None:

@@ -115,7 +115,7 @@ def _state_of(search_trial: SearchTrial, state: StudyState) -> TaskState:
     """Its own once it has ended: where it failed, its student may have been tried again for a later one."""
     if search_trial.state.is_final or not search_trial.task_keys:
         return search_trial.state
-    return state.of(search_trial.task_keys[-1])
+    return state.state_of(search_trial.task_keys[-1])
 
 
 def _task(task: Task, state: StudyState, live: RunningTask | None, tested: dict[str, float]) -> TaskSnapshot:
@@ -136,7 +136,7 @@ def _task(task: Task, state: StudyState, live: RunningTask | None, tested: dict[
         seed=spec.seed,
         params=task.params,
         needs=spec.needs,
-        state=state.of(task.key),
+        state=state.state_of(task.key),
         reason=outcome.reason if outcome else None,
         stage=live.stage if live else task.attempts[-1].stage if task.attempts else None,
         images=images,

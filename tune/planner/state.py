@@ -82,9 +82,9 @@ class StudyState:
         """Every task by key."""
         return self.task_table.tasks
 
-    def of(self, key: str) -> TaskState:
+    def state_of(self, key: str) -> TaskState:
         """Where a task stands."""
-        return self.task_table.of(key)
+        return self.task_table.state_of(key)
 
     @property
     def rows(self) -> list[ComparisonRow]:
@@ -249,7 +249,7 @@ class StudyState:
         for search_trial in list(self._failed):
             if search_trial.task_keys and search_trial.number not in self._made_again:
                 for key in search_trial.task_keys:
-                    if self.of(key) is TaskState.FAILED:
+                    if self.state_of(key) is TaskState.FAILED:
                         self.task_queue.unwant(key)
                 leader, why = self.search_trials[search_trial.group], f"trial {search_trial.number} again, which failed"
                 self.suggest(dict(search_trial.params), leader, why, retries=search_trial.number)

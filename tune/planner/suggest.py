@@ -53,7 +53,7 @@ def _stage_aware(state: StudyState, given: Mapping[str, Any], point: int | None)
             return None
         known = [spec.key in state.tasks for spec in specs]
         if known[-1] or any(
-            is_known and state.of(spec.key) not in ALIVE for spec, is_known in zip(specs, known, strict=True)
+            is_known and state.state_of(spec.key) not in ALIVE for spec, is_known in zip(specs, known, strict=True)
         ):
             return None
         return sum(spec.operations for spec, is_known in zip(specs, known, strict=True) if not is_known)
@@ -118,7 +118,7 @@ def _open_group(state: StudyState) -> SearchTrial | None:
 
 def _build_of(state: StudyState, leader: SearchTrial) -> TaskState:
     """How the generator of a suggestion stands: COMPLETE if all that a student needs is there."""
-    states = [state.of(key) for key in leader.task_keys[:-1]]
+    states = [state.state_of(key) for key in leader.task_keys[:-1]]
     if not leader.task_keys:
         return TaskState.FAILED
     unlike = [found for found in states if found is not TaskState.COMPLETE]

@@ -48,7 +48,7 @@ class TaskTable:
         """Every task by key."""
         return self.task_queue.tasks
 
-    def of(self, key: str) -> TaskState:
+    def state_of(self, key: str) -> TaskState:
         """Where a task stands."""
         return self.task_queue.state_of(key)
 
@@ -82,7 +82,7 @@ class TaskTable:
     ) -> None:
         """One piece into the ledger, unless it is there; see `tries_again`."""
         known = self.tasks.get(spec.key)
-        has_failed = known is not None and self.of(spec.key) is TaskState.FAILED
+        has_failed = known is not None and self.state_of(spec.key) is TaskState.FAILED
         if known is not None and not (has_failed and self._tries_again and spec.key not in self.task_queue.wanted):
             return
         task = Task(

@@ -101,7 +101,7 @@ def test_a_trial_whose_process_died_is_lost_and_goes_on(adapter: Adapter, planne
     adapter.on_end(trial, "told twice")
     task = task_of(planner, label)
     assert [attempt.end for attempt in task.attempts] == ["lost"]
-    assert planner.state.of(task.key) is TaskState.WAITING
+    assert planner.state.state_of(task.key) is TaskState.WAITING
     again, same = start(adapter)
     assert (same, again == trial) == (label, False)
 

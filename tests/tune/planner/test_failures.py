@@ -59,7 +59,7 @@ def test_gate_asks_for_a_third_of_the_classes_that_a_generator_was_asked_for(ask
         planner.on_end(
             task, TaskFinished({"generator.effective_classes": 1.0, "generator.asked_classes": asked}, False, 1.0)
         )
-    assert planner.state.of(task.key) is outcome
+    assert planner.state.state_of(task.key) is outcome
 
 
 def test_diverged_generator_prunes_its_students() -> None:
@@ -287,7 +287,7 @@ def test_student_that_diverged_is_not_taken_for_a_pruned_one() -> None:
     task = next_student(planner, world)
     planner.state.search_trials[0].rungs[task.rungs[0]] = Decision(0.1, False, 1, 1, (0.9,))
     planner.on_end(task, TaskDiverged("distillation: a loss was not finite"))
-    assert planner.state.of(task.key) is TaskState.DIVERGED
+    assert planner.state.state_of(task.key) is TaskState.DIVERGED
 
 
 def test_task_that_is_lost_again_and_again_fails_however_far_it_came() -> None:
@@ -297,11 +297,11 @@ def test_task_that_is_lost_again_and_again_fails_however_far_it_came() -> None:
     for number in range(LOST_IN_ALL):
         planner.on_report(task.key, ProgressReport("distillation", 32 * (number + 1), 1_000))
         planner.on_end(task, TaskLost("out of memory"))
-        if planner.state.of(task.key) is TaskState.WAITING:
+        if planner.state.state_of(task.key) is TaskState.WAITING:
             while (step := planner.next_task(1)) is not task:
                 assert isinstance(step, Task)
             planner.on_start(task, "here")
-    assert planner.state.of(task.key) is TaskState.FAILED
+    assert planner.state.state_of(task.key) is TaskState.FAILED
     assert f"lost {LOST_IN_ALL} times" in (task.outcome.reason or "" if task.outcome else "")
 
 
@@ -315,7 +315,7 @@ class NotANumber(World):
 
 def test_objective_that_is_not_a_number_fails_that_student_only() -> None:
     planner = run(definition(), NotANumber())
-    failed = [task for task in planner.state.tasks.values() if planner.state.of(task.key) is TaskState.FAILED]
+    failed = [task for task in planner.state.tasks.values() if planner.state.state_of(task.key) is TaskState.FAILED]
     assert {(task.label, task.outcome.reason) for task in failed if task.outcome} == {
         ("trial-0", "its agreement is not a number")
     }

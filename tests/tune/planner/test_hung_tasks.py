@@ -79,7 +79,7 @@ def test_task_that_does_not_obey_is_given_up_and_three_times_at_one_point_is_its
         clock.pass_(10, planner)
         assert planner.must_kill(task.key)
         planner.on_end(task, TaskLost("it was killed"))
-        assert planner.state.of(task.key) is (TaskState.FAILED if attempt == 3 else TaskState.WAITING)
+        assert planner.state.state_of(task.key) is (TaskState.FAILED if attempt == 3 else TaskState.WAITING)
 
 
 def test_driver_that_was_held_up_itself_blames_nobody(planner: Planner, clock: Clock) -> None:
@@ -111,6 +111,6 @@ def test_task_that_obeys_but_gets_nowhere_is_not_tried_for_ever(planner: Planner
         task = start(planner)
         clock.pass_(LIMIT_SECONDS, planner)
         planner.on_end(task, TaskStopped("hung"))
-        assert planner.state.of(task.key) is (TaskState.FAILED if attempt == 3 else TaskState.WAITING)
+        assert planner.state.state_of(task.key) is (TaskState.FAILED if attempt == 3 else TaskState.WAITING)
     assert task.outcome is not None
     assert task.outcome.reason == "lost 3 times at one point: hung: it told nothing for 10 min"
