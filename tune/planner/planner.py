@@ -257,7 +257,7 @@ class Planner:
     def _suggest_until_ready(self) -> Task | None:
         """New suggestions, until one of them gives something to start or opens a generator that has to wait."""
         state = self.state
-        while state.closed is None and len(state.search_trials) < state.limit:
+        while state.closed is None and len(state.search_trials) < state.max_search_trials:
             if state.task_queue.has_waiting_build():
                 return None
             self._suggest()

@@ -78,12 +78,16 @@ def unseen_stages(state: StudyState) -> dict[str, Range]:
     definition, study = state.definition, state.definition.study
     if state.is_over():
         return dict.fromkeys(SHOWN, NOTHING)
-    students = 0 if state.closed is not None else state.limit - len(state.search_trials)
+    students = 0 if state.closed is not None else state.max_search_trials - len(state.search_trials)
     groups = max(0, _num_groups(definition) - len({search_trial.group for search_trial in state.search_trials}))
     groups = min(groups, students)
     generators, compared = groups * definition.base.uses_generator, 0
     if definition.limit and not any(row.role == "control" for row in state.rows):
-        finalists = 0 if any(row.role == "finalist" for row in state.rows) else min(study.num_finalists, state.limit)
+        finalists = (
+            0
+            if any(row.role == "finalist" for row in state.rows)
+            else min(study.num_finalists, state.max_search_trials)
+        )
         compared = len(study.seeds) * (finalists + len(controls_of(definition, definition.base)))
         # Finalists of one generator in the search share one on each fresh seed, too.
         generators += len(study.seeds) * min(finalists, _num_groups(definition)) * definition.base.uses_generator

@@ -56,7 +56,7 @@ def snapshot_of(
         command=definition.command,
         objective=definition.study.objective,
         searched=tuple(definition.space.distributions),
-        num_students=state.limit,
+        num_students=state.max_search_trials,
         config=_resolved(definition),
         trials=tuple(
             TrialSnapshot(
@@ -108,7 +108,7 @@ def _undone(state: StudyState, spent: Cost) -> str | None:
     else:
         return None
     ended = sum(search_trial.state.is_final for search_trial in state.search_trials)
-    return f"{cut}; {ended} of {state.limit} students have ended; raise study.budget, and the same command goes on"
+    return f"{cut}; {ended} of {state.max_search_trials} students have ended; raise study.budget, and the same command goes on"
 
 
 def _state_of(search_trial: SearchTrial, state: StudyState) -> TaskState:

@@ -92,7 +92,7 @@ class StudyState:
         return self.final_evaluation.rows
 
     @property
-    def limit(self) -> int:
+    def max_search_trials(self) -> int:
         """How many suggestions the search makes at most; one that failed and was made again does not count."""
         return self.definition.limit + len(self._made_again)
 
@@ -300,7 +300,7 @@ class StudyState:
         """Whether the search suggests nothing more, and nothing of it runs."""
         if self.closed is not None:
             return self.task_queue.running <= self.final_evaluation.keys
-        return len(self.search_trials) >= self.limit and not self._open
+        return len(self.search_trials) >= self.max_search_trials and not self._open
 
     def _budget(self) -> dict[str, Any]:
         return self.definition.study.budget.model_dump(mode="json")
