@@ -91,12 +91,12 @@ class Ledger:
         self._write(lambda: self._search.set_user_attr("identity", identity))
 
     @property
-    def closed(self) -> dict[str, Any] | None:
-        """Why the search ended early, as `set_closed` wrote it; None if it did not."""
+    def search_closed(self) -> dict[str, Any] | None:
+        """Why the search ended early, as `set_search_closed` wrote it; None if it did not."""
         closed: dict[str, Any] | None = self._search.user_attrs.get("closed")
         return closed
 
-    def set_closed(self, closed: dict[str, Any]) -> None:
+    def set_search_closed(self, closed: dict[str, Any]) -> None:
         """Remembers why the search ended early, and under which budget."""
         self._write(lambda: self._search.set_user_attr("closed", closed))
 

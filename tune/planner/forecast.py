@@ -137,7 +137,7 @@ def forecast_of(state: StudyState, store: Store) -> Forecast:
         gpus=side * cost_of(definition.resources, 1.0).gpu_seconds,
         amounts=amounts,
         bytes_left=sum(row.left.high * row.bytes_each for row in rows),
-        num_unsuggested=0 if state.closed is not None else state.max_search_trials - len(state.search_trials),
+        num_unsuggested=0 if state.closed_reason is not None else state.max_search_trials - len(state.search_trials),
         num_generators=generation.count if generation else 0,
         num_users=users,
         saved_seconds=max(0, users - generation.count) * each.expected if generation and each else 0.0,

@@ -177,7 +177,7 @@ class Planner:
         live = self.live.get(key)
         if live is None:
             return self._drain_reason
-        closed = self.state.closed if key not in self.state.final_evaluation.keys else None
+        closed = self.state.closed_reason if key not in self.state.final_evaluation.keys else None
         return live.verdict or self._drain_reason or closed
 
     def now(self) -> float:
@@ -257,7 +257,7 @@ class Planner:
     def _suggest_until_ready(self) -> Task | None:
         """New suggestions, until one of them gives something to start or opens a generator that has to wait."""
         state = self.state
-        while state.closed is None and len(state.search_trials) < state.max_search_trials:
+        while state.closed_reason is None and len(state.search_trials) < state.max_search_trials:
             if state.task_queue.has_waiting_build():
                 return None
             self._suggest()
@@ -313,7 +313,7 @@ class Planner:
         if reason is not None:
             self._used_up = self.now()
             self.drain(f"the budget is used up ({reason})")
-        elif self.state.best is not None and self.state.closed is None and not self.state.search_is_over():
+        elif self.state.best is not None and self.state.closed_reason is None and not self.state.search_is_over():
             reason = exhausted(spent + self._reserve(), budget)
             if reason is not None:
                 self.state.close_search(f"what is left of the budget is kept for the finalists ({reason} with them)")

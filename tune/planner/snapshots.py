@@ -101,14 +101,15 @@ def _undone(state: StudyState, spent: Cost) -> str | None:
     """What the budget has cut off."""
     next_step = cost_of(dict(state.definition.resources), STOP_SECONDS) + Cost(wall_seconds=STOP_SECONDS)
     used_up = exhausted(spent + next_step, state.definition.study.budget)
-    if state.closed is not None:
-        cut = f"the search ended early: {state.closed}"
+    if state.closed_reason is not None:
+        cut = f"the search ended early: {state.closed_reason}"
     elif used_up is not None and not state.is_over():
         cut = f"the budget is used up ({used_up})"
     else:
         return None
     ended = sum(search_trial.state.is_final for search_trial in state.search_trials)
-    return f"{cut}; {ended} of {state.max_search_trials} students have ended; raise study.budget, and the same command goes on"
+    limit = state.max_search_trials
+    return f"{cut}; {ended} of {limit} students have ended; raise study.budget, and the same command goes on"
 
 
 def _state_of(search_trial: SearchTrial, state: StudyState) -> TaskState:

@@ -32,7 +32,7 @@ class StudyState:
         roster: its tasks.
         rungs: student images -> what was shown there.
         final_evaluation: what is compared once the search is over.
-        closed: why the search has ended before it was complete; None if it has not.
+        closed_reason: why the search has ended before it was complete; None if it has not.
         best: of the complete suggestions that keep the constraints the one of the highest value; of equals that with
             the better further objectives, then the earliest.
     """
@@ -56,7 +56,7 @@ class StudyState:
         self.ledger = ledger
         self.search_trials: list[SearchTrial] = []
         self.rungs: defaultdict[int, Rung] = defaultdict(Rung)
-        self.closed: str | None = None
+        self.closed_reason: str | None = None
         self.best: SearchTrial | None = None
         self._open: dict[int, SearchTrial] = {}  # those that have not ended
         self._asking: dict[str, list[SearchTrial]] = {}  # key of a student -> those that have not ended and share it
@@ -121,15 +121,15 @@ class StudyState:
     @property
     def startable(self) -> set[str] | None:
         """Keys of the tasks that may start; None for any."""
-        return None if self.closed is None else self.final_evaluation.keys
+        return None if self.closed_reason is None else self.final_evaluation.keys
 
     def close_search(self, reason: str) -> None:
         """Suggests nothing more, and starts only what the comparison at the end needs.
 
         What the search has not finished goes on when its budget has been raised.
         """
-        self.closed = reason
-        self.ledger.set_closed({"reason": reason, "budget": self._budget()})
+        self.closed_reason = reason
+        self.ledger.set_search_closed({"reason": reason, "budget": self._budget()})
         self.apply_outcomes()
 
     def suggest(
@@ -207,9 +207,9 @@ class StudyState:
             )
 
     def _recover(self) -> None:
-        closed = self.ledger.closed
+        closed = self.ledger.search_closed
         if closed is not None and closed["budget"] == self._budget():
-            self.closed = closed["reason"]
+            self.closed_reason = closed["reason"]
         for search_trial in self.ledger.search_trials():
             self._take_in(search_trial)
             is_planned = bool(search_trial.task_keys) and all(key in self.tasks for key in search_trial.task_keys)
@@ -298,7 +298,7 @@ class StudyState:
 
     def search_is_over(self) -> bool:
         """Whether the search suggests nothing more, and nothing of it runs."""
-        if self.closed is not None:
+        if self.closed_reason is not None:
             return self.task_queue.running <= self.final_evaluation.keys
         return len(self.search_trials) >= self.max_search_trials and not self._open
 

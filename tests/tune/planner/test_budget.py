@@ -69,7 +69,7 @@ def test_search_ends_early_so_that_the_comparison_fits_the_budget(slots: int) ->
     planner = run(study, World(), slots)
     state = planner.state
     assert planner.is_over()
-    assert "kept for the finalists" in (state.closed or "")
+    assert "kept for the finalists" in (state.closed_reason or "")
     assert len(state.search_trials) < 50
     assert [row.name for row in state.rows] == ["hybrid", "real-only"]
     assert all(state.state_of(key) is TaskState.COMPLETE for row in state.rows for key in row.keys)
@@ -86,7 +86,7 @@ def test_used_up_budget_saves_what_runs_and_a_raised_one_goes_on_from_there() ->
     assert any(task.attempts and task.attempts[-1].end == "stopped" for task in stopped.state.tasks.values())
     raised = run(definition(limits | budget(wall_hours=10)), world)
     assert raised.is_over()
-    assert raised.state.closed is None
+    assert raised.state.closed_reason is None
     assert len(raised.state.search_trials) == 4
     assert set(world.built.values()) == {1}, "nothing is built twice"
     undisturbed = run(definition(limits | budget()), World())
@@ -99,7 +99,7 @@ def test_search_that_ended_early_stays_so_until_the_budget_is_raised() -> None:
     first = run(definition(limits), world)
     again = run(definition(limits), world)
     assert again.is_over()
-    assert again.state.closed == first.state.closed
+    assert again.state.closed_reason == first.state.closed_reason
     more = run(definition(limits | budget(cpu_hours=1800 / 3600)), world)
     assert len(more.state.search_trials) > len(first.state.search_trials)
     assert more.spent().cpu_seconds <= 1800
