@@ -261,7 +261,7 @@ def summary(planner: Planner) -> dict[str, Any]:
             (s.number, s.params, s.group, s.state, s.value, s.reason, s.rungs) for s in state.search_trials
         ],
         "works": [(w.label, w.key, w.outcome and (w.outcome.state, w.outcome.metrics)) for w in state.tasks.values()],
-        "rows": [(row.name, row.keys) for row in state.rows],
+        "rows": [(row.name, row.keys) for row in state.comparison_rows],
     }
 
 

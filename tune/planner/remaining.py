@@ -82,10 +82,10 @@ def unseen_stages(state: StudyState) -> dict[str, Range]:
     groups = max(0, _num_groups(definition) - len({search_trial.group for search_trial in state.search_trials}))
     groups = min(groups, students)
     generators, compared = groups * definition.base.uses_generator, 0
-    if definition.limit and not any(row.role == "control" for row in state.rows):
+    if definition.limit and not any(row.role == "control" for row in state.comparison_rows):
         finalists = (
             0
-            if any(row.role == "finalist" for row in state.rows)
+            if any(row.role == "finalist" for row in state.comparison_rows)
             else min(study.num_finalists, state.max_search_trials)
         )
         compared = len(study.seeds) * (finalists + len(controls_of(definition, definition.base)))
@@ -117,7 +117,11 @@ def num_users(state: StudyState, unseen: dict[str, Range]) -> int:
     if not definition.base.uses_generator:
         return len(known)
     without = 0
-    if unseen["distillation"].high and definition.limit and not any(row.role == "control" for row in state.rows):
+    if (
+        unseen["distillation"].high
+        and definition.limit
+        and not any(row.role == "control" for row in state.comparison_rows)
+    ):
         controls = controls_of(definition, definition.base).values()
         without = sum(not changed(definition.base, values).uses_generator for values in controls)
     return len(known) + round(unseen["distillation"].high) - len(definition.study.seeds) * without

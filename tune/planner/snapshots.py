@@ -43,9 +43,11 @@ def snapshot_of(
     definition = state.definition
     live = live or {}
     study = definition.study
-    rows = tuple(summarise(row, state.tasks, study) for row in state.rows)
+    rows = tuple(summarise(row, state.tasks, study) for row in state.comparison_rows)
     test_evaluations = {
-        key: opening for row in state.rows for key, opening in zip(row.keys, row.test_evaluations, strict=False)
+        key: opening
+        for row in state.comparison_rows
+        for key, opening in zip(row.keys, row.test_evaluations, strict=False)
     }
     best = state.best
     spent = Account(state.task_table.attempts()).spent(0.0)  # until each attempt was last heard of

@@ -87,7 +87,7 @@ class StudyState:
         return self.task_table.state_of(key)
 
     @property
-    def rows(self) -> list[ComparisonRow]:
+    def comparison_rows(self) -> list[ComparisonRow]:
         """Comparisons asked for by now."""
         return self.final_evaluation.rows
 

@@ -70,7 +70,7 @@ def test_study_of_several_workers_survives_a_kill_at_every_ledger_write() -> Non
         for number, outcome in finished.items():
             assert state.ledger.tasks()[number].outcome == outcome, f"{where}: a result was lost"
         assert all(trial.state.is_finished() for trial in state.ledger.history()), where
-        rows = [state.state_of(key) for row in state.rows for key in row.keys]
+        rows = [state.state_of(key) for row in state.comparison_rows for key in row.keys]
         assert rows, where
         assert set(rows) == {TaskState.COMPLETE}, where
         assert [len(opening["keys"]) for opening in state.ledger.test_evaluations] == [3], (

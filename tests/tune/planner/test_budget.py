@@ -71,8 +71,8 @@ def test_search_ends_early_so_that_the_comparison_fits_the_budget(slots: int) ->
     assert planner.is_over()
     assert "kept for the finalists" in (state.closed_reason or "")
     assert len(state.search_trials) < 50
-    assert [row.name for row in state.rows] == ["hybrid", "real-only"]
-    assert all(state.state_of(key) is TaskState.COMPLETE for row in state.rows for key in row.keys)
+    assert [row.name for row in state.comparison_rows] == ["hybrid", "real-only"]
+    assert all(state.state_of(key) is TaskState.COMPLETE for row in state.comparison_rows for key in row.keys)
     assert 600 < planner.spent().cpu_seconds <= 900
     assert "raise study.budget" in (snapshot_of(state).undone or "")
 

@@ -107,7 +107,7 @@ def students(accuracies: dict[str, list[tuple[float, float]]], **study: Any) -> 
         "small": {"collection.num_images": 50},
     }
     state = World().planner(definition({"variants": variants, "seeds": [1, 2]} | study, search={})).state
-    for row in state.rows:
+    for row in state.comparison_rows:
         for key, (agreement, accuracy) in zip(row.keys, accuracies.get(row.name, []), strict=False):
             metrics = {"agreement": agreement, "validation_accuracy": accuracy}
             state.tasks[key].outcome = Outcome(TaskState.COMPLETE, None, metrics)
@@ -133,7 +133,7 @@ def test_row_is_summed_up_over_what_has_ended() -> None:
     world = World()
     planner = world.planner(definition({"variants": {"a": {}}, "seeds": [1, 2]}, search={}))
     run_local(planner, world.execute)
-    (found,) = planner.state.rows
+    (found,) = planner.state.comparison_rows
     first, second = (planner.state.tasks[key] for key in found.keys)
     assert first.outcome is not None
     assert second.outcome is not None

@@ -258,7 +258,7 @@ def test_what_failed_in_an_earlier_run_is_tried_again_once_in_the_next() -> None
     again = state.search_trials[len(wanted) :]
     assert [s.params for s in again] == wanted
     assert all(s.state in (TaskState.COMPLETE, TaskState.PRUNED) for s in again)
-    assert state.rows, "the best of them is held against its controls"
+    assert state.comparison_rows, "the best of them is held against its controls"
     later = StudyState(study, ledger, tries_again=True)
     assert later.is_over(), "what stands is not tried again"
 

@@ -96,7 +96,7 @@ def test_plan_counts_what_is_then_built(
 
 def test_what_stands_in_the_store_is_not_built_again(store: Store) -> None:
     state = World().planner(definition({"variants": {"a": {}}}, search={})).state
-    (row,) = state.rows
+    (row,) = state.comparison_rows
     digest = plan(row.configs[0])["collection"].digest
     with store.writer("collection", digest, {}) as attempt:
         attempt.path("images.parquet").write_text("")

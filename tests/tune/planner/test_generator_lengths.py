@@ -63,10 +63,12 @@ def finished(planner: Planner, world: World) -> Task:
 def test_lengths_of_one_trajectory_are_trained_once(slots: int) -> None:
     world = World()
     planner = run(lengths(), world, slots)
-    assert [list(row.params.values()) for row in planner.state.rows] == [[1600], [6400], [3200]]
+    assert [list(row.params.values()) for row in planner.state.comparison_rows] == [[1600], [6400], [3200]]
     assert list(world.trained.values()) == [IMAGES]
     assert set(world.built.values()) == {1}
-    assert all(planner.state.state_of(key) is TaskState.COMPLETE for row in planner.state.rows for key in row.keys)
+    assert all(
+        planner.state.state_of(key) is TaskState.COMPLETE for row in planner.state.comparison_rows for key in row.keys
+    )
 
 
 def test_students_of_a_snapshot_start_while_the_longer_generator_is_trained() -> None:
@@ -84,7 +86,7 @@ def test_students_of_a_snapshot_start_while_the_longer_generator_is_trained() ->
     short = finished(planner, world)
     assert (short.spec.kind, short.spec.target_images) == (TaskKind.GENERATOR, 1600)
     student = finished(planner, world)
-    assert student.key == next(row.keys[0] for row in planner.state.rows if row.name == "short")
+    assert student.key == next(row.keys[0] for row in planner.state.comparison_rows if row.name == "short")
     assert planner.state.state_of(longest.key) is TaskState.RUNNING
     assert started(planner, world) is None
 
@@ -102,7 +104,7 @@ def test_longer_generator_that_is_asked_for_later_goes_on_from_the_shorter_one()
 def test_longer_generator_that_diverges_leaves_its_snapshots() -> None:
     world = World(diverged=lambda task: task.spec.kind.is_build and task.spec.target_images == 6400)
     planner = run(lengths(), world, 2)
-    states = {row.name: planner.state.state_of(row.keys[0]) for row in planner.state.rows}
+    states = {row.name: planner.state.state_of(row.keys[0]) for row in planner.state.comparison_rows}
     assert states == {"long": TaskState.DIVERGED, "short": TaskState.COMPLETE, "middle": TaskState.COMPLETE}
 
 

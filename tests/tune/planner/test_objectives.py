@@ -100,7 +100,7 @@ def test_the_best_is_the_best_of_those_that_keep_the_constraints() -> None:
     best = max(kept, key=lambda s: s.value or 0.0)
     assert best.value != max(s.value or 0.0 for s in state.search_trials), "else the constraint decides nothing"
     assert state.best is best
-    assert state.rows[0].params == best.params
+    assert state.comparison_rows[0].params == best.params
     for told, search_trial in zip(state.ledger.history(), state.search_trials, strict=True):
         over = SIZES[search_trial.params[ARCHITECTURE]] / 200_000 - 1
         assert (told.state.name, told.value) == ("COMPLETE", search_trial.value)
@@ -182,12 +182,16 @@ def test_finalist_that_misses_a_constraint_on_fresh_seeds_is_no_champion() -> No
             return end
 
     bounded: dict[str, Any] = {"constraints": {"latency_milliseconds": {"max": 5}}, "num_finalists": 2}
-    first, second = (int(row.name.removeprefix("trial-")) for row in run(sized(**bounded), SizedWorld()).state.rows[:2])
+    first, second = (
+        int(row.name.removeprefix("trial-")) for row in run(sized(**bounded), SizedWorld()).state.comparison_rows[:2]
+    )
     planner = run(sized(**bounded), Slow())
     champion = champion_of(snapshot_of(planner.state))
     assert champion is not None
     assert champion.row.name == f"trial-{second}"
-    assert all(f"trial-{second}-" in label for row in planner.state.rows[2:] for label in row.labels), "its controls"
+    assert all(f"trial-{second}-" in label for row in planner.state.comparison_rows[2:] for label in row.labels), (
+        "its controls"
+    )
     alone = bounded | {"num_finalists": 1}
     assert champion_of(snapshot_of(run(sized(**alone), Slow()).state)) is None
 

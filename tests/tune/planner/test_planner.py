@@ -55,10 +55,10 @@ def test_student_waits_for_its_generator_and_other_task_goes_first() -> None:
 
 def test_best_is_run_again_on_a_fresh_seed_beside_its_controls() -> None:
     planner = run(definition({"controls": {"plain_kd_learning_rate": 0.2}}), World())
-    assert [row.name for row in planner.state.rows] == ["hybrid", "real-only", "synthetic-only", "plain-kd"]
+    assert [row.name for row in planner.state.comparison_rows] == ["hybrid", "real-only", "synthetic-only", "plain-kd"]
     best = planner.best
     assert best is not None
-    configs = {row.name: row.configs[0] for row in planner.state.rows}
+    configs = {row.name: row.configs[0] for row in planner.state.comparison_rows}
     for config in configs.values():
         assert config.seeds.generation == config.seeds.synthesis == config.seeds.distillation == 1001
         assert (config.seeds.teacher, config.seeds.collection) == (0, 0)
@@ -68,7 +68,7 @@ def test_best_is_run_again_on_a_fresh_seed_beside_its_controls() -> None:
     assert not configs["synthetic-only"].uses_real_images
     plain = configs["plain-kd"].distillation
     assert (plain.head, plain.feature_weight, plain.learning_rate) == ("own", 0.0, 0.2)
-    students = [planner.state.tasks[key] for row in planner.state.rows for key in row.keys]
+    students = [planner.state.tasks[key] for row in planner.state.comparison_rows for key in row.keys]
     assert all(task.rungs == () for task in students)
     assert all(task.outcome is not None and task.outcome.state is TaskState.COMPLETE for task in students)
 
@@ -90,7 +90,7 @@ def test_more_seeds_add_only_what_is_new() -> None:
     study = definition()
     more = definition({"seeds": study.study.with_num_seeds(2).seeds})
     planner = run(more, world)
-    assert [len(row.keys) for row in planner.state.rows] == [2, 2, 2, 2]
+    assert [len(row.keys) for row in planner.state.comparison_rows] == [2, 2, 2, 2]
     assert len(world.log) == 5  # one generator and four students
     assert all("1002" in label or label.startswith("generator") for label in world.log)
 
@@ -167,7 +167,7 @@ def test_other_seeds_and_controls_go_on_with_the_same_search() -> None:
     before = summary(run(definition(), world))
     planner = run(definition({"seeds": [7, 8], "controls": {"plain_kd": False}}), world)
     assert summary(planner)["suggestions"] == before["suggestions"]
-    assert {row.name for row in planner.state.rows} == {"hybrid", "real-only", "synthetic-only"}
+    assert {row.name for row in planner.state.comparison_rows} == {"hybrid", "real-only", "synthetic-only"}
 
 
 def test_more_students_go_on_with_the_same_search() -> None:
@@ -185,7 +185,7 @@ def test_variants_run_in_full_on_every_seed() -> None:
     planner = run(study, world, slots=2)
     assert planner.is_over()
     assert planner.state.search_trials == []
-    assert [len(row.keys) for row in planner.state.rows] == [3, 3, 3]
+    assert [len(row.keys) for row in planner.state.comparison_rows] == [3, 3, 3]
     students = [task for task in planner.state.tasks.values() if task.spec.kind is TaskKind.STUDENT]
     assert {task.label for task in students} == {f"{name}-seed{seed}" for name in variants for seed in (1, 2, 3)}
     assert sum(label.startswith("generator") for label in world.log) == 6
@@ -280,13 +280,13 @@ def finalists(count: int, seeds: tuple[int, ...] = (1001, 1002)) -> Definition:
 
 def test_several_finalists_are_run_again_and_the_best_of_them_meets_its_controls() -> None:
     planner = run(finalists(3), World())
-    roles = [row.role for row in planner.state.rows]
+    roles = [row.role for row in planner.state.comparison_rows]
     assert roles == ["finalist", "finalist", "finalist", "control"]
     ranked = sorted(planner.state.search_trials, key=lambda s: -(s.value or 0))[:3]
-    assert [row.name for row in planner.state.rows[:3]] == [f"trial-{s.number}" for s in ranked]
+    assert [row.name for row in planner.state.comparison_rows[:3]] == [f"trial-{s.number}" for s in ranked]
     snapshot = snapshot_of(planner.state)
     champion = max(snapshot.rows[:3], key=lambda row: row.means["agreement"])
-    control = planner.state.rows[3]
+    control = planner.state.comparison_rows[3]
     assert control.params["distillation.inflation"] == champion.params["distillation.inflation"]
     assert (snapshot.verdict or "").startswith(f"{champion.name} +")
     assert snapshot.finished
