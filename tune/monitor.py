@@ -24,7 +24,7 @@ SHOW_EVERY_SECONDS = 1.0
 
 def current(planner: Planner) -> StudySnapshot:
     """Where a study stands that this process drives."""
-    return snapshot_of(planner.state, planner.live, planner.notes, planner.stopping)
+    return snapshot_of(planner.state, planner.running, planner.notes, planner.stopping)
 
 
 class Watch:

@@ -81,7 +81,7 @@ def study_snapshot(
     )
     planner = world.planner(study_definition, lambda: STARTED + SECONDS_PER_STEP * sum(world.progress.values()) / SLOTS)
     _run(planner, world, rounds, labels)
-    snapshot = snapshot_of(planner.state, planner.live)
+    snapshot = snapshot_of(planner.state, planner.running)
     if folders:
         for task in snapshot.tasks:
             if task.attempts:
@@ -92,7 +92,7 @@ def study_snapshot(
                 )
                 path = make_trial_folder(folder / task.label, until=until, labels=labels, agreement=task.value or 0.6)
                 (path / "report.html").write_text(f"<p>{task.label}")
-        snapshot = snapshot_of(planner.state, planner.live)
+        snapshot = snapshot_of(planner.state, planner.running)
     return replace(snapshot, **shown)
 
 

@@ -69,9 +69,9 @@ class RunningTask:
     target_images: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     picture: str | None = None
-    attempt: int | None = None
-    written: float = 0.0
-    silent: float = 0.0
+    attempt_number: int | None = None
+    last_written: float = 0.0
+    silent_seconds: float = 0.0
     verdict: str | None = None
 
 
@@ -80,7 +80,7 @@ class Planner:
 
     Attributes:
         state: what there is.
-        live: what runs, by key.
+        running: what runs, by key.
         notes: lines for the user, in order.
         broken: an error that the user has to mend before anything can go on.
     """
@@ -88,7 +88,7 @@ class Planner:
     def __init__(self, state: StudyState, clock: Callable[[], float]) -> None:
         """Plans over a state; `clock` gives seconds since the epoch."""
         self.state = state
-        self.live: dict[str, RunningTask] = {}
+        self.running: dict[str, RunningTask] = {}
         self.notes: list[str] = []
         self.broken: TaskFailed | None = None
         self._clock = clock
@@ -116,7 +116,7 @@ class Planner:
         """
         self._watch_budget()
         if self._drain_reason is not None:
-            return Wait() if self.live else Done(self._drain_reason)
+            return Wait() if self.running else Done(self._drain_reason)
         if free <= 0:
             return Wait()
         task = self.state.task_queue.first_ready(self.state.startable) or self._suggest_until_ready()
@@ -124,25 +124,25 @@ class Planner:
             self.state.final_evaluation.open_test_labels(self.now())
             task = self.state.task_queue.first_ready(self.state.startable)
         if task is None:
-            return Wait() if self.live else Done("everything that was asked for has ended")
+            return Wait() if self.running else Done("everything that was asked for has ended")
         task.snapshots_at_images = self.state.task_queue.shorter_lengths(task.spec)
-        self.live[task.key] = RunningTask(target_images=task.spec.target_images)
+        self.running[task.key] = RunningTask(target_images=task.spec.target_images)
         self.state.task_queue.start(task)
         return task
 
     def is_over(self) -> bool:
         """Whether nothing is left to start or to wait for."""
-        return not self.live and self.state.is_over()
+        return not self.running and self.state.is_over()
 
     def on_start(self, task: Task, node: str) -> None:
         """A task began to run on that host."""
-        now, live = self.now(), self.live[task.key]
+        now, running = self.now(), self.running[task.key]
         since = task.attempts[-1].images_to if task.attempts else 0
         resources = dict(self.state.definition.resources)
         task.attempts.append(Attempt(node, resources, now, now, images_from=since, images_to=since))
-        live.attempt, live.written, live.images = len(task.attempts) - 1, now, since
+        running.attempt_number, running.last_written, running.images = len(task.attempts) - 1, now, since
         self._account.open(task.attempts[-1])
-        self.state.ledger.set_attempt(task, live.attempt)
+        self.state.ledger.set_attempt(task, running.attempt_number)
 
     def on_report(self, key: str, report: ProgressReport) -> str | None:
         """A running task told something; the same report twice changes nothing.
@@ -150,35 +150,35 @@ class Planner:
         Returns:
             Its verdict, as `verdict`.
         """
-        live = self.live.get(key)
-        if live is None:
+        running = self.running.get(key)
+        if running is None:
             return None
         task, now = self.state.tasks[key], self.now()
-        live.silent = 0.0
+        running.silent_seconds = 0.0
         if report.note:
             self.notes.append(f"{task.label}: {report.note}")
         if report.generator is not None:
             self.state.task_queue.mark_built(report.generator)
         if report.stage is not None:
-            same = report.stage == live.stage
-            live.target_images = report.target_images or (live.target_images if same else None)
-            live.stage, live.images = report.stage, report.images
-        live.metrics |= report.metrics
-        live.picture = report.picture or live.picture
+            same = report.stage == running.stage
+            running.target_images = report.target_images or (running.target_images if same else None)
+            running.stage, running.images = report.stage, report.images
+        running.metrics |= report.metrics
+        running.picture = report.picture or running.picture
         if report.measured and report.images in task.rungs:
             self._compare(task, report)
-        if live.attempt is not None:
-            attempt = task.attempts[live.attempt]
-            attempt.last_seen, attempt.images_to, attempt.stage = now, live.images, live.stage
+        if running.attempt_number is not None:
+            attempt = task.attempts[running.attempt_number]
+            attempt.last_seen, attempt.images_to, attempt.stage = now, running.images, running.stage
         return self.verdict(key)
 
     def verdict(self, key: str) -> str | None:
         """Why a running task shall stop, or None if it shall go on; from memory."""
-        live = self.live.get(key)
-        if live is None:
+        running = self.running.get(key)
+        if running is None:
             return self._drain_reason
         closed = self.state.closed_reason if key not in self.state.final_evaluation.keys else None
-        return live.verdict or self._drain_reason or closed
+        return running.verdict or self._drain_reason or closed
 
     def now(self) -> float:
         """The clock's time; where that goes backwards, time stands still until it has caught up."""
@@ -194,31 +194,31 @@ class Planner:
         now = self.now()
         self._watch_budget()
         self._watch_hung(now)
-        for key, live in self.live.items():
-            if live.attempt is not None and now - live.written >= SEEN_EVERY_SECONDS:
-                live.written = now
-                self.state.ledger.set_attempt(self.state.tasks[key], live.attempt)
+        for key, running in self.running.items():
+            if running.attempt_number is not None and now - running.last_written >= SEEN_EVERY_SECONDS:
+                running.last_written = now
+                self.state.ledger.set_attempt(self.state.tasks[key], running.attempt_number)
 
     def must_kill(self, key: str) -> bool:
         """Whether a task was asked to stop and did not: its process is to be killed.
 
         That is what hangs, and, once the budget is used up, whatever is in a stage that does not stop half-way.
         """
-        live = self.live.get(key)
-        if live is None or live.attempt is None or self.verdict(key) is None:
+        running = self.running.get(key)
+        if running is None or running.attempt_number is None or self.verdict(key) is None:
             return False
-        return live.silent >= self._hung_seconds + OBEY_SECONDS or self._has_overdrawn()
+        return running.silent_seconds >= self._hung_seconds + OBEY_SECONDS or self._has_overdrawn()
 
     def on_end(self, task: Task, end: TaskEnd) -> None:
         """A task stopped running, for whatever reason. Told twice, the second time changes nothing."""
-        live = self.live.get(task.key)
-        if live is None:
+        running = self.running.get(task.key)
+        if running is None:
             return
-        if live.attempt is None:
+        if running.attempt_number is None:
             self.on_start(task, "(never started)")
-        if live.silent >= self._hung_seconds and isinstance(end, TaskStopped):
+        if running.silent_seconds >= self._hung_seconds and isinstance(end, TaskStopped):
             end = TaskLost(
-                live.verdict or "hung", cpu_seconds=end.cpu_seconds
+                running.verdict or "hung", cpu_seconds=end.cpu_seconds
             )  # that it obeyed in the end is no excuse
         elif isinstance(end, TaskLost) and not end.node_is_gone and self._has_overdrawn():
             end = TaskStopped(end.reason, end.cpu_seconds)  # killed for the budget, which is no fault of its own
@@ -233,7 +233,7 @@ class Planner:
         if not isinstance(end, TaskDiverged):
             # A rung's decision stands even where the student was done before it heard of it.
             outcome = self.state.pruned_outcome(task) or outcome
-        del self.live[task.key]
+        del self.running[task.key]
         self.state.task_queue.release(task)
         if outcome is not None:
             self.state.task_table.finish(task, outcome)
@@ -278,7 +278,7 @@ class Planner:
             self.state.decide(search_trial, report.images, report.metrics["agreement"])
         dropped = self.state.pruned_outcome(task)
         if dropped is not None:
-            self.live[task.key].verdict = dropped.reason
+            self.running[task.key].verdict = dropped.reason
 
     def _learn(self, task: Task) -> None:
         """How long a task takes, once it has been built here."""
@@ -293,13 +293,13 @@ class Planner:
     def _watch_hung(self, now: float) -> None:
         """Asks what has told nothing for too long to stop; whether it obeys, `must_kill` says."""
         passed, self._listened = min(now - self._listened, LISTENS_SECONDS), now
-        for key, live in self.live.items():
-            live.silent += passed if live.attempt is not None else 0.0
-            if live.silent >= self._hung_seconds and live.verdict is None:
+        for key, running in self.running.items():
+            running.silent_seconds += passed if running.attempt_number is not None else 0.0
+            if running.silent_seconds >= self._hung_seconds and running.verdict is None:
                 minutes = self.state.definition.study.hung_after_minutes
-                live.verdict = f"hung: it told nothing for {minutes:g} min"
+                running.verdict = f"hung: it told nothing for {minutes:g} min"
                 self.notes.append(
-                    f"{self.state.tasks[key].label}: {live.verdict} (study.hung_after_minutes); it is stopped, and "
+                    f"{self.state.tasks[key].label}: {running.verdict} (study.hung_after_minutes); it is stopped, and "
                     f"goes on from its last checkpoint"
                 )
 

@@ -23,7 +23,7 @@ def lines_of_a_run(world: World) -> list[str]:
     lines = RunLines(stream, clock=lambda: float(next(clock)), now=lambda: 0.0)
 
     def look() -> None:
-        lines.show(snapshot_of(planner.state, planner.live, planner.notes))
+        lines.show(snapshot_of(planner.state, planner.running, planner.notes))
 
     look()
     run_local(planner, world.execute, look)

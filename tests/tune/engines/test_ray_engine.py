@@ -167,8 +167,8 @@ def test_a_trial_that_hangs_and_does_not_obey_is_killed_and_lost(
     adapter.on_result(trial.trial_id, says("start", "node-1", "n1"))
     adapter.on_step()
     assert killed == []
-    (live,) = planner.live.values()
-    live.silent = 60 * 60.0 + OBEY_SECONDS
+    (running,) = planner.running.values()
+    running.silent_seconds = 60 * 60.0 + OBEY_SECONDS
     adapter.on_step()
     assert killed == ["its process"]
     with pytest.MonkeyPatch.context() as patch:

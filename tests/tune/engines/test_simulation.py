@@ -101,7 +101,7 @@ def test_workers_are_never_idle_while_something_could_start() -> None:
 
     def look() -> None:
         if len(planner.state.search_trials) < 60 and simulation.now > 10:
-            idle.append(8 - len(planner.live))
+            idle.append(8 - len(planner.running))
 
     simulation.on_event = look
     simulation.run(planner)

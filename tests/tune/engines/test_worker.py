@@ -157,7 +157,9 @@ def test_a_ledger_that_fails_beside_a_student_stops_the_study(
         return NUMBERS, False
 
     def lost() -> None:
-        if any(task.spec.kind is TaskKind.STUDENT and key in planner.live for key, task in planner.state.tasks.items()):
+        if any(
+            task.spec.kind is TaskKind.STUDENT and key in planner.running for key, task in planner.state.tasks.items()
+        ):
             raise LedgerError("the ledger cannot be written")
 
     monkeypatch.setattr(worker, "_run", run)

@@ -43,7 +43,7 @@ def watched(planner: Planner, world: World, clock: Clock, *, look_at_all: bool =
     lines = RunLines(stream, clock=clock, now=clock)
 
     def look() -> None:
-        lines.show(snapshot_of(planner.state, planner.live, planner.notes, planner.stopping))
+        lines.show(snapshot_of(planner.state, planner.running, planner.notes, planner.stopping))
 
     look()
     run_local(planner, world.execute, look if look_at_all else lambda: None)
