@@ -241,8 +241,8 @@ def run_study(
                 _run(study, planner, place, engine, watch)
             snapshot = current(planner)
             show(snapshot)
-            if planner.broken is not None:
-                raise _error_of(planner.broken.exit_code, planner.broken.reason)
+            if planner.blocking_failure is not None:
+                raise _error_of(planner.blocking_failure.exit_code, planner.blocking_failure.reason)
             if observer.stop_reason is not None:
                 raise Stopped(_what_stands(snapshot, observer.stop_reason))
             report = write_study_report(snapshot, definition.folder)

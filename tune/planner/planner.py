@@ -82,7 +82,7 @@ class Planner:
         state: what there is.
         running: what runs, by key.
         notes: lines for the user, in order.
-        broken: an error that the user has to mend before anything can go on.
+        blocking_failure: an error that the user has to mend before anything can go on.
     """
 
     def __init__(self, state: StudyState, clock: Callable[[], float]) -> None:
@@ -90,7 +90,7 @@ class Planner:
         self.state = state
         self.running: dict[str, RunningTask] = {}
         self.notes: list[str] = []
-        self.broken: TaskFailed | None = None
+        self.blocking_failure: TaskFailed | None = None
         self._clock = clock
         self._now = -math.inf
         self._listened = self.now()
@@ -344,7 +344,7 @@ class Planner:
             case TaskFailed(reason, None):
                 return Outcome(TaskState.FAILED, reason)
             case TaskFailed(reason):
-                self.broken = end
+                self.blocking_failure = end
                 self.drain(f"{task.label}: {reason}")
                 return None
             case TaskLost(reason):

@@ -122,8 +122,8 @@ def test_failure_of_one_student_leaves_the_others() -> None:
 def test_error_that_the_user_must_mend_stops_the_study_and_is_tried_again() -> None:
     world = World(failing=lambda task: TaskFailed("the disk is full", 4) if task.label == "generator-1" else None)
     planner = run(definition(), world)
-    assert planner.broken is not None
-    assert planner.broken.exit_code == 4
+    assert planner.blocking_failure is not None
+    assert planner.blocking_failure.exit_code == 4
     assert not planner.is_over()
     world.failing = lambda task: None
     mended = run(definition(), world)
