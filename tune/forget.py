@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from tune.driver import Study
-from tune.ledger.opening import drop_ledger, place_of
+from tune.ledger.opening import database_at, drop_ledger
 from tune.tracking.tracker import Tracker, tracking_errors
 
 
@@ -43,7 +43,7 @@ def forget(study: Study, *, really: bool) -> Leftovers:
         LedgerError, StoreError, TrackingError: one of its places cannot be reached; what is left then stays.
     """
     name, ledger, uri = study.definition.name, study.file.storage.ledger, study.file.storage.tracking
-    with place_of(ledger).hold(name):
+    with database_at(ledger).lock(name):
         references = study.store.references()
         own = references.pop(name, frozenset())
         unshared = own.difference(*references.values())

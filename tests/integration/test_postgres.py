@@ -219,7 +219,7 @@ def test_write_under_way_cannot_slip_behind_a_takeover(server: PostgresServer, p
 def test_own_lock_of_a_connection_that_broke_unheard_is_taken_back(place: str) -> None:
     """The server may take half a minute to miss a connection whose network is gone."""
     with held(place) as ledger:
-        lock: Any = ledger._storage._hold  # type: ignore[attr-defined]
+        lock: Any = ledger._storage._study_lock  # type: ignore[attr-defined]
         broken, lock._connection = lock._connection, None
         lock.renew()
         ledger.set_identity({})

@@ -24,7 +24,7 @@ from hidfd.store.store import Store
 from hidfd.trial import import_all
 from tests.integration.conftest import Outcome, Workplace, tiny_study
 from tune.driver import open_study
-from tune.ledger.opening import place_of
+from tune.ledger.opening import database_at
 
 LOCAL = ("run", "study.yaml", "--engine", "local")
 
@@ -282,7 +282,7 @@ def test_driver_may_wait_for_the_end_of_the_one_that_it_replaces(
 ) -> None:
     opened = open_study(str(study.folder / "study.yaml"))
     held = ExitStack()
-    held.enter_context(place_of(str(study.folder / ".hidfd" / "ledger.db")).hold(opened.definition.name))
+    held.enter_context(database_at(str(study.folder / ".hidfd" / "ledger.db")).lock(opened.definition.name))
     real = time.sleep
 
     def sleep(seconds: float) -> None:

@@ -52,13 +52,13 @@ class Ledger:
         self._storage = storage
         self._objective = objective
         self._directions = [optuna_direction(metric) for metric in (objective, *further)]
-        self._search = optuna.create_study(
+        self._search_study = optuna.create_study(
             storage=storage, study_name=name, directions=self._directions, load_if_exists=True
         )
-        self._task = optuna.create_study(
+        self._tasks_study = optuna.create_study(
             storage=storage, study_name=f"{name}/work", direction="maximize", load_if_exists=True
         )
-        schema = self._task.user_attrs.get("schema", SCHEMA)
+        schema = self._tasks_study.user_attrs.get("schema", SCHEMA)
         if schema > SCHEMA:
             raise LedgerError(
                 f"the ledger of study {name!r} has schema {schema}, this version knows {SCHEMA}; "
@@ -68,56 +68,56 @@ class Ledger:
 
     def take(self) -> None:
         """Becomes its writer: whoever held it before cannot write any more."""
-        epoch = int(self._task.user_attrs.get("epoch", 0)) + 1
-        self._task.set_user_attr("schema", SCHEMA)
-        self._task.set_user_attr("epoch", epoch)
+        epoch = int(self._tasks_study.user_attrs.get("epoch", 0)) + 1
+        self._tasks_study.set_user_attr("schema", SCHEMA)
+        self._tasks_study.set_user_attr("epoch", epoch)
         self._epoch = epoch
         if isinstance(self._storage, MirroredStorage):
-            self._storage.fence(self._task._study_id, "epoch", epoch)
+            self._storage.fence(self._tasks_study._study_id, "epoch", epoch)
 
     @property
     def has_other_objectives(self) -> bool:
         """Whether it was made for others than it was opened for; Optuna never changes those of a study."""
-        return [direction.name.lower() for direction in self._search.directions] != self._directions
+        return [direction.name.lower() for direction in self._search_study.directions] != self._directions
 
     @property
     def identity(self) -> dict[str, Any] | None:
         """What the study's suggestions belong to, as `set_identity` wrote it."""
-        identity: dict[str, Any] | None = self._search.user_attrs.get("identity")
+        identity: dict[str, Any] | None = self._search_study.user_attrs.get("identity")
         return identity
 
     def set_identity(self, identity: dict[str, Any]) -> None:
         """Remembers what the suggestions belong to."""
-        self._write(lambda: self._search.set_user_attr("identity", identity))
+        self._write(lambda: self._search_study.set_user_attr("identity", identity))
 
     @property
     def search_closed(self) -> dict[str, Any] | None:
         """Why the search ended early, as `set_search_closed` wrote it; None if it did not."""
-        closed: dict[str, Any] | None = self._search.user_attrs.get("closed")
+        closed: dict[str, Any] | None = self._search_study.user_attrs.get("closed")
         return closed
 
     def set_search_closed(self, closed: dict[str, Any]) -> None:
         """Remembers why the search ended early, and under which budget."""
-        self._write(lambda: self._search.set_user_attr("closed", closed))
+        self._write(lambda: self._search_study.set_user_attr("closed", closed))
 
     @property
     def test_evaluations(self) -> list[dict[str, Any]]:
         """Each time that the test labels were opened, as `set_test_evaluations` wrote it."""
-        test_evaluations: list[dict[str, Any]] = self._search.user_attrs.get("openings", [])
+        test_evaluations: list[dict[str, Any]] = self._search_study.user_attrs.get("openings", [])
         return test_evaluations
 
     def set_test_evaluations(self, test_evaluations: list[dict[str, Any]]) -> None:
         """Remembers when the test labels were opened, and for whom."""
-        self._write(lambda: self._search.set_user_attr("openings", test_evaluations))
+        self._write(lambda: self._search_study.set_user_attr("openings", test_evaluations))
 
     def requests(self) -> dict[str, dict[str, Any]]:
         """What others have asked of the driver: id -> what; see `tune.ledger.opening.send_request`."""
-        attributes = self._search.user_attrs
+        attributes = self._search_study.user_attrs
         return {name.removeprefix(REQUEST): asked for name, asked in attributes.items() if name.startswith(REQUEST)}
 
     def history(self) -> list[FrozenTrial]:
         """Every suggestion as Optuna's samplers read it."""
-        return self._search.get_trials(deepcopy=False)
+        return self._search_study.get_trials(deepcopy=False)
 
     def search_trials(self) -> list[SearchTrial]:
         """Every suggestion, in order."""
@@ -147,7 +147,7 @@ class Ledger:
     def tasks(self) -> list[Task]:
         """Every task, in order of creation."""
         found = []
-        for trial in self._task.get_trials(deepcopy=False):
+        for trial in self._tasks_study.get_trials(deepcopy=False):
             attributes = trial.user_attrs
             attempts: list[Attempt] = []
             while (record := attributes.get(f"attempt/{len(attempts)}")) is not None:
@@ -178,16 +178,16 @@ class Ledger:
             distributions=dict(distributions),
             user_attrs=attributes,
         )
-        self._write(lambda: self._search.add_trial(trial))
+        self._write(lambda: self._search_study.add_trial(trial))
 
     def set_task_keys(self, search_trial: SearchTrial) -> None:
         """Writes the keys of its pieces, which must be in the ledger already."""
-        self._set(self._search, search_trial.number, "work", list(search_trial.task_keys))
+        self._set(self._search_study, search_trial.number, "work", list(search_trial.task_keys))
 
     def set_rungs(self, search_trial: SearchTrial) -> None:
         """Writes its decisions, before they are acted on."""
         rungs = {str(images): decision.to_json() for images, decision in search_trial.rungs.items()}
-        self._set(self._search, search_trial.number, "rungs", rungs)
+        self._set(self._search_study, search_trial.number, "rungs", rungs)
 
     def finish_search_trial(self, search_trial: SearchTrial) -> None:
         """Tells Optuna the truth about a suggestion that has ended. Asked twice it does nothing new.
@@ -203,10 +203,10 @@ class Ledger:
             "further": search_trial.further,
             "violation": search_trial.violation,
         }
-        self._set(self._search, search_trial.number, "outcome", outcome)
-        trial = optuna.Trial(self._search, self._trial_id(self._search, search_trial.number))
+        self._set(self._search_study, search_trial.number, "outcome", outcome)
+        trial = optuna.Trial(self._search_study, self._trial_id(self._search_study, search_trial.number))
         violation = 1.0 if search_trial.state in (TaskState.COLLAPSED, TaskState.DIVERGED) else search_trial.violation
-        if not self._frozen(self._search, search_trial.number).constraints:
+        if not self._frozen(self._search_study, search_trial.number).constraints:
             self._write(lambda: trial.set_constraint("feasible", violation))
         state = {
             TaskState.COMPLETE: TrialState.COMPLETE,
@@ -215,7 +215,7 @@ class Ledger:
         # Rungs show agreement. Where Optuna is told something else, or several things, it knows no values on the way:
         # TPE would take them for the objective, or could not place them.
         if search_trial.state is TaskState.PRUNED and len(self._directions) == 1 and self._objective == "agreement":
-            reported = self._frozen(self._search, search_trial.number).intermediate_values
+            reported = self._frozen(self._search_study, search_trial.number).intermediate_values
             for images, decision in search_trial.rungs.items():
                 if images not in reported:
                     self._write(partial(trial.report, decision.value, images))
@@ -223,35 +223,37 @@ class Ledger:
         if state is TrialState.COMPLETE:
             assert search_trial.value is not None
             values = [search_trial.value, *search_trial.further.values()]
-        self._write(lambda: self._search.tell(search_trial.number, values, state, skip_if_finished=True))
+        self._write(lambda: self._search_study.tell(search_trial.number, values, state, skip_if_finished=True))
 
     def add_task(self, task: Task) -> None:
         """Writes a new task, whole or not at all."""
         record = task.record()
-        self._write(lambda: self._task.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"work": record})))
+        self._write(
+            lambda: self._tasks_study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"work": record}))
+        )
 
     def set_attempt(self, task: Task, number: int) -> None:
         """Writes one of its attempts."""
-        self._set(self._task, task.number, f"attempt/{number}", task.attempts[number].to_json())
+        self._set(self._tasks_study, task.number, f"attempt/{number}", task.attempts[number].to_json())
 
     def finish_task(self, task: Task) -> None:
         """Writes its outcome, then tells Optuna. Asked twice it does nothing new."""
         outcome = task.outcome
         assert outcome is not None, task.label
-        self._set(self._task, task.number, "work", task.record())
+        self._set(self._tasks_study, task.number, "work", task.record())
         state = {
             TaskState.COMPLETE: TrialState.COMPLETE,
             TaskState.FAILED: TrialState.FAIL,
         }.get(outcome.state, TrialState.PRUNED)
         value = outcome.metrics.get(self._objective, 0.0) if state is TrialState.COMPLETE else None
-        self._write(lambda: self._task.tell(task.number, value, state, skip_if_finished=True))
+        self._write(lambda: self._tasks_study.tell(task.number, value, state, skip_if_finished=True))
 
     def repair(self) -> None:
         """Tells Optuna what stands in the attributes already: the last step of a driver that was killed before it."""
         for search_trial, trial in zip(self.search_trials(), self.history(), strict=True):
             if search_trial.state.is_final and not trial.state.is_finished():
                 self.finish_search_trial(search_trial)
-        trials = self._task.get_trials(deepcopy=False)
+        trials = self._tasks_study.get_trials(deepcopy=False)
         unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
         for task in self.tasks():
             if task.outcome is not None and task.number in unfinished:
@@ -274,7 +276,7 @@ class Ledger:
         """The one door of every write."""
         assert self._epoch is not None, "not opened for writing"
         if not isinstance(self._storage, MirroredStorage):  # which looks itself, in the write's own transaction
-            found = self._task.user_attrs.get("epoch")
+            found = self._tasks_study.user_attrs.get("epoch")
             if found != self._epoch:
                 raise StudyLocked(
                     f"another driver has taken this study over (epoch {found}, ours was {self._epoch}); this one "

@@ -61,17 +61,17 @@ class MirroredStorage(InMemoryStorage):
     """
 
     def __init__(
-        self, database: RDBStorage, hold: LedgerLock, should_stop: Callable[[], str | None] = lambda: None
+        self, database: RDBStorage, lock: LedgerLock, should_stop: Callable[[], str | None] = lambda: None
     ) -> None:
         """Empty, until studies are opened by `create_new_study`.
 
         Args:
             database: where everything is kept; its errors arrive as `LedgerError`, see `translate_errors`.
-            hold: taken already.
+            lock: taken already.
             should_stop: asked while the database is away; a reason ends the wait.
         """
         super().__init__()
-        self._database, self._hold, self._should_stop = database, hold, should_stop
+        self._database, self._study_lock, self._should_stop = database, lock, should_stop
         self._study_ids: dict[int, int] = {}  # the mirror's -> the database's
         self._trial_ids: dict[int, int] = {}
         self._fence: tuple[int, str, int] | None = None
@@ -189,7 +189,7 @@ class MirroredStorage(InMemoryStorage):
         while True:
             try:
                 with storage_errors():
-                    self._hold.check()
+                    self._study_lock.check()
                     return action()
             except ConnectionLost as error:
                 self._wait(error)
@@ -203,7 +203,7 @@ class MirroredStorage(InMemoryStorage):
             try:
                 with storage_errors():
                     self._database.engine.dispose()
-                    self._hold.renew()
+                    self._study_lock.renew()
                     with self._database.engine.connect() as connection:
                         self._check_fence(connection)
                 break

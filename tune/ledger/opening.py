@@ -21,26 +21,26 @@ from tune.ledger.postgres import EXPECTED, PostgresDatabase
 from tune.ledger.sqlite import SqliteFile
 
 
-def place_of(ledger: str) -> SqliteFile | PostgresDatabase:
+def database_at(address: str) -> SqliteFile | PostgresDatabase:
     """The place that a `storage.ledger` names: a path, `sqlite:///path` or `postgresql://...`.
 
     Raises:
         LedgerError: it names another kind of database, or is no address.
     """
-    scheme, is_address, _ = ledger.partition("://")
-    if not is_address or ledger.startswith("sqlite:///"):
-        return SqliteFile(Path(ledger.removeprefix("sqlite:///")).expanduser())
+    scheme, is_address, _ = address.partition("://")
+    if not is_address or address.startswith("sqlite:///"):
+        return SqliteFile(Path(address.removeprefix("sqlite:///")).expanduser())
     if scheme in ("postgresql", "postgres", "postgresql+psycopg"):
-        return PostgresDatabase(ledger)
+        return PostgresDatabase(address)
     raise LedgerError(
-        f"storage.ledger: {redacted(ledger)}: {scheme} is not supported; give the path of an SQLite file, or a "
+        f"storage.ledger: {redacted(address)}: {scheme} is not supported; give the path of an SQLite file, or a "
         f"PostgreSQL database: {EXPECTED}"
     )
 
 
 @contextmanager
 def open_ledger(
-    ledger: str,
+    address: str,
     name: str,
     objective: str,
     should_stop: Callable[[], str | None] = lambda: None,
@@ -49,7 +49,7 @@ def open_ledger(
     """The study's ledger for reading and writing, locked for as long as the block lasts.
 
     Args:
-        ledger: as `place_of`.
+        address: as `database_at`.
         name: of the study.
         objective: metric of a student that Optuna is told.
         should_stop: asked while the ledger's database is away; a reason ends the wait with `Stopped`.
@@ -59,38 +59,38 @@ def open_ledger(
         LedgerHeld: another driver runs the study.
         LedgerError: it cannot be opened.
     """
-    place = place_of(ledger)
-    with place.hold(name) as hold, place.open() as database:
-        opened = Ledger(MirroredStorage(database, hold, should_stop), name, objective, further)
-        opened.take()
-        yield opened
+    database = database_at(address)
+    with database.lock(name) as lock, database.open() as storage:
+        ledger = Ledger(MirroredStorage(storage, lock, should_stop), name, objective, further)
+        ledger.take()
+        yield ledger
 
 
-def copy_ledger(ledger: str, name: str, objective: str, further: Iterable[str] = ()) -> Ledger:
+def copy_ledger(address: str, name: str, objective: str, further: Iterable[str] = ()) -> Ledger:
     """The study's ledger as it stands, copied into memory, whoever writes it; empty if there is none yet.
 
     A reader draws the same conclusions from it as the driver would, and leaves no trace.
     """
-    place = place_of(ledger)
+    database = database_at(address)
     copy = InMemoryStorage()
-    if place.has_ledger():
-        with place.open() as database, storage_errors():
-            copy = _copy_of(database, name)
-    copied = Ledger(copy, name, objective, further)
-    copied.take()
-    return copied
+    if database.has_ledger():
+        with database.open() as storage, storage_errors():
+            copy = _copy_of(storage, name)
+    ledger = Ledger(copy, name, objective, further)
+    ledger.take()
+    return ledger
 
 
-def _copy_of(database: BaseStorage, name: str) -> InMemoryStorage:
+def _copy_of(storage: BaseStorage, name: str) -> InMemoryStorage:
     """Suggestions first, then the tasks of these: the driver may write more meanwhile."""
     copy, tasks = InMemoryStorage(), f"{name}/work"
-    known = {study.study_name for study in database.get_all_studies()}
+    known = {study.study_name for study in storage.get_all_studies()}
     num_search_trials = 0
     if name in known:
-        optuna.copy_study(from_study_name=name, from_storage=database, to_storage=copy)
+        optuna.copy_study(from_study_name=name, from_storage=storage, to_storage=copy)
         num_search_trials = copy.get_n_trials(copy.get_study_id_from_name(name))
     if tasks in known:
-        found = optuna.load_study(study_name=tasks, storage=database)
+        found = optuna.load_study(study_name=tasks, storage=storage)
         copied = optuna.create_study(study_name=tasks, storage=copy, direction="maximize")
         for key, value in found.user_attrs.items():
             copied.set_user_attr(key, value)
@@ -105,41 +105,41 @@ def _trial_of(task: FrozenTrial) -> int:
     return -1 if number is None else number
 
 
-def holder_of(ledger: str, name: str) -> str | None:
+def holder_of(address: str, name: str) -> str | None:
     """Who drives the study now, in words; None if nobody does."""
-    return place_of(ledger).holder(name)
+    return database_at(address).holder(name)
 
 
-def send_request(ledger: str, name: str, request: dict[str, Any]) -> None:
+def send_request(address: str, name: str, request: dict[str, Any]) -> None:
     """Leaves a request for whoever drives a study, who looks every few seconds.
 
     Args:
-        ledger: as `place_of`.
+        address: as `database_at`.
         name: of the study.
         request: plain JSON.
 
     Raises:
         LedgerError: it cannot be written, or has no such study.
     """
-    with place_of(ledger).open() as database, storage_errors():
+    with database_at(address).open() as storage, storage_errors():
         try:
-            study_id = database.get_study_id_from_name(name)
+            study_id = storage.get_study_id_from_name(name)
         except KeyError:
             raise LedgerError(f"the ledger has no study {name!r}") from None
-        database.set_study_user_attr(study_id, f"{REQUEST}{secrets.token_hex(8)}", request)
+        storage.set_study_user_attr(study_id, f"{REQUEST}{secrets.token_hex(8)}", request)
 
 
-def drop_ledger(ledger: str, name: str) -> None:
+def drop_ledger(address: str, name: str) -> None:
     """Deletes all that a ledger holds of a study, tasks last; whoever calls it holds the study.
 
     Raises:
         LedgerError: it cannot be written.
     """
-    place = place_of(ledger)
-    if not place.has_ledger():
+    database = database_at(address)
+    if not database.has_ledger():
         return
-    with place.open() as database, storage_errors():
-        known = {study.study_name: study._study_id for study in database.get_all_studies()}
+    with database.open() as storage, storage_errors():
+        known = {study.study_name: study._study_id for study in storage.get_all_studies()}
         for part in (name, f"{name}/work"):
             if part in known:
-                database.delete_study(known[part])
+                storage.delete_study(known[part])

@@ -114,7 +114,7 @@ class PostgresDatabase:
             yield storage
 
     @contextmanager
-    def hold(self, name: str) -> Iterator[AdvisoryLock]:
+    def lock(self, name: str) -> Iterator[AdvisoryLock]:
         """Keeps other drivers away from a study for as long as the block lasts.
 
         Raises:

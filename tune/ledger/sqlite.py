@@ -84,7 +84,7 @@ class SqliteFile:
             yield storage
 
     @contextmanager
-    def hold(self, name: str) -> Iterator[FileLock]:
+    def lock(self, name: str) -> Iterator[FileLock]:
         """Keeps other drivers away from a study for as long as the block lasts.
 
         Raises:
@@ -94,16 +94,16 @@ class SqliteFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock_path = self._beside(f"{name}.lock")
-            lock = lock_path.open("a+")
+            file = lock_path.open("a+")
         except OSError as error:
             raise self._not_writable(error) from error
-        with lock:
-            _lock(lock, lock_path, name)
-            lock.seek(0)
-            lock.truncate()
+        with file:
+            _acquire(file, lock_path, name)
+            file.seek(0)
+            file.truncate()
             since = datetime.now(UTC).isoformat(timespec="seconds")
-            json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, lock)
-            lock.flush()
+            json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, file)
+            file.flush()
             yield FileLock()
 
     def holder(self, name: str) -> str | None:
@@ -144,11 +144,11 @@ def _relax(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
-def _lock(lock: IO[str], path: Path, name: str) -> None:
+def _acquire(file: IO[str], path: Path, name: str) -> None:
     until = time.monotonic() + LOOK_SECONDS
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError as error:
             if time.monotonic() >= until:

@@ -24,32 +24,32 @@ from tune.study.states import TaskState
 from tune.study.task import Task
 
 
-def _hold(place: str, ready: multiprocessing.synchronize.Event, leave: multiprocessing.synchronize.Event) -> None:
-    with open_ledger(place, "s", "agreement"):
+def _hold(address: str, ready: multiprocessing.synchronize.Event, leave: multiprocessing.synchronize.Event) -> None:
+    with open_ledger(address, "s", "agreement"):
         ready.set()
         leave.wait(30)
 
 
 def test_second_driver_is_told_who_holds_the_study(tmp_path: Path) -> None:
-    place = str(tmp_path / "ledger.db")
+    address = str(tmp_path / "ledger.db")
     context = multiprocessing.get_context("spawn")
     ready, leave = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(place, ready, leave))
+    holder = context.Process(target=_hold, args=(address, ready, leave))
     holder.start()
     try:
         assert ready.wait(30)
         with (
             pytest.raises(StudyLocked, match=rf"process {holder.pid} on .* since "),
-            open_ledger(place, "s", "agreement"),
+            open_ledger(address, "s", "agreement"),
         ):
             pass
-        assert copy_ledger(place, "s", "agreement").tasks() == []  # looking on is always possible
-        assert f"process {holder.pid} on " in (holder_of(place, "s") or "")
+        assert copy_ledger(address, "s", "agreement").tasks() == []  # looking on is always possible
+        assert f"process {holder.pid} on " in (holder_of(address, "s") or "")
     finally:
         leave.set()
         holder.join(30)
-    assert holder_of(place, "s") is None
-    with open_ledger(place, "s", "agreement"):
+    assert holder_of(address, "s") is None
+    with open_ledger(address, "s", "agreement"):
         pass
 
 
@@ -63,12 +63,12 @@ def test_driver_that_was_replaced_cannot_write(tmp_path: Path) -> None:
 
 
 def test_study_in_a_file_survives_its_process(tmp_path: Path) -> None:
-    place, world, study = str(tmp_path / "ledger.db"), World(), definition()
-    with open_ledger(place, "s", "agreement") as ledger:
+    address, world, study = str(tmp_path / "ledger.db"), World(), definition()
+    with open_ledger(address, "s", "agreement") as ledger:
         planner = Planner(StudyState(study, ledger), lambda: 100.0)
         run_local(planner, world.execute)
         before = planner.state
-    with open_ledger(place, "s", "agreement") as ledger:
+    with open_ledger(address, "s", "agreement") as ledger:
         again = StudyState(study, ledger)
     assert again.is_over()
     assert again.search_trials == before.search_trials
@@ -111,10 +111,10 @@ def test_file_that_is_being_made_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_ledger_writes_ahead(tmp_path: Path) -> None:
-    place = tmp_path / "deep" / "ledger.db"
-    with open_ledger(f"sqlite:///{place}", "s", "agreement"):
+    address = tmp_path / "deep" / "ledger.db"
+    with open_ledger(f"sqlite:///{address}", "s", "agreement"):
         pass
-    connection = sqlite3.connect(place)
+    connection = sqlite3.connect(address)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
 
@@ -129,9 +129,9 @@ def test_optuna_is_not_told_agreement_for_another_objective() -> None:
 
 
 def test_study_can_be_looked_at_while_its_driver_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, world, study = str(tmp_path / "ledger.db"), World(), definition({"sampler": "random"})
+    address, world, study = str(tmp_path / "ledger.db"), World(), definition({"sampler": "random"})
     copy_study = optuna.copy_study
-    with open_ledger(place, "s", "agreement") as ledger:
+    with open_ledger(address, "s", "agreement") as ledger:
         planner = Planner(StudyState(study, ledger), lambda: 0.0)
 
         def step() -> None:
@@ -147,35 +147,38 @@ def test_study_can_be_looked_at_while_its_driver_writes(tmp_path: Path, monkeypa
         step()
         monkeypatch.setattr(optuna, "copy_study", copy_and_write)
         for _ in range(8):
-            looked = StudyState(study, copy_ledger(place, "s", "agreement"), is_driven=True)
+            looked = StudyState(study, copy_ledger(address, "s", "agreement"), is_driven=True)
             assert all(task.trial is None or task.trial < len(looked.search_trials) for task in looked.tasks.values())
 
 
 def test_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
-    place = tmp_path / "ledger.db"
-    place.write_bytes(b"this is no database, whatever its name says" * 100)
-    with pytest.raises(LedgerError, match="not a ledger that can be opened"), open_ledger(str(place), "s", "agreement"):
+    address = tmp_path / "ledger.db"
+    address.write_bytes(b"this is no database, whatever its name says" * 100)
+    with (
+        pytest.raises(LedgerError, match="not a ledger that can be opened"),
+        open_ledger(str(address), "s", "agreement"),
+    ):
         pass
 
 
 @pytest.fixture
 def ended(tmp_path: Path) -> str:
     """Place of the ledger of a study of variants, which has ended."""
-    place, world = str(tmp_path / "ledger.db"), World()
-    with open_ledger(place, "s", "agreement") as ledger:
+    address, world = str(tmp_path / "ledger.db"), World()
+    with open_ledger(address, "s", "agreement") as ledger:
         run_local(
             Planner(StudyState(definition({"variants": {"a": {}}}, search={}), ledger), lambda: 0.0), world.execute
         )
-    return place
+    return address
 
 
-def drive(place: str) -> None:
-    with open_ledger(place, "s", "agreement") as ledger:
+def drive(address: str) -> None:
+    with open_ledger(address, "s", "agreement") as ledger:
         StudyState(definition({"variants": {"a": {}}}, search={}), ledger)
 
 
-def look_on(place: str) -> None:
-    StudyState(definition({"variants": {"a": {}}}, search={}), copy_ledger(place, "s", "agreement"))
+def look_on(address: str) -> None:
+    StudyState(definition({"variants": {"a": {}}}, search={}), copy_ledger(address, "s", "agreement"))
 
 
 @pytest.mark.parametrize("use", [drive, look_on])
@@ -251,7 +254,7 @@ def test_ledger_of_a_newer_version_is_refused() -> None:
     world = World()
     ledger = Ledger(world.storage, "s", "agreement")
     ledger.take()
-    ledger._task.set_user_attr("schema", 99)
+    ledger._tasks_study.set_user_attr("schema", 99)
     with pytest.raises(LedgerError, match="schema 99"):
         Ledger(world.storage, "s", "agreement")
 

@@ -25,7 +25,7 @@ from tune.planner.planner import Planner
 from tune.planner.state import StudyState
 
 
-class ShakyHold:
+class ShakyLock:
     """A claim that is lost whenever it is told to be, and taken again after some tries."""
 
     def __init__(self) -> None:
@@ -44,13 +44,13 @@ class ShakyHold:
 
 
 @contextmanager
-def shaky(path: Path, should_stop: Callable[[], str | None] = lambda: None) -> Iterator[tuple[Ledger, ShakyHold]]:
+def shaky(path: Path, should_stop: Callable[[], str | None] = lambda: None) -> Iterator[tuple[Ledger, ShakyLock]]:
     """A ledger in a file that behaves like a database far away."""
-    hold = ShakyHold()
+    lock = ShakyLock()
     with SqliteFile(path).open() as database:
-        ledger = Ledger(MirroredStorage(database, hold, should_stop), "s", "agreement")
+        ledger = Ledger(MirroredStorage(database, lock, should_stop), "s", "agreement")
         ledger.take()
-        yield ledger, hold
+        yield ledger, lock
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def told(ledger: Ledger) -> list[dict[str, Any]]:
         kept = {name: value for name, value in vars(trial).items() if name != "_trial_id" and "datetime" not in name}
         return dict(json.loads(json.dumps(kept, default=str)))
 
-    return [plain(trial) for study in (ledger._search, ledger._task) for trial in study.get_trials()]
+    return [plain(trial) for study in (ledger._search_study, ledger._tasks_study) for trial in study.get_trials()]
 
 
 def test_memory_holds_what_the_database_holds(tmp_path: Path) -> None:
@@ -103,10 +103,10 @@ def test_driver_pauses_while_the_ledger_is_away_and_says_so_once(
     world, study = World(), definition()
     planner = World().planner(study)
     run_local(planner, World().execute)
-    with shaky(tmp_path / "ledger.db") as (ledger, hold):
+    with shaky(tmp_path / "ledger.db") as (ledger, lock):
 
         def lose(task: Any, step: int) -> bool:
-            hold.lost = 3 if step == 2 else hold.lost
+            lock.lost = 3 if step == 2 else lock.lost
             return False
 
         world.lose = lose
@@ -121,15 +121,15 @@ def test_driver_pauses_while_the_ledger_is_away_and_says_so_once(
 
 def test_pausing_driver_stops_when_it_is_asked_to(tmp_path: Path) -> None:
     asked = iter([None, None, "SIGTERM"])
-    with shaky(tmp_path / "ledger.db", lambda: next(asked)) as (ledger, hold):
-        hold.lost = 1000
+    with shaky(tmp_path / "ledger.db", lambda: next(asked)) as (ledger, lock):
+        lock.lost = 1000
         with pytest.raises(Stopped, match="stopped by SIGTERM while the ledger was away"):
             ledger.set_identity({})
 
 
 def test_driver_whose_study_was_taken_meanwhile_stops(tmp_path: Path) -> None:
-    with shaky(tmp_path / "ledger.db") as (ledger, hold):
-        hold.lost, hold.taken_over = 2, True
+    with shaky(tmp_path / "ledger.db") as (ledger, lock):
+        lock.lost, lock.taken_over = 2, True
         with pytest.raises(StudyLocked, match=r"run by process 7 on elsewhere since then"):
             ledger.set_identity({})
 
