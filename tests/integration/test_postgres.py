@@ -207,7 +207,7 @@ def test_driver_whose_study_was_taken_during_the_outage_stops(server: PostgresSe
 
 def test_write_under_way_cannot_slip_behind_a_takeover(server: PostgresServer, place: str) -> None:
     """The epoch is kept from changing for as long as a write that has seen it lasts."""
-    with held(place) as ledger, PostgresDatabase(place).connected() as other:
+    with held(place) as ledger, PostgresDatabase(place).open_connection() as other:
         storage: Any = ledger._storage
         storage._is_writing = True
         with storage._database.scoped_session() as session:
@@ -366,9 +366,9 @@ def test_place_that_went_away_is_told_apart_from_one_that_refuses(server: Postgr
     server.stop()
     try:
         with pytest.raises(ConnectionLost):
-            database.connected()
+            database.open_connection()
     finally:
         server.start()
     with pytest.raises(LedgerError) as refused:
-        PostgresDatabase(server.url("nowhere")).connected()
+        PostgresDatabase(server.url("nowhere")).open_connection()
     assert not isinstance(refused.value, ConnectionLost)

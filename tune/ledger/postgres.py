@@ -137,7 +137,7 @@ class PostgresDatabase:
     @contextmanager
     def connect(self, **arguments: str) -> Iterator[psycopg.Connection]:
         """A connection of its own, for a few statements; its errors are the ledger's."""
-        connection = self.connected(**arguments)
+        connection = self.open_connection(**arguments)
         try:
             yield connection
         except psycopg.Error as error:
@@ -145,7 +145,7 @@ class PostgresDatabase:
         finally:
             connection.close()
 
-    def connected(self, **arguments: str) -> psycopg.Connection:
+    def open_connection(self, **arguments: str) -> psycopg.Connection:
         """A connection to keep, on which each statement is a transaction."""
         try:
             return psycopg.connect(**(self._arguments | arguments), autocommit=True)
@@ -208,7 +208,7 @@ class AdvisoryLock:
     def renew(self) -> None:
         """See `LedgerLock`."""
         self.release()
-        self._connection = self._database.connected(application_name=self._label, target_session_attrs="read-write")
+        self._connection = self._database.open_connection(application_name=self._label, target_session_attrs="read-write")
         until = time.monotonic() + LOOK_SECONDS
         try:
             _one(self._connection, SET_SESSION, list(SESSION), list(SESSION.values()))
