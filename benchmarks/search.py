@@ -179,7 +179,7 @@ def run(landscape: Landscape, name: str, concurrency: int, seed: int, target: fl
 
     simulation = Simulation(pretended.steps, num_slots=concurrency, step_seconds=seconds_per_step, on_event=look)
     ledger = Ledger(InMemoryStorage(), study.name, study.study.objective)
-    ledger.take()
+    ledger.claim()
     with contextlib.suppress(Reached):
         simulation.run(Planner(StudyState(study, ledger), simulation.clock))
     seconds = min(simulation.now, longest)

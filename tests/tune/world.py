@@ -197,7 +197,7 @@ class World:
         """A new driver over what there is."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         ledger = Ledger(self.storage, study.name, study.study.objective, study.study.further_objectives)
-        ledger.take()
+        ledger.claim()
         return Planner(StudyState(study, ledger, tries_again=True), clock)
 
 
@@ -271,7 +271,7 @@ class KilledLedger(Ledger):
     def __init__(self, world: World, study: Definition, at: int) -> None:
         self.left = at
         super().__init__(world.storage, study.name, study.study.objective, study.study.further_objectives)
-        self.take()
+        self.claim()
 
     def _write(self, action: Any) -> None:
         if self.left == 0:

@@ -66,7 +66,7 @@ class Ledger:
             )
         self._epoch: int | None = None
 
-    def take(self) -> None:
+    def claim(self) -> None:
         """Becomes its writer: whoever held it before cannot write any more."""
         epoch = int(self._tasks_study.user_attrs.get("epoch", 0)) + 1
         self._tasks_study.set_user_attr("schema", SCHEMA)

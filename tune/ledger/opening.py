@@ -62,7 +62,7 @@ def open_ledger(
     database = database_at(address)
     with database.lock(name) as lock, database.open() as storage:
         ledger = Ledger(MirroredStorage(storage, lock, should_stop), name, objective, further)
-        ledger.take()
+        ledger.claim()
         yield ledger
 
 
@@ -77,7 +77,7 @@ def copy_ledger(address: str, name: str, objective: str, further: Iterable[str] 
         with database.open() as storage, storage_errors():
             copy = _copy_of(storage, name)
     ledger = Ledger(copy, name, objective, further)
-    ledger.take()
+    ledger.claim()
     return ledger
 
 

@@ -57,7 +57,7 @@ def test_driver_that_was_replaced_cannot_write(tmp_path: Path) -> None:
     world = World()
     planner = world.planner(definition())
     newer = Ledger(world.storage, "s", "agreement")
-    newer.take()
+    newer.claim()
     with pytest.raises(StudyLocked, match="taken this study over"):
         run_local(planner, world.execute)
 
@@ -253,7 +253,7 @@ def test_other_databases_are_refused() -> None:
 def test_ledger_of_a_newer_version_is_refused() -> None:
     world = World()
     ledger = Ledger(world.storage, "s", "agreement")
-    ledger.take()
+    ledger.claim()
     ledger._tasks_study.set_user_attr("schema", 99)
     with pytest.raises(LedgerError, match="schema 99"):
         Ledger(world.storage, "s", "agreement")

@@ -49,7 +49,7 @@ def shaky(path: Path, should_stop: Callable[[], str | None] = lambda: None) -> I
     lock = ShakyLock()
     with SqliteFile(path).open() as database:
         ledger = Ledger(MirroredStorage(database, lock, should_stop), "s", "agreement")
-        ledger.take()
+        ledger.claim()
         yield ledger, lock
 
 

@@ -198,7 +198,7 @@ def test_grid_goes_on_after_a_failed_student_without_leaving_a_combination_out()
         run_local(planner, lambda task, channel: killed_at("trial-2", task) or world.execute(task, channel))
     world.failing = lambda task: None
     ledger = Ledger(world.storage, study.name, study.study.objective)
-    ledger.take()
+    ledger.claim()
     state = StudyState(study, ledger, tries_again=True)
     run_local(Planner(state, lambda: 0.0), world.execute)
     complete = [tuple(s.params.values()) for s in state.search_trials if s.state is TaskState.COMPLETE]
@@ -248,7 +248,7 @@ def test_what_failed_in_an_earlier_run_is_tried_again_once_in_the_next() -> None
 
     world.failing = lambda task: None
     ledger = Ledger(world.storage, study.name, study.study.objective)
-    ledger.take()
+    ledger.claim()
     state = StudyState(study, ledger, tries_again=True)
     planner = Planner(state, lambda: 0.0)
     assert not planner.is_over()
@@ -271,7 +271,7 @@ def test_trial_that_failed_is_shown_as_failed_when_its_student_was_tried_again()
     run(study, world)
     world.failing = lambda task: None
     ledger = Ledger(world.storage, study.name, study.study.objective)
-    ledger.take()
+    ledger.claim()
     state = StudyState(study, ledger, tries_again=True)
     assert snapshot_of(state).trials[1].state is TaskState.FAILED
     run_local(Planner(state, lambda: 0.0), world.execute)
