@@ -1,7 +1,7 @@
-"""Asynchronous successive halving over values at exactly equal images; pure, and asked twice it answers the same.
+"""Asynchronous successive halving (ASHA) over values at exactly equal images; a pure function of these values.
 
-**Source**: Li et al. 2020 (ASHA). Ours, because Optuna's pruner answers differently when it is asked twice at one step
-and judges a report that lies between rungs, and Ray's forgets its rungs when the driver is killed.
+**Source**: Li et al. 2020. An implementation of our own, because Optuna's pruner answers differently when it is asked
+twice at one step and judges reports that lie between rungs, and Ray's forgets its rungs when the driver is killed.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-NUM_SHOWN = 5
-"""So many of the values that a student was compared with are remembered: all of them would grow as trials squared."""
+NUM_REMEMBERED = 5
+"""Number of the best values of other students that a decision remembers: all of them would grow as trials squared."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided about one student at one rung; stored before it is acted on.
+    """A decision about one student at one rung, written into the ledger before it is acted on.
 
     Attributes:
-        value: measured there; more is better.
+        value: of the student at this rung; more is better.
         kept: whether the student goes on.
-        num_others: students that had been measured there before it.
-        num_better: of those, with a higher value.
-        best: their highest values, best first, at most `NUM_SHOWN`.
+        num_others: students that had been measured at this rung before it.
+        num_better: how many of them had a higher value.
+        best: the highest values of the others, best first, at most `NUM_REMEMBERED`.
     """
 
     value: float
@@ -35,35 +35,35 @@ class Decision:
     best: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON, as the ledger keeps it."""
+        """Return plain JSON, as the ledger keeps it."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Decision:
-        """Inverse of `to_json`."""
+        """Return the decision that `to_json` wrote as this."""
         return cls(**{**content, "best": tuple(content["best"])})
 
 
 @dataclass
 class Rung:
-    """What students have shown at exactly these images, each once.
+    """The values of all students at one rung, which is at exactly so many student images.
 
     Attributes:
-        values: by key of the student's task.
+        values: key of the student's task -> its value there.
     """
 
     values: dict[str, float] = field(default_factory=dict)
     _ascending: list[float] = field(default_factory=list)
 
     def add(self, student: str, value: float) -> None:
-        """One more; the same student again changes nothing."""
+        """Add the value of a student, unless the rung has one of it already."""
         if student not in self.values:
             self.values[student] = value
             if not math.isnan(value):
                 bisect.insort(self._ascending, value)
 
     def others(self, student: str) -> list[float]:
-        """What the others showed, ascending, NaN left out."""
+        """Return the values of the other students, ascending, without NaN."""
         others = self._ascending.copy()
         own = self.values.get(student, math.nan)
         if not math.isnan(own):
@@ -74,12 +74,12 @@ class Rung:
 def rung_images(
     target_images: int, batch_images: int, first_rung_fraction: float, reduction_factor: float
 ) -> tuple[int, ...]:
-    """The student images at which students are compared, each a whole number of batches, all before the end.
+    """Return the student images at which students are compared: whole numbers of batches, all before the end.
 
     Args:
-        target_images, batch_images: of the student.
-        first_rung_fraction: 0..1, of the first rung.
-        reduction_factor: between one rung and the next.
+        target_images, batch_images: of the student's training.
+        first_rung_fraction: position of the first rung, as a fraction of the student's images, 0..1.
+        reduction_factor: ratio of one rung's images to those of the rung before.
     """
     rungs: list[int] = []
     fraction = first_rung_fraction
@@ -95,10 +95,11 @@ def decide(value: float, others: Sequence[float], reduction_factor: float) -> De
     """Keep a student that is among the best 1 in `reduction_factor` (rounded up) of those seen at its rung so far.
 
     Args:
-        value: its own; NaN is never kept.
-        others: what other students showed at exactly the same images, kept or not; ascending.
+        value: of this student; NaN is never kept.
+        others: values of the other students at exactly the same images, kept or not; ascending.
+        reduction_factor: one student in so many goes on.
     """
     num_better = len(others) - bisect.bisect_right(others, value)
     allowed = math.ceil((len(others) + 1) / reduction_factor - 1e-9)
-    best = tuple(reversed(others[-NUM_SHOWN:]))
+    best = tuple(reversed(others[-NUM_REMEMBERED:]))
     return Decision(value, not math.isnan(value) and num_better < allowed, len(others), num_better, best)

@@ -1,4 +1,4 @@
-"""One suggestion of the sampler, and what became of it."""
+"""A search trial: parameters that the sampler suggested, and how the student trained with them ended."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from tune.study.states import TaskState
 
 @dataclass
 class SearchTrial:
-    """Parameters that the sampler suggested, and what became of them.
+    """Parameters that the sampler suggested, and how the student trained with them ended.
 
     Attributes:
         number: 0, 1, ...
         params: dotted path -> value.
-        group: number of the suggestion whose upstream parameters it holds.
-        why: these parameters, in words.
-        point: which of `study.points` it tries, if one.
-        retries: number of the suggestion that failed and that it makes again, if one.
-        task_keys: keys of its tasks, the student's last; empty until they are written.
-        rungs: student images -> decision there.
-        state, reason, value: the student's, once it has ended.
-        further: further objective -> its value, likewise.
-        violation: by how much it misses the study's constraints; 0 where it keeps them.
+        group: number of the search trial whose upstream parameters, and so whose generator, it shares; its own number
+            if it is the first of its group.
+        why: reason for these parameters, in words.
+        point: index of the entry of `study.points` that it tries, if it tries one.
+        retries: number of the failed search trial whose parameters it tries again, if it does.
+        task_keys: keys of its tasks, the student's last; empty until they are in the ledger.
+        rungs: student images -> decision at that rung.
+        state, reason, value: those of the student, once it has ended.
+        further: further objective -> its value, once the student has ended.
+        violation: by how much the student misses the study's constraints; 0 where it keeps them.
     """
 
     number: int

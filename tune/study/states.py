@@ -6,13 +6,14 @@ from enum import Enum, StrEnum
 from typing import Literal
 
 Value = bool | int | float | str
-
+"""A value of a searched parameter."""
 
 Role = Literal["search", "variant", "control", "finalist"]
+"""Who asked for a task first: the search, or a row of the comparison of this role."""
 
 
 class TaskKind(Enum):
-    """What a task makes. The value is the last stage that it runs, which is what the ledger keeps as `until`."""
+    """The kind of a task, by what it builds. The value is its last stage, which the ledger keeps as `until`."""
 
     COLLECTION = "collection"
     """The collected images and the hold-out."""
@@ -21,52 +22,69 @@ class TaskKind(Enum):
     """A generator and its synthetic images."""
 
     STUDENT = "evaluation"
-    """A student and its numbers."""
+    """A student and its measurements."""
 
     TEST_EVALUATION = "opening"
-    """A student's numbers on the test labels, which no trial contains."""
+    """The measurements of a student on the test labels. No trial contains it."""
 
     @property
     def is_build(self) -> bool:
-        """Whether several students may share what it makes."""
+        """Whether several students may share what it builds."""
         return self in (TaskKind.COLLECTION, TaskKind.GENERATOR)
 
     @property
     def last_stage(self) -> str:
-        """Return the last stage that it runs, by its name in `hidfd.pipeline.graph`."""
+        """Return the last stage that a task of this kind runs, by its name in `hidfd.pipeline.graph`."""
         return self.value
 
     @property
     def recorded_as(self) -> str:
-        """Return the word that stands for it in ledger, run lines, `--json` and MLflow tags."""
+        """Return the word for this kind in ledger, run lines, `--json` and MLflow tags."""
         return "build" if self.is_build else {TaskKind.STUDENT: "student"}.get(self, "opening")
 
     @property
     def label(self) -> str:
-        """Return the noun that its folders are numbered under."""
+        """Return the noun under which the folders of such tasks are numbered."""
         return "generator" if self is TaskKind.GENERATOR else self.value
 
 
 class TaskState(StrEnum):
-    """Where one task stands. All but the first two are final, and stand in the ledger."""
+    """The state of a task.
+
+                  a slot is free
+        waiting ------------------> running ---+---> complete
+           ^                           |       +---> pruned     (students only)
+           |  attempt stopped or lost  |       +---> collapsed
+           +---------------------------+       +---> diverged
+                                               +---> failed
+
+    The five on the right are final, and only they are written into the ledger. A task ends without running when a build
+    that it needs ends otherwise than complete, with the state of that build. A failed task is tried again by the next
+    run of the study, as a new task of the same key.
+    """
 
     WAITING = "waiting"
-    """For a free slot, or for a build that it needs."""
+    """It waits for a free slot, or for a build that it needs."""
 
     RUNNING = "running"
+    """An engine runs an attempt at it."""
+
     COMPLETE = "complete"
+    """Its artifacts are in the store."""
+
     PRUNED = "pruned"
-    """Stopped at a rung; its metrics are those measured there."""
+    """A student was stopped at a rung; its metrics are those measured there."""
 
     COLLAPSED = "collapsed"
     """The generator (or, for a student, the one that it needs) shows too few classes to be worth a student."""
 
     DIVERGED = "diverged"
-    """A loss became non-finite, here or in the build that it needs."""
+    """A loss became non-finite, in this task or in a build that it needs."""
 
     FAILED = "failed"
     """An error of the machine, of the input or of the code; the reason says which."""
 
     @property
     def is_final(self) -> bool:
+        """Whether a task in this state has ended for good."""
         return self not in (TaskState.WAITING, TaskState.RUNNING)

@@ -1,8 +1,8 @@
-"""A task: a build, a student or an opening, what its run tells, and how it ends. Torch-free.
+"""Tasks: what a task makes, the attempts at it, and how it ended. Torch-free.
 
-A trial is a chain of pieces: a build of the collection, a build of the generator with its images, and the student.
-Pieces are known by the digest of what they make, so trials that need the same generator share its build, and a
-real-only student needs none. Opening the test labels for a student is a piece of its own, which no trial contains.
+A trial is a chain of tasks: a build of the collection, a build of the generator with its images, and the student. A
+task is known by the digest of what it makes, so trials that need the same generator share its build, and a real-only
+student needs none. The test evaluation of a student is a task of its own, which no trial contains.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from tune.study.states import Role, TaskKind, TaskState
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a task makes, from its configuration alone.
+    """The specification of a task: what it makes, which follows from a trial's configuration alone.
 
     Attributes:
         key: digest of its last artifact, 64 hex digits.
-        kind: what it makes, which says its last stage.
-        needs: keys of the pieces before it.
-        makes: digests of every artifact that it makes unless it is there already, imports apart.
-        trajectory: of the generator it trains; two lengths of one trajectory are never trained side by side.
+        kind: what it builds, which decides its last stage.
+        needs: keys of the tasks that must be complete before it.
+        makes: digests of all artifacts that it makes unless they are in the store already, without imports.
+        trajectory: digest of its generator's training without its length, if it trains one; two lengths of one
+            trajectory are never trained side by side.
         generator: digest of that generator.
-        target_images: of its training loop, if it has one.
+        target_images: images at which its training loop ends, if it has one.
         operations: estimated floating-point operations of its own stages; 0 where they are not counted.
-        config: the trial it belongs to.
+        config: the trial that it belongs to.
     """
 
     key: str
@@ -45,16 +46,17 @@ class TaskSpec:
 
     @property
     def seed(self) -> int:
+        """The seed of its main stage; of a student and its test evaluation that of distillation."""
         seeds = self.config.seeds
         own = {TaskKind.COLLECTION: seeds.collection, TaskKind.GENERATOR: seeds.generation}
         return own.get(self.kind, seeds.distillation)
 
 
 def task_specs(config: TrialConfig) -> tuple[TaskSpec, ...]:
-    """The pieces of a trial in the order in which they can run, the student last.
+    """Return the specifications of a trial's tasks in the order in which they can run, the student last.
 
     Args:
-        config: a trial whose materials carry their sha256.
+        config: a trial whose materials have their sha256.
     """
     stages = plan(config)
     specs: list[TaskSpec] = []
@@ -86,7 +88,7 @@ def task_specs(config: TrialConfig) -> tuple[TaskSpec, ...]:
 
 
 def test_evaluation_spec(config: TrialConfig) -> TaskSpec:
-    """Opening the test labels for the student of a trial whose `data.test` is given."""
+    """Return the specification of the test evaluation of a trial's student; the trial must have `data.test`."""
     stage = test_evaluation_of(plan(config))
     student = stage.inputs["evaluation"]
     return TaskSpec(
@@ -95,13 +97,13 @@ def test_evaluation_spec(config: TrialConfig) -> TaskSpec:
 
 
 def upstream_key(config: TrialConfig) -> str:
-    """Names the synthetic images of a trial (or its collection, where it has none): what students may share."""
+    """Return the key of a trial's synthetic images, or of its collection where it has none: what students may share."""
     return task_specs(config)[-2].key
 
 
 @dataclass
 class Attempt:
-    """One time that a task ran; see `AttemptSnapshot`."""
+    """An attempt at a task: one time that an engine ran it. `AttemptSnapshot` describes the fields."""
 
     node: str
     resources: dict[str, float]
@@ -114,20 +116,25 @@ class Attempt:
     cpu_seconds: float | None = None
     stage: str | None = None
 
+    @property
+    def seconds(self) -> float:
+        """Seconds for which it ran, until it was last heard of if it has not ended."""
+        return (self.ended or self.last_seen) - self.started
+
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON, as the ledger keeps it."""
+        """Return plain JSON, as the ledger keeps it."""
         return asdict(self)
 
 
 @dataclass
 class Outcome:
-    """How a task ended for good.
+    """The final outcome of a task.
 
     Attributes:
         state: one of the final states.
-        reason: in words, where it is not simply complete.
-        metrics: final numbers; of a pruned student those of its last rung.
-        reused: every stage was found in the store.
+        reason: in words; None for most complete tasks.
+        metrics: final measurements; of a pruned student those at the rung that dropped it.
+        reused: whether every stage was found in the store.
     """
 
     state: TaskState
@@ -136,25 +143,25 @@ class Outcome:
     reused: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON, as the ledger keeps it."""
+        """Return plain JSON, as the ledger keeps it."""
         return asdict(self)
 
 
 @dataclass
 class Task:
-    """A piece and its story in this study.
+    """A task of a study: its specification, who asked for it, the attempts at it, and how it ended.
 
     Attributes:
-        number: order of creation.
-        piece: what it makes.
-        role: who asked first.
-        label: unique in the study; names its folder.
-        trial: the search trial that asked first, if one did.
-        params: dotted path -> value, where it differs from the study's own `trial:`.
-        rungs: student images at which it is compared; empty for builds, variants, finalists and controls.
-        snapshots_at_images: shorter lengths of its generator that others waited for when it started last.
+        number: 0, 1, ... in order of creation.
+        spec: what it makes.
+        role: who asked for it first.
+        label: unique in the study, the name of its folder.
+        trial: number of the search trial that asked for it first, if one did.
+        params: dotted path -> value, where the trial differs from the study's own `trial:`.
+        rungs: student images at which it is compared; empty for all but students of the search.
+        snapshots_at_images: shorter lengths of its generator that other tasks waited for when it was started last.
         outcome: None until it has ended for good.
-        attempts: in order.
+        attempts: in order of time.
     """
 
     number: int
@@ -170,18 +177,24 @@ class Task:
 
     @property
     def key(self) -> str:
+        """The digest of its last artifact."""
         return self.spec.key
 
     @property
     def config(self) -> TrialConfig:
-        """What it runs: its piece's trial, with the snapshots that others wait for."""
+        """The trial that it runs: that of its specification, with the snapshots that other tasks wait for."""
         if not self.snapshots_at_images:
             return self.spec.config
         asked = (*self.spec.config.generation.snapshots_at_images, *self.snapshots_at_images)
         return with_values(self.spec.config, {"generation.snapshots_at_images": tuple(sorted(set(asked)))})
 
+    @property
+    def seconds(self) -> float:
+        """Seconds for which all its attempts ran, until each was last heard of."""
+        return sum(attempt.seconds for attempt in self.attempts)
+
     def record(self) -> dict[str, Any]:
-        """Plain JSON of all but its attempts, as the ledger keeps it; `restore` is its inverse."""
+        """Return plain JSON of all but its attempts, as the ledger keeps it; `restore` is the inverse."""
         return {
             "key": self.key,
             "kind": self.spec.kind.recorded_as,
@@ -200,10 +213,10 @@ class Task:
 
     @classmethod
     def restore(cls, number: int, record: Mapping[str, Any], attempts: list[Attempt]) -> Task:
-        """The task that `record` was made of.
+        """Return the task that `record` wrote.
 
-        It keeps its recorded key: where a stage's VERSION was raised since, the configuration has another key now, and
-        what was made under the old one does not answer for it.
+        The task keeps its recorded key: where the VERSION of a stage was raised since, the configuration has another
+        key now, and the results under the old key are not results of the new one.
         """
         config = TrialConfig.model_validate(record["config"])
         kind = TaskKind(record["until"])
