@@ -1,7 +1,7 @@
-"""What a study has cost, what it may cost, and what of that is kept back. Torch-free.
+"""The costs of a study: what its attempts have cost, what its budget allows, and how long tasks take. Torch-free.
 
 Costs are resources held, not used: the seconds of an attempt times the processors and GPUs that it was given, for every
-attempt, also those that were lost with their node.
+attempt, including those that were lost with their node.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tune.study.task import Attempt, TaskSpec
 HOUR = 3600.0
 
 LIMITS = ("cpu_hours", "gpu_hours", "wall_hours", "money")
-"""What a budget may limit, by the names of its fields."""
+"""Fields of `study.budget` that limit an amount."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of processors and of GPUs held, and seconds by the clock during which anything ran."""
+    """Seconds for which processors and GPUs were held, and seconds by the clock during which anything ran."""
 
     cpu_seconds: float = 0.0
     gpu_seconds: float = 0.0
@@ -35,30 +35,30 @@ class Cost:
         )
 
     def money(self, budget: BudgetConfig) -> float:
-        """At the budget's prices."""
+        """Return the cost at the budget's prices."""
         cpus, gpus = self.cpu_seconds / HOUR, self.gpu_seconds / HOUR
         return cpus * budget.price_per_cpu_hour + gpus * budget.price_per_gpu_hour
 
     def amounts(self, budget: BudgetConfig) -> dict[str, float]:
-        """What each of `LIMITS` may limit, in its own unit."""
+        """Return the amount that each of `LIMITS` limits, in its own unit."""
         hours = (self.cpu_seconds / HOUR, self.gpu_seconds / HOUR, self.wall_seconds / HOUR)
         return dict(zip(LIMITS, (*hours, self.money(budget)), strict=True))
 
 
 def cost_of(resources: dict[str, float], seconds: float) -> Cost:
-    """Of holding an attempt's resources for so long; `wall_seconds` is left at 0, since attempts run side by side."""
+    """Return the cost of holding an attempt's resources; `wall_seconds` is 0, since attempts run side by side."""
     workers = max(1.0, resources.get("workers", 1.0))
     held = seconds * workers
     return Cost(held * resources.get("cpus", 1.0), held * resources.get("gpus", 0.0))
 
 
 def units_of(currency: str) -> dict[str, str]:
-    """Name in `LIMITS` -> its unit, for people."""
+    """Return name in `LIMITS` -> its unit, for people."""
     return dict(zip(LIMITS, ("CPU-hours", "GPU-hours", "hours", currency), strict=True))
 
 
 def exhausted(spent: Cost, budget: BudgetConfig) -> str | None:
-    """Which limit has been reached, in words; None while there is something left."""
+    """Return the limit that has been reached, in words; None while something is left of all."""
     units = units_of(budget.currency)
     for name, used in spent.amounts(budget).items():
         limit: float | None = getattr(budget, name)
@@ -71,10 +71,10 @@ class Account:
     """The costs of a study's attempts, summed up as they begin and end."""
 
     def __init__(self, attempts: Iterable[Attempt] = ()) -> None:
-        """Starts from what earlier runs of the study have cost."""
-        self._closed = Cost()
-        self._rate = Cost()  # of what runs now, per second
-        self._ahead = Cost()  # what it would have cost from second 0 until it started
+        """Start from the attempts of earlier runs of the study."""
+        self._ended = Cost()  # of attempts that have ended
+        self._rate = Cost()  # of running attempts, per second
+        self._before_start = Cost()  # what running attempts would have cost from second 0 until they started
         self._num_running = 0
         self._busy_since = 0.0
         until = float("-inf")
@@ -83,43 +83,43 @@ class Account:
             own = max(0.0, end - max(attempt.started, until))
             until = max(until, end)
             seconds = max(0.0, end - attempt.started)
-            self._closed += cost_of(attempt.resources, seconds) + Cost(wall_seconds=own)
+            self._ended += cost_of(attempt.resources, seconds) + Cost(wall_seconds=own)
 
     def open(self, attempt: Attempt) -> None:
-        """An attempt begins."""
+        """Count an attempt as running from now on."""
         if not self._num_running:
             self._busy_since = attempt.started
-        self._run(attempt, 1)
+        self._count_running(attempt, 1)
 
     def close(self, attempt: Attempt) -> None:
-        """It has ended; its times say for how long it held its resources."""
+        """Count an attempt that has ended, from its start to its end."""
         assert attempt.ended is not None
-        self._run(attempt, -1)
-        self._closed += cost_of(attempt.resources, attempt.ended - attempt.started)
+        self._count_running(attempt, -1)
+        self._ended += cost_of(attempt.resources, attempt.ended - attempt.started)
         if not self._num_running:
-            self._closed += Cost(wall_seconds=attempt.ended - self._busy_since)
+            self._ended += Cost(wall_seconds=attempt.ended - self._busy_since)
 
     def spent(self, now: float, ahead_seconds: float = 0.0) -> Cost:
-        """Until now, or until everything that runs has run for some seconds more."""
+        """Return the cost until now, or until all running attempts have run for some seconds more."""
         if not self._num_running:
-            return self._closed
+            return self._ended
         until = now + ahead_seconds
-        return self._closed + Cost(
-            self._rate.cpu_seconds * until - self._ahead.cpu_seconds,
-            self._rate.gpu_seconds * until - self._ahead.gpu_seconds,
+        return self._ended + Cost(
+            self._rate.cpu_seconds * until - self._before_start.cpu_seconds,
+            self._rate.gpu_seconds * until - self._before_start.gpu_seconds,
             until - self._busy_since,
         )
 
-    def _run(self, attempt: Attempt, change: int) -> None:
+    def _count_running(self, attempt: Attempt, change: int) -> None:
         self._num_running += change
         self._rate += cost_of(attempt.resources, change)
-        self._ahead += cost_of(attempt.resources, change * attempt.started)
+        self._before_start += cost_of(attempt.resources, change * attempt.started)
         if not self._num_running:
-            self._rate = self._ahead = Cost()  # rounding errors shall not pile up
+            self._rate = self._before_start = Cost()  # rounding errors shall not pile up
 
 
 class Pace:
-    """How long tasks take, learnt from those that have ended here: seconds per operation, by kind."""
+    """The pace of a study's tasks: seconds per operation by kind, learnt from the tasks that it has built."""
 
     def __init__(self) -> None:
         self._seconds: dict[TaskKind, float] = {}
@@ -128,24 +128,24 @@ class Pace:
 
     @property
     def num_learnt(self) -> int:
-        """Pieces that it has learnt from."""
+        """Number of tasks that it has learnt from."""
         return sum(self._counts.values())
 
     def learn(self, spec: TaskSpec, seconds: float) -> None:
-        """A piece was built in so many seconds, over all its attempts."""
+        """Learn that a task took so many seconds, over all its attempts."""
         self._seconds[spec.kind] = self._seconds.get(spec.kind, 0.0) + seconds
         self._operations[spec.kind] = self._operations.get(spec.kind, 0.0) + spec.operations
         self._counts[spec.kind] = self._counts.get(spec.kind, 0) + 1
 
     def seconds(self, spec: TaskSpec) -> float | None:
-        """What a piece is expected to take; None where nothing says."""
+        """Return the seconds that a task is expected to take; None while nothing is known that would tell."""
         operations = self._operations.get(spec.kind, 0.0)
         if operations and spec.operations:
             return spec.operations * self._seconds[spec.kind] / operations
         if spec.kind in self._counts:
             return self._seconds[spec.kind] / self._counts[spec.kind]
-        known = [until for until, counted in self._operations.items() if counted]
+        known = [kind for kind, counted in self._operations.items() if counted]
         if not known or not spec.operations:
             return None
-        per_operation = sum(self._seconds[until] for until in known) / sum(self._operations[until] for until in known)
+        per_operation = sum(self._seconds[kind] for kind in known) / sum(self._operations[kind] for kind in known)
         return spec.operations * per_operation

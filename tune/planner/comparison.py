@@ -1,4 +1,4 @@
-"""What is held against what: variants, and the best trial beside its controls on fresh seeds; and what that says."""
+"""The comparison of a study: its variants, and its finalists beside their controls on fresh seeds; and the verdict."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from tune.study.states import Role, TaskKind, TaskState
 from tune.study.task import Task, TaskSpec, task_specs, test_evaluation_spec
 
 TRUSTED_TAU = 0.5
-"""Below it agreement has not ranked the students as their labels do, and a study says so."""
+"""Kendall's tau below which a study says that agreement has not ranked its students as their labels do."""
 
 TABLE_METRICS = ("agreement", "validation_accuracy", "test_accuracy", "generator.memorisation")
-"""Columns of the tables, where they exist."""
+"""Metrics that are columns of the comparison tables, if they were measured."""
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One setting over the study's seeds.
+    """A row of the comparison: one setting over the study's seeds.
 
     Attributes:
         name: unique among the rows.
         role: finalist, control or variant.
-        params: dotted path -> value, where it differs from the study's own `trial:`.
+        params: dotted path -> value, where the trial differs from the study's own `trial:`.
         configs: one trial per seed, in the order of `study.seeds`.
-        keys, labels: of the students, likewise.
-        openings: keys of what opens the test labels for them, likewise; empty where they stay closed.
+        keys, labels: of the students, in the same order.
+        test_evaluations: keys of the students' test evaluations, in the same order; empty if the row gets none.
     """
 
     name: str
@@ -49,65 +49,65 @@ class ComparisonRow:
     test_evaluations: tuple[str, ...] = ()
 
 
-def best_of(search_trials: Iterable[SearchTrial]) -> SearchTrial | None:
-    """The best feasible suggestion: of the highest value, of equals by the further objectives, then the earliest."""
-    return next(iter(_ranked(search_trials)), None)
+def best_of(trials: Iterable[SearchTrial]) -> SearchTrial | None:
+    """Return the feasible trial of the highest value; of equal ones by the further objectives, then the earliest."""
+    return next(iter(_ranked(trials)), None)
 
 
-def front_of(search_trials: Iterable[SearchTrial]) -> list[SearchTrial]:
-    """The Pareto front of the feasible suggestions, those of the highest value first; equal students count once.
+def front_of(trials: Iterable[SearchTrial]) -> list[SearchTrial]:
+    """Return the Pareto front of the feasible trials, those of the highest value first.
 
-    None of them is worse than another in every objective, and nothing else is as good as one of them in all.
+    A trial is left out if one in the front is at least as good in every objective, so equal trials count once.
     """
     front: list[SearchTrial] = []
-    for search_trial in _ranked(search_trials):  # whoever surpasses another one stands before it
-        merits = _merits(search_trial)
+    for trial in _ranked(trials):  # a trial that dominates another one comes before it
+        merits = _merits(trial)
         if not any(all(a >= b for a, b in zip(_merits(other), merits, strict=True)) for other in front):
-            front.append(search_trial)
+            front.append(trial)
     return front
 
 
-def finalists_of(search_trials: Iterable[SearchTrial], count: int) -> list[SearchTrial]:
-    """The best feasible suggestions, best first; with several objectives those of the front. Equal ones count once."""
-    ranked = _ranked(search_trials)
+def finalists_of(trials: Iterable[SearchTrial], count: int) -> list[SearchTrial]:
+    """Return the best feasible trials, best first; with several objectives only the front. Equal ones count once."""
+    ranked = _ranked(trials)
     if ranked and ranked[0].further:
         ranked = front_of(ranked)
     found: dict[str, SearchTrial] = {}
-    for search_trial in ranked:
-        found.setdefault(search_trial.task_keys[-1], search_trial)
+    for trial in ranked:
+        found.setdefault(trial.task_keys[-1], trial)
     return list(found.values())[:count]
 
 
-def _ranked(search_trials: Iterable[SearchTrial]) -> list[SearchTrial]:
-    """Those that ended with a value and keep the constraints, best first."""
-    complete = (s for s in search_trials if s.state is TaskState.COMPLETE and s.value is not None)
+def _ranked(trials: Iterable[SearchTrial]) -> list[SearchTrial]:
+    """Return the trials that ended with a value and keep the constraints, best first."""
+    complete = (s for s in trials if s.state is TaskState.COMPLETE and s.value is not None)
     feasible = (s for s in complete if not s.violation)
     return sorted(feasible, key=lambda s: ([-merit for merit in _merits(s)], s.number))
 
 
-def _merits(search_trial: SearchTrial) -> list[float]:
-    """Its objectives' values, the first one first, so signed that more is better."""
-    return [search_trial.value or 0.0, *(merit(name, value) for name, value in search_trial.further.items())]
+def _merits(trial: SearchTrial) -> list[float]:
+    """Return the values of a trial's objectives in order, signed so that more is better."""
+    return [trial.value or 0.0, *(merit(name, value) for name, value in trial.further.items())]
 
 
 def variant_rows(definition: Definition) -> list[ComparisonRow]:
-    """The study's variants."""
+    """Build the rows of the study's variants."""
     return [_row(definition, name, "variant", values, name) for name, values in definition.study.variants.items()]
 
 
 def finalist_rows(definition: Definition, finalists: Sequence[SearchTrial]) -> list[ComparisonRow]:
-    """The best trials of the search, run again on fresh seeds; a single one is named by what it learns from."""
+    """Build the rows of the finalists; a single one is called hybrid if it learns from real and synthetic images."""
     rows = []
-    for search_trial in finalists:
-        name = f"trial-{search_trial.number}"
+    for trial in finalists:
+        name = f"trial-{trial.number}"
         if len(finalists) == 1:
-            name = "hybrid" if _is_hybrid(changed(definition.base, search_trial.params)) else "best"
-        rows.append(_row(definition, name, "finalist", search_trial.params, f"trial-{search_trial.number}"))
+            name = "hybrid" if _is_hybrid(changed(definition.base, trial.params)) else "best"
+        rows.append(_row(definition, name, "finalist", trial.params, f"trial-{trial.number}"))
     return rows
 
 
 def control_rows(definition: Definition, champion: SearchTrial) -> list[ComparisonRow]:
-    """What the best finalist is held against."""
+    """Build the rows of the controls of the best finalist."""
     chosen, label = changed(definition.base, champion.params), f"trial-{champion.number}"
     return [
         _row(definition, name, "control", {**champion.params, **values}, f"{label}-{name}")
@@ -115,9 +115,12 @@ def control_rows(definition: Definition, champion: SearchTrial) -> list[Comparis
     ]
 
 
-def comparison_specs(definition: Definition, search_trials: Iterable[SearchTrial]) -> Iterator[TaskSpec]:
-    """What the comparison at the end would build if the search ended now; before it has found anything, about that."""
-    finalists = finalists_of(search_trials, definition.study.num_finalists)
+def comparison_specs(definition: Definition, trials: Iterable[SearchTrial]) -> Iterator[TaskSpec]:
+    """Yield the tasks that the comparison would need if the search ended now.
+
+    As long as there are too few finalists, the study's own `trial:` takes the place of the missing ones.
+    """
+    finalists = finalists_of(trials, definition.study.num_finalists)
     params = [finalist.params for finalist in finalists]
     params += [{}] * (definition.study.num_finalists - len(params))
     for number, values in enumerate(params):
@@ -131,9 +134,9 @@ def comparison_specs(definition: Definition, search_trials: Iterable[SearchTrial
 
 
 def best_finalist(rows: Sequence[RowSnapshot], objective: str) -> RowSnapshot | None:
-    """The feasible finalist of the highest mean over the fresh seeds; None until all have ended with a number.
+    """Return the feasible finalist of the highest mean over the fresh seeds; None while none has all its numbers.
 
-    A finalist that has lost a seed to a failure is passed over: its mean is of other seeds than the others'.
+    A finalist that lacks the number of a seed is passed over: its mean is over other seeds than those of the others.
     """
     finalists = [row for row in rows if row.role == "finalist" and row.feasible]
     whole = [row for row in finalists if row.num_complete == len(row.keys) and objective in row.means]
@@ -145,7 +148,7 @@ def _is_hybrid(config: TrialConfig) -> bool:
 
 
 def controls_of(definition: Definition, chosen: TrialConfig) -> dict[str, dict[str, Any]]:
-    """Name -> overrides of each control that makes sense beside a trial; the number of student steps stays."""
+    """Return name -> overrides of each control that makes sense for a trial; the number of student steps stays."""
     wanted = definition.study.controls
     is_hybrid = _is_hybrid(chosen)
     controls: dict[str, dict[str, Any]] = {}
@@ -180,22 +183,23 @@ def _row(definition: Definition, name: str, role: Role, values: dict[str, Any], 
 
 
 def measured_by(key: str | None, tasks: Mapping[str, Task]) -> dict[str, float] | None:
-    """What a task that is complete has measured; None for any other."""
+    """Return the metrics of a task that is complete; None for any other."""
     task = None if key is None else tasks.get(key)
     outcome = None if task is None else task.outcome
     return outcome.metrics if outcome is not None and outcome.state is TaskState.COMPLETE else None
 
 
 def summarise(row: ComparisonRow, tasks: Mapping[str, Task], study: StudyConfig) -> RowSnapshot:
-    """Mean and sample standard deviation of a row's finished students, for every metric that all of them have.
+    """Compute mean and sample standard deviation of a row's complete students, for every metric that all of them have.
 
     Args:
-        row, works: of the study.
-        study: whose constraints the means keep, or miss.
+        row: of the comparison.
+        tasks: key -> task of the study.
+        study: its constraints decide whether the row is feasible.
     """
     metrics = [
-        found | (measured_by(opening, tasks) or {})
-        for key, opening in itertools.zip_longest(row.keys, row.test_evaluations)
+        found | (measured_by(test_evaluation, tasks) or {})
+        for key, test_evaluation in itertools.zip_longest(row.keys, row.test_evaluations)
         if (found := measured_by(key, tasks)) is not None
     ]
     names = [name for name in (metrics[0] if metrics else {}) if all(name in found for found in metrics)]
@@ -206,10 +210,10 @@ def summarise(row: ComparisonRow, tasks: Mapping[str, Task], study: StudyConfig)
 
 
 def verdict_of(rows: Sequence[RowSnapshot], objective: str) -> str | None:
-    """The best finalist against the second and each of its controls, in words; None until all have a number.
+    """Say in words how the best finalist compares with the second and with its controls; None until all have a number.
 
-    Percentage points of validation accuracy where labels exist, which the search has not been allowed to see unless
-    it asked for them, else of the objective.
+    The gains are percentage points of validation accuracy if there are labels, which the search has not seen unless it
+    asked for them, else of the objective.
     """
     finalist = best_finalist(rows, objective)
     controls = [row for row in rows if row.role == "control"]
@@ -242,25 +246,25 @@ def _gain(finalist: RowSnapshot, other: RowSnapshot, metric: str) -> str:
 
 
 def rank_agreement(tasks: Iterable[Task]) -> tuple[float | None, int]:
-    """Kendall's tau between agreement and validation accuracy over complete students, and over how many.
+    """Compute Kendall's tau between agreement and validation accuracy over complete students, and how many these are.
 
-    Only students of one kind are paired: other images or another head set students far apart, any measure ranks those,
-    and they would flatter this one. Students that have nobody of their kind beside them do not count. None without
-    labels, or with fewer than three students, or where either does not vary.
+    Only students of one kind are paired: other images or another head set students far apart, any measure ranks those
+    right, and they would flatter this one. Students that are alone in their kind do not count. The tau is None without
+    labels, with fewer than three students, or if either measure does not vary.
     """
     kinds: dict[Any, list[tuple[float, float]]] = {}
     for task in tasks:
         metrics = task.outcome.metrics if task.outcome and task.outcome.state is TaskState.COMPLETE else {}
         if task.spec.kind is TaskKind.STUDENT and {"agreement", "validation_accuracy"} <= metrics.keys():
             pair = metrics["agreement"], metrics["validation_accuracy"]
-            kinds.setdefault(_kind_of(task.spec.config), []).append(pair)
+            kinds.setdefault(_kind_of_student(task.spec.config), []).append(pair)
     groups = [pairs for pairs in kinds.values() if len(pairs) > 1]
     count = sum(map(len, groups))
     return (kendall_tau(groups) if count >= 3 else None), count
 
 
-def _kind_of(config: TrialConfig) -> tuple[Any, ...]:
-    """What sets students far apart: where their images come from, how many were collected, and whose head they have."""
+def _kind_of_student(config: TrialConfig) -> tuple[Any, ...]:
+    """Return what sets students far apart: sources of their images, number of collected ones, and their head."""
     return (
         config.uses_real_images,
         config.uses_synthetic_images,
@@ -270,7 +274,7 @@ def _kind_of(config: TrialConfig) -> tuple[Any, ...]:
 
 
 def kendall_tau(groups: Iterable[Sequence[tuple[float, float]]]) -> float | None:
-    """Kendall's tau-b over the pairs within groups, -1..1; None where one side does not vary.
+    """Compute Kendall's tau-b over the pairs within groups, -1..1; None if one of the two measures does not vary.
 
     **Source**: Kendall 1945. A dozen lines, where importing scipy.stats would cost a second of every command.
     """

@@ -1,7 +1,7 @@
-"""What a study will have built when it is over: how much of it is left, and what that takes. Torch-free.
+"""The forecast of a study: what it will have built when it is over, and the time and cost that are left. Torch-free.
 
-It rests on how long this study's own tasks took as soon as some have ended, before that on what stands in the
-store, and where nothing does on a guess with wide bounds.
+Seconds are estimated from this study's own tasks as soon as some have ended, before that from the artifacts in the
+store, and without any by a guess with wide bounds.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from hidfd.pipeline.costs import NOTHING, Costs, Range, expected_bytes
 from hidfd.pipeline.graph import Stage, plan
 from hidfd.store.store import Store
 from tune.planner.budget import HOUR, LIMITS, Account, Cost, cost_of
-from tune.planner.remaining import BUILT_BY, SHOWN, known_stages, num_users, unseen_stages
+from tune.planner.remaining import BUILT_BY, COUNTED_STAGES, known_stages, num_users, unseen_stages
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
 from tune.study.states import TaskKind, TaskState
 
-NUM_WEIGHED = 3
-"""So many artifacts of a stage are asked for their size."""
+NUM_SAMPLED = 3
+"""Number of a study's own tasks of a kind whose artifacts are asked for their size."""
 
 
 @dataclass(frozen=True)
 class ForecastRow:
-    """One kind of artifact.
+    """A row of the forecast: the artifacts of one stage.
 
     Attributes:
-        what: stage.
-        count: how many the study asks for, at most.
-        built: how many of them stand in the store.
-        left: how many are still to be built, parts of what is under way counted as parts; fewer where pruning is
-            expected to stop some.
-        each: seconds for one, None where that is not counted.
-        bytes_each: of one in the store, with the synthetic images of a generator.
+        what: name of the stage.
+        count: artifacts that the study asks for, at most.
+        built: how many of them are in the store.
+        left: how many are still to be built; one that is under way counts as the part that is left of it, and students
+            that will probably be pruned count less.
+        each: seconds for one, None if they are not estimated.
+        bytes_each: size of one in the store; a generator's includes its synthetic images.
     """
 
     what: str
@@ -48,30 +48,30 @@ class ForecastRow:
 
     @property
     def seconds(self) -> Range:
-        """For all that is left."""
+        """Seconds for all that is left of this stage, one after another."""
         return self.left * self.each if self.each is not None else NOTHING
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Return plain JSON."""
         return asdict(self) | {"seconds_each": self.each.expected if self.each else None}
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """A plan.
+    """The forecast of a study.
 
     Attributes:
-        rows: by stage.
-        seconds: of work that is left, one after another.
-        clock_seconds: the same by the clock, as far as tasks can run side by side.
-        side: how many that is.
+        rows: one per stage.
+        seconds: for all that is left, one task after another.
+        clock_seconds: for all that is left, by the clock, with as many tasks side by side as can be.
+        side: number of tasks side by side, at most.
         cpus, gpus: held at once, at most.
-        amounts: what is left by the names of a budget: `cpu_hours`, `gpu_hours`, `wall_hours`, `money`.
-        bytes_left: that the store will grow by.
-        num_unsuggested: students of the search whose settings nobody knows yet.
-        num_generators, num_users: generators in all, and students that rest on them.
-        saved_seconds: what a generator for each of these students would take on top.
-        basis: what the seconds rest on, in words.
+        amounts: that are left to spend, by the names of a budget: `cpu_hours`, `gpu_hours`, `wall_hours`, `money`.
+        bytes_left: by which the store will grow.
+        num_unsuggested: students of the search whose parameters are not chosen yet.
+        num_generators, num_users: generators in all, and the students that use them.
+        saved_seconds: that a generator for each of these students would take in addition.
+        basis: of the estimated seconds, in words.
         short_of: limits of the budget that do not suffice, or may not, in words.
     """
 
@@ -91,7 +91,7 @@ class Forecast:
     short_of: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Return plain JSON."""
         return {
             **asdict(self),
             "stages": [row.to_json() for row in self.rows],
@@ -101,25 +101,25 @@ class Forecast:
 
 
 def forecast_of(state: StudyState, store: Store) -> Forecast:
-    """What is left of a study, as far as it is.
+    """Forecast what is left of a study.
 
     Args:
         state: of the study.
-        store: where artifacts stand.
+        store: is asked which artifacts it has.
     """
-    definition, pace = state.definition, _Pace(state, store)
+    definition, estimates = state.definition, _StageEstimates(state, store)
     known, left = known_stages(state, store)
     unseen = unseen_stages(state)
     rows: list[ForecastRow] = []
-    for name in SHOWN:
+    for name in COUNTED_STAGES:
         stages = known[name]
         count = len(stages) + math.ceil(unseen[name].high)
         if count:
             missing = sum(left[name].values(), NOTHING) + unseen[name]
             stage = next(iter(stages.values()), None) or plan(definition.base)[name]
-            built = sum(pace.is_built(stage) for stage in stages.values())
-            each = pace.range(stage) if missing.high else None
-            rows.append(ForecastRow(name, count, built, missing, each, pace.bytes_each(name)))
+            built = sum(estimates.is_built(stage) for stage in stages.values())
+            each = estimates.range(stage) if missing.high else None
+            rows.append(ForecastRow(name, count, built, missing, each, estimates.bytes_each(name)))
     seconds = sum((row.seconds for row in rows), NOTHING)
     side = max(1, min(definition.study.concurrency, math.ceil(sum(row.left.high for row in rows))))
     clock = _by_the_clock(state, rows, seconds, side)
@@ -127,7 +127,9 @@ def forecast_of(state: StudyState, store: Store) -> Forecast:
     amounts = _amounts(definition, seconds, clock)
     generation = next((row for row in rows if row.what == "generation"), None)
     users = num_users(state, unseen)
-    each = pace.range(plan(definition.base)["generation"]) if generation and definition.base.uses_generator else None
+    each = (
+        estimates.range(plan(definition.base)["generation"]) if generation and definition.base.uses_generator else None
+    )
     return Forecast(
         rows=tuple(rows),
         seconds=seconds,
@@ -141,67 +143,69 @@ def forecast_of(state: StudyState, store: Store) -> Forecast:
         num_generators=generation.count if generation else 0,
         num_users=users,
         saved_seconds=max(0, users - generation.count) * each.expected if generation and each else 0.0,
-        basis=pace.basis,
+        basis=estimates.basis,
         short_of=tuple(_short_of(definition, amounts, spent)),
     )
 
 
-class _Pace:
-    """How long the stages of a study take, and how large they are."""
+class _StageEstimates:
+    """Estimates of how long the stages of a study take, and how large their artifacts are."""
 
     def __init__(self, state: StudyState, store: Store) -> None:
         self._store = store
         self._base = state.definition.base
         self._on_gpu = state.definition.resources.get("gpus", 0.0) > 0
-        self._made = set[str]()
-        self._held: defaultdict[TaskKind, list[tuple[float, float]]] = defaultdict(list)
-        self._own: defaultdict[str, list[str]] = defaultdict(list)  # stage name -> digests, a few
+        self._built = set[str]()  # digests of artifacts that this study's tasks have built or found
+        self._own_seconds: defaultdict[TaskKind, list[tuple[float, float]]] = defaultdict(list)  # operations, seconds
+        self._own_digests: defaultdict[str, list[str]] = defaultdict(list)  # stage name -> digests, a few
         for task in state.tasks.values():
             if task.outcome is None or task.outcome.state is not TaskState.COMPLETE:
                 continue
-            self._made |= task.spec.makes
+            self._built |= task.spec.makes
             if task.spec.operations and not task.outcome.reused:
-                held = sum((a.ended or a.last_seen) - a.started for a in task.attempts)
-                self._held[task.spec.kind].append((task.spec.operations, held))
-            if len(self._own[task.spec.kind.last_stage]) < NUM_WEIGHED:
-                self._own[task.spec.kind.last_stage].append(task.key)
+                self._own_seconds[task.spec.kind].append((task.spec.operations, task.seconds))
+            if len(self._own_digests[task.spec.kind.last_stage]) < NUM_SAMPLED:
+                self._own_digests[task.spec.kind.last_stage].append(task.key)
                 for stage in plan(task.spec.config).values():
                     if BUILT_BY.get(stage.name) == task.spec.kind:
-                        self._own[stage.name].append(stage.digest)
+                        self._own_digests[stage.name].append(stage.digest)
 
     @cached_property
     def costs(self) -> Costs:
-        """Of the whole store: read only where the ledger has no answer."""
+        """Costs of the artifacts in the whole store, which is read only if this study's own tasks do not suffice."""
         return Costs.of(self._store, on_gpu=self._on_gpu)
 
     def is_built(self, stage: Stage) -> bool:
-        """Whether it is built."""
-        return stage.digest in self._made or self._store.find(stage.name, stage.digest) is not None
+        """Whether the artifact of a stage has been built, by the ledger or by the store."""
+        return stage.digest in self._built or self._store.find(stage.name, stage.digest) is not None
 
     def range(self, stage: Stage) -> Range | None:
-        """Seconds for building it."""
-        held = self._held.get(BUILT_BY[stage.name])
-        if held and stage.operations:
-            expected = sum(seconds for _, seconds in held) / sum(operations for operations, _ in held)
-            return Range.measured([seconds / operations for operations, seconds in held], expected) * stage.operations
+        """Return the estimated seconds for building the artifact of a stage; None if they are not estimated."""
+        own = self._own_seconds.get(BUILT_BY[stage.name])
+        if own and stage.operations:
+            expected = sum(seconds for _, seconds in own) / sum(operations for operations, _ in own)
+            return Range.measured([seconds / operations for operations, seconds in own], expected) * stage.operations
         return self.costs.range(stage)
 
     def bytes_each(self, name: str) -> float:
-        """In the store: as this study's own are, else by its configuration."""
+        """Return the size of one artifact of a stage: the mean of this study's own, else by its configuration."""
         return sum(self._bytes(part) for part in ((name, "synthesis") if name == "generation" else (name,)))
 
     def _bytes(self, name: str) -> float:
-        found = [artifact.bytes for digest in self._own[name] if (artifact := self._store.find(name, digest))]
+        found = [artifact.bytes for digest in self._own_digests[name] if (artifact := self._store.find(name, digest))]
         return sum(found) / len(found) if found else expected_bytes(self._base).get(name, 0.0)
 
     @property
     def basis(self) -> str:
-        """What all this rests on."""
+        """The basis of the estimated seconds, in words."""
         return self.costs.basis() if "costs" in vars(self) else "as this study's own tasks took"
 
 
 def _by_the_clock(state: StudyState, rows: list[ForecastRow], seconds: Range, side: int) -> Range:
-    """Side by side, but for what cannot be: a generator and its student, first in the search, then on a fresh seed."""
+    """Return the seconds with tasks side by side, but never less than the longest chain of tasks takes.
+
+    The chain is the teacher, the collection, a generator and its student, and these two again on a fresh seed.
+    """
     each = {row.what: row.each or NOTHING for row in rows if row.left.high}
     rounds = 1.0 + (bool(state.definition.search) and not state.search_is_over())
     chain = each.get("teacher", NOTHING) + each.get("collection", NOTHING)
@@ -226,7 +230,7 @@ def _amounts(definition: Definition, seconds: Range, clock: Range) -> dict[str, 
 
 
 def _short_of(definition: Definition, amounts: dict[str, Range], spent: Cost) -> list[str]:
-    """Limits that what is left does not keep, or may not."""
+    """Return, in words, the limits of the budget that do not suffice for all that is left, or may not."""
     budget, found = definition.study.budget, []
     for name, done in spent.amounts(budget).items():
         limit, needed = getattr(budget, name), amounts[name]

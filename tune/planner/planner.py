@@ -1,7 +1,7 @@
-"""What a study does next. All its decisions are here: without Ray, without torch, with the caller's clock.
+"""The planner, which makes all decisions of a study: without Ray, without torch, with the caller's clock.
 
-An engine asks `next_task`, runs it, and tells `on_start`, `on_report` and `on_end`; `verdict` says from memory whether
-a task shall go on. Whatever is decided stands in the ledger before it is acted on, so a planner made anew over
+An engine asks `next_task`, runs it, and calls `on_start`, `on_report` and `on_end`; `verdict` says from memory whether
+a task shall go on. Every decision is written into the ledger before it is acted on, so a planner that is made anew over
 the same ledger goes on where the last one was killed.
 """
 
@@ -32,36 +32,37 @@ from tune.study.states import TaskKind, TaskState
 from tune.study.task import Attempt, Outcome, Task, TaskSpec
 
 LOST_WITHOUT_PROGRESS = 3
-"""So many crashes at one point are the work's own fault, not its node's."""
+"""Crashes in a row at one point of its progress that are taken for the task's own fault, not its node's."""
 
 LOST_IN_ALL = 10
-"""So many crashes are its own fault wherever they happened: progress is what was logged, not what was saved."""
+"""Crashes, wherever they happened, that are taken for the task's own fault: it may log progress and never save any."""
 
 STOP_SECONDS = 5.0
-"""What saving a checkpoint and stopping may take: the budget is kept by stopping so long before its end."""
+"""Seconds that a task may take to save a checkpoint and stop: so long before the budget's end all tasks are stopped."""
 
 OBEY_SECONDS = 60.0
-"""How long what hangs, or what has used up the budget, may take to save and stop. Then its process is killed."""
+"""Seconds for saving and stopping that a task has once it hangs or the budget is used up, before it is killed."""
 
 LISTENS_SECONDS = 30.0
-"""A longer time between two looks says nothing about what runs: the driver itself was held up, by its ledger say."""
+"""The longest time between two `tick`s that counts as silence of a task: in a longer one the driver itself was held up,
+by its ledger for example."""
 
 SEEN_EVERY_SECONDS = 15.0
-"""How often the ledger learns that a task still lives."""
+"""Interval at which the ledger is told that a running task is alive, and how far it is: a heartbeat."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class RunningTask:
-    """What a running task told last; lost with the driver, and no decision rests on it.
+    """The newest reports of a running task, in memory only: a new driver needs none of it.
 
     Attributes:
-        stage, images, target_images, metrics, picture: of its reports.
-        attempt: number of its attempt, None until it has started.
-        written: when the ledger last heard of it.
-        silent: seconds, while somebody listened, since it last told something.
-        verdict: why it shall stop.
+        stage, images, target_images, metrics, picture: as it last reported them.
+        attempt_number: index of its attempt in `Task.attempts`, None until it has started.
+        last_written: time at which its attempt was last written into the ledger.
+        silent_seconds: time since its last report, without the times in which the driver was held up.
+        verdict: why it shall stop, if it shall.
     """
 
     stage: str | None = None
@@ -76,43 +77,43 @@ class RunningTask:
 
 
 class Planner:
-    """The rules of a study over its state.
+    """The planner of one study.
 
     Attributes:
-        state: what there is.
-        running: what runs, by key.
+        state: of the study.
+        running: key -> newest reports, for every task that runs.
         notes: lines for the user, in order.
-        blocking_failure: an error that the user has to mend before anything can go on.
+        blocking_failure: a failure whose cause the user has to mend before anything can go on; None if there is none.
     """
 
     def __init__(self, state: StudyState, clock: Callable[[], float]) -> None:
-        """Plans over a state; `clock` gives seconds since the epoch."""
+        """Plan over a state; `clock` gives seconds since the epoch."""
         self.state = state
         self.running: dict[str, RunningTask] = {}
         self.notes: list[str] = []
         self.blocking_failure: TaskFailed | None = None
         self._clock = clock
         self._now = -math.inf
-        self._listened = self.now()
+        self._last_listened = self.now()
         self._drain_reason: str | None = None
-        self._used_up: float | None = None  # when the budget was
+        self._budget_used_up_at: float | None = None
         self._account = Account(state.task_table.attempts())
         self._pace = Pace()
-        self._reserve_stand: tuple[int | None, int] | None = None
+        self._reserve_basis: tuple[int | None, int] | None = None
         self._reserved = Cost()
         for task in state.tasks.values():
             self._learn(task)
         state.apply_outcomes()
 
     def next_task(self, free: int) -> Task | Wait | Done:
-        """What to start now.
+        """Choose the task to start now.
 
         Args:
-            free: slots that the engine can fill.
+            free: slots of the engine that are free.
 
         Returns:
-            Work that counts as running from now on; Wait while others run; Done when nothing is left, or the study was
-            asked to stop and nothing runs any more.
+            A task, which counts as running from now on; Wait while others run; Done when nothing is left, or the study
+            was asked to stop and nothing runs any more.
         """
         self._watch_budget()
         if self._drain_reason is not None:
@@ -135,7 +136,7 @@ class Planner:
         return not self.running and self.state.is_over()
 
     def on_start(self, task: Task, node: str) -> None:
-        """A task began to run on that host."""
+        """Record that an attempt at a task has begun on a node."""
         now, running = self.now(), self.running[task.key]
         since = task.attempts[-1].images_to if task.attempts else 0
         resources = dict(self.state.definition.resources)
@@ -145,10 +146,10 @@ class Planner:
         self.state.ledger.set_attempt(task, running.attempt_number)
 
     def on_report(self, key: str, report: ProgressReport) -> str | None:
-        """A running task told something; the same report twice changes nothing.
+        """Take in the report of a running task; the same report twice changes nothing.
 
         Returns:
-            Its verdict, as `verdict`.
+            The verdict on the task, as `verdict`.
         """
         running = self.running.get(key)
         if running is None:
@@ -173,7 +174,7 @@ class Planner:
         return self.verdict(key)
 
     def verdict(self, key: str) -> str | None:
-        """Why a running task shall stop, or None if it shall go on; from memory."""
+        """Return why a running task shall stop, or None if it shall go on; from memory, so it is cheap."""
         running = self.running.get(key)
         if running is None:
             return self._drain_reason
@@ -181,16 +182,16 @@ class Planner:
         return running.verdict or self._drain_reason or closed
 
     def now(self) -> float:
-        """The clock's time; where that goes backwards, time stands still until it has caught up."""
+        """Return the clock's time, or the latest time that it has given if it goes backwards."""
         self._now = max(self._now, self._clock())
         return self._now
 
     def spent(self) -> Cost:
-        """What the study has cost until now."""
+        """Return what the study has cost until now."""
         return self._account.spent(self.now())
 
     def tick(self) -> None:
-        """Now and then: looks at the budget and for what hangs, and tells the ledger what runs and how far it is."""
+        """Check the budget, look for tasks that hang, and write heartbeats; the engine calls it every few seconds."""
         now = self.now()
         self._watch_budget()
         self._watch_hung(now)
@@ -200,9 +201,9 @@ class Planner:
                 self.state.ledger.set_attempt(self.state.tasks[key], running.attempt_number)
 
     def must_kill(self, key: str) -> bool:
-        """Whether a task was asked to stop and did not: its process is to be killed.
+        """Whether the process of a task is to be killed, because it was asked to stop and has not.
 
-        That is what hangs, and, once the budget is used up, whatever is in a stage that does not stop half-way.
+        This is so for a task that hangs and, once the budget is used up, for one in a stage that cannot stop half-way.
         """
         running = self.running.get(key)
         if running is None or running.attempt_number is None or self.verdict(key) is None:
@@ -210,18 +211,17 @@ class Planner:
         return running.silent_seconds >= self._hung_seconds + OBEY_SECONDS or self._has_overdrawn()
 
     def on_end(self, task: Task, end: TaskEnd) -> None:
-        """A task stopped running, for whatever reason. Told twice, the second time changes nothing."""
+        """Record that a task stopped running, for whatever reason; a second call for the same end changes nothing."""
         running = self.running.get(task.key)
         if running is None:
             return
         if running.attempt_number is None:
             self.on_start(task, "(never started)")
         if running.silent_seconds >= self._hung_seconds and isinstance(end, TaskStopped):
-            end = TaskLost(
-                running.verdict or "hung", cpu_seconds=end.cpu_seconds
-            )  # that it obeyed in the end is no excuse
+            # It hung, even if it obeyed in the end.
+            end = TaskLost(running.verdict or "hung", cpu_seconds=end.cpu_seconds)
         elif isinstance(end, TaskLost) and not end.node_is_gone and self._has_overdrawn():
-            end = TaskStopped(end.reason, end.cpu_seconds)  # killed for the budget, which is no fault of its own
+            end = TaskStopped(end.reason, end.cpu_seconds)  # killed because of the budget, which is not its own fault
         attempt = task.attempts[-1]
         attempt.ended = attempt.last_seen = self.now()
         self._account.close(attempt)
@@ -231,7 +231,7 @@ class Planner:
         self.state.ledger.set_attempt(task, len(task.attempts) - 1)
         outcome = self._outcome(task, end)
         if not isinstance(end, TaskDiverged):
-            # A rung's decision stands even where the student was done before it heard of it.
+            # The decision of a rung holds even if the student was finished before it learned of it.
             outcome = self.state.pruned_outcome(task) or outcome
         del self.running[task.key]
         self.state.task_queue.release(task)
@@ -241,21 +241,21 @@ class Planner:
         self.state.apply_outcomes()
 
     def drain(self, reason: str) -> None:
-        """Start nothing more; what runs saves a checkpoint and stops."""
+        """Start nothing more, and ask running tasks to save a checkpoint and stop."""
         self._drain_reason = self._drain_reason or reason
 
     @property
     def stopping(self) -> str | None:
-        """Why nothing more is started; None while the study goes on."""
+        """The reason for which nothing more is started; None while the study goes on."""
         return self._drain_reason
 
     @property
     def best(self) -> SearchTrial | None:
-        """The best complete suggestion so far."""
+        """The best complete search trial so far; None if there is none."""
         return self.state.best
 
     def _suggest_until_ready(self) -> Task | None:
-        """New suggestions, until one of them gives something to start or opens a generator that has to wait."""
+        """Add search trials until one of them gives a task to start or a build that has to wait."""
         state = self.state
         while state.closed_reason is None and len(state.search_trials) < state.max_search_trials:
             if state.task_queue.has_waiting_build():
@@ -271,7 +271,7 @@ class Planner:
         self.state.suggest(proposal.params, proposal.leader, proposal.why, proposal.point)
 
     def _compare(self, task: Task, report: ProgressReport) -> None:
-        """ASHA at exactly this rung's images, once; the decision is stored before it is acted on."""
+        """Decide once, by ASHA at exactly the images of a rung, whether a student goes on."""
         assert task.trial is not None, task.label
         search_trial = self.state.search_trials[task.trial]
         if report.images not in search_trial.rungs:
@@ -281,9 +281,9 @@ class Planner:
             self.running[task.key].verdict = dropped.reason
 
     def _learn(self, task: Task) -> None:
-        """How long a task takes, once it has been built here."""
+        """Learn from a complete task how long its kind takes, unless its artifacts were found in the store."""
         if task.outcome is not None and task.outcome.state is TaskState.COMPLETE and not task.outcome.reused:
-            self._pace.learn(task.spec, sum((a.ended or a.last_seen) - a.started for a in task.attempts))
+            self._pace.learn(task.spec, task.seconds)
 
     @property
     def _hung_seconds(self) -> float:
@@ -291,8 +291,8 @@ class Planner:
         return math.inf if minutes is None else 60 * minutes
 
     def _watch_hung(self, now: float) -> None:
-        """Asks what has told nothing for too long to stop; whether it obeys, `must_kill` says."""
-        passed, self._listened = min(now - self._listened, LISTENS_SECONDS), now
+        """Ask tasks that have reported nothing for too long to stop; `must_kill` says when to kill them."""
+        passed, self._last_listened = min(now - self._last_listened, LISTENS_SECONDS), now
         for key, running in self.running.items():
             running.silent_seconds += passed if running.attempt_number is not None else 0.0
             if running.silent_seconds >= self._hung_seconds and running.verdict is None:
@@ -304,14 +304,14 @@ class Planner:
                 )
 
     def _watch_budget(self) -> None:
-        """Stops everything where the budget is used up, and the search where only the comparison's part is left."""
+        """Stop everything once the budget is used up, and the search once only the comparison's share is left."""
         budget = self.state.definition.study.budget
         if self._drain_reason is not None or not budget.is_set:
             return
         spent = self._account.spent(self.now(), ahead_seconds=STOP_SECONDS)
         reason = exhausted(spent, budget)
         if reason is not None:
-            self._used_up = self.now()
+            self._budget_used_up_at = self.now()
             self.drain(f"the budget is used up ({reason})")
         elif self.state.best is not None and self.state.closed_reason is None and not self.state.search_is_over():
             reason = exhausted(spent + self._reserve(), budget)
@@ -319,22 +319,22 @@ class Planner:
                 self.state.close_search(f"what is left of the budget is kept for the finalists ({reason} with them)")
 
     def _has_overdrawn(self) -> bool:
-        return self._used_up is not None and self.now() - self._used_up >= OBEY_SECONDS
+        return self._budget_used_up_at is not None and self.now() - self._budget_used_up_at >= OBEY_SECONDS
 
     def _reserve(self) -> Cost:
-        """What the comparison at the end is expected to cost, by what has been built so far; nothing before that."""
+        """Return the expected cost of the comparison at the end, by how long tasks took so far; 0 before any ended."""
         definition, best = self.state.definition, self.state.best
-        stand = best.number if best else None, self._pace.num_learnt
-        if stand != self._reserve_stand:
-            self._reserve_stand = stand
+        basis = best.number if best else None, self._pace.num_learnt
+        if basis != self._reserve_basis:
+            self._reserve_basis = basis
             specs = {spec.key: spec for spec in comparison_specs(definition, self.state.search_trials)}
             seconds = sum(self._pace.seconds(spec) or 0.0 for spec in specs.values())
-            side = max(1, definition.study.concurrency)
-            self._reserved = cost_of(dict(definition.resources), seconds) + Cost(wall_seconds=seconds / side)
+            num_parallel = max(1, definition.study.concurrency)
+            self._reserved = cost_of(dict(definition.resources), seconds) + Cost(wall_seconds=seconds / num_parallel)
         return self._reserved
 
     def _outcome(self, task: Task, end: TaskEnd) -> Outcome | None:
-        """What an end means for good; None if the work goes on later."""
+        """Return the outcome that follows from the end of an attempt; None if another attempt goes on later."""
         match end:
             case TaskFinished(metrics, reused):
                 state, reason = self._judge(task.spec, metrics)
@@ -368,7 +368,7 @@ class Planner:
         return TaskState.COMPLETE, None
 
     def _lost(self, task: Task, reason: str) -> Outcome | None:
-        """A failure for good, once its own process has died too often; a node that went away does not count."""
+        """Return a failure once the task's own process has died too often; nodes that went away do not count."""
         own = [attempt for attempt in task.attempts if attempt.end != "node lost"]
         last = own[-LOST_WITHOUT_PROGRESS:]
         stuck = len(last) == LOST_WITHOUT_PROGRESS and all(

@@ -1,4 +1,4 @@
-"""What of a study is left to build: what is certain by now, and what will come on top. Torch-free."""
+"""The artifacts that a study has left to build: those that are certain by now, and those still to come. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tune.planner.comparison import controls_of
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
 from tune.study.search_space import changed
-from tune.study.states import TaskKind
+from tune.study.states import Role, TaskKind
 from tune.study.task import Task
 
-SHOWN = ("teacher", "collection", "generation", "distillation")
-"""Stages that a plan counts; the others cost next to nothing beside them."""
+COUNTED_STAGES = ("teacher", "collection", "generation", "distillation")
+"""Stages whose artifacts a forecast counts; the others cost next to nothing beside them."""
 
 BUILT_BY = {
     "teacher": TaskKind.COLLECTION,
@@ -27,9 +27,9 @@ BUILT_BY = {
 
 
 def known_stages(state: StudyState, store: Store) -> tuple[dict[str, dict[str, Stage]], dict[str, dict[str, Range]]]:
-    """Stage -> digest -> what is certain to be asked for; and how much of it is left."""
-    known: dict[str, dict[str, Stage]] = {name: {} for name in SHOWN}
-    left: dict[str, dict[str, Range]] = {name: {} for name in SHOWN}
+    """Return stage -> digest -> `Stage` of all artifacts that will surely be asked for, and the part that is left."""
+    known: dict[str, dict[str, Stage]] = {name: {} for name in COUNTED_STAGES}
+    left: dict[str, dict[str, Range]] = {name: {} for name in COUNTED_STAGES}
     startable = state.startable
     if not state.tasks:
         collects = any(path.startswith("collection.") for path in state.definition.space.upstream)
@@ -52,7 +52,7 @@ def known_stages(state: StudyState, store: Store) -> tuple[dict[str, dict[str, S
 
 
 def _left_of(task: Task, stage: Stage, definition: Definition) -> Range:
-    """Of one task: all of it, but for what its attempts have done and pruning is expected to save."""
+    """Return the part of a task that is left, without what its attempts have done and pruning probably saves, 0..1."""
     attempt, target = (task.attempts[-1] if task.attempts else None), task.spec.target_images
     done = attempt.images_to / target if attempt and target and attempt.stage == stage.name else 0.0
     likely = max(0.0, (_pruned_share(definition) if task.rungs else 1.0) - done)
@@ -60,7 +60,7 @@ def _left_of(task: Task, stage: Stage, definition: Definition) -> Range:
 
 
 def _pruned_share(definition: Definition) -> float:
-    """Of a student's images: what an average one sees where each rung lets its share of them through."""
+    """Return the fraction of its images that an average student sees if each rung keeps its share of the students."""
     share = reached = 0.0
     kept = 1.0
     for images in definition.rungs:
@@ -74,22 +74,18 @@ def _pruned_share(definition: Definition) -> float:
 
 
 def unseen_stages(state: StudyState) -> dict[str, Range]:
-    """Stage -> how many will come on top: suggestions not made yet, and the comparison after the search."""
+    """Return stage -> artifacts still to come: of search trials not suggested yet, and of the comparison afterwards."""
     definition, study = state.definition, state.definition.study
     if state.is_over():
-        return dict.fromkeys(SHOWN, NOTHING)
+        return dict.fromkeys(COUNTED_STAGES, NOTHING)
     students = 0 if state.closed_reason is not None else state.max_search_trials - len(state.search_trials)
     groups = max(0, _num_groups(definition) - len({search_trial.group for search_trial in state.search_trials}))
     groups = min(groups, students)
     generators, compared = groups * definition.base.uses_generator, 0
-    if definition.limit and not any(row.role == "control" for row in state.comparison_rows):
-        finalists = (
-            0
-            if any(row.role == "finalist" for row in state.comparison_rows)
-            else min(study.num_finalists, state.max_search_trials)
-        )
+    if definition.limit and not _has_rows(state, "control"):
+        finalists = 0 if _has_rows(state, "finalist") else min(study.num_finalists, state.max_search_trials)
         compared = len(study.seeds) * (finalists + len(controls_of(definition, definition.base)))
-        # Finalists of one generator in the search share one on each fresh seed, too.
+        # Finalists that share a generator in the search share one on each fresh seed, too.
         generators += len(study.seeds) * min(finalists, _num_groups(definition)) * definition.base.uses_generator
     counts = {"teacher": 0, "collection": 0, "generation": generators, "distillation": compared + students}
     if any(path.startswith("collection.") for path in definition.space.upstream):
@@ -100,14 +96,19 @@ def unseen_stages(state: StudyState) -> dict[str, Range]:
     return found
 
 
+def _has_rows(state: StudyState, role: Role) -> bool:
+    return any(row.role == role for row in state.comparison_rows)
+
+
 def _num_groups(definition: Definition) -> int:
+    """Return the number of generators that the search makes, at least."""
     if not definition.space.upstream or not definition.limit:
         return min(1, definition.limit)
     return math.ceil(definition.limit / definition.students_per_generator)
 
 
 def num_users(state: StudyState, unseen: dict[str, Range]) -> int:
-    """Students that rest on a generator, those to come counted."""
+    """Return the number of students that use a generator, including those still to come."""
     definition = state.definition
     known = {
         key
@@ -116,12 +117,8 @@ def num_users(state: StudyState, unseen: dict[str, Range]) -> int:
     }
     if not definition.base.uses_generator:
         return len(known)
-    without = 0
-    if (
-        unseen["distillation"].high
-        and definition.limit
-        and not any(row.role == "control" for row in state.comparison_rows)
-    ):
+    real_only_controls = 0
+    if unseen["distillation"].high and definition.limit and not _has_rows(state, "control"):
         controls = controls_of(definition, definition.base).values()
-        without = sum(not changed(definition.base, values).uses_generator for values in controls)
-    return len(known) + round(unseen["distillation"].high) - len(definition.study.seeds) * without
+        real_only_controls = sum(not changed(definition.base, values).uses_generator for values in controls)
+    return len(known) + round(unseen["distillation"].high) - len(definition.study.seeds) * real_only_controls
