@@ -1,11 +1,11 @@
 """The ledger: all that a study remembers, in Optuna's storage, with one writer. Torch-free.
 
-Two Optuna studies in one SQLite file or PostgreSQL database (see `tune.ledger.opening`):
-    <name>        one trial per suggestion; attributes `group`, `work` (keys of its pieces), `rungs`, `outcome`
-    <name>/work   one parameterless trial per task; attributes `work`, `attempt/<n>`; study attribute `epoch`
+A ledger is two Optuna studies in one SQLite file or PostgreSQL database (see `tune.ledger.opening`):
+    <name>        one trial per search trial; attributes `group`, `work` (keys of its tasks), `rungs`, `outcome`
+    <name>/work   one trial without parameters per task; attributes `work`, `attempt/<n>`; study attribute `epoch`
 
-The driver is the only writer: it holds a lock and raises `epoch` when it takes it, which every write checks. What is
-known is written as attributes first, and told to Optuna last: a kill between two writes loses nothing.
+The driver is the only writer: it holds a lock, and raises `epoch` when it claims the ledger, which every write checks.
+A fact is written as an attribute first and told to Optuna last, so a kill between two writes loses nothing.
 """
 
 from __future__ import annotations
@@ -29,25 +29,28 @@ from tune.study.states import TaskState
 from tune.study.task import Attempt, Task
 
 SCHEMA = 1
-"""Raise when attributes change their meaning; a ledger with a higher number is refused."""
+"""Version of the attributes' meaning, to be raised when that changes; a ledger with a higher one is refused."""
 
 REQUEST = "request/"
-"""Prefix of a study attribute that somebody else than the driver writes; each has a name of its own."""
+"""Prefix of study attributes that another process than the driver writes, each under a name of its own."""
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study that it opens
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna announces every study that it opens
 
 
 class Ledger:
-    """Reads and writes one study. Attributes go first, `tell` goes last, and every step may be the last one."""
+    """The ledger of one study."""
 
     def __init__(self, storage: BaseStorage, name: str, objective: str, further: Iterable[str] = ()) -> None:
-        """Opens the study, made if it is not there.
+        """Open the ledger, and make it if it is not there; before it is written, it must be claimed.
 
         Args:
-            storage: Optuna's.
+            storage: Optuna's storage.
             name: of the study.
             objective: metric of a student that Optuna is told.
-            further: objectives that it is told beside it.
+            further: more objectives that Optuna is told.
+
+        Raises:
+            LedgerError: a later version wrote this ledger.
         """
         self._storage = storage
         self._objective = objective
@@ -67,7 +70,7 @@ class Ledger:
         self._epoch: int | None = None
 
     def claim(self) -> None:
-        """Becomes its writer: whoever held it before cannot write any more."""
+        """Become the writer of the ledger: a driver that claimed it before can write no more."""
         epoch = int(self._tasks_study.user_attrs.get("epoch", 0)) + 1
         self._tasks_study.set_user_attr("schema", SCHEMA)
         self._tasks_study.set_user_attr("epoch", epoch)
@@ -77,50 +80,50 @@ class Ledger:
 
     @property
     def has_other_objectives(self) -> bool:
-        """Whether it was made for others than it was opened for; Optuna never changes those of a study."""
+        """Whether the ledger was made for other objectives than it was opened for; Optuna cannot change them."""
         return [direction.name.lower() for direction in self._search_study.directions] != self._directions
 
     @property
     def identity(self) -> dict[str, Any] | None:
-        """What the study's suggestions belong to, as `set_identity` wrote it."""
+        """The settings to which the search trials belong, as `set_identity` wrote them; None in a new ledger."""
         identity: dict[str, Any] | None = self._search_study.user_attrs.get("identity")
         return identity
 
     def set_identity(self, identity: dict[str, Any]) -> None:
-        """Remembers what the suggestions belong to."""
+        """Write the settings to which the search trials belong."""
         self._write(lambda: self._search_study.set_user_attr("identity", identity))
 
     @property
     def search_closed(self) -> dict[str, Any] | None:
-        """Why the search ended early, as `set_search_closed` wrote it; None if it did not."""
+        """The record of why the search ended early, as `set_search_closed` wrote it; None if it did not."""
         closed: dict[str, Any] | None = self._search_study.user_attrs.get("closed")
         return closed
 
     def set_search_closed(self, closed: dict[str, Any]) -> None:
-        """Remembers why the search ended early, and under which budget."""
+        """Write why the search ended early, and under which budget."""
         self._write(lambda: self._search_study.set_user_attr("closed", closed))
 
     @property
     def test_evaluations(self) -> list[dict[str, Any]]:
-        """Each time that the test labels were opened, as `set_test_evaluations` wrote it."""
+        """The times at which the test labels were opened, as `set_test_evaluations` wrote them."""
         test_evaluations: list[dict[str, Any]] = self._search_study.user_attrs.get("openings", [])
         return test_evaluations
 
     def set_test_evaluations(self, test_evaluations: list[dict[str, Any]]) -> None:
-        """Remembers when the test labels were opened, and for whom."""
+        """Write when the test labels were opened, and for which students."""
         self._write(lambda: self._search_study.set_user_attr("openings", test_evaluations))
 
     def requests(self) -> dict[str, dict[str, Any]]:
-        """What others have asked of the driver: id -> what; see `tune.ledger.opening.send_request`."""
+        """Return id -> request of other processes to the driver; see `tune.ledger.opening.send_request`."""
         attributes = self._search_study.user_attrs
         return {name.removeprefix(REQUEST): asked for name, asked in attributes.items() if name.startswith(REQUEST)}
 
     def history(self) -> list[FrozenTrial]:
-        """Every suggestion as Optuna's samplers read it."""
+        """Return all search trials in the form that Optuna's samplers read."""
         return self._search_study.get_trials(deepcopy=False)
 
     def search_trials(self) -> list[SearchTrial]:
-        """Every suggestion, in order."""
+        """Return all search trials in order of their numbers."""
         found = []
         for trial in self.history():
             attributes = trial.user_attrs
@@ -145,7 +148,11 @@ class Ledger:
         return found
 
     def tasks(self) -> list[Task]:
-        """Every task, in order of creation."""
+        """Return all tasks, in order of creation.
+
+        Raises:
+            LedgerError: a task has settings that this version does not know.
+        """
         found = []
         for trial in self._tasks_study.get_trials(deepcopy=False):
             attributes = trial.user_attrs
@@ -163,10 +170,10 @@ class Ledger:
         return found
 
     def add_search_trial(self, search_trial: SearchTrial, distributions: Mapping[str, BaseDistribution]) -> None:
-        """Writes a new suggestion, whole or not at all.
+        """Write a new search trial, whole or not at all.
 
         Args:
-            suggestion: whose number is how many there are.
+            search_trial: its number is that of the search trials in the ledger.
             distributions: of its parameters.
         """
         attributes: dict[str, Any] = {"group": search_trial.group, "why": search_trial.why, "point": search_trial.point}
@@ -181,20 +188,20 @@ class Ledger:
         self._write(lambda: self._search_study.add_trial(trial))
 
     def set_task_keys(self, search_trial: SearchTrial) -> None:
-        """Writes the keys of its pieces, which must be in the ledger already."""
+        """Write the keys of a search trial's tasks, which must be in the ledger already."""
         self._set(self._search_study, search_trial.number, "work", list(search_trial.task_keys))
 
     def set_rungs(self, search_trial: SearchTrial) -> None:
-        """Writes its decisions, before they are acted on."""
+        """Write the decisions at a search trial's rungs, before they are acted on."""
         rungs = {str(images): decision.to_json() for images, decision in search_trial.rungs.items()}
         self._set(self._search_study, search_trial.number, "rungs", rungs)
 
     def finish_search_trial(self, search_trial: SearchTrial) -> None:
-        """Tells Optuna the truth about a suggestion that has ended. Asked twice it does nothing new.
+        """Write the outcome of a search trial, and tell Optuna; a second call changes nothing.
 
-        COMPLETE with its values, infeasible by how much it misses the constraints; PRUNED with its last rung's value;
-        collapse and divergence are PRUNED without a value and infeasible, so that the sampler keeps away from them;
-        FAIL for what the parameters are not to blame for.
+        Optuna learns COMPLETE with the values, infeasible by how much the constraints are missed; PRUNED with the value
+        at the last rung; PRUNED without a value and infeasible for collapse and divergence, so that the sampler keeps
+        away from them; FAIL for what the parameters are not to blame for.
         """
         outcome: dict[str, Any] = {
             "state": search_trial.state,
@@ -208,12 +215,9 @@ class Ledger:
         violation = 1.0 if search_trial.state in (TaskState.COLLAPSED, TaskState.DIVERGED) else search_trial.violation
         if not self._frozen(self._search_study, search_trial.number).constraints:
             self._write(lambda: trial.set_constraint("feasible", violation))
-        state = {
-            TaskState.COMPLETE: TrialState.COMPLETE,
-            TaskState.FAILED: TrialState.FAIL,
-        }.get(search_trial.state, TrialState.PRUNED)
-        # Rungs show agreement. Where Optuna is told something else, or several things, it knows no values on the way:
-        # TPE would take them for the objective, or could not place them.
+        state = _optuna_state(search_trial.state)
+        # Rungs measure agreement. If the objective is another metric, or there are several, Optuna is told no values of
+        # rungs: TPE would take them for the objective, or could not rank them.
         if search_trial.state is TaskState.PRUNED and len(self._directions) == 1 and self._objective == "agreement":
             reported = self._frozen(self._search_study, search_trial.number).intermediate_values
             for images, decision in search_trial.rungs.items():
@@ -226,30 +230,32 @@ class Ledger:
         self._write(lambda: self._search_study.tell(search_trial.number, values, state, skip_if_finished=True))
 
     def add_task(self, task: Task) -> None:
-        """Writes a new task, whole or not at all."""
+        """Write a new task, whole or not at all."""
         record = task.record()
         self._write(
             lambda: self._tasks_study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"work": record}))
         )
 
     def set_attempt(self, task: Task, number: int) -> None:
-        """Writes one of its attempts."""
+        """Write an attempt at a task.
+
+        Args:
+            task: whose attempt it is.
+            number: index in `task.attempts`.
+        """
         self._set(self._tasks_study, task.number, f"attempt/{number}", task.attempts[number].to_json())
 
     def finish_task(self, task: Task) -> None:
-        """Writes its outcome, then tells Optuna. Asked twice it does nothing new."""
+        """Write the outcome of a task, and tell Optuna; a second call changes nothing."""
         outcome = task.outcome
         assert outcome is not None, task.label
         self._set(self._tasks_study, task.number, "work", task.record())
-        state = {
-            TaskState.COMPLETE: TrialState.COMPLETE,
-            TaskState.FAILED: TrialState.FAIL,
-        }.get(outcome.state, TrialState.PRUNED)
+        state = _optuna_state(outcome.state)
         value = outcome.metrics.get(self._objective, 0.0) if state is TrialState.COMPLETE else None
         self._write(lambda: self._tasks_study.tell(task.number, value, state, skip_if_finished=True))
 
     def repair(self) -> None:
-        """Tells Optuna what stands in the attributes already: the last step of a driver that was killed before it."""
+        """Tell Optuna the outcomes that it has not been told, because a driver was killed after it had written them."""
         for search_trial, trial in zip(self.search_trials(), self.history(), strict=True):
             if search_trial.state.is_final and not trial.state.is_finished():
                 self.finish_search_trial(search_trial)
@@ -262,7 +268,7 @@ class Ledger:
     def _set(self, study: optuna.Study, number: int, name: str, value: Any) -> None:
         trial = self._frozen(study, number)
         if trial.user_attrs.get(name) == value or trial.state.is_finished():
-            return  # Optuna keeps a finished trial as it is; what it was told is the truth
+            return  # Optuna does not change a finished trial
         trial_id = self._trial_id(study, number)
         self._write(lambda: self._storage.set_trial_user_attr(trial_id, name, value))
 
@@ -273,9 +279,15 @@ class Ledger:
         return self._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
 
     def _write(self, action: Callable[[], object]) -> None:
-        """The one door of every write."""
+        """Make a write; every write goes through here.
+
+        Raises:
+            StudyLocked: another driver has claimed the ledger since.
+        """
         assert self._epoch is not None, "not opened for writing"
-        if not isinstance(self._storage, MirroredStorage):  # which looks itself, in the write's own transaction
+        if not isinstance(
+            self._storage, MirroredStorage
+        ):  # which checks the epoch itself, in the transaction of the write
             found = self._tasks_study.user_attrs.get("epoch")
             if found != self._epoch:
                 raise StudyLocked(
@@ -283,3 +295,9 @@ class Ledger:
                     f"stops here"
                 )
         action()
+
+
+def _optuna_state(state: TaskState) -> TrialState:
+    """Return the state that Optuna is told for a final state."""
+    states = {TaskState.COMPLETE: TrialState.COMPLETE, TaskState.FAILED: TrialState.FAIL}
+    return states.get(state, TrialState.PRUNED)

@@ -1,7 +1,8 @@
-"""The ledger's trials in memory, with every write in its database first: one writer need not read what it wrote.
+"""The storage of a ledger's one writer: a mirror of the database in memory, so that no trial is ever read back.
 
-While the database is away the writer waits here: nothing is decided, started or told meanwhile. When it is back, what
-was being written is looked for before it is written again, as its commit may have gone through unheard.
+Every write goes into the database first. While the database does not answer the writer waits here, so nothing is
+decided, started or reported meanwhile. When it answers again, the last write is looked for before it is repeated: its
+commit may have gone through although no answer came.
 """
 
 from __future__ import annotations
@@ -26,102 +27,106 @@ from tune.errors import ConnectionLost, LedgerError, StudyLocked
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 10.0
-"""Between two tries to reach a database that is away: twice as long each time."""
+"""Bounds of the pause between two tries to reach a database that does not answer; each pause is twice the last one."""
 
 POLL_SECONDS = 0.25
-"""How often a pausing driver asks whether it shall stop."""
+"""Interval at which a pausing driver checks whether it shall stop."""
 
 T = TypeVar("T")
 
 _attributes = table("study_user_attributes", column("study_id"), column("key"), column("value_json"))
-"""Optuna's own table. Read directly, so that the fence stands in the same transaction as the write behind it."""
+"""Optuna's own table, read directly so that the fence is checked in the transaction of the write that it guards."""
 
 _log = logging.getLogger(__name__)
 
 
 class LedgerLock(Protocol):
-    """A driver's claim on a study, which only one process has."""
+    """A driver's lock on a study, which only one process has."""
 
     def check(self) -> None:
-        """Raises ConnectionLost where it is gone; asked before every write, so it costs next to nothing."""
-
-    def renew(self) -> None:
-        """Takes it again after an outage.
+        """Check that the lock is still held; called before every write, so it costs next to nothing.
 
         Raises:
-            ConnectionLost: the database is still away.
-            LedgerHeld: another driver has it now.
+            ConnectionLost: it may be lost.
+        """
+
+    def renew(self) -> None:
+        """Take the lock again after an outage.
+
+        Raises:
+            ConnectionLost: the database still does not answer.
+            StudyLocked: another driver has the lock now.
         """
 
 
 class MirroredStorage(InMemoryStorage):
-    """Optuna's storage for the ledger's one writer.
+    """Optuna's storage for the one writer of a ledger.
 
-    Attributes of studies are read from the database, since `stop` writes there too; everything else from memory.
+    Attributes of studies are read from the database, since `tune stop` writes there too; all else is read from memory.
     """
 
     def __init__(
         self, database: RDBStorage, lock: LedgerLock, should_stop: Callable[[], str | None] = lambda: None
     ) -> None:
-        """Empty, until studies are opened by `create_new_study`.
+        """Begin with an empty mirror; `create_new_study` reads studies into it.
 
         Args:
-            database: where everything is kept; its errors arrive as `LedgerError`, see `translate_errors`.
-            lock: taken already.
-            should_stop: asked while the database is away; a reason ends the wait.
+            database: keeps the ledger; it raises its errors as `LedgerError`, see `open_storage`.
+            lock: of the study, held already.
+            should_stop: called while the database does not answer; a reason ends the wait.
         """
         super().__init__()
         self._database, self._study_lock, self._should_stop = database, lock, should_stop
-        self._study_ids: dict[int, int] = {}  # the mirror's -> the database's
+        self._study_ids: dict[int, int] = {}  # id in the mirror -> id in the database
         self._trial_ids: dict[int, int] = {}
         self._fence: tuple[int, str, int] | None = None
         self._is_writing = False
         sqlalchemy.event.listen(database.scoped_session, "after_begin", self._before_write)
 
     def fence(self, study_id: int, key: str, value: int) -> None:
-        """From now on nothing is written unless this attribute of a study still has this value.
+        """Write from now on only as long as this attribute of a study has this value.
 
-        It is read, and kept from changing, in the transaction of each write: a driver that slept through its own
-        replacement cannot write one last time.
+        The attribute is read, and kept from changing, in the transaction of each write: a driver that was suspended
+        while another one claimed the ledger cannot write one last time.
         """
         self._fence = self._study_ids[study_id], key, value
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        """Takes in the study of that name as the database has it, made if it is not there."""
+        """Read the study of this name from the database into the mirror; make it if it is not there."""
         assert study_name is not None
 
-        def made_or_found() -> int:
+        def create_or_find() -> int:
             try:
                 return self._database.create_new_study(directions, study_name)
             except DuplicatedStudyError:
                 return self._database.get_study_id_from_name(study_name)
 
-        below = self._write(made_or_found)
-        trials = self._reach(lambda: self._database.get_all_trials(below, deepcopy=False))
-        known = self._reach(lambda: self._database.get_study_directions(below))
-        study_id = super().create_new_study(known, study_name)
-        self._study_ids[study_id] = below
+        database_id = self._write(create_or_find)
+        trials = self._retry(lambda: self._database.get_all_trials(database_id, deepcopy=False))
+        known_directions = self._retry(lambda: self._database.get_study_directions(database_id))
+        study_id = super().create_new_study(known_directions, study_name)
+        self._study_ids[study_id] = database_id
         for trial in trials:
             self._trial_ids[super().create_new_trial(study_id, trial)] = trial._trial_id
         return study_id
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """From the database."""
-        return self._reach(lambda: self._database.get_study_user_attrs(self._study_ids[study_id]))
+        """Read the attributes of a study from the database."""
+        return self._retry(lambda: self._database.get_study_user_attrs(self._study_ids[study_id]))
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        """As Optuna does."""
+        """Set an attribute of a study, in the database only."""
         self._write(lambda: self._database.set_study_user_attr(self._study_ids[study_id], key, value))
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """As Optuna does; only from a template, which is whole."""
+        """Add a trial, which must be given as a template so that it is written whole."""
         assert template_trial is not None
         template_trial.user_attrs = _plain(template_trial.user_attrs)
-        below, number = self._study_ids[study_id], self.get_n_trials(study_id)
+        database_study_id, number = self._study_ids[study_id], self.get_n_trials(study_id)
 
-        def found() -> int | None:
+        def find() -> int | None:
             try:
-                trial_id = self._database.get_trial_id_from_study_id_trial_number(below, number)
+                trial_id = self._database.get_trial_id_from_study_id_trial_number(database_study_id, number)
             except KeyError:
                 return None
             trial = self._database.get_trial(trial_id)
@@ -131,61 +136,61 @@ class MirroredStorage(InMemoryStorage):
                 )
             return trial_id
 
-        trial_id = self._write(lambda: self._database.create_new_trial(below, template_trial), found)
-        own_id = super().create_new_trial(study_id, template_trial)
-        self._trial_ids[own_id] = trial_id
-        return own_id
+        database_id = self._write(lambda: self._database.create_new_trial(database_study_id, template_trial), find)
+        trial_id = super().create_new_trial(study_id, template_trial)
+        self._trial_ids[trial_id] = database_id
+        return trial_id
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """As Optuna does."""
+        """Set an attribute of a trial."""
         self._write(lambda: self._database.set_trial_user_attr(self._trial_ids[trial_id], key, value))
         super().set_trial_user_attr(trial_id, key, _plain(value))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """As Optuna does."""
+        """Set an attribute of a trial that belongs to Optuna."""
         self._write(lambda: self._database.set_trial_system_attr(self._trial_ids[trial_id], key, value))
         super().set_trial_system_attr(trial_id, key, _plain(value))
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """As Optuna does."""
-        below = self._trial_ids[trial_id]
-        self._write(lambda: self._database.set_trial_intermediate_value(below, step, intermediate_value))
+        """Set the value of a trial at a step."""
+        database_id = self._trial_ids[trial_id]
+        self._write(lambda: self._database.set_trial_intermediate_value(database_id, step, intermediate_value))
         super().set_trial_intermediate_value(trial_id, step, intermediate_value)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """As Optuna does."""
-        below = self._trial_ids[trial_id]
+        """Set the state and the values of a trial."""
+        database_id = self._trial_ids[trial_id]
         self._write(
-            lambda: self._database.set_trial_state_values(below, state, values),
-            lambda: True if self._database.get_trial(below).state == state else None,
+            lambda: self._database.set_trial_state_values(database_id, state, values),
+            lambda: True if self._database.get_trial(database_id).state == state else None,
         )
         return super().set_trial_state_values(trial_id, state, values)
 
-    def _write(self, write: Callable[[], T], found: Callable[[], T | None] = lambda: None) -> T:
-        """The one door of every write.
+    def _write(self, write: Callable[[], T], find: Callable[[], T | None] = lambda: None) -> T:
+        """Make a write; every write goes through here.
 
         Args:
-            write: one transaction.
-            found: what it returned, where the database shows that it went through; None where it did not, or where
-                writing the same again does no harm.
+            write: makes one transaction.
+            find: returns the result of an earlier try that went through; None if none did, or if writing the same again
+                does no harm.
         """
         tried = False
 
-        def once() -> T:
+        def write_once() -> T:
             nonlocal tried
-            stands = found() if tried else None
-            if stands is not None:
-                return stands
+            earlier = find() if tried else None
+            if earlier is not None:
+                return earlier
             tried = self._is_writing = True
             try:
                 return write()
             finally:
                 self._is_writing = False
 
-        return self._reach(once)
+        return self._retry(write_once)
 
-    def _reach(self, action: Callable[[], T]) -> T:
-        """The action's result, however long the database is away."""
+    def _retry(self, action: Callable[[], T]) -> T:
+        """Return the action's result, after as many tries as it takes until the database answers."""
         while True:
             try:
                 with storage_errors():
@@ -195,9 +200,9 @@ class MirroredStorage(InMemoryStorage):
                 self._wait(error)
 
     def _wait(self, lost: ConnectionLost) -> None:
-        """Until the database answers, and the study is still this driver's."""
+        """Wait until the database answers, and check that no other driver has claimed the study meanwhile."""
         _log.warning("paused: %s; the study goes on by itself when the ledger is back", lost)
-        began, pause, said = time.monotonic(), FIRST_PAUSE_SECONDS, ""
+        began, pause, message = time.monotonic(), FIRST_PAUSE_SECONDS, ""
         while True:
             self._sleep(pause)
             try:
@@ -211,9 +216,9 @@ class MirroredStorage(InMemoryStorage):
                 raise
             except LedgerError as error:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-                if not isinstance(error, ConnectionLost) and str(error) != said:
-                    said = str(error)
-                    _log.warning("still paused: %s", said)
+                if not isinstance(error, ConnectionLost) and str(error) != message:
+                    message = str(error)
+                    _log.warning("still paused: %s", message)
         _log.warning("the ledger is back after %s; the study goes on", duration(time.monotonic() - began))
 
     def _sleep(self, seconds: float) -> None:
@@ -222,8 +227,8 @@ class MirroredStorage(InMemoryStorage):
             reason = self._should_stop()
             if reason is not None:
                 raise Stopped(
-                    f"stopped by {reason} while the ledger was away: what it had heard stands, and whatever was built "
-                    f"since is found in the store"
+                    f"stopped by {reason} while the ledger was away: all that was written before is kept, and what was "
+                    f"built since is found in the store"
                 )
             time.sleep(min(left, POLL_SECONDS))
 
@@ -247,14 +252,16 @@ class MirroredStorage(InMemoryStorage):
             )
 
 
-def translate_errors(storage: RDBStorage, error_of: Callable[[Exception, bool], LedgerError]) -> None:
-    """Has everything that goes wrong with a database raised as an error of the ledger.
+@contextmanager
+def open_storage(storage: RDBStorage, error_of: Callable[[Exception, bool], LedgerError]) -> Iterator[RDBStorage]:
+    """Yield Optuna's storage, with the errors of its database translated, and close it at the end.
 
-    Optuna would try a lost commit five times more, and so might write a trial twice; that it leaves to others' errors.
+    Optuna tries a lost commit five times more, and so might write a trial twice, but not after an error that it does
+    not know.
 
     Args:
-        storage: Optuna's.
-        error_of: the database's error, and whether it came over a connection that had been made.
+        storage: of Optuna.
+        error_of: translates the database's error; the flag says whether the connection had been made before.
     """
 
     def handle(context: sqlalchemy.engine.ExceptionContext) -> None:
@@ -263,11 +270,16 @@ def translate_errors(storage: RDBStorage, error_of: Callable[[Exception, bool], 
             raise error_of(error, context.connection is not None)
 
     sqlalchemy.event.listen(storage.engine, "handle_error", handle)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """What Optuna and SQLAlchemy raise of their own, as an error of the ledger."""
+    """Raise the errors of Optuna and SQLAlchemy in the block as `LedgerError`."""
     try:
         yield
     except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
@@ -276,16 +288,6 @@ def storage_errors() -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def closing(storage: RDBStorage) -> Iterator[RDBStorage]:
-    """The storage for as long as the block lasts."""
-    try:
-        yield storage
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()
-
-
 def _plain(value: Any) -> Any:
-    """As the database gives it back."""
+    """Return a value as the database gives it back."""
     return json.loads(json.dumps(value))

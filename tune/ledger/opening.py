@@ -1,4 +1,4 @@
-"""Where a ledger is: opened for the one driver of a study, copied for whoever looks on, asked who drives it."""
+"""Ways to open a ledger: for the one driver of a study, as a copy for readers, to leave a request, to delete it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from hidfd.config.study_file import redacted
 from tune.errors import LedgerError
 from tune.ledger.ledger import REQUEST, Ledger
 from tune.ledger.mirrored_storage import MirroredStorage, storage_errors
-from tune.ledger.postgres import EXPECTED, PostgresDatabase
+from tune.ledger.postgres import ADDRESS_FORM, PostgresDatabase
 from tune.ledger.sqlite import SqliteFile
 
 
 def database_at(address: str) -> SqliteFile | PostgresDatabase:
-    """The place that a `storage.ledger` names: a path, `sqlite:///path` or `postgresql://...`.
+    """Return the database at a `storage.ledger`: a path, `sqlite:///path` or `postgresql://...`.
 
     Raises:
-        LedgerError: it names another kind of database, or is no address.
+        LedgerError: it is the address of another kind of database, or no address.
     """
     scheme, is_address, _ = address.partition("://")
     if not is_address or address.startswith("sqlite:///"):
@@ -34,7 +34,7 @@ def database_at(address: str) -> SqliteFile | PostgresDatabase:
         return PostgresDatabase(address)
     raise LedgerError(
         f"storage.ledger: {redacted(address)}: {scheme} is not supported; give the path of an SQLite file, or a "
-        f"PostgreSQL database: {EXPECTED}"
+        f"PostgreSQL database: {ADDRESS_FORM}"
     )
 
 
@@ -46,17 +46,17 @@ def open_ledger(
     should_stop: Callable[[], str | None] = lambda: None,
     further: Iterable[str] = (),
 ) -> Iterator[Ledger]:
-    """The study's ledger for reading and writing, locked for as long as the block lasts.
+    """Open the ledger of a study for reading and writing, and lock the study for as long as the block lasts.
 
     Args:
-        address: as `database_at`.
+        address: see `database_at`.
         name: of the study.
         objective: metric of a student that Optuna is told.
-        should_stop: asked while the ledger's database is away; a reason ends the wait with `Stopped`.
-        further: objectives that it is told beside it.
+        should_stop: called while the ledger's database does not answer; a reason ends the wait with `Stopped`.
+        further: more objectives that Optuna is told.
 
     Raises:
-        LedgerHeld: another driver runs the study.
+        StudyLocked: another driver runs the study.
         LedgerError: it cannot be opened.
     """
     database = database_at(address)
@@ -67,9 +67,9 @@ def open_ledger(
 
 
 def copy_ledger(address: str, name: str, objective: str, further: Iterable[str] = ()) -> Ledger:
-    """The study's ledger as it stands, copied into memory, whoever writes it; empty if there is none yet.
+    """Copy the ledger of a study into memory, as it is now, whoever writes it; the copy is empty if there is none yet.
 
-    A reader draws the same conclusions from it as the driver would, and leaves no trace.
+    A reader draws the same conclusions from the copy as the driver would, and leaves no trace.
     """
     database = database_at(address)
     copy = InMemoryStorage()
@@ -82,7 +82,7 @@ def copy_ledger(address: str, name: str, objective: str, further: Iterable[str] 
 
 
 def _copy_of(storage: BaseStorage, name: str) -> InMemoryStorage:
-    """Suggestions first, then the tasks of these: the driver may write more meanwhile."""
+    """Copy the search trials first, then the tasks of these: the driver may write more meanwhile."""
     copy, tasks = InMemoryStorage(), f"{name}/work"
     known = {study.study_name for study in storage.get_all_studies()}
     num_search_trials = 0
@@ -100,21 +100,21 @@ def _copy_of(storage: BaseStorage, name: str) -> InMemoryStorage:
 
 
 def _trial_of(task: FrozenTrial) -> int:
-    """Number of the suggestion that a task was made for; -1 for those of the comparison at the end."""
+    """Return the number of the search trial that a task was made for; -1 for a task of the comparison at the end."""
     number: int | None = task.user_attrs["work"]["trial"]
     return -1 if number is None else number
 
 
 def holder_of(address: str, name: str) -> str | None:
-    """Who drives the study now, in words; None if nobody does."""
+    """Return which process drives the study now, in words; None if none does."""
     return database_at(address).holder(name)
 
 
 def send_request(address: str, name: str, request: dict[str, Any]) -> None:
-    """Leaves a request for whoever drives a study, who looks every few seconds.
+    """Leave a request for the driver of a study, which reads requests every few seconds.
 
     Args:
-        address: as `database_at`.
+        address: see `database_at`.
         name: of the study.
         request: plain JSON.
 
@@ -130,7 +130,7 @@ def send_request(address: str, name: str, request: dict[str, Any]) -> None:
 
 
 def drop_ledger(address: str, name: str) -> None:
-    """Deletes all that a ledger holds of a study, tasks last; whoever calls it holds the study.
+    """Delete all that a ledger has of a study, its tasks last; the caller must have locked the study.
 
     Raises:
         LedgerError: it cannot be written.

@@ -1,4 +1,4 @@
-"""A ledger in a PostgreSQL database: its address, the driver's advisory lock, and its errors in words."""
+"""A ledger in a PostgreSQL database: its address, the advisory lock of its driver, and its errors in words."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 from tune.errors import ConnectionLost, LedgerError, StudyLocked
-from tune.ledger.mirrored_storage import closing, storage_errors, translate_errors
+from tune.ledger.mirrored_storage import open_storage, storage_errors
 
-LOOK_SECONDS = 1.0
-"""How long a driver waits for the lock: the server takes a moment to notice that a driver was killed."""
+LOCK_WAIT_SECONDS = 1.0
+"""Seconds that a driver waits for the lock: the server takes a moment to notice that another driver was killed."""
 
 CONNECTION: dict[str, Any] = {
     "connect_timeout": 5,
@@ -32,8 +32,8 @@ CONNECTION: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,
 }
-"""A server that vanished without a word is missed after 25 s; by default it would be after hours. The address's query
-wins over these."""
+"""Arguments of connections, with which a server that vanished is noticed after 25 s instead of hours. Those in the
+address's query win over these."""
 
 SESSION = {
     "idle_session_timeout": "0",
@@ -42,38 +42,38 @@ SESSION = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "25000",
 }
-"""The same from the server's side, for the lock of a driver whose machine is gone; and the lock may idle for days."""
+"""Settings of the lock's session: the server notices a driver whose machine is gone, and the lock may idle for days."""
 
-AWAY = {"57P01", "57P02", "57P03", "53300", "25006"}
-"""SQLSTATEs of a server that shuts down, has crashed, is starting, has no connection free, or became a standby."""
+UNAVAILABLE = {"57P01", "57P02", "57P03", "53300", "25006"}
+"""SQLSTATEs of a server that shuts down, has crashed, is starting, has no free connection, or became a standby."""
 
 APPLICATION_BYTES = 63
-"""PostgreSQL cuts an application_name there."""
+"""Length at which PostgreSQL cuts an application_name."""
 
-EXPECTED = "expected postgresql://USER:${NAME}@HOST:PORT/DATABASE, where NAME is an environment variable"
+ADDRESS_FORM = "expected postgresql://USER:${NAME}@HOST:PORT/DATABASE, where NAME is an environment variable"
 
 
 class PostgresDatabase:
-    """Where a ledger is.
+    """The PostgreSQL database of a ledger.
 
     Attributes:
-        shown: its address without its password and its query.
+        shown: its address for messages, without the password and the query.
     """
 
     def __init__(self, address: str) -> None:
-        """Reads an address; connects to nothing.
+        """Read an address, without connecting to it.
 
         Raises:
-            LedgerError: it is none.
+            LedgerError: it is no address of a database.
         """
         try:
             url = sqlalchemy.make_url(address)
         except (sqlalchemy.exc.ArgumentError, ValueError):
-            raise LedgerError(f"storage.ledger: this is no address of a database; {EXPECTED}") from None
+            raise LedgerError(f"storage.ledger: this is no address of a database; {ADDRESS_FORM}") from None
         if "@" in (url.host or ""):  # what follows the first @ is part of the password
             raise LedgerError(
                 f"storage.ledger: this address has more than one @; write a password's special characters as %40 and "
-                f"so on (in ${{NAME}} they may stand as they are); {EXPECTED}"
+                f"so on (in ${{NAME}} they need no change); {ADDRESS_FORM}"
             )
         self._password = str(url.password or "")
         self.shown = url.set(drivername="postgresql", query={}).render_as_string(hide_password=True)
@@ -83,24 +83,24 @@ class PostgresDatabase:
         self._arguments: dict[str, Any] = CONNECTION | {"application_name": "hidfd"} | given | dict(url.query)
 
     def has_ledger(self) -> bool:
-        """Whether any study was ever begun there."""
+        """Whether the ledger's tables are there."""
         with self.connect() as connection:
-            return bool(_one(connection, f"SELECT {HAS_TABLES}"))
+            return bool(_query_one(connection, f"SELECT {HAS_TABLES}"))
 
     @contextmanager
     def open(self) -> Iterator[RDBStorage]:
-        """Optuna's storage over it, its tables made if they are not there.
+        """Open the database as Optuna's storage, and make its tables if they are not there.
 
         Raises:
-            ConnectionLost: it does not answer.
-            LedgerError: it refuses, or its tables are another version's.
+            ConnectionLost: the server does not answer.
+            LedgerError: the server refuses, or the tables are those of another version.
         """
         with self.connect() as first, storage_errors():
-            # Drivers of several studies may be the first ones at once; the lock ends with the connection.
-            _one(first, "SELECT pg_advisory_lock(%s)", _key("tables"))
-            if not _one(first, MAY_OPEN):
+            # Drivers of several studies may be the first at the same time; this lock ends with the connection.
+            _query_one(first, "SELECT pg_advisory_lock(%s)", _lock_key_of("tables"))
+            if not _query_one(first, MAY_OPEN):
                 raise self._no_right("no tables yet, and no right to make them")
-            # The password stands in no URL, and so in no error of SQLAlchemy, Alembic or Optuna.
+            # A password that is in no URL is in no error of SQLAlchemy, Alembic or Optuna.
             arguments = self._arguments | {"target_session_attrs": "read-write"}
             try:
                 storage = RDBStorage("postgresql+psycopg://", engine_kwargs={"connect_args": arguments})
@@ -109,16 +109,15 @@ class PostgresDatabase:
                 raise self.error_of(getattr(cause, "orig", None) or error, True) from None
             except RuntimeError as error:
                 raise LedgerError(f"{self.shown}: not a ledger of this version ({error})") from error
-        translate_errors(storage, self.error_of)
-        with closing(storage):
+        with open_storage(storage, self.error_of):
             yield storage
 
     @contextmanager
     def lock(self, name: str) -> Iterator[AdvisoryLock]:
-        """Keeps other drivers away from a study for as long as the block lasts.
+        """Lock a study against other drivers for as long as the block lasts.
 
         Raises:
-            LedgerHeld: another driver runs it.
+            StudyLocked: another driver runs it.
             LedgerError: see `open`.
         """
         lock = AdvisoryLock(self, name)
@@ -129,14 +128,14 @@ class PostgresDatabase:
             lock.release()
 
     def holder(self, name: str) -> str | None:
-        """Who drives a study now, in words; None if nobody does."""
+        """Return which process drives a study now, in words; None if none does."""
         with self.connect() as connection:
-            found = _holder(connection, _key(name))
-        return None if found is None else _in_words(found[1])
+            found = _query_holder(connection, _lock_key_of(name))
+        return None if found is None else _holder_in_words(found[1])
 
     @contextmanager
     def connect(self, **arguments: str) -> Iterator[psycopg.Connection]:
-        """A connection of its own, for a few statements; its errors are the ledger's."""
+        """Open a connection for a few statements; its errors are raised as `LedgerError`."""
         connection = self.open_connection(**arguments)
         try:
             yield connection
@@ -146,56 +145,65 @@ class PostgresDatabase:
             connection.close()
 
     def open_connection(self, **arguments: str) -> psycopg.Connection:
-        """A connection to keep, on which each statement is a transaction."""
+        """Open a connection on which each statement is a transaction; the caller closes it."""
         try:
             return psycopg.connect(**(self._arguments | arguments), autocommit=True)
         except psycopg.Error as error:
             raise self.error_of(error, False) from None
 
     def error_of(self, error: BaseException, is_connected: bool) -> LedgerError:
-        """What went wrong, in words that hold no password."""
-        said = str(error).partition("\n")[0].removeprefix("connection failed: ").strip()
-        said = said.replace(self._password, "***") if self._password else said
-        state = getattr(error, "sqlstate", None) or ""
+        """Translate an error of the database, without its password.
+
+        Args:
+            error: of psycopg.
+            is_connected: whether the connection had been made before.
+        """
+        message = str(error).partition("\n")[0].removeprefix("connection failed: ").strip()
+        message = message.replace(self._password, "***") if self._password else message
+        sqlstate = getattr(error, "sqlstate", None) or ""
         correct = "correct the address: storage.ledger=URL, or HIDFD_LEDGER"
         if not is_connected:
-            if re.search(r"authentication failed|no password supplied|role .* does not exist|pg_hba", said):
+            if re.search(r"authentication failed|no password supplied|role .* does not exist|pg_hba", message):
                 return LedgerError(
-                    f"{self.shown}: the server refuses this user or this password ({said}); set the environment "
+                    f"{self.shown}: the server refuses this user or this password ({message}); set the environment "
                     f"variable that storage.ledger names, or {correct}"
                 )
-            if re.search(r"database .* does not exist", said):
-                return LedgerError(f"{self.shown}: the server has no such database ({said}); create it, or {correct}")
-            return ConnectionLost(f"{self.shown}: no PostgreSQL server answers there ({said}); start it, or {correct}")
-        is_broken = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not state
-        if is_broken or state in AWAY or state.startswith("08"):
-            return ConnectionLost(f"{self.shown}: the connection is lost ({said})")
-        if state == "42501":
-            return self._no_right(said)
+            if re.search(r"database .* does not exist", message):
+                return LedgerError(
+                    f"{self.shown}: the server has no such database ({message}); create it, or {correct}"
+                )
+            return ConnectionLost(
+                f"{self.shown}: no PostgreSQL server answers there ({message}); start it, or {correct}"
+            )
+        is_broken = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not sqlstate
+        if is_broken or sqlstate in UNAVAILABLE or sqlstate.startswith("08"):
+            return ConnectionLost(f"{self.shown}: the connection is lost ({message})")
+        if sqlstate == "42501":
+            return self._no_right(message)
         return LedgerError(
-            f"{self.shown}: the ledger cannot be read or written ({said}); what was written before stands, and the "
+            f"{self.shown}: the ledger cannot be read or written ({message}); what was written before is kept, and the "
             f"same command goes on once that is mended"
         )
 
-    def _no_right(self, said: str) -> LedgerError:
+    def _no_right(self, message: str) -> LedgerError:
         return LedgerError(
-            f"{self.shown}: this user may not make or use the ledger's tables ({said}); make it the owner of the "
+            f"{self.shown}: this user may not make or use the ledger's tables ({message}); make it the owner of the "
             f"database, or grant it CREATE on the schema"
         )
 
 
 class AdvisoryLock:
-    """A driver's lock: a session's, on a connection that does nothing else, so that it ends when the driver does."""
+    """The lock of a driver: an advisory lock on a connection of its own, so that it ends when the driver does."""
 
     def __init__(self, database: PostgresDatabase, name: str) -> None:
-        """Not taken yet."""
-        self._database, self._name, self._key = database, name, _key(name)
+        """Prepare the lock of a study; `renew` takes it."""
+        self._database, self._name, self._lock_key = database, name, _lock_key_of(name)
         words = f"hidfd {os.getpid()} {int(time.time())} {secrets.token_hex(3)} {socket.gethostname()}"
         self._label = words.encode("ascii", "replace")[:APPLICATION_BYTES].decode()
         self._connection: psycopg.Connection | None = None
 
     def check(self) -> None:
-        """See `LedgerLock`. A connection that has something to say while it idles has ended, or is about to."""
+        """Check the lock; see `LedgerLock`. An idle connection that has data to read has ended, or is about to."""
         assert self._connection is not None
         try:
             waiting = select.poll()
@@ -206,25 +214,27 @@ class AdvisoryLock:
             raise self._database.error_of(error, True) from None
 
     def renew(self) -> None:
-        """See `LedgerLock`."""
+        """Take the lock, on a new connection; see `LedgerLock`."""
         self.release()
-        self._connection = self._database.open_connection(application_name=self._label, target_session_attrs="read-write")
-        until = time.monotonic() + LOOK_SECONDS
+        self._connection = self._database.open_connection(
+            application_name=self._label, target_session_attrs="read-write"
+        )
+        until = time.monotonic() + LOCK_WAIT_SECONDS
         try:
-            _one(self._connection, SET_SESSION, list(SESSION), list(SESSION.values()))
-            while not _one(self._connection, "SELECT pg_try_advisory_lock(%s)", self._key):
-                found = _holder(self._connection, self._key)
+            _query_one(self._connection, SET_SESSION, list(SESSION), list(SESSION.values()))
+            while not _query_one(self._connection, "SELECT pg_try_advisory_lock(%s)", self._lock_key):
+                found = _query_holder(self._connection, self._lock_key)
                 if found is not None and found[1] == self._label:
-                    # This driver's own, of a connection that broke unheard by the server.
-                    _one(self._connection, "SELECT pg_terminate_backend(%s)", found[0])
+                    # It is this driver's own lock, on a connection of which the server has not noticed that it broke.
+                    _query_one(self._connection, "SELECT pg_terminate_backend(%s)", found[0])
                 elif found is not None and time.monotonic() >= until:
-                    raise StudyLocked.by(_in_words(found[1]), self._name)
-                time.sleep(LOOK_SECONDS / 20)
+                    raise StudyLocked.by(_holder_in_words(found[1]), self._name)
+                time.sleep(LOCK_WAIT_SECONDS / 20)
         except psycopg.Error as error:
             raise self._database.error_of(error, True) from None
 
     def release(self) -> None:
-        """Lets another driver have it; it is free at once where the server hears of it."""
+        """Free the lock, at once if the server can be reached."""
         if self._connection is not None:
             with suppress(psycopg.Error):
                 self._connection.execute("SELECT pg_advisory_unlock_all()")
@@ -234,44 +244,46 @@ class AdvisoryLock:
 
 
 HAS_TABLES = "to_regclass('alembic_version') IS NOT NULL"
-"""The last one that Optuna makes."""
+"""Condition that is true once Optuna has made its tables, of which this is the last one."""
 
 MAY_OPEN = f"SELECT {HAS_TABLES} OR coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)"
+"""Query whether the tables are there, or the user may make them."""
 
 SET_SESSION = """
 SELECT count(set_config(name, value, false))
 FROM unnest(%s::text[], %s::text[]) AS wanted (name, value) JOIN pg_settings USING (name)
 """
-"""Those that this server knows: idle_session_timeout is there since PostgreSQL 14."""
+"""Query that sets those of `SESSION` that this server knows: idle_session_timeout exists since PostgreSQL 14."""
 
 FIND_HOLDER = """
 SELECT activity.pid, activity.application_name FROM pg_locks JOIN pg_stat_activity AS activity USING (pid)
 WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = %s AND objid = %s
 AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
+"""Query for the process that holds an advisory lock, given the two halves of its key."""
 
 
-def _key(name: str) -> int:
-    """64 bits, signed, as PostgreSQL names an advisory lock."""
+def _lock_key_of(name: str) -> int:
+    """Return the key of a study's advisory lock, a signed integer of 64 bits."""
     return int.from_bytes(hashlib.sha256(f"hidfd/{name}".encode()).digest()[:8], signed=True)
 
 
-def _holder(connection: psycopg.Connection, key: int) -> tuple[int, str] | None:
-    """Who holds a lock: its process at the server, and what it calls itself."""
+def _query_holder(connection: psycopg.Connection, key: int) -> tuple[int, str] | None:
+    """Return the holder of a lock: its process at the server, and its application_name."""
     high, low = (key >> 32) & 0xFFFFFFFF, key & 0xFFFFFFFF
     row = connection.execute(FIND_HOLDER, [high, low]).fetchone()
     return None if row is None else (row[0], row[1])
 
 
-def _in_words(label: str) -> str:
+def _holder_in_words(label: str) -> str:
     match label.split(" ", 4):
         case ["hidfd", pid, since, _, host] if since.isdecimal():
             return f"process {pid} on {host} since {datetime.fromtimestamp(int(since), UTC).isoformat()}"
     return "another process"
 
 
-def _one(connection: psycopg.Connection, query: str, *values: Any) -> Any:
-    """The one value of the one row."""
+def _query_one(connection: psycopg.Connection, query: str, *values: Any) -> Any:
+    """Return the one value of the one row."""
     row = connection.execute(query, values).fetchone()
     assert row is not None
     return row[0]

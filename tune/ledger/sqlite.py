@@ -1,4 +1,4 @@
-"""A ledger in an SQLite file, and the lock beside it."""
+"""A ledger in an SQLite file, and the lock file beside it."""
 
 from __future__ import annotations
 
@@ -19,50 +19,47 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 from tune.errors import LedgerError, StudyLocked
-from tune.ledger.mirrored_storage import closing, translate_errors
+from tune.ledger.mirrored_storage import open_storage
 
 BUSY_SECONDS = 30
-"""How long a write waits for another study that writes into the same file."""
+"""Seconds that a write waits for another study that writes into the same file."""
 
-LOOK_SECONDS = 1.0
-"""How long a driver waits for the lock: whoever asks who holds it, holds it too for a moment."""
+LOCK_WAIT_SECONDS = 1.0
+"""Seconds that a driver waits for the lock: a process that asks who holds it holds it for a moment, too."""
 
 
 class FileLock:
-    """A lock beside the file, which the kernel keeps for as long as the process lives: never lost, never renewed."""
+    """A lock on a file, which the kernel keeps as long as the process lives: it is never lost and never renewed."""
 
     def check(self) -> None:
-        """Held."""
+        """Do nothing: the lock is held."""
 
     def renew(self) -> None:
-        """Held."""
+        """Do nothing: the lock is held."""
 
 
 class SqliteFile:
-    """Where a ledger is.
-
-    Attributes:
-        path: of the file, which need not be there yet.
-    """
+    """The SQLite file of a ledger."""
 
     def __init__(self, path: Path) -> None:
+        """Name a file, which need not be there yet."""
         self.path = path
 
     def has_ledger(self) -> bool:
-        """Whether any study was ever begun there."""
+        """Whether the file is there."""
         return self.path.exists()
 
     @contextmanager
     def open(self) -> Iterator[RDBStorage]:
-        """Optuna's storage over it, made if it is not there.
+        """Open the file as Optuna's storage, and make it if it is not there.
 
-        Write-ahead logging: readers never wait, and a write costs a third.
+        It uses write-ahead logging, with which readers never wait and a write costs a third.
 
         Raises:
             LedgerError: it is no database, or cannot be read.
         """
         try:
-            # Whoever looks on while a driver makes the tables waits for them; Optuna makes them one by one.
+            # Optuna makes the tables one by one; another process waits here until the first one has made all of them.
             with self._beside("lock").open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 with sqlite3.connect(self.path, timeout=BUSY_SECONDS) as connection:
@@ -77,18 +74,17 @@ class SqliteFile:
                 f"{self.path}: not a ledger that can be opened ({str(error).splitlines()[0]}); if it is damaged, move "
                 f"it away: finished artifacts stay in the store, and the study is rebuilt from them"
             ) from error
-        sqlalchemy.event.listen(storage.engine, "connect", _relax)
+        sqlalchemy.event.listen(storage.engine, "connect", _set_synchronous)
         storage.engine.dispose()
-        translate_errors(storage, self._error_of)
-        with closing(storage):
+        with open_storage(storage, self._error_of):
             yield storage
 
     @contextmanager
     def lock(self, name: str) -> Iterator[FileLock]:
-        """Keeps other drivers away from a study for as long as the block lasts.
+        """Lock a study against other drivers for as long as the block lasts.
 
         Raises:
-            LedgerHeld: another driver runs it.
+            StudyLocked: another driver runs it.
             LedgerError: the folder cannot be written, or its file system cannot lock.
         """
         try:
@@ -107,7 +103,7 @@ class SqliteFile:
             yield FileLock()
 
     def holder(self, name: str) -> str | None:
-        """Who drives a study now, in words; None if nobody does."""
+        """Return which process drives a study now, in words; None if none does."""
         lock_path = self._beside(f"{name}.lock")
         if not lock_path.exists():
             return None
@@ -115,7 +111,7 @@ class SqliteFile:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return _holder(lock_path)
+                return _holder_in_words(lock_path)
         return None
 
     def _beside(self, ending: str) -> Path:
@@ -128,40 +124,40 @@ class SqliteFile:
         )
 
     def _error_of(self, error: Exception, _is_connected: bool) -> LedgerError:
-        said = str(error).splitlines()[0]
-        stands = "what was written before stands, and the same command goes on"
-        if "database is locked" in said:
+        message = str(error).splitlines()[0]
+        advice = "what was written before is kept, and the same command goes on"
+        if "database is locked" in message:
             return LedgerError(
-                f"{self.path}: another program has kept it for more than {BUSY_SECONDS} s ({said}); close that program "
-                f"(a database browser, a backup); {stands}"
+                f"{self.path}: another program has kept it for more than {BUSY_SECONDS} s ({message}); close that "
+                f"program (a database browser, a backup); {advice}"
             )
-        if "disk is full" in said:
-            return LedgerError(f"{self.path}: its disk is full ({said}); make room there; {stands}")
-        return LedgerError(f"the ledger cannot be read or written: {said}. Check the disk and {self.path}; {stands}")
+        if "disk is full" in message:
+            return LedgerError(f"{self.path}: its disk is full ({message}); make room there; {advice}")
+        return LedgerError(f"the ledger cannot be read or written: {message}. Check the disk and {self.path}; {advice}")
 
 
-def _relax(connection: sqlite3.Connection, _record: object) -> None:
+def _set_synchronous(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def _acquire(file: IO[str], path: Path, name: str) -> None:
-    until = time.monotonic() + LOOK_SECONDS
+    until = time.monotonic() + LOCK_WAIT_SECONDS
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError as error:
             if time.monotonic() >= until:
-                raise StudyLocked.by(_holder(path), name) from error
+                raise StudyLocked.by(_holder_in_words(path), name) from error
         except OSError as error:
             raise LedgerError(
                 f"{path}: this file system cannot lock ({error.strerror}); put the ledger on a local disk: "
                 f"storage.ledger=PATH, or HIDFD_LEDGER"
             ) from error
-        time.sleep(LOOK_SECONDS / 20)
+        time.sleep(LOCK_WAIT_SECONDS / 20)
 
 
-def _holder(lock: Path) -> str:
+def _holder_in_words(lock: Path) -> str:
     try:
         holder = json.loads(lock.read_text())
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"

@@ -206,10 +206,10 @@ def test_full_disk_is_one_clear_error(ended: str, monkeypatch: pytest.MonkeyPatc
     def limit(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("PRAGMA max_page_count = 1")  # which SQLite raises to what there is already
 
-    monkeypatch.setattr("tune.ledger.sqlite._relax", limit)
+    monkeypatch.setattr("tune.ledger.sqlite._set_synchronous", limit)
     more = definition({"variants": {"a": {}}, "seeds": [1, 2, 3]}, search={})
     with (
-        pytest.raises(LedgerError, match=r"ledger\.db: its disk is full .*what was written before stands"),
+        pytest.raises(LedgerError, match=r"ledger\.db: its disk is full .*what was written before is kept"),
         open_ledger(ended, "s", "agreement") as ledger,
     ):
         run_local(Planner(StudyState(more, ledger), lambda: 0.0), World().execute)
