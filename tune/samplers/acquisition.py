@@ -1,4 +1,4 @@
-"""Where a student is expected to improve on the best, on the generators that stand and on new ones. Torch-free."""
+"""The acquisition function: expected improvement of students on built generators and on new ones. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,106 +10,124 @@ from numpy.typing import NDArray
 
 from tune.samplers.encoding import Points
 from tune.samplers.gaussian_process import StageGP, improvement
-from tune.samplers.observations import INFEASIBLE, NEW, Leaders, Observations
+from tune.samplers.observations import INFEASIBLE, NEW_GENERATOR, Leaders, Observations
 from tune.study.states import TaskState
 
 NUM_NEW, NUM_SHARED, NUM_CLOSER = 1_000, 1_500, 300
-"""Points that are looked at: with a generator of their own, on those that stand, and near the best of these."""
+"""Numbers of candidates: with a new generator, on built generators, and near the best of either."""
 
-MOST_GENERATORS = 12
-"""Those whose students did best are looked at."""
+MAX_GENERATORS = 12
+"""Number of built generators, those with the best students, for which candidates are drawn."""
 
-Chance = Callable[[Points, Leaders], NDArray[np.float64]]
-"""Probability that students there come to their end."""
+Probability = Callable[[Points, Leaders], NDArray[np.float64]]
+"""Function that returns the probability, 0..1, of students at points on the generators of leaders."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Points with the generators that they would rest on, -1 for new ones, and the improvement expected there."""
+    """Points that a student could be trained at.
+
+    Attributes:
+        points: `number x parameters`-dim.
+        leaders: `number`-dim, the groups whose generators the students would share, or `NEW_GENERATOR`.
+        gains: `number`-dim, expected improvement on the best student, times the probability to come to an end.
+    """
 
     points: Points
     leaders: Leaders
     gains: NDArray[np.float64]
 
     def best(self, number: int) -> Candidates:
-        """Those of the highest gain."""
+        """Return the candidates of the highest gains, best first."""
         order = np.argsort(-self.gains, kind="stable")[:number]
         return Candidates(self.points[order], self.leaders[order], self.gains[order])
 
 
 class ExpectedImprovement:
-    """What a model of what is known expects anywhere."""
+    """Expected improvement of any student on the best one, times the probability that it is finished and feasible."""
 
-    def __init__(self, observed: Observations) -> None:
-        self._observed = observed
+    def __init__(self, observations: Observations) -> None:
+        """Fit the models to a study's observations."""
+        self._observations = observations
         self._model = StageGP(
-            observed.encoding.stages, observed.points, observed.groups, observed.values, observed.noise
+            observations.encoding.stages,
+            observations.points,
+            observations.groups,
+            observations.values,
+            observations.noise,
         )
-        expected = self._model.predict(observed.points, observed.groups)[0]
-        # Where nothing is feasible yet, almost anything improves, so that the chance to become feasible decides.
-        self._best = float(np.max(expected[observed.feasible], initial=np.min(expected)))
-        if len(observed.pending):
-            self._model.expect(observed.pending, observed.pending_groups)
-        self._chances = [chance for chance in (_of_builds(observed), _of_students(observed)) if chance is not None]
-        order = np.lexsort((-observed.values, ~observed.feasible))[:10]
-        self._good = observed.points[order]
+        expected = self._model.predict(observations.points, observations.groups)[0]
+        # As long as nothing is feasible almost anything improves, so that the probability to be feasible decides.
+        self._best = float(np.max(expected[observations.feasible], initial=np.min(expected)))
+        if len(observations.pending):
+            self._model.assume(observations.pending, observations.pending_groups)
+        fitted = _build_probability(observations), _student_probability(observations)
+        self._probabilities = [probability for probability in fitted if probability is not None]
+        order = np.lexsort((-observations.values, ~observations.feasible))[:10]
+        self._best_points = observations.points[order]
 
-    def new(self, random: np.random.Generator, number: int) -> Candidates:
-        """The best found with a generator of its own."""
-        observed = self._observed
-        drawn = observed.encoding.draw(random, NUM_NEW // 2)
-        near = self._near_good(random, NUM_NEW // 2)
-        first = self._weigh(observed.settle(np.concatenate([drawn, near])), np.full(len(drawn) + len(near), NEW))
+    def on_new_generators(self, random: np.random.Generator, number: int) -> Candidates:
+        """Return the best candidates that were found with a new generator."""
+        observations = self._observations
+        drawn = observations.encoding.draw(random, NUM_NEW // 2)
+        near = self._near_best(random, NUM_NEW // 2)
+        first = self._evaluate(
+            observations.snap(np.concatenate([drawn, near])), np.full(len(drawn) + len(near), NEW_GENERATOR)
+        )
         closer = self._near(random, first.best(10).points, NUM_CLOSER)
-        second = self._weigh(observed.settle(closer), np.full(len(closer), NEW))
+        second = self._evaluate(observations.snap(closer), np.full(len(closer), NEW_GENERATOR))
         return _joined(first, second).best(number)
 
-    def shared(self, random: np.random.Generator, number: int) -> Candidates:
-        """The best found on generators that stand."""
-        observed = self._observed
-        leaders = observed.leaders[:MOST_GENERATORS]
+    def on_built_generators(self, random: np.random.Generator, number: int) -> Candidates:
+        """Return the best candidates that were found on built generators."""
+        observations = self._observations
+        leaders = observations.leaders[:MAX_GENERATORS]
         if not leaders:
-            return self._weigh(observed.points[:0], np.zeros(0, np.int64))
+            return self._evaluate(observations.points[:0], np.zeros(0, np.int64))
         each = NUM_SHARED // len(leaders)
-        pool = np.concatenate([observed.encoding.draw(random, each // 2), self._near_good(random, each - each // 2)])
-        points = np.concatenate([observed.on(leader, pool) for leader in leaders])
+        pool = np.concatenate(
+            [observations.encoding.draw(random, each // 2), self._near_best(random, each - each // 2)]
+        )
+        points = np.concatenate([observations.on_generator_of(leader, pool) for leader in leaders])
         numbers = np.repeat([leader.number for leader in leaders], len(pool))
-        first = self._weigh(points, numbers)
+        first = self._evaluate(points, numbers)
         top = first.best(10)
         if not len(top.points):
             return first
         closer, kept = self._near(random, top.points, NUM_CLOSER), np.resize(top.leaders, NUM_CLOSER)
-        upstream = observed.encoding.stages.is_upstream
-        closer = observed.settle(np.where(upstream, np.resize(top.points, closer.shape), closer))
-        return _joined(first, self._weigh(closer, kept)).best(number)
+        upstream = observations.encoding.stages.is_upstream
+        closer = observations.snap(np.where(upstream, np.resize(top.points, closer.shape), closer))
+        return _joined(first, self._evaluate(closer, kept)).best(number)
 
-    def anywhere(self, random: np.random.Generator, number: int) -> Candidates:
-        """Drawn evenly with a generator of their own; here a gain is the probability to come to an end."""
-        points = self._observed.draw(random, number)
-        leaders = np.full(number, NEW)
-        points = points[self._observed.is_untried(points, leaders)]
-        return Candidates(points, leaders[: len(points)], self._likely_to_end(points, leaders[: len(points)]))
+    def at_random(self, random: np.random.Generator, number: int) -> Candidates:
+        """Return candidates drawn evenly, with new generators; their gains are the probability to come to an end."""
+        points = self._observations.draw(random, number)
+        leaders = np.full(number, NEW_GENERATOR)
+        points = points[self._observations.is_untried(points, leaders)]
+        return Candidates(points, leaders[: len(points)], self._probability_to_end(points, leaders[: len(points)]))
 
-    def _near_good(self, random: np.random.Generator, number: int) -> Points:
+    def _near_best(self, random: np.random.Generator, number: int) -> Points:
         scales = 10 ** random.uniform(-2, -0.5, number)
-        return self._observed.encoding.near(random, self._good[random.integers(len(self._good), size=number)], scales)
+        return self._observations.encoding.near(
+            random, self._best_points[random.integers(len(self._best_points), size=number)], scales
+        )
 
     def _near(self, random: np.random.Generator, points: Points, number: int) -> Points:
         several = np.resize(points, (number, points.shape[1]))
-        return self._observed.encoding.near(random, several, 10 ** random.uniform(-2.5, -1, number))
+        return self._observations.encoding.near(random, several, 10 ** random.uniform(-2.5, -1, number))
 
-    def _weigh(self, points: Points, leaders: Leaders) -> Candidates:
-        untried = self._observed.is_untried(points, leaders)
+    def _evaluate(self, points: Points, leaders: Leaders) -> Candidates:
+        untried = self._observations.is_untried(points, leaders)
         points, leaders = points[untried], leaders[untried]
         if not len(points):
             return Candidates(points, leaders, np.zeros(0))
         gains = improvement(*self._model.predict(points, leaders), self._best)
-        return Candidates(points, leaders, gains * self._likely_to_end(points, leaders))
+        return Candidates(points, leaders, gains * self._probability_to_end(points, leaders))
 
-    def _likely_to_end(self, points: Points, leaders: Leaders) -> NDArray[np.float64]:
+    def _probability_to_end(self, points: Points, leaders: Leaders) -> NDArray[np.float64]:
         likely = np.ones(len(points))
-        for chance in self._chances:
-            likely *= chance(points, leaders)
+        for probability in self._probabilities:
+            likely *= probability(points, leaders)
         return likely
 
 
@@ -121,40 +139,44 @@ def _joined(one: Candidates, other: Candidates) -> Candidates:
     )
 
 
-def _of_builds(observed: Observations) -> Chance | None:
-    """How likely a generator is to become one, by its own parameters; None where all have."""
-    numbers = [n for n, state in observed.builds.items() if state in (*INFEASIBLE, TaskState.COMPLETE)]
-    ok = np.array([observed.builds[n] is TaskState.COMPLETE for n in numbers], float)
+def _build_probability(observations: Observations) -> Probability | None:
+    """Return the probability that a new generator is built, by its parameters; None if all were built so far."""
+    numbers = [n for n, state in observations.builds.items() if state in (*INFEASIBLE, TaskState.COMPLETE)]
+    ok = np.array([observations.builds[n] is TaskState.COMPLETE for n in numbers], float)
     if ok.all():
         return None
-    upstream = observed.encoding.stages.is_upstream
-    points = np.where(upstream, observed.encoding.encode([observed.search_trials[n].params for n in numbers]), 0.0)
-    model = StageGP(observed.encoding.stages, points, np.array(numbers, np.int64), ok)
+    upstream = observations.encoding.stages.is_upstream
+    points = np.where(
+        upstream, observations.encoding.encode([observations.search_trials[n].params for n in numbers]), 0.0
+    )
+    model = StageGP(observations.encoding.stages, points, np.array(numbers, np.int64), ok)
 
-    def chance(points: Points, leaders: Leaders) -> NDArray[np.float64]:
-        return np.where(leaders == NEW, _likely(*model.predict(np.where(upstream, points, 0.0), leaders)), 1.0)
+    def probability(points: Points, leaders: Leaders) -> NDArray[np.float64]:
+        return np.where(
+            leaders == NEW_GENERATOR, _likely(*model.predict(np.where(upstream, points, 0.0), leaders)), 1.0
+        )
 
-    return chance
+    return probability
 
 
-def _of_students(observed: Observations) -> Chance | None:
-    """How likely a student is to be finished and feasible, on a generator that stands; None where all were.
+def _student_probability(observations: Observations) -> Probability | None:
+    """Return the probability that a student on a built generator is finished and feasible; None if all were so far.
 
-    **Source**: expected improvement times the probability of feasibility is that of Gardner et al. 2014.
+    **Source**: expected improvement times the probability of feasibility, Gardner et al. 2014.
     """
-    on_good = [s for s in observed.search_trials if observed.builds.get(s.group) is TaskState.COMPLETE]
+    on_good = [s for s in observations.search_trials if observations.builds.get(s.group) is TaskState.COMPLETE]
     ended = [s for s in on_good if s.state in (TaskState.COMPLETE, TaskState.PRUNED, TaskState.DIVERGED)]
     ok = np.array([s.state is not TaskState.DIVERGED and not s.violation for s in ended], float)
     if ok.all():
         return None
-    points = observed.encoding.encode([s.params for s in ended])
-    model = StageGP(observed.encoding.stages, points, np.array([s.group for s in ended], np.int64), ok)
+    points = observations.encoding.encode([s.params for s in ended])
+    model = StageGP(observations.encoding.stages, points, np.array([s.group for s in ended], np.int64), ok)
     return lambda points, leaders: _likely(*model.predict(points, leaders))
 
 
 def _likely(mean: NDArray[np.float64], sd: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probability that something is fine, by a model of 1 for what was and 0 for what was not."""
+    """Return the probability of success, from mean and sd of a value that is 1 for success and 0 for failure."""
     from scipy.special import ndtr
 
-    chance: NDArray[np.float64] = ndtr((mean - 0.5) / np.hypot(sd, 0.1))
-    return chance
+    probability: NDArray[np.float64] = ndtr((mean - 0.5) / np.hypot(sd, 0.1))
+    return probability

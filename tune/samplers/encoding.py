@@ -1,7 +1,7 @@
-"""Parameters as points of a cube and back, so that a model can compare them and new ones can be drawn. Torch-free.
+"""Encoding of parameters as points, and back, so that a model can compare them and new ones can be drawn. Torch-free.
 
-A column per searched parameter: a number as the fraction of its range (in its logarithm where it is searched so), one
-of a list as its place there. Where a parameter is off, its column holds `OFF` whatever the others are.
+A point has a coordinate per searched parameter: for a number the fraction of its range, 0..1 (of the logarithms if it
+is searched so), for a categorical parameter the index of its choice. A parameter that is not active has `OFF`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from tune.study.search_space import Space
 
 OFF = 0.5
-"""In the middle of a range, and none of a list's places."""
+"""Coordinate of a parameter that is not active: the middle of a range, and no index of a choice."""
 
 Points = NDArray[np.float64]
 """`number x parameters`-dim array."""
@@ -26,10 +26,11 @@ Points = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Stages:
-    """What the columns of points are.
+    """Properties of the coordinates of points.
 
     Attributes:
-        is_upstream, is_categorical: of each column.
+        is_upstream: `parameters`-dim, whether the parameter changes the generator.
+        is_categorical: `parameters`-dim, whether it is categorical.
     """
 
     is_upstream: NDArray[np.bool_]
@@ -38,12 +39,12 @@ class Stages:
 
 @dataclass(frozen=True)
 class _Column:
-    """One parameter.
+    """The coordinate of one parameter.
 
     Attributes:
-        path, distribution: of it.
-        num_choices: of a list; None for a number.
-        num_values: that a number can have; None where it is continuous.
+        path, distribution: of the parameter.
+        num_choices: of a categorical parameter; None for a number.
+        num_values: that a number can have; None if it is continuous or categorical.
     """
 
     path: str
@@ -52,7 +53,7 @@ class _Column:
     num_values: int | None
 
     def encode(self, value: Any) -> float:
-        """A value as a coordinate."""
+        """Return the coordinate of a value."""
         match self.distribution:
             case CategoricalDistribution():
                 return float(self.distribution.to_internal_repr(value))
@@ -62,7 +63,7 @@ class _Column:
         raise AssertionError(self.distribution)
 
     def decode(self, coordinate: float) -> Any:
-        """A coordinate as the value nearest to it."""
+        """Return the legal value that is nearest to a coordinate."""
         match self.distribution:
             case CategoricalDistribution():
                 return self.distribution.choices[round(coordinate)]
@@ -83,15 +84,15 @@ class _Column:
 
 
 class Encoding:
-    """A search space as a cube.
+    """The encoding of a search space.
 
     Attributes:
-        paths: of the columns, in order; each after those that it depends on.
-        stages: of the columns.
+        paths: of the coordinates' parameters, in order; each after those that it depends on.
+        stages: properties of the coordinates.
     """
 
     def __init__(self, space: Space) -> None:
-        """Of a checked search space."""
+        """Encode the parameters of a checked search space."""
         self._space = space
         self._columns = [_column(path, distribution) for path, distribution in space.distributions.items()]
         self.paths = tuple(column.path for column in self._columns)
@@ -100,16 +101,16 @@ class Encoding:
             is_categorical=np.array([column.num_choices is not None for column in self._columns], bool),
         )
 
-    def encode(self, several: Sequence[Mapping[str, Any]]) -> Points:
-        """Parameters as points."""
+    def encode(self, params_list: Sequence[Mapping[str, Any]]) -> Points:
+        """Return the points of parameters."""
         rows = [
             [column.encode(params[column.path]) if column.path in params else OFF for column in self._columns]
-            for params in several
+            for params in params_list
         ]
         return np.array(rows, float).reshape(len(rows), len(self._columns))
 
     def decode(self, point: NDArray[np.float64]) -> dict[str, Any]:
-        """A point as parameters, those left out that are off."""
+        """Return the active parameters at a point."""
         params: dict[str, Any] = {}
         for column, coordinate in zip(self._columns, point, strict=True):
             if self._space.is_active(column.path, params):
@@ -117,20 +118,20 @@ class Encoding:
         return params
 
     def draw(self, generator: np.random.Generator, number: int) -> Points:
-        """Points drawn evenly; `settle` them before they are compared with others."""
+        """Draw points evenly; `snap` them before they are compared with others."""
         points = generator.random((number, len(self._columns)))
-        for place, column in enumerate(self._columns):
+        for index, column in enumerate(self._columns):
             if column.num_choices is not None:
-                points[:, place] = np.minimum(np.floor(points[:, place] * column.num_choices), column.num_choices - 1)
+                points[:, index] = np.minimum(np.floor(points[:, index] * column.num_choices), column.num_choices - 1)
         return points
 
     def near(self, generator: np.random.Generator, points: Points, scales: NDArray[np.float64]) -> Points:
-        """Each point moved a little: numbers by a normal step, one of a list replaced as often as a step is long.
+        """Draw a neighbour of each point: numbers move by a normal step, choices are replaced with probability `scale`.
 
         Args:
             generator: of random numbers.
             points: to start from.
-            scales: `number`-dim array, standard deviation of each one's step.
+            scales: `number`-dim array, standard deviation of each point's step.
         """
         drawn = self.draw(generator, len(points))
         steps = generator.standard_normal(points.shape) * scales[:, None]
@@ -140,25 +141,25 @@ class Encoding:
         numeric = np.where(numeric < 0, -numeric, numeric)
         numeric = np.clip(np.where(numeric > 1, 2 - numeric, numeric), 0.0, 1.0)
         replaced = generator.random(points.shape) < scales[:, None]
-        # What was off lies between two places of a list.
+        # A categorical parameter that was off lies between two indices.
         replaced |= points != np.floor(points)
         return np.where(self.stages.is_categorical, np.where(replaced, drawn, points), numeric)
 
-    def settle(self, points: Points) -> Points:
-        """The points that `decode` would really give: at legal values, and `OFF` where a parameter is."""
-        settled = points.copy()
-        known = {path: place for place, path in enumerate(self.paths)}
-        for place, column in enumerate(self._columns):
+    def snap(self, points: Points) -> Points:
+        """Snap points to what `decode` and `encode` make of them: legal values, and `OFF` for what is not active."""
+        snapped = points.copy()
+        known = {path: index for index, path in enumerate(self.paths)}
+        for index, column in enumerate(self._columns):
             if column.num_values is not None:
-                settled[:, place] = [column.encode(column.decode(value)) for value in settled[:, place]]
+                snapped[:, index] = [column.encode(column.decode(value)) for value in snapped[:, index]]
             for other, allowed in self._space.conditions.get(column.path, {}).items():
                 needed = self._columns[known[other]]
-                levels = settled[:, known[other]]
+                levels = snapped[:, known[other]]
                 is_on = np.zeros(len(points), bool)
                 for value in allowed:
                     is_on |= np.isclose(levels, needed.encode(value), atol=1e-9)
-                settled[~is_on, place] = OFF
-        return settled
+                snapped[~is_on, index] = OFF
+        return snapped
 
 
 def _column(path: str, distribution: BaseDistribution) -> _Column:

@@ -2,9 +2,9 @@
 
     value = c + f(upstream) + g(downstream) + h(upstream, downstream) + luck(generator) + noise
 
-What students teach about `g` holds for every generator, so a new one does not begin from nothing; `h` is how the best
-student differs between generators; `luck` is what its parameters do not explain of a generator: its seed. How much
-there is of each is learnt. Torch-free.
+What students teach about `g` holds for every generator, so that a new one does not begin from nothing; `h` is how the
+best student differs between generators; `luck` is what the parameters of a generator do not explain, its seed. The
+variance of each term is learnt. Torch-free.
 
 **Source**: Rasmussen and Williams 2006, equations 2.23-2.24 and 5.8-5.9; Matérn 5/2 kernels with a length per
 parameter. Ours is the split by stages.
@@ -23,109 +23,109 @@ from tune.samplers.encoding import Stages
 Array = NDArray[np.float64]
 
 TERMS = ("upstream", "downstream", "both", "luck", "noise")
-"""Of the kernel, by their variances."""
+"""Names of the kernel's terms, in the order of their variances."""
 
 TERM_PRIOR = ((0.4, 1.0), (0.4, 1.0), (0.3, 1.0), (1e-3, 1.5), (1e-4, 1.5))
-"""Median and log-sd of each term's variance, where values have variance 1: luck and noise have to show themselves."""
+"""Median and log-sd of each term's variance, for values of variance 1: luck and noise are near 0 until shown."""
 
 LENGTH_PRIOR = (0.6, 0.9)
-"""Median and log-sd of a parameter's length, as a fraction of its range."""
+"""Median and log-sd of a parameter's length scale, as a fraction of its range."""
 
 SMALLEST_NOISE = 1e-6
-"""Keeps the matrix well-conditioned where students were measured without noise."""
+"""Variance that keeps the matrix well-conditioned if students were measured without noise."""
 
-MOST_ITERATIONS = 40
-"""Of the fit: it changes little afterwards."""
+MAX_ITERATIONS = 40
+"""Iterations of the fit, which changes little afterwards."""
 
-MOST_FITTED = 150
-"""Students from which lengths and variances are learnt; all of them count in what is predicted."""
+MAX_FITTED = 150
+"""Students from which length scales and variances are learnt; predictions use all students."""
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """Students, their values at mean 0 and variance 1, and the variances known of their noise."""
+class _TrainingData:
+    """Points and groups of students, their values at mean 0 and variance 1, and known variances of their noise."""
 
     points: Array
     groups: NDArray[np.int64]
     values: Array
     noise: Array
 
-    def some(self, number: int) -> _Seen:
-        """At most so many of them: the best half, and others evenly in order of time."""
+    def some(self, number: int) -> _TrainingData:
+        """Return at most so many students: half of them the best, the others evenly spaced in order of time."""
         if len(self.values) <= number:
             return self
         order = np.argsort(-self.values, kind="stable")
         others = np.sort(order[number // 2 :])
         kept = others[np.linspace(0, len(others) - 1, number - number // 2).astype(int)]
         rows = np.sort(np.concatenate([order[: number // 2], kept]))
-        return _Seen(self.points[rows], self.groups[rows], self.values[rows], self.noise[rows])
+        return _TrainingData(self.points[rows], self.groups[rows], self.values[rows], self.noise[rows])
 
 
 class StageGP:
-    """A fitted process.
+    """A Gaussian process that was fitted to the students of a study.
 
     Attributes:
-        shares: what each of `TERMS` explains, of a variance of about 1.
+        shares: name of a term -> its variance; the sum is about 1.
     """
 
     def __init__(
         self, stages: Stages, points: Array, groups: NDArray[np.int64], values: Array, known_noise: Array | None = None
     ) -> None:
-        """Fits lengths and variances to what was seen, by their posterior mode.
+        """Fit length scales and variances to values of students, by their posterior mode.
 
         Args:
-            stages: of the columns.
-            points: `number x parameters`-dim, of the cube.
-            groups: `number`-dim, of the generators.
+            stages: properties of the coordinates.
+            points: `number x parameters`-dim.
+            groups: `number`-dim, which generator each student has.
             values: `number`-dim.
-            known_noise: `number`-dim, variances that come on top of the learnt noise.
+            known_noise: `number`-dim, variances in addition to the learnt noise.
         """
         self._stages = stages
         self._centre = float(np.mean(values))
         self._scale = float(np.std(values)) or 1.0
         noise = np.zeros(len(values)) if known_noise is None else known_noise / self._scale**2
-        self._seen = _Seen(points, groups, (values - self._centre) / self._scale, noise + SMALLEST_NOISE)
-        settings = _fit(stages, self._seen.some(MOST_FITTED))
+        self._data = _TrainingData(points, groups, (values - self._centre) / self._scale, noise + SMALLEST_NOISE)
+        settings = _fit(stages, self._data.some(MAX_FITTED))
         self._lengths = np.exp(settings[: points.shape[1]])
         self.shares = dict(zip(TERMS, map(float, np.exp(settings[points.shape[1] :])), strict=True))
-        self._condition()
+        self._factorise()
 
-    def expect(self, points: Array, groups: NDArray[np.int64]) -> None:
-        """Takes for granted that students under way will show what is expected of them: nobody else need look there."""
+    def assume(self, points: Array, groups: NDArray[np.int64]) -> None:
+        """Add students that are under way as if they had their expected values, so that others go elsewhere."""
         mean, _ = self.predict(points, groups)
-        self._seen = _Seen(
-            np.concatenate([self._seen.points, points]),
-            np.concatenate([self._seen.groups, groups]),
-            np.concatenate([self._seen.values, (mean - self._centre) / self._scale]),
-            # As if measured without noise: looking there twice at once is worth nothing.
-            np.concatenate([self._seen.noise, np.full(len(points), SMALLEST_NOISE - self.shares["noise"])]),
+        self._data = _TrainingData(
+            np.concatenate([self._data.points, points]),
+            np.concatenate([self._data.groups, groups]),
+            np.concatenate([self._data.values, (mean - self._centre) / self._scale]),
+            # As if measured without noise: trying the same point twice at once is worth nothing.
+            np.concatenate([self._data.noise, np.full(len(points), SMALLEST_NOISE - self.shares["noise"])]),
         )
-        self._condition()
+        self._factorise()
 
     def predict(self, points: Array, groups: NDArray[np.int64]) -> tuple[Array, Array]:
-        """Mean and standard deviation of what students are worth there, without the noise of measuring them.
+        """Predict mean and standard deviation of students' values, without the noise of measuring them.
 
         Args:
             points: `number x parameters`-dim.
-            groups: `number`-dim; one that was not seen yet for a new generator.
+            groups: `number`-dim; for a new generator a number that no student of the fit has.
         """
         from scipy import linalg
 
-        squares = _squares(points, self._seen.points, self._stages.is_categorical)
-        kernel = self._kernel(squares, _equal(groups, self._seen.groups))
+        squares = _squares(points, self._data.points, self._stages.is_categorical)
+        kernel = self._kernel(squares, _equal(groups, self._data.groups))
         solved = linalg.solve_triangular(self._factor, kernel.T, lower=True, check_finite=False)
         own = sum(self.shares[term] for term in TERMS if term != "noise")
         variance = np.maximum(own - np.sum(solved**2, axis=0), 1e-12)
         return self._centre + self._scale * (kernel @ self._weights), self._scale * np.sqrt(variance)
 
-    def _condition(self) -> None:
+    def _factorise(self) -> None:
         from scipy import linalg
 
-        seen = self._seen
-        squares = _squares(seen.points, seen.points, self._stages.is_categorical)
-        kernel = self._kernel(squares, _equal(seen.groups, seen.groups)) + np.diag(self.shares["noise"] + seen.noise)
+        data = self._data
+        squares = _squares(data.points, data.points, self._stages.is_categorical)
+        kernel = self._kernel(squares, _equal(data.groups, data.groups)) + np.diag(self.shares["noise"] + data.noise)
         self._factor = linalg.cholesky(kernel, lower=True, check_finite=False)
-        self._weights = linalg.cho_solve((self._factor, True), seen.values, check_finite=False)
+        self._weights = linalg.cho_solve((self._factor, True), data.values, check_finite=False)
 
     def _kernel(self, squares: Array, same: Array) -> Array:
         upstream = _matern(_distance(squares, self._lengths, self._stages.is_upstream))[0]
@@ -135,26 +135,26 @@ class StageGP:
         return single + both + self.shares["luck"] * same
 
 
-def _fit(stages: Stages, seen: _Seen) -> Array:
-    """Log lengths and log variances of the posterior's mode."""
+def _fit(stages: Stages, data: _TrainingData) -> Array:
+    """Return the log length scales and log variances of the posterior's mode."""
     from scipy import linalg, optimize
 
-    parameters = seen.points.shape[1]
+    parameters = data.points.shape[1]
     centre = np.log([*([LENGTH_PRIOR[0]] * parameters), *(median for median, _ in TERM_PRIOR)])
     sd = np.array([*([LENGTH_PRIOR[1]] * parameters), *(sd for _, sd in TERM_PRIOR)])
-    squares = _squares(seen.points, seen.points, stages.is_categorical)
-    same, one = _equal(seen.groups, seen.groups), np.eye(len(seen.values))
+    squares = _squares(data.points, data.points, stages.is_categorical)
+    same, identity = _equal(data.groups, data.groups), np.eye(len(data.values))
 
     def loss(settings: Array) -> tuple[float, Array]:
-        """Negative log posterior, and its gradient."""
+        """Compute the negative log posterior and its gradient."""
         lengths, variances = np.exp(settings[:parameters]), np.exp(settings[parameters:])
         upstream, upstream_slope = _matern(_distance(squares, lengths, stages.is_upstream))
         downstream, downstream_slope = _matern(_distance(squares, lengths, ~stages.is_upstream))
-        shapes = (upstream, downstream, upstream * downstream, same, one)
+        shapes = (upstream, downstream, upstream * downstream, same, identity)
         terms = [variance * shape for variance, shape in zip(variances, shapes, strict=True)]
-        factor = linalg.cholesky(sum(terms) + np.diag(seen.noise), lower=True, check_finite=False)
-        inverse = linalg.cho_solve((factor, True), one, check_finite=False)
-        weights = inverse @ seen.values
+        factor = linalg.cholesky(sum(terms) + np.diag(data.noise), lower=True, check_finite=False)
+        inverse = linalg.cho_solve((factor, True), identity, check_finite=False)
+        weights = inverse @ data.values
         away = (settings - centre) / sd
         outer = inverse - np.outer(weights, weights)
         by_upstream = outer * (variances[0] + variances[2] * downstream) * upstream_slope
@@ -164,36 +164,39 @@ def _fit(stages: Stages, seen: _Seen) -> Array:
             for is_upstream, square, length in zip(stages.is_upstream, squares, lengths, strict=True)
         ]
         slopes += [np.sum(outer * term) for term in terms]
-        found = 0.5 * seen.values @ weights + np.sum(np.log(np.diag(factor))) + 0.5 * away @ away
+        found = 0.5 * data.values @ weights + np.sum(np.log(np.diag(factor))) + 0.5 * away @ away
         return float(found), 0.5 * np.array(slopes) + away / sd
 
     bounds = list(zip(centre - 4 * sd, centre + 4 * sd, strict=True))
     found = optimize.minimize(
-        loss, centre, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": MOST_ITERATIONS}
+        loss, centre, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": MAX_ITERATIONS}
     )
     settings: Array = found.x
     return settings
 
 
-def _equal(one: NDArray[np.int64], other: NDArray[np.int64]) -> Array:
-    equal: Array = (one[:, None] == other[None, :]).astype(float)
+def _equal(first: NDArray[np.int64], second: NDArray[np.int64]) -> Array:
+    equal: Array = (first[:, None] == second[None, :]).astype(float)
     return equal
 
 
-def _squares(one: Array, other: Array, is_categorical: NDArray[np.bool_]) -> Array:
-    """`parameters x len(one) x len(other)`-dim: squared differences; between two of a list 0 or 1."""
-    difference = one.T[:, :, None] - other.T[:, None, :]
+def _squares(first: Array, second: Array, is_categorical: NDArray[np.bool_]) -> Array:
+    """Compute squared differences, `parameters x len(first) x len(second)`-dim; of categorical parameters 0 or 1."""
+    difference = first.T[:, :, None] - second.T[:, None, :]
     return np.where(is_categorical[:, None, None], (difference != 0).astype(float), difference**2)
 
 
 def _distance(squares: Array, lengths: Array, which: NDArray[np.bool_]) -> Array:
-    """Squared distance in lengths, over some of the parameters."""
+    """Compute squared distances in length scales, over some of the parameters."""
     distance: Array = np.tensordot(which / lengths**2, squares, axes=1)
     return distance
 
 
 def _matern(distance: Array) -> tuple[Array, Array]:
-    """Matérn 5/2 of a squared distance, and what its slope in a log length is, by that parameter's own part of it."""
+    """Compute Matérn 5/2 of squared distances, and the factor of its slope in a log length scale.
+
+    That slope is the factor times the parameter's own part of the squared distance.
+    """
     root = np.sqrt(5 * distance)
     decay = np.exp(-root)
     value: Array = (1 + root + root**2 / 3) * decay
@@ -202,7 +205,7 @@ def _matern(distance: Array) -> tuple[Array, Array]:
 
 
 def improvement(mean: Array, sd: Array, best: float) -> Array:
-    """Expected improvement on `best`.
+    """Compute the expected improvement on `best`.
 
     **Source**: Jones, Schonlau and Welch 1998, equation 15.
     """

@@ -1,8 +1,7 @@
-"""The next suggestion, as a pure function of the study's seed, its number and what the ledger holds. Torch-free.
+"""Parameters of the next search trial by Optuna's samplers or a grid: a pure function of seed, number and history.
 
-Optuna's samplers are made anew for each suggestion, from (study seed, number): a study that was killed and resumed
-suggests what the uninterrupted one would have. The rule for sharing is the simplest one: upstream parameters are
-suggested anew for every n-th student and held for those between.
+Optuna's samplers are made anew for each search trial, from (study seed, number): a study that was killed and resumed
+suggests what the uninterrupted one would have. Torch-free.
 """
 
 from __future__ import annotations
@@ -23,30 +22,30 @@ from tune.study.search_space import Space
 
 
 def suggest(
-    study: StudyConfig, space: Space, number: int, history: Sequence[FrozenTrial], held: dict[str, Any]
+    study: StudyConfig, space: Space, number: int, history: Sequence[FrozenTrial], fixed: dict[str, Any]
 ) -> dict[str, Any]:
-    """Parameters of suggestion `number`.
+    """Suggest the parameters of a search trial.
 
     Args:
-        study: sampler and seed.
-        space: what is searched.
-        number: 0, 1, ...
-        history: the suggestions before it, with what is known of them by now.
-        held: values that are settled already: of a point to try first, or taken over from its group.
+        study: its sampler and seed.
+        space: the search space.
+        number: of the search trial: 0, 1, ...
+        history: the search trials before it, with what is known of them by now.
+        fixed: values that are chosen already: those of a point to try first, and those taken over from its group.
 
     Returns:
-        Dotted path -> value for every path that is searched there.
+        Dotted path -> value for every active parameter.
     """
     if study.sampler == "grid":
-        taken = {_known_as(trial.params) for trial in history}  # not `number` of them: one that failed stands twice
-        return next(params for params in space.grid() if _known_as(params) not in taken)
-    # A study of its own in memory, so that the ledger gets a suggestion whole or not at all.
+        taken = {_canonical(trial.params) for trial in history}  # fewer than `number` where a failed one was retried
+        return next(params for params in space.grid() if _canonical(params) not in taken)
+    # A study in memory, so that the ledger gets a search trial whole or not at all.
     directions = [optuna_direction(name) for name in (study.objective, *study.further_objectives)]
     scratch = optuna.create_study(directions=directions, sampler=_sampler(study, number))
     if study.sampler == "tpe":
         scratch.add_trials(history)
-    if held:
-        scratch.enqueue_trial(held)
+    if fixed:
+        scratch.enqueue_trial(fixed)
     trial = scratch.ask()
     params: dict[str, Any] = {}
     for path, distribution in space.distributions.items():
@@ -55,8 +54,8 @@ def suggest(
     return params
 
 
-def _known_as(params: dict[str, Any]) -> str:
-    """Equal for equal values; 1 and true are two."""
+def _canonical(params: dict[str, Any]) -> str:
+    """Return a text that is equal for equal parameters, and different for 1 and true."""
     return json.dumps(params, sort_keys=True)
 
 
