@@ -1,4 +1,4 @@
-"""A world whose students differ in size: the bigger one is the better and the slower one."""
+"""A world whose students differ in size: bigger ones are better and slower."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ TRADED_OFF = {"further_objectives": {"deployed_parameters": "minimise"}}
 
 
 class SizedWorld(World):
-    """Agreement grows with the size, and so does what is to be paid for it."""
+    """A world in which agreement grows with a student's size, and so do its latency and its number of parameters."""
 
     def _finished(self, task: Task, *, reused: bool) -> TaskEnd:
         end = super()._finished(task, reused=reused)
@@ -31,6 +31,6 @@ class SizedWorld(World):
 
 
 def sized(num_students: int = 12, **study: Any) -> Definition:
-    """A search over the size and something else, without pruning unless it is asked for."""
+    """Build a study that searches over the size and the inflation, without pruning unless it is asked for."""
     asked = {"num_students": num_students, "pruner": {"kind": "none"}, "controls": {"plain_kd": False}}
     return definition(asked | study, SEARCH)

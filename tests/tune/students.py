@@ -1,4 +1,4 @@
-"""Students that were never trained, in a store."""
+"""Untrained students in a store."""
 
 import safetensors.torch
 import torch
@@ -11,7 +11,7 @@ from hidfd.store.store import Store
 
 
 def keep_student(store: Store, config: TrialConfig) -> None:
-    """Puts the teacher and the student of a trial into a store."""
+    """Keep the untrained teacher and student of a trial in a store."""
     stages = plan(config)
     torch.manual_seed(config.seeds.distillation)
     teacher = Teacher(build_teacher_backbone(config), (0.3,), (0.3,), 28)

@@ -1,7 +1,7 @@
 """A world without torch or time: tasks that take virtual steps, with results that follow from their settings.
 
-`World` stands for the store and the machines: what was built stays built, what was interrupted goes on from its last
-checkpoint. It counts every artifact that is built, and by whom at the same time.
+`World` takes the place of the store and the machines: what was built stays built, what was interrupted goes on from its
+last checkpoint. It counts how often every artifact is built.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TESTED = {
 """`data:` of a trial that has test labels."""
 
 STEPS = 8
-"""Reports of a training loop, evenly over its images."""
+"""Number of reports of a training loop, evenly over its images."""
 
 SEARCH = {
     "generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4.0},
@@ -58,7 +58,7 @@ SEARCH = {
 
 
 def trial(**values: Any) -> TrialConfig:
-    """A small trial with identified materials that nobody will open."""
+    """Build a small trial whose materials have a sha256 and are never read."""
     return TrialConfig.model_validate(
         {
             "data": {
@@ -77,14 +77,14 @@ def trial(**values: Any) -> TrialConfig:
 
 
 def definition(study: dict[str, Any] | None = None, search: dict[str, Any] | None = None, **values: Any) -> Definition:
-    """A study over that trial."""
+    """Build a study over that trial."""
     searched = SearchConfig.model_validate(SEARCH if search is None else search)
     asked = StudyConfig.model_validate({"num_students": 6, "startup_students": 3} | (study or {}))
     return define("s", asked, searched, trial(**values), Path("results"), resources={"cpus": 1.0})
 
 
 def quality(task: Task) -> float:
-    """What a student of these settings is worth, 0..1: a smooth hill with a touch of its seed."""
+    """Return the agreement of a student of these settings, 0..1: a smooth hill, and a little of its seed."""
     config = task.spec.config
     seed = math.sin(config.seeds.distillation + 7 * config.seeds.generation)
     hill = 0.8 - 0.05 * abs(math.log(max(config.distillation.inflation, 0.1) / 5))
@@ -93,22 +93,22 @@ def quality(task: Task) -> float:
 
 
 class Killed(BaseException):
-    """The driver dies here."""
+    """Raised where a driver dies."""
 
 
 @dataclass
 class World:
-    """What outlives a driver.
+    """All that outlives a driver.
 
     Attributes:
         storage: of the ledger.
         built: digest -> how often it was built.
-        progress: key -> steps done so far, as its checkpoints say.
-        trained: trajectory -> images that its generators were trained on, repeated ones counted again.
-        ends: trajectory -> images at which a length of it has left its state.
-        collapsed: whether a task's generator shows too few classes.
-        diverged, failing: whether a task ends so.
-        lose: asked at each step; True loses the worker there.
+        progress: key -> steps done so far, by its checkpoints.
+        trained: trajectory -> images that its generators were trained on; repeated ones count again.
+        ends: trajectory -> images at which one of its lengths has ended, so that a longer one goes on from there.
+        collapsed: whether the generator of a task shows too few classes.
+        diverged, failing: whether a task diverges, and with what it fails.
+        lose: called at each step; True loses the worker there.
     """
 
     storage: BaseStorage = field(default_factory=InMemoryStorage)
@@ -124,7 +124,7 @@ class World:
     log: list[str] = field(default_factory=list)
 
     def steps(self, task: Task, channel: Channel) -> Iterator[TaskEnd | None]:
-        """One virtual step per `next`, None until it has ended."""
+        """Run a task, one virtual step per `next`: None until it has ended, then its end."""
         self.log.append(task.label)
         failed = self.failing(task)
         if failed is not None:
@@ -158,13 +158,13 @@ class World:
         yield self._finished(task, reused=False)
 
     def _steps_done(self, task: Task, target: int) -> int:
-        """By its own checkpoints, or by the end of a shorter generator."""
+        """Return the steps done already, by the task's own checkpoints or the end of a shorter generator."""
         ends = self.ends[task.spec.trajectory] if task.spec.trajectory is not None else set()
         shorter = max((end for end in ends if end <= target), default=0)
         return max(self.progress.get(task.key, 0), shorter * STEPS // target)
 
     def _train(self, task: Task, step_images: int, images: int, channel: Channel) -> None:
-        """What a step of a generator leaves: snapshots, too."""
+        """Count the images of a generator's step, and leave its snapshots."""
         trajectory = task.spec.trajectory
         if trajectory is None:
             return
@@ -190,18 +190,20 @@ class World:
         return TaskFinished({"generator.effective_classes": 2.0 if self.collapsed(task) else 9.0}, reused, 2.5)
 
     def execute(self, task: Task, channel: Channel) -> TaskEnd:
-        """All steps at once, as an engine's worker does."""
+        """Run all steps of a task, as the worker of an engine does."""
         return next(end for end in self.steps(task, channel) if end is not None)
 
     def planner(self, study: Definition, clock: Callable[[], float] = lambda: 0.0) -> Planner:
-        """A new driver over what there is."""
+        """Make the planner of a new driver over this world."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         ledger = Ledger(self.storage, study.name, study.study.objective, study.study.further_objectives)
         ledger.claim()
         return Planner(StudyState(study, ledger, tries_again=True), clock)
 
 
-class _Told:
+class DirectChannel:
+    """A channel straight to the planner."""
+
     def __init__(self, planner: Planner, key: str) -> None:
         self.planner, self.key = planner, key
 
@@ -213,7 +215,7 @@ class _Told:
 
 
 def run_side_by_side(planner: Planner, world: World, slots: int) -> str:
-    """A virtual engine of several slots; each takes one step per round. Checks that nothing is built twice at once."""
+    """Run a study on several slots, one step each per round; check that nothing is built twice at the same time."""
     active: list[tuple[Task, Iterator[TaskEnd | None]]] = []
     while True:
         while isinstance(step := planner.next_task(slots - len(active)), Task):
@@ -221,7 +223,7 @@ def run_side_by_side(planner: Planner, world: World, slots: int) -> str:
                 overlap = step.spec.makes & other.spec.makes - world.built.keys()
                 assert not overlap, f"{step.label} and {other.label} both build {overlap}"
             planner.on_start(step, "here")
-            active.append((step, world.steps(step, _Told(planner, step.key))))
+            active.append((step, world.steps(step, DirectChannel(planner, step.key))))
         if isinstance(step, Done):
             assert not active
             return step.why
@@ -234,7 +236,7 @@ def run_side_by_side(planner: Planner, world: World, slots: int) -> str:
 
 
 class Silent:
-    """A channel that nobody listens to."""
+    """A channel whose reports nobody reads."""
 
     def report(self, report: ProgressReport) -> None:
         pass
@@ -244,7 +246,7 @@ class Silent:
 
 
 def run(study: Definition, world: World, slots: int = 1) -> Planner:
-    """A study to its end, one task after another or several side by side."""
+    """Run a study to its end, one task after another or several side by side."""
     planner = world.planner(study)
     if slots == 1:
         run_local(planner, world.execute)
@@ -254,19 +256,19 @@ def run(study: Definition, world: World, slots: int = 1) -> Planner:
 
 
 def summary(planner: Planner) -> dict[str, Any]:
-    """All that a study found, without how often it was interrupted."""
+    """Return all that a study found, but not how often it was interrupted."""
     state = planner.state
     return {
-        "suggestions": [
+        "search_trials": [
             (s.number, s.params, s.group, s.state, s.value, s.reason, s.rungs) for s in state.search_trials
         ],
-        "works": [(w.label, w.key, w.outcome and (w.outcome.state, w.outcome.metrics)) for w in state.tasks.values()],
+        "tasks": [(t.label, t.key, t.outcome and (t.outcome.state, t.outcome.metrics)) for t in state.tasks.values()],
         "rows": [(row.name, row.keys) for row in state.comparison_rows],
     }
 
 
 class KilledLedger(Ledger):
-    """Dies at its n-th write, before it."""
+    """A ledger whose driver dies before its n-th write."""
 
     def __init__(self, world: World, study: Definition, at: int) -> None:
         self.left = at
@@ -278,3 +280,12 @@ class KilledLedger(Ledger):
             raise Killed
         self.left -= 1
         super()._write(action)
+
+
+def is_killed(study: Definition, world: World, at: int) -> bool:
+    """Run a study under a driver that dies before its `at`-th write; whether it died before the study was over."""
+    try:
+        run_local(Planner(StudyState(study, KilledLedger(world, study, at)), lambda: 0.0), world.execute)
+    except Killed:
+        return True
+    return False

@@ -43,7 +43,7 @@ def test_second_driver_is_told_who_holds_the_study(tmp_path: Path) -> None:
             open_ledger(address, "s", "agreement"),
         ):
             pass
-        assert copy_ledger(address, "s", "agreement").tasks() == []  # looking on is always possible
+        assert copy_ledger(address, "s", "agreement").tasks() == []  # reading is always possible
         assert f"process {holder.pid} on " in (holder_of(address, "s") or "")
     finally:
         leave.set()
@@ -163,7 +163,7 @@ def test_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
 
 @pytest.fixture
 def ended(tmp_path: Path) -> str:
-    """Place of the ledger of a study of variants, which has ended."""
+    """Return the address of the ledger of a study of variants that has ended."""
     address, world = str(tmp_path / "ledger.db"), World()
     with open_ledger(address, "s", "agreement") as ledger:
         run_local(
@@ -177,11 +177,11 @@ def drive(address: str) -> None:
         StudyState(definition({"variants": {"a": {}}}, search={}), ledger)
 
 
-def look_on(address: str) -> None:
+def read_only(address: str) -> None:
     StudyState(definition({"variants": {"a": {}}}, search={}), copy_ledger(address, "s", "agreement"))
 
 
-@pytest.mark.parametrize("use", [drive, look_on])
+@pytest.mark.parametrize("use", [drive, read_only])
 @pytest.mark.parametrize("table", ["studies", "trials", "trial_user_attributes"])
 def test_file_that_is_damaged_inside_is_one_clear_error(use: Callable[[str], None], table: str, ended: str) -> None:
     with contextlib.closing(sqlite3.connect(ended)) as connection:
@@ -215,7 +215,7 @@ def test_full_disk_is_one_clear_error(ended: str, monkeypatch: pytest.MonkeyPatc
         run_local(Planner(StudyState(more, ledger), lambda: 0.0), World().execute)
 
 
-@pytest.mark.parametrize("use", [drive, look_on])
+@pytest.mark.parametrize("use", [drive, read_only])
 def test_record_of_other_settings_is_one_clear_error(use: Callable[[str], None], ended: str) -> None:
     with contextlib.closing(sqlite3.connect(ended)) as connection, connection:
         connection.execute(

@@ -26,7 +26,7 @@ from tune.planner.state import StudyState
 
 
 class ShakyLock:
-    """A claim that is lost whenever it is told to be, and taken again after some tries."""
+    """A lock that is lost on demand, and is taken again after some tries."""
 
     def __init__(self) -> None:
         self.lost = 0
@@ -60,7 +60,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def told(ledger: Ledger) -> list[dict[str, Any]]:
-    """All that stands in its trials, but for their identities and times, as JSON."""
+    """Return all that is in the ledger's trials as JSON, without their ids and times."""
 
     def plain(trial: FrozenTrial) -> dict[str, Any]:
         kept = {name: value for name, value in vars(trial).items() if name != "_trial_id" and "datetime" not in name}
@@ -93,7 +93,7 @@ def test_write_costs_few_statements_and_one_transaction(tmp_path: Path, monkeypa
         sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *_: counted.update(["statements"]))
         sqlalchemy.event.listen(engine, "begin", lambda *_: counted.update(["transactions"]))
         run_local(Planner(StudyState(study, ledger), lambda: 100.0), World().execute)
-    assert counted["transactions"] <= counted["writes"] + 3, counted  # looks at its start: identity, openings
+    assert counted["transactions"] <= counted["writes"] + 3, counted  # reads at its start: identity, test evaluations
     assert counted["statements"] <= 6 * counted["writes"], counted
 
 

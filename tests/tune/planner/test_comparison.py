@@ -1,4 +1,4 @@
-"""What is held against what, and what it says: numbers that one can follow with pencil and paper."""
+"""Comparison rows and the verdict: numbers that one can follow with pencil and paper."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The planner where work collapses, diverges, fails or is lost, and where its driver dies."""
+"""The planner when tasks collapse, diverge, fail or are lost, and when its driver dies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.tune.world import Killed, KilledLedger, Silent, World, definition, run, summary
+from tests.tune.world import Killed, Silent, World, definition, is_killed, run, summary
 from tune.engines.local import run_local
 from tune.ledger.ledger import Ledger
 from tune.planner.planner import LOST_IN_ALL, Planner
@@ -26,7 +26,7 @@ def killed_at(label: str, task: Task) -> None:
 
 
 def next_student(planner: Planner, world: World) -> Task:
-    """The first student, begun; what it rests on is built."""
+    """Start the first student, after the builds that it needs have ended."""
     while True:
         task = planner.next_task(1)
         assert isinstance(task, Task)
@@ -85,7 +85,7 @@ def test_lost_worker_goes_on_from_its_checkpoint() -> None:
     assert tasks["generator-0"].attempts[1].images_from == tasks["generator-0"].attempts[0].images_to > 0
     assert len(tasks["trial-1"].attempts) == 3
     undisturbed = run(definition(), World())
-    assert summary(planner)["suggestions"] == summary(undisturbed)["suggestions"]
+    assert summary(planner)["search_trials"] == summary(undisturbed)["search_trials"]
 
 
 def test_three_losses_at_one_point_are_a_failure() -> None:
@@ -157,21 +157,15 @@ def test_study_killed_before_any_ledger_write_equals_the_uninterrupted_one() -> 
 
     study = definition({"num_students": 5, "students_per_generator": 2})
     expected = summary(run(study, world()))
-    at = 0
-    while True:
-        broken = world()
-        try:
-            planner = Planner(StudyState(study, KilledLedger(broken, study, at)), lambda: 0.0)
-            run_local(planner, broken.execute)
-            break
-        except Killed:
-            resumed = run(study, broken)
+    at, broken = 0, world()
+    while is_killed(study, broken, at):
+        resumed = run(study, broken)
         assert summary(resumed) == expected, f"killed before write {at}"
         assert set(broken.built.values()) == {1}
         assert all(trial.state.is_finished() for trial in resumed.state.ledger.history())
         attempts = [attempt for task in resumed.state.tasks.values() for attempt in task.attempts]
         assert all(attempt.ended is not None for attempt in attempts), "what died with its driver costs no more"
-        at += 1
+        at, broken = at + 1, world()
     assert at > 50
 
 
@@ -260,7 +254,7 @@ def test_what_failed_in_an_earlier_run_is_tried_again_once_in_the_next() -> None
     assert all(s.state in (TaskState.COMPLETE, TaskState.PRUNED) for s in again)
     assert state.comparison_rows, "the best of them is held against its controls"
     later = StudyState(study, ledger, tries_again=True)
-    assert later.is_over(), "what stands is not tried again"
+    assert later.is_over(), "what is complete is not tried again"
 
 
 def test_trial_that_failed_is_shown_as_failed_when_its_student_was_tried_again() -> None:
@@ -306,7 +300,7 @@ def test_task_that_is_lost_again_and_again_fails_however_far_it_came() -> None:
 
 
 class NotANumber(World):
-    """One student's objective is none."""
+    """A world in which the objective of one student is not a number."""
 
     def _finished(self, task: Task, *, reused: bool) -> TaskEnd:
         end = super()._finished(task, reused=reused)

@@ -42,9 +42,9 @@ def test_labels_are_opened_last_and_for_the_champion_and_its_controls_alone() ->
     assert rows[loser].role == "finalist"
     assert with_number == {*(name for name, row in rows.items() if row.role == "control"), *(rows.keys() & with_number)}
     assert len(opened) == 2 * len(with_number)
-    (opening,) = planner.state.ledger.test_evaluations
-    assert opening["when"] == NOON
-    assert [f"{label}-test" for label in opening["students"]] == opened
+    (evaluation,) = planner.state.ledger.test_evaluations
+    assert evaluation["when"] == NOON
+    assert [f"{label}-test" for label in evaluation["students"]] == opened
     assert all(rows[name].deviations["test_accuracy"] >= 0 for name in with_number), "mean and sd over both seeds"
 
 
@@ -65,7 +65,7 @@ def test_labels_stay_closed_where_no_finalist_keeps_the_constraints_on_fresh_see
 
 def test_no_choice_rests_on_the_test_labels() -> None:
     class Flattering(World):
-        """The worse a student, the better it is on the test labels."""
+        """A world in which a student is the better on the test labels, the worse it is."""
 
         def _finished(self, task: Task, *, reused: bool) -> TaskEnd:
             end = super()._finished(task, reused=reused)
@@ -86,7 +86,7 @@ def test_no_choice_rests_on_the_test_labels() -> None:
     assert found[0] == found[1]
 
 
-def test_second_run_opens_nothing_and_more_seeds_are_a_further_opening_on_record() -> None:
+def test_second_run_opens_nothing_and_more_seeds_are_a_further_test_evaluation_on_record() -> None:
     world = World()
     at_noon(with_test_split(), world)
     again = world.planner(with_test_split(), lambda: NOON + 60)
@@ -145,11 +145,13 @@ def test_driver_killed_while_they_are_opened_opens_them_once() -> None:
     planner = Planner(StudyState(study, unhurt), lambda: NOON)
     run_local(planner, whole.execute)
     total, expected = 10_000 - unhurt.left, snapshot_of(planner.state).rows
-    for at in range(total - 20, total):  # from the last control to the last opening
+    for at in range(total - 20, total):  # from the last control to the last test evaluation
         world = World()
         with pytest.raises(Killed):
             run_local(Planner(StudyState(study, KilledLedger(world, study, at)), lambda: NOON), world.execute)
         again = at_noon(study, world).state
-        assert [len(opening["keys"]) for opening in again.ledger.test_evaluations] == [4], f"killed before write {at}"
+        assert [len(evaluation["keys"]) for evaluation in again.ledger.test_evaluations] == [4], (
+            f"killed before write {at}"
+        )
         assert snapshot_of(again).rows == expected, f"killed before write {at}"
         assert again.is_over()

@@ -1,4 +1,4 @@
-"""A plan counts what the study will build, never less and nothing that stands already, and says what that costs."""
+"""Forecasts count what the study will build, never less and nothing that is built already, and what that costs."""
 
 import itertools
 from dataclasses import replace
@@ -36,7 +36,7 @@ def counts(state: StudyState, store: Store) -> dict[str, int]:
 
 
 def near(low: float, expected: float, high: float) -> Range:
-    """Equal but for rounding."""
+    """Return a range that equals this one but for rounding."""
     return Range(*(cast("float", pytest.approx(value)) for value in (low, expected, high)))
 
 
@@ -45,7 +45,7 @@ def left(forecast: Forecast) -> dict[str, float]:
 
 
 def built(state: StudyState) -> dict[str, int]:
-    """Distinct artifacts of what the study asked for."""
+    """Count the distinct artifacts of all tasks that the study asked for."""
     stages = {(stage.name, stage.digest) for task in state.tasks.values() for stage in plan(task.spec.config).values()}
     names = ("teacher", "collection", "generation", "distillation")
     return {name: sum(stage == name for stage, _ in stages) for name in names}
@@ -94,7 +94,7 @@ def test_plan_counts_what_is_then_built(
     assert built(planner.state) == expected
 
 
-def test_what_stands_in_the_store_is_not_built_again(store: Store) -> None:
+def test_what_is_in_the_store_is_not_built_again(store: Store) -> None:
     state = World().planner(definition({"variants": {"a": {}}}, search={})).state
     (row,) = state.comparison_rows
     digest = plan(row.configs[0])["collection"].digest

@@ -8,51 +8,37 @@ from collections.abc import Iterator
 import pytest
 from optuna.storages import InMemoryStorage
 
-from tests.tune.world import Killed, KilledLedger, World, definition, run, run_side_by_side, summary
+from tests.tune.world import DirectChannel, Killed, KilledLedger, World, definition, run, run_side_by_side, summary
 from tune.engines.local import run_local
 from tune.planner.planner import Planner
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
-from tune.study.messages import Channel, ProgressReport, TaskEnd
+from tune.study.messages import TaskEnd
 from tune.study.states import TaskKind, TaskState
 from tune.study.task import Task
 
 LENGTH = "generation.target_images"
 VARIANTS = {"short": {LENGTH: 1600}, "long": {LENGTH: 6400}, "middle": {LENGTH: 3200}}
 IMAGES = 6400
-"""Of the longest: what all of them together are trained on."""
+"""Images of the longest generator, which is what all of them together are trained on."""
 
 
 def lengths() -> Definition:
-    """Three variants, the longest neither first nor last, one seed each: one trajectory."""
+    """Build a study of three variants of one trajectory, the longest neither first nor last, with one seed each."""
     return definition({"variants": VARIANTS, "seeds": [1]}, search={})
 
 
-class Listening:
-    """A channel to the planner."""
-
-    def __init__(self, planner: Planner, task: Task) -> None:
-        self.planner, self.task = planner, task
-
-    def report(self, report: ProgressReport) -> None:
-        self.planner.on_report(self.task.key, report)
-
-    def verdict(self) -> str | None:
-        return self.planner.verdict(self.task.key)
-
-
 def started(planner: Planner, world: World) -> tuple[Task, Iterator[TaskEnd | None]] | None:
-    """The next task, if there is one, and its steps."""
+    """Start the next task, if there is one, and return it with its steps."""
     task = planner.next_task(1)
     if not isinstance(task, Task):
         return None
     planner.on_start(task, "here")
-    channel: Channel = Listening(planner, task)
-    return task, world.steps(task, channel)
+    return task, world.steps(task, DirectChannel(planner, task.key))
 
 
 def finished(planner: Planner, world: World) -> Task:
-    """The next task, after it has ended."""
+    """Run the next task to its end, and return it."""
     begun = started(planner, world)
     assert begun is not None
     planner.on_end(begun[0], next(end for end in begun[1] if end is not None))

@@ -1,4 +1,4 @@
-"""A task that tells nothing: it is asked to stop, and where it does not, its process is given up."""
+"""Tasks that report nothing are asked to stop, and if they do not their processes are killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LIMIT_SECONDS = 600.0
 
 
 class Clock:
-    """Virtual seconds, and a driver that looks every ten of them."""
+    """A clock of virtual seconds, with a driver that ticks every ten of them."""
 
     def __init__(self) -> None:
         self.now = 0.0

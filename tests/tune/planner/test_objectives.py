@@ -1,4 +1,4 @@
-"""Several objectives and constraints: who is best, who is a finalist, who is champion, and what Optuna is told."""
+"""Several objectives and constraints: which trial is best, a finalist, or champion, and what Optuna is told."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,8 @@ import pytest
 from hidfd.config import study_file as studyfile
 from hidfd.errors import ConfigError
 from tests.tune.sized import ARCHITECTURE, SIZES, TRADED_OFF, SizedWorld, sized
-from tests.tune.world import Killed, KilledLedger, World, definition, run, summary
-from tune.engines.local import run_local
+from tests.tune.world import World, definition, is_killed, run, summary
 from tune.ledger.opening import open_ledger
-from tune.planner.planner import Planner
 from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
 from tune.report.champion import champion_of
@@ -29,7 +27,7 @@ def section(tmp_path: Path, text: str) -> StudyConfig:
 
 
 def surpasses(one: SearchTrial, other: SearchTrial) -> bool:
-    """By the definition of a Pareto front: nowhere worse, somewhere better."""
+    """Whether one student dominates another: nowhere worse, somewhere better."""
     assert one.value is not None
     assert other.value is not None
     pairs = [(one.value, other.value), (-one.further["deployed_parameters"], -other.further["deployed_parameters"])]
@@ -67,7 +65,7 @@ def test_accuracy_needs_labels_wherever_it_decides() -> None:
 
 
 def test_a_study_of_one_objective_is_what_it_was() -> None:
-    """The ledgers of studies that run go on only under an equal identity."""
+    """Ledgers of an older version go on only under an equal identity."""
     known = {"objective", "sampler", "seed", "startup_students", "students_per_generator", "pruner"}
     assert definition().identity()["study"].keys() == known
 
@@ -150,16 +148,13 @@ def test_optuna_knows_every_objective_and_no_value_on_the_way() -> None:
 def test_study_of_several_objectives_killed_before_any_ledger_write_equals_the_uninterrupted_one() -> None:
     study = sized(6, pruner={"kind": "asha"}, startup_students=3, num_finalists=2, **TRADED_OFF, **SMALL)
     expected = summary(run(study, SizedWorld()))
-    for at in range(0, 1_000, 5):
-        broken = SizedWorld()
-        try:
-            run_local(Planner(StudyState(study, KilledLedger(broken, study, at)), lambda: 0.0), broken.execute)
-            break
-        except Killed:
-            again = run(study, broken)
-            assert summary(again) == expected, f"killed before write {at}"
-            assert set(broken.built.values()) == {1}
-            assert [s.violation for s in again.state.search_trials if s.value is not None]
+    at, broken = 0, SizedWorld()
+    while is_killed(study, broken, at):
+        again = run(study, broken)
+        assert summary(again) == expected, f"killed before write {at}"
+        assert set(broken.built.values()) == {1}
+        assert [s.violation for s in again.state.search_trials if s.value is not None]
+        at, broken = at + 5, SizedWorld()
     assert at > 50
 
 
@@ -173,7 +168,7 @@ def test_without_a_feasible_student_there_is_no_champion() -> None:
 
 def test_finalist_that_misses_a_constraint_on_fresh_seeds_is_no_champion() -> None:
     class Slow(SizedWorld):
-        """Trials of the search are fast, and the better finalist is not any more."""
+        """A world in which trials of the search are fast, and the better finalist is slow."""
 
         def _finished(self, task: Any, *, reused: bool) -> Any:
             end = super()._finished(task, reused=reused)

@@ -166,7 +166,7 @@ def test_other_seeds_and_controls_go_on_with_the_same_search() -> None:
     world = World()
     before = summary(run(definition(), world))
     planner = run(definition({"seeds": [7, 8], "controls": {"plain_kd": False}}), world)
-    assert summary(planner)["suggestions"] == before["suggestions"]
+    assert summary(planner)["search_trials"] == before["search_trials"]
     assert {row.name for row in planner.state.comparison_rows} == {"hybrid", "real-only", "synthetic-only"}
 
 
@@ -174,7 +174,7 @@ def test_more_students_go_on_with_the_same_search() -> None:
     world = World()
     before = summary(run(definition(), world))
     planner = run(definition({"num_students": 9}), world)
-    assert summary(planner)["suggestions"][:6] == before["suggestions"]
+    assert summary(planner)["search_trials"][:6] == before["search_trials"]
     assert len(planner.state.search_trials) == 9
 
 

@@ -12,7 +12,7 @@ from tune.study.definition import Definition
 
 
 def history(study: Definition, values: list[float | None]) -> list[FrozenTrial]:
-    """Past suggestions: the value falls with the distance of inflation from 15; None = collapsed."""
+    """Return past search trials: the value falls with the distance of inflation from 15; None is a collapsed one."""
     found = optuna.create_study(direction="maximize")
     for number, value in enumerate(values):
         params = suggest(study.study, study.space, number, [], {})
@@ -20,8 +20,8 @@ def history(study: Definition, values: list[float | None]) -> list[FrozenTrial]:
             state=TrialState.RUNNING, params=params, distributions=study.space.distributions, user_attrs={"group": 0}
         )
         found.add_trial(trial)
-        live = optuna.Trial(found, found.trials[-1]._trial_id)
-        live.set_constraint("feasible", 1.0 if value is None else 0.0)
+        running = optuna.Trial(found, found.trials[-1]._trial_id)
+        running.set_constraint("feasible", 1.0 if value is None else 0.0)
         if value is None:
             found.tell(number, state=TrialState.PRUNED)
         else:

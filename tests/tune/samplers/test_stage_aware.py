@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.tune.world import Killed, KilledLedger, World, definition, run, summary
-from tune.engines.local import run_local
-from tune.planner.planner import Planner
-from tune.planner.state import StudyState
+from tests.tune.world import World, definition, is_killed, run, summary
 from tune.samplers.stage_aware import NEW_GENERATOR_SHARE, Choice, choose
 from tune.study.asha import Decision
 from tune.study.definition import Definition
@@ -31,7 +28,7 @@ BUILD, STUDENT = 4e9, 1e9
 
 
 class Told:
-    """What a ledger holds, told by hand."""
+    """The contents of a ledger, written by hand."""
 
     def __init__(self, search: Mapping[str, Any] = SEARCH, **study: Any) -> None:
         self.study: Definition = definition({"sampler": "stage-aware", "startup_students": 2} | study, dict(search))
@@ -39,7 +36,7 @@ class Told:
         self.builds: dict[int, TaskState] = {}
 
     def generator(self, state: TaskState = TaskState.COMPLETE, **upstream: float) -> int:
-        """Opens a generator; its first student is the next that is told."""
+        """Add a generator; its first student is the next that is added."""
         number = len(self.search_trials)
         self.builds[number] = state
         self._upstream = (
@@ -51,7 +48,7 @@ class Told:
     def student(
         self, inflation: float, value: float | None, state: TaskState = TaskState.COMPLETE, violation: float = 0.0
     ) -> None:
-        """One on the newest generator."""
+        """Add a student on the newest generator."""
         group, upstream = self._upstream
         params = upstream | {INFLATION: inflation}
         self.search_trials.append(
@@ -67,7 +64,7 @@ class Told:
 
 
 def two_generators() -> tuple[Told, int, int]:
-    """At equal means their best students are at 0.1 and at 0.9."""
+    """Return two generators of equal mean whose best students are at inflations 0.1 and 0.9."""
     told = Told()
     numbers = []
     for temperature, best in ((1.0, 0.1), (4.0, 0.9)):
@@ -290,15 +287,11 @@ def test_stage_aware_study_killed_before_any_ledger_write_equals_the_uninterrupt
 
     study = definition({"sampler": "stage-aware", "num_students": 5, "startup_students": 3})
     expected = summary(run(study, world()))
-    for at in range(0, 1_000, 5):
-        broken = world()
-        try:
-            planner = Planner(StudyState(study, KilledLedger(broken, study, at)), lambda: 0.0)
-            run_local(planner, broken.execute)
-            break
-        except Killed:
-            assert summary(run(study, broken)) == expected, f"killed before write {at}"
-            assert set(broken.built.values()) == {1}
+    at, broken = 0, world()
+    while is_killed(study, broken, at):
+        assert summary(run(study, broken)) == expected, f"killed before write {at}"
+        assert set(broken.built.values()) == {1}
+        at, broken = at + 5, world()
     assert at > 50
 
 
