@@ -98,7 +98,7 @@ class Killed(BaseException):
 
 @dataclass
 class World:
-    """All that outlives a driver.
+    """The store and the machines, which outlive a driver.
 
     Attributes:
         storage: of the ledger.

@@ -79,7 +79,7 @@ def unseen_stages(state: StudyState) -> dict[str, Range]:
     if state.is_over():
         return dict.fromkeys(COUNTED_STAGES, NOTHING)
     students = 0 if state.closed_reason is not None else state.max_search_trials - len(state.search_trials)
-    groups = max(0, _num_groups(definition) - len({search_trial.group for search_trial in state.search_trials}))
+    groups = max(0, _num_groups(definition) - len({trial.group for trial in state.search_trials}))
     groups = min(groups, students)
     generators, compared = groups * definition.base.uses_generator, 0
     if definition.limit and not _has_rows(state, "control"):

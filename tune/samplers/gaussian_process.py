@@ -1,4 +1,4 @@
-"""A Gaussian process over the parameters of both stages together, small enough to be fitted for every suggestion.
+"""A Gaussian process over the parameters of both stages together, small enough to be fitted for every search trial.
 
     value = c + f(upstream) + g(downstream) + h(upstream, downstream) + luck(generator) + noise
 

@@ -9,7 +9,7 @@ Value = bool | int | float | str
 """A value of a searched parameter."""
 
 Role = Literal["search", "variant", "control", "finalist"]
-"""Who asked for a task first: the search, or a row of the comparison of this role."""
+"""The role in which a task was asked for first: by the search, or by a row of the comparison."""
 
 
 class TaskKind(Enum):
@@ -64,25 +64,25 @@ class TaskState(StrEnum):
     """
 
     WAITING = "waiting"
-    """It waits for a free slot, or for a build that it needs."""
+    """Waiting for a free slot, or for a build that the task needs."""
 
     RUNNING = "running"
-    """An engine runs an attempt at it."""
+    """Running: an engine runs an attempt at the task."""
 
     COMPLETE = "complete"
-    """Its artifacts are in the store."""
+    """Complete: the artifacts of the task are in the store."""
 
     PRUNED = "pruned"
-    """A student was stopped at a rung; its metrics are those measured there."""
+    """Pruned: the student was stopped at a rung; its metrics are those measured there."""
 
     COLLAPSED = "collapsed"
-    """The generator (or, for a student, the one that it needs) shows too few classes to be worth a student."""
+    """Collapsed: the generator (of a student, the one that it needs) shows too few classes to be worth a student."""
 
     DIVERGED = "diverged"
-    """A loss became non-finite, in this task or in a build that it needs."""
+    """Diverged: a loss became non-finite, in this task or in a build that it needs."""
 
     FAILED = "failed"
-    """An error of the machine, of the input or of the code; the reason says which."""
+    """Failed by an error of the machine, of the input or of the code; the reason says which."""
 
     @property
     def is_final(self) -> bool:

@@ -59,7 +59,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_storage, "POLL_SECONDS", 0.001)
 
 
-def told(ledger: Ledger) -> list[dict[str, Any]]:
+def contents(ledger: Ledger) -> list[dict[str, Any]]:
     """Return all that is in the ledger's trials as JSON, without their ids and times."""
 
     def plain(trial: FrozenTrial) -> dict[str, Any]:
@@ -73,9 +73,9 @@ def test_memory_holds_what_the_database_holds(tmp_path: Path) -> None:
     world = World(collapsed=lambda task: task.label == "generator-1")
     with open_ledger(str(tmp_path / "ledger.db"), "s", "agreement") as ledger:
         run_local(Planner(StudyState(definition(), ledger), lambda: 100.0), world.execute)
-        remembered = told(ledger)
+        remembered = contents(ledger)
     with open_ledger(str(tmp_path / "ledger.db"), "s", "agreement") as ledger:
-        assert told(ledger) == remembered
+        assert contents(ledger) == remembered
 
 
 def test_write_costs_few_statements_and_one_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_driver_pauses_while_the_ledger_is_away_and_says_so_once(
 
         world.lose = lose
         run_local(Planner(StudyState(study, ledger), lambda: 0.0), world.execute)
-        assert told(ledger) == told(planner.state.ledger)
+        assert contents(ledger) == contents(planner.state.ledger)
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert set(said[::2]) == {
         "paused: the server is away; the study goes on by itself when the ledger is back",

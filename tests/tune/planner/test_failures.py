@@ -314,8 +314,8 @@ def test_objective_that_is_not_a_number_fails_that_student_only() -> None:
         ("trial-0", "its agreement is not a number")
     }
     assert planner.is_over()
-    told = planner.state.ledger.history()[0]
-    assert (told.state.name, told.values) == ("FAIL", None)
+    optuna_trial = planner.state.ledger.history()[0]
+    assert (optuna_trial.state.name, optuna_trial.values) == ("FAIL", None)
     champion = planner.best
     assert champion is not None
     assert champion.number != 0
@@ -352,7 +352,7 @@ def test_equal_values_on_another_generator_do_not_stand_for_a_trial_that_failed(
     assert [(search_trial.retries, search_trial.group) for search_trial in again] == [(first.number, first.group)]
 
 
-def test_whoever_looks_on_sees_what_failed_as_failed() -> None:
+def test_a_reader_sees_what_failed_as_failed() -> None:
     world = World(failing=lambda task: TaskFailed("out of memory") if "real-only" in task.label else None)
     driver = run(definition(), world)
     looked = snapshot_of(StudyState(definition(), driver.state.ledger))

@@ -99,10 +99,10 @@ def test_the_best_is_the_best_of_those_that_keep_the_constraints() -> None:
     assert best.value != max(s.value or 0.0 for s in state.search_trials), "else the constraint decides nothing"
     assert state.best is best
     assert state.comparison_rows[0].params == best.params
-    for told, search_trial in zip(state.ledger.history(), state.search_trials, strict=True):
+    for optuna_trial, search_trial in zip(state.ledger.history(), state.search_trials, strict=True):
         over = SIZES[search_trial.params[ARCHITECTURE]] / 200_000 - 1
-        assert (told.state.name, told.value) == ("COMPLETE", search_trial.value)
-        assert told.constraints["feasible"] == pytest.approx(max(over, 0.0))
+        assert (optuna_trial.state.name, optuna_trial.value) == ("COMPLETE", search_trial.value)
+        assert optuna_trial.constraints["feasible"] == pytest.approx(max(over, 0.0))
 
 
 def test_tpe_learns_what_is_infeasible() -> None:
@@ -136,12 +136,12 @@ def test_optuna_knows_every_objective_and_no_value_on_the_way() -> None:
     state = run(study, SizedWorld()).state
     pruned = [s for s in state.search_trials if s.state is TaskState.PRUNED]
     assert pruned
-    for told, search_trial in zip(state.ledger.history(), state.search_trials, strict=True):
-        assert not told.intermediate_values
+    for optuna_trial, search_trial in zip(state.ledger.history(), state.search_trials, strict=True):
+        assert not optuna_trial.intermediate_values
         if search_trial.state is TaskState.COMPLETE:
-            assert told.values == [search_trial.value, SIZES[search_trial.params[ARCHITECTURE]]]
+            assert optuna_trial.values == [search_trial.value, SIZES[search_trial.params[ARCHITECTURE]]]
         else:
-            assert (told.state.name, told.values) == ("PRUNED", None)
+            assert (optuna_trial.state.name, optuna_trial.values) == ("PRUNED", None)
     assert all(search_trial.rungs for search_trial in pruned)
 
 

@@ -121,8 +121,8 @@ def test_report_told_twice_is_decided_once() -> None:
     student = planner.next_task(1)
     assert isinstance(student, Task)
     planner.on_start(student, "here")
-    told = ProgressReport("distillation", 3200, 6400, {"agreement": 0.5}, measured=True)
-    assert planner.on_report(student.key, told) is None
+    report = ProgressReport("distillation", 3200, 6400, {"agreement": 0.5}, measured=True)
+    assert planner.on_report(student.key, report) is None
     rungs = dict(planner.state.search_trials[0].rungs)
     assert (
         planner.on_report(student.key, ProgressReport("distillation", 3200, 6400, {"agreement": 0.1}, measured=True))

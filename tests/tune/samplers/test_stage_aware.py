@@ -27,7 +27,7 @@ SEARCH = {
 BUILD, STUDENT = 4e9, 1e9
 
 
-class Told:
+class History:
     """The contents of a ledger, written by hand."""
 
     def __init__(self, search: Mapping[str, Any] = SEARCH, **study: Any) -> None:
@@ -63,34 +63,34 @@ class Told:
         return choose(study.study, study.space, self.search_trials, self.builds, remaining, given)
 
 
-def two_generators() -> tuple[Told, int, int]:
+def two_generators() -> tuple[History, int, int]:
     """Return two generators of equal mean whose best students are at inflations 0.1 and 0.9."""
-    told = Told()
+    history = History()
     numbers = []
     for temperature, best in ((1.0, 0.1), (4.0, 0.9)):
-        numbers.append(told.generator(temperature=temperature))
+        numbers.append(history.generator(temperature=temperature))
         for inflation in (0.0, 0.25, 0.45, 0.6, 0.8, 1.0):
-            told.student(inflation, 0.8 - 0.2 * (inflation - best) ** 2)
-    return told, numbers[0], numbers[1]
+            history.student(inflation, 0.8 - 0.2 * (inflation - best) ** 2)
+    return history, numbers[0], numbers[1]
 
 
 def test_each_generator_is_offered_the_students_that_are_best_on_it() -> None:
-    told, first, second = two_generators()
+    history, first, second = two_generators()
     for leader, best in ((first, 0.1), (second, 0.9)):
-        held = {path: value for path, value in told.search_trials[leader].params.items() if path != INFLATION}
-        choice = told.choose(**held)
+        held = {path: value for path, value in history.search_trials[leader].params.items() if path != INFLATION}
+        choice = history.choose(**held)
         assert choice.leader == leader
         assert choice.params[INFLATION] == pytest.approx(best, abs=0.05)
         assert choice.params[TEMPERATURE] == held[TEMPERATURE]
 
 
 def test_another_student_comes_before_another_generator_while_it_promises_as_much_for_less() -> None:
-    told = Told()
+    history = History()
     for temperature in (1.0, 3.0):
-        told.generator(temperature=temperature)
+        history.generator(temperature=temperature)
         for inflation in (0.9, 0.6):
-            told.student(inflation, 0.7 - 0.1 * abs(temperature - 2.0) - 0.3 * inflation)
-    choice = told.choose()
+            history.student(inflation, 0.7 - 0.1 * abs(temperature - 2.0) - 0.3 * inflation)
+    choice = history.choose()
     assert choice.leader is not None
     assert choice.params[INFLATION] < 0.5
     assert f"on the generator of trial {choice.leader}, as number 3 of its students" in choice.why
@@ -98,12 +98,12 @@ def test_another_student_comes_before_another_generator_while_it_promises_as_muc
 
 
 def test_generators_whose_students_have_nothing_left_to_gain_are_left() -> None:
-    told = Told()
+    history = History()
     for temperature in (1.0, 1.5):
-        told.generator(temperature=temperature)
+        history.generator(temperature=temperature)
         for inflation in (0.0, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0):
-            told.student(inflation, 0.3 + 0.1 * temperature - 0.2 * (inflation - 0.3) ** 2)
-    choice = told.choose()
+            history.student(inflation, 0.3 + 0.1 * temperature - 0.2 * (inflation - 0.3) ** 2)
+    choice = history.choose()
     assert choice.leader is None
     assert choice.params[TEMPERATURE] > 2.0
     assert choice.params[INFLATION] == pytest.approx(0.3, abs=0.1)
@@ -111,87 +111,87 @@ def test_generators_whose_students_have_nothing_left_to_gain_are_left() -> None:
 
 
 def test_price_of_a_generator_decides_whether_it_is_worth_one() -> None:
-    told, _, _ = two_generators()
-    told.generator(temperature=2.0)
-    told.student(0.5, 0.79)
-    assert told.choose(build_cost=0.0).leader is None
-    assert told.choose(build_cost=1e13).leader is not None
+    history, _, _ = two_generators()
+    history.generator(temperature=2.0)
+    history.student(0.5, 0.79)
+    assert history.choose(build_cost=0.0).leader is None
+    assert history.choose(build_cost=1e13).leader is not None
 
 
 def test_generator_is_drawn_at_random_where_the_model_promises_nothing_more() -> None:
-    told = Told()
+    history = History()
     for temperature in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5):
-        told.generator(temperature=temperature)
+        history.generator(temperature=temperature)
         for inflation in (0.0, 0.3, 0.5, 0.7, 1.0):
-            told.student(inflation, 0.5 - 0.2 * (inflation - 0.5) ** 2 - 0.02 * (temperature - 2.5) ** 2)
-    choice = told.choose()
+            history.student(inflation, 0.5 - 0.2 * (inflation - 0.5) ** 2 - 0.02 * (temperature - 2.5) ** 2)
+    choice = history.choose()
     assert choice.leader is None
     assert choice.why.startswith("drawn at random, with a generator of its own: nothing promises more than")
 
 
 def test_new_generator_is_due_when_students_have_cost_many_times_as_much() -> None:
-    told = Told()
+    history = History()
     for temperature in (1.0, 4.0):
-        told.generator(temperature=temperature)
+        history.generator(temperature=temperature)
         for number in range(3):
-            told.student(number / 10, 0.5)
+            history.student(number / 10, 0.5)
     due = round(BUILD / STUDENT / NEW_GENERATOR_SHARE)
     for number in range(due):
-        told.student(0.3 + number / 100, 0.5 + number / 1000)
-    choice = told.choose()
+        history.student(0.3 + number / 100, 0.5 + number / 1000)
+    choice = history.choose()
     assert choice.leader is None
     assert "it is time for one" in choice.why
 
 
 def test_generator_that_collapsed_gets_no_student_and_its_neighbours_none_either() -> None:
-    told = Told()
+    history = History()
     for number, temperature in enumerate((0.6, 1.0, 1.4, 1.8, 2.2, 2.6, 3.0, 3.4, 3.8, 4.2)):
         collapsed = temperature > 2.4
-        told.generator(TaskState.COLLAPSED if collapsed else TaskState.COMPLETE, temperature=temperature)
+        history.generator(TaskState.COLLAPSED if collapsed else TaskState.COMPLETE, temperature=temperature)
         if collapsed:
-            told.student(0.5, None, TaskState.COLLAPSED)
+            history.student(0.5, None, TaskState.COLLAPSED)
         else:
             for inflation in (0.2, 0.5, 0.8):
-                told.student(inflation, 0.5 + 0.1 * temperature + number / 1e4)
-    choice = told.choose(build_cost=0.0)
+                history.student(inflation, 0.5 + 0.1 * temperature + number / 1e4)
+    choice = history.choose(build_cost=0.0)
     assert choice.leader is None
     assert choice.params[TEMPERATURE] < 2.7, "better and better until generators collapse"
-    collapsed_ones = [n for n, state in told.builds.items() if state is TaskState.COLLAPSED]
-    assert told.choose(build_cost=1e13).leader not in collapsed_ones
+    collapsed_ones = [n for n, state in history.builds.items() if state is TaskState.COLLAPSED]
+    assert history.choose(build_cost=1e13).leader not in collapsed_ones
 
 
 def test_student_settings_that_diverged_are_avoided() -> None:
-    told = Told()
+    history = History()
     for temperature in (1.0, 2.0, 3.0):
-        told.generator(temperature=temperature)
+        history.generator(temperature=temperature)
         for inflation in (0.1, 0.3, 0.5, 0.7, 0.9):
             fine = inflation < 0.6
-            told.student(inflation, 0.5 + 0.2 * inflation if fine else None, *([] if fine else [TaskState.DIVERGED]))
-    assert 0.4 < told.choose(build_cost=1e13).params[INFLATION] < 0.72
+            history.student(inflation, 0.5 + 0.2 * inflation if fine else None, *([] if fine else [TaskState.DIVERGED]))
+    assert 0.4 < history.choose(build_cost=1e13).params[INFLATION] < 0.72
 
 
 @pytest.mark.parametrize("is_any_feasible", [True, False])
 def test_student_settings_that_miss_a_constraint_are_avoided_however_good_they_are(is_any_feasible: bool) -> None:
-    told = Told()
+    history = History()
     for temperature in (1.0, 2.0, 3.0):
-        told.generator(temperature=temperature)
+        history.generator(temperature=temperature)
         for inflation in (0.1, 0.3, 0.5, 0.7, 0.9) if is_any_feasible else (0.7, 0.9):
-            told.student(inflation, 0.5 + 0.2 * inflation, violation=max(inflation - 0.6, 0.0))
-    found = told.choose(build_cost=1e13).params[INFLATION]
+            history.student(inflation, 0.5 + 0.2 * inflation, violation=max(inflation - 0.6, 0.0))
+    found = history.choose(build_cost=1e13).params[INFLATION]
     assert 0.4 < found < 0.72 if is_any_feasible else found < 0.6
 
 
 def test_students_under_way_keep_others_from_looking_in_the_same_place() -> None:
-    told = Told()
-    told.generator(temperature=1.0)
+    history = History()
+    history.generator(temperature=1.0)
     for inflation in (0.0, 0.9, 1.0):
-        told.student(inflation, 0.5 - 0.1 * inflation)
+        history.student(inflation, 0.5 - 0.1 * inflation)
     chosen: list[float] = []
     for _ in range(3):
-        choice = told.choose(build_cost=1e13)
+        choice = history.choose(build_cost=1e13)
         assert all(abs(choice.params[INFLATION] - other) > 0.02 for other in chosen)
         chosen.append(choice.params[INFLATION])
-        told.search_trials.append(SearchTrial(len(told.search_trials), choice.params, 0, state=TaskState.RUNNING))
+        history.search_trials.append(SearchTrial(len(history.search_trials), choice.params, 0, state=TaskState.RUNNING))
 
 
 def test_nothing_is_suggested_twice_where_values_are_few() -> None:
@@ -211,27 +211,27 @@ def test_nothing_is_suggested_twice_where_values_are_few() -> None:
 def test_pruned_student_counts_with_what_finished_ones_gained_after_its_rung() -> None:
     choices = []
     for pruned in (True, False):
-        told = Told()
-        told.generator(temperature=1.0)
+        history = History()
+        history.generator(temperature=1.0)
         for inflation, at_rung in ((0.0, 0.5), (0.5, 0.52), (1.0, 0.51)):
-            told.student(inflation, at_rung + 0.2)
-            told.search_trials[-1].rungs[100] = Decision(at_rung, True, 0, 0, ())
-        told.generator(temperature=4.0)
+            history.student(inflation, at_rung + 0.2)
+            history.search_trials[-1].rungs[100] = Decision(at_rung, True, 0, 0, ())
+        history.generator(temperature=4.0)
         for inflation, at_rung in ((0.25, 0.45), (0.75, 0.4)):
             if pruned:
-                told.student(inflation, None, TaskState.PRUNED)
-                told.search_trials[-1].rungs[100] = Decision(at_rung, False, 0, 0, ())
+                history.student(inflation, None, TaskState.PRUNED)
+                history.search_trials[-1].rungs[100] = Decision(at_rung, False, 0, 0, ())
             else:
-                told.student(inflation, at_rung + 0.2)
-        choices.append(told.choose())
+                history.student(inflation, at_rung + 0.2)
+        choices.append(history.choose())
     assert choices[0] == choices[1]
 
 
 def test_given_values_are_kept_and_the_rest_is_suggested() -> None:
-    told, first, _ = two_generators()
-    choice = told.choose(**{TEMPERATURE: 1.0})
+    history, first, _ = two_generators()
+    choice = history.choose(**{TEMPERATURE: 1.0})
     assert choice.leader == first
-    elsewhere = told.choose(**{TEMPERATURE: 2.5, INFLATION: 0.33})
+    elsewhere = history.choose(**{TEMPERATURE: 2.5, INFLATION: 0.33})
     assert elsewhere.leader is None
     assert (elsewhere.params[TEMPERATURE], elsewhere.params[INFLATION]) == (2.5, 0.33)
 
@@ -296,13 +296,13 @@ def test_stage_aware_study_killed_before_any_ledger_write_equals_the_uninterrupt
 
 
 def test_search_trial_after_300_students_takes_a_fraction_of_a_second() -> None:
-    told = Told(SEARCH | {RATE: {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}})
+    history = History(SEARCH | {RATE: {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}})
     for number in range(60):
-        told.generator(temperature=0.5 + 4.0 * (number * 0.618 % 1), rate=10 ** -(2 + 2 * (number * 0.755 % 1)))
+        history.generator(temperature=0.5 + 4.0 * (number * 0.618 % 1), rate=10 ** -(2 + 2 * (number * 0.755 % 1)))
         for student in range(5):
             inflation = (number * 5 + student) * 0.4142 % 1
-            told.student(inflation, 0.8 - 0.1 * (inflation - 0.5) ** 2 - 0.01 * (number % 7))
-    told.choose()
+            history.student(inflation, 0.8 - 0.1 * (inflation - 0.5) ** 2 - 0.01 * (number % 7))
+    history.choose()
     started = time.process_time()
-    told.choose()
+    history.choose()
     assert time.process_time() - started < 0.6
