@@ -119,13 +119,13 @@ class StudyState:
 
     @property
     def startable(self) -> set[str] | None:
-        """Keys of the tasks that may start; None if all may, as long as the search is not closed."""
+        """Keys of the tasks that may start once the search is closed; None, for all tasks, before."""
         return None if self.closed_reason is None else self.final_evaluation.keys
 
     def close_search(self, reason: str) -> None:
         """End the search early: suggest nothing more, and start only the tasks of the comparison.
 
-        A run with a raised budget opens the search again, and finishes what it left.
+        A run with another budget, a higher one say, opens the search again and finishes what it left.
         """
         self.closed_reason = reason
         self.ledger.set_search_closed({"reason": reason, "budget": self._budget()})
