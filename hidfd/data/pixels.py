@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+RESIZED_AT_ONCE = 512
+"""Number of images of a set that are floats at the same time."""
+
 
 def unit_from_uint8(image_uint8: Tensor) -> Tensor:
     """Convert `b x c x h x w` uint8 to float32 in [0, 1]."""
@@ -51,6 +54,17 @@ def resize_unit(image_unit: Tensor, size_pixels: int) -> Tensor:
     if image_unit.shape[-1] == size_pixels:
         return image_unit
     return F.interpolate(image_unit, size=(size_pixels, size_pixels), mode="bilinear", antialias=True)
+
+
+def resize_uint8(images_uint8: Tensor, size_pixels: int) -> Tensor:
+    """Resize a set of uint8 images, `n x c x h x h` to `n x c x size x size`; the set itself where the size is right.
+
+    A few hundred at a time, because all of them as floats would take four times the memory of the set.
+    """
+    if images_uint8.shape[-1] == size_pixels:
+        return images_uint8
+    parts = torch.split(images_uint8, RESIZED_AT_ONCE)
+    return torch.cat([uint8_from_unit(resize_unit(unit_from_uint8(part), size_pixels)) for part in parts])
 
 
 class Normalization(nn.Module):

@@ -13,16 +13,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from PIL import Image
 from torch import Tensor
 
 from hidfd.config.schema import TrialConfig
 from hidfd.data.collection import open_collection
 from hidfd.data.image_set import open_images
-from hidfd.data.pixels import resize_unit, uint8_from_unit, unit_from_uint8
+from hidfd.data.pictures import encode_png, tile
+from hidfd.data.pixels import resize_uint8, resize_unit, unit_from_uint8
 from hidfd.distributed.device import Device
 from hidfd.networks.teacher import load_teacher
 from hidfd.pipeline.graph import Stage, needed
@@ -201,12 +200,13 @@ def _draw_pictures(folder: Path, built: Built) -> None:
     collection = open_collection(collected, candidates)
     size = built.config.data.image_size_pixels
     num_classes = min(built.config.data.num_classes, 20)
-    _save(folder / "real.png", _by_class(collection.images, collection.labels, num_classes))
+    real = _rows_by_class(collection.images, collection.labels, num_classes)
+    (folder / "real.png").write_bytes(encode_png(real))
     synthesis = built.find("synthesis")
     if synthesis is None:
         return
     images = open_images(synthesis)
-    pixels = uint8_from_unit(resize_unit(unit_from_uint8(torch.from_numpy(images.pixels[:SHOWN_FROM])), size))
+    pixels = resize_uint8(torch.from_numpy(images.pixels[:SHOWN_FROM]), size)
     if images.labels is None:  # the user's own images: rows by what the teacher takes them for
         teacher_artifact = built.find("teacher")
         assert teacher_artifact is not None, "no collection without a teacher"
@@ -214,12 +214,12 @@ def _draw_pictures(folder: Path, built: Built) -> None:
         labels = teacher.ask_all(pixels, built.device).logits.argmax(dim=1)
     else:
         labels = torch.from_numpy(images.labels[: len(pixels)])
-    _save(folder / "synthetic.png", _by_class(pixels, labels, num_classes))
+    (folder / "synthetic.png").write_bytes(encode_png(_rows_by_class(pixels, labels, num_classes)))
     distances = torch.cdist(_small(pixels[:500]), _small(collection.images))
     nearest = distances.min(dim=1)
     closest = nearest.values.argsort()[:NEIGHBOURS_SHOWN]
     pairs = torch.cat([pixels[closest], collection.images[nearest.indices[closest]]])
-    _save(folder / "neighbours.png", _tiled(pairs, len(closest)))
+    (folder / "neighbours.png").write_bytes(encode_png(tile(pairs, len(closest))))
 
 
 def _small(images: Tensor) -> Tensor:
@@ -228,21 +228,10 @@ def _small(images: Tensor) -> Tensor:
     return torch.cat([resize_unit(unit_from_uint8(part), side).flatten(1) for part in torch.split(images, 256)])
 
 
-def _by_class(images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+def _rows_by_class(images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     rows = []
     for k in range(num_classes):
         of_class = images[labels == k][:PICTURE_COLUMNS]
         missing = PICTURE_COLUMNS - len(of_class)
         rows.append(torch.cat([of_class, of_class.new_full((missing, *images.shape[1:]), 255)]))
-    return _tiled(torch.cat(rows), PICTURE_COLUMNS)
-
-
-def _tiled(images: Tensor, columns: int) -> Tensor:
-    count, channels, height, width = images.shape
-    tiles = images.view(count // columns, columns, channels, height, width)
-    return tiles.permute(2, 0, 3, 1, 4).reshape(channels, count // columns * height, columns * width)
-
-
-def _save(path: Path, image: Tensor) -> None:
-    array: np.ndarray[Any, np.dtype[np.uint8]] = image.permute(1, 2, 0).numpy()
-    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(path, optimize=True)
+    return tile(torch.cat(rows), PICTURE_COLUMNS)

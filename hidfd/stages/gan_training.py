@@ -19,7 +19,7 @@ from torch import Tensor
 from hidfd.config.schema import EmaConfig, TrialConfig
 from hidfd.data.augmentation import diff_augment
 from hidfd.data.collection import Collection
-from hidfd.data.pixels import resize_unit, signed_from_unit, uint8_from_unit, unit_from_signed, unit_from_uint8
+from hidfd.data.pixels import resize_uint8, signed_from_unit, unit_from_signed, unit_from_uint8
 from hidfd.data.sampler import HybridSampler
 from hidfd.distributed.device import Device
 from hidfd.distributed.random_streams import Draws, stream
@@ -72,11 +72,7 @@ class AdversarialTraining:
 
         # The real images at the GAN's size, resident as uint8, and the teacher's features of them, mirrored too:
         # the teacher sees no DiffAugment, so t(x_r) never changes.
-        at_size = [
-            uint8_from_unit(resize_unit(unit_from_uint8(part), settings.image_size_pixels))
-            for part in torch.split(collection.images, 512)
-        ]
-        real = torch.cat(at_size)
+        real = resize_uint8(collection.images, settings.image_size_pixels)
         versions = [real, real.flip(3)] if settings.flip else [real]
         self.real = torch.stack([device.images(version) for version in versions])
         self.real_features = torch.stack([device.put(teacher.ask_all(version, device).pooled) for version in versions])

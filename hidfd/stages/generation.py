@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import safetensors.torch
-from PIL import Image
-from torch import Tensor
 
 from hidfd.config.schema import TrialConfig
 from hidfd.data.collection import Collection
+from hidfd.data.pictures import encode_png
 from hidfd.distributed.device import Device
 from hidfd.networks.backbone import num_parameters
 from hidfd.networks.teacher import Teacher
@@ -60,7 +58,7 @@ def train_generator(
         if samples is not None:
             path = samples / f"generation-{images:012d}.png"
             with store_errors("writing a sample grid to", path):
-                path.write_bytes(png_of(training.grids[str(images)]))
+                path.write_bytes(encode_png(training.grids[str(images)]))
             observer.picture(stage, images, path)
         return {}
 
@@ -91,7 +89,7 @@ def train_generator(
             state = {name: tensor.cpu().contiguous() for name, tensor in training.ema.state_dict().items()}
             safetensors.torch.save_file(state, attempt.path("generator.safetensors"))
             for images, grid in training.grids.items():
-                attempt.path(f"grid-{int(images):012d}.png").write_bytes(png_of(grid))
+                attempt.path(f"grid-{int(images):012d}.png").write_bytes(encode_png(grid))
             attempt.metrics(history.rows)
             meta = {
                 "seconds": history.seconds,
@@ -109,12 +107,3 @@ def train_generator(
 
     device.processes.from_first(keep)
     return store.get(stage.name, stage.digest)
-
-
-def png_of(image_uint8: Tensor) -> bytes:
-    """A `c x h x w` uint8 image as PNG."""
-    array = image_uint8.permute(1, 2, 0).numpy()
-    picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from hidfd.data.collection import Collection
-from hidfd.data.pixels import resize_unit, uint8_from_unit, unit_from_signed, unit_from_uint8
+from hidfd.data.pictures import tile
+from hidfd.data.pixels import resize_uint8, uint8_from_unit, unit_from_signed
 from hidfd.metrics.generator import confidence_and_entropy, density_and_coverage, memorisation
 from hidfd.networks.layers import batch_norm_reestimation
 from hidfd.stages.gan_training import AdversarialTraining
@@ -31,9 +32,9 @@ class GeneratorProbe:
         self.training, self.settings, self.device = training, training.settings, training.device
         teacher, size = training.teacher, training.settings.image_size_pixels
         # At the generator's size, as its own images and the collected ones: else size alone would tell them apart.
-        holdout = _at_size(collection.holdout[:MAX_PROXY_IMAGES], size)
+        holdout = resize_uint8(collection.holdout[:MAX_PROXY_IMAGES], size)
         self.holdout_features = teacher.ask_all(holdout, self.device).pooled
-        reference = _at_size(collection.holdout[collection.reference][:MAX_PROXY_IMAGES], size)
+        reference = resize_uint8(collection.holdout[collection.reference][:MAX_PROXY_IMAGES], size)
         self.reference_features = (
             teacher.ask_all(reference, self.device).pooled if len(reference) else torch.empty(0, 1)
         )
@@ -64,10 +65,7 @@ class GeneratorProbe:
         rows = self.training.present_classes[:GRID_MAX_ROWS]
         z, _ = self.training.latents(0, GRID_COLUMNS * len(rows), "grid")
         self.reestimate_statistics()
-        tiles = self.sample(z.cpu(), rows.repeat_interleave(GRID_COLUMNS))
-        count, channels, size, _ = tiles.shape
-        tiles = tiles.view(count // GRID_COLUMNS, GRID_COLUMNS, channels, size, size)
-        return tiles.permute(2, 0, 3, 1, 4).reshape(channels, len(rows) * size, GRID_COLUMNS * size)
+        return tile(self.sample(z.cpu(), rows.repeat_interleave(GRID_COLUMNS)), GRID_COLUMNS)
 
     def proxies(self) -> dict[str, float | None]:
         """What the teacher says of as many samples as there are hold-out images (at most 2,000)."""
@@ -87,13 +85,3 @@ class GeneratorProbe:
             measured[name] = None if result is None else result[0]
             measured[f"{name}_standard_error"] = None if result is None else result[1]
         return measured
-
-
-def _at_size(images_uint8: Tensor, size_pixels: int) -> Tensor:
-    """`n x c x h x w` uint8 to uint8 of another side, a few hundred at a time."""
-    if len(images_uint8) == 0 or images_uint8.shape[-1] == size_pixels:
-        return images_uint8
-    parts = [
-        uint8_from_unit(resize_unit(unit_from_uint8(part), size_pixels)) for part in torch.split(images_uint8, 512)
-    ]
-    return torch.cat(parts)

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from hidfd.data.pixels import (
+    RESIZED_AT_ONCE,
     Normalization,
+    resize_uint8,
     resize_unit,
     signed_from_unit,
     uint8_from_unit,
@@ -85,6 +87,14 @@ def test_resize_to_a_smaller_side_averages_rather_than_skips() -> None:
     lines[..., ::4] = 1.0
     inner = resize_unit(lines, 8)[..., 2:-2]
     torch.testing.assert_close(inner, torch.full_like(inner, 0.25), atol=0.1, rtol=0)
+
+
+def test_resize_of_a_set_is_that_of_its_images_however_many_there_are() -> None:
+    images_uint8 = uint8_from_unit(noise(8, count=RESIZED_AT_ONCE + 3))
+    resized = resize_uint8(images_uint8, 6)
+    assert torch.equal(resized, uint8_from_unit(resize_unit(unit_from_uint8(images_uint8), 6)))
+    assert resize_uint8(images_uint8, 8) is images_uint8
+    assert resize_uint8(images_uint8[:0], 6).shape == (0, 1, 6, 6)
 
 
 def test_normalization_is_by_channel_and_has_nothing_to_train() -> None:
