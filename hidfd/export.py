@@ -1,4 +1,4 @@
-"""A finished student as what is deployed: one network that takes images as they are and needs nothing else."""
+"""Export a finished student: one network that takes images as they are, in [0, 1], and needs nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FAR_FROM_UNIT = "student: images must be in [0, 1]; divide uint8 ones by 255, an
 
 
 class DeployedStudent(nn.Module):
-    """A student behind the one normalisation of its teacher; the backbone's own classifier is gone where it is unused.
+    """A student behind the one normalisation of its teacher; the backbone's own classifier is removed if it is unused.
 
     Args:
         student: finished.
@@ -35,7 +35,11 @@ class DeployedStudent(nn.Module):
         self.eval()
 
     def forward(self, image_unit: Tensor) -> Tensor:
-        """`b x c x h x w` in [0, 1] to logits, `b x K`; RuntimeError for what lies far from it."""
+        """Return the logits, `b x K`, of images `b x c x h x w` in [0, 1].
+
+        Raises:
+            RuntimeError: the images are far from [0, 1].
+        """
         # An exported network has no signature: it would give some logits for uint8 and for normalised images as well.
         torch._assert_async((image_unit - 0.5).abs().amax() <= 1.0, FAR_FROM_UNIT)
         image_normalised = self.normalization(resize_unit(image_unit, self.image_size_pixels))
@@ -44,14 +48,14 @@ class DeployedStudent(nn.Module):
 
 
 def deployed_student(config: TrialConfig, store: Store) -> DeployedStudent:
-    """The finished student of a trial, on the CPU.
+    """Return the finished student of a trial, on the CPU.
 
     Args:
         config: with the sha256 of every material.
         store: that holds its teacher and its student.
 
     Raises:
-        StoreError: one of them is not there.
+        StoreError: the store lacks one of them.
     """
     device, stages = resolve_device("cpu", "fp32"), plan(config)
     teacher_stage, student_stage = stages["teacher"], stages["distillation"]
@@ -59,5 +63,5 @@ def deployed_student(config: TrialConfig, store: Store) -> DeployedStudent:
     student = load_student(store.get(student_stage.name, student_stage.digest), config, teacher, device)
     network = DeployedStudent(student, teacher)
     for parameter in network.parameters():
-        parameter.data = parameter.data.contiguous()  # channels_last is how it was trained, not how it is kept
+        parameter.data = parameter.data.contiguous()  # it was trained in channels_last, and is kept contiguous
     return network

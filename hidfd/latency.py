@@ -1,4 +1,4 @@
-"""How long a deployed student takes for one image, on the machine that asks."""
+"""Latency of a deployed student for one image, on the machine that measures it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from hidfd.export import deployed_student
 from hidfd.store.store import Store
 
 NUM_WARM_UP, NUM_TIMED = 5, 31
-"""Forward passes: the first ones allocate memory and choose kernels; of the others the median is taken."""
+"""Numbers of forward passes: the first ones allocate memory and choose kernels; the median is of the others."""
 
 
 def latency_milliseconds(config: TrialConfig, store: Store) -> float:
-    """Median of forward passes of a finished student on one image, on one thread of the CPU.
+    """Median milliseconds of a finished student's forward pass on one image, on one thread of the CPU.
 
-    It depends on the machine and on what else runs there, so it stands in no artifact: equal students on one quiet
-    machine differ by some per cent.
+    It depends on the machine and on what else runs there, so it is in no artifact: equal students on one quiet machine
+    differ by some per cent.
 
     Args:
         config: of the trial, with the sha256 of every material.
         store: that holds its teacher and its student.
 
     Raises:
-        StoreError: one of them is not there.
+        StoreError: the store lacks one of them.
     """
     network, data = deployed_student(config, store), config.data
     image_unit = torch.full((1, data.channels, data.image_size_pixels, data.image_size_pixels), 0.5)

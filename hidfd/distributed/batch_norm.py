@@ -13,16 +13,17 @@ from hidfd.distributed.process_group import ProcessGroup
 class SynchronisedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the images of all processes, on every device: torch's own refuses CPU tensors.
 
-    In training each process tells its mean and variance per channel, and by the law of total variance (all hold the
-    same number of images) everyone knows those of the global batch; gradients flow back through what was told. One
-    all-reduce in the forward and one in the backward pass. In eval mode it is a plain batch norm.
+    In training each process shares its mean and variance per channel. By the law of total variance (all processes hold
+    the same number of images) each of them computes those of the global batch from these, and gradients flow back
+    through the shared values. One all-reduce in the forward and one in the backward pass. In eval mode it is a plain
+    batch norm.
     """
 
     processes: ProcessGroup
 
     @classmethod
     def like(cls, norm: nn.BatchNorm2d, processes: ProcessGroup) -> Self:
-        """In place of a plain one, with its parameters and statistics, under the same names."""
+        """Build one that replaces a plain batch norm: its parameters and statistics, under the same names."""
         made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         made.processes = processes
         made.weight, made.bias = norm.weight, norm.bias
@@ -31,7 +32,7 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
         return made.train(norm.training)
 
     def forward(self, features: Tensor) -> Tensor:
-        """`b/W x c x h x w`, of this process, to the same shape and dtype."""
+        """Normalise the features of this process, `b/W x c x h x w`; shape and dtype stay."""
         if not self.training:
             return super().forward(features)
         wide = features.float()  # statistics of bf16 features are taken in full precision, as torch's own are
@@ -50,7 +51,7 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Moves the running statistics as torch does: by the momentum, with the unbiased variance."""
+        """Move the running statistics as torch does: by the momentum, with the unbiased variance."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

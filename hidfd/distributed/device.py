@@ -1,4 +1,4 @@
-"""Where tensors live, in which precision, and on how many processes: the only module that knows a GPU from a CPU."""
+"""The device, the precision and the processes of a trial: the only module that tells a GPU from a CPU."""
 
 from __future__ import annotations
 
@@ -30,27 +30,30 @@ class Device:
 
     @property
     def description(self) -> str:
-        """For manifests and reports."""
+        """The device in words, for manifests and reports."""
         several = "" if self.processes.is_alone else f", {self.processes.count} processes"
         if self.is_cuda:
             return f"{torch.cuda.get_device_name(self.torch_device)}, {self.precision}{several}"
         return f"cpu, {torch.get_num_threads()} threads, {self.precision}{several}"
 
     def autocast(self) -> AbstractContextManager[object]:
-        """bf16 autocast where the precision asks for it. Losses leave it by casting their inputs with `.float()`."""
+        """Return bf16 autocast if that is the precision, else a context that does nothing.
+
+        Losses leave autocast by casting their inputs with `.float()`.
+        """
         if self.precision == "bf16":
             return torch.autocast("cuda", dtype=torch.bfloat16)
         return nullcontext()
 
     def module(self, module: ModuleT) -> ModuleT:
-        """The module on the device, in channels_last."""
+        """Move a module to the device, in channels_last."""
         return module.to(self.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # torch's stubs lack the keyword
 
     def trained(self, module: ModuleT) -> ModuleT:
-        """The same for a module whose batches are spread over the processes: its batch norms see the global batch.
+        """Move a module whose batches are spread over the processes: its batch norms see the global batch.
 
-        Not for a module that a process runs by itself in training mode, as the EMA generator is to re-estimate its
-        statistics.
+        Use `module` for one that a single process runs in training mode, as the EMA generator whose statistics are
+        re-estimated.
         """
         if not self.processes.is_alone:
             for parent in list(module.modules()):
@@ -60,24 +63,24 @@ class Device:
         return self.module(module)
 
     def put(self, tensor: Tensor) -> Tensor:
-        """A tensor drawn on the CPU, on the device, without waiting for the copy."""
+        """Copy a tensor that was drawn on the CPU to the device, without waiting for the copy."""
         if self.is_cuda:
             return tensor.pin_memory().to(self.torch_device, non_blocking=True)
         return tensor
 
     def images(self, image: Tensor) -> Tensor:
-        """Images resident on the device, in channels_last."""
-        # Not pinned: a whole data set would stay so, and nothing waits for it but the start.
+        """Copy images to the device, in channels_last."""
+        # Not pinned: a whole data set would stay pinned, and only the start of a stage waits for this copy.
         return image.to(self.torch_device).contiguous(memory_format=torch.channels_last)
 
 
 def resolve_device(name: str, precision: str, processes: ProcessGroup = ALONE) -> Device:
-    """The device for `--device NAME`.
+    """Choose the device for `--device NAME`, and allow TF32 on a GPU.
 
     Args:
         name: `auto` (a GPU if there is one), `cpu` or `cuda`.
         precision: `fp32` or `bf16`, as `trial.precision` says; never changed here.
-        processes: of this trial, each of which has a device of its own.
+        processes: those of this trial, each of which has a device of its own.
 
     Raises:
         DeviceError: there is no GPU, or bf16 was asked for on a CPU, where it is some ten times slower than fp32.

@@ -1,8 +1,9 @@
 """Random numbers by name: every draw comes from (seed, stage, purpose, images seen), never from a global state.
 
-So nothing random needs a checkpoint, two purposes never disturb each other, and a run that resumes or continues draws
-what the uninterrupted one would have drawn. Draws are made on the CPU for the global batch and copied, so a GPU and a
-CPU see the same numbers, and so do one process and several, each of which takes those of its own images (`Draws`).
+So no state of a generator is in a checkpoint, two purposes never disturb each other, and a run that resumes or
+continues draws what the uninterrupted one would have drawn. Draws are made on the CPU for the global batch and copied,
+so a GPU and a CPU see the same numbers, and so do one process and several, each of which takes those of its own images
+(`Draws`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 
 def stream(seed: int, stage: str, purpose: str, images: int = 0) -> torch.Generator:
-    """A CPU generator for one purpose at one point of a stage.
+    """Return a CPU generator for one purpose at one point of a stage.
 
     Args:
         seed: the stage's seed, >= 0.
@@ -33,7 +34,7 @@ class Draws:
     """Random numbers per image of a global batch, of which a process takes those of the images that it holds.
 
     Attributes:
-        generator: of `stream`.
+        generator: from `stream`.
         num_images: B, of the global batch; None = the images at hand are all of it.
         rows: which of them are at hand: a slice, or int64 indices.
     """
@@ -43,9 +44,9 @@ class Draws:
     rows: slice | Tensor = field(default_factory=lambda: slice(None))
 
     def uniform(self, count: int, images: int) -> Tensor:
-        """`count x images` float on the CPU, in [0, 1), for the images at hand; `count x B` are drawn."""
+        """Draw `count x B` floats in [0, 1) on the CPU; return the `count x images` of the images at hand."""
         return torch.rand(count, self.num_images or images, generator=self.generator)[:, self.rows]
 
     def integers(self, low: int, high: int, count: int, images: int) -> Tensor:
-        """`count x images` int64 on the CPU, in low..high-1, for the images at hand; `count x B` are drawn."""
+        """Draw `count x B` int64 in low..high-1 on the CPU; return the `count x images` of the images at hand."""
         return torch.randint(low, high, (count, self.num_images or images), generator=self.generator)[:, self.rows]

@@ -12,17 +12,17 @@ from torch.nn import functional as F
 
 
 def hinge_d(score_real: Tensor, score_fake: Tensor) -> Tensor:
-    """L_D = E[relu(1 - D(x_r))] + E[relu(1 + D(x_g))], from scores of dim `b`."""
+    """Hinge loss of D: L_D = E[relu(1 - D(x_r))] + E[relu(1 + D(x_g))], from scores of dim `b`."""
     return F.relu(1 - score_real.float()).mean() + F.relu(1 + score_fake.float()).mean()
 
 
 def hinge_g(score_fake: Tensor) -> Tensor:
-    """L_G = -E[D(x_g)], from scores of dim `b`."""
+    """Hinge loss of G: L_G = -E[D(x_g)], from scores of dim `b`."""
     return -score_fake.float().mean()
 
 
 def adc_d(logits_real: Tensor, labels_real: Tensor, logits_fake: Tensor, labels_fake: Tensor) -> Tensor:
-    """CE(Psi(x_r), 2y) + CE(Psi(x_g), 2y'+1).
+    """Auxiliary loss of D: CE(Psi(x_r), 2y) + CE(Psi(x_g), 2y'+1).
 
     Args:
         logits_real, logits_fake: `b x 2K`.
@@ -33,9 +33,9 @@ def adc_d(logits_real: Tensor, labels_real: Tensor, logits_fake: Tensor, labels_
 
 
 def adc_g(logits_fake: Tensor, labels_fake: Tensor) -> Tensor:
-    """CE(Psi(x_g), 2y') - CE(Psi(x_g), 2y'+1) = psi_{2y'+1} - psi_{2y'}: the normaliser cancels.
+    """Auxiliary loss of G: CE(Psi(x_g), 2y') - CE(Psi(x_g), 2y'+1) = psi_{2y'+1} - psi_{2y'}.
 
-    Unbounded below by design: it is the log odds of being generated, given the class.
+    The normaliser cancels. Unbounded below by design: it is the log odds of being generated, given the class.
     """
     real_logit = logits_fake.float().gather(1, 2 * labels_fake.unsqueeze(1))
     fake_logit = logits_fake.float().gather(1, 2 * labels_fake.unsqueeze(1) + 1)

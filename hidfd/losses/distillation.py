@@ -37,7 +37,7 @@ def ce_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 def student_losses(
     output: StudentOutput, teacher_map: Tensor, teacher_logits: Tensor, config: DistillationConfig
 ) -> dict[str, Tensor]:
-    """Every loss term that is switched on, unweighted, and `total`, their weighted sum."""
+    """Return every loss term that is switched on, unweighted, and `total`, their weighted sum."""
     terms: dict[str, tuple[float, Tensor]] = {}
     if config.feature_weight > 0:
         assert output.projected is not None, "feature alignment needs the projector"

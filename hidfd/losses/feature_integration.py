@@ -1,7 +1,7 @@
 """Feature integration: D learns the teacher's representation, and real and generated images are blended in it.
 
 **Source**: paper Eqs. 8-9 (L_blend, L_trans), whose form comes from KD-DLGAN. Departures: two separate weights, and
-both terms have gradients; in the authors' release the whole term stands inside `no_grad` and trains nothing.
+both terms have gradients; in the authors' release the whole term is computed inside `no_grad` and trains nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hidfd.distributed.process_group import ALONE, ProcessGroup
 
 
 class TeacherRegressor(nn.Module):
-    """r(x) = W2 W1 h(x): D's features to the teacher's, by two spectral-normed linears.
+    """The regressor r(x) = W2 W1 h(x): from D's features to the teacher's, by two spectral-normed linears.
 
     Args:
         feature_width: of D's h.
@@ -28,7 +28,7 @@ class TeacherRegressor(nn.Module):
         self.w2 = spectral_norm(nn.Linear(hidden_width, teacher_width))
 
     def forward(self, features: Tensor) -> Tensor:
-        """`b x feature_width` to `b x teacher_width`."""
+        """Regress features, `b x feature_width` to `b x teacher_width`."""
         return self.w2(self.w1(features))  # type: ignore[no-any-return]  # torch types a module's call as Any
 
 
@@ -62,7 +62,7 @@ def blend_loss_by_class(
 
     Returns:
         Scalar; images without a partner are left out, and each mean is over the matched ones (0 without any). Of
-        several processes each returns its own share, so weighed that their mean is the loss of the global batch.
+        several processes each returns its own share, weighted so that their mean is the loss of the global batch.
 
     **Source**: a pairing of this project; `position` is the faithful one.
     """
@@ -86,5 +86,5 @@ def _distance_to_class_mean(
     matched = (counts[labels] > 0).to(wide.dtype)
     means = sums / counts.clamp(min=1).unsqueeze(1)
     distance: Tensor = torch.linalg.vector_norm(means[labels] - prediction.float(), dim=1)
-    # A process may hold any number of the matched images: not the mean over its own, but its share of the global one.
+    # A process may hold any number of the matched images: so this is its share of the global mean, not its own mean.
     return processes.count * (distance * matched).sum() / processes.sum(matched.sum()).clamp(min=1)

@@ -15,13 +15,13 @@ from hidfd.config.schema import SmoothingConfig
 from hidfd.distributed.process_group import ALONE, ProcessGroup
 
 EPS = 1e-8
-"""Inside the logarithm; p_k below it no longer matters."""
+"""Added to p_k inside the logarithm; a p_k far below it no longer matters."""
 
 
 class FrequencySmoothing(nn.Module):
     """Running class frequencies f of generated images, the class weights w from them, and L_reg.
 
-    On several processes all of it is of the global batch, so that each holds the same state.
+    On several processes all of these are of the global batch, so that each process holds the same state.
 
     All state is in buffers, hence in checkpoints:
         frequencies: `K`, shares that sum to 1; start 1/K.
@@ -62,7 +62,7 @@ class FrequencySmoothing(nn.Module):
     def count(self, teacher_logits: Tensor) -> None:
         """Count the generated images of one G step, and update f and w once U images have been counted.
 
-        The update is chosen on the device, so that no step waits for it.
+        Whether an update is due is decided on the device, so that no step waits for the answer.
         """
         config = self.config
         logits = teacher_logits.float()

@@ -1,4 +1,4 @@
-"""Measures of a student against its teacher (no labels), and against labels where they exist."""
+"""Agreement of a student with its teacher, which needs no labels."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MIN_CLASS_IMAGES = 10
-"""A class (of the teacher's argmax) counts with at least so many hold-out images."""
+"""Smallest number of hold-out images with which a class (of the teacher's argmax) counts."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often student and teacher agree on images that neither was trained on here.
+    """Agreement of student and teacher on images that neither was trained on here.
 
     Attributes:
         value: mean over classes of the share of agreement, 0..1; the plain mean if `is_plain`.
@@ -35,14 +35,14 @@ class Agreement:
 
 
 def measure_agreement(student_logits: Tensor, teacher_logits: Tensor) -> Agreement:
-    """The label-free objective.
+    """Measure the label-free objective.
 
     Args:
         student_logits, teacher_logits: `n x K` of the hold-out.
 
     Returns:
-        Mean over the classes with at least 10 images; its error is sqrt(sum_c p_c (1 - p_c) / n_c) / C with
-        p_c = (k + 1) / (n + 2), so that a class without a miss still has one.
+        The mean over the classes with at least 10 images. Its error is sqrt(sum_c p_c (1 - p_c) / n_c) / C with
+        p_c = (k + 1) / (n + 2), so that a class without a miss still has an error.
 
     **Source**: this project.
     """

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 CALIBRATION_BINS = 15
+"""Number of equal bins of confidence."""
 
 
 def confusion(logits: Tensor, labels: Tensor) -> Tensor:
-    """`K x K` int64 counts: rows are labels, columns predictions."""
+    """Confusion matrix, `K x K` int64 counts: rows are labels, columns predictions."""
     num_classes = logits.shape[1]
     cells = labels * num_classes + logits.argmax(dim=1)
     return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)

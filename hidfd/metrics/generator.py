@@ -1,7 +1,7 @@
 """Proxies of a generator, measured in the teacher's feature space before any student is trained.
 
-**Source**: density and coverage after Naeem et al. 2020 (k = 5); memorisation is this project's: feature integration is
-there so that few real images are not memorised, so whether they are is measured.
+**Source**: density and coverage after Naeem et al. 2020 (k = 5); memorisation is this project's:
+feature integration should keep the generator from memorising the few real images, so that is measured.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import torch
 from torch import Tensor
 
 NEIGHBOURS = 5
+"""k of the k-th nearest neighbour, whose distance is the radius of density and coverage."""
+
 MIN_REFERENCE_IMAGES = 100
-"""Below it the 5 % quantile of the reference rests on fewer than five images, and nothing is reported."""
+"""Smallest reference for which memorisation is reported: below it fewer than five images decide the 5 % quantile."""
 
 MEMORISED_QUANTILE = 0.05
+"""Quantile of the reference's distances that is the threshold, so the share expected below it without copying."""
 
 
 def confidence_and_entropy(logits: Tensor) -> dict[str, float]:
-    """Of `n x K` teacher logits: mean top probability, and exp(entropy) of the argmax shares (1..K)."""
+    """Mean top probability of teacher logits, `n x K`, and exp(entropy) of their argmax shares (1..K)."""
     shares = torch.bincount(logits.argmax(dim=1), minlength=logits.shape[1]).float() / len(logits)
     entropy = -(shares * torch.log(shares.clamp(min=1e-12))).sum().item()
     return {
@@ -29,7 +32,7 @@ def confidence_and_entropy(logits: Tensor) -> dict[str, float]:
 
 
 def density_and_coverage(real: Tensor, fake: Tensor) -> dict[str, float]:
-    """Density (0 up, about 1 for equal distributions) and coverage (0..1).
+    """Density (0 or more, about 1 for equal distributions) and coverage (0..1).
 
     Args:
         real: `n x t` teacher features of the hold-out.

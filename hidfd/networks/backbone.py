@@ -1,7 +1,7 @@
-"""Teachers' and students' networks; `hidfd.config.architectures` is the table of what can be built.
+"""The interface of teachers' and students' networks; `hidfd.config.architectures` lists those that can be built.
 
-Every network gives its last feature map and keeps one linear classifier over the globally averaged map, because that
-is what feature alignment and classifier sharing need.
+Every network gives its last feature map and has one linear classifier over the globally averaged map, because feature
+alignment and classifier sharing need both.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class Backbone(nn.Module):
 
     @abstractmethod
     def forward_map(self, image_normalised: Tensor) -> Tensor:
-        """`b x c x h x w` to the last feature map, `b x t x h' x w'`."""
+        """Return the last feature map, `b x t x h' x w'`, of images `b x c x h x w`."""
 
     def forward(self, image_normalised: Tensor) -> Tensor:
-        """Logits, `b x K`."""
+        """Return the logits, `b x K`."""
         logits: Tensor = self.classifier(self.forward_map(image_normalised).mean(dim=(2, 3)))
         return logits
 
 
 def init_kaiming(module: nn.Module) -> None:
-    """He's initialisation for every convolution, zero biases for linear layers."""
+    """Initialise every convolution by He's method, and the biases of linear layers with zeros."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -46,5 +46,5 @@ def init_kaiming(module: nn.Module) -> None:
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Parameters of a network, buffers apart."""
+    """Number of parameters of a network, without buffers."""
     return sum(parameter.numel() for parameter in module.parameters())

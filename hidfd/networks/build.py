@@ -87,7 +87,7 @@ class _PreActivationBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_width, width, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.stride = stride  # not the shortcut's own, see `_BasicBlock`
+        self.stride = stride  # the shortcut's input is thinned out, see `_BasicBlock`
         self.shortcut = nn.Conv2d(in_width, width, 1, bias=False) if in_width != width else None
 
     def forward(self, features: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class _PreActivationBlock(nn.Module):
 
 
 def build_backbone(architecture: str, *, num_classes: int, channels: int, width: int | None = None) -> Backbone:
-    """A fresh network.
+    """Build a network with fresh weights.
 
     Args:
         architecture: a name of `hidfd.config.architectures`.
@@ -109,16 +109,18 @@ def build_backbone(architecture: str, *, num_classes: int, channels: int, width:
         channels: of its images, 1 or 3.
         width: channels of the first stage, for families with a width setting.
     """
-    row: Architecture = ARCHITECTURES[architecture]
-    match row.family:
+    known: Architecture = ARCHITECTURES[architecture]
+    match known.family:
         case "resnet-cifar":
-            return CifarResNet(row.depth, width or row.width, num_classes, channels)
+            return CifarResNet(known.depth, width or known.width, num_classes, channels)
         case "wrn":
-            return WideResNet(row.depth, row.widen, num_classes, channels)
+            return WideResNet(known.depth, known.widen, num_classes, channels)
         case "resnet-torchvision" | "resnet-torchvision-32px":
-            from hidfd.networks.torchvision_resnet import TorchvisionResNet  # whose import takes as long as torch's
+            from hidfd.networks.torchvision_resnet import (
+                TorchvisionResNet,
+            )  # importing it takes as long as importing torch
 
-            return TorchvisionResNet(row.depth, num_classes, channels, small_stem=row.family.endswith("32px"))
+            return TorchvisionResNet(known.depth, num_classes, channels, small_stem=known.family.endswith("32px"))
 
 
 def _stage(

@@ -1,4 +1,6 @@
-"""D: an image to features h, an adversarial score, and 2K auxiliary logits. Spectral norm everywhere, no batch norm.
+"""The discriminator D: from an image to features h, an adversarial score, and 2K auxiliary logits.
+
+Spectral norm everywhere, no batch norm.
 
 **Source**: paper supplement (ADC-GAN's network); the light trunk for CPUs is this project's, with the same heads.
 """
@@ -17,7 +19,7 @@ from hidfd.networks.layers import init_normal
 
 @dataclass(frozen=True)
 class DiscriminatorOutput:
-    """What D says of a batch.
+    """The outputs of D for a batch.
 
     Attributes:
         features: `b x f`, h.
@@ -47,7 +49,7 @@ class Discriminator(nn.Module):
         self.adc_head = spectral_norm(nn.Linear(feature_width, 2 * num_classes))
 
     def forward(self, image_signed: Tensor) -> DiscriminatorOutput:
-        """Images in [-1, 1]; real and generated ones in one batch, so that spectral norm iterates once."""
+        """Judge images in [-1, 1]; real and generated ones come in one batch, so that spectral norm iterates once."""
         features = self.trunk(image_signed.contiguous(memory_format=torch.channels_last))
         return DiscriminatorOutput(features, self.adversarial_head(features).squeeze(1), self.adc_head(features))
 
@@ -113,7 +115,7 @@ class _SumPool(nn.Module):
 def build_discriminator(
     networks: str, *, image_size_pixels: int, width: int, num_classes: int, channels: int
 ) -> Discriminator:
-    """A fresh discriminator: `residual` (h as wide as the trunk) or `light` (h of 4 x width)."""
+    """Build a discriminator with fresh weights: `residual` (h as wide as the trunk) or `light` (h of 4 x width)."""
     assert image_size_pixels in (28, 32)
     if networks == "residual":
         discriminator = Discriminator(ResidualTrunk(width, channels), width, num_classes)

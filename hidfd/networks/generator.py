@@ -1,4 +1,4 @@
-"""G: noise and a class to an image. The paper's residual network, and a light one for CPUs.
+"""The generator G: from noise and a class to an image. The paper's residual network, and a light one for CPUs.
 
 **Source**: paper supplement (BigGAN-style network of ADC-GAN, per-layer class embedding, spectral norm). The light
 pair is this project's: plain convolutions, class-conditional batch norm, no spectral norm in G.
@@ -17,7 +17,7 @@ from hidfd.config.schema import DataConfig, GenerationConfig
 from hidfd.networks.layers import ConditionalBatchNorm2d, init_normal
 
 BLOCKS = {28: (7, 2), 32: (4, 3)}
-"""Image side -> (side of the first map, doublings)."""
+"""Image side -> (side of the first map, number of doublings)."""
 
 
 class ResidualGenerator(nn.Module):
@@ -36,7 +36,7 @@ class ResidualGenerator(nn.Module):
         self.to_image = spectral_norm(nn.Conv2d(width, channels, 3, padding=1))
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        """`b x latent_dim` and `b` int64 to `b x c x s x s` float32 in [-1, 1]."""
+        """Generate images, `b x c x s x s` float32 in [-1, 1], from noise `b x latent_dim` and labels `b` int64."""
         features = self.linear(z).view(-1, self.width, self.start, self.start)
         features = features.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
@@ -81,7 +81,7 @@ class LightGenerator(nn.Module):
         self.to_image = nn.Conv2d(width, channels, 3, padding=1)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        """`b x latent_dim` and `b` int64 to `b x c x s x s` float32 in [-1, 1]."""
+        """Generate images, `b x c x s x s` float32 in [-1, 1], from noise `b x latent_dim` and labels `b` int64."""
         features = self.linear(z).view(-1, self.first_width, self.start, self.start)
         features = self.expand(features.contiguous(memory_format=torch.channels_last))
         features = F.relu(self.norms[0](features, labels), inplace=True)
@@ -97,7 +97,7 @@ def _double(in_width: int, width: int) -> nn.ConvTranspose2d:
 def build_generator(
     networks: str, *, image_size_pixels: int, width: int, latent_dim: int, num_classes: int, channels: int
 ) -> nn.Module:
-    """A fresh generator: `residual` or `light`, at 28 or 32 px."""
+    """Build a generator with fresh weights: `residual` or `light`, at 28 or 32 px."""
     network = ResidualGenerator if networks == "residual" else LightGenerator
     generator = network(image_size_pixels, width, latent_dim, num_classes, channels)
     init_normal(generator)
@@ -105,7 +105,7 @@ def build_generator(
 
 
 def generator_of(settings: GenerationConfig, data: DataConfig) -> nn.Module:
-    """The generator that a study file names."""
+    """Build the generator that a study file describes, with fresh weights."""
     return build_generator(
         settings.networks,
         image_size_pixels=settings.image_size_pixels,

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
 POWER_ITERATIONS = 15
-"""Of spectral norm on fresh weights, as torch itself begins with."""
+"""Number of power iterations of spectral norm on fresh weights: as many as torch itself begins with."""
 
 
 class ConditionalBatchNorm2d(nn.Module):
@@ -30,7 +30,7 @@ class ConditionalBatchNorm2d(nn.Module):
         nn.init.zeros_(self.bias.weight)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """`b x c x h x w` and `b` int64."""
+        """Normalise features, `b x c x h x w`, with the gain and bias of their labels, `b` int64."""
         gain = self.gain(labels)[:, :, None, None]
         bias = self.bias(labels)[:, :, None, None]
         # In place, here and in all networks: a sum costs little, but another large map costs memory traffic.
@@ -39,19 +39,20 @@ class ConditionalBatchNorm2d(nn.Module):
 
 
 def thin_out(features: Tensor, stride: int) -> Tensor:
-    """Every `stride`-th pixel of both sides, `b x c x h x w`.
+    """Return every `stride`-th pixel of both sides, `b x c x h x w`.
 
-    As a pooling of single pixels: the gradient of a slice comes back contiguous, and joining it with one in
-    channels_last is 30 times slower on a CPU than joining two of a kind.
+    Done by pooling single pixels: the gradient of a slice comes back contiguous, and adding it to one in channels_last
+    is 30 times slower on a CPU than adding two of one layout.
     """
     return features if stride == 1 else F.avg_pool2d(features, 1, stride)
 
 
 @contextmanager
 def batch_norm_reestimation(module: nn.Module) -> Iterator[None]:
-    """Inside, every forward pass adds its batch to fresh running statistics, all batches weighing the same.
+    """Re-estimate batch-norm statistics: every forward pass in the block adds its batch, all with the same weight.
 
-    Only batch norms are put in training mode: spectral-norm vectors do not move. Afterwards all is in eval mode.
+    The statistics start afresh. Only batch norms are in training mode: spectral-norm vectors do not move. Afterwards
+    the whole module is in eval mode.
     """
     norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
@@ -69,14 +70,14 @@ def batch_norm_reestimation(module: nn.Module) -> Iterator[None]:
 
 
 def init_normal(module: nn.Module, std: float = 0.02) -> None:
-    """N(0, std) for every convolution and linear weight, zero biases (DCGAN's and the authors' release's)."""
+    """Draw every convolution and linear weight from N(0, std), with zero biases (as DCGAN and the authors' release)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             if is_parametrized(layer, "weight"):
                 weights = dict(layer.named_parameters())
                 nn.init.normal_(weights["parametrizations.weight.original"], 0.0, std)  # `weight` is computed from it
                 for _ in range(POWER_ITERATIONS):
-                    _ = layer.weight  # each look at it is one iteration towards the new largest singular value
+                    _ = layer.weight  # each access is one iteration towards the new largest singular value
             else:
                 nn.init.normal_(layer.weight, 0.0, std)
             if layer.bias is not None:

@@ -1,4 +1,4 @@
-"""Classifier sharing and feature alignment: the student learns the teacher's last feature map and borrows its head.
+"""Classifier sharing and feature alignment: the student learns the teacher's last feature map and uses its head.
 
 **Source**: paper Eq. 14, in the form of SimKD (Chen et al. 2022). Plain KD (own head, KL only) is the control.
 """
@@ -49,7 +49,7 @@ class Projector(nn.Sequential):
 
 @dataclass(frozen=True)
 class StudentOutput:
-    """What a student says of a batch.
+    """The outputs of a student for a batch.
 
     Attributes:
         logits: `b x K`.
@@ -93,7 +93,7 @@ class Student(nn.Module):
             backbone.classifier.requires_grad_(False)  # not part of the deployed student
 
     def forward(self, image_normalised: Tensor) -> StudentOutput:
-        """`b x c x h x w` in the teacher's normalised space."""
+        """Classify images, `b x c x h x w` in the teacher's normalised space."""
         feature_map = self.backbone.forward_map(image_normalised)
         if self.projector is None or self.shared_classifier is None:
             return StudentOutput(self.backbone.classifier(feature_map.mean(dim=(2, 3))), None)
@@ -103,14 +103,14 @@ class Student(nn.Module):
         return StudentOutput(self.shared_classifier(projected.mean(dim=(2, 3))), projected)
 
     def num_deployed_parameters(self) -> int:
-        """Parameters of what is deployed: with a shared head the backbone's own classifier is left out."""
+        """Number of parameters that are deployed: with a shared head, without the backbone's own classifier."""
         total = num_parameters(self)
         if self.projector is not None:
             total -= num_parameters(self.backbone.classifier)
         return total
 
     def num_plain_parameters(self) -> int:
-        """Parameters of the backbone with a classifier of its own."""
+        """Number of parameters of the backbone with a classifier of its own."""
         return num_parameters(self.backbone)
 
 
@@ -118,7 +118,7 @@ class Student(nn.Module):
 def student_logits(
     student: Student, teacher: Teacher, images_uint8: Tensor, device: Device, batch_images: int = 500
 ) -> Tensor:
-    """Logits of unaugmented images, `n x K` float32 on the CPU; the student is left in eval mode."""
+    """Return the logits of unaugmented images, `n x K` float32 on the CPU; the student is left in eval mode."""
     student.eval()
     parts = []
     for batch in torch.split(images_uint8, batch_images):
@@ -129,7 +129,7 @@ def student_logits(
 
 
 def build_student(config: TrialConfig, teacher: Teacher, teacher_map_size: int, *, last_relu: bool) -> Student:
-    """A fresh student as the study file names it."""
+    """Build the student that the study file describes, with fresh weights."""
     settings = config.distillation
     backbone = build_backbone(
         settings.architecture,
@@ -147,7 +147,7 @@ def build_student(config: TrialConfig, teacher: Teacher, teacher_map_size: int, 
 
 
 def load_student(artifact: Artifact, config: TrialConfig, teacher: Teacher, device: Device) -> Student:
-    """The finished student of a trial, in eval mode on the device."""
+    """Load the finished student of a trial, in eval mode on the device."""
     meta = artifact.meta
     student = build_student(config, teacher, meta["teacher_map_size"], last_relu=meta["last_relu"])
     student.load_state_dict(safetensors.torch.load_file(artifact.path("student.safetensors")))

@@ -1,4 +1,4 @@
-"""The frozen teacher that every later stage asks: one normalisation, features, logits, a head to share."""
+"""The frozen teacher of every later stage: one normalisation, features, logits, and a head to share."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from hidfd.networks.build import build_backbone
 from hidfd.store.store import Artifact
 
 CONTRACT_TOLERANCE = 1e-4
-"""classifier(pool(map)) must equal the network's own logits to this, or its head cannot be shared. Both are taken of
-the network as it was given: folding its batch norms rounds differently, by more than this where logits are large."""
-
+"""Largest difference of classifier(pool(map)) from the network's own logits at which its head can be shared. Both are
+computed by the network as it was given: folding its batch norms rounds differently, by more than this if logits are
+large."""
 
 MAX_REMEMBERED = 8
-"""Image sets whose logits a process remembers."""
+"""Number of image sets whose logits a process remembers."""
 
 _remembered: dict[tuple[str, str, str], Tensor] = {}
+"""(digest of the teacher, device, sha256 of the images) -> logits, the oldest first."""
 
 
 class _MapNetwork(nn.Module):
@@ -44,7 +45,7 @@ class _MapNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """What the teacher says of a batch.
+    """The outputs of the teacher for a batch.
 
     Attributes:
         feature_map: `b x t x h x w`, its last map f_t.
@@ -85,27 +86,27 @@ class Teacher(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Teacher:
-        """Always in eval mode: a teacher's statistics never move."""
+        """Stay in eval mode, whatever is asked for: a teacher's statistics never move."""
         return super().train(False)
 
     def normalised(self, image_unit: Tensor) -> Tensor:
-        """Unit images of any side to what the teacher and its student see: the only place where that happens."""
+        """Resize and normalise unit images of any side to what the teacher and its student see."""
         normalised: Tensor = self.normalization(resize_unit(image_unit, self.image_size_pixels))
         return normalised
 
     def ask(self, image_normalised: Tensor) -> TeacherOutput:
-        """The teacher's answer to images that `normalised` has prepared."""
+        """Return the outputs for images that `normalised` has prepared."""
         feature_map: Tensor = self.map_network(image_normalised)
         pooled = feature_map.mean(dim=(2, 3))
         return TeacherOutput(feature_map, pooled, self.backbone.classifier(pooled))
 
     def forward(self, image_unit: Tensor) -> TeacherOutput:
-        """`b x c x h x w` in [0, 1]."""
+        """Return the outputs for unit images, `b x c x h x w` in [0, 1]."""
         return self.ask(self.normalised(image_unit))
 
     @torch.no_grad()
     def ask_all(self, images_uint8: Tensor, device: Device, batch_images: int = 500) -> TeacherOutput:
-        """Pooled features and logits of many images on the CPU, float32; maps are not kept (`feature_map` is empty)."""
+        """Return pooled features and logits of many images, float32 on the CPU; `feature_map` is left empty."""
         pooled, logits = [], []
         for batch in torch.split(images_uint8, batch_images):
             with device.autocast():
@@ -115,7 +116,7 @@ class Teacher(nn.Module):
         return TeacherOutput(torch.empty(0), torch.cat(pooled).cpu(), torch.cat(logits).cpu())
 
     def logits_of(self, images_uint8: Tensor, device: Device) -> Tensor:
-        """Its logits of a set that one student after another is judged on; a process asks for them once.
+        """Return the logits of a set that one student after another is judged on; a process computes them once.
 
         Args:
             images_uint8: `n x c x h x w` on the CPU.
@@ -135,7 +136,7 @@ class Teacher(nn.Module):
 
 
 def load_teacher(artifact: Artifact, config: TrialConfig, device: Device) -> Teacher:
-    """The teacher of a trial, on the device.
+    """Load the teacher of a trial onto the device.
 
     Raises:
         InputError: its classifier cannot be shared (see `CONTRACT_TOLERANCE`) though the student asks for it.
@@ -151,7 +152,11 @@ def load_teacher(artifact: Artifact, config: TrialConfig, device: Device) -> Tea
 
 @torch.no_grad()
 def check_shareable(teacher: Teacher, config: TrialConfig) -> None:
-    """classifier(pool(f_t)) must be the network's logits: with an MLP head it is not."""
+    """Check that classifier(pool(f_t)) gives the network's own logits, as an MLP head does not.
+
+    Raises:
+        InputError: it does not; the message says what to set instead.
+    """
     size = config.data.image_size_pixels
     backbone = teacher.backbone
     probe = torch.randn(2, config.data.channels, size, size, generator=stream(0, "teacher", "probe"))
@@ -166,7 +171,7 @@ def check_shareable(teacher: Teacher, config: TrialConfig) -> None:
 
 
 def build_teacher_backbone(config: TrialConfig) -> Backbone:
-    """The teacher's network as the study file names it, with fresh weights."""
+    """Build the teacher's network that the study file describes, with fresh weights."""
     return build_backbone(
         config.teacher.architecture,
         num_classes=config.data.num_classes,

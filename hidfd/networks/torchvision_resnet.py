@@ -1,4 +1,4 @@
-"""torchvision's ResNets as backbones; apart, because importing torchvision takes as long as importing torch."""
+"""torchvision's ResNets as backbones, kept apart because importing torchvision takes as long as importing torch."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ class TorchvisionResNet(ResNet, Backbone):  # type: ignore[misc]  # torchvision 
         return feature_map
 
     def forward(self, image_normalised: Tensor) -> Tensor:
-        """torchvision's own forward pass, against which the classifier contract is checked."""
+        """Return the logits of torchvision's own forward pass, which the classifier contract is checked against."""
         logits: Tensor = super().forward(image_normalised)
         return logits

@@ -1,4 +1,4 @@
-"""Reading the user's state dicts, and saying clearly why one does not fit."""
+"""Read the user's state dicts, and say clearly why one does not fit."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from torch import Tensor, nn
 from hidfd.errors import InputError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema")
+"""Keys under which training scripts save a state dict."""
+
 PREFIXES = ("module.", "_orig_mod.")
-SHOWN = 10
-"""Keys of each kind that a refusal lists."""
+"""Prefixes of names that DataParallel and torch.compile add."""
+
+MAX_LISTED_KEYS = 10
+"""Number of keys of each kind that a refusal lists."""
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors, or from .pt/.pth without running any of its code.
+    """Read a state dict from .safetensors, or from .pt/.pth without running any of its code.
 
     Wrapping (`{"state_dict": ...}`) and prefixes (`module.`) are taken off.
 
@@ -54,7 +58,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
     ):
         raise InputError(f"{path}: holds no state dict (names to tensors); save `model.state_dict()`")
-    state = {_bare(name): tensor for name, tensor in content.items()}
+    state = {_without_prefixes(name): tensor for name, tensor in content.items()}
     if len(state) < len(content):
         raise InputError(
             f"{path}: holds some weights twice, with and without a prefix such as `module.`; keep one of them"
@@ -66,7 +70,7 @@ def check_fit(state: Mapping[str, Tensor], module: nn.Module, where: str) -> Non
     """Refuse a state dict that does not fit a network.
 
     Raises:
-        InputError: lists missing, unexpected and mis-shaped keys; one plain sentence where only the number of classes
+        InputError: lists missing, unexpected and mis-shaped keys; one plain sentence if only the number of classes
             differs.
     """
     expected = module.state_dict()
@@ -88,14 +92,14 @@ def check_fit(state: Mapping[str, Tensor], module: nn.Module, where: str) -> Non
             f"{where}: the checkpoint has {found} classes, trial.data.num_classes says {wanted}; correct num_classes"
         )
     parts = [
-        f"{len(keys)} {kind}: {', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''}"
+        f"{len(keys)} {kind}: {', '.join(keys[:MAX_LISTED_KEYS])}{', ...' if len(keys) > MAX_LISTED_KEYS else ''}"
         for kind, keys in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
         if keys
     ]
     raise InputError(f"{where}: the checkpoint does not fit. {'; '.join(parts)}. Check teacher.architecture and width")
 
 
-def _bare(name: str) -> str:
+def _without_prefixes(name: str) -> str:
     while name.startswith(PREFIXES):
         name = name.removeprefix("module.").removeprefix("_orig_mod.")
     return name

@@ -1,4 +1,4 @@
-"""Which curves of a trial stand together in one panel, and how to read each panel in one plain sentence."""
+"""Panels of a trial's training curves: which curves share one, and how to read it in one plain sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Panel:
         title: of the panel.
         curves: metric (without its stage) -> name in the legend.
         caption: how to read it.
-        line: a value to hold them against.
+        line: a value to compare them with.
     """
 
     title: str
@@ -107,12 +107,17 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     ),
 }
 
-UNSHOWN = ("total", "memorisation_standard_error", "memorisation_pixels_standard_error", "agreement_standard_error")
-"""Sums of what is shown, and errors that stand beside the final numbers."""
+HIDDEN_METRICS = (
+    "total",
+    "memorisation_standard_error",
+    "memorisation_pixels_standard_error",
+    "agreement_standard_error",
+)
+"""Metrics without a panel: sums of what is shown, and errors that are shown beside the final numbers."""
 
 
 def training_pictures(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Picture]]:
-    """Panels of every stage that has curves, in the order of the rows.
+    """Draw the panels of every stage that has curves, in the order of the rows.
 
     Args:
         rows: of `metrics.jsonl`; keys with a slash are metrics.
@@ -126,11 +131,11 @@ def training_pictures(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Pictu
 
 
 def _panels(stage: str, curves: Mapping[str, list[tuple[float, float]]]) -> list[Picture]:
-    pictures, shown = [], set(UNSHOWN)
+    pictures, shown = [], set(HIDDEN_METRICS)
     for panel in PANELS.get(stage, ()):
         series = {name: sorted(curves[metric]) for metric, name in panel.curves.items() if metric in curves}
         shown |= panel.curves.keys()
-        if any(len(points) > 1 for points in series.values()):  # a single one stands among the numbers
+        if any(len(points) > 1 for points in series.values()):  # a single one is among the numbers of the page
             pictures.append(Picture(panel.title, panel.caption, lines(series, panel.line)))
     others = sorted(curves.keys() - shown)
     return pictures + [Picture(name, f"{stage}/{name}.", lines({name: sorted(curves[name])})) for name in others]

@@ -1,4 +1,4 @@
-"""Figures as small inline SVG: light, one accent colour, text as text. No state, no display, no pyplot."""
+"""Figures as small inline SVG, with text as text: no global state, no display, no pyplot."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ACCENT, GREY, PALE, INK = "#1f5f99", "#8c98a4", "#c3cbd3", "#1a1f24"
 COLOURS = (ACCENT, GREY, "#b9770e", "#5d8a66")
 
 NAMED_CLASSES = 30
-"""With more classes, their names would not be readable below an axis, nor the numbers in a confusion matrix."""
+"""Largest number of classes whose names are readable below an axis, and their numbers in a confusion matrix."""
 
 Points = Sequence[tuple[float, float]]
 
 
 def svg(figure: Figure) -> Markup:
-    """A figure as inline SVG that fills its column; equal figures give equal bytes."""
+    """Render a figure as inline SVG that fills its column; equal figures give equal bytes."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hidfd"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
@@ -31,18 +31,18 @@ def svg(figure: Figure) -> Markup:
     opening, rest = text.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', opening)
     assert box is not None
-    # HTML knows the name spaces of inline SVG; without them a page holds no address at all.
+    # HTML knows the name spaces of inline SVG; without them no web address is left in a page.
     return Markup(f'<svg class="chart" role="img" {box.group()}>{rest.strip()}')
 
 
 def new_figure(width_inches: float, height_inches: float) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes in the pages' style."""
+    """Return a figure with one pair of axes in the pages' style."""
     figure, (axes,) = new_panels(width_inches, height_inches, 1)
     return figure, axes
 
 
 def new_panels(width_inches: float, height_inches: float, count: int) -> tuple[Figure, list[Axes]]:
-    """A figure with several axes side by side that share what they show upwards."""
+    """Return a figure with several pairs of axes side by side that share their vertical axis."""
     figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
     panels = [axes for axes in figure.subplots(1, count, sharey=True, squeeze=False).flat if isinstance(axes, Axes)]
     for axes in panels:
@@ -59,22 +59,21 @@ def _style(axes: Axes) -> None:
 
 
 def label_axes(axes: Axes, x: str, y: str = "") -> None:
-    """Names of the axes, small and grey."""
+    """Name the axes, small and grey."""
     axes.set_xlabel(x, fontsize=8, color=GREY)
     axes.set_ylabel(y, fontsize=8, color=GREY)
 
 
 def lines(series: Mapping[str, Points], line: float | None = None, x: str = "images seen") -> Markup:
-    """Some curves in one small panel.
+    """Draw some curves in one small panel.
 
     Args:
-        series: name -> points; the names are shown where there are several.
-        line: a value to hold the curves against, dotted.
-        x: what they run over.
+        series: name -> points; the names are shown if there are several.
+        line: a value to compare the curves with, dotted.
+        x: name of the horizontal axis.
     """
-    figure = Figure(
-        figsize=(3.5, 2.0)
-    )  # a page has some twenty of these: fitting each one's margins takes half the time
+    # Fixed margins: a page has some twenty of these, and fitting the margins of each would take half of the time.
+    figure = Figure(figsize=(3.5, 2.0))
     axes = figure.add_axes((0.17, 0.22, 0.8, 0.74))
     _style(axes)
     for (name, points), colour in zip(series.items(), COLOURS, strict=False):
@@ -94,13 +93,13 @@ def lines(series: Mapping[str, Points], line: float | None = None, x: str = "ima
 def bars(
     names: Sequence[str], series: Mapping[str, Sequence[float | None]], line: float | None = None, y: str = "per cent"
 ) -> Markup:
-    """Classes side by side.
+    """Draw a value or two of each class as bars side by side.
 
     Args:
         names: of the classes.
-        series: at most two: name -> a value per class, None where there is none.
-        line: a value to hold them against, dotted.
-        y: what the values are.
+        series: at most two: name -> a value per class, None for a class that has none.
+        line: a value to compare them with, dotted.
+        y: name of the vertical axis.
     """
     figure, axes = new_figure(9.0, 2.7)
     width = 0.8 / len(series)
@@ -122,7 +121,7 @@ def bars(
 
 
 def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
-    """A confusion matrix in per cent of its rows: `counts[label][prediction]`."""
+    """Draw a confusion matrix, `counts[label][prediction]`, in per cent of its rows."""
     shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
     side = 5.6 if len(names) <= NAMED_CLASSES else 6.5
     figure, axes = new_figure(side, side * 0.9)
@@ -138,15 +137,15 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
             for prediction, share in enumerate(row):
                 if share >= 0.5:
                     ink = "white" if share > 60 else INK
-                    place = (prediction + 0.5, label + 0.5)
-                    axes.text(*place, f"{share:.0f}", ha="center", va="center", fontsize=8, color=ink)
+                    centre = (prediction + 0.5, label + 0.5)
+                    axes.text(*centre, f"{share:.0f}", ha="center", va="center", fontsize=8, color=ink)
     axes.tick_params(length=0)
     label_axes(axes, "predicted", "label")
     return svg(figure)
 
 
 def short_count(value: float) -> str:
-    """32,000 as `32k`, 2,400,000 as `2.4M`."""
+    """Write 32,000 as `32k`, 2,400,000 as `2.4M`."""
     for scale, unit in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= scale:
             return f"{value / scale:g}{unit}"

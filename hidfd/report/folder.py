@@ -1,4 +1,4 @@
-"""A trial's folder, which explains itself: resolved configuration, metrics, manifest, result, pictures, report."""
+"""Write the folder of a trial: resolved configuration, metrics, manifest, result, pictures and report."""
 
 from __future__ import annotations
 
@@ -31,20 +31,24 @@ from hidfd.store.store import Artifact, Store
 from hidfd.training.loop import LOOPS, rows_so_far
 
 PICTURE_COLUMNS = 10
-NEIGHBOURS_SHOWN = 8
-SHOWN_FROM = 1000
-"""Synthetic images among which the pictures choose."""
+"""Number of images of a class in `real.png` and `synthetic.png`."""
+
+MAX_PAIRS = 8
+"""Number of nearest pairs in `neighbours.png`."""
+
+MAX_SYNTHETIC_IMAGES = 1000
+"""Number of synthetic images that the pictures choose from: the first ones of the set."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a trial has built, as far as it came.
+    """The artifacts that a trial has built so far.
 
     Attributes:
         config: with the sha256 of every material.
         stages: role -> stage, of the whole trial.
-        store: that holds what was built.
-        device: it was built on.
+        store: that holds the artifacts.
+        device: that they were built on.
         seconds: role -> seconds that building took.
         reused: roles that were found in the store.
     """
@@ -57,13 +61,13 @@ class Built:
     reused: Roles[str]
 
     def find(self, role: str) -> Artifact | None:
-        """A stage's artifact; None where the trial has no such stage, or it has not been built."""
+        """Return a stage's artifact; None if the trial has no such stage, or has not built it."""
         stage = self.stages.get(role)
         return None if stage is None else self.store.find(stage.name, stage.digest)
 
 
 def prepare(folder: Path, name: str, config: TrialConfig, store: Store) -> Path:
-    """Make the folder, write `config.yaml`, and give the folder for sample grids.
+    """Make the folder, write `config.yaml`, and return the folder for sample grids.
 
     Pictures that another trial has left in the same folder are deleted, or its report would show them.
     """
@@ -76,16 +80,16 @@ def prepare(folder: Path, name: str, config: TrialConfig, store: Store) -> Path:
     text = yaml.safe_dump(resolved, sort_keys=False)
     with store_errors("writing into the trial's folder", folder):
         samples.mkdir(parents=True, exist_ok=True)
-        known = folder / "config.yaml"
-        if known.exists() and known.read_text() != text:
+        configuration = folder / "config.yaml"
+        if configuration.exists() and configuration.read_text() != text:
             for picture in (*samples.glob("generation-*.png"), *(folder / "pictures").glob("*.png")):
                 picture.unlink()
-        known.write_text(text)
+        configuration.write_text(text)
     return samples
 
 
 def result_of(built: Built, until: str) -> dict[str, Any]:
-    """The numbers of `result.json`: null where a stage was not asked for or a measure does not exist."""
+    """Return the numbers of `result.json`: None if a stage was not asked for or a measure does not exist."""
     config, store = built.config, built.store
     metas = {}
     for stage in needed(built.stages, until):
@@ -101,13 +105,13 @@ def result_of(built: Built, until: str) -> dict[str, Any]:
         *("kl_to_teacher", "validation_images", "validation_accuracy", "validation_per_class", "validation_confusion"),
         "validation_calibration_error",
     )
-    marked = evaluation.get("teacher_validation_accuracy")
-    if marked is None and "validation" in built.stages:
-        # Measured when the teacher was trained; of use only where that was on these images.
+    teacher_accuracy = evaluation.get("teacher_validation_accuracy")
+    if teacher_accuracy is None and "validation" in built.stages:
+        # Measured when the teacher was trained; comparable only if that was on the same images.
         same = teacher.get("validation_digest") == built.stages["validation"].digest
-        marked = teacher.get("validation_accuracy") if same else None
+        teacher_accuracy = teacher.get("validation_accuracy") if same else None
     return {key: evaluation.get(key) for key in keys} | {
-        "teacher_validation_accuracy": marked,
+        "teacher_validation_accuracy": teacher_accuracy,
         "class_histogram_collection": collection.get("histogram"),
         "class_histogram_synthetic": synthesis.get("histogram"),
         "generator": _generator_numbers(metas.get("generation")) if config.uses_generator else None,
@@ -123,12 +127,12 @@ def result_of(built: Built, until: str) -> dict[str, Any]:
 
 
 def _generator_numbers(meta: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Its proxies, and how many classes it was asked to make: those that the collected images have."""
+    """Return a generator's proxies, and the number of classes it was asked to make: those of the collected images."""
     return None if meta is None else {**meta["proxies"], "asked_classes": len(meta["present_classes"])}
 
 
 def write(folder: Path, name: str, built: Built, until: str) -> Path:
-    """Write everything else from the store, so that a reused trial explains itself as well as a fresh one."""
+    """Write all other files from the store, so that a reused trial has the same folder as a fresh one."""
     with store_errors("writing into the trial's folder", folder):
         return _write(folder, name, built, until)
 
@@ -173,7 +177,7 @@ def _write(folder: Path, name: str, built: Built, until: str) -> Path:
 
 
 def git_commit() -> str | None:
-    """Of the checkout that this package runs from; None where it is not one, or git is not there."""
+    """Return the commit of the checkout that this package runs from; None without a checkout or without git."""
     try:
         answer = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
@@ -184,7 +188,7 @@ def git_commit() -> str | None:
 
 
 def _command() -> str | None:
-    """What was typed, as one would type it again; None where this is no command of ours, but a worker or a notebook."""
+    """Return the command as one would type it again; None in a worker of a study or a notebook."""
     program = Path(sys.argv[0])
     if program.name != "__main__.py":
         return None
@@ -192,7 +196,7 @@ def _command() -> str | None:
 
 
 def _draw_pictures(folder: Path, built: Built) -> None:
-    """`real.png` and `synthetic.png`, a row per class; `neighbours.png`, synthetic images above their nearest real."""
+    """Draw `real.png` and `synthetic.png`, a row per class, and `neighbours.png`, the nearest pairs of the two."""
     folder.mkdir(exist_ok=True)
     collected, candidates = built.find("collection"), built.find("candidates")
     if collected is None or candidates is None:
@@ -206,8 +210,8 @@ def _draw_pictures(folder: Path, built: Built) -> None:
     if synthesis is None:
         return
     images = open_images(synthesis)
-    pixels = resize_uint8(torch.from_numpy(images.pixels[:SHOWN_FROM]), size)
-    if images.labels is None:  # the user's own images: rows by what the teacher takes them for
+    pixels = resize_uint8(torch.from_numpy(images.pixels[:MAX_SYNTHETIC_IMAGES]), size)
+    if images.labels is None:  # the user's own images: a row per class that the teacher sees in them
         teacher_artifact = built.find("teacher")
         assert teacher_artifact is not None, "no collection without a teacher"
         teacher = load_teacher(teacher_artifact, built.config, built.device)
@@ -217,13 +221,13 @@ def _draw_pictures(folder: Path, built: Built) -> None:
     (folder / "synthetic.png").write_bytes(encode_png(_rows_by_class(pixels, labels, num_classes)))
     distances = torch.cdist(_small(pixels[:500]), _small(collection.images))
     nearest = distances.min(dim=1)
-    closest = nearest.values.argsort()[:NEIGHBOURS_SHOWN]
+    closest = nearest.values.argsort()[:MAX_PAIRS]
     pairs = torch.cat([pixels[closest], collection.images[nearest.indices[closest]]])
     (folder / "neighbours.png").write_bytes(encode_png(tile(pairs, len(closest))))
 
 
 def _small(images: Tensor) -> Tensor:
-    """Flat pixels at no more than 32 px: near copies are near at that size too, and memory stays bounded."""
+    """Return flat pixels at no more than 32 px: near copies are near at that size too, and memory stays bounded."""
     side = min(32, images.shape[-1])
     return torch.cat([resize_unit(unit_from_uint8(part), side).flatten(1) for part in torch.split(images, 256)])
 

@@ -1,4 +1,4 @@
-"""What the pages have in common: one file without network, in one style, with numbers written one way."""
+"""Parts that all pages share: each page is one file in one style that loads nothing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class Tile:
-    """A number to see first.
+    """A number at the top of a page.
 
     Attributes:
-        name: what it is.
+        name: of the number.
         value: as it is shown.
-        meaning: in one sentence, and what it does not say.
+        meaning: one sentence on what it says, and what it does not.
         error: its standard error as it is shown, if it has one.
     """
 
@@ -30,7 +30,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure.
+    """A figure with its title and caption.
 
     Attributes:
         title: what it shows.
@@ -44,11 +44,11 @@ class Picture:
 
 
 def render(template: str, **content: Any) -> str:
-    """A page as HTML.
+    """Render a page as HTML.
 
     Args:
         template: `<package>/<file>.html`, which extends `hidfd/report/base.html`.
-        content: its variables; all of them are needed.
+        content: its variables; a missing one is an error.
     """
     package = template.split("/", 1)[0]
     loaders = {name: jinja2.PackageLoader(name, ".") for name in {"hidfd", package}}
@@ -63,7 +63,7 @@ def render(template: str, **content: Any) -> str:
 
 
 def write_page(path: Path, html: str) -> Path:
-    """Write a page whole or not at all, so that a reader never sees half of it."""
+    """Write a page whole or not at all, so that a reader never sees half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
     unfinished.write_text(html)

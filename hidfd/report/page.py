@@ -1,4 +1,4 @@
-"""A trial's page: one HTML file without network, made from what stands in the trial's folder."""
+"""The page of a trial: one HTML file that loads nothing, made from the files in the trial's folder."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from hidfd.formatting import duration, percent, relative_paths
 from hidfd.report.curves import training_pictures
 from hidfd.report.figures import bars, confusion
 from hidfd.report.html import Picture, image, render, write_page
-from hidfd.report.summary import TrialFolder, all_numbers, asked, cautions, headline_tiles
+from hidfd.report.summary import TrialFolder, all_numbers, cautions, headline_tiles, settings_in_words
 
 SHOWN_GRIDS = 4
-"""Points of the generator's training that the page shows."""
+"""Number of points of the generator's training whose sample grid the page shows."""
 
 CLOSEST_PAIRS = (
     "Above, the synthetic images nearest to a collected one in pixels; below, that one. Twins would be copies."
 )
+"""Caption of the nearest pairs."""
 
 
 def write_trial_report(folder: Path) -> Path:
-    """Write `report.html` into a trial's folder; what a partial trial lacks is left out of the page."""
+    """Write `report.html` into a trial's folder; the page leaves out what a partial trial lacks."""
     trial = TrialFolder.read(folder)
     total = sum(stage["seconds"] or 0.0 for stage in trial.manifest["stages"])
     stages = [
@@ -37,7 +38,7 @@ def write_trial_report(folder: Path) -> Path:
         name=trial.name,
         manifest=trial.manifest,
         reached=trial.manifest["stages"][-1]["name"],
-        asked=asked(trial),
+        asked=settings_in_words(trial),
         tiles=headline_tiles(trial),
         numbers=all_numbers(trial),
         cautions=cautions(trial),
@@ -55,7 +56,7 @@ def write_trial_report(folder: Path) -> Path:
 
 
 def image_pictures(folder: Path) -> list[Picture]:
-    """Collected and synthetic images side by side, then the nearest pairs, as far as they were drawn."""
+    """Return the pictures of collected and synthetic images, then the nearest pairs, as far as they were drawn."""
     known = (
         ("real", "Collected images", "A row per class, by the teacher's argmax; white where it has no more."),
         ("synthetic", "Synthetic images", "A row per class that the generator was asked for; drawn, not picked."),
@@ -66,7 +67,7 @@ def image_pictures(folder: Path) -> list[Picture]:
 
 
 def sample_grids(folder: Path) -> list[Picture]:
-    """The same noise at some points of the generator's training, the last among them."""
+    """Return the sample grids of some points of the generator's training, the last among them."""
     grids = sorted((folder / "samples").glob("generation-*.png"))
     if len(grids) > SHOWN_GRIDS:
         grids = [grids[round(i * (len(grids) - 1) / (SHOWN_GRIDS - 1))] for i in range(SHOWN_GRIDS)]
@@ -74,7 +75,7 @@ def sample_grids(folder: Path) -> list[Picture]:
 
 
 def class_pictures(result: Mapping[str, Any]) -> list[Picture]:
-    """Class shares, class by class agreement and accuracy, and the confusion matrix, as far as they are known."""
+    """Draw class shares, agreement and accuracy per class, and the confusion matrix, as far as they are known."""
     names: Sequence[str] = result["class_names"]
     pictures = []
     histograms = {"collected": "class_histogram_collection", "synthetic": "class_histogram_synthetic"}
@@ -84,7 +85,7 @@ def class_pictures(result: Mapping[str, Any]) -> list[Picture]:
         caption = "Share of each class, as the teacher sees the images; the dotted line is the uniform share."
         pictures.append(Picture("Class shares", caption, bars(names, shares, line=100 / len(names))))
     measures = {"agreement": "agreement_per_class", "validation accuracy": "validation_per_class"}
-    known = {name: [_hundred(v) for v in result[key]] for name, key in measures.items() if result.get(key)}
+    known = {name: [_per_cent(v) for v in result[key]] for name, key in measures.items() if result.get(key)}
     if known:
         caption = "How the student does in each class; a class with fewer than 10 held-out images has no agreement."
         pictures.append(Picture("Class by class", caption, bars(names, known)))
@@ -103,5 +104,5 @@ def _worst_pairs(counts: Sequence[Sequence[int]], names: Sequence[str], shown: i
     return ", ".join(f"{names[i]} as {names[j]} ({percent(share, 0)})" for share, i, j in pairs[:shown])
 
 
-def _hundred(share: float | None) -> float | None:
+def _per_cent(share: float | None) -> float | None:
     return None if share is None else 100 * share

@@ -1,4 +1,4 @@
-"""What a trial was asked for and what it found, in words: for pages that explain themselves."""
+"""Settings and results of a trial in words, for its page."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from hidfd.formatting import number, percent, points
 from hidfd.report.html import Tile
 
 MIN_CLASSES_SHARE = 1 / 3
-"""Below this share of K effective classes a generator counts as collapsed."""
+"""Share of the classes asked for; a generator with fewer effective classes counts as collapsed."""
 
 
 @dataclass(frozen=True)
 class TrialFolder:
-    """What a trial left; parts that it did not reach are empty.
+    """The contents of a trial's folder; empty for stages that it did not reach.
 
     Attributes:
+        folder: their path.
         name: of the trial.
         manifest, result, config: as read; `config` is the `trial:` section.
         rows: of `metrics.jsonl`.
@@ -38,7 +39,7 @@ class TrialFolder:
 
     @classmethod
     def read(cls, folder: Path) -> TrialFolder:
-        """A trial's folder as it stands.
+        """Read a trial's folder.
 
         Args:
             folder: with `manifest.json`, `result.json`, `config.yaml` and `metrics.jsonl` (see `hidfd.report.folder`).
@@ -56,7 +57,7 @@ class TrialFolder:
 
 
 def headline_tiles(trial: TrialFolder) -> list[Tile]:
-    """The few numbers to see first, as far as the trial has them."""
+    """Return the few numbers to see first, as far as the trial has them."""
     result, tiles = trial.result, []
     if result.get("agreement") is not None:
         mean = (
@@ -86,8 +87,8 @@ def headline_tiles(trial: TrialFolder) -> list[Tile]:
     return tiles
 
 
-def asked(trial: TrialFolder) -> list[tuple[str, str]]:
-    """What the trial was asked for, in a line for each stage that it reached."""
+def settings_in_words(trial: TrialFolder) -> list[tuple[str, str]]:
+    """Return the settings of each stage that the trial reached, as (name, words)."""
     data, teacher, collection = (trial.config[key] for key in ("data", "teacher", "collection"))
     generation, synthesis, student = (trial.config[key] for key in ("generation", "synthesis", "distillation"))
     metas = trial.metas
@@ -128,7 +129,7 @@ def asked(trial: TrialFolder) -> list[tuple[str, str]]:
 
 
 def all_numbers(trial: TrialFolder) -> list[tuple[str, str, str]]:
-    """Name, value and meaning of every number that the trial has."""
+    """Return name, value and meaning of every number that the trial has."""
     result, generator = trial.result, trial.result.get("generator") or {}
     classes = f"mean over {result.get('agreement_classes')} classes"
     if result.get("agreement_is_plain_mean"):
@@ -167,7 +168,7 @@ def all_numbers(trial: TrialFolder) -> list[tuple[str, str, str]]:
 
 
 def cautions(trial: TrialFolder) -> list[str]:
-    """What the numbers of this trial do not say."""
+    """Return sentences on what the numbers of this trial do not say."""
     result, generator, found = trial.result, trial.result.get("generator") or {}, []
     if result.get("agreement") is not None:
         found.append(
@@ -186,20 +187,21 @@ def cautions(trial: TrialFolder) -> list[str]:
     if result.get("agreement") is not None and result.get("validation_accuracy") is None:
         found.append("There was no labelled split: nothing here says how often the teacher itself is right.")
     if result.get("validation_accuracy") is not None:
-        found.append("Labels were used to measure, never to choose. The test labels were not opened for this page.")
+        found.append("Labels were used to measure, never to choose. The test labels were not read for this page.")
     if trial.metas.get("collection", {}).get("checked_against_test") is False:
         found.append("The candidates were not compared with a test split: duplicates of test images may be among them.")
     share, error = generator.get("memorisation"), generator.get("memorisation_standard_error")
     if share is not None and error is not None and share > 0.05 + 2 * error:
         found.append("More synthetic images than expected are close to a collected one: the generator copies in part.")
     classes = generator.get("effective_classes")
-    asked = generator.get("asked_classes", len(result["class_names"]))
-    if asked < len(result["class_names"]):
+    num_classes = len(result["class_names"])
+    num_asked = generator.get("asked_classes", num_classes)
+    if num_asked < num_classes:
         found.append(
-            f"The collected images have {asked} of the {len(result['class_names'])} classes, by the teacher's argmax, "
+            f"The collected images have {num_asked} of the {num_classes} classes, by the teacher's argmax, "
             f"and the generator makes no others: collect more varied images, or choose another collection.mode."
         )
-    if classes is not None and classes < MIN_CLASSES_SHARE * asked:
+    if classes is not None and classes < MIN_CLASSES_SHARE * num_asked:
         found.append("The generator has collapsed: it shows fewer than a third of the classes that it was asked for.")
     return found
 
