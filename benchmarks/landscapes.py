@@ -1,7 +1,7 @@
 """Synthetic two-stage functions on which samplers are compared, fixed before any sampler was tuned on them.
 
-Each maps upstream and downstream parameters, as fractions 0..1 of their ranges, to what a student of them is worth.
-Half of them were looked at while the stage-aware sampler was made (`held_out` is False), the other half only after.
+Each maps upstream and downstream parameters, as fractions 0..1 of their ranges, to the value of the student that they
+give. Half of them were used while the stage-aware sampler was made (`held_out` is False), the other half only after.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 Unit = Mapping[str, float]
-"""u1, u2, ... upstream and d1, d2, ... downstream, as fractions of their ranges; a categorical one is 0 or 1."""
+"""Upstream u1, u2, ... and downstream d1, d2, ... as fractions of their ranges; a categorical one is 0 or 1."""
 
 Searched = dict[str, tuple[str, dict[str, Any]]]
 """Name in a landscape -> path and parameter of `search:`, upstream first."""
@@ -28,7 +28,7 @@ PLAIN: Searched = {
     "d2": ("distillation.learning_rate", {"type": "float", "low": 0.01, "high": 0.5, "log": True}),
     "d3": ("distillation.weight_decay", {"type": "float", "low": 1e-5, "high": 1e-2, "log": True}),
 }
-"""Of synthetic functions: the paths only decide which stage a parameter belongs to."""
+"""Parameters of the synthetic functions: the paths only decide which stage one belongs to."""
 
 TWO_AND_TWO: Searched = {name: PLAIN[name] for name in ("u1", "u2", "d1", "d2")}
 
@@ -40,7 +40,7 @@ MIXED: Searched = PLAIN | {
 }
 
 NUM_RANDOM_POINTS = 20_000
-"""Drawn to find a function's range."""
+"""Number of points that are drawn to find a function's range."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class Landscape:
     """A two-stage function.
 
     Attributes:
-        name: of it.
-        structure: in words.
+        name: of the function.
+        structure: of the function, in words.
         value: of a student, if it does not collapse or diverge.
-        best: where its optimum lies, or close to it.
+        best: the optimum, or a point close to it.
         searched: its parameters.
-        held_out: not looked at while the sampler was made.
+        held_out: not used while the sampler was made.
         noise: standard deviation of what is measured.
-        collapses, diverges: whether a generator, or a student, ends without a result there.
-        longest: time in students, one after another, after which a study is given up, and counts as so long.
+        collapses, diverges: whether the generator, or the student, ends without a result at a point.
+        longest: time, in students one after another, after which a study is given up and counts as having taken it.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Landscape:
     longest: float = 400.0
 
     def target(self, fraction: float) -> float:
-        """The value whose distance from the optimum is that fraction of the function's range."""
+        """Return the value whose distance from the optimum is that fraction of the function's range."""
         generator = np.random.default_rng(0)
         drawn = generator.random((NUM_RANDOM_POINTS, len(self.searched)))
         categorical = [place for place, (_, p) in enumerate(self.searched.values()) if p["type"] == "categorical"]
@@ -81,13 +81,13 @@ class Landscape:
         return highest - fraction * (highest - min(values))
 
     def measured(self, x: Unit, fraction: float) -> float:
-        """What a student shows on the hold-out after that fraction of its training; slow ones catch up late."""
+        """Return a student's value on the hold-out after that fraction of its training; slow ones catch up late."""
         lag = 0.1 * (1 - fraction) * (0.75 + 0.25 * math.sin(5 * x["d1"] + 3 * x["u2"]))
         return self.value(x) - lag + self.noise * normal(x, fraction)
 
 
 def normal(x: Unit, fraction: float) -> float:
-    """A standard normal number that belongs to these settings: the same student shows the same twice."""
+    """Return a standard normal number that is a function of the settings: equal students get the same."""
     digest = hashlib.sha256(repr((sorted(x.items()), fraction)).encode()).digest()
     return float(np.random.default_rng(int.from_bytes(digest[:8])).standard_normal())
 
@@ -219,7 +219,7 @@ LANDSCAPES = (
 
 
 def fractions_of(searched: Searched, params: Mapping[str, Any]) -> Unit:
-    """Parameters of a suggestion as fractions of their ranges; those that are off count as 0.
+    """Return a search trial's parameters as fractions of their ranges; those that are off count as 0.
 
     Args:
         searched: of a landscape.

@@ -1,4 +1,4 @@
-"""Trials that do nothing, by this engine, by Ray Tune with its own OptunaSearch, and by plain Optuna."""
+"""The overhead of this engine, of Ray Tune with its own OptunaSearch, and of plain Optuna: trials that do nothing."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from tune.study.messages import Channel, TaskEnd, TaskFinished
 from tune.study.task import Task
 
 WARM_TRIALS = 100
-"""Are not counted: processes start, and modules are loaded."""
+"""Number of first trials that are not counted: in them processes start and modules are loaded."""
 
 SIDE_BY_SIDE = 2
+"""Number of trials that run at once."""
 
 RATES = {"distillation.learning_rate": (0.01, 0.5), "distillation.weight_decay": (1e-5, 1e-2)}
-"""What they search: path -> range, in its logarithm."""
+"""The search space: path -> range, searched in its logarithm."""
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """What a contender takes for a trial that does nothing.
+    """The cost of a trial that does nothing.
 
     Attributes:
-        seconds: of the clock, per trial.
-        mib: that its driver grows by, per trial.
+        seconds: of wall-clock time, per trial.
+        mib: MiB of memory that the driver grows by, per trial.
     """
 
     seconds: float
@@ -46,39 +47,39 @@ class Overhead:
 
 
 class Laps:
-    """Measures from the end of the warm-up to the last trial."""
+    """A clock that measures from the end of the warm-up to the last trial."""
 
     def __init__(self, num_trials: int) -> None:
         self._num_trials = num_trials
         self._marks: dict[int, tuple[float, float]] = {}
 
     def count(self, ended: int) -> None:
-        """So many trials have ended."""
+        """Note that so many trials have ended."""
         for mark in (WARM_TRIALS, self._num_trials):
             if ended >= mark and mark not in self._marks:
                 self._marks[mark] = time.perf_counter(), _resident_mib()
 
     def overhead(self) -> Overhead:
-        """Per trial in between."""
+        """Return the cost per trial after the warm-up."""
         (started, before), (ended, after) = self._marks[WARM_TRIALS], self._marks[self._num_trials]
         count = self._num_trials - WARM_TRIALS
         return Overhead((ended - started) / count, (after - before) / count)
 
 
-def do_nothing(task: Task, place: WorkerContext, channel: Channel) -> TaskEnd:
-    """A task that takes no time."""
+def do_nothing(task: Task, context: WorkerContext, channel: Channel) -> TaskEnd:
+    """Perform a task in no time."""
     if task.spec.kind.is_build:
         return TaskFinished({"generator.effective_classes": 9.0})
     return TaskFinished({"agreement": task.params["distillation.learning_rate"]})
 
 
 def run_on_ray(planner: Planner, folder: Path, execute: Perform, on_change: Callable[[], None] = lambda: None) -> None:
-    """The study's engine on a Ray of its own, in a process that has loaded none yet.
+    """Run the study's engine on a Ray of its own, in a process that has not loaded Ray yet.
 
     Args:
         planner: of the study.
         folder: holds its `store`.
-        execute: does a task.
+        execute: performs a task.
         on_change: called ten times a second.
     """
     environment = before_ray(1, SIDE_BY_SIDE)
@@ -96,7 +97,7 @@ def run_on_ray(planner: Planner, folder: Path, execute: Perform, on_change: Call
 
 
 def nothing_by_this_engine(sampler: str, num_trials: int, folder: Path) -> Overhead:
-    """Planner, ledger and Ray, as `tune run` has them; what it shows and projects beside them is left out."""
+    """Measure planner, ledger and Ray as `tune run` has them, without its display and tracking."""
     laps = Laps(num_trials)
     asked = {"num_students": num_trials, "sampler": sampler, "concurrency": SIDE_BY_SIDE, "pruner": {"kind": "none"}}
     searched = {path: {"type": "float", "low": low, "high": high, "log": True} for path, (low, high) in RATES.items()}
@@ -116,12 +117,12 @@ def nothing_by_this_engine(sampler: str, num_trials: int, folder: Path) -> Overh
 
 
 def nothing_by_ray_tune(sampler: str, num_trials: int, folder: Path) -> Overhead:
-    """Ray Tune's Tuner with its OptunaSearch in memory, which a killed driver takes with it."""
+    """Measure Ray Tune's Tuner with its OptunaSearch in memory, which is lost with a killed driver."""
     return _tune(sampler, num_trials, folder, None)
 
 
 def nothing_by_ray_tune_on_sqlite(sampler: str, num_trials: int, folder: Path) -> Overhead:
-    """The same with a storage that lasts."""
+    """Measure Ray Tune's Tuner with its OptunaSearch on SQLite, which outlives the driver."""
     return _tune(sampler, num_trials, folder, f"sqlite:///{folder / 'optuna.db'}")
 
 
@@ -164,7 +165,7 @@ def _tune(sampler: str, num_trials: int, folder: Path, address: str | None) -> O
 
 
 def nothing_by_optuna(sampler: str, num_trials: int, folder: Path) -> Overhead:
-    """One process that asks, reports and tells, on SQLite with its defaults."""
+    """Measure one process that calls Optuna's ask, report and tell, on SQLite with its defaults."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

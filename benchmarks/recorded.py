@@ -1,10 +1,10 @@
-"""Real students as a landscape: the trials of benchmarks/recorded.yaml, and a regression that reads between them.
+"""Real students as a landscape: the trials of benchmarks/recorded.yaml, and a regression that fills in between.
 
     python -m tune run benchmarks/recorded.yaml   # about an hour on two CPU cores
     python -m benchmarks.recorded                 # puts its trials into benchmarks/recorded.parquet
 
 The table has a row for each student of the search: its parameters by path, its agreement after each eighth of its
-training, the number of its generator, how many classes that fills, and the CPU-seconds of both.
+training, its generator and how many classes that fills, and the CPU-seconds of both.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ STUDY = Path(__file__).with_suffix(".yaml")
 TABLE = Path(__file__).with_suffix(".parquet")
 
 MEASUREMENTS = 8
-"""Of each student, at equal distances."""
+"""Number of measurements of each student, at equal distances."""
 
 NUM_TREES = 300
+"""Number of regression trees."""
 
 
 @dataclass(frozen=True)
 class RecordedLandscape(Landscape):
-    """What a regression over recorded students expects of others.
+    """A landscape whose values are what a regression over recorded students expects.
 
     Attributes:
         expected: points of `searched` -> agreement at each measurement, `n x 6` to `n x 8`.
@@ -48,13 +49,16 @@ class RecordedLandscape(Landscape):
     expected: Any = field(default=None, repr=False)
 
     def target(self, fraction: float) -> float:
-        """As for functions, but no nearer to the optimum than a student's noise: the best of the points drawn."""
+        """Return the value at that distance from the optimum, but no nearer to it than a student's noise.
+
+        The optimum is the best of the points drawn.
+        """
         drawn = np.random.default_rng(0).random((NUM_RANDOM_POINTS, len(self.searched)))
         values = self.expected(drawn)[:, -1]
         return float(values.max() - max(fraction * (values.max() - values.min()), self.noise))
 
     def measured(self, x: Unit, fraction: float) -> float:
-        """The expected curve, with noise."""
+        """Return the expected curve at that fraction, with noise."""
         return self._curve(x)[round(fraction * MEASUREMENTS) - 1] + self.noise * normal(x, fraction)
 
     def _curve(self, x: Unit) -> tuple[float, ...]:
@@ -63,15 +67,16 @@ class RecordedLandscape(Landscape):
 
 @functools.cache
 def _expected_once(expected: Any, point: tuple[float, ...]) -> tuple[float, ...]:
-    """A student is asked about at each of its measurements."""
+    """Return a student's expected curve, computed once although each of its measurements needs it."""
     return tuple(map(float, expected(np.array([point]))[0]))
 
 
 @functools.cache
 def recorded() -> RecordedLandscape:
-    """The landscape of benchmarks/recorded.parquet: extremely randomised trees over all parameters, a curve each.
+    """Return the landscape of benchmarks/recorded.parquet: extremely randomised trees from all parameters to a curve.
 
-    Its noise is the standard deviation of the last measurement around what trees say that have not seen the student.
+    Its noise is the standard deviation of the last measurement around the prediction of trees that have not seen the
+    student.
     """
     rows = pq.read_table(TABLE).to_pylist()
     finished = [row for row in rows if row["agreement"] is not None]
@@ -97,14 +102,14 @@ def recorded() -> RecordedLandscape:
         searched=searched(),
         held_out=True,
         noise=float(residuals.std()),
-        longest=160.0,  # about what the recorded ones would have taken
+        longest=160.0,  # about the time that the recorded students would have taken
         expected=expected,
     )
 
 
 @functools.cache
 def searched() -> Searched:
-    """The parameters of the study, upstream first."""
+    """Return the parameters of the study, upstream first."""
     tree = yaml.safe_load(STUDY.read_text())["search"]
     upstream = [path for path in tree if not path.startswith("distillation.")]
     names = {f"u{number}": path for number, path in enumerate(upstream, 1)}
@@ -113,7 +118,7 @@ def searched() -> Searched:
 
 
 def rows_of(snapshot: StudySnapshot) -> list[dict[str, Any]]:
-    """The table's rows: students of the search that have ended; one without a result has no agreement."""
+    """Return the table's rows, the students of the search that have ended; one without a result has no agreement."""
     tasks = {task.key: task for task in snapshot.tasks}
     rows = []
     for trial in snapshot.trials:
@@ -149,7 +154,7 @@ def _cpu_seconds(task: TaskSnapshot) -> float:
 
 
 def main() -> int:
-    """Writes the table."""
+    """Write the table."""
     rows = rows_of(open_study(str(STUDY)).snapshot())
     pq.write_table(pa.Table.from_pylist(rows), TABLE, compression="zstd")
     landscape = recorded()

@@ -1,13 +1,13 @@
-"""How soon samplers reach a good student: the stage-aware one beside TPE with ASHA and random search.
+"""Compare how soon samplers reach a good student: the stage-aware one, TPE with ASHA, and random search.
 
     python -m benchmarks.search [--seeds 20] [--jobs 2] [--only NAME ...] [--runs FILE] [--write]
 
 The planner itself runs over virtual workers (`tune.engines.simulation`): ASHA, reuse and the ledger are the real ones,
 only the students' values come from `benchmarks.landscapes`. A virtual second is an operation count: building a
-generator takes as long as 4 students. Counted is the time until a student has ended that is within 1 % of the
-function's range of its optimum, by its noiseless value. TPE is tried with 1, 3 and 6 students per generator; its best
-is chosen for each row after the fact, in its favour. Prints a Markdown table; `--write` puts it into
-benchmarks/search.md. `--runs` keeps what was run, so that an interrupted benchmark goes on.
+generator takes as long as 4 students. The time that counts ends with the first student whose noiseless value is within
+1 % of the function's range of its optimum. TPE is tried with 1, 3 and 6 students per generator; its best is chosen for
+each row after the fact, in its favour. Prints a Markdown table; `--write` puts it into benchmarks/search.md. `--runs`
+keeps the results in a file, so that an interrupted benchmark goes on.
 """
 
 from __future__ import annotations
@@ -44,17 +44,19 @@ from tune.study.states import TaskKind
 from tune.study.task import Task
 
 BUILD_COST = 4.0
-"""Of a generator, in students."""
+"""Cost of a generator, in students."""
 
 STEPS = 8
-"""Of each task; a student is compared at a whole one."""
+"""Number of virtual steps of each task; ASHA compares a student at the end of one."""
 
 TARGET_FRACTION = 0.01
+"""Distance of the target from the optimum, as a fraction of the function's range."""
 
 CONCURRENCIES = (1, 8)
+"""Numbers of students side by side."""
 
 RESAMPLES = 4_000
-"""Of the seeds, for the intervals."""
+"""Number of times that the seeds are drawn again for the intervals."""
 
 PAGE = Path(__file__).with_suffix(".md")
 
@@ -75,21 +77,21 @@ TRIAL = {
     "generation": {"networks": "light", "image_size_pixels": 28, "width": 8, "target_images": 15_000},
     "distillation": {"architecture": "resnet8", "target_images": 6400, "batch_images": 64},
 }
-"""Whose generator costs 4.0 times the operations of its student."""
+"""A trial whose generator costs 4.0 times the operations of its student."""
 
 
 class Reached(Exception):
-    """A study is as far as it has to be."""
+    """The end of a study: it has reached its target, or has taken too long."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One study.
+    """The result of one study.
 
     Attributes:
-        landscape, sampler, concurrency, seed: of it.
-        seconds: virtual, until the target was reached, or it was given up.
-        reached: whether it was.
+        landscape, sampler, concurrency, seed: of the study.
+        seconds: virtual ones until the target was reached, or the study was given up.
+        reached: whether the target was reached.
         students, generators: that it had built by then.
     """
 
@@ -105,12 +107,12 @@ class Run:
 
 @functools.cache
 def landscapes() -> tuple[Landscape, ...]:
-    """Synthetic ones, and that of real students."""
+    """Return the synthetic landscapes, and that of real students."""
     return (*LANDSCAPES, recorded())
 
 
 def study_of(landscape: Landscape, settings: dict[str, Any], concurrency: int, seed: int) -> Definition:
-    """A study of a landscape that would go on for ever."""
+    """Define a study of a landscape that would go on for ever."""
     asked = {"num_students": 100_000, "seed": seed, "concurrency": concurrency} | settings
     search = dict(landscape.searched.values())
     trial = TrialConfig.model_validate(TRIAL)
@@ -118,11 +120,11 @@ def study_of(landscape: Landscape, settings: dict[str, Any], concurrency: int, s
 
 
 class Pretended:
-    """Virtual generators and students.
+    """Virtual generators and students on a landscape.
 
     Attributes:
         reached: whether a student has ended within the target.
-        students, generators: that have ended.
+        students, generators: number of those that have ended.
     """
 
     def __init__(self, landscape: Landscape, target: float) -> None:
@@ -131,11 +133,11 @@ class Pretended:
         self._landscape, self._target = landscape, target
 
     def fractions(self, task: Task) -> Unit:
-        """Where a task lies."""
+        """Return a task's parameters as fractions of their ranges."""
         return fractions_of(self._landscape.searched, task.params)
 
     def steps(self, task: Task, channel: Channel) -> Iterator[TaskEnd | None]:
-        """One virtual step per `next`."""
+        """Take one virtual step of a task per `next`."""
         x = self.fractions(task)
         if task.spec.kind.is_build:
             yield from [None] * (STEPS - 1 if task.spec.kind is TaskKind.GENERATOR else 0)
@@ -161,14 +163,14 @@ class Pretended:
 
 
 def seconds_per_step(task: Task) -> float:
-    """In students' worth of operations."""
+    """Return the virtual seconds of a step: its operations, in students."""
     if task.spec.kind is TaskKind.COLLECTION:
         return 0.01
     return (BUILD_COST if task.spec.kind.is_build else 1.0) / STEPS
 
 
 def run(landscape: Landscape, name: str, concurrency: int, seed: int, target: float) -> Run:
-    """One study until its target is reached, or it has taken too long."""
+    """Run one study until its target is reached, or it has taken too long."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = study_of(landscape, SAMPLERS[name], concurrency, seed)
     pretended, longest = Pretended(landscape, target), landscape.longest / concurrency
@@ -196,7 +198,7 @@ def run(landscape: Landscape, name: str, concurrency: int, seed: int, target: fl
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs what is asked for and prints the table."""
+    """Run the studies that the command line asks for and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=20, help="studies for each cell of the table")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
@@ -224,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run_all(wanted: list[tuple[str, str, int, int]], jobs: int, kept: Path | None) -> list[Run]:
-    """All of them, in the order of what is wanted."""
+    """Run the wanted studies that are not in the file yet; return all of them, in the order wanted."""
     lines = kept.read_text().splitlines() if kept is not None and kept.exists() else []
     found = {(r.landscape, r.sampler, r.concurrency, r.seed): r for r in (Run(**json.loads(line)) for line in lines)}
     missing = [key for key in wanted if key not in found]
@@ -249,12 +251,12 @@ def _run_one(key: tuple[str, str, int, int]) -> Run:
 
 @functools.cache
 def _target_of(name: str) -> float:
-    """Found once for each process: it takes seconds."""
+    """Return a landscape's target, computed once for each process because it takes seconds."""
     return next(found for found in landscapes() if found.name == name).target(TARGET_FRACTION)
 
 
 def table(runs: list[Run]) -> Iterator[str]:
-    """Lines of Markdown: median times, and how many times sooner the stage-aware sampler was."""
+    """Return lines of Markdown: median times, and how many times sooner the stage-aware sampler was."""
     samplers = list(dict.fromkeys(run.sampler for run in runs))
     rivals = [name for name in samplers if name.startswith("TPE")]
     yield f"| function | side by side | {' | '.join(samplers)} | times sooner than the best TPE |"
@@ -285,7 +287,7 @@ def table(runs: list[Run]) -> Iterator[str]:
 
 
 def ratio_of_medians(slower: NDArray[np.float64], sooner: NDArray[np.float64]) -> tuple[float, float, float]:
-    """How many times as long the median takes, with a 90 % interval by resampling the seeds."""
+    """Return how many times as long the slower median takes, with a 90 % interval by resampling the seeds."""
     random = np.random.default_rng(0)
     drawn = [np.median(random.choice(times, size=(RESAMPLES, len(times))), axis=1) for times in (slower, sooner)]
     low, high = np.quantile(drawn[0] / drawn[1], [0.05, 0.95])
@@ -293,7 +295,7 @@ def ratio_of_medians(slower: NDArray[np.float64], sooner: NDArray[np.float64]) -
 
 
 def _median(cell: list[Run], longest: float) -> str:
-    """Median time, and how many never came so far."""
+    """Return the median time in words, with the number of studies that never reached the target."""
     failed = sum(not run.reached for run in cell)
     median = float(np.median([run.seconds for run in cell]))
     value = f"> {longest:.0f}" if median >= longest else f"{median:.0f}"

@@ -1,4 +1,4 @@
-"""Half-size quickstarts: how long a student waits for its first step, and what sharing generators saves."""
+"""Half-size quickstarts that measure the wait for a student's first step, and what sharing generators saves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tune.study.states import TaskKind, TaskState
 from tune.study.task import Task
 
 SHARED_BY = 8
-"""Students that share a generator where reuse is measured."""
+"""Number of students that share a generator when reuse is measured."""
 
 STUDY_FILE = Path(__file__).parents[1] / "studies" / "quickstart.yaml"
 
@@ -33,13 +33,13 @@ SMALL = (
     "trial.synthesis.num_images=1500",
     "trial.distillation.target_images=7200",
 )
-"""Half of the quickstart's budgets; with a quarter, generators collapse."""
+"""Overrides for half of the quickstart's budgets; with a quarter of them, generators collapse."""
 
 NO_CONTROLS = tuple(f"study.controls.{name}=false" for name in ("real_only", "synthetic_only", "plain_kd"))
 
 
-class _Noting(Planner):
-    """Notes when it hands out what."""
+class _HandOutTimes(Planner):
+    """A planner that writes down when it handed out each task."""
 
     def __init__(self, state: StudyState, folder: Path) -> None:
         super().__init__(state, time.time)
@@ -60,34 +60,34 @@ class FirstStep:
         self._channel = channel
 
     def report(self, report: ProgressReport) -> None:
-        """Passes it on."""
+        """Pass the report on."""
         if self.at is None and report.stage == "distillation":
             self.at = time.time()
         self._channel.report(report)
 
     def verdict(self) -> str | None:
-        """The planner's."""
+        """Return the planner's verdict."""
         return self._channel.verdict()
 
 
-def perform_and_note(task: Task, place: WorkerContext, channel: Channel) -> TaskEnd:
-    """As a study does it, with the seconds from decision to first step among the numbers."""
-    line = FirstStep(channel)
-    end = perform(task, place, line)
-    if isinstance(end, TaskFinished) and line.at is not None:
-        handed_out = float((Path(place.folder) / "handed-out" / task.key).read_text())
-        end.metrics["first_step_seconds"] = line.at - handed_out
+def perform_and_note(task: Task, context: WorkerContext, channel: Channel) -> TaskEnd:
+    """Perform a task as a study does, and add the seconds from decision to first step to its metrics."""
+    first_step = FirstStep(channel)
+    end = perform(task, context, first_step)
+    if isinstance(end, TaskFinished) and first_step.at is not None:
+        handed_out = float((Path(context.folder) / "handed-out" / task.key).read_text())
+        end.metrics["first_step_seconds"] = first_step.at - handed_out
         end.metrics["process"] = float(os.getpid())
     return end
 
 
 def starts(folder: Path) -> tuple[list[float], list[float]]:
-    """Seconds to the first step of students in new workers, and in those that have trained one before."""
+    """Measure the seconds to a student's first step in new workers, and in those that have trained one before."""
     rate = {"distillation.learning_rate": {"type": "float", "low": 0.01, "high": 0.1}}
     study = _small_study(folder, "start", rate, "study.num_students=10", "trial.synthesis.num_images=0")
     (folder / "handed-out").mkdir()
     with open_ledger(str(folder / "ledger.db"), study.name, "agreement") as ledger:
-        planner = _Noting(StudyState(study, ledger), folder / "handed-out")
+        planner = _HandOutTimes(StudyState(study, ledger), folder / "handed-out")
         run_on_ray(planner, folder, perform_and_note)
     tasks = [task for task in planner.state.tasks.values() if task.spec.kind is TaskKind.STUDENT]
     assert all(task.outcome is not None and task.outcome.state is TaskState.COMPLETE for task in tasks), planner.notes
@@ -103,10 +103,10 @@ def starts(folder: Path) -> tuple[list[float], list[float]]:
 
 
 def reuse(folder: Path) -> tuple[float, float, float, float]:
-    """CPU-seconds of the same suggestions with one generator for all and with one for each.
+    """Measure the CPU-seconds of the same search trials with one generator for all and with one for each.
 
     Returns:
-        With reuse, without, and of a generator and of a student as measured with reuse.
+        CPU-seconds with reuse, without it, and of a generator and of a student as measured with reuse.
     """
     before_torch(1)
     import torch
@@ -119,12 +119,12 @@ def reuse(folder: Path) -> tuple[float, float, float, float]:
     search = {"distillation.inflation": {"type": "float", "low": 5, "high": 200, "log": True}}
     search["generation.smoothing.temperature"] = {"type": "float", "low": 0.5, "high": 4, "log": True}
     study = _small_study(folder, "reuse", search, f"study.num_students={SHARED_BY}", sharing)
-    place = WorkerContext(str(folder / "store"), str(folder), "cpu", 1)
+    context = WorkerContext(str(folder / "store"), str(folder), "cpu", 1)
     shutil.copytree(folder / "store", folder / "imported")
     run_trial(study.base, Store.open(str(folder / "imported")), until="collection", device="cpu")
     with open_ledger(str(folder / "ledger.db"), study.name, "agreement") as ledger:
         planner = Planner(StudyState(study, ledger), time.time)
-        run_local(planner, lambda task, channel: perform(task, place, channel))
+        run_local(planner, lambda task, channel: perform(task, context, channel))
     tasks = [
         task
         for task in planner.state.tasks.values()
@@ -150,7 +150,7 @@ def _cpu_seconds(task: Task) -> float:
 
 
 def _small_study(folder: Path, name: str, search: dict[str, Any], *overrides: str) -> Definition:
-    """The quickstart at half of its budgets and without controls, over another search, with its material imported."""
+    """Define the quickstart at half of its budgets, without controls, over another search; import its material."""
     from hidfd.pipeline.observer import Observer
     from hidfd.store.store import Store
     from hidfd.trial import import_all

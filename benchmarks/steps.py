@@ -1,4 +1,4 @@
-"""How fast the inner loops are, beside what the machine can do.
+"""Measure how fast the inner loops are, beside what the machine can do.
 
     python -m benchmarks.steps [--device auto|cpu|cuda] [--seconds 5] [--only quick|paper] [--threads 1]
 
@@ -33,13 +33,13 @@ from hidfd.stages.gan_training import AdversarialTraining
 NUM_CLASSES = 10
 HOLDOUT_IMAGES = 64
 CPU_PAPER_BATCH_IMAGES = 16
-"""The paper's batches of 100 and 64 take a minute each on a core; the rate per image hardly depends on it."""
+"""Batch of the paper preset on a CPU: its own of 100 and 64 take a minute each, at hardly another rate per image."""
 
 WARM_UP_STEPS = 3
-"""On a GPU: kernels are chosen and memory is reserved in the first steps. On a CPU one is enough."""
+"""Number of untimed steps on a GPU: in them kernels are chosen and memory is reserved. On a CPU one is enough."""
 
 PEAK_REPEATS = 3
-"""The best of so many: on a machine that does other work too, a single one is too low."""
+"""Number of tries of which the best counts: on a machine that does other work too, a single one is too low."""
 
 COLUMNS = (
     *("networks", "step", "precision", "batch", "GFLOP/image", "images/s", "GFLOP/s"),
@@ -49,7 +49,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Peak:
-    """What the machine reaches at one precision, in FLOP/s."""
+    """The peak of the machine at one precision, in FLOP/s."""
 
     convolution: float
     matrix_multiply: float
@@ -60,10 +60,10 @@ class Row:
     """One measured step.
 
     Attributes:
-        preset, step: which.
+        preset, step: names of the networks and of the step.
         batch_images: images of one call.
-        flops_per_image: counted operations, forward and backward as the step has them.
-        images_per_second: the rate.
+        flops_per_image: counted operations, forward and backward as far as the step has them.
+        images_per_second: rate of the step.
         precision: of the run, `fp32` or `bf16`.
     """
 
@@ -76,7 +76,7 @@ class Row:
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description="images/s of the inner loops")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--seconds", type=float, default=5.0, help="of measuring, per row")
@@ -120,7 +120,7 @@ def measure_and_print(device_name: str, seconds: float, presets: list[str]) -> N
 
 
 def measure(preset: str, device: Device, seconds: float) -> Iterator[Row]:
-    """Teacher forward, GAN step and KD step of one preset, on random images and weights."""
+    """Measure teacher forward, GAN step and KD step of one preset, on random images and weights."""
     config = trial_config(preset, device)
     size, channels = config.data.image_size_pixels, config.data.channels
     batch = config.generation.batch_images
@@ -160,7 +160,7 @@ def measure(preset: str, device: Device, seconds: float) -> Iterator[Row]:
 
 
 def trial_config(preset: str, device: Device) -> TrialConfig:
-    """A trial with the networks of a preset; its materials are never read."""
+    """Return a trial with the networks of a preset; its materials are never read."""
     nothing = {"sha256": "0" * 64}
     channels, size, teacher = (1, 28, "resnet14") if preset == "quick" else (3, 32, "resnet34-32px")
     values = PRESETS[preset] | {
@@ -187,10 +187,10 @@ def trial_config(preset: str, device: Device) -> TrialConfig:
 def count_and_time(
     call: Callable[[int], object], batch_images: int, seconds: float, device: Device
 ) -> tuple[float, float]:
-    """Operations per image of a step, and its images/s over at least `seconds`.
+    """Return the operations per image of a step, and its images/s over at least `seconds`.
 
     Args:
-        call: the step, given the images seen.
+        call: the step, given the number of images seen.
     """
     seen = 0
 
@@ -216,7 +216,7 @@ def count_and_time(
 
 
 def measure_peak(device: Device, seconds: float) -> Peak:
-    """The best of some convolutions and matrix multiplies of comfortable shapes."""
+    """Return the best rates of some convolutions and matrix multiplies of comfortable shapes."""
     dtype = torch.bfloat16 if device.precision == "bf16" else torch.float32
     kind, scale = device.torch_device, 8 if device.is_cuda else 1
     share = seconds / 4 / PEAK_REPEATS
@@ -245,13 +245,13 @@ def measure_peak(device: Device, seconds: float) -> Peak:
 
 
 def synchronize(device: Device) -> None:
-    """Wait for the GPU, where there is one."""
+    """Wait for the GPU, if there is one."""
     if device.is_cuda:
         torch.cuda.synchronize(device.torch_device)
 
 
 def machine(device: Device) -> str:
-    """What it ran on, in words."""
+    """Return the name of the GPU or CPU, in words."""
     if device.is_cuda:
         return torch.cuda.get_device_name(device.torch_device)
     cpuinfo = Path("/proc/cpuinfo")

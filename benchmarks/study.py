@@ -1,12 +1,12 @@
-"""What a study costs beside its training, and what it saves, each as a ratio measured in one run.
+"""Measure what a study costs beside its training, and what it saves, each as a ratio within one run.
 
     python -m benchmarks.study [--only overhead start reuse] [--trials 1000] [--write]
 
 * overhead: seconds per trial that does nothing, two side by side, from the hundredth trial to the last: this engine
   with its ledger in SQLite, Ray Tune with its own OptunaSearch (on SQLite, and in memory, its default; actors reused),
   and plain Optuna on SQLite (ask, report, tell; no processes). Memory is what the driver grows by meanwhile.
-* start: from the planner's decision to the first training step, in a new worker and in one that has worked before.
-* reuse: CPU-seconds of the same suggestions with shared generators and with one for each student, at half of the
+* start: from the planner's decision to the first training step, in a new worker and in one that has trained before.
+* reuse: CPU-seconds of the same search trials with shared generators and with one for each student, at half of the
   quickstart's budgets.
 
 Each contender runs in a process of its own. `--write` puts the page into benchmarks/study.md; how soon samplers reach a
@@ -37,15 +37,16 @@ from benchmarks.overhead import (
 from benchmarks.small_studies import SHARED_BY, reuse, starts
 
 SAMPLERS = ("random", "tpe")
+"""Samplers that all contenders have."""
 
 RIVAL = "Ray Tune, OptunaSearch on SQLite"
-"""The same durability: what it has heard outlives its process."""
+"""The contender of equal durability: its results outlive its process."""
 
 PAGE = Path(__file__).with_suffix(".md")
 
 
 def alone(action: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of an action in a new process with a folder of its own."""
+    """Return the result of an action in a new process with a folder of its own."""
     with (
         tempfile.TemporaryDirectory(prefix="hidfd-bench-") as folder,
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process,
@@ -54,7 +55,7 @@ def alone(action: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def overhead_lines(num_trials: int) -> Iterator[str]:
-    """The table of trials that do nothing."""
+    """Return the table of trials that do nothing."""
     yield f"### A trial that does nothing ({num_trials - WARM_TRIALS} counted, {SIDE_BY_SIDE} side by side, n = 1)"
     yield ""
     yield "| sampler | | seconds per trial | of Ray Tune's on SQLite | MiB per trial |"
@@ -73,7 +74,7 @@ def overhead_lines(num_trials: int) -> Iterator[str]:
 
 
 def start_lines() -> Iterator[str]:
-    """How long a student waits for its first step."""
+    """Return the table of a student's wait for its first step."""
     cold, warm = alone(starts)
     yield "### From the decision to the first training step of a student, seconds"
     yield ""
@@ -85,9 +86,9 @@ def start_lines() -> Iterator[str]:
 
 
 def reuse_lines() -> Iterator[str]:
-    """What sharing generators saves."""
+    """Return the table of what sharing generators saves."""
     shared, without, build, student = alone(reuse)
-    yield "### CPU-seconds of the same suggestions"
+    yield "### CPU-seconds of the same search trials"
     yield ""
     yield "| students per generator | shared | one each | times fewer |"
     yield "|---|---:|---:|---:|"
@@ -108,7 +109,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs what is asked for and prints the page."""
+    """Run the parts that the command line asks for and print the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.study", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
     parser.add_argument("--trials", type=int, default=1000, help=f"that do nothing; more than {WARM_TRIALS}")

@@ -1,4 +1,4 @@
-"""Cuts Fashion-MNIST once, by a fixed seed, into the parts that the project's own studies stand on.
+"""Cut Fashion-MNIST once, by a fixed seed, into the parts that the project's own studies use.
 
     python -m studies.fashion_data SOURCE_FOLDER
 
@@ -55,21 +55,23 @@ class Split:
     class_names: list[str]
 
     def take(self, positions: NDArray[np.int64]) -> Split:
-        """The images at these positions, in this order."""
+        """Return the images at these positions, in this order."""
         return Split(self.pixels[positions], self.labels[positions], self.class_names)
 
 
 def pixel_hashes(pixels: NDArray[np.uint8]) -> list[bytes]:
-    """`hidfd.data.decoding.pixel_hash` of every image of n x height x width, 8 bytes each, so that bytes sort as
-    numbers."""
+    """Return `hidfd.data.decoding.pixel_hash` of every image of n x height x width.
+
+    Each has 8 bytes, the highest first, so that bytes sort as numbers.
+    """
     return [pixel_hash(image[:, :, None]).to_bytes(8, "big") for image in pixels]
 
 
 def read_split(folder: Path, name: str) -> Split:
-    """All shards `<name>-*.parquet` of a folder.
+    """Read all shards `<name>-*.parquet` of a folder.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no shard.
     """
     shards = sorted(folder.glob(f"{name}-*.parquet"))
     if not shards:
@@ -82,7 +84,7 @@ def read_split(folder: Path, name: str) -> Split:
 
 
 def first_positions(hashes: list[bytes], excluded: set[bytes]) -> NDArray[np.int64]:
-    """Positions of the images that neither occur earlier in the split nor are excluded."""
+    """Return the positions of the images that neither occur earlier in the split nor are excluded."""
     seen = set(excluded)
     positions = []
     for position, name in enumerate(hashes):
@@ -93,10 +95,10 @@ def first_positions(hashes: list[bytes], excluded: set[bytes]) -> NDArray[np.int
 
 
 def write_parquet(path: Path, split: Split, *, with_labels: bool) -> int:
-    """Writes the Hugging Face layout with optimised PNGs, which Parquet need not compress again.
+    """Write the Hugging Face layout with optimised PNGs, which Parquet need not compress again.
 
     Returns:
-        the file's size in bytes.
+        The file's size in bytes.
     """
     images = [{"bytes": encode_png(image), "path": None} for image in split.pixels]
     columns: dict[str, pa.Array] = {
@@ -115,19 +117,19 @@ def write_parquet(path: Path, split: Split, *, with_labels: bool) -> int:
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """The smallest PNG that Pillow makes of height x width grey pixels."""
+    """Return the smallest PNG that Pillow makes of height x width grey pixels."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 def cut(source: Path, shipped: Path = SHIPPED, local: Path = LOCAL) -> None:
-    """Makes every part and prints one line for each.
+    """Make every part and print one line for each.
 
     Args:
         source: folder with both splits.
-        shipped: where the parts that the repository holds go.
-        local: where the others go.
+        shipped: folder for the parts that the repository holds.
+        local: folder for the others.
 
     Raises:
         InputError: the folder lacks a split, or holds too few distinct images.
@@ -164,7 +166,7 @@ def cut(source: Path, shipped: Path = SHIPPED, local: Path = LOCAL) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return its exit code."""
     if len(arguments) != 1:
         print("usage: python -m studies.fashion_data SOURCE_FOLDER", file=sys.stderr)
         return 2

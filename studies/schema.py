@@ -1,4 +1,4 @@
-"""The JSON Schema of a study file, for editors: every section by the package that reads it.
+"""Print the JSON Schema of a study file, for editors; each section comes from the package that reads it.
 
 python -m studies.schema > studies/study.schema.json
 """
@@ -14,7 +14,7 @@ from tune.study.config import SearchConfig, StudyConfig
 
 
 def schema() -> dict[str, Any]:
-    """Of a whole file."""
+    """Return the JSON Schema of a whole study file."""
     return json_schema(study=StudyConfig, search=SearchConfig, cluster=ClusterConfig)
 
 

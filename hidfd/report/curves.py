@@ -43,7 +43,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Scores of D",
             {"score_real": "real", "score_fake": "synthetic"},
-            "Mean adversarial score; the further apart, the easier D tells them.",
+            "Mean adversarial score; the further apart the two are, the better D tells real from synthetic.",
         ),
         Panel(
             "Class heads (ADC)",

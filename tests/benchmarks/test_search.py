@@ -1,4 +1,4 @@
-"""The benchmark of samplers: what it counts, and what it says about it."""
+"""The benchmark of samplers: what it counts, and the table that it prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark calls the code that trains and counts its operations rightly."""
+"""The benchmark calls the code that trains and counts its operations correctly."""
 
 import pytest
 import torch

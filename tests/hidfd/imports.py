@@ -1,4 +1,4 @@
-"""Images and study sections to import in tests."""
+"""Images, and configurations that import them, for tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHA256 = "a" * 64
 
 
 class Listener(Observer):
-    """Remembers what it heard; may ask to stop."""
+    """An observer that remembers what was reported, and may ask to stop."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.positions: list[tuple[int, int]] = []
@@ -71,7 +71,7 @@ def png(image: Image.Image) -> bytes:
 
 
 def write_parquet(path: Path, contents: list[bytes | None], labels: list[Any] | None = None, **columns: Any) -> Path:
-    """The Hugging Face layout, with three class names."""
+    """Write the Hugging Face layout, with three class names."""
     images = [None if content is None else {"bytes": content, "path": "x.png"} for content in contents]
     arrays: dict[str, Any] = {"image": pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}
     features: dict[str, Any] = {"image": {"_type": "Image"}}

@@ -1,4 +1,4 @@
-"""How long a deployed student takes: one image, one thread, and neither the first passes nor a hiccup count."""
+"""Latency of a deployed student: of one image, on one thread, without the first passes and the odd slow one."""
 
 import time
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.tune.world import trial
 
 
 class Hesitant(nn.Module):
-    """Slow at first and now and then."""
+    """A network that is slow at first, and every fourth time."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ SECONDS = {"candidates": 2.3, "teacher": 0.1, "collection": 3.5, "generation": 6
 def make_trial_folder(
     folder: Path, *, until: str = "evaluation", labels: bool = True, generator: bool = True, agreement: float = 0.86
 ) -> Path:
-    """A trial of the quick preset, as far as one stage.
+    """Make the folder of a trial of the quick preset, built up to one stage.
 
     Args:
         until: the last stage that it reached.
@@ -61,7 +61,7 @@ def make_trial_folder(
 
 
 def quick_config(*, labels: bool = True, generator: bool = True, **values: Any) -> TrialConfig:
-    """The quick preset over materials that are known by their hash alone."""
+    """Return the quick preset over materials that are known by their hash alone."""
     data = {
         "num_classes": 10,
         "class_names": NAMES,

@@ -1,4 +1,4 @@
-"""The shipped cut of Fashion-MNIST is what its README says: disjoint, unlabelled where it must be, balanced, small."""
+"""The shipped cut of Fashion-MNIST is as its README describes it: disjoint, balanced, small, a pool without labels."""
 
 import hashlib
 import io

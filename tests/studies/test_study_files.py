@@ -1,4 +1,4 @@
-"""Every study file in the repository can be run as it stands, and the shipped teacher is what its card says."""
+"""Every study file in the repository can be run unchanged, and the shipped teacher is as its card describes it."""
 
 import json
 import re

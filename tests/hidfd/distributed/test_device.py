@@ -1,4 +1,4 @@
-"""Which device and precision a run gets and how a wrong wish is refused; on a GPU, steps in bf16 that never wait."""
+"""Device and precision that a run gets, and how a wrong choice is refused; on a GPU, bf16 steps that never wait."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -124,7 +124,7 @@ def test_loss_of_half_precision_outputs_is_computed_in_fp32(name: str) -> None:
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """Inside, whatever makes the host wait for the GPU is an error."""
+    """Make it an error, inside the block, that the host waits for the GPU."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -135,7 +135,7 @@ def no_waiting() -> Iterator[None]:
 
 @pytest.fixture
 def gpu_trial(trial_config: TrialConfig, store: Store) -> Trial:
-    """In bf16, with every loss term on."""
+    """A trial in bf16 with every loss term on, built up to its collection."""
     values = {"precision": "bf16", "distillation.kl_weight": 1.0, "distillation.ce_weight": 1.0}
     trial = Trial(with_values(trial_config, values), store, resolve_device("cuda", "bf16"), Observer())
     trial.run("collection")
@@ -143,7 +143,7 @@ def gpu_trial(trial_config: TrialConfig, store: Store) -> Trial:
 
 
 def check_step(metrics: dict[str, Tensor], terms: set[str], *networks: nn.Module) -> None:
-    """Finite losses in fp32, nothing skipped, and weights that are still in fp32."""
+    """Check for finite losses in fp32, no skipped step, and weights that are still in fp32."""
     assert terms <= set(metrics)
     for name, value in metrics.items():
         assert value.dtype == torch.float32, name
@@ -155,7 +155,7 @@ def check_step(metrics: dict[str, Tensor], terms: set[str], *networks: nn.Module
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # a prototype, as torch says each time
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # torch warns each time that it is a prototype
 @pytest.mark.parametrize("pairing", ["position", "class_mean"])
 def test_gan_step_in_bf16_has_finite_fp32_losses_and_never_waits_for_the_gpu(gpu_trial: Trial, pairing: str) -> None:
     config = with_values(gpu_trial.config, {"generation.integration.pairing": pairing, "generation.flip": True})

@@ -1,4 +1,4 @@
-"""One trial on several processes: the same numbers as on one, one writer, and nobody who waits for ever."""
+"""One trial on several processes: the same numbers as on one, one writer, and no process that waits for ever."""
 
 import pickle
 from pathlib import Path
@@ -32,13 +32,13 @@ from tests.hidfd.stages.golden.runs import World, double_precision
 
 TOLERANCE = 1e-8
 WEIGHTS_TOLERANCE = 1e-6
-"""Channels with next to no variance divide round-off by it; what is wrong differs by more than 1e-3 after 20 steps."""
+"""Largest difference by round-off, which channels of tiny variance magnify; an error makes 1e-3 within 20 steps."""
 
 LOST_SECONDS = 20.0
-"""A process that waits for one which is gone ends by then. It takes a second; a machine may be busy."""
+"""Seconds after which a process that waits for a lost one has ended: one second, or more on a busy machine."""
 
 SEVERAL = pytest.mark.slow
-"""Two interpreters that import torch."""
+"""Mark of the tests that start two interpreters, which import torch."""
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -66,7 +66,7 @@ def test_batches_that_cannot_be_shared_are_refused_all_at_once_with_what_can_be(
     )
 
 
-def test_a_process_alone_asks_nobody() -> None:
+def test_a_process_alone_exchanges_nothing() -> None:
     tensor = torch.ones(2)
     assert ALONE.sum(tensor) is tensor
     assert ALONE.mean(tensor) is tensor
@@ -120,7 +120,7 @@ def test_what_is_not_finite_in_one_process_skips_the_step_in_all(together: list[
 
 
 def difference(one: Run, other: Run) -> float:
-    """The largest of any weight, running statistics included."""
+    """Return the largest difference of any weight, running statistics included."""
     assert one.weights.keys() == other.weights.keys()
     return max((one.weights[name] - other.weights[name]).abs().max().item() for name in one.weights)
 
@@ -138,7 +138,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tried(config: TrialConfig, root: Path) -> list[dict[str, Any]]:
-    """See `trials`, on two processes."""
+    """The answers of two processes that ran `trials`."""
     return on_two_processes(trials, config, f"{root}", folder=root / "answers")
 
 
@@ -166,7 +166,7 @@ def test_a_trial_by_two_processes_makes_the_artifacts_of_one_up_to_round_off(
 
 
 @SEVERAL
-def test_the_first_process_alone_writes_and_is_listened_to(tried: list[dict[str, Any]], root: Path) -> None:
+def test_the_first_process_alone_writes_and_reports(tried: list[dict[str, Any]], root: Path) -> None:
     assert tried[0]["heard"] > 0
     assert tried[1]["heard"] == 0
     assert (root / "results" / "whole-0" / "report.html").exists()
@@ -219,7 +219,7 @@ def test_a_batch_that_two_processes_cannot_share_is_refused_before_anything_is_b
 
 @pytest.fixture(scope="module")
 def lost(config: TrialConfig, root: Path) -> list[dict[str, Any]]:
-    """See `losses`: what each process found, the first until it ended, the second until it was killed."""
+    """The answers of two processes that ran `losses`: the first until its end, the second until it was killed."""
     folder = root / "lost"
     first, killed = on_two_processes(losses, config, f"{folder}", folder=folder)
     assert killed is None

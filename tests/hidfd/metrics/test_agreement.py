@@ -1,3 +1,5 @@
+"""Measures of students and generators on logits and features whose answer is known."""
+
 import math
 
 import pytest

@@ -22,11 +22,11 @@ MAPS = {
     "resnet18-32px": (512, 4),
     "resnet18": (512, 1),
 }
-"""One or two of each family -> width and side of the last map of a 32-px image."""
+"""One or two architectures of each family -> width and side of the last map of a 32-px image."""
 
 
 def shapes_only(architecture: str) -> Backbone:
-    """The published network without its numbers, which take no part here."""
+    """Return the published network without the values of its weights, which are not needed here."""
     with torch.device("meta"):
         return build_backbone(
             architecture, num_classes=ARCHITECTURES[architecture].published_classes, channels=3

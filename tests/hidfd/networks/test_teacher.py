@@ -18,7 +18,7 @@ CPU = Device(torch.device("cpu"), "fp32")
 
 
 def seasoned(network: Backbone) -> Backbone:
-    """With batch-norm statistics, gains and biases as training leaves them: none at its neutral value."""
+    """Give a network batch-norm statistics, gains and biases as training leaves them: none at its neutral value."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.get_buffer("running_mean"), -0.5, 0.5)
@@ -90,7 +90,7 @@ def test_no_batch_norm_is_left_where_every_one_follows_a_convolution() -> None:
 
 
 class HiddenLayerHead(CifarResNet):
-    """Whose logits are not its classifier's of the pooled map."""
+    """A network whose logits are not those of its classifier on the pooled map."""
 
     def forward(self, image_normalised: Tensor) -> Tensor:
         pooled = self.forward_map(image_normalised).mean(dim=(2, 3))

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from hidfd.errors import InputError
 from hidfd.networks.build import build_backbone
-from hidfd.networks.weights import SHOWN, WRAPPERS, check_fit, read_state_dict
+from hidfd.networks.weights import MAX_LISTED_KEYS, WRAPPERS, check_fit, read_state_dict
 
 STATE = {"conv.weight": torch.arange(4.0).view(2, 2), "fc.bias": torch.tensor([1.0, 2.0])}
 
 
 def saved(path: Path, content: Any) -> Path:
-    torch.save(content, path)
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(content, path)
+    else:
+        torch.save(content, path)
     return path
 
 
@@ -28,7 +31,7 @@ def check_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 def refusal(path: Path) -> str:
-    """The message about a file: one line, and it names the file."""
+    """Return the message that refuses a file: one line that names the file."""
     with pytest.raises(InputError) as caught:
         read_state_dict(path)
     message = str(caught.value)
@@ -39,12 +42,7 @@ def refusal(path: Path) -> str:
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
 def test_state_dict_is_read_from_every_format(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"teacher{suffix}"
-    if suffix == ".safetensors":
-        safetensors.torch.save_file(STATE, path)
-    else:
-        torch.save(STATE, path)
-    check_same(read_state_dict(path), STATE)
+    check_same(read_state_dict(saved(tmp_path / f"teacher{suffix}", STATE)), STATE)
 
 
 def test_state_dict_of_before_torch_1_6_is_read(tmp_path: Path) -> None:
@@ -56,12 +54,7 @@ def test_state_dict_of_before_torch_1_6_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_prefixes_of_parallel_and_compiled_models_are_taken_off(tmp_path: Path, prefix: str, suffix: str) -> None:
     state = {f"{prefix}{name}": tensor for name, tensor in STATE.items()}
-    path = tmp_path / f"teacher{suffix}"
-    if suffix == ".safetensors":
-        safetensors.torch.save_file(state, path)
-    else:
-        torch.save(state, path)
-    check_same(read_state_dict(path), STATE)
+    check_same(read_state_dict(saved(tmp_path / f"teacher{suffix}", state)), STATE)
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
@@ -80,7 +73,7 @@ def test_network_that_has_a_part_named_like_a_wrapper_is_taken_whole(tmp_path: P
 
 
 class Trap:
-    """Makes a file when it is unpickled."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -188,9 +181,9 @@ def test_long_lists_of_keys_are_cut_but_counted() -> None:
     names = list(network().state_dict())
     wanted = [name for name in names if "num_batches" not in name]
     message = misfit({f"backbone.{name}": tensor for name, tensor in network().state_dict().items()})
-    assert f"{len(wanted)} missing: {', '.join(wanted[:SHOWN])}, ...;" in message
+    assert f"{len(wanted)} missing: {', '.join(wanted[:MAX_LISTED_KEYS])}, ...;" in message
     assert f"{len(names)} unexpected: backbone.{names[0]}" in message
-    assert wanted[SHOWN] + "," not in message
+    assert wanted[MAX_LISTED_KEYS] + "," not in message
 
 
 def test_another_number_of_classes_is_told_in_one_plain_sentence() -> None:
