@@ -6,8 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection as Roles
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -58,7 +57,7 @@ class Built:
     store: Store
     device: Device
     seconds: Mapping[str, float]
-    reused: Roles[str]
+    reused: Collection[str]
 
     def find(self, role: str) -> Artifact | None:
         """Return a stage's artifact; None if the trial has no such stage, or has not built it."""
@@ -219,14 +218,14 @@ def _draw_pictures(folder: Path, built: Built) -> None:
     else:
         labels = torch.from_numpy(images.labels[: len(pixels)])
     (folder / "synthetic.png").write_bytes(encode_png(_rows_by_class(pixels, labels, num_classes)))
-    distances = torch.cdist(_small(pixels[:500]), _small(collection.images))
+    distances = torch.cdist(_flat_pixels(pixels[:500]), _flat_pixels(collection.images))
     nearest = distances.min(dim=1)
     closest = nearest.values.argsort()[:MAX_PAIRS]
     pairs = torch.cat([pixels[closest], collection.images[nearest.indices[closest]]])
     (folder / "neighbours.png").write_bytes(encode_png(tile(pairs, len(closest))))
 
 
-def _small(images: Tensor) -> Tensor:
+def _flat_pixels(images: Tensor) -> Tensor:
     """Return flat pixels at no more than 32 px: near copies are near at that size too, and memory stays bounded."""
     side = min(32, images.shape[-1])
     return torch.cat([resize_unit(unit_from_uint8(part), side).flatten(1) for part in torch.split(images, 256)])
