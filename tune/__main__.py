@@ -89,7 +89,7 @@ def plan(options: argparse.Namespace) -> None:
         print(json.dumps(forecast.to_json() | {"concurrency": forecast.side, "command": definition.command}))
         return
     if definition.search:
-        asked, num_parameters = definition.study, len(definition.space.distributions)
+        asked, num_parameters = definition.study, len(definition.space.parameters)
         least = "at least " if asked.sampler == "stage-aware" else ""
         print(
             f"{definition.name}: {definition.limit} students by {asked.sampler} over {num_parameters} parameters, "

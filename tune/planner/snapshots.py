@@ -57,7 +57,7 @@ def snapshot_of(
         file=definition.file,
         command=definition.command,
         objective=definition.study.objective,
-        searched=tuple(definition.space.distributions),
+        searched=tuple(definition.space.parameters),
         num_students=state.max_search_trials,
         config=_resolved(definition),
         trials=tuple(

@@ -15,6 +15,7 @@ from tune.planner.comparison import ComparisonRow, best_of
 from tune.planner.final_evaluation import FinalEvaluation
 from tune.planner.task_queue import TaskQueue
 from tune.planner.task_table import TaskOrigin, TaskTable
+from tune.samplers.distributions import distributions_of
 from tune.study.asha import Rung, decide
 from tune.study.definition import Definition, differences
 from tune.study.search_space import changed
@@ -150,7 +151,7 @@ class StudyState:
         """
         number = len(self.search_trials)
         trial = SearchTrial(number, params, leader.number if leader else number, why, point, retries)
-        distributions = self.definition.space.distributions
+        distributions = distributions_of(self.definition.space)
         self.ledger.add_search_trial(trial, {path: distributions[path] for path in params})
         self._register(trial)
         self._add_tasks(trial)

@@ -27,9 +27,9 @@ from hidfd.store.disk import store_errors
 from tune.report import still_figures
 from tune.report.summary import METRIC_NAMES, generator_of, short_names
 from tune.report.timeline import timeline
+from tune.samplers.distributions import distribution_of
 from tune.study.config import SearchConfig
 from tune.study.metrics import MEASURES, optuna_direction
-from tune.study.search_space import distribution_of
 from tune.study.snapshot import StudySnapshot, TrialSnapshot
 from tune.study.states import TaskState
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from tune.samplers.distributions import distributions_of
 from tune.study.search_space import Space
 
 OFF = 0.5
@@ -94,7 +95,7 @@ class Encoding:
     def __init__(self, space: Space) -> None:
         """Encode the parameters of a checked search space."""
         self._space = space
-        self._columns = [_column(path, distribution) for path, distribution in space.distributions.items()]
+        self._columns = [_column(path, distribution) for path, distribution in distributions_of(space).items()]
         self.paths = tuple(column.path for column in self._columns)
         self.stages = Stages(
             is_upstream=np.array([path in space.upstream for path in self.paths], bool),

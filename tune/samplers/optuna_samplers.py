@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
+from tune.samplers.distributions import distributions_of
 from tune.study.config import StudyConfig
 from tune.study.metrics import optuna_direction
 from tune.study.search_space import Space
@@ -48,7 +49,7 @@ def suggest(
         scratch.enqueue_trial(fixed)
     trial = scratch.ask()
     params: dict[str, Any] = {}
-    for path, distribution in space.distributions.items():
+    for path, distribution in distributions_of(space).items():
         if space.is_active(path, params):
             params[path] = _suggest_one(trial, path, distribution)
     return params

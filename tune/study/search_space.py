@@ -14,12 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from pydantic import ValidationError
 
 from hidfd.config.paths import field_at, with_values
@@ -53,18 +47,18 @@ class Space:
     """A checked search space.
 
     Attributes:
-        upstream, downstream: dotted path -> Optuna distribution, each in the file's order.
+        upstream, downstream: dotted path -> parameter, each in the file's order.
         values: dotted path -> all its values in order, for a grid; None where the range is continuous.
         conditions: dotted path -> path of another -> values under which it is searched; for conditional ones only.
     """
 
-    upstream: dict[str, BaseDistribution]
-    downstream: dict[str, BaseDistribution]
+    upstream: dict[str, RealParameter]
+    downstream: dict[str, RealParameter]
     values: dict[str, tuple[Choice, ...] | None]
     conditions: dict[str, dict[str, tuple[Choice, ...]]] = field(default_factory=dict)
 
     @property
-    def distributions(self) -> dict[str, BaseDistribution]:
+    def parameters(self) -> dict[str, RealParameter]:
         """All of them, upstream first, each after those that it depends on."""
         return self.upstream | self.downstream
 
@@ -79,7 +73,7 @@ class Space:
         Raises:
             ConfigError: a parameter is continuous.
         """
-        paths = list(self.distributions)
+        paths = list(self.parameters)
         for combination in itertools.product(*map(self._finite, paths)):
             params: dict[str, Choice] = {}
             for path, value in zip(paths, combination, strict=True):
@@ -94,7 +88,7 @@ class Space:
         """Number of combinations; ConfigError as for `grid`."""
         if self.conditions:
             return sum(1 for _ in self.grid())
-        return math.prod(len(self._finite(path)) for path in self.distributions)
+        return math.prod(len(self._finite(path)) for path in self.parameters)
 
     def students_per_generator_of_grid(self) -> int:
         """Number of combinations that differ downstream only, at most where some are conditional."""
@@ -120,8 +114,8 @@ def build_space(search: SearchConfig, study: StudyConfig, base: TrialConfig) -> 
             would make trials incomparable; every such problem at once.
     """
     problems: list[str] = []
-    upstream: dict[str, BaseDistribution] = {}
-    downstream: dict[str, BaseDistribution] = {}
+    upstream: dict[str, RealParameter] = {}
+    downstream: dict[str, RealParameter] = {}
     values: dict[str, tuple[Choice, ...] | None] = {}
     conditions = {path: parameter.conditions() for path, parameter in search.items() if parameter.when}
     for path, parameter in _in_order(search, conditions, problems):
@@ -130,7 +124,7 @@ def build_space(search: SearchConfig, study: StudyConfig, base: TrialConfig) -> 
         except ConfigError as error:
             problems.append(str(error))
             continue
-        (upstream if is_upstream else downstream)[path] = distribution_of(parameter)
+        (upstream if is_upstream else downstream)[path] = parameter
         values[path] = parameter.grid()
     for path in upstream:
         problems += [
@@ -193,7 +187,7 @@ def _check_points(space: Space, search: SearchConfig, study: StudyConfig, base: 
         for path, value in point.items():
             parameter = search.get(path)
             if parameter is None:
-                near = difflib.get_close_matches(path, space.distributions, n=1)
+                near = difflib.get_close_matches(path, space.parameters, n=1)
                 problems.append(f"{where}.{path}: not searched{f'; did you mean {near[0]}?' if near else ''}")
             elif not _lies_within(value, parameter):
                 problems.append(f"{where}.{path}: {value!r} is outside of what is searched")
@@ -236,17 +230,6 @@ def changed(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
             where = ".".join(["trial", *(str(part) for part in problem["loc"])])
             lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}, found {_shown(problem['input'])}")
         raise ConfigError("; ".join(lines)) from error
-
-
-def distribution_of(parameter: RealParameter) -> BaseDistribution:
-    """Optuna's form of a parameter."""
-    match parameter:
-        case FloatParameter():
-            return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-        case IntParameter():
-            return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-        case CategoricalParameter():
-            return CategoricalDistribution(parameter.choices)
 
 
 def _check(

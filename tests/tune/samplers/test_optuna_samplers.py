@@ -7,6 +7,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tests.tune.world import definition
+from tune.samplers.distributions import distributions_of
 from tune.samplers.optuna_samplers import suggest
 from tune.study.definition import Definition
 
@@ -17,7 +18,10 @@ def history(study: Definition, values: list[float | None]) -> list[FrozenTrial]:
     for number, value in enumerate(values):
         params = suggest(study.study, study.space, number, [], {})
         trial = create_trial(
-            state=TrialState.RUNNING, params=params, distributions=study.space.distributions, user_attrs={"group": 0}
+            state=TrialState.RUNNING,
+            params=params,
+            distributions=distributions_of(study.space),
+            user_attrs={"group": 0},
         )
         found.add_trial(trial)
         running = optuna.Trial(found, found.trials[-1]._trial_id)
