@@ -1,7 +1,14 @@
-"""A plan, a schema and a study's state cost milliseconds: nothing that they need loads torch, Ray or MLflow."""
+"""A plan, a schema, a study's state and a preflight cost little: nothing that they need loads torch, Ray or MLflow."""
+
+from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+import yaml
+
+from tests.k8s.study_files import tree
 
 MODULES = (
     "hidfd.config.schema",
@@ -10,16 +17,47 @@ MODULES = (
     "tune.planner.planner",
     "tune.driver",
 )
-HEAVY = ("torch", "ray", "mlflow")
+
+
+def loaded_by(program: str, *packages: str) -> set[str]:
+    """Names of those packages that a Python of its own has loaded at the end of a program."""
+    program += f"\nimport sys; print(*[name for name in {packages} if name in sys.modules])"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return set(finished.stdout.split())
 
 
 def test_planning_loads_neither_torch_nor_ray_nor_mlflow() -> None:
+    heavy = ("torch", "ray", "mlflow")
     program = f"""
 import importlib, sys
 for module in {MODULES}:
     importlib.import_module(module)
-    loaded = [heavy for heavy in {HEAVY} if heavy in sys.modules]
+    loaded = [name for name in {heavy} if name in sys.modules]
     assert not loaded, f"importing {{module}} loads {{loaded}}"
 """
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
+    assert loaded_by(program, *heavy) == set()
+
+
+def test_definition_of_a_study_loads_no_library_of_engines_samplers_and_clusters(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(tree()))
+    check = f"from tune.study.check import check_study; check_study({str(path)!r})"
+    assert loaded_by(check, "torch", "ray", "optuna", "mlflow", "kubernetes") == set()
+
+
+def test_cluster_commands_load_no_library_of_studies_and_of_tune_nothing_before_a_study_file_is_checked(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(tree()))
+    heavy = ("torch", "ray", "optuna", "mlflow")
+    assert loaded_by("import k8s.__main__", *heavy, "tune") == set()
+    check = (
+        "import k8s.__main__\n"
+        "from k8s.preflight.provisions import study_file\n"
+        "from k8s.request import read_request\n"
+        f"(found,) = study_file(read_request({str(path)!r}), None)\n"
+        "assert found.verdict == 'pass', found"
+    )
+    assert loaded_by(check, *heavy, "tune.driver", "tune.planner", "tune.samplers") == set()

@@ -20,7 +20,7 @@ from hidfd.config.study_file import redacted
 from hidfd.errors import ConfigError
 from hidfd.formatting import percent
 from hidfd.pipeline.console import console_observer, interruptible
-from tune.driver import Ended, Study, check_study, open_study, run_study, write_pages
+from tune.driver import Ended, Study, open_study, run_study, write_pages
 from tune.errors import StudyLocked
 from tune.forget import forget as forget_study
 from tune.planner.forecast import forecast_of
@@ -31,6 +31,7 @@ from tune.report.champion import champion_of
 from tune.report.commands import mlflow_command, verb_command
 from tune.report.objectives import front_in_words, missed, why_no_champion
 from tune.report.summary import opened_labels, rank_words, result_in_words, teacher_accuracy
+from tune.study.check import check_study
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
 from tune.terminal.display import StudyDisplay

@@ -10,13 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from hidfd.config import study_file as studyfile
-from hidfd.config.paths import with_values
-from hidfd.config.schema import TrialConfig
 from hidfd.data.identify import identify
-from hidfd.data.sources import materials
 from hidfd.errors import ConfigError, HidfdError, Stopped
 from hidfd.pipeline.graph import needed, plan
 from hidfd.pipeline.observer import Observer
@@ -33,17 +29,12 @@ from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
 from tune.report.page import write_study_report
 from tune.report.search_figures import write_study_figures
-from tune.study.config import SearchConfig, StudyConfig
+from tune.study.check import read_sections, task_resources
 from tune.study.definition import Definition, define
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskKind, TaskState
 from tune.tracking.background import Projection
 from tune.tracking.tracker import Tracker
-
-T = TypeVar("T")
-
-UNSEEN = "0" * 64
-"""Stands for the content of what is on another machine."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +114,7 @@ def open_study(
     """
     file = studyfile.load(path, overrides, store=store)
     check_lasts(file.storage)
-    asked, search, trial = _sections(file)
+    asked, search, trial = read_sections(file)
     if num_seeds is not None:
         asked = asked.with_num_seeds(num_seeds)
     opened = Store.open(file.storage.store)
@@ -139,50 +130,9 @@ def open_study(
         file=path,
         command=shlex.join(words),
         tracking=studyfile.redacted(file.storage.tracking),
-        resources=_resources(file),
+        resources=task_resources(file),
     )
     return Study(file, opened, definition)
-
-
-def check_study(path: str, overrides: Sequence[str] = ()) -> None:
-    """Check all of a study file that is meant for another machine: neither its places nor its material are looked at.
-
-    Raises:
-        ConfigError: every problem at once.
-    """
-    file = studyfile.load(path, overrides, environment=None)
-    asked, search, trial = _sections(file)
-    unseen = {f"{where}.sha256": UNSEEN for where, found in materials(trial).items() if found.sha256 is None}
-    define(file.name, asked, search, with_values(trial, unseen), Path(), resources=_resources(file))
-
-
-def _resources(file: studyfile.StudyFile) -> dict[str, float]:
-    """Of a task, as its attempts are charged."""
-    asked = file.resources
-    return {
-        "cpus": float(asked.cpus_per_worker),
-        "gpus": asked.gpus_per_worker,
-        "workers": float(asked.num_workers),
-    }
-
-
-def _sections(file: studyfile.StudyFile) -> tuple[StudyConfig, SearchConfig, TrialConfig]:
-    """All that is wrong with any of them at once."""
-    problems: list[str] = []
-
-    def read(section: Callable[[], T]) -> T | None:
-        try:
-            return section()
-        except ConfigError as error:
-            problems.append(str(error))
-            return None
-
-    asked = read(lambda: file.section("study", StudyConfig))
-    search = read(lambda: file.section("search", SearchConfig))
-    trial = read(file.trial)
-    if asked is None or search is None or trial is None:
-        raise ConfigError("\n".join(problems))
-    return asked, search, trial
 
 
 def run_study(

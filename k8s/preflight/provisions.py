@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePosixPath
 
 from hidfd.config.study_file import redacted
+from hidfd.errors import ConfigError
 from k8s.api_paths import CORE, core
 from k8s.client import Server
 from k8s.errors import Forbidden, NotFound
@@ -24,13 +23,15 @@ CHARTS_POLICIES = "app.kubernetes.io/name=hidfd,app.kubernetes.io/component=netw
 
 
 def study_file(request: Request, server: Server) -> Iterator[Check]:
-    """The sections that only the tuner knows, by its own verb: a driver that refuses them would do so in every try."""
-    words = [sys.executable, "-m", "tune", "check", request.path, *request.overrides]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        yield passed("study file", request.path)
+    """Check the sections that the driver reads: it would refuse a mistake in them in every try."""
+    from tune.study.check import check_study
+
+    try:
+        check_study(request.path, request.overrides)
+    except ConfigError as error:
+        yield failed("study file", str(error), f"mend {request.path}")
     else:
-        yield failed("study file", done.stderr.strip().removeprefix("error: "), f"mend {request.path}")
+        yield passed("study file", request.path)
 
 
 def image(request: Request, server: Server) -> Iterator[Check]:

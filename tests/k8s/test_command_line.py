@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -201,9 +199,3 @@ def test_misspelt_verb_and_option_are_named(capsys: pytest.CaptureFixture[str]) 
             main(words)
         assert caught.value.code == 2
         assert says in capsys.readouterr().err
-
-
-def test_package_loads_neither_torch_nor_ray_nor_the_tuner() -> None:
-    code = "import sys, k8s.__main__; print(sorted({'torch', 'ray', 'mlflow', 'optuna', 'tune'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -19,7 +19,7 @@ from hidfd.stages.image_import import import_images
 from hidfd.stages.teacher import import_teacher
 from hidfd.store.store import Store
 from studies.schema import schema
-from tune.driver import check_study
+from tune.study.check import check_study
 from tune.study.config import SearchConfig, StudyConfig
 
 FILES = sorted(Path("studies").glob("*.yaml"))

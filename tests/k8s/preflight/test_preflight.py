@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-import k8s.preflight.run
 from k8s.client import Api
 from k8s.errors import PreflightError, Unreachable
 from k8s.preflight.check import Check, Verdict
@@ -21,10 +20,8 @@ POST_PODS = f"POST {NAMESPACED}/pods "
 
 
 @pytest.fixture
-def find(tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Findings of a preflight by their names; but for that of the tuner, which takes a second for its process."""
-    rest = tuple(checks for checks in k8s.preflight.run.REST if checks is not study_file)
-    monkeypatch.setattr(k8s.preflight.run, "REST", rest)
+def find(tmp_path: Path, api: Api) -> Any:
+    """The findings of a preflight by their names."""
 
     def find(cluster: dict[str, Any] | None = None, *overrides: str, **sections: Any) -> dict[str, Check]:
         return {check.name: check for check in preflight(request(tmp_path, cluster, *overrides, **sections), api)}
