@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import yaml
@@ -61,3 +63,10 @@ def test_cluster_commands_load_no_library_of_studies_and_of_tune_nothing_before_
         "assert found.verdict == 'pass', found"
     )
     assert loaded_by(check, *heavy, "tune.driver", "tune.planner", "tune.samplers") == set()
+
+
+def test_contract_of_k8s_names_all_of_tune_but_the_definition_of_a_study() -> None:
+    contracts = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (contract,) = (contract for contract in contracts if contract["name"] == "Of tune k8s imports only tune.study")
+    modules = {f"tune.{module.name}" for module in pkgutil.iter_modules(["tune"])}
+    assert set(contract["forbidden_modules"]) == modules - {"tune.study"}
