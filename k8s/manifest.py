@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from k8s.api_paths import Object
@@ -79,8 +79,12 @@ class Manifests:
 
 
 def render(request: Request) -> Manifests:
-    """The objects of a request; the same request gives the same bytes."""
-    asked = json.dumps([_spec(request, name=""), request.text], sort_keys=True)
+    """Build the objects of a request; the same request gives the same bytes.
+
+    Overrides in another order give another command, but the same digest and thereby the same job.
+    """
+    ordered = replace(request, overrides=request.sorted_overrides)
+    asked = json.dumps([_spec(ordered, name=""), request.text], sort_keys=True)
     digest = hashlib.sha256(asked.encode()).hexdigest()
     name = job_name(request.study, digest)
     metadata: Object = {

@@ -30,7 +30,7 @@ class Request:
         study: its name.
         path: of the file, as it was typed.
         text: of the file, as pods will read it.
-        overrides: of the command line, but for those of `cluster:`.
+        overrides: of the command line as they were typed, but for those of `cluster:`.
         cluster: its section.
         resources: of a task.
         storage: places by name, as the pods will see them: `${NAME}` stands where their own environment fills it in.
@@ -47,6 +47,20 @@ class Request:
     storage: dict[str, str]
     concurrency: int
     unimported: tuple[str, ...]
+
+    @property
+    def sorted_overrides(self) -> tuple[str, ...]:
+        """The overrides that have an effect, sorted by key: equal for requests that ask for the same.
+
+        An override replaces every earlier one of its key and of the keys below it; one of a key below an earlier one's
+        only changes it, and a key sorts before those below it.
+        """
+        kept: dict[str, str] = {}
+        for override in self.overrides:
+            key = override.partition("=")[0]
+            kept = {other: text for other, text in kept.items() if not f"{other}.".startswith(f"{key}.")}
+            kept[key] = override
+        return tuple(kept[key] for key in sorted(kept))
 
     @property
     def variables(self) -> set[str]:

@@ -71,8 +71,8 @@ def is_submitted(request: Request, manifests: Manifests, api: Api) -> bool:
     if running:
         raise KubernetesError(
             f"study {request.study!r} is run by the job {running[0]} in {request.cluster.namespace}, which was "
-            f"submitted with another file or image; watch it, or end it with `python -m k8s delete` (what is done is "
-            f"kept), and submit again"
+            f"submitted with another file, image or overrides; watch it, or end it with `python -m k8s delete` (what "
+            f"is done is kept), and submit again"
         )
     return manifests.name in jobs
 

@@ -124,3 +124,51 @@ def test_overrides_reach_the_driver_but_for_those_of_the_cluster(tmp_path: Path)
         "python -m tune run /etc/hidfd/study.yaml study.num_students=3 resources.autoscaling=true --json --wait"
     )
     assert spec["backoffLimit"] == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["study.num_students=3", "study.concurrency=2"], ["study.concurrency=2", "study.num_students=3"]),
+        (["cluster.retries=1", "cluster.drain_seconds=9"], ["cluster.drain_seconds=9", "cluster.retries=1"]),
+        (["study.num_students=3", "study.num_students=4"], ["study.num_students=4"]),
+        (["cluster.retries=2", "cluster.retries=1"], ["cluster.retries=1"]),
+        (["study.pruner.kind=asha", "study.pruner={kind: none}"], ["study.pruner={kind: none}"]),
+    ],
+)
+def test_overrides_that_ask_for_the_same_make_the_same_job(tmp_path: Path, one: list[str], other: list[str]) -> None:
+    assert render(request(tmp_path, None, *one)).digest == render(request(tmp_path, None, *other)).digest
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["study.num_students=3", "study.num_students=4"], ["study.num_students=4", "study.num_students=3"]),
+        (
+            ["study.pruner={kind: none}", "study.pruner.kind=asha"],
+            ["study.pruner.kind=asha", "study.pruner={kind: none}"],
+        ),
+    ],
+)
+def test_override_that_another_one_replaces_counts_by_its_place(
+    tmp_path: Path, one: list[str], other: list[str]
+) -> None:
+    assert render(request(tmp_path, None, *one)).digest != render(request(tmp_path, None, *other)).digest
+
+
+def test_overrides_reach_the_driver_in_the_order_in_which_they_were_typed(tmp_path: Path) -> None:
+    typed = ["study.num_students=3", "study.concurrency=2"]
+    assert " ".join(typed) in render(request(tmp_path, None, *typed)).ray_job["spec"]["entrypoint"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["study.num_students=3"], "fashion-students-e0240bf4"),
+        (["study.concurrency=2", "study.num_students=3"], "fashion-students-bbe8b886"),
+    ],
+)
+def test_jobs_of_older_versions_keep_their_names_where_the_overrides_were_sorted(
+    tmp_path: Path, overrides: list[str], name: str
+) -> None:
+    assert render(request(tmp_path, None, *overrides)).name == name

@@ -33,6 +33,14 @@ def test_submitting_twice_is_one_job_whose_file_goes_with_it(
     assert (owner["kind"], owner["uid"]) == ("RayJob", job["metadata"]["uid"])
 
 
+def test_same_overrides_in_another_order_are_the_same_job(tmp_path: Path, server: ApiServer, api: Api) -> None:
+    overrides = ["study.num_students=9", "study.concurrency=2"]
+    first, second = (request(tmp_path, None, *words) for words in (overrides, reversed(overrides)))
+    assert submit(first, render(first), api).is_new
+    assert not submit(second, render(second), api).is_new
+    assert len([path for path in server.objects if path.startswith(JOBS)]) == 1
+
+
 def test_unknown_fields_are_asked_to_be_refused_and_not_dropped(
     asked: Request, manifests: Manifests, server: ApiServer, api: Api
 ) -> None:
