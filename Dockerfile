@@ -7,7 +7,7 @@ ARG BASE=python:3.11-slim-bookworm
 
 # What the project needs, by the tested versions. Only a changed lock makes this again.
 FROM ${BASE} AS dependencies
-RUN pip install --no-cache-dir uv && python -m venv --without-pip /opt/hidfd
+RUN pip install --no-cache-dir uv==0.13.9 && python -m venv --without-pip /opt/hidfd
 WORKDIR /source
 COPY pyproject.toml requirements.lock ./
 RUN uv pip install --no-cache --compile-bytecode --python /opt/hidfd/bin/python \

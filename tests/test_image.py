@@ -90,6 +90,7 @@ def test_image_runs_as_an_ordinary_user_without_build_tools() -> None:
 
 def test_versions_are_those_of_the_lock_and_python_is_a_supported_one() -> None:
     assert "--constraint requirements.lock" in STAGES[0]
+    assert re.search(r"pip install --no-cache-dir uv==\d+\.\d+\.\d+ ", STAGES[0]), "what resolves them is pinned too"
     base = re.search(r"ARG BASE=python:(\d\.\d+)", (ROOT / "Dockerfile").read_text())
     assert base is not None
     assert base[1] in ("3.11", "3.12")
