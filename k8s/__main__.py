@@ -11,7 +11,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import yaml
 from rich.console import Console
@@ -22,9 +22,10 @@ from k8s.display import JobDisplay, checks_table
 from k8s.errors import Forbidden, JobFailedError, JobGoneError, NotFound
 from k8s.job.delete import delete as delete_jobs
 from k8s.job.purge import purge
-from k8s.job.submit import is_submitted, jobs_of, try_out
+from k8s.job.submit import dry_run, is_submitted, jobs_of
 from k8s.job.submit import submit as submit_job
-from k8s.job.watch import View, Watcher
+from k8s.job.waiting import Waiting
+from k8s.job.watch import JobSnapshot, Watcher
 from k8s.manifest import Manifests, render
 from k8s.preflight.check import Check
 from k8s.preflight.run import preflight as look_before
@@ -64,7 +65,7 @@ def preflight(options: argparse.Namespace) -> None:
     request = read_request(options.file, options.overrides)
     checks = look_before(request, Api(options.context))
     if options.json:
-        print(json.dumps([asdict(check) for check in checks]))
+        print(json.dumps([check.to_json() for check in checks]))
     else:
         _print_checks(checks)
     refuse_failed(checks)
@@ -88,7 +89,7 @@ def submit(options: argparse.Namespace) -> None:
         _print_checks([check for check in checks if check.todo], stderr=True)  # standard output may be manifests
     refuse_failed(checks)
     if options.dry_run == "server":
-        _print_objects(try_out(manifests, request.cluster.namespace, api), as_json=options.json)
+        _print_objects(dry_run(manifests, request.cluster.namespace, api), as_json=options.json)
         return
     _tell_submitted(options, request, manifests, api)
 
@@ -118,10 +119,10 @@ def delete(options: argparse.Namespace) -> None:
     """End the study's jobs and wait until their pods are gone; ledger, store and MLflow stay, unless --purge."""
     request = read_request(options.file, options.overrides)
     api = Api(options.context)
-    say: Callable[[str], None] = (lambda words: None) if options.json else print
-    names = delete_jobs(request, api, wait_seconds=options.wait, say=say)
+    waiting = Waiting(options.wait, (lambda words: None) if options.json else print)
+    names = delete_jobs(request, api, waiting)
     if options.purge:
-        purge(request, api, wait_seconds=options.wait, say=say)
+        purge(request, api, waiting)
     if options.json:
         print(json.dumps({"deleted": names, "purged": options.purge}))
         return
@@ -163,12 +164,12 @@ def _tell_submitted(options: argparse.Namespace, request: Request, manifests: Ma
     print(f"next: {_command('watch', options)}")
 
 
-def _driver_only(show: Callable[[View], None], *, logs: bool) -> Callable[[View], None]:
+def _driver_only(show: Callable[[JobSnapshot], None], *, logs: bool) -> Callable[[JobSnapshot], None]:
     """Without --logs the driver's words for people are left out: the table says the same."""
     if logs:
         return show
 
-    def shown(view: View) -> None:
+    def shown(view: JobSnapshot) -> None:
         show(replace(view, lines=()))
 
     return shown

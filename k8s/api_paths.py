@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-Object = dict[str, Any]
+ApiObject = dict[str, Any]
 """Anything of Kubernetes, as its JSON has it."""
 
 CORE = "/api/v1"

@@ -13,7 +13,7 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import load_incluster_config, load_kube_config
 
-from k8s.api_paths import Object
+from k8s.api_paths import ApiObject
 from k8s.errors import Conflict, Forbidden, KubernetesError, NotFound, Refused, Unauthorized, Unreachable
 
 TIMEOUT_SECONDS = (5.0, 30.0)
@@ -56,7 +56,7 @@ class Api:
             ) from error
         self.url: str = configuration.host
 
-    def get(self, path: str, **query: str | int | bool) -> Object:
+    def get(self, path: str, **query: str | int | bool) -> ApiObject:
         """An object, or a list's document.
 
         Raises:
@@ -65,19 +65,19 @@ class Api:
         """
         return self._json("GET", path, query)
 
-    def find(self, path: str) -> Object | None:
+    def find(self, path: str) -> ApiObject | None:
         """An object, or None where there is none."""
         try:
             return self.get(path)
         except NotFound:
             return None
 
-    def items(self, path: str, **query: str | int | bool) -> list[Object]:
+    def items(self, path: str, **query: str | int | bool) -> list[ApiObject]:
         """What a list holds."""
-        found: list[Object] = self.get(path, **query).get("items") or []
+        found: list[ApiObject] = self.get(path, **query).get("items") or []
         return found
 
-    def create(self, path: str, body: Object, **query: str | int | bool) -> Object:
+    def create(self, path: str, body: ApiObject, **query: str | int | bool) -> ApiObject:
         """A new object; fields that its kind does not know are refused, not dropped.
 
         Raises:
@@ -85,11 +85,11 @@ class Api:
         """
         return self._json("POST", path, {"fieldValidation": "Strict", "fieldManager": "hidfd", **query}, body)
 
-    def patch(self, path: str, body: Object) -> Object:
+    def patch(self, path: str, body: ApiObject) -> ApiObject:
         """A JSON merge patch."""
         return self._json("PATCH", path, {"fieldManager": "hidfd"}, body, "application/merge-patch+json")
 
-    def delete(self, path: str) -> Object:
+    def delete(self, path: str) -> ApiObject:
         """Begins to delete an object; what it owns is collected after it."""
         return self._json("DELETE", path, {}, {"propagationPolicy": "Background"})
 
@@ -108,8 +108,8 @@ class Api:
         return [(stamp, line) for stamp, _, line in parts]
 
     def _json(
-        self, method: str, path: str, query: Query, body: Object | None = None, kind: str = "application/json"
-    ) -> Object:
+        self, method: str, path: str, query: Query, body: ApiObject | None = None, kind: str = "application/json"
+    ) -> ApiObject:
         answer = self._send(method, path, query, body, kind)
         try:
             found = json.loads(answer)
@@ -120,7 +120,7 @@ class Api:
         return found
 
     def _send(
-        self, method: str, path: str, query: Query, body: Object | None = None, kind: str = "application/json"
+        self, method: str, path: str, query: Query, body: ApiObject | None = None, kind: str = "application/json"
     ) -> bytes:
         words = [(key, str(value).lower() if isinstance(value, bool) else value) for key, value in query.items()]
         headers = {"Accept": "application/json, */*", "Content-Type": kind}
@@ -156,15 +156,15 @@ def _reason(error: BaseException) -> str:
 class Server(Protocol):
     """What checks ask an API server; `k8s.client.Api` answers for a real one."""
 
-    def get(self, path: str, **query: str | int | bool) -> Object:
+    def get(self, path: str, **query: str | int | bool) -> ApiObject:
         """An object.
 
         Raises:
             NotFound, Forbidden: the server's answer.
         """
 
-    def items(self, path: str, **query: str | int | bool) -> list[Object]:
+    def items(self, path: str, **query: str | int | bool) -> list[ApiObject]:
         """What a list holds."""
 
-    def create(self, path: str, body: Object, **query: str | int | bool) -> Object:
+    def create(self, path: str, body: ApiObject, **query: str | int | bool) -> ApiObject:
         """An object, or with `dryRun` the answer whether it could be."""

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from k8s.job.watch import View
-from k8s.preflight.check import Check, Verdict
+from k8s.job.watch import JobSnapshot
+from k8s.preflight.check import Check, CheckStatus
 
-STYLES = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
+STYLES = {CheckStatus.PASS: "green", CheckStatus.WARN: "yellow", CheckStatus.FAIL: "red"}
 
 LINE_EVERY_SECONDS = 60.0
 """Between two plain lines of which only numbers differ."""
@@ -48,7 +48,7 @@ class JobDisplay:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, view: View) -> None:
+    def show(self, view: JobSnapshot) -> None:
         """What has changed since the last one, and what stands."""
         if self._as_json:
             self._show_json(view)
@@ -79,7 +79,7 @@ class JobDisplay:
             self._console.print(f"{now}  {words}")
         return True
 
-    def _show_json(self, view: View) -> None:
+    def _show_json(self, view: JobSnapshot) -> None:
         document = to_json(view)
         text = json.dumps(document)
         if self._said.get("json") != text or view.lines:
@@ -89,7 +89,7 @@ class JobDisplay:
             print(json.dumps({"time": now, **document, "lines": lines}), file=self._console.file, flush=True)
 
 
-def to_json(view: View) -> dict[str, Any]:
+def to_json(view: JobSnapshot) -> dict[str, Any]:
     """Plain JSON of a view, but for its log lines."""
     progress, state = view.progress, view.state
     return {
@@ -124,11 +124,11 @@ def checks_table(checks: Sequence[Check]) -> Table:
     table.add_column(overflow="fold")
     for check in checks:
         words = check.found + (f"\n-> {check.todo}" if check.todo else "")
-        table.add_row(check.verdict.value, check.name, words, style=STYLES[check.verdict])
+        table.add_row(check.status.value, check.name, words, style=STYLES[check.status])
     return table
 
 
-def job_table(view: View) -> Table:
+def job_table(view: JobSnapshot) -> Table:
     """One view of a job."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")

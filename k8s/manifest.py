@@ -9,7 +9,7 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from k8s.api_paths import Object
+from k8s.api_paths import ApiObject
 from k8s.config import PodConfig, WorkerGroup
 from k8s.names import ELASTIC, QUEUE, job_name, label_of
 from k8s.quantity import amount
@@ -69,11 +69,11 @@ class Manifests:
 
     name: str
     digest: str
-    config_map: Object
-    ray_job: Object
+    config_map: ApiObject
+    ray_job: ApiObject
 
     @property
-    def objects(self) -> list[Object]:
+    def objects(self) -> list[ApiObject]:
         """In the order in which they are made."""
         return [self.config_map, self.ray_job]
 
@@ -87,7 +87,7 @@ def render(request: Request) -> Manifests:
     asked = json.dumps([_spec(ordered, name=""), request.text], sort_keys=True)
     digest = hashlib.sha256(asked.encode()).hexdigest()
     name = job_name(request.study, digest)
-    metadata: Object = {
+    metadata: ApiObject = {
         "name": name,
         "namespace": request.cluster.namespace,
         "labels": _labels(request, "job"),
@@ -116,7 +116,7 @@ def render(request: Request) -> Manifests:
     )
 
 
-def ray_pods(request: Request) -> dict[str, tuple[Object, int]]:
+def ray_pods(request: Request) -> dict[str, tuple[ApiObject, int]]:
     """The pods that KubeRay makes of a request: name of the group -> pod and how many at most."""
     cluster = _spec(request, name="study")["rayClusterSpec"]
     if request.cluster.grows:
@@ -134,9 +134,9 @@ def tune_command(request: Request, verb: str, *options: str) -> str:
     return shlex.join(["python", "-m", "tune", verb, f"{STUDY_FOLDER}/study.yaml", *overrides, *options])
 
 
-def _spec(request: Request, name: str) -> Object:
+def _spec(request: Request, name: str) -> ApiObject:
     cluster = request.cluster
-    spec: Object = {
+    spec: ApiObject = {
         "entrypoint": tune_command(request, "run", "--json", "--wait"),
         "submissionMode": "K8sJobMode",
         "backoffLimit": cluster.retries,
@@ -170,7 +170,7 @@ def _spec(request: Request, name: str) -> Object:
     return spec
 
 
-def _group(request: Request, name: str, group_name: str, group: WorkerGroup) -> Object:
+def _group(request: Request, name: str, group_name: str, group: WorkerGroup) -> ApiObject:
     return {
         "groupName": group_name,
         "replicas": group.count,
@@ -187,10 +187,10 @@ def _start(pod: PodConfig) -> dict[str, str]:
     return gpus | {"object-store-memory": str(round(RAY_SHARE_OF_SHARED_MEMORY * amount(pod.shared_memory)))}
 
 
-def _ray_pod(request: Request, name: str, part: str, pod: PodConfig) -> Object:
+def _ray_pod(request: Request, name: str, part: str, pod: PodConfig) -> ApiObject:
     cluster, is_head = request.cluster, part == "head"
     gpus = {pod.gpu_resource: pod.gpus} if isinstance(pod, WorkerGroup) and pod.gpus else {}
-    container: Object = {
+    container: ApiObject = {
         "name": f"ray-{part}",
         "image": cluster.image,
         "imagePullPolicy": cluster.image_pull_policy,
@@ -215,7 +215,7 @@ def _ray_pod(request: Request, name: str, part: str, pod: PodConfig) -> Object:
     if not is_head and cluster.drain_seconds:
         words = ["bash", "-c", DRAIN.read_text(), "drain", str(cluster.drain_seconds)]
         container["lifecycle"] = {"preStop": {"exec": {"command": words}}}
-    spec: Object = {
+    spec: ApiObject = {
         **_pod_spec(request),
         "serviceAccountName": cluster.driver_service_account if is_head else cluster.worker_service_account,
         "automountServiceAccountToken": is_head and cluster.grows,
@@ -240,7 +240,7 @@ def _ray_pod(request: Request, name: str, part: str, pod: PodConfig) -> Object:
     return {"metadata": {"labels": _labels(request, part), "annotations": annotations | _named(request)}, "spec": spec}
 
 
-def _submitter(request: Request) -> Object:
+def _submitter(request: Request) -> ApiObject:
     """The pod that hands the entrypoint to Ray, and whose log is the driver's."""
     return {
         "metadata": {
@@ -269,10 +269,10 @@ def _submitter(request: Request) -> Object:
     }
 
 
-def _pod_spec(request: Request) -> Object:
+def _pod_spec(request: Request) -> ApiObject:
     """What all pods share: Pod Security's level `restricted`."""
     cluster = request.cluster
-    spec: Object = {
+    spec: ApiObject = {
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
@@ -290,7 +290,7 @@ def _pod_spec(request: Request) -> Object:
     return spec
 
 
-def _placement(pod: PodConfig, stays: dict[str, int]) -> Object:
+def _placement(pod: PodConfig, stays: dict[str, int]) -> ApiObject:
     """`stays` is how long it stays on a silent node, if not for good."""
     asked = [toleration.model_dump(exclude_none=True) for toleration in pod.tolerated]
     given = {toleration.get("key") for toleration in asked}
@@ -307,7 +307,7 @@ def _named(request: Request) -> dict[str, str]:
     return {STUDY_NAME: request.study}
 
 
-def _confined() -> Object:
+def _confined() -> ApiObject:
     return {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
@@ -315,7 +315,7 @@ def _confined() -> Object:
     }
 
 
-def _environment(request: Request) -> list[Object]:
+def _environment(request: Request) -> list[ApiObject]:
     cluster = request.cluster
     values = {
         "HIDFD_LEAVING": LEAVING,
@@ -334,14 +334,14 @@ def _environment(request: Request) -> list[Object]:
     return [*given, *secret]
 
 
-def _exactly(cpus: int | str, memory: str, gpus: dict[str, int] | None = None) -> Object:
+def _exactly(cpus: int | str, memory: str, gpus: dict[str, int] | None = None) -> ApiObject:
     """Requests as limits: nobody's neighbour takes what was promised."""
     resources = {"cpu": str(cpus), "memory": memory} | {name: str(count) for name, count in (gpus or {}).items()}
     return {"requests": resources, "limits": dict(resources)}
 
 
-def _mounts(*names: str) -> list[Object]:
-    places: dict[str, Object] = {
+def _mounts(*names: str) -> list[ApiObject]:
+    places: dict[str, ApiObject] = {
         "study": {"name": "study", "mountPath": STUDY_FOLDER, "readOnly": True},
         "tmp": {"name": "tmp", "mountPath": "/tmp"},
         "work": {"name": "work", "mountPath": WORK_FOLDER},
@@ -349,7 +349,7 @@ def _mounts(*names: str) -> list[Object]:
     return [places[name] for name in names]
 
 
-def _empty(*names: str) -> list[Object]:
+def _empty(*names: str) -> list[ApiObject]:
     return [{"name": name, "emptyDir": {}} for name in names]
 
 

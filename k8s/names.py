@@ -37,30 +37,26 @@ def job_name(study: str, digest: str) -> str:
 
 
 def check_label(name: str) -> str:
-    """A DNS-1123 label.
+    """Return the name if it is a DNS-1123 label.
 
     Raises:
         ValueError: it is none.
     """
-    if re.fullmatch(LABEL, name) is None:
-        raise ValueError(
-            f"expected at most 63 of a-z, 0-9 and `-`, beginning and ending with a letter or digit (DNS-1123), "
-            f"found {name!r}"
-        )
-    return name
+    return _matching(LABEL, "at most 63 of a-z, 0-9 and `-`", name)
 
 
 def check_subdomain(name: str) -> str:
-    """A DNS-1123 subdomain, as most objects have for a name.
+    """Return the name if it is a DNS-1123 subdomain, as the names of most objects are.
 
     Raises:
         ValueError: it is none.
     """
-    if re.fullmatch(SUBDOMAIN, name) is None:
-        raise ValueError(
-            f"expected at most 253 of a-z, 0-9, `-` and `.`, beginning and ending with a letter or digit (DNS-1123), "
-            f"found {name!r}"
-        )
+    return _matching(SUBDOMAIN, "at most 253 of a-z, 0-9, `-` and `.`", name)
+
+
+def _matching(pattern: str, expected: str, name: str) -> str:
+    if re.fullmatch(pattern, name) is None:
+        raise ValueError(f"expected {expected}, beginning and ending with a letter or digit (DNS-1123), found {name!r}")
     return name
 
 

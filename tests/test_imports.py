@@ -60,7 +60,7 @@ def test_cluster_commands_load_no_library_of_studies_and_of_tune_nothing_before_
         "from k8s.preflight.provisions import study_file\n"
         "from k8s.request import read_request\n"
         f"(found,) = study_file(read_request({str(path)!r}), None)\n"
-        "assert found.verdict == 'pass', found"
+        "assert found.status == 'pass', found"
     )
     assert loaded_by(check, *heavy, "tune.driver", "tune.planner", "tune.samplers") == set()
 

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from functools import partial
 
 from k8s.api_paths import core, ray_jobs
 from k8s.client import Api
 from k8s.errors import KubernetesError, NotFound, Unreachable
 from k8s.job.submit import jobs_of
+from k8s.job.waiting import Waiting
 from k8s.manifest import STUDY, STUDY_NAME
 from k8s.names import label_of
 from k8s.request import Request
 
-LOOK_EVERY_SECONDS = 1.0
 
-
-def delete(
-    request: Request,
-    api: Api,
-    *,
-    wait_seconds: float,
-    say: Callable[[str], None],
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-) -> list[str]:
+def delete(request: Request, api: Api, waiting: Waiting) -> list[str]:
     """Delete all jobs of a study and wait until their pods are gone.
 
     KubeRay asks the driver to stop first, which saves what runs.
@@ -43,23 +32,14 @@ def delete(
             api.delete(ray_jobs(namespace, name))
         except NotFound:
             continue
-        say(f"{name}: asked to end")
-    left = left_after(partial(_left, request, names, api), clock() + wait_seconds, sleep, clock)
+        waiting.say(f"{name}: asked to end")
+    left = waiting.until_gone(partial(_left, request, names, api), waiting.deadline())
     if left:
         raise KubernetesError(
-            f"still there after {wait_seconds:g} s: {'; '.join(left)}. Is KubeRay's operator running? It takes its own "
-            f"finalizers off. The same command waits on"
+            f"still there after {waiting.seconds:g} s: {'; '.join(left)}. Is KubeRay's operator running? It takes its "
+            f"own finalizers off. The same command waits on"
         )
     return names
-
-
-def left_after(
-    left: Callable[[], list[str]], until: float, sleep: Callable[[float], None], clock: Callable[[], float]
-) -> list[str]:
-    """What is left, in words, when nothing is or time is up: Kubernetes takes away in its own time."""
-    while (found := left()) and clock() < until:
-        sleep(LOOK_EVERY_SECONDS)
-    return found
 
 
 def _left(request: Request, names: list[str], api: Api) -> list[str]:

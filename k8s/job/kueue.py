@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from k8s.api_paths import Object
+from k8s.api_paths import ApiObject
 from k8s.client import Server
 from k8s.errors import Forbidden, NotFound, Refused, Unauthorized, Unreachable
 from k8s.names import QUEUE
@@ -21,7 +21,7 @@ def kueue_path(server: Server, namespace: str, kind: str, name: str = "") -> str
     return f"/apis/{version}/namespaces/{namespace}/{kind}" + (f"/{name}" if name else "")
 
 
-def why_queued(job: Object, server: Server) -> str | None:
+def why_queued(job: ApiObject, server: Server) -> str | None:
     """Why a queue holds a RayJob back, in words; None where none does.
 
     Raises:
@@ -50,7 +50,7 @@ def why_queued(job: Object, server: Server) -> str | None:
     return f"{words}: {reason}" if reason else words
 
 
-def _reason(status: Object) -> str:
+def _reason(status: ApiObject) -> str:
     """No quota, or the checks that are to come after it; empty where Kueue has not looked yet."""
     conditions = status.get("conditions") or []
     no_quota = [each for each in conditions if each["type"] == "QuotaReserved" and each["status"] == "False"]

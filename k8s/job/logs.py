@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from k8s.api_paths import Object, core
+from k8s.api_paths import ApiObject, core
 from k8s.client import Api
 from k8s.errors import Forbidden, NotFound, Refused, Unreachable
 
@@ -65,7 +65,7 @@ class Logs:
         self._namespace = namespace
         self._logs: dict[tuple[str, str], PodLog] = {}
 
-    def new(self, pods: list[Object], api: Api) -> list[tuple[str, str]]:
+    def new(self, pods: list[ApiObject], api: Api) -> list[tuple[str, str]]:
         """What came since the last call, as (pod, line)."""
         found: list[tuple[str, str]] = []
         self.silent = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from k8s.api_paths import Object
+from k8s.api_paths import ApiObject
 from k8s.manifest import PART
 
 ENDED = ("Complete", "Failed", "ValidationFailed")
@@ -85,7 +85,7 @@ class JobState:
         return words + (f": {self.message.strip()}" if self.message.strip() else "")
 
 
-def state_of(job: Object) -> JobState:
+def state_of(job: ApiObject) -> JobState:
     """Of a RayJob; one that KubeRay has not looked at yet is `New`."""
     status = job.get("status") or {}
     failed = int(status.get("failed") or 0)
@@ -102,7 +102,7 @@ def state_of(job: Object) -> JobState:
     )
 
 
-def troubles(pods: Sequence[Object], events: Sequence[Object] = ()) -> tuple[str, ...]:
+def troubles(pods: Sequence[ApiObject], events: Sequence[ApiObject] = ()) -> tuple[str, ...]:
     """Why pods do not run, or are not even made, a line for each; none where all is well.
 
     Args:
@@ -119,7 +119,7 @@ def troubles(pods: Sequence[Object], events: Sequence[Object] = ()) -> tuple[str
     return tuple(dict.fromkeys(lines))
 
 
-def _trouble(pod: Object) -> Iterator[str]:
+def _trouble(pod: ApiObject) -> Iterator[str]:
     status = pod.get("status") or {}
     if status.get("reason") in ("Evicted", "Preempting", "NodeLost"):
         yield f"{status['reason']}: {status.get('message', '')}"
@@ -140,16 +140,16 @@ def _trouble(pod: Object) -> Iterator[str]:
                 yield f"{container['name']} was killed for its memory (OOMKilled): ask for more, or for less work"
 
 
-def is_lost(pod: Object) -> bool:
+def is_lost(pod: ApiObject) -> bool:
     """Whether its node is silent: then Kubernetes calls it not ready, and gives no reason as the node would."""
     status = pod.get("status") or {}
-    ready: Object = next((each for each in status.get("conditions") or [] if each.get("type") == "Ready"), {})
+    ready: ApiObject = next((each for each in status.get("conditions") or [] if each.get("type") == "Ready"), {})
     containers = status.get("containerStatuses") or []
     is_unexplained = ready.get("status") == "False" and not ready.get("reason")
     runs = status.get("phase") == "Running" and bool(containers)
     return runs and is_unexplained and all(container["ready"] for container in containers)
 
 
-def _is_ready(pod: Object) -> bool:
+def _is_ready(pod: ApiObject) -> bool:
     conditions = (pod.get("status") or {}).get("conditions") or []
     return any(condition.get("type") == "Ready" and condition.get("status") == "True" for condition in conditions)

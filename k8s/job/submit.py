@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from k8s.api_paths import Object, core, ray_jobs
+from k8s.api_paths import ApiObject, core, ray_jobs
 from k8s.client import Api, Server
 from k8s.errors import Conflict, KubernetesError, NotFound, Unreachable
 from k8s.job.status import JobState, state_of
@@ -14,7 +14,7 @@ from k8s.request import Request
 
 
 @dataclass(frozen=True)
-class Submitted:
+class SubmittedJob:
     """What came of it.
 
     Attributes:
@@ -28,7 +28,7 @@ class Submitted:
     state: JobState
 
 
-def submit(request: Request, manifests: Manifests, api: Api) -> Submitted:
+def submit(request: Request, manifests: Manifests, api: Api) -> SubmittedJob:
     """Make the job, unless it is there already.
 
     Raises:
@@ -36,28 +36,28 @@ def submit(request: Request, manifests: Manifests, api: Api) -> Submitted:
     """
     is_submitted(request, manifests, api)
     namespace = request.cluster.namespace
-    config_map = _made(api, core(namespace, "configmaps"), manifests.config_map, manifests)
+    config_map, is_new_map = _create_or_find(api, core(namespace, "configmaps"), manifests.config_map, manifests)
     try:
-        job = _made(api, ray_jobs(namespace), manifests.ray_job, manifests)
+        job, is_new = _create_or_find(api, ray_jobs(namespace), manifests.ray_job, manifests)
     except KubernetesError as error:
-        if config_map.is_new and not isinstance(error, Unreachable):
+        if is_new_map and not isinstance(error, Unreachable):
             api.delete(core(namespace, "configmaps", manifests.name))
         raise
     owner = {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
         "name": manifests.name,
-        "uid": job.found["metadata"]["uid"],
+        "uid": job["metadata"]["uid"],
         "controller": False,
         "blockOwnerDeletion": False,
     }
-    if config_map.found["metadata"].get("ownerReferences") != [owner]:
+    if config_map["metadata"].get("ownerReferences") != [owner]:
         try:
             api.patch(core(namespace, "configmaps", manifests.name), {"metadata": {"ownerReferences": [owner]}})
         except NotFound:  # it was that of a job deleted just now, and went with it
             metadata = manifests.config_map["metadata"] | {"ownerReferences": [owner]}
             api.create(core(namespace, "configmaps"), manifests.config_map | {"metadata": metadata})
-    return Submitted(manifests.name, job.is_new, state_of(job.found))
+    return SubmittedJob(manifests.name, is_new, state_of(job))
 
 
 def is_submitted(request: Request, manifests: Manifests, api: Api) -> bool:
@@ -77,13 +77,13 @@ def is_submitted(request: Request, manifests: Manifests, api: Api) -> bool:
     return manifests.name in jobs
 
 
-def try_out(manifests: Manifests, namespace: str, server: Server) -> list[Object]:
+def dry_run(manifests: Manifests, namespace: str, server: Server) -> list[ApiObject]:
     """What the API server would make of the objects; nothing is made.
 
     Raises:
         Refused: it would refuse one.
     """
-    made: list[Object] = []
+    made: list[ApiObject] = []
     for path, thing in (
         (core(namespace, "configmaps"), manifests.config_map),
         (ray_jobs(namespace), manifests.ray_job),
@@ -95,7 +95,7 @@ def try_out(manifests: Manifests, namespace: str, server: Server) -> list[Object
     return made
 
 
-def jobs_of(request: Request, api: Api) -> list[Object]:
+def jobs_of(request: Request, api: Api) -> list[ApiObject]:
     """All jobs of the study, the newest first."""
     found = api.items(
         ray_jobs(request.cluster.namespace), labelSelector=f"{STUDY}={label_of(request.study)},{PART}=job"
@@ -104,15 +104,10 @@ def jobs_of(request: Request, api: Api) -> list[Object]:
     return sorted(own, key=lambda job: str(job["metadata"]["creationTimestamp"]), reverse=True)
 
 
-@dataclass(frozen=True)
-class _Made:
-    found: Object
-    is_new: bool
-
-
-def _made(api: Api, path: str, thing: Object, manifests: Manifests) -> _Made:
+def _create_or_find(api: Api, path: str, thing: ApiObject, manifests: Manifests) -> tuple[ApiObject, bool]:
+    """Return the object as the server has it, and whether it was created just now."""
     try:
-        return _Made(api.create(path, thing), is_new=True)
+        return api.create(path, thing), True
     except Conflict:
         found = api.get(f"{path}/{manifests.name}")
     except NotFound as missing:
@@ -124,4 +119,4 @@ def _made(api: Api, path: str, thing: Object, manifests: Manifests) -> _Made:
         )
     if found["metadata"].get("deletionTimestamp"):
         raise KubernetesError(f"{thing['kind']} {manifests.name} is being deleted; submit again when it is gone")
-    return _Made(found, is_new=False)
+    return found, False

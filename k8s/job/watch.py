@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from k8s.api_paths import Object, core, ray_jobs
+from k8s.api_paths import ApiObject, core, ray_jobs
 from k8s.client import Api
 from k8s.errors import Forbidden, JobFailedError, JobGoneError, NotFound, Unreachable
 from k8s.job.kueue import why_queued
@@ -38,7 +38,7 @@ GRACE_LOOKS = 3
 
 
 @dataclass(frozen=True)
-class View:
+class JobSnapshot:
     """What one look has seen.
 
     Attributes:
@@ -74,9 +74,9 @@ class Watcher:
         self._logs = Logs(namespace)
         self._progress = Progress()
         self._repeating: set[str] = set()  # pods whose log has come to where it repeats itself
-        self._last: View | None = None
+        self._last: JobSnapshot | None = None
 
-    def look(self) -> View:
+    def look(self) -> JobSnapshot:
         """What stands now.
 
         Raises:
@@ -94,16 +94,16 @@ class Watcher:
         silent = [words for name, words in self._logs.silent.items() if name not in lost]
         wrong = () if state.has_ended else (*troubles(pods, self._events(job, state, pods)), *silent)
         queued = None if state.has_ended else why_queued(job, self._api)
-        self._last = View(self._name, state, self._progress, queued, wrong, lines)
+        self._last = JobSnapshot(self._name, state, self._progress, queued, wrong, lines)
         return self._last
 
     def until_it_ends(
         self,
-        show: Callable[[View], None],
+        show: Callable[[JobSnapshot], None],
         *,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
-    ) -> View:
+    ) -> JobSnapshot:
         """Look until the job has ended, over outages of the API server.
 
         Args:
@@ -135,7 +135,7 @@ class Watcher:
             raise JobFailedError(f"job {self._name} ended as {view.state}: {_why(view)}")
         return view
 
-    def _pods(self, job: Object) -> list[Object]:
+    def _pods(self, job: ApiObject) -> list[ApiObject]:
         """Of this job, not of others of its study."""
         study = job["metadata"]["labels"][STUDY]
         found = self._api.items(core(self._namespace, "pods"), labelSelector=f"{STUDY}={study}")
@@ -148,7 +148,7 @@ class Watcher:
             or pod["metadata"]["labels"].get("job-name") == self._name
         ]
 
-    def _events(self, job: Object, state: JobState, pods: list[Object]) -> list[Object]:
+    def _events(self, job: ApiObject, state: JobState, pods: list[ApiObject]) -> list[ApiObject]:
         """Warnings about pods that do not run, and about what could not make one while one is missing."""
         is_one_missing = state.deployment in STARTING or len(pods) < _num_wanted(job)
         if not is_one_missing and all((pod.get("status") or {}).get("phase") == "Running" for pod in pods):
@@ -162,7 +162,7 @@ class Watcher:
             about |= {("RayJob", self._name), ("Job", self._name), ("RayCluster", state.cluster)}
         return [event for event in found if _subject(event) in about]
 
-    def _new_lines(self, pods: list[Object]) -> list[tuple[str, str]]:
+    def _new_lines(self, pods: list[ApiObject]) -> list[tuple[str, str]]:
         drivers = [pod for pod in pods if pod["metadata"]["labels"].get(PART) == "submitter"]
         shown = pods if self._every_log else drivers
         names = {pod["metadata"]["name"] for pod in drivers}
@@ -178,18 +178,18 @@ class Watcher:
         return lines
 
 
-def _num_wanted(job: Object) -> int:
+def _num_wanted(job: ApiObject) -> int:
     """Pods of a job that runs: workers as Ray's cluster wants them now, the driver's and the one that submits."""
     cluster = (job.get("status") or {}).get("rayClusterStatus") or {}
     return int(cluster.get("desiredWorkerReplicas") or 0) + 2
 
 
-def _subject(event: Object) -> tuple[str, str]:
+def _subject(event: ApiObject) -> tuple[str, str]:
     about = event.get("involvedObject") or {}
     return str(about.get("kind")), str(about.get("name"))
 
 
-def _why(view: View) -> str:
+def _why(view: JobSnapshot) -> str:
     error, code = view.progress.error, view.progress.exit_code
     if error is None:
         return view.state.why()

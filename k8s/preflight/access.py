@@ -9,7 +9,7 @@ from functools import partial
 from k8s.api_paths import CORE, RAY, core
 from k8s.client import Server
 from k8s.errors import Forbidden, NotFound, Refused, Unreachable
-from k8s.job.submit import try_out
+from k8s.job.submit import dry_run
 from k8s.manifest import ray_pods, render
 from k8s.preflight.check import Check, failed, looked_at, passed, warned
 from k8s.request import Request
@@ -184,7 +184,7 @@ def job(request: Request, server: Server) -> Iterator[Check]:
     """Whether the server would take it: KubeRay's definitions, webhooks, and how large numbers may be."""
     name = "job"
     try:
-        try_out(render(request), request.cluster.namespace, server)
+        dry_run(render(request), request.cluster.namespace, server)
     except Refused as refusal:
         if "cannot create resource" in refusal.message:
             yield warned(name, f"may not be tried out: {refusal.message}")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from k8s.api_paths import Object, core
+from k8s.api_paths import ApiObject, core
 from k8s.client import Server
 from k8s.manifest import ray_pods, render
 from k8s.preflight.check import Check, failed, passed, warned
@@ -15,7 +15,7 @@ from k8s.request import Request
 
 Amounts = dict[str, float]
 
-WAITS_FOR_HEAD: Object = {"name": "wait-gcs-ready", "resources": {"requests": {"cpu": "200m", "memory": "256Mi"}}}
+WAITS_FOR_HEAD: ApiObject = {"name": "wait-gcs-ready", "resources": {"requests": {"cpu": "200m", "memory": "256Mi"}}}
 """An init container that KubeRay adds to every worker's pod."""
 
 
@@ -29,7 +29,7 @@ class Pods:
         most: that there may be.
     """
 
-    spec: Object
+    spec: ApiObject
     least: int
     most: int
 
@@ -58,7 +58,7 @@ def pods_of(request: Request) -> dict[str, Pods]:
     return found | {"submitter": Pods(render(request).ray_job["spec"]["submitterPodTemplate"]["spec"], 1, 1)}
 
 
-def requests(container: Object) -> Amounts:
+def requests(container: ApiObject) -> Amounts:
     """Of one container, which are its limits as well."""
     return {resource: amount(asked) for resource, asked in container["resources"]["requests"].items()}
 

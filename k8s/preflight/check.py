@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from k8s.client import Server
 from k8s.errors import Forbidden, Refused, Unauthorized, Unreachable
 from k8s.request import Request
 
 
-class Verdict(StrEnum):
+class CheckStatus(StrEnum):
     PASS = "pass"
     WARN = "warn"
     FAIL = "fail"
@@ -23,15 +24,19 @@ class Check:
 
     Attributes:
         name: of the check.
-        verdict: whether the study may start.
+        status: whether the study may start.
         found: what there is, in words.
         todo: what to do about it; None where nothing needs doing.
     """
 
     name: str
-    verdict: Verdict
+    status: CheckStatus
     found: str
     todo: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the finding as `preflight --json` prints it."""
+        return {"name": self.name, "verdict": self.status, "found": self.found, "todo": self.todo}
 
 
 Checks = Callable[[Request, Server], Iterator[Check]]
@@ -39,17 +44,17 @@ Checks = Callable[[Request, Server], Iterator[Check]]
 
 def passed(name: str, found: str) -> Check:
     """Nothing to do."""
-    return Check(name, Verdict.PASS, found)
+    return Check(name, CheckStatus.PASS, found)
 
 
 def warned(name: str, found: str, todo: str | None = None) -> Check:
     """It may go wrong, or could not be looked at."""
-    return Check(name, Verdict.WARN, found, todo)
+    return Check(name, CheckStatus.WARN, found, todo)
 
 
 def failed(name: str, found: str, todo: str) -> Check:
     """It would go wrong."""
-    return Check(name, Verdict.FAIL, found, todo)
+    return Check(name, CheckStatus.FAIL, found, todo)
 
 
 def unknown(name: str, error: Refused | Unreachable) -> Check:

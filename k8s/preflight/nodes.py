@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from k8s.api_paths import CORE, Object
+from k8s.api_paths import CORE, ApiObject
 from k8s.client import Server
 from k8s.config import PodConfig, Toleration
 from k8s.errors import Forbidden, Refused, Unreachable
@@ -55,7 +55,7 @@ def nodes(request: Request, server: Server) -> Iterator[Check]:
 
 
 def _side_by_side(
-    pods: dict[str, Pods], groups: dict[str, PodConfig], found: Sequence[Object], comes: str | None
+    pods: dict[str, Pods], groups: dict[str, PodConfig], found: Sequence[ApiObject], comes: str | None
 ) -> Check:
     """Each pod that starts goes to the first node with room; those come first that the fewest nodes can take."""
     free = [_allocatable(node) for node in found]
@@ -84,7 +84,7 @@ def _side_by_side(
     return warned(what, words, "ask for less, or add nodes: the other pods wait until these have ended")
 
 
-def _is_open(node: Object, group: PodConfig) -> bool:
+def _is_open(node: ApiObject, group: PodConfig) -> bool:
     """Whether labels and taints let a pod of the group go there."""
     labels = node["metadata"].get("labels") or {}
     spec = node.get("spec") or {}
@@ -94,13 +94,13 @@ def _is_open(node: Object, group: PodConfig) -> bool:
     return all(any(_tolerates(toleration, taint) for toleration in group.tolerated) for taint in taints)
 
 
-def _tolerates(toleration: Toleration, taint: Object) -> bool:
+def _tolerates(toleration: Toleration, taint: ApiObject) -> bool:
     if toleration.effect not in (None, taint["effect"]) or toleration.key not in (None, taint["key"]):
         return False
     return toleration.operator == "Exists" or (toleration.value or "") == str(taint.get("value", ""))
 
 
-def _allocatable(node: Object) -> Amounts:
+def _allocatable(node: ApiObject) -> Amounts:
     has = (node.get("status") or {}).get("allocatable") or {}
     return {resource: amount(quantity) for resource, quantity in has.items()}
 
@@ -109,7 +109,7 @@ def _times(has: Amounts, asked: Amounts) -> int:
     return min(int(has.get(resource, 0.0) // value) for resource, value in asked.items())
 
 
-def _closest(found: Sequence[Object], group: PodConfig, asked: Amounts) -> str:
+def _closest(found: Sequence[ApiObject], group: PodConfig, asked: Amounts) -> str:
     if not found:
         return "there are no nodes"
     suitable = [node for node in found if _is_open(node, group)]

@@ -8,7 +8,7 @@ from k8s.client import Server
 from k8s.errors import PreflightError, Refused, Unreachable
 from k8s.preflight import access, nodes, provisions
 from k8s.preflight import capacity as room
-from k8s.preflight.check import Check, Checks, Verdict, unknown
+from k8s.preflight.check import Check, Checks, CheckStatus, unknown
 from k8s.request import Request
 
 FIRST: tuple[Checks, ...] = (access.api_server, access.kuberay, access.namespace)
@@ -38,13 +38,13 @@ def preflight(request: Request, server: Server, *, dry_run: bool = True) -> list
     """Look at everything.
 
     Args:
-        dry_run: have the server try the job out, as `k8s.job.submit.try_out` does.
+        dry_run: have the server try the job out, as `k8s.job.submit.dry_run` does.
 
     Raises:
         KubernetesError: the API server does not answer.
     """
     found = [check for checks in FIRST for check in _run(checks, request, server)]
-    if any(check.verdict is Verdict.FAIL for check in found):
+    if any(check.status is CheckStatus.FAIL for check in found):
         return found
     rest = [checks for checks in REST if dry_run or checks is not access.job]
     return found + [check for checks in rest for check in _run(checks, request, server)]
@@ -56,7 +56,7 @@ def refuse_failed(found: list[Check]) -> None:
     Raises:
         PreflightError: says each that did, and what to do.
     """
-    wrong = [check for check in found if check.verdict is Verdict.FAIL]
+    wrong = [check for check in found if check.status is CheckStatus.FAIL]
     if wrong:
         words = "\n".join(f"  {check.name}: {check.found}\n    {check.todo}" for check in wrong)
         raise PreflightError(f"nothing was submitted:\n{words}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-Object = dict[str, Any]
+from k8s.api_paths import ApiObject
 
 DROP = 0
 """As a fault: the connection ends without an answer."""
@@ -36,13 +36,13 @@ class ApiServer:
     """
 
     url: str = ""
-    objects: dict[str, Object] = field(default_factory=dict)
+    objects: dict[str, ApiObject] = field(default_factory=dict)
     logs: dict[str, list[str]] = field(default_factory=dict)
     faults: list[int | None] = field(default_factory=list)
     asked: list[tuple[str, str]] = field(default_factory=list)
     on_request: Callable[[str, str], None] = lambda method, path: None
 
-    def put(self, path: str, **parts: Any) -> Object:
+    def put(self, path: str, **parts: Any) -> ApiObject:
         """An object at a path, its name being the path's last part."""
         name = path.rsplit("/", 1)[-1]
         metadata = {"name": name, "uid": f"uid-{name}", "creationTimestamp": "2026-01-01T00:00:00Z"}
@@ -64,7 +64,7 @@ class ApiServer:
         path.write_text(json.dumps(document))
         return path
 
-    def answer(self, method: str, path: str, query: dict[str, list[str]], body: Object) -> tuple[int, Any]:
+    def answer(self, method: str, path: str, query: dict[str, list[str]], body: ApiObject) -> tuple[int, Any]:
         """As an API server would, as far as this project asks one."""
         if path.endswith("/log"):
             return (200, self._log(path, query)) if path.removesuffix("/log") in self.logs else _status(404, path)
@@ -87,7 +87,7 @@ class ApiServer:
             return 200, {"items": self._list(path, query)}
         return _status(404, path)
 
-    def _create(self, path: str, query: dict[str, list[str]], body: Object) -> tuple[int, Any]:
+    def _create(self, path: str, query: dict[str, list[str]], body: ApiObject) -> tuple[int, Any]:
         name = body["metadata"].get("name") or body["metadata"]["generateName"] + "x"
         where = f"{path}/{name}"
         if where in self.objects:
@@ -105,7 +105,7 @@ class ApiServer:
             if owner in owners and not thing["metadata"].get("finalizers"):
                 del self.objects[path]
 
-    def _list(self, path: str, query: dict[str, list[str]]) -> list[Object]:
+    def _list(self, path: str, query: dict[str, list[str]]) -> list[ApiObject]:
         wanted = [part.split("=") for part in query.get("labelSelector", [""])[0].split(",") if part]
         found = [thing for where, thing in self.objects.items() if where.rsplit("/", 1)[0] == path]
         return [o for o in found if all(o["metadata"].get("labels", {}).get(key) == value for key, value in wanted)]
@@ -168,5 +168,5 @@ def serving() -> Iterator[ApiServer]:
         server.server_close()
 
 
-def _status(code: int, message: str) -> tuple[int, Object]:
+def _status(code: int, message: str) -> tuple[int, ApiObject]:
     return code, {"kind": "Status", "code": code, "message": message}

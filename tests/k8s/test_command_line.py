@@ -94,6 +94,17 @@ def test_each_verb_names_the_next(file: str, server: ApiServer, capsys: pytest.C
     assert "has not ended yet; it goes on by itself" in capsys.readouterr().err
 
 
+def test_preflight_prints_its_findings_as_json(
+    file: str, server: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del server.objects[f"{NAMESPACED}/secrets/s3"]
+    assert main(["preflight", file, "--json"]) == 14
+    checks, error = map(json.loads, capsys.readouterr().out.splitlines())
+    assert {"name": "API server", "verdict": "pass", "found": "Kubernetes v1.36.3", "todo": None} in checks
+    assert {check["verdict"] for check in checks} == {"pass", "warn", "fail"}
+    assert error["exit_code"] == 14
+
+
 def test_failed_preflight_starts_nothing_and_ends_with_14(
     file: str, server: ApiServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

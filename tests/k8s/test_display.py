@@ -9,23 +9,23 @@ from rich.console import Console
 from k8s.display import JobDisplay, job_table
 from k8s.job.progress import Progress
 from k8s.job.status import JobState
-from k8s.job.watch import View
+from k8s.job.watch import JobSnapshot
 
 STATE = JobState("Running", "RUNNING", 1, 3, "cluster-1", "", "")
 
 
 @pytest.fixture
-def view() -> View:
-    return View("fashion-1", STATE, Progress(num_students=2), None, (), ())
+def view() -> JobSnapshot:
+    return JobSnapshot("fashion-1", STATE, Progress(num_students=2), None, (), ())
 
 
-def drawn(view: View) -> str:
+def drawn(view: JobSnapshot) -> str:
     stream = StringIO()
     Console(file=stream, width=200).print(job_table(view))
     return stream.getvalue()
 
 
-def test_log_says_once_why_a_queue_holds_the_job_back(view: View) -> None:
+def test_log_says_once_why_a_queue_holds_the_job_back(view: JobSnapshot) -> None:
     stream = StringIO()
     with JobDisplay(stream) as display:
         for queued in ("waits in queue research: 2 cpu more needed",) * 3 + (None,):
@@ -33,12 +33,12 @@ def test_log_says_once_why_a_queue_holds_the_job_back(view: View) -> None:
     assert stream.getvalue().count("waits in queue research: 2 cpu more needed") == 1
 
 
-def test_table_has_a_row_for_the_queue_while_it_holds_the_job_back(view: View) -> None:
+def test_table_has_a_row_for_the_queue_while_it_holds_the_job_back(view: JobSnapshot) -> None:
     assert "waits in queue research" in drawn(replace(view, queued="waits in queue research"))
     assert "queue" not in drawn(view)
 
 
-def test_table_shows_work_that_was_cut_off_until_it_runs_again(view: View) -> None:
+def test_table_shows_work_that_was_cut_off_until_it_runs_again(view: JobSnapshot) -> None:
     view.progress.cut_off["generator-0"] = "lost its node at 27,000 images; it goes on from there"
     assert "lost its node" in drawn(view)
     view.progress.running["generator-0"] = "generation 30,000 of 60,000 images"

@@ -14,6 +14,7 @@ from k8s.errors import (
     KubernetesError,
 )
 from k8s.job.purge import purge
+from k8s.job.waiting import Waiting
 from k8s.manifest import Manifests
 from k8s.request import Request
 from tests.k8s.api_server import ApiServer
@@ -46,7 +47,7 @@ def test_purge_runs_the_tuners_own_command_where_the_data_is_seen_and_leaves_not
     server.on_request = lambda method, path: seen.extend(
         thing for where, thing in server.objects.items() if where.startswith(PURGE_JOBS)
     )
-    purge(asked, api, wait_seconds=9, say=said.append, sleep=purged(server, manifests.name, succeeded=1))
+    purge(asked, api, Waiting(9, said.append, sleep=purged(server, manifests.name, succeeded=1)))
     assert said == ["fashion: forgotten"]
     (container,) = seen[0]["spec"]["template"]["spec"]["containers"]
     assert container["command"] == [
@@ -76,7 +77,7 @@ def test_purge_has_ended_only_when_its_pod_is_collected(
         if len(slept) == collected_after:
             del server.objects[pod]
 
-    forget = partial(purge, asked, api, wait_seconds=9, say=say_nothing, sleep=sleep, clock=lambda: len(slept))
+    forget = partial(purge, asked, api, Waiting(9, say_nothing, sleep=sleep, clock=lambda: len(slept)))
     if ends:
         forget()
         assert len(slept) == collected_after
@@ -103,7 +104,7 @@ def test_server_that_does_not_answer_while_a_purge_ends_is_asked_again(
             server.faults = [outages.pop()]
 
     server.on_request = on_request
-    purge(asked, api, wait_seconds=9, say=say_nothing, sleep=sleep)
+    purge(asked, api, Waiting(9, say_nothing, sleep=sleep))
     assert not outages
     assert [path for path in server.objects if "purge" in path] == []
 
@@ -127,7 +128,7 @@ def test_purge_of_somebody_else_that_begins_meanwhile_is_left_alone(
         if len(slept) == 4:
             del server.objects[pod]
 
-    purge(asked, api, wait_seconds=9, say=say_nothing, sleep=sleep, clock=lambda: len(slept))
+    purge(asked, api, Waiting(9, say_nothing, sleep=sleep, clock=lambda: len(slept)))
     assert len(slept) == 4
     assert {f"{PURGE_JOBS}/{name}", f"{NAMESPACED}/configmaps/{name}"} <= set(server.objects)
 
@@ -136,12 +137,12 @@ def test_purge_that_fails_says_so_and_can_be_given_again(
     asked: Request, manifests: Manifests, server: ApiServer, api: Api
 ) -> None:
     with pytest.raises(KubernetesError, match="not all of the study's data could be taken away: fashion: forgotten"):
-        purge(asked, api, wait_seconds=9, say=say_nothing, sleep=purged(server, manifests.name, failed=1))
+        purge(asked, api, Waiting(9, say_nothing, sleep=purged(server, manifests.name, failed=1)))
     path = f"{PURGE_JOBS}/{manifests.name}-purge"
     with pytest.raises(
         KubernetesError, match="has not ended yet; it goes on by itself: kubectl logs -n studies -f job/"
     ):
-        purge(asked, api, wait_seconds=0, say=say_nothing)
+        purge(asked, api, Waiting(0, say_nothing))
     running = server.objects[path]["metadata"]["uid"]
     (owner,) = server.objects[f"{NAMESPACED}/configmaps/{manifests.name}-purge"]["metadata"]["ownerReferences"]
     assert owner["uid"] == running, "it goes with its Job"
@@ -149,5 +150,5 @@ def test_purge_that_fails_says_so_and_can_be_given_again(
     server.on_request = lambda method, asked_for: seen.append(
         server.objects.get(path, {}).get("metadata", {}).get("uid")
     )
-    purge(asked, api, wait_seconds=9, say=say_nothing, sleep=purged(server, manifests.name, succeeded=1))
+    purge(asked, api, Waiting(9, say_nothing, sleep=purged(server, manifests.name, succeeded=1)))
     assert set(seen) <= {running, None}, "what deletes is not killed half-way, nor doubled"

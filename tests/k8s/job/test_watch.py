@@ -16,7 +16,7 @@ from k8s.errors import (
     Unreachable,
 )
 from k8s.job import watch as watching
-from k8s.job.watch import View, Watcher
+from k8s.job.watch import JobSnapshot, Watcher
 from tests.k8s.api_server import DROP, ApiServer
 from tests.k8s.conftest import JOBS, NAMESPACED
 
@@ -27,7 +27,7 @@ class Story:
     def __init__(self, server: ApiServer, name: str, *parts: Callable[[], None] | dict[str, Any]) -> None:
         self._server, self._name, self._parts = server, name, list(parts)
         self._num_looks = 0
-        self.views: list[View] = []
+        self.views: list[JobSnapshot] = []
 
     def sleep(self, seconds: float) -> None:
         """The next part happens."""
@@ -40,7 +40,7 @@ class Story:
         else:
             part()
 
-    def watch(self, api: Api) -> View:
+    def watch(self, api: Api) -> JobSnapshot:
         self.sleep(0.0)
         return Watcher(api, "studies", self._name).until_it_ends(self.views.append, sleep=self.sleep)
 
