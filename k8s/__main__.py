@@ -1,4 +1,4 @@
-"""Studies on Kubernetes: look before, submit, look on, take away.
+"""Run studies on Kubernetes: check, submit, watch and delete them.
 
 python -m k8s preflight|submit|watch|delete FILE [key=value ...]
 """
@@ -28,7 +28,7 @@ from k8s.job.waiting import Waiting
 from k8s.job.watch import JobSnapshot, Watcher
 from k8s.manifest import Manifests, render
 from k8s.preflight.check import Check
-from k8s.preflight.run import preflight as look_before
+from k8s.preflight.run import preflight as run_checks
 from k8s.preflight.run import refuse_failed
 from k8s.request import Request, read_request
 
@@ -48,22 +48,23 @@ exit codes:
 """
 
 PLAIN_WIDTH = 160
-"""Columns of a table that is not shown on a terminal."""
+"""Columns of a table that is printed to a file or a pipe."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit code."""
+    """Run a verb and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # what it warns of is told as this package's own errors
-    plain = ["--dry-run=client" if word == "--dry-run" else word for word in words]  # else it would take what follows
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # this package reports the same as errors of its own
+    # A bare --dry-run would take the next word for its value.
+    plain = ["--dry-run=client" if word == "--dry-run" else word for word in words]
     return run_verb(parse(_parser(), plain), "python -m k8s", words)
 
 
 def preflight(options: argparse.Namespace) -> None:
-    """Look at everything that the study needs of the cluster; starts nothing."""
+    """Check everything that the study needs of the cluster; start nothing."""
     request = read_request(options.file, options.overrides)
-    checks = look_before(request, Api(options.context))
+    checks = run_checks(request, Api(options.context))
     if options.json:
         print(json.dumps([check.to_json() for check in checks]))
     else:
@@ -74,7 +75,7 @@ def preflight(options: argparse.Namespace) -> None:
 
 
 def submit(options: argparse.Namespace) -> None:
-    """Look at everything, then start the study as a RayJob; twice the same is one job."""
+    """Check everything, then start the study as a RayJob; the same request twice is one job."""
     request = read_request(options.file, options.overrides)
     manifests = render(request)
     if options.dry_run == "client":
@@ -83,19 +84,19 @@ def submit(options: argparse.Namespace) -> None:
         _print_objects(manifests.objects, as_json=options.json)
         return
     api = Api(options.context)
-    is_looked_at = options.no_preflight or _is_submitted(request, manifests, api)
-    checks = [] if is_looked_at else look_before(request, api, dry_run=options.dry_run is None)
+    is_unchecked = options.no_preflight or _is_submitted(request, manifests, api)
+    checks = [] if is_unchecked else run_checks(request, api, has_dry_run=options.dry_run is None)
     if not options.json:
-        _print_checks([check for check in checks if check.todo], stderr=True)  # standard output may be manifests
+        _print_checks([check for check in checks if check.todo], stderr=True)  # standard output is for manifests
     refuse_failed(checks)
     if options.dry_run == "server":
         _print_objects(dry_run(manifests, request.cluster.namespace, api), as_json=options.json)
         return
-    _tell_submitted(options, request, manifests, api)
+    _submit_and_report(options, request, manifests, api)
 
 
 def watch(options: argparse.Namespace) -> None:
-    """Look on until the study's job has ended; Ctrl-C ends this only."""
+    """Watch the study's job until it has ended; Ctrl-C ends the watching only."""
     request = read_request(options.file, options.overrides)
     api = Api(options.context)
     jobs = jobs_of(request, api)
@@ -106,17 +107,17 @@ def watch(options: argparse.Namespace) -> None:
         )
     watcher = Watcher(api, request.cluster.namespace, jobs[0]["metadata"]["name"], every_log=options.logs)
     with JobDisplay(as_json=options.json) as display:
-        view = watcher.until_it_ends(_driver_only(display.show, logs=options.logs))
+        snapshot = watcher.watch(display.show if options.logs else _without_log_lines(display.show))
     if not options.json:
-        print(f"job {view.name} has succeeded: {view.progress.words()}")
-        if view.progress.verdict:
-            print(view.progress.verdict)
+        print(f"job {snapshot.name} has succeeded: {snapshot.progress.words()}")
+        if snapshot.progress.verdict:
+            print(snapshot.progress.verdict)
         print(f"the study's page, its figures and its students are in MLflow: {request.storage['tracking']}")
         print(f"next: python -m tune promote {options.file}  (where ledger and store can be reached)")
 
 
 def delete(options: argparse.Namespace) -> None:
-    """End the study's jobs and wait until their pods are gone; ledger, store and MLflow stay, unless --purge."""
+    """End the study's jobs and wait until their pods are gone; keep ledger, store and MLflow, unless --purge."""
     request = read_request(options.file, options.overrides)
     api = Api(options.context)
     waiting = Waiting(options.wait, (lambda words: None) if options.json else print)
@@ -127,7 +128,7 @@ def delete(options: argparse.Namespace) -> None:
         print(json.dumps({"deleted": names, "purged": options.purge}))
         return
     if options.purge:
-        print(f"study {request.study!r} is forgotten; what is registered in MLflow stays")
+        print(f"study {request.study!r} is forgotten; models that are registered in MLflow stay")
         return
     kept = "ledger, store and MLflow keep what the study has found"
     print(f"{', '.join(names)}: gone; {kept}" if names else f"study {request.study!r} has no job; nothing to delete")
@@ -135,19 +136,19 @@ def delete(options: argparse.Namespace) -> None:
 
 
 def _is_submitted(request: Request, manifests: Manifests, api: Api) -> bool:
-    """Then nothing has to be looked at, and its own pods would count against it."""
+    """Whether the job exists: then no checks are needed, and its own pods would count against the quota."""
     try:
         return is_submitted(request, manifests, api)
-    except (Forbidden, NotFound):  # which preflight says in better words
+    except (Forbidden, NotFound):  # preflight explains this better
         return False
 
 
-def _tell_submitted(options: argparse.Namespace, request: Request, manifests: Manifests, api: Api) -> None:
+def _submit_and_report(options: argparse.Namespace, request: Request, manifests: Manifests, api: Api) -> None:
     found = submit_job(request, manifests, api)
     if found.state.has_ended and not found.state.has_succeeded:
         raise JobFailedError(
-            f"{found.name} was submitted before and has ended: {found.state}: {found.state.why()}; to go on with the "
-            f"study, which keeps what is done: {_command('delete', options)}, then submit again"
+            f"{found.name} was submitted before and has ended: {found.state}: {found.state.reason_in_words()}; to go "
+            f"on with the study, which keeps what is done: {_command('delete', options)}, then submit again"
         )
     if options.json:
         state = found.state
@@ -164,15 +165,9 @@ def _tell_submitted(options: argparse.Namespace, request: Request, manifests: Ma
     print(f"next: {_command('watch', options)}")
 
 
-def _driver_only(show: Callable[[JobSnapshot], None], *, logs: bool) -> Callable[[JobSnapshot], None]:
-    """Without --logs the driver's words for people are left out: the table says the same."""
-    if logs:
-        return show
-
-    def shown(view: JobSnapshot) -> None:
-        show(replace(view, lines=()))
-
-    return shown
+def _without_log_lines(show: Callable[[JobSnapshot], None]) -> Callable[[JobSnapshot], None]:
+    """Leave out the driver's lines for people: the table says the same."""
+    return lambda snapshot: show(replace(snapshot, lines=()))
 
 
 def _print_checks(checks: Sequence[Check], *, stderr: bool = False) -> None:
@@ -191,7 +186,7 @@ def _print_objects(objects: Sequence[dict[str, object]], *, as_json: bool) -> No
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as they are read, and no anchors."""
+    """YAML with texts of several lines as blocks, and without anchors."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -209,7 +204,7 @@ def _command(verb: str, options: argparse.Namespace) -> str:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="python -m k8s", description="Studies on Kubernetes, by KubeRay.", epilog=EPILOG)
+    parser = Parser(prog="python -m k8s", description="Run studies on Kubernetes, by KubeRay.", epilog=EPILOG)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def add(name: str, verb: Verb) -> Parser:
@@ -222,7 +217,7 @@ def _parser() -> Parser:
         )
         sub.set_defaults(verb=verb, parser=sub)
         sub.add_argument("file", metavar="FILE", help="study file (YAML); key=value overrides may follow")
-        sub.add_argument("--context", help="of the kubeconfig; default its current one")
+        sub.add_argument("--context", help="context of the kubeconfig; default its current one")
         sub.add_argument("--json", action="store_true", help="print JSON instead of text")
         return sub
 
@@ -233,7 +228,7 @@ def _parser() -> Parser:
         choices=["client", "server"],
         help="print the manifests and start nothing; --dry-run=server: as the API server would store them",
     )
-    submitting.add_argument("--no-preflight", action="store_true", help="start it though a check fails")
+    submitting.add_argument("--no-preflight", action="store_true", help="start the study without the checks")
     watching = add("watch", watch)
     watching.add_argument("--logs", action="store_true", help="show what the driver and Ray's pods print")
     deleting = add("delete", delete)
@@ -242,9 +237,9 @@ def _parser() -> Parser:
         type=float,
         default=300.0,
         metavar="SECONDS",
-        help="for pods to be gone, and with --purge as long for data; default 300",
+        help="longest wait for pods to be gone, and with --purge as long again for data; default 300",
     )
-    deleting.add_argument("--purge", action="store_true", help="take away what the study has found as well, for good")
+    deleting.add_argument("--purge", action="store_true", help="delete what the study has found as well, for good")
     return parser
 
 

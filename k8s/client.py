@@ -1,4 +1,4 @@
-"""The one door to the API server: requests with plain dictionaries, and its answers as this package's errors."""
+"""The client of the API server: plain dictionaries in and out, refusals as this package's errors."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from k8s.api_paths import ApiObject
 from k8s.errors import Conflict, Forbidden, KubernetesError, NotFound, Refused, Unauthorized, Unreachable
 
 TIMEOUT_SECONDS = (5.0, 30.0)
-"""Of one request: to connect, and between two pieces of its answer."""
+"""Time limits of one request: to connect, and between two parts of its answer."""
 
-PASSING = (408, 410, 429, 500, 502, 503, 504)
-"""Statuses after which the same request may succeed."""
+TRANSIENT_STATUSES = (408, 410, 429, 500, 502, 503, 504)
+"""HTTP statuses after which the same request may succeed."""
 
 Query = dict[str, str | int | bool]
-_KINDS: dict[int, type[Refused]] = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict}
+_ERRORS: dict[int, type[Refused]] = {401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict}
 
 
 class Api:
-    """An API server, as the kubeconfig or, inside a pod, its service account has it."""
+    """An API server with the credentials of the kubeconfig or, inside a pod, of its service account."""
 
     def __init__(self, context: str | None = None) -> None:
-        """Reads the credentials; asks nothing yet.
+        """Read the credentials; send no request yet.
 
         Args:
-            context: of the kubeconfig; its current one if None.
+            context: a context of the kubeconfig; its current one if None.
 
         Raises:
-            KubernetesError: there are none.
+            KubernetesError: there are no usable credentials.
         """
         configuration = Configuration()
         configuration.retries = False
-        where = os.environ.get("KUBECONFIG") or "~/.kube/config"  # several files may stand in it, with colons between
+        where = os.environ.get("KUBECONFIG") or "~/.kube/config"  # may list several files, separated by colons
         is_in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
         try:
             if context is None and is_in_pod and not Path(where).expanduser().exists():
@@ -49,7 +49,7 @@ class Api:
             else:
                 load_kube_config(where, context, configuration)  # type: ignore[no-untyped-call]
             self._client = ApiClient(configuration)
-        except Exception as error:  # what gives credentials asks servers and runs programs of its own
+        except Exception as error:  # plugins for credentials ask servers and run programs
             raise KubernetesError(
                 f"{where}: no usable kubeconfig ({_reason(error)}); set KUBECONFIG to one, or pick a context with "
                 f"--context"
@@ -57,28 +57,28 @@ class Api:
         self.url: str = configuration.host
 
     def get(self, path: str, **query: str | int | bool) -> ApiObject:
-        """An object, or a list's document.
+        """Return an object, or the document of a list.
 
         Raises:
-            NotFound, Forbidden, Refused: the server's answer.
-            Unreachable: none, or one that may be another soon.
+            NotFound, Forbidden, Refused: the server refuses.
+            Unreachable: there is no answer, or one that may change soon.
         """
         return self._json("GET", path, query)
 
     def find(self, path: str) -> ApiObject | None:
-        """An object, or None where there is none."""
+        """Return an object, or None where there is none."""
         try:
             return self.get(path)
         except NotFound:
             return None
 
     def items(self, path: str, **query: str | int | bool) -> list[ApiObject]:
-        """What a list holds."""
+        """Return the objects of a list."""
         found: list[ApiObject] = self.get(path, **query).get("items") or []
         return found
 
     def create(self, path: str, body: ApiObject, **query: str | int | bool) -> ApiObject:
-        """A new object; fields that its kind does not know are refused, not dropped.
+        """Create an object; fields that its kind does not know are refused, not dropped.
 
         Raises:
             Conflict: there is one of that name.
@@ -86,19 +86,20 @@ class Api:
         return self._json("POST", path, {"fieldValidation": "Strict", "fieldManager": "hidfd", **query}, body)
 
     def patch(self, path: str, body: ApiObject) -> ApiObject:
-        """A JSON merge patch."""
+        """Change an object by a JSON merge patch."""
         return self._json("PATCH", path, {"fieldManager": "hidfd"}, body, "application/merge-patch+json")
 
     def delete(self, path: str) -> ApiObject:
-        """Begins to delete an object; what it owns is collected after it."""
+        """Begin to delete an object; Kubernetes deletes what it owns after it."""
         return self._json("DELETE", path, {}, {"propagationPolicy": "Background"})
 
     def log(self, pod: str, container: str, since: datetime | None) -> list[tuple[str, str]]:
-        """A container's log so far as (time stamp, line).
+        """Return a container's log so far as pairs of time stamp and line.
 
         Args:
-            pod: its path.
-            since: only what came then or later, to the second.
+            pod: path of its pod.
+            container: its name.
+            since: leave out earlier lines, to the second.
         """
         query: Query = {"container": container, "timestamps": True}
         if since is not None:
@@ -135,9 +136,9 @@ class Api:
         if response.status < 400:
             return answer
         what, message = f"{method} {path}", _message(answer)
-        if response.status in PASSING:
+        if response.status in TRANSIENT_STATUSES:
             raise Unreachable(f"{what}: the API server answers {response.status}: {message}")
-        raise _KINDS.get(response.status, Refused)(response.status, message, what)
+        raise _ERRORS.get(response.status, Refused)(response.status, message, what)
 
 
 def _message(answer: bytes) -> str:
@@ -148,23 +149,23 @@ def _message(answer: bytes) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause: urllib3 wraps what went wrong in how often it was tried."""
+    """Return the innermost cause: urllib3 wraps it in an error about the number of tries."""
     inner = getattr(error, "reason", None)
     return _reason(inner) if isinstance(inner, BaseException) else " ".join(str(error).split())
 
 
 class Server(Protocol):
-    """What checks ask an API server; `k8s.client.Api` answers for a real one."""
+    """The requests that checks send; `Api` sends them to a real API server."""
 
     def get(self, path: str, **query: str | int | bool) -> ApiObject:
-        """An object.
+        """Return an object.
 
         Raises:
-            NotFound, Forbidden: the server's answer.
+            NotFound, Forbidden: the server refuses.
         """
 
     def items(self, path: str, **query: str | int | bool) -> list[ApiObject]:
-        """What a list holds."""
+        """Return the objects of a list."""
 
     def create(self, path: str, body: ApiObject, **query: str | int | bool) -> ApiObject:
-        """An object, or with `dryRun` the answer whether it could be."""
+        """Create an object, or with `dryRun` only try whether it could be created."""

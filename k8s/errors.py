@@ -1,4 +1,4 @@
-"""What can go wrong with a cluster; the tree goes on from `hidfd.errors`.
+"""The errors of clusters; the tree goes on from `hidfd.errors`.
 
     HidfdError
       KubernetesError  13  no kubeconfig, no answer, or the API server refuses; the message says which and what to do
@@ -6,7 +6,7 @@
       JobFailedError   15  the study's job has ended without success
       JobGoneError     16  there is no such job, or somebody deleted it meanwhile
 
-A watcher that was stopped (Ctrl-C) ends with 130: the job goes on without it.
+A `watch` that is stopped by Ctrl-C ends with 130: the job goes on without it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from hidfd.errors import HidfdError
 
 
 class KubernetesError(HidfdError):
+    """The cluster cannot be reached, or refuses."""
+
     exit_code = 13
 
 
 class Unreachable(KubernetesError):
-    """No answer, or none that counts: asked again, it may come."""
+    """The API server gives no answer, or one that may change when it is asked again."""
 
 
 class Refused(KubernetesError):
-    """The API server's own answer.
+    """The API server refuses a request.
 
     Attributes:
-        status: of HTTP.
-        message: the server's.
+        status: HTTP status.
+        message: the server's own words.
     """
 
     def __init__(self, status: int, message: str, what: str) -> None:
@@ -37,28 +39,34 @@ class Refused(KubernetesError):
 
 
 class NotFound(Refused):
-    """404."""
+    """404: there is no such object, or no such kind."""
 
 
 class Forbidden(Refused):
-    """403."""
+    """403: this user may not do it, or an admission check refuses it."""
 
 
 class Unauthorized(Refused):
-    """401: it does not know who asks; the credentials are wrong or have expired."""
+    """401: the credentials are wrong or have expired."""
 
 
 class Conflict(Refused):
-    """409: it is there already, or has changed meanwhile."""
+    """409: the object exists already, or has changed meanwhile."""
 
 
 class PreflightError(HidfdError):
+    """A check before a submission has failed."""
+
     exit_code = 14
 
 
 class JobFailedError(HidfdError):
+    """The study's job has ended without success."""
+
     exit_code = 15
 
 
 class JobGoneError(HidfdError):
+    """The study's job does not exist, or not any more."""
+
     exit_code = 16

@@ -1,4 +1,4 @@
-"""A request as Kubernetes objects: a pure function. KubeRay's fields are those of `ray.io/v1`."""
+"""Render a request as Kubernetes objects: a pure function. KubeRay's fields are those of `ray.io/v1`."""
 
 from __future__ import annotations
 
@@ -11,60 +11,61 @@ from pathlib import Path
 
 from k8s.api_paths import ApiObject
 from k8s.config import PodConfig, WorkerGroup
-from k8s.names import ELASTIC, QUEUE, job_name, label_of
+from k8s.names import ELASTIC_ANNOTATION, QUEUE_LABEL, job_name, label_of
 from k8s.quantity import amount
 from k8s.request import Request
 
 RAY_VERSION = "2.60.0"
-"""Of the image, for KubeRay to know."""
+"""Version of Ray in the image, which KubeRay has to know."""
 
 STUDY_FOLDER = "/etc/hidfd"
-"""Where pods find the study file."""
+"""Folder in which pods find the study file."""
 
 WORK_FOLDER = "/work"
-"""Where the driver runs; it goes with its pod."""
+"""Folder in which the driver runs; it is deleted with its pod."""
 
-PART, STUDY = "hidfd/part", "hidfd/study"
-"""Labels; the chart's NetworkPolicies and PodDisruptionBudget go by the first."""
+PART_LABEL, STUDY_LABEL = "hidfd/part", "hidfd/study"
+"""Labels; the chart's NetworkPolicies and PodDisruptionBudget select by the first."""
 
-STUDY_NAME, DIGEST = "hidfd/study-name", "hidfd/digest"
-"""Annotations: the name as the study file has it; sha256 of all that was asked for."""
+STUDY_NAME_ANNOTATION, DIGEST_ANNOTATION = "hidfd/study-name", "hidfd/digest"
+"""Annotations: the name in the study file; the sha256 of everything that is submitted."""
 
 RAY_SHARE_OF_SHARED_MEMORY = 0.8
-"""Ray falls back to a slow disk where /dev/shm has less than it wants."""
+"""The share of /dev/shm for Ray's object store, which falls back to a slow disk where it would not fit."""
 
 STOP_SECONDS = 120
-"""How long a driver that is asked to stop may save what runs."""
+"""Seconds that a driver that is asked to stop may take to save what runs."""
 
 DRAIN = Path(__file__).with_name("drain.sh")
-"""What a worker's pod does before it goes; the chart's own workers do the same."""
+"""The script that a worker's pod runs before it ends; the chart's own workers run the same."""
 
-EVICTION = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 
-LEAVING = "/tmp/hidfd-leaving"
-"""A file by which that script tells training loops."""
+LEAVING_FILE = "/tmp/hidfd-leaving"
+"""The file by which that script tells training loops to save often."""
 
-LOST_SECONDS = 60
-"""How long pods stay on a node that does not answer; Kubernetes waits for 300 s, but Ray has given it up by then."""
+SILENT_NODE_SECONDS = 60
+"""Seconds that pods stay on a node that does not answer; Kubernetes' own 300 s are longer than Ray waits for it."""
 
-LEAVING_SECONDS = 10
-"""After the drain: Ray does not end by itself when it is told to, and works on until it is killed."""
+END_SECONDS = 10
+"""Seconds between the drain and the kill: Ray does not end when it is asked to, and goes on until it is killed."""
 
 START_SECONDS, PROBE_EVERY_SECONDS = 300, 5
+"""Longest start of Ray on a pod, and the time between two probes of it."""
 
 AGENT_PORT = 52365
-"""Of Ray's agent on every node, which says without a token whether the node is well."""
+"""Port of Ray's agent on every node, which says without a token whether the node is healthy."""
 
 
 @dataclass(frozen=True)
 class Manifests:
-    """What is made for a request.
+    """The objects of a request.
 
     Attributes:
-        name: of both objects.
-        digest: sha256 of all that was asked for.
-        config_map: the study file.
-        ray_job: runs it.
+        name: name of both objects.
+        digest: sha256 of everything that is submitted.
+        config_map: carries the study file.
+        ray_job: runs the study.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Manifests:
 
     @property
     def objects(self) -> list[ApiObject]:
-        """In the order in which they are made."""
+        """Both objects, in the order in which they are created."""
         return [self.config_map, self.ray_job]
 
 
@@ -91,12 +92,12 @@ def render(request: Request) -> Manifests:
         "name": name,
         "namespace": request.cluster.namespace,
         "labels": _labels(request, "job"),
-        "annotations": {STUDY_NAME: request.study, DIGEST: digest},
+        "annotations": {STUDY_NAME_ANNOTATION: request.study, DIGEST_ANNOTATION: digest},
     }
     queue = request.cluster.queue
-    job_labels = metadata["labels"] | ({} if queue is None else {QUEUE: queue})
-    # Without it Kueue refuses a cluster that grows.
-    elastic = {ELASTIC: "true"} if queue is not None and request.cluster.grows else {}
+    job_labels = metadata["labels"] | ({} if queue is None else {QUEUE_LABEL: queue})
+    # Kueue refuses a cluster that grows without it.
+    elastic = {ELASTIC_ANNOTATION: "true"} if queue is not None and request.cluster.grows else {}
     return Manifests(
         name,
         digest,
@@ -117,19 +118,19 @@ def render(request: Request) -> Manifests:
 
 
 def ray_pods(request: Request) -> dict[str, tuple[ApiObject, int]]:
-    """The pods that KubeRay makes of a request: name of the group -> pod and how many at most."""
+    """Return the pods that KubeRay makes of a request: name of the group -> pod template and the largest number."""
     cluster = _spec(request, name="study")["rayClusterSpec"]
     if request.cluster.grows:
         options = {key: value for key, value in cluster["autoscalerOptions"].items() if key != "version"}
         container = {"name": "autoscaler", "image": request.cluster.image, **options}
         cluster["headGroupSpec"]["template"]["spec"]["containers"].append(container)
     groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
-    pods = {name: (group["template"], request.cluster.workers[name].most) for name, group in groups.items()}
+    pods = {name: (group["template"], request.cluster.workers[name].max_pods) for name, group in groups.items()}
     return {"driver": (cluster["headGroupSpec"]["template"], 1)} | pods
 
 
 def tune_command(request: Request, verb: str, *options: str) -> str:
-    """A verb of `python -m tune` over the study, as a shell in its pods takes it."""
+    """Return the command line of `python -m tune VERB` over the study, quoted for a shell in its pods."""
     overrides = [*request.overrides, *(["resources.autoscaling=true"] if request.cluster.grows else [])]
     return shlex.join(["python", "-m", "tune", verb, f"{STUDY_FOLDER}/study.yaml", *overrides, *options])
 
@@ -142,17 +143,17 @@ def _spec(request: Request, name: str) -> ApiObject:
         "backoffLimit": cluster.retries,
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": round(60 * cluster.keep_minutes),
-        # Its second try would say that all is well though the job has failed (kuberay #3211).
+        # A second try of the submitter would report success though the job has failed (kuberay #3211).
         "submitterConfig": {"backoffLimit": 0},
         "submitterPodTemplate": _submitter(request),
         "rayClusterSpec": {
             "rayVersion": RAY_VERSION,
             "headGroupSpec": {
-                "rayStartParams": _start(cluster.driver)
+                "rayStartParams": _ray_start_params(cluster.driver)
                 | {"dashboard-host": "0.0.0.0", "num-cpus": "0" if cluster.workers else str(cluster.driver.cpus)},
                 "template": _ray_pod(request, name, "head", cluster.driver),
             },
-            "workerGroupSpecs": [_group(request, name, *group) for group in sorted(cluster.workers.items())],
+            "workerGroupSpecs": [_worker_group(request, name, *group) for group in sorted(cluster.workers.items())],
         },
     }
     if cluster.deadline_hours is not None:
@@ -161,28 +162,29 @@ def _spec(request: Request, name: str) -> ApiObject:
         spec["rayClusterSpec"]["authOptions"] = {"mode": "token"}
     if cluster.grows:
         spec["rayClusterSpec"]["enableInTreeAutoscaling"] = True
-        spec["rayClusterSpec"]["autoscalerOptions"] = {  # of a container that KubeRay adds, without the head's settings
+        # KubeRay adds this container without the settings of the head's.
+        spec["rayClusterSpec"]["autoscalerOptions"] = {
             "version": "v2",
-            "resources": _exactly("500m", "512Mi"),
-            "securityContext": _confined(),
+            "resources": _resources("500m", "512Mi"),
+            "securityContext": _container_security(),
             "volumeMounts": _mounts("tmp"),
         }
     return spec
 
 
-def _group(request: Request, name: str, group_name: str, group: WorkerGroup) -> ApiObject:
+def _worker_group(request: Request, name: str, group_name: str, group: WorkerGroup) -> ApiObject:
     return {
         "groupName": group_name,
         "replicas": group.count,
         "minReplicas": group.count,
-        "maxReplicas": group.most,
-        "rayStartParams": _start(group),
+        "maxReplicas": group.max_pods,
+        "rayStartParams": _ray_start_params(group),
         "template": _ray_pod(request, name, "worker", group),
     }
 
 
-def _start(pod: PodConfig) -> dict[str, str]:
-    """GPUs are told: Ray would look for those of the usual resource only, while it has no pod of a group to ask."""
+def _ray_start_params(pod: PodConfig) -> dict[str, str]:
+    """Name the GPUs: while a group has no pod, the autoscaler knows only those of the usual resource by itself."""
     gpus = {"num-gpus": str(pod.gpus)} if isinstance(pod, WorkerGroup) and pod.gpus else {}
     return gpus | {"object-store-memory": str(round(RAY_SHARE_OF_SHARED_MEMORY * amount(pod.shared_memory)))}
 
@@ -196,8 +198,8 @@ def _ray_pod(request: Request, name: str, part: str, pod: PodConfig) -> ApiObjec
         "imagePullPolicy": cluster.image_pull_policy,
         "workingDir": WORK_FOLDER,
         "env": _environment(request),
-        "resources": _exactly(pod.cpus, pod.memory, gpus),
-        "securityContext": _confined(),
+        "resources": _resources(pod.cpus, pod.memory, gpus),
+        "securityContext": _container_security(),
         "startupProbe": {
             "httpGet": {"path": "/api/healthz", "port": AGENT_PORT},
             "periodSeconds": PROBE_EVERY_SECONDS,
@@ -219,12 +221,12 @@ def _ray_pod(request: Request, name: str, part: str, pod: PodConfig) -> ApiObjec
         **_pod_spec(request),
         "serviceAccountName": cluster.driver_service_account if is_head else cluster.worker_service_account,
         "automountServiceAccountToken": is_head and cluster.grows,
-        "terminationGracePeriodSeconds": STOP_SECONDS if is_head else cluster.drain_seconds + LEAVING_SECONDS,
-        **_placement(pod, {"tolerationSeconds": LOST_SECONDS}),
+        "terminationGracePeriodSeconds": STOP_SECONDS if is_head else cluster.drain_seconds + END_SECONDS,
+        **_placement(pod, {"tolerationSeconds": SILENT_NODE_SECONDS}),
         "containers": [container],
         "volumes": [
             {"name": "study", "configMap": {"name": name}},
-            *_empty("tmp", "work"),
+            *_empty_dirs("tmp", "work"),
             {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": pod.shared_memory}},
             *(
                 {
@@ -236,41 +238,41 @@ def _ray_pod(request: Request, name: str, part: str, pod: PodConfig) -> ApiObjec
         ],
     }
     is_spot = isinstance(pod, WorkerGroup) and pod.spot
-    annotations = {EVICTION: "true" if is_spot else "false"}
-    return {"metadata": {"labels": _labels(request, part), "annotations": annotations | _named(request)}, "spec": spec}
+    annotations = {SAFE_TO_EVICT: "true" if is_spot else "false"} | _study_name(request)
+    return {"metadata": {"labels": _labels(request, part), "annotations": annotations}, "spec": spec}
 
 
 def _submitter(request: Request) -> ApiObject:
-    """The pod that hands the entrypoint to Ray, and whose log is the driver's."""
+    """Build the pod that submits the entrypoint to Ray, and whose log is the driver's."""
     return {
         "metadata": {
             "labels": _labels(request, "submitter"),
-            "annotations": {EVICTION: "false"} | _named(request),  # with it the try would be lost
+            "annotations": {SAFE_TO_EVICT: "false"} | _study_name(request),  # its eviction would end this try
         },
         "spec": {
             **_pod_spec(request),
             "restartPolicy": "Never",
             "serviceAccountName": request.cluster.worker_service_account,
             "automountServiceAccountToken": False,
-            **_placement(request.cluster.driver, {}),  # without it the study goes on
+            **_placement(request.cluster.driver, {}),  # the study goes on while its node is silent
             "containers": [
                 {
                     "name": "ray-job-submitter",
                     "image": request.cluster.image,
                     "imagePullPolicy": request.cluster.image_pull_policy,
                     "env": [{"name": "HOME", "value": "/tmp"}, {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}],
-                    "resources": _exactly("500m", "512Mi"),
-                    "securityContext": _confined(),
+                    "resources": _resources("500m", "512Mi"),
+                    "securityContext": _container_security(),
                     "volumeMounts": _mounts("tmp"),
                 }
             ],
-            "volumes": _empty("tmp"),
+            "volumes": _empty_dirs("tmp"),
         },
     }
 
 
 def _pod_spec(request: Request) -> ApiObject:
-    """What all pods share: Pod Security's level `restricted`."""
+    """Build the fields that all pods share, for Pod Security's level `restricted`."""
     cluster = request.cluster
     spec: ApiObject = {
         "enableServiceLinks": False,
@@ -290,24 +292,28 @@ def _pod_spec(request: Request) -> ApiObject:
     return spec
 
 
-def _placement(pod: PodConfig, stays: dict[str, int]) -> ApiObject:
-    """`stays` is how long it stays on a silent node, if not for good."""
+def _placement(pod: PodConfig, silent_node: dict[str, int]) -> ApiObject:
+    """Build the node selector and the tolerations.
+
+    Args:
+        silent_node: `tolerationSeconds` on a node that does not answer; empty where the pod stays for good.
+    """
     asked = [toleration.model_dump(exclude_none=True) for toleration in pod.tolerated]
     given = {toleration.get("key") for toleration in asked}
     silent = [
-        {"key": key, "operator": "Exists", "effect": "NoExecute", **stays}
+        {"key": key, "operator": "Exists", "effect": "NoExecute", **silent_node}
         for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
-        if key not in given  # the shortest of several would count
+        if key not in given  # of several tolerations the shortest counts
     ]
     return {"nodeSelector": pod.node_selector, "tolerations": [*asked, *silent]}
 
 
-def _named(request: Request) -> dict[str, str]:
-    """The study's name as it is: two names may share a label."""
-    return {STUDY_NAME: request.study}
+def _study_name(request: Request) -> dict[str, str]:
+    """Build the annotation with the full name of the study: two names may share a label."""
+    return {STUDY_NAME_ANNOTATION: request.study}
 
 
-def _confined() -> ApiObject:
+def _container_security() -> ApiObject:
     return {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
@@ -318,7 +324,7 @@ def _confined() -> ApiObject:
 def _environment(request: Request) -> list[ApiObject]:
     cluster = request.cluster
     values = {
-        "HIDFD_LEAVING": LEAVING,
+        "HIDFD_LEAVING": LEAVING_FILE,
         "HOME": "/tmp",
         "MLFLOW_DISABLE_TELEMETRY": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -334,22 +340,22 @@ def _environment(request: Request) -> list[ApiObject]:
     return [*given, *secret]
 
 
-def _exactly(cpus: int | str, memory: str, gpus: dict[str, int] | None = None) -> ApiObject:
-    """Requests as limits: nobody's neighbour takes what was promised."""
+def _resources(cpus: int | str, memory: str, gpus: dict[str, int] | None = None) -> ApiObject:
+    """Build equal requests and limits, so that no pod takes what another one was promised."""
     resources = {"cpu": str(cpus), "memory": memory} | {name: str(count) for name, count in (gpus or {}).items()}
     return {"requests": resources, "limits": dict(resources)}
 
 
 def _mounts(*names: str) -> list[ApiObject]:
-    places: dict[str, ApiObject] = {
+    mounts: dict[str, ApiObject] = {
         "study": {"name": "study", "mountPath": STUDY_FOLDER, "readOnly": True},
         "tmp": {"name": "tmp", "mountPath": "/tmp"},
         "work": {"name": "work", "mountPath": WORK_FOLDER},
     }
-    return [places[name] for name in names]
+    return [mounts[name] for name in names]
 
 
-def _empty(*names: str) -> list[ApiObject]:
+def _empty_dirs(*names: str) -> list[ApiObject]:
     return [{"name": name, "emptyDir": {}} for name in names]
 
 
@@ -358,6 +364,6 @@ def _labels(request: Request, part: str) -> dict[str, str]:
         "app.kubernetes.io/name": "hidfd",
         "app.kubernetes.io/component": part,
         "app.kubernetes.io/managed-by": "hidfd",
-        PART: part,
-        STUDY: label_of(request.study),
+        PART_LABEL: part,
+        STUDY_LABEL: label_of(request.study),
     }

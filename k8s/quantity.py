@@ -1,4 +1,4 @@
-"""Kubernetes' quantities: `500m`, `32Gi`, `2`."""
+"""Quantities of Kubernetes, such as `500m`, `32Gi` and `2`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _FACTORS |= {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate
 
 
 def amount(quantity: str | int | float) -> float:
-    """How much a quantity is, in its resource's own unit: processors, bytes, pieces.
+    """Return a quantity as a number in its resource's own unit: processors, bytes or pieces.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no quantity.
     """
     match = re.fullmatch(PATTERN, str(quantity))
     if match is None:

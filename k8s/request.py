@@ -1,4 +1,4 @@
-"""What `submit` asks a cluster for: a study file with its `cluster:` section, as another machine will read it."""
+"""A study file with its `cluster:` section, as pods will read it."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from hidfd.config.yaml_tree import COMMAND_LINE
 from hidfd.errors import ConfigError
 from k8s.config import ClusterConfig
 
-CLUSTER = "cluster"
+SECTION = "cluster"
 
-OF_SECRET = "as it stands in the Secret "
-"""Begins a place that only the pods will know."""
+FROM_SECRET = "the value in the Secret "
+"""Beginning of a storage address that only the pods will know."""
 
-LARGEST_FILE = 1_000_000
-"""A ConfigMap holds 1 MiB."""
+MAX_FILE_BYTES = 1_000_000
+"""Largest study file; the ConfigMap that carries it holds 1 MiB."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One study for one cluster.
+    """A request to run one study on one cluster.
 
     Attributes:
-        study: its name.
-        path: of the file, as it was typed.
-        text: of the file, as pods will read it.
-        overrides: of the command line as they were typed, but for those of `cluster:`.
-        cluster: its section.
-        resources: of a task.
-        storage: places by name, as the pods will see them: `${NAME}` stands where their own environment fills it in.
-        concurrency: tasks side by side.
-        unimported: materials without sha256, by their path in the file.
+        study: name of the study.
+        path: path of the study file, as it was typed.
+        text: content of the study file.
+        overrides: overrides of the command line as they were typed, without those of `cluster:`.
+        cluster: the section `cluster:`.
+        resources: the section `resources:`, which a task gets.
+        storage: store, ledger, tracking and results -> address as the pods will see it; `${NAME}` is left to their own
+            environment.
+        concurrency: number of tasks side by side.
+        unimported: materials without sha256, as `trial.PATH: file`.
     """
 
     study: str
@@ -64,55 +65,57 @@ class Request:
 
     @property
     def variables(self) -> set[str]:
-        """Names of environment variables that its places are made of."""
-        return {name for place in self.storage.values() for name in re.findall(r"\$\{(\w+)\}", place)}
+        """Names of environment variables that the storage addresses refer to."""
+        return {name for address in self.storage.values() for name in re.findall(r"\$\{(\w+)\}", address)}
 
 
 def read_request(path: str, overrides: Sequence[str] = ()) -> Request:
-    """Read a study file for a cluster. Nothing of this machine's environment goes into it.
+    """Read a study file for a cluster, without the environment of this machine.
 
     Args:
-        path: of the file.
+        path: path of the study file.
         overrides: `key=value`, as for `tune run`.
 
     Raises:
-        ConfigError: every problem with the sections that are read here; those of the search are the driver's.
+        ConfigError: every problem with the sections that are read here, which `study:` and `search:` are not.
     """
     file = studyfile.load(path, overrides, environment=None)
-    if file.yaml_tree.get([CLUSTER]) is None:
+    if file.yaml_tree.get([SECTION]) is None:
         raise ConfigError(
-            f"{path}: no section `{CLUSTER}:`, which says where on Kubernetes the study runs; at least\n"
-            f"    {CLUSTER}:\n      namespace: NAMESPACE\n      image: REGISTRY/hidfd@sha256:DIGEST"
+            f"{path}: no section `{SECTION}:`, which says where on Kubernetes the study runs; at least\n"
+            f"    {SECTION}:\n      namespace: NAMESPACE\n      image: REGISTRY/hidfd@sha256:DIGEST"
         )
     text = Path(path).read_text(encoding="utf-8-sig")
-    if len(text.encode()) > LARGEST_FILE:
-        raise ConfigError(f"{path}: {len(text.encode()):,} bytes; a study file for a cluster may have {LARGEST_FILE:,}")
-    cluster = file.section(CLUSTER, ClusterConfig)
+    if len(text.encode()) > MAX_FILE_BYTES:
+        raise ConfigError(
+            f"{path}: {len(text.encode()):,} bytes; a study file for a cluster may have {MAX_FILE_BYTES:,}"
+        )
+    cluster = file.section(SECTION, ClusterConfig)
     concurrency = file.yaml_tree.get(["study", "concurrency"])
     return Request(
         study=file.name,
         path=path,
         text=text,
-        overrides=tuple(text for text in overrides if not text.startswith(f"{CLUSTER}.")),
+        overrides=tuple(text for text in overrides if not text.startswith(f"{SECTION}.")),
         cluster=cluster,
         resources=file.resources,
-        storage=_places(file, cluster),
+        storage=_storage(file, cluster),
         concurrency=concurrency if isinstance(concurrency, int) else 1,
         unimported=_unimported(file),
     )
 
 
-def _places(file: StudyFile, cluster: ClusterConfig) -> dict[str, str]:
-    """As a driver resolves them: the command line, its environment, the file."""
-    places: dict[str, str] = file.storage.model_dump()
+def _storage(file: StudyFile, cluster: ClusterConfig) -> dict[str, str]:
+    """Resolve the storage addresses as a driver does: from the command line, its environment or the file."""
+    addresses: dict[str, str] = file.storage.model_dump()
     for name, variable in ENVIRONMENT.items():
         if file.storage_origins[name] == COMMAND_LINE:
             continue
         if variable in cluster.secrets:
-            places[name] = f"{OF_SECRET}{cluster.secrets[variable].secret}"
+            addresses[name] = f"{FROM_SECRET}{cluster.secrets[variable].secret}"
         else:
-            places[name] = cluster.environment.get(variable, places[name])
-    return places
+            addresses[name] = cluster.environment.get(variable, addresses[name])
+    return addresses
 
 
 def _unimported(file: StudyFile) -> tuple[str, ...]:

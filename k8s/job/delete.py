@@ -1,4 +1,4 @@
-"""End a job and take away what was made for it. What the study has found stays: ledger, store and MLflow."""
+"""Delete a study's jobs with the objects that were created for them. Ledger, store and MLflow stay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from k8s.client import Api
 from k8s.errors import KubernetesError, NotFound, Unreachable
 from k8s.job.submit import jobs_of
 from k8s.job.waiting import Waiting
-from k8s.manifest import STUDY, STUDY_NAME
+from k8s.manifest import STUDY_LABEL, STUDY_NAME_ANNOTATION
 from k8s.names import label_of
 from k8s.request import Request
 
@@ -23,7 +23,7 @@ def delete(request: Request, api: Api, waiting: Waiting) -> list[str]:
         Names of the jobs.
 
     Raises:
-        KubernetesError: something is still there after so many seconds; says what, and what holds it.
+        KubernetesError: something is left at the end of the wait; names it, and the finalizers that hold it.
     """
     namespace = request.cluster.namespace
     names = [job["metadata"]["name"] for job in jobs_of(request, api)]
@@ -43,11 +43,11 @@ def delete(request: Request, api: Api, waiting: Waiting) -> list[str]:
 
 
 def _left(request: Request, names: list[str], api: Api) -> list[str]:
-    """What is still there, in words; that nobody answers is no sign that all is gone."""
+    """Return what is left, in words; an API server that does not answer counts as something left."""
     namespace = request.cluster.namespace
     try:
         jobs = jobs_of(request, api)
-        pods = api.items(core(namespace, "pods"), labelSelector=f"{STUDY}={label_of(request.study)}")
+        pods = api.items(core(namespace, "pods"), labelSelector=f"{STUDY_LABEL}={label_of(request.study)}")
         files = [name for name in names if api.find(core(namespace, "configmaps", name))]
     except Unreachable as error:
         return [str(error)]
@@ -55,6 +55,6 @@ def _left(request: Request, names: list[str], api: Api) -> list[str]:
     for job in jobs:
         held = ", ".join(job["metadata"].get("finalizers") or [])
         words.append(f"job {job['metadata']['name']}" + (f" (held by finalizer {held})" if held else ""))
-    own = [pod for pod in pods if pod["metadata"].get("annotations", {}).get(STUDY_NAME) == request.study]
+    own = [pod for pod in pods if pod["metadata"].get("annotations", {}).get(STUDY_NAME_ANNOTATION) == request.study]
     words += [f"pod {pod['metadata']['name']}" for pod in own]
     return words + [f"ConfigMap {name}" for name in files]

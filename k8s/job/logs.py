@@ -1,4 +1,4 @@
-"""Pods' logs, read again and again: what is new since the last look, over lost connections, each line once."""
+"""Read the logs of pods again and again: every line once, also over lost connections."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from k8s.client import Api
 from k8s.errors import Forbidden, NotFound, Refused, Unreachable
 
 STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[-+]\d\d:\d\d)")
-"""RFC 3339, as a kubelet puts it before every line."""
+"""The time stamp (RFC 3339) that a kubelet writes before every line."""
 
 
 @dataclass
-class PodLog:
-    """One container's.
+class ContainerLog:
+    """The log of one container.
 
     Attributes:
-        path: of the pod.
+        path: path of its pod.
         container: its name.
     """
 
@@ -28,13 +28,14 @@ class PodLog:
     _last: str = ""
     _seen: set[tuple[str, str]] = field(default_factory=set)
 
-    def new(self, api: Api) -> list[str]:
-        """Lines that came since the last call; none where the container has not begun, or its pod is gone.
+    def read_new(self, api: Api) -> list[str]:
+        """Return the lines since the last call; none where the container has not started, or its pod is gone.
 
-        The server is asked for what came since the second of the last line, and what was seen is left out.
+        The server takes whole seconds: it is asked from the second of the last line on, and lines that were read before
+        are left out.
 
         Raises:
-            Unreachable: nothing is lost; the next call asks for the same.
+            Unreachable: no line is lost; the next call asks for the same.
         """
         since = datetime.strptime(f"{self._last[:19]}Z", "%Y-%m-%dT%H:%M:%S%z") if self._last else None
         try:
@@ -42,10 +43,10 @@ class PodLog:
         except NotFound:
             return []
         except Refused as refusal:
-            if refusal.status == 400:  # its container is still being made
+            if refusal.status == 400:  # the container has not started yet
                 return []
             raise
-        stamped = [(_full(stamp), line) for stamp, line in found if STAMP.fullmatch(stamp)]
+        stamped = [(_utc_nanoseconds(stamp), line) for stamp, line in found if STAMP.fullmatch(stamp)]
         new = [(stamp, line) for stamp, line in stamped if stamp >= self._last and (stamp, line) not in self._seen]
         if new:
             self._last = max(stamp for stamp, _ in new)
@@ -53,39 +54,39 @@ class PodLog:
         return [line for _, line in new]
 
 
-class Logs:
-    """Those of all containers of a set of pods.
+class PodLogs:
+    """The logs of all containers of several pods.
 
     Attributes:
-        silent: pods whose log could not be had at the last call -> why, in words.
+        unreadable: pods whose log could not be read at the last call -> why, in words.
     """
 
     def __init__(self, namespace: str) -> None:
-        self.silent: dict[str, str] = {}
+        self.unreadable: dict[str, str] = {}
         self._namespace = namespace
-        self._logs: dict[tuple[str, str], PodLog] = {}
+        self._logs: dict[tuple[str, str], ContainerLog] = {}
 
-    def new(self, pods: list[ApiObject], api: Api) -> list[tuple[str, str]]:
-        """What came since the last call, as (pod, line)."""
+    def read_new(self, pods: list[ApiObject], api: Api) -> list[tuple[str, str]]:
+        """Return the lines since the last call as pairs of pod and line."""
         found: list[tuple[str, str]] = []
-        self.silent = {}
+        self.unreadable = {}
         for pod in pods:
             name = pod["metadata"]["name"]
             for container in pod["spec"]["containers"]:
                 key = (pod["metadata"]["uid"], container["name"])
                 path = core(self._namespace, "pods", name)
-                log = self._logs.setdefault(key, PodLog(path, container["name"]))
+                log = self._logs.setdefault(key, ContainerLog(path, container["name"]))
                 try:
-                    found += [(name, line) for line in log.new(api)]
+                    found += [(name, line) for line in log.read_new(api)]
                 except Unreachable:
-                    self.silent[name] = f"{name}: its log cannot be had now; asking again"
+                    self.unreadable[name] = f"{name}: its log cannot be read now; asking again"
                 except Forbidden as error:
-                    self.silent[name] = f"{name}: its log cannot be had: {error}"
+                    self.unreadable[name] = f"{name}: its log cannot be read: {error}"
         return found
 
 
-def _full(stamp: str) -> str:
-    """In UTC, with nine digits of a second: nodes write their own zone, and may leave trailing zeros out."""
+def _utc_nanoseconds(stamp: str) -> str:
+    """Return a time stamp in UTC with nine digits of a second: nodes write their own zone, and drop trailing zeros."""
     match = STAMP.fullmatch(stamp)
     assert match is not None, stamp
     moment = datetime.fromisoformat(f"{match[1]}{match[3]}").astimezone(UTC)

@@ -1,4 +1,4 @@
-"""What the driver's lines (docs/run-lines.md) say of a study, added up."""
+"""The progress of a study, added up from the run lines of its driver (docs/run-lines.md)."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-ENDS = {"lost": "lost its process", "node lost": "lost its node", "interrupted": "lost its driver"}
-"""What `end` says of an attempt that was cut off, in words."""
+ENDS_IN_WORDS = {"lost": "lost its process", "node lost": "lost its node", "interrupted": "lost its driver"}
+"""The `end` of an attempt that was cut off -> words."""
 
 
 @dataclass
 class Progress:
-    """As far as the lines were read.
+    """The progress of a study, as far as its run lines were read.
 
     Attributes:
-        num_students: that the search may suggest; None before the first line.
-        num_ended: trials that have ended.
-        best, best_trial: of the search so far.
-        running: name of a task -> where it is.
-        cut_off: name of a task that has not ended -> what ended its last attempt, also once it runs again.
-        spent, limits: of the budget.
-        verdict: at the end.
-        error, exit_code: of a driver that ended with an error.
+        num_students: number of search trials at most; None before the first line.
+        num_ended: number of search trials that have ended.
+        best, best_trial: best value of the search so far, and its trial's number.
+        running: name of a task -> its stage and images, in words.
+        cut_off: name of a task that has not ended -> what ended its last attempt, also while it runs again.
+        spent, limits: name of a budget -> what is spent of it, and its limit if it has one.
+        verdict: the study's result in words, at its end.
+        error, exit_code: message and exit code of a driver that has failed.
     """
 
     num_students: int | None = None
@@ -38,11 +38,11 @@ class Progress:
     exit_code: int | None = None
 
     def read(self, line: str) -> bool:
-        """Take over one line of the driver's log; returns whether it was one of those lines."""
+        """Take in one line of the driver's log; return whether it was a run line."""
         event = _event(line)
         match event.get("event"):
             case "study_started":
-                self._stand(event)
+                self._take_totals(event)
                 self.running, self.cut_off, self.error, self.exit_code = {}, {}, None, None
             case "work_started":
                 self.running[event["work"]] = f"since {event.get('images_from') or 0:,} images"
@@ -53,7 +53,8 @@ class Progress:
             case "work_interrupted":
                 self.running.pop(event["work"], None)
                 end, images = str(event.get("end")), event.get("images_to") or 0
-                self.cut_off[event["work"]] = f"{ENDS.get(end, end)} at {images:,} images; it goes on from there"
+                words = f"{ENDS_IN_WORDS.get(end, end)} at {images:,} images; it goes on from there"
+                self.cut_off[event["work"]] = words
             case "work_ended":
                 self.running.pop(event["work"], None)
                 self.cut_off.pop(event["work"], None)
@@ -62,7 +63,7 @@ class Progress:
             case "best_changed":
                 self.best, self.best_trial = event.get("value"), event.get("trial")
             case "budget":
-                self._stand(event)  # for who has not seen the beginning, such as after a log was rotated
+                self._take_totals(event)  # the first lines are missing where a log was rotated
                 self.spent, self.limits = event.get("spent") or {}, event.get("limits") or {}
             case "study_ended":
                 self.verdict, self.running = event.get("verdict"), {}
@@ -72,13 +73,13 @@ class Progress:
                 return "event" in event
         return True
 
-    def _stand(self, event: dict[str, Any]) -> None:
+    def _take_totals(self, event: dict[str, Any]) -> None:
         self.num_students = event.get("num_students")
         self.num_ended = event.get("num_trials_ended") or 0
         self.best, self.best_trial = event.get("best_value"), event.get("best_trial")
 
     def words(self) -> str:
-        """In a line; empty before the first."""
+        """Describe the progress in a line; empty before the first run line."""
         if self.num_students is None:
             return ""
         parts = [f"{self.num_ended} of {self.num_students} trials" if self.num_students else f"{self.num_ended} trials"]

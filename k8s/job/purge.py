@@ -1,4 +1,4 @@
-"""Take a study's data away as well: `tune forget`, in a pod that sees what the study's pods saw."""
+"""Delete a study's data as well: run `tune forget` in a pod with the volumes and secrets of the study's pods."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from functools import partial
 from k8s.api_paths import ApiObject, core, jobs
 from k8s.client import Api
 from k8s.errors import Conflict, KubernetesError, NotFound, Unreachable
-from k8s.job.logs import Logs
+from k8s.job.logs import PodLogs
 from k8s.job.status import troubles
 from k8s.job.waiting import POLL_SECONDS, Waiting
 from k8s.manifest import Manifests, render, tune_command
 from k8s.request import Request
 
 COLLECT_SECONDS = 30.0
-"""How long Kubernetes has at least to collect the pod of a Job that has ended."""
+"""Shortest wait for Kubernetes to delete the pod of a Job that has ended."""
 
 CONTAINER = "forget"
+"""Name of the container that runs `tune forget`."""
 
 
 def purge_manifests(request: Request) -> tuple[ApiObject, ApiObject]:
-    """A ConfigMap with the study file, and the Job that reads it: a pure function."""
+    """Build a ConfigMap with the study file and the Job that reads it: a pure function."""
     manifests = render(request)
     name = f"{manifests.name}-purge"
     metadata = {**manifests.config_map["metadata"], "name": name}
@@ -29,41 +30,43 @@ def purge_manifests(request: Request) -> tuple[ApiObject, ApiObject]:
 
 
 def purge(request: Request, api: Api, waiting: Waiting) -> None:
-    """Forget a study whose jobs are gone, and wait until what did so is gone too.
+    """Delete the data of a study whose jobs are gone, by a Job, and wait until that Job is gone too.
 
     Args:
-        waiting: for the data to be gone.
+        request: the study.
+        api: the cluster.
+        waiting: how long to wait for the data to be deleted.
 
     Raises:
-        KubernetesError: it failed, or has not ended in that time, with which the same command goes on; or what did it
-            is still there.
+        KubernetesError: the Job failed or has not ended in that time, or it is itself not deleted yet; the same command
+            goes on from there.
     """
     deadline = waiting.deadline()
     config_map, job = purge_manifests(request)
     namespace, name = request.cluster.namespace, job["metadata"]["name"]
     found = api.find(jobs(namespace, name))
     if found is not None and _has_ended(found):
-        left = waiting.until_gone(partial(_take_away, found, api), deadline)
+        left = waiting.until_gone(partial(_delete_job, found, api), deadline)
         if left:
-            raise KubernetesError(f"still there of the last --purge: {'; '.join(left)}. The same command waits on")
+            raise KubernetesError(f"still there from the last --purge: {'; '.join(left)}. The same command waits on")
         found = None
     if found is None:
         found = api.create(jobs(namespace), job)
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": found["metadata"]["uid"]}
     owned = {**config_map, "metadata": {**config_map["metadata"], "ownerReferences": [owner]}}
-    with contextlib.suppress(Conflict):  # of a command that was cut off
+    with contextlib.suppress(Conflict):  # an earlier command that was cut off has created it
         api.create(core(namespace, "configmaps"), owned)
     _wait_for_end(request, api, name, waiting, deadline)
     gone = max(deadline, waiting.clock() + COLLECT_SECONDS)
-    left = waiting.until_gone(lambda: [*_take_away(found, api), *_pods_left(found, api)], gone)
+    left = waiting.until_gone(lambda: [*_delete_job(found, api), *_pods_left(found, api)], gone)
     if left:
-        raise KubernetesError(f"the study's data is taken away; Kubernetes still collects {'; '.join(left)}")
+        raise KubernetesError(f"the study's data is deleted; Kubernetes has still to delete {'; '.join(left)}")
 
 
 def _job(request: Request, manifests: Manifests, name: str, metadata: ApiObject) -> ApiObject:
     head = manifests.ray_job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
     (container,) = head["spec"]["containers"]
-    shown = {key: value for key, value in container.items() if key not in ("startupProbe", "lifecycle")}
+    kept = {key: value for key, value in container.items() if key not in ("startupProbe", "lifecycle")}
     volumes = [
         {"name": "study", "configMap": {"name": name}} if volume["name"] == "study" else volume
         for volume in head["spec"]["volumes"]
@@ -72,7 +75,7 @@ def _job(request: Request, manifests: Manifests, name: str, metadata: ApiObject)
         **head["spec"],
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
-        "containers": [{**shown, "name": CONTAINER, "command": ["sh", "-c", tune_command(request, "forget", "--yes")]}],
+        "containers": [{**kept, "name": CONTAINER, "command": ["sh", "-c", tune_command(request, "forget", "--yes")]}],
         "volumes": volumes,
     }
     return {
@@ -88,12 +91,13 @@ def _job(request: Request, manifests: Manifests, name: str, metadata: ApiObject)
 
 
 def _wait_for_end(request: Request, api: Api, name: str, waiting: Waiting, deadline: float) -> None:
-    namespace, logs, words, last = request.cluster.namespace, Logs(request.cluster.namespace), "", "it said nothing"
+    namespace, words, last = request.cluster.namespace, "", "it printed nothing"
+    logs = PodLogs(namespace)
     while True:
         try:
             job = api.get(jobs(namespace, name))
             pods = _pods(job, api)
-            for _, line in logs.new(pods, api):
+            for _, line in logs.read_new(pods, api):
                 waiting.say(line)
                 last = line.strip() or last
             status, words = job.get("status") or {}, "; ".join(troubles(pods))
@@ -102,7 +106,7 @@ def _wait_for_end(request: Request, api: Api, name: str, waiting: Waiting, deadl
         if status.get("succeeded"):
             return
         if status.get("failed"):
-            raise KubernetesError(f"job {name}: not all of the study's data could be taken away: {last}")
+            raise KubernetesError(f"job {name}: not all of the study's data could be deleted: {last}")
         if waiting.clock() >= deadline:
             raise KubernetesError(
                 f"job {name} has not ended yet{f' ({words})' if words else ''}; it goes on by itself: "
@@ -116,8 +120,8 @@ def _has_ended(job: ApiObject) -> bool:
     return bool(status.get("succeeded") or status.get("failed"))
 
 
-def _take_away(job: ApiObject, api: Api) -> list[str]:
-    """Delete the Job, with which its ConfigMap goes; returns what is still there of both, in words."""
+def _delete_job(job: ApiObject, api: Api) -> list[str]:
+    """Delete the Job, and its ConfigMap with it; return what is left of both, in words."""
     namespace, name, uid = (job["metadata"][key] for key in ("namespace", "name", "uid"))
 
     def is_there() -> bool:

@@ -1,4 +1,4 @@
-"""Submit a study: the same request twice is one job."""
+"""Submit a study as a RayJob: the same request twice is one job."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from k8s.api_paths import ApiObject, core, ray_jobs
 from k8s.client import Api, Server
 from k8s.errors import Conflict, KubernetesError, NotFound, Unreachable
 from k8s.job.status import JobState, state_of
-from k8s.manifest import DIGEST, PART, STUDY, STUDY_NAME, Manifests
+from k8s.manifest import DIGEST_ANNOTATION, PART_LABEL, STUDY_LABEL, STUDY_NAME_ANNOTATION, Manifests
 from k8s.names import label_of
 from k8s.request import Request
 
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """What came of it.
+    """The job of a request.
 
     Attributes:
-        name: of the job.
-        is_new: False where it had been submitted before.
-        state: of the job.
+        name: name of the job.
+        is_new: whether it was created just now, and not by an earlier submission.
+        state: state of the job.
     """
 
     name: str
@@ -29,7 +29,7 @@ class SubmittedJob:
 
 
 def submit(request: Request, manifests: Manifests, api: Api) -> SubmittedJob:
-    """Make the job, unless it is there already.
+    """Create the job, unless it exists already.
 
     Raises:
         KubernetesError: another job runs this study, or the API server refuses or does not answer.
@@ -54,14 +54,14 @@ def submit(request: Request, manifests: Manifests, api: Api) -> SubmittedJob:
     if config_map["metadata"].get("ownerReferences") != [owner]:
         try:
             api.patch(core(namespace, "configmaps", manifests.name), {"metadata": {"ownerReferences": [owner]}})
-        except NotFound:  # it was that of a job deleted just now, and went with it
+        except NotFound:  # it belonged to a job deleted just now, and was deleted with it
             metadata = manifests.config_map["metadata"] | {"ownerReferences": [owner]}
             api.create(core(namespace, "configmaps"), manifests.config_map | {"metadata": metadata})
     return SubmittedJob(manifests.name, is_new, state_of(job))
 
 
 def is_submitted(request: Request, manifests: Manifests, api: Api) -> bool:
-    """Whether the job is there already.
+    """Whether the job exists already.
 
     Raises:
         KubernetesError: another job runs this study, or the API server refuses or does not answer.
@@ -78,29 +78,29 @@ def is_submitted(request: Request, manifests: Manifests, api: Api) -> bool:
 
 
 def dry_run(manifests: Manifests, namespace: str, server: Server) -> list[ApiObject]:
-    """What the API server would make of the objects; nothing is made.
+    """Return the objects as the API server would store them; create nothing.
 
     Raises:
-        Refused: it would refuse one.
+        Refused: the server would refuse one of them.
     """
-    made: list[ApiObject] = []
+    stored: list[ApiObject] = []
     for path, thing in (
         (core(namespace, "configmaps"), manifests.config_map),
         (ray_jobs(namespace), manifests.ray_job),
     ):
         try:
-            made.append(server.create(path, thing, dryRun="All"))
+            stored.append(server.create(path, thing, dryRun="All"))
         except Conflict:
-            made.append(server.get(f"{path}/{manifests.name}"))
-    return made
+            stored.append(server.get(f"{path}/{manifests.name}"))
+    return stored
 
 
 def jobs_of(request: Request, api: Api) -> list[ApiObject]:
-    """All jobs of the study, the newest first."""
+    """Return all jobs of the study, the newest first."""
     found = api.items(
-        ray_jobs(request.cluster.namespace), labelSelector=f"{STUDY}={label_of(request.study)},{PART}=job"
+        ray_jobs(request.cluster.namespace), labelSelector=f"{STUDY_LABEL}={label_of(request.study)},{PART_LABEL}=job"
     )
-    own = [job for job in found if job["metadata"].get("annotations", {}).get(STUDY_NAME) == request.study]
+    own = [job for job in found if job["metadata"].get("annotations", {}).get(STUDY_NAME_ANNOTATION) == request.study]
     return sorted(own, key=lambda job: str(job["metadata"]["creationTimestamp"]), reverse=True)
 
 
@@ -111,11 +111,11 @@ def _create_or_find(api: Api, path: str, thing: ApiObject, manifests: Manifests)
     except Conflict:
         found = api.get(f"{path}/{manifests.name}")
     except NotFound as missing:
-        raise KubernetesError(f"{missing}; is the namespace there, and KubeRay installed?") from missing
-    if found["metadata"].get("annotations", {}).get(DIGEST) != manifests.digest:
+        raise KubernetesError(f"{missing}; does the namespace exist, and is KubeRay installed?") from missing
+    if found["metadata"].get("annotations", {}).get(DIGEST_ANNOTATION) != manifests.digest:
         raise KubernetesError(
-            f"{thing['kind']} {manifests.name} is there, but was not made for this request; delete it, or give the "
-            f"study another name"
+            f"{thing['kind']} {manifests.name} exists, but was not made for this request; delete it, or give the study "
+            f"another name"
         )
     if found["metadata"].get("deletionTimestamp"):
         raise KubernetesError(f"{thing['kind']} {manifests.name} is being deleted; submit again when it is gone")

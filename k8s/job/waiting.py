@@ -12,7 +12,7 @@ POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Waiting:
-    """How long a command waits, and what it does meanwhile.
+    """The wait of a command for Kubernetes.
 
     Attributes:
         seconds: the longest wait.

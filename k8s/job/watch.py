@@ -1,7 +1,7 @@
-"""Look on while a job runs: KubeRay's status, the pods' troubles and the driver's own lines, asked for again and again.
+"""Watch a running job by polling: KubeRay's status, the pods' troubles and the driver's own lines.
 
-Nothing is streamed. A look every two seconds costs the API server next to nothing, and nothing of it can expire, break
-or be missed: after an outage the next look tells what stands.
+Nothing is streamed. A poll every two seconds costs the API server next to nothing, and cannot expire, break or miss
+anything: after an outage the next poll reads the whole state.
 """
 
 from __future__ import annotations
@@ -15,41 +15,43 @@ from k8s.api_paths import ApiObject, core, ray_jobs
 from k8s.client import Api
 from k8s.errors import Forbidden, JobFailedError, JobGoneError, NotFound, Unreachable
 from k8s.job.kueue import why_queued
-from k8s.job.logs import Logs
+from k8s.job.logs import PodLogs
 from k8s.job.progress import Progress
-from k8s.job.status import JobState, is_lost, state_of, troubles
-from k8s.manifest import PART, STUDY
+from k8s.job.status import JobState, is_on_silent_node, state_of, troubles
+from k8s.manifest import PART_LABEL, STUDY_LABEL
 
-LOOK_EVERY_SECONDS = 2.0
+POLL_SECONDS = 2.0
+"""Seconds between two polls."""
 
-PATIENCE_SECONDS = 600.0
-"""How long the API server may be away."""
+LONGEST_OUTAGE_SECONDS = 600.0
+"""Seconds that the API server may stay without an answer."""
 
-REPEATED = "Status message: Job entrypoint command failed"
-"""After this line Ray prints the end of a failed driver's log once more."""
+REPEATED_LOG = "Status message: Job entrypoint command failed"
+"""Beginning of the line after which Ray prints the end of a failed driver's log once more."""
 
 COLOUR = r"\x1b\[[0-9;]*m"
+"""An escape sequence that sets a terminal's colour."""
 
-STARTING = ("New", "Initializing")
-"""Of `jobDeploymentStatus`, while pods are still to be made."""
+STARTING_STATUSES = ("New", "Initializing")
+"""Values of `jobDeploymentStatus` of a job whose pods are not all created yet."""
 
-GRACE_LOOKS = 3
-"""The last lines of a log come a moment after the job has ended."""
+POLLS_AFTER_END = 3
+"""Polls after the job has ended: the last lines of its log come a moment later."""
 
 
 @dataclass(frozen=True)
 class JobSnapshot:
-    """What one look has seen.
+    """A job as one poll has found it.
 
     Attributes:
-        name: of the job.
-        state: of the job.
-        progress: of the study; the same object in every view.
-        queued: why the job's queue holds it back, if one does.
-        troubles: why pods do not run.
-        lines: of the logs since the last look, as (pod, line): of the driver's what are no run lines, with `every_log`
-            all of them, and those of Ray's pods.
-        away: why the API server does not answer now, if it does not: then the rest is from the last look.
+        name: name of the job.
+        state: state of the job.
+        progress: progress of the study; the same object in every snapshot.
+        queued: why the job's queue holds it back, in words; None where none does.
+        troubles: why pods do not run, a line each.
+        lines: log lines since the last poll, as pairs of pod and line: those of the driver that are no run lines, and
+            with `every_log` all of the driver's and of Ray's pods.
+        away: why the API server does not answer now; None where it does. All else is then from the last poll.
     """
 
     name: str
@@ -62,22 +64,24 @@ class JobSnapshot:
 
 
 class Watcher:
-    """Of one job."""
+    """Watches one job."""
 
     def __init__(self, api: Api, namespace: str, name: str, *, every_log: bool = False) -> None:
-        """Asks nothing yet.
+        """Send no request yet.
 
         Args:
-            every_log: the logs of Ray's own pods as well.
+            api: the cluster.
+            namespace, name: of the RayJob.
+            every_log: whether to read the logs of Ray's own pods as well.
         """
         self._api, self._namespace, self._name, self._every_log = api, namespace, name, every_log
-        self._logs = Logs(namespace)
+        self._logs = PodLogs(namespace)
         self._progress = Progress()
-        self._repeating: set[str] = set()  # pods whose log has come to where it repeats itself
+        self._repeating: set[str] = set()  # pods whose log has begun to repeat itself
         self._last: JobSnapshot | None = None
 
-    def look(self) -> JobSnapshot:
-        """What stands now.
+    def poll(self) -> JobSnapshot:
+        """Read the state of the job, its pods' troubles and the new log lines.
 
         Raises:
             JobGoneError: there is no such job, or not any more.
@@ -90,55 +94,59 @@ class Watcher:
             raise JobGoneError(f"job {self._name} in {self._namespace} {was}") from None
         state, pods = state_of(job), self._pods(job)
         lines = tuple(self._new_lines(pods))
-        lost = {pod["metadata"]["name"] for pod in pods if is_lost(pod)}
-        silent = [words for name, words in self._logs.silent.items() if name not in lost]
-        wrong = () if state.has_ended else (*troubles(pods, self._events(job, state, pods)), *silent)
+        lost = {pod["metadata"]["name"] for pod in pods if is_on_silent_node(pod)}
+        unreadable = [words for name, words in self._logs.unreadable.items() if name not in lost]
+        found = () if state.has_ended else (*troubles(pods, self._events(job, state, pods)), *unreadable)
         queued = None if state.has_ended else why_queued(job, self._api)
-        self._last = JobSnapshot(self._name, state, self._progress, queued, wrong, lines)
+        self._last = JobSnapshot(self._name, state, self._progress, queued, found, lines)
         return self._last
 
-    def until_it_ends(
+    def watch(
         self,
         show: Callable[[JobSnapshot], None],
         *,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> JobSnapshot:
-        """Look until the job has ended, over outages of the API server.
+        """Poll until the job has ended, over outages of the API server.
 
         Args:
-            show: called with every view.
+            show: called with every snapshot.
+            sleep, clock: `time.sleep` and `time.monotonic`, but in tests.
+
+        Returns:
+            The last snapshot, of a job that has succeeded.
 
         Raises:
             JobGoneError: it was deleted meanwhile.
             JobFailedError: it has ended without success.
-            Unreachable: the API server is away for longer than `PATIENCE_SECONDS`.
+            Unreachable: the API server did not answer for longer than `LONGEST_OUTAGE_SECONDS`.
         """
-        answered, looks_after_end = clock(), 0
+        answered, polls_after_end = clock(), 0
         while True:
             try:
-                view, answered = self.look(), clock()
-                looks_after_end += view.state.has_ended
+                snapshot, answered = self.poll(), clock()
+                polls_after_end += snapshot.state.has_ended
             except JobGoneError:
-                if not looks_after_end:
+                if not polls_after_end:
                     raise
-                break  # it had ended, and was then taken away
+                break  # it had ended, and was then deleted
             except Unreachable as error:
-                if clock() - answered > PATIENCE_SECONDS or self._last is None:
+                if clock() - answered > LONGEST_OUTAGE_SECONDS or self._last is None:
                     raise
-                view = replace(self._last, lines=(), away=str(error))
-            show(view)
-            if looks_after_end == GRACE_LOOKS:
+                snapshot = replace(self._last, lines=(), away=str(error))
+            show(snapshot)
+            if polls_after_end == POLLS_AFTER_END:
                 break
-            sleep(LOOK_EVERY_SECONDS)
-        if not view.state.has_succeeded:
-            raise JobFailedError(f"job {self._name} ended as {view.state}: {_why(view)}")
-        return view
+            sleep(POLL_SECONDS)
+        if not snapshot.state.has_succeeded:
+            raise JobFailedError(f"job {self._name} ended as {snapshot.state}: {_failure_in_words(snapshot)}")
+        return snapshot
 
     def _pods(self, job: ApiObject) -> list[ApiObject]:
-        """Of this job, not of others of its study."""
-        study = job["metadata"]["labels"][STUDY]
-        found = self._api.items(core(self._namespace, "pods"), labelSelector=f"{STUDY}={study}")
+        """Return the pods of this job, without those of other jobs of its study."""
+        study = job["metadata"]["labels"][STUDY_LABEL]
+        found = self._api.items(core(self._namespace, "pods"), labelSelector=f"{STUDY_LABEL}={study}")
         cluster = (job.get("status") or {}).get("rayClusterName")
         own = {cluster} if cluster else set()
         return [
@@ -149,8 +157,8 @@ class Watcher:
         ]
 
     def _events(self, job: ApiObject, state: JobState, pods: list[ApiObject]) -> list[ApiObject]:
-        """Warnings about pods that do not run, and about what could not make one while one is missing."""
-        is_one_missing = state.deployment in STARTING or len(pods) < _num_wanted(job)
+        """Return warnings about pods that do not run and, while a pod is missing, about the objects that create it."""
+        is_one_missing = state.deployment in STARTING_STATUSES or len(pods) < _num_wanted(job)
         if not is_one_missing and all((pod.get("status") or {}).get("phase") == "Running" for pod in pods):
             return []
         try:
@@ -163,13 +171,13 @@ class Watcher:
         return [event for event in found if _subject(event) in about]
 
     def _new_lines(self, pods: list[ApiObject]) -> list[tuple[str, str]]:
-        drivers = [pod for pod in pods if pod["metadata"]["labels"].get(PART) == "submitter"]
+        drivers = [pod for pod in pods if pod["metadata"]["labels"].get(PART_LABEL) == "submitter"]
         shown = pods if self._every_log else drivers
         names = {pod["metadata"]["name"] for pod in drivers}
         lines: list[tuple[str, str]] = []
-        for pod, raw in self._logs.new(shown, self._api):
+        for pod, raw in self._logs.read_new(shown, self._api):
             line = re.sub(COLOUR, "", raw) if pod in names else raw
-            if pod in names and line.startswith(REPEATED):
+            if pod in names and line.startswith(REPEATED_LOG):
                 self._repeating.add(pod)
             elif pod not in names or (
                 pod not in self._repeating and (not self._progress.read(line) or self._every_log)
@@ -179,7 +187,7 @@ class Watcher:
 
 
 def _num_wanted(job: ApiObject) -> int:
-    """Pods of a job that runs: workers as Ray's cluster wants them now, the driver's and the one that submits."""
+    """Return the number of pods of a running job: the workers that its Ray cluster wants now, head and submitter."""
     cluster = (job.get("status") or {}).get("rayClusterStatus") or {}
     return int(cluster.get("desiredWorkerReplicas") or 0) + 2
 
@@ -189,8 +197,8 @@ def _subject(event: ApiObject) -> tuple[str, str]:
     return str(about.get("kind")), str(about.get("name"))
 
 
-def _why(view: JobSnapshot) -> str:
-    error, code = view.progress.error, view.progress.exit_code
+def _failure_in_words(snapshot: JobSnapshot) -> str:
+    error, code = snapshot.progress.error, snapshot.progress.exit_code
     if error is None:
-        return view.state.why()
+        return snapshot.state.reason_in_words()
     return f"{error} (exit code {code} of `python -m tune run`, see its --help)"

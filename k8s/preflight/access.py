@@ -1,4 +1,4 @@
-"""Preflight: the API server, KubeRay, the namespace, and what the user may do there."""
+"""Check the API server, KubeRay, the namespace, and what the user may do there."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from k8s.client import Server
 from k8s.errors import Forbidden, NotFound, Refused, Unreachable
 from k8s.job.submit import dry_run
 from k8s.manifest import ray_pods, render
-from k8s.preflight.check import Check, failed, looked_at, passed, warned
+from k8s.preflight.check import Check, failed, guarded, passed, warned
 from k8s.request import Request
 
 OLDEST_KUBERNETES = (1, 28)
-OLDEST_KUBERAY = (1, 5, 1)
-"""The first whose RayCluster has authOptions."""
+"""The oldest version that this is tested with."""
 
-INSTALL = (
+OLDEST_KUBERAY = (1, 5, 1)
+"""The first version whose RayCluster has authOptions."""
+
+INSTALL_KUBERAY = (
     "helm repo add kuberay https://ray-project.github.io/kuberay-helm && helm install kuberay-operator "
     "kuberay/kuberay-operator --namespace kuberay --create-namespace"
 )
 
-LEVEL = "pod-security.kubernetes.io/enforce"
+LEVEL_LABEL = "pod-security.kubernetes.io/enforce"
+"""Label of a namespace with the level of Pod Security."""
 
 NEEDED = (
     ("create", "ray.io", "rayjobs", ""),
@@ -38,11 +41,11 @@ NEEDED = (
     ("get", "", "pods", "log"),
     ("list", "", "events", ""),
 )
-"""Verb, group, resource and subresource of all that submit, watch and delete do; --purge makes a Job as well."""
+"""Verb, group, resource and subresource of every request by submit, watch and delete. --purge also creates a Job."""
 
 
 def api_server(request: Request, server: Server) -> Iterator[Check]:
-    """Its version."""
+    """Check the version of the API server."""
     found = server.get("/version")
     if not {"major", "minor", "gitVersion"} <= set(found):
         raise Unreachable("/version: the answer is no version, so this is no API server")
@@ -50,24 +53,24 @@ def api_server(request: Request, server: Server) -> Iterator[Check]:
     words = f"Kubernetes {found['gitVersion']}"
     if version < OLDEST_KUBERNETES:
         oldest = ".".join(map(str, OLDEST_KUBERNETES))
-        yield failed("API server", words, f"this was tested from {oldest} on; use a newer cluster")
+        yield failed("API server", words, f"this is tested from {oldest} on; use a newer cluster")
     else:
         yield passed("API server", words)
 
 
 def kuberay(request: Request, server: Server) -> Iterator[Check]:
-    """Its definitions, and its operator where that may be seen."""
+    """Check for KubeRay's definitions, and for its operator where that may be seen."""
     try:
         kinds = {kind["kind"] for kind in server.get(RAY)["resources"]}
     except NotFound:
         kinds = set()
     if not {"RayJob", "RayCluster"} <= kinds:
         yield failed(
-            "KubeRay", "RayJob and RayCluster of ray.io/v1 are not there", f"have KubeRay installed: {INSTALL}"
+            "KubeRay", "RayJob and RayCluster of ray.io/v1 are not there", f"have KubeRay installed: {INSTALL_KUBERAY}"
         )
         return
     yield passed("KubeRay", "RayJob and RayCluster of ray.io/v1 are there")
-    yield looked_at("KubeRay operator", partial(_operator, server))
+    yield guarded("KubeRay operator", partial(_operator, server))
 
 
 def _operator(server: Server) -> Check:
@@ -77,7 +80,7 @@ def _operator(server: Server) -> Check:
     except Forbidden:
         return warned(name, "deployments of other namespaces may not be listed, so its version is not known")
     if not found:
-        return warned(name, "no deployment is labelled as one", f"unless it runs in some other way: {INSTALL}")
+        return warned(name, "no deployment is labelled as one", f"unless it runs in some other way: {INSTALL_KUBERAY}")
     image = found[0]["spec"]["template"]["spec"]["containers"][0]["image"]
     ready = (found[0].get("status") or {}).get("readyReplicas") or 0
     tag = re.search(r":v?(\d+(?:\.\d+)+)", image)
@@ -91,29 +94,29 @@ def _operator(server: Server) -> Check:
 
 
 def namespace(request: Request, server: Server) -> Iterator[Check]:
-    """Whether it is there, and what it asks of pods."""
+    """Check that the namespace exists, and that its level of Pod Security admits the pods."""
     name = request.cluster.namespace
     try:
         found = server.get(f"{CORE}/namespaces/{name}")
     except NotFound:
         yield failed(
-            "namespace", f"{name} does not exist", f"kubectl create namespace {name}, or mend cluster.namespace"
+            "namespace", f"{name} does not exist", f"kubectl create namespace {name}, or correct cluster.namespace"
         )
         return
     except Forbidden:
-        yield warned("namespace", f"{name} may not be looked at")
+        yield warned("namespace", f"{name} may not be read")
         yield from _pod_security(request, server, "its level is not known")
         return
     if found["metadata"].get("deletionTimestamp"):
-        yield failed("namespace", f"{name} is being deleted", "wait until it is gone, and make it anew")
+        yield failed("namespace", f"{name} is being deleted", "wait until it is gone, and create it again")
         return
     yield passed("namespace", name)
-    level = (found["metadata"].get("labels") or {}).get(LEVEL)
+    level = (found["metadata"].get("labels") or {}).get(LEVEL_LABEL)
     yield from _pod_security(request, server, f"level {level}" if level else "no level is enforced")
 
 
 def _pod_security(request: Request, server: Server, words: str) -> Iterator[Check]:
-    """The server itself says whether it would admit the pods, where it may be asked."""
+    """Ask the server whether it would admit the pods, where the user may create pods."""
     name = "pod security"
     path = core(request.cluster.namespace, "pods")
     for group, (template, _) in ray_pods(request).items():
@@ -134,23 +137,25 @@ def _pod_security(request: Request, server: Server, words: str) -> Iterator[Chec
             if "cannot create resource" in refusal.message:
                 yield passed(name, f"{words}; the pods keep `restricted`")
                 return
-            if "error looking up service account" in refusal.message:  # which is looked at by itself
-                yield warned(name, f"{words}; whether the pods are admitted cannot be asked: {refusal.message}")
+            if "error looking up service account" in refusal.message:  # a check of its own
+                yield warned(name, f"{words}; whether the pods would be admitted cannot be tried: {refusal.message}")
                 return
-            if "exceeded quota" not in refusal.message:  # which is looked at by itself, for all pods together
-                yield failed(name, f"the pods of {group} are refused: {refusal.message}", "mend `cluster:`, or ask why")
+            if "exceeded quota" not in refusal.message:  # a check of its own, for all pods
+                yield failed(
+                    name, f"the pods of {group} are refused: {refusal.message}", "correct `cluster:`, or ask why"
+                )
                 return
         except Refused as refusal:
             if "does not support dry run" in refusal.message:
-                yield warned(name, f"{words}; whether the pods are admitted cannot be asked: {refusal.message}")
+                yield warned(name, f"{words}; whether the pods would be admitted cannot be tried: {refusal.message}")
             else:
-                yield failed(name, f"the pods of {group} are refused: {refusal.message}", "mend `cluster:`")
+                yield failed(name, f"the pods of {group} are refused: {refusal.message}", "correct `cluster:`")
             return
     yield passed(name, f"{words}; the server would admit the pods, which keep `restricted`")
 
 
 def permissions(request: Request, server: Server) -> Iterator[Check]:
-    """One review for each thing that will be done."""
+    """Ask the server whether the user may send every request of submit, watch and delete."""
     missing: list[str] = []
     for verb, group, resource, subresource in NEEDED:
         attributes = {
@@ -181,20 +186,20 @@ def permissions(request: Request, server: Server) -> Iterator[Check]:
 
 
 def job(request: Request, server: Server) -> Iterator[Check]:
-    """Whether the server would take it: KubeRay's definitions, webhooks, and how large numbers may be."""
+    """Check by a dry run that the server would take the job: its fields, its numbers, and admission webhooks."""
     name = "job"
     try:
         dry_run(render(request), request.cluster.namespace, server)
     except Refused as refusal:
         if "cannot create resource" in refusal.message:
-            yield warned(name, f"may not be tried out: {refusal.message}")
+            yield warned(name, f"may not be tried: {refusal.message}")
         elif "does not support dry run" in refusal.message:
-            yield warned(name, f"cannot be tried out: {refusal.message}")
+            yield warned(name, f"cannot be tried: {refusal.message}")
         else:
             yield failed(
                 name,
                 f"the server would refuse it: {refusal.message}",
-                "mend `cluster:`, or ask why; where it does not know a field, upgrade KubeRay with its definitions",
+                "correct `cluster:`, or ask why; where it does not know a field, upgrade KubeRay with its definitions",
             )
     else:
         yield passed(name, "the server would take it")

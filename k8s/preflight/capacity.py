@@ -1,4 +1,4 @@
-"""Preflight: whether quota, limits and groups have room for what is asked."""
+"""Check that quotas, limits and the groups of workers have room for the study's pods and tasks."""
 
 from __future__ import annotations
 
@@ -14,71 +14,72 @@ from k8s.quantity import amount
 from k8s.request import Request
 
 Amounts = dict[str, float]
+"""Resource -> amount in its own unit."""
 
 WAITS_FOR_HEAD: ApiObject = {"name": "wait-gcs-ready", "resources": {"requests": {"cpu": "200m", "memory": "256Mi"}}}
 """An init container that KubeRay adds to every worker's pod."""
 
 
 @dataclass(frozen=True)
-class Pods:
-    """Those of one group.
+class PodGroup:
+    """A group of equal pods.
 
     Attributes:
-        spec: of each, with what KubeRay adds.
-        least: that start.
-        most: that there may be.
+        spec: spec of each pod, with the containers that KubeRay adds.
+        min_pods: number of pods at the start.
+        max_pods: largest number of pods.
     """
 
     spec: ApiObject
-    least: int
-    most: int
+    min_pods: int
+    max_pods: int
 
     @property
-    def asked(self) -> Amounts:
-        """By one of them: what its containers take together, or one that runs before them if that is more."""
+    def requests(self) -> Amounts:
+        """Requests of one pod: of its containers together, or of an init container where that is more."""
         total: Amounts = {}
         for container in self.spec["containers"]:
-            for resource, asked in requests(container).items():
+            for resource, asked in container_requests(container).items():
                 total[resource] = total.get(resource, 0.0) + asked
         for container in self.spec.get("initContainers", []):
-            for resource, asked in requests(container).items():
+            for resource, asked in container_requests(container).items():
                 total[resource] = max(total.get(resource, 0.0), asked)
         return total
 
 
-def pods_of(request: Request) -> dict[str, Pods]:
-    """All that a study runs, by group: Ray's pods, and the one that submits."""
+def pod_groups(request: Request) -> dict[str, PodGroup]:
+    """Return all pods of a study by their group: Ray's pods, and the submitter."""
     workers, found = request.cluster.workers, {}
-    for name, (template, most) in ray_pods(request).items():
+    for name, (template, max_pods) in ray_pods(request).items():
         if name in workers:
             spec = template["spec"] | {"initContainers": [WAITS_FOR_HEAD]}
-            found[name] = Pods(spec, workers[name].count, most)
+            found[name] = PodGroup(spec, workers[name].count, max_pods)
         else:
-            found[name] = Pods(template["spec"], 1, most)
-    return found | {"submitter": Pods(render(request).ray_job["spec"]["submitterPodTemplate"]["spec"], 1, 1)}
+            found[name] = PodGroup(template["spec"], 1, max_pods)
+    return found | {"submitter": PodGroup(render(request).ray_job["spec"]["submitterPodTemplate"]["spec"], 1, 1)}
 
 
-def requests(container: ApiObject) -> Amounts:
-    """Of one container, which are its limits as well."""
+def container_requests(container: ApiObject) -> Amounts:
+    """Return the requests of one container, which are its limits as well."""
     return {resource: amount(asked) for resource, asked in container["resources"]["requests"].items()}
 
 
-def shown(resource: str, value: float) -> str:
-    """As people write it."""
+def in_words(resource: str, value: float) -> str:
+    """Format the amount of a resource for people."""
     return f"{value / 2**30:.3g}Gi" if resource == "memory" else f"{value:g}"
 
 
 def quota(request: Request, server: Server) -> Iterator[Check]:
-    """Everything that the study holds at most, against what every ResourceQuota has left."""
+    """Compare all that the study holds, at its start and at most, with what every ResourceQuota has left."""
     found = server.items(core(request.cluster.namespace, "resourcequotas"))
     if not found:
         yield passed("quota", "none")
         return
-    least, most = _held(request, at_most=False), _held(request, at_most=True)
+    least, most = _total_requests(request, at_most=False), _total_requests(request, at_most=True)
     short: list[str] = []
     for each in found:
         if each.get("spec", {}).get("scopes") or each.get("spec", {}).get("scopeSelector"):
-            continue  # of other pods, or of some of these
+            continue  # it is for other pods, or for some of these
         status = each.get("status") or {}
         for key, hard in (status.get("hard") or {}).items():
             resource = key.removeprefix("requests.").removeprefix("limits.").removeprefix("count/")
@@ -87,8 +88,8 @@ def quota(request: Request, server: Server) -> Iterator[Check]:
                 will = "will" if least.get(resource, 0.0) > left else "may"
                 needed = least[resource] if will == "will" else most[resource]
                 short.append(
-                    f"{will} not suffice: {each['metadata']['name']}: {key}: {shown(resource, left)} of {hard} left, "
-                    f"{shown(resource, needed)} needed"
+                    f"{will} not suffice: {each['metadata']['name']}: {key}: "
+                    f"{in_words(resource, left)} of {hard} left, {in_words(resource, needed)} needed"
                 )
     if not short:
         yield passed("quota", f"{', '.join(each['metadata']['name'] for each in found)}: enough is left")
@@ -99,12 +100,12 @@ def quota(request: Request, server: Server) -> Iterator[Check]:
 
 
 def limit_range(request: Request, server: Server) -> Iterator[Check]:
-    """Every container and every pod, against the least and the most that one may have."""
+    """Compare every container and every pod with the least and the most that a LimitRange allows."""
     asking: dict[str, list[tuple[str, Amounts]]] = {"Container": [], "Pod": []}
-    for group, pods in pods_of(request).items():
-        asking["Pod"].append((group, pods.asked))
+    for group, pods in pod_groups(request).items():
+        asking["Pod"].append((group, pods.requests))
         for container in [*pods.spec.get("initContainers", []), *pods.spec["containers"]]:
-            asking["Container"].append((f"{container['name']} of {group}", requests(container)))
+            asking["Container"].append((f"{container['name']} of {group}", container_requests(container)))
     wrong: list[str] = []
     for each in server.items(core(request.cluster.namespace, "limitranges")):
         for limit in each["spec"]["limits"]:
@@ -113,7 +114,7 @@ def limit_range(request: Request, server: Server) -> Iterator[Check]:
                     low, high = limit.get("min", {}).get(resource), limit.get("max", {}).get(resource)
                     if (low is not None and asked < amount(low)) or (high is not None and asked > amount(high)):
                         wrong.append(
-                            f"{who} asks for {shown(resource, asked)} {resource}, "
+                            f"{who} asks for {in_words(resource, asked)} {resource}, "
                             f"{each['metadata']['name']} allows {low or 'anything'} to {high or 'anything'}"
                         )
     if wrong:
@@ -121,18 +122,18 @@ def limit_range(request: Request, server: Server) -> Iterator[Check]:
             "limit range",
             "; ".join(wrong),
             "ask for what is allowed under cluster.driver and cluster.workers; autoscaler, wait-gcs-ready and "
-            "ray-job-submitter ask for the same always, and need a wider range",
+            "ray-job-submitter always ask for the same, and need a wider range",
         )
     else:
         yield passed("limit range", "kept")
 
 
-def pieces_of_work(request: Request, server: Server) -> Iterator[Check]:
-    """`resources:`, against what one pod has."""
+def task(request: Request, server: Server) -> Iterator[Check]:
+    """Compare `resources:`, which a task gets, with what one pod has."""
     name, asked = "a task", request.resources
     words = f"{asked.num_workers} x {asked.cpus_per_worker} CPUs and {asked.gpus_per_worker:g} GPUs"
     groups = list(request.cluster.workers.values())
-    processes = sum(_processes(group.cpus, group.gpus, request) * group.most for group in groups)
+    processes = sum(_processes(group.cpus, group.gpus, request) * group.max_pods for group in groups)
     if not groups:
         processes = _processes(request.cluster.driver.cpus, 0, request)
     side = processes // asked.num_workers
@@ -161,12 +162,12 @@ def _processes(cpus: int, gpus: int, request: Request) -> int:
     return int(min(cpus // asked.cpus_per_worker, by_gpu))
 
 
-def _held(request: Request, *, at_most: bool) -> Amounts:
-    """By the whole study."""
+def _total_requests(request: Request, *, at_most: bool) -> Amounts:
+    """Return what all pods of the study request together, at the start or at most."""
     total: Amounts = {"pods": 0.0}
-    for pods in pods_of(request).values():
-        count = pods.most if at_most else pods.least
+    for pods in pod_groups(request).values():
+        count = pods.max_pods if at_most else pods.min_pods
         total["pods"] += count
-        for resource, asked in pods.asked.items():
+        for resource, asked in pods.requests.items():
             total[resource] = total.get(resource, 0.0) + count * asked
     return total

@@ -1,4 +1,4 @@
-"""What a preflight check says, and what it may ask."""
+"""The findings of preflight checks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from k8s.request import Request
 
 
 class CheckStatus(StrEnum):
+    """Whether the study may start: PASS and WARN let it, FAIL does not."""
+
     PASS = "pass"
     WARN = "warn"
     FAIL = "fail"
@@ -20,12 +22,12 @@ class CheckStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One finding.
+    """The finding of one check.
 
     Attributes:
-        name: of the check.
+        name: name of the check.
         status: whether the study may start.
-        found: what there is, in words.
+        found: what the cluster has, in words.
         todo: what to do about it; None where nothing needs doing.
     """
 
@@ -39,40 +41,41 @@ class Check:
         return {"name": self.name, "verdict": self.status, "found": self.found, "todo": self.todo}
 
 
-Checks = Callable[[Request, Server], Iterator[Check]]
+CheckFunction = Callable[[Request, Server], Iterator[Check]]
+"""A check of a request against a server, which may have several findings."""
 
 
 def passed(name: str, found: str) -> Check:
-    """Nothing to do."""
+    """Return a finding that nothing needs doing about."""
     return Check(name, CheckStatus.PASS, found)
 
 
 def warned(name: str, found: str, todo: str | None = None) -> Check:
-    """It may go wrong, or could not be looked at."""
+    """Return a finding that may become a failure, or that something could not be checked."""
     return Check(name, CheckStatus.WARN, found, todo)
 
 
 def failed(name: str, found: str, todo: str) -> Check:
-    """It would go wrong."""
+    """Return a finding with which the study would fail."""
     return Check(name, CheckStatus.FAIL, found, todo)
 
 
 def unknown(name: str, error: Refused | Unreachable) -> Check:
-    """It could not be looked at, which is no reason to stop: the pods may be allowed more than their user.
+    """Return a warning that something could not be checked: the pods may be allowed more than their user.
 
     Raises:
-        Unauthorized: nothing else would be answered either.
+        Unauthorized: the credentials are no longer accepted, so that no other check would be answered.
     """
     if isinstance(error, Unauthorized):
         raise error
     if isinstance(error, Forbidden):
-        return warned(name, f"may not be looked at ({error.message})")
-    return warned(name, f"could not be looked at: {error}")
+        return warned(name, f"may not be read ({error.message})")
+    return warned(name, f"could not be read: {error}")
 
 
-def looked_at(name: str, look: Callable[[], Check]) -> Check:
-    """One finding of several: what keeps it from being made keeps off none of the others."""
+def guarded(name: str, check: Callable[[], Check]) -> Check:
+    """Run one check of several, so that a refused request prevents none of the others."""
     try:
-        return look()
+        return check()
     except (Refused, Unreachable) as error:
         return unknown(name, error)

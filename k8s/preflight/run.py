@@ -1,4 +1,4 @@
-"""Everything that is looked at before a study is submitted, so that nothing waits for ever or fails an hour later."""
+"""Run all checks before a study is submitted, so that no pod waits for ever and no try fails an hour later."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ from collections.abc import Iterator
 
 from k8s.client import Server
 from k8s.errors import PreflightError, Refused, Unreachable
-from k8s.preflight import access, nodes, provisions
-from k8s.preflight import capacity as room
-from k8s.preflight.check import Check, Checks, CheckStatus, unknown
+from k8s.preflight import access, capacity, nodes, provisions
+from k8s.preflight.check import Check, CheckFunction, CheckStatus, unknown
 from k8s.request import Request
 
-FIRST: tuple[Checks, ...] = (access.api_server, access.kuberay, access.namespace)
-"""Where one of these fails the others would only repeat it."""
+PREREQUISITES: tuple[CheckFunction, ...] = (access.api_server, access.kuberay, access.namespace)
+"""Checks without which the others would only repeat what is missing."""
 
-REST: tuple[Checks, ...] = (
+OTHER_CHECKS: tuple[CheckFunction, ...] = (
     access.permissions,
-    room.quota,
-    room.limit_range,
+    capacity.quota,
+    capacity.limit_range,
     nodes.nodes,
-    room.pieces_of_work,
+    capacity.task,
     provisions.study_file,
     provisions.image,
     provisions.material,
-    provisions.places,
+    provisions.storage,
     provisions.claims,
     provisions.secrets,
     provisions.pull_secrets,
@@ -34,27 +33,32 @@ REST: tuple[Checks, ...] = (
 )
 
 
-def preflight(request: Request, server: Server, *, dry_run: bool = True) -> list[Check]:
-    """Look at everything.
+def preflight(request: Request, server: Server, *, has_dry_run: bool = True) -> list[Check]:
+    """Run all checks.
 
     Args:
-        dry_run: have the server try the job out, as `k8s.job.submit.dry_run` does.
+        request: the study.
+        server: the cluster.
+        has_dry_run: whether the server is asked to try the job, as `k8s.job.submit.dry_run` does.
+
+    Returns:
+        All findings; only those of the prerequisites where one of them fails.
 
     Raises:
         KubernetesError: the API server does not answer.
     """
-    found = [check for checks in FIRST for check in _run(checks, request, server)]
+    found = [check for function in PREREQUISITES for check in _run(function, request, server)]
     if any(check.status is CheckStatus.FAIL for check in found):
         return found
-    rest = [checks for checks in REST if dry_run or checks is not access.job]
-    return found + [check for checks in rest for check in _run(checks, request, server)]
+    others = [function for function in OTHER_CHECKS if has_dry_run or function is not access.job]
+    return found + [check for function in others for check in _run(function, request, server)]
 
 
 def refuse_failed(found: list[Check]) -> None:
-    """Nothing may start where a check failed.
+    """Refuse to submit where a check has failed.
 
     Raises:
-        PreflightError: says each that did, and what to do.
+        PreflightError: names every failed check, and what to do about it.
     """
     wrong = [check for check in found if check.status is CheckStatus.FAIL]
     if wrong:
@@ -62,10 +66,10 @@ def refuse_failed(found: list[Check]) -> None:
         raise PreflightError(f"nothing was submitted:\n{words}")
 
 
-def _run(checks: Checks, request: Request, server: Server) -> Iterator[Check]:
+def _run(function: CheckFunction, request: Request, server: Server) -> Iterator[Check]:
     try:
-        yield from checks(request, server)
+        yield from function(request, server)
     except (Refused, Unreachable) as error:
-        if checks is access.api_server and isinstance(error, Unreachable):
+        if function is access.api_server and isinstance(error, Unreachable):
             raise
-        yield unknown(checks.__name__.replace("_", " "), error)
+        yield unknown(function.__name__.replace("_", " "), error)

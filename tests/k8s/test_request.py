@@ -54,7 +54,7 @@ def test_file_without_the_section_says_the_least_that_it_needs(tmp_path: Path) -
         ({**SMALLEST, "volumes": {"v" * 58: {"claim": "c", "mount_path": "/data"}}}, "57"),
         (
             {**SMALLEST, "secrets": {"A": {"secret": "s", "key": "k"}}, "environment": {"A": "1"}},
-            "stands in environment",
+            "is given under environment as well",
         ),
         ({**SMALLEST, "volumes": {"data": {"claim": "c", "mount_path": "data/"}}}, "cluster.volumes.data.mount_path"),
         (
@@ -63,7 +63,7 @@ def test_file_without_the_section_says_the_least_that_it_needs(tmp_path: Path) -
         ),
         (
             {**SMALLEST, "deadline_hours": 1, "keep_minutes": 30},
-            "keep_minutes: with deadline_hours the study would work on for that time after its deadline",
+            "keep_minutes: with deadline_hours the study would go on for that time after its deadline",
         ),
         ({**SMALLEST, "driver": {"shared_memory": "0"}}, "driver.shared_memory: '0' is nothing; expected more than 0"),
         ({**SMALLEST, "driver": {"tolerations": [{"value": "x"}]}}, "without a key only Exists is possible"),

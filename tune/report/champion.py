@@ -15,7 +15,7 @@ from hidfd.formatting import percent, points, relative_paths
 from tune.planner.comparison import TABLE_METRICS, best_finalist
 from tune.report.objectives import further_columns
 from tune.report.summary import METRIC_NAMES, best_trial, shown
-from tune.study.definition import FRESH
+from tune.study.definition import FRESH_SEEDS
 from tune.study.search_space import changed
 from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot
 from tune.study.states import TaskState
@@ -73,7 +73,7 @@ def best_student(snapshot: StudySnapshot) -> TaskSnapshot | None:
 
 def config_of(task: TaskSnapshot, snapshot: StudySnapshot) -> TrialConfig:
     """The trial that a student belongs to."""
-    seeds = {} if task.role == "search" else dict.fromkeys(FRESH, task.seed)
+    seeds = {} if task.role == "search" else dict.fromkeys(FRESH_SEEDS, task.seed)
     base = TrialConfig.model_validate(snapshot.config["trial"])
     config = changed(base, {**task.params, **seeds})
     assert task_specs(config)[-1].key == task.key, task.label

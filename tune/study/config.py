@@ -1,4 +1,4 @@
-"""The `study:` and `search:` sections of a study file. Torch-free.
+"""The sections `study:` and `search:` of a study file. Torch-free.
 
     study:
       num_students: 8
@@ -31,43 +31,45 @@ from hidfd.config.schema import LearningRate, Section, Seed
 from tune.study.metrics import LATENCY, MEASURES, Direction, MeasureName, Objective
 
 Choice = bool | int | float | str
-"""What a searched parameter can be."""
+"""A value of a searched parameter."""
 
 FRESH_SEED = "seeds.generation"
+"""The only path at which `type: fresh_seed` is allowed."""
 
 Hours = Annotated[float, Field(gt=0, le=1e7)]
 
 
 class PrunerConfig(Section):
-    """Stopping students early, by their agreement at exactly equal student images."""
+    """The pruner, which stops students early by their agreement at exactly equal student images."""
 
     kind: Literal["asha", "none"] = "asha"
 
     first_rung_fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
-    """Where the first comparison stands, as a share of the student's budget. Earlier ones may rank the hybrid wrongly:
+    """Share of the student's images at which the first rung compares. An earlier one may rank the hybrid wrongly:
     synthetic images help late."""
 
     reduction_factor: float = Field(default=2.0, gt=1.0, le=16.0)
-    """One in so many goes on at each rung, and the next rung is so many times further on."""
+    """One student in so many goes on at each rung, and the next rung is at so many times as many images."""
 
 
 class ControlsConfig(Section):
-    """What the best trial is held against, on the same fresh seeds and at the same number of student steps."""
+    """Controls beside the best trial, on the same fresh seeds and at the same number of student steps."""
 
     real_only: bool = True
-    """The collected images alone. Without it the worth of the generator is unproven."""
+    """Train on the collected images alone. Without this control the worth of the generator is unproven."""
 
     synthetic_only: bool = True
+    """Train on the synthetic images alone."""
 
     plain_kd: bool = True
-    """The same hybrid images with a head of the student's own and the KL term only."""
+    """Train on the same hybrid images with a head of the student's own and the KL term only."""
 
     plain_kd_learning_rate: LearningRate = 0.05
-    """Of plain KD: its best one differs from that of feature alignment."""
+    """Learning rate of plain KD, whose best one differs from that of feature alignment."""
 
 
 class Bound(Section):
-    """What a student must keep to be taken; the bounds themselves are kept."""
+    """Bounds of a measure that a student must keep; a value at a bound keeps it."""
 
     min: float | None = Field(default=None, allow_inf_nan=False)
     max: float | None = Field(default=None, allow_inf_nan=False)
@@ -81,14 +83,14 @@ class Bound(Section):
         return self
 
     def violation(self, value: float) -> float:
-        """By how much a value misses it, as a share of the bound (of 1 where that is 0); 0 where it keeps it."""
+        """Return by how much a value misses the bound, as a share of it (of 1 where it is 0); 0 where it is kept."""
         over = 0.0 if self.max is None else (value - self.max) / (abs(self.max) or 1.0)
         under = 0.0 if self.min is None else (self.min - value) / (abs(self.min) or 1.0)
         return max(over, under, 0.0)
 
 
 class BudgetConfig(Section):
-    """What a study may cost: hours that its tasks held processors and GPUs, whether they used them or not.
+    """Limits on what a study costs: hours that its tasks held processors and GPUs, whether they used them or not.
 
     Every attempt counts, also one that was lost. When the budget is used up, what runs saves a checkpoint and stops;
     the same command goes on from there once the budget is raised. Enough for the comparison at the end is kept back.
@@ -97,10 +99,10 @@ class BudgetConfig(Section):
     cpu_hours: Hours | None = None
     gpu_hours: Hours | None = None
     wall_hours: Hours | None = None
-    """During which anything ran."""
+    """Hours during which any task ran."""
 
     money: float | None = Field(default=None, gt=0)
-    """At the prices below."""
+    """Cost of the CPU and GPU hours, at the prices below."""
 
     price_per_cpu_hour: float = Field(default=0.0, ge=0)
     price_per_gpu_hour: float = Field(default=0.0, ge=0)
@@ -119,68 +121,73 @@ class BudgetConfig(Section):
 
 
 class StudyConfig(Section):
-    """What is looked for, how, and what the result is held against."""
+    """The section `study:`: the objective, the search for it, and the comparison at the end."""
 
     objective: Objective = "agreement"
-    """Maximised. `agreement` with the teacher on the hold-out needs no labels; `validation_accuracy` needs
-    `trial.data.validation`, and is never taken just because that exists."""
+    """Measure that is maximised. `agreement` with the teacher on the hold-out needs no labels; `validation_accuracy`
+    needs `trial.data.validation`, and is never taken just because that exists."""
 
     further_objectives: dict[MeasureName, Direction] = Field(default_factory=dict)
-    """Traded off against the objective, such as `deployed_parameters: minimise`: the result is a Pareto front, of which
-    the finalists are the students of the highest `objective`."""
+    """Measures that are traded off against the objective, such as `deployed_parameters: minimise`: the result is a
+    Pareto front, whose students of the highest `objective` are the finalists."""
 
     constraints: dict[MeasureName, Bound] = Field(default_factory=dict)
-    """What a student must keep, such as `deployed_parameters: {max: 1.0e6}`: one that does not is no finalist and no
-    champion. `latency_milliseconds` is the median of forward passes of the deployed network on one image, on one thread
-    of the CPU of the machine that trained it, under whatever else ran there."""
+    """Bounds that a student must keep to become a finalist or the champion, such as
+    `deployed_parameters: {max: 1.0e6}`. `latency_milliseconds` is the median of forward passes of the deployed network
+    on one image, on one thread of the CPU of the machine that trained it, under whatever else ran there."""
 
     sampler: Literal["tpe", "stage-aware", "random", "grid"] = "tpe"
+    """Sampler that suggests the search trials."""
 
     startup_students: int = Field(default=10, ge=1, le=10_000)
-    """TPE and the stage-aware sampler draw at random until so many students have ended."""
+    """Number of students that have to end before TPE and the stage-aware sampler use results; until then they draw at
+    random."""
 
     seed: Seed = 0
-    """Of the sampler: suggestion number n depends on this, n, and the results so far."""
+    """Seed of the sampler: search trial number n depends on this, n, and the results so far."""
 
     num_students: int = Field(default=20, ge=1, le=100_000)
-    """How many the search suggests. A grid ends earlier when it is used up."""
+    """Number of search trials. A grid ends earlier when it is used up."""
 
     students_per_generator: int = Field(default=3, ge=1, le=10_000)
-    """Upstream parameters (those that change the synthetic images) are suggested anew for every n-th student and held
-    for those between, which share one generator. A grid keeps to its own order instead; the stage-aware sampler decides
-    each time whether a new generator is worth its cost, and keeps to this only while it draws at random."""
+    """Number of students that share a generator: upstream parameters (those that change the synthetic images) are
+    suggested anew for every n-th student and held for those between. A grid keeps to its own order instead; the
+    stage-aware sampler decides each time whether a new generator is worth its cost, and keeps to this number only while
+    it draws at random."""
 
     points: tuple[dict[str, Choice], ...] = ()
-    """Tried first, in this order: searched path -> value. What a point leaves open is suggested as always."""
+    """Points (searched path -> value) that are tried first, in this order. A path that a point leaves out is suggested
+    as always."""
 
     pruner: PrunerConfig = PrunerConfig()
 
     concurrency: int = Field(default=1, ge=1, le=10_000)
-    """Tasks side by side, each with the `resources:` of the study file."""
+    """Number of tasks side by side, each with the `resources:` of the study file."""
 
     hung_after_minutes: float | None = Field(default=60.0, gt=0.0)
-    """A task that tells nothing for so long is asked to stop, and soon after its process is killed. Loops tell
-    how far they are at every `log_every_images`; synthesis, evaluation and the hold-out's measures tell nothing while
-    they last, so it has to be longer than those. Null: never."""
+    """Minutes without a report after which a task is asked to stop, and soon after its process is killed. Training
+    loops report at every `log_every_images`; synthesis, evaluation and the hold-out's measures report nothing while
+    they run, so these minutes have to be longer than those stages. Null: never."""
 
     budget: BudgetConfig = BudgetConfig()
 
     num_finalists: int = Field(default=1, ge=1, le=100)
-    """So many of the best trials of the search are run again on each of `seeds`; the best of these is the champion."""
+    """Number of the search's best trials that are run again on each of `seeds`; the best of these is the champion."""
 
     controls: ControlsConfig = ControlsConfig()
 
     test_labels: Literal["once", "never"] = "once"
-    """Where `trial.data.test` is given: when everything has been chosen and compared, its labels are opened for the
-    best trial and its controls on every one of `seeds`, and the ledger keeps that and when. What comes later, as by
-    `--seeds 3`, is opened then, as a further opening on record. `never` while you are still trying things out."""
+    """Whether the labels of `trial.data.test` are used, where it is given. `once`: when everything has been chosen and
+    compared, the best trial and its controls are evaluated on them for every one of `seeds`, and the ledger records
+    that and when. Seeds that are added later, as by `--seeds 3`, are then evaluated too, on record as a further use.
+    `never` while you are still trying things out."""
 
     seeds: tuple[Seed, ...] = (1001,)
-    """Fresh seeds of generation, synthesis and distillation: for the best trial and its controls, and for variants."""
+    """Fresh seeds of generation, synthesis and distillation, for the best trial, its controls and the variants."""
 
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Name -> overrides (dotted path into `trial:` -> value). Each runs in full on each of `seeds`, over the study's
-    own material: other images or another checkpoint are another study file."""
+    """Name -> overrides (dotted path into `trial:` -> value). Each variant runs in full on each of `seeds`, over the
+    study's own material: other images or another checkpoint are another study file."""
 
     @field_validator("seeds")
     @classmethod
@@ -221,24 +228,24 @@ class StudyConfig(Section):
 
     @property
     def judged(self) -> tuple[str, ...]:
-        """Every measure that decides about a student: the objective first."""
+        """The measures that decide about a student, the objective first."""
         return tuple(dict.fromkeys([self.objective, *self.further_objectives, *self.constraints]))
 
     @property
     def measures_latency(self) -> bool:
-        """Whether students are timed."""
+        """Whether the latency of students is measured."""
         return LATENCY in self.judged
 
     def unmeasured(self, metrics: Mapping[str, float]) -> str | None:
-        """A measure that decides about a student and has no finite value; None where all have."""
+        """Return a measure that decides about a student and has no finite value; None where all have one."""
         return next((name for name in self.judged if not math.isfinite(metrics.get(name, math.nan))), None)
 
     def violation(self, metrics: Mapping[str, float]) -> float:
-        """By how much a student misses the constraints, 0 where it keeps them all."""
+        """Return by how much a student misses the constraints together; 0 where it keeps them all."""
         return sum(bound.violation(metrics[name]) for name, bound in self.constraints.items())
 
     def with_num_seeds(self, number: int) -> StudyConfig:
-        """The same study on the first `number` seeds, counting on from the last one given."""
+        """Return the study on the first `number` seeds; those beyond the given ones count on from the largest."""
         seeds = list(self.seeds[:number])
         while len(seeds) < number:
             seeds.append(max(seeds) + 1)
@@ -246,14 +253,14 @@ class StudyConfig(Section):
 
 
 class _Parameter(Section):
-    """What every kind of parameter may have."""
+    """The settings of every kind of parameter."""
 
     when: dict[str, Choice | tuple[Choice, ...]] = Field(default_factory=dict)
-    """Searched only where other searched parameters have these values (one, or one of a list); elsewhere the value of
-    `trial:` stands."""
+    """Conditions: the parameter is searched only where other searched parameters have these values (one, or one of a
+    list); elsewhere the value of `trial:` applies."""
 
     def conditions(self) -> dict[str, tuple[Choice, ...]]:
-        """Path -> values under which it is searched."""
+        """Return the path of each other parameter -> values under which this one is searched."""
         return {path: found if isinstance(found, tuple) else (found,) for path, found in self.when.items()}
 
 
@@ -264,10 +271,10 @@ class FloatParameter(_Parameter):
     low: float
     high: float
     log: bool = False
-    """Drawn evenly in its logarithm."""
+    """Whether it is drawn evenly in its logarithm."""
 
     step: float | None = Field(default=None, gt=0.0)
-    """Only low, low + step, ...; not together with `log`."""
+    """Distance of its values: low, low + step, ...; not together with `log`."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
@@ -275,11 +282,11 @@ class FloatParameter(_Parameter):
         return self
 
     def edges(self) -> tuple[Choice, ...]:
-        """Values that must all be legal for the whole range to be."""
+        """Return the values that must be legal for the whole range to be."""
         return self.low, self.high
 
     def grid(self) -> tuple[Choice, ...] | None:
-        """All its values in order; None for a continuous range."""
+        """Return all its values in order; None for a continuous range."""
         if self.step is None:
             return None
         low, high, step = (Decimal(str(value)) for value in (self.low, self.high, self.step))  # 0.1 + 2 * 0.1 > 0.3
@@ -293,10 +300,10 @@ class IntParameter(_Parameter):
     low: int
     high: int
     log: bool = False
-    """Drawn evenly in its logarithm."""
+    """Whether it is drawn evenly in its logarithm."""
 
     step: int = Field(default=1, ge=1)
-    """Only low, low + step, ...; not together with `log`."""
+    """Distance of its values: low, low + step, ...; not together with `log`."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
@@ -304,16 +311,16 @@ class IntParameter(_Parameter):
         return self
 
     def edges(self) -> tuple[Choice, ...]:
-        """Values that must all be legal for the whole range to be."""
+        """Return the values that must be legal for the whole range to be."""
         return self.low, self.high
 
     def grid(self) -> tuple[Choice, ...] | None:
-        """All its values in order."""
+        """Return all its values in order."""
         return tuple(range(self.low, self.high + 1, self.step))
 
 
 class CategoricalParameter(_Parameter):
-    """One of a list, without order."""
+    """A value from a list, without order."""
 
     type: Literal["categorical"]
     choices: tuple[Choice, ...] = Field(min_length=1)
@@ -322,20 +329,20 @@ class CategoricalParameter(_Parameter):
     @classmethod
     def _distinct_choices(cls, choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
         if len({(type(choice), choice) for choice in choices}) < len(choices):
-            raise ValueError("a choice stands there twice")
+            raise ValueError("a choice is given twice; keep one")
         return choices
 
     def edges(self) -> tuple[Choice, ...]:
-        """Values that must all be legal."""
+        """Return the values that must all be legal."""
         return self.choices
 
     def grid(self) -> tuple[Choice, ...] | None:
-        """All its values in order."""
+        """Return all its values in order."""
         return self.choices
 
 
 class FreshSeed(Section):
-    """At `seeds.generation`: every new generator gets a seed of its own, so that sharing one cannot hide its luck."""
+    """A seed of its own for every new generator, at `seeds.generation`, so that sharing a seed cannot hide its luck."""
 
     type: Literal["fresh_seed"]
 
@@ -345,7 +352,7 @@ Parameter = Annotated[RealParameter | FreshSeed, Field(discriminator="type")]
 
 
 class SearchConfig(RootModel[dict[str, Parameter]]):
-    """What is searched: dotted path into `trial:` -> parameter."""
+    """The section `search:`: dotted path into `trial:` -> parameter."""
 
     root: dict[str, Parameter] = Field(default_factory=dict)
 
@@ -365,13 +372,13 @@ class SearchConfig(RootModel[dict[str, Parameter]]):
         return isinstance(self.root.get(FRESH_SEED), FreshSeed)
 
     def items(self) -> Iterator[tuple[str, RealParameter]]:
-        """Paths with the parameters that are suggested, in the file's order."""
+        """Yield the paths and parameters that are suggested, in the file's order."""
         for path, parameter in self.root.items():
             if not isinstance(parameter, FreshSeed):
                 yield path, parameter
 
     def get(self, path: str) -> RealParameter | None:
-        """The parameter at a path, if one is suggested there."""
+        """Return the parameter at a path; None where none is suggested."""
         return dict(self.items()).get(path)
 
 

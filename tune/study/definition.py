@@ -1,4 +1,4 @@
-"""A study as it is asked for: its file's sections, checked against each other, with all materials identified."""
+"""The definition of a study: the sections of its file, checked against each other, with all materials identified."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from tune.study.asha import rung_images
 from tune.study.config import FRESH_SEED, SearchConfig, StudyConfig
 from tune.study.search_space import Space, build_space, changed
 
-FRESH = ("seeds.generation", "seeds.synthesis", "seeds.distillation")
-"""What a fresh seed replaces; teacher and collection stay."""
+FRESH_SEEDS = ("seeds.generation", "seeds.synthesis", "seeds.distillation")
+"""Paths of the seeds that a fresh seed replaces; teacher and collection stay the same."""
 
-ROWS_OF_A_SEARCH = ("hybrid", "best", "real-only", "synthetic-only", "plain-kd")
-"""Names of the best trial and of its controls in the table of comparisons."""
+SEARCH_ROWS = ("hybrid", "best", "real-only", "synthetic-only", "plain-kd")
+"""Names of the best trial and its controls in the comparison at the end of a search."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """All that the planner needs to know.
+    """A checked study, as the planner needs it.
 
     Attributes:
-        name: of the study.
-        study, search: its sections.
-        base: its `trial:`, with the sha256 of every material.
+        name: name of the study.
+        study, search: the sections `study:` and `search:`.
+        base: the section `trial:`, with the sha256 of every material.
         space: the checked search space.
-        folder: where trial folders and the study's report go.
+        folder: folder of the trials' folders and the study's report.
         file, command, tracking: for people: the study file, the command that goes on, the MLflow URI (redacted).
-        resources: of one task: cpus, gpus, workers.
+        resources: cpus, gpus and workers of one task.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Definition:
 
     @property
     def limit(self) -> int:
-        """How many suggestions the search makes at most; 0 without a search."""
+        """The largest number of search trials; 0 without a search."""
         if not self.search:
             return 0
         if self.study.sampler == "grid":
@@ -61,7 +61,7 @@ class Definition:
 
     @property
     def students_per_generator(self) -> int:
-        """How many students share a generator at least; a grid shares as long as only downstream parameters change."""
+        """The least number of students per generator; a grid shares one while only downstream parameters change."""
         if self.search and self.study.sampler == "grid":
             return self.space.students_per_generator_of_grid()
         if self.study.sampler == "stage-aware":
@@ -70,7 +70,7 @@ class Definition:
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """Student images at which the search's students are compared."""
+        """The numbers of student images at which the search's students are compared."""
         pruner, student = self.study.pruner, self.base.distillation
         if pruner.kind == "none":
             return ()
@@ -79,11 +79,11 @@ class Definition:
         )
 
     def settings_of(self, params: dict[str, Any], group: int) -> dict[str, Any]:
-        """All that a suggestion changes in the study's `trial:`.
+        """Return everything that a search trial changes in the study's `trial:`.
 
         Args:
             params: dotted path -> value.
-            group: number of the suggestion whose generator it shares: decides its seed where those are fresh.
+            group: number of the search trial whose generator it shares, which decides the seed where that is fresh.
         """
         if not self.search.has_fresh_seed:
             return params
@@ -91,14 +91,14 @@ class Definition:
         return params | {FRESH_SEED: int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1}
 
     def with_seed(self, values: dict[str, Any], seed: int) -> TrialConfig:
-        """The trial with overrides, on a fresh seed."""
-        return changed(self.base, {**values, **dict.fromkeys(FRESH, seed)})
+        """Return the trial with overrides, on a fresh seed."""
+        return changed(self.base, {**values, **dict.fromkeys(FRESH_SEEDS, seed)})
 
     def identity(self) -> dict[str, Any]:
-        """What the study's results belong to: where it differs, they are no longer one study.
+        """Return the settings that all results of one study share; with other ones it would be another study.
 
-        Neither how much is asked for nor what the best is held against in the end (finalists, seeds, controls, test
-        labels): a study goes on with other ones.
+        Left out are the numbers of students and seeds and all that concerns the comparison at the end (finalists,
+        controls, test labels): a study goes on with other ones.
         """
         study = self.study
         content: dict[str, Any] = {
@@ -115,7 +115,9 @@ class Definition:
             "stage_versions": VERSIONS,
         }
         more = study.model_dump(mode="json", include={"further_objectives", "constraints", "points", "variants"})
-        content["study"] |= {name: asked for name, asked in more.items() if asked}  # studies without them stay equal
+        content["study"] |= {
+            name: asked for name, asked in more.items() if asked
+        }  # left out where empty, as in older studies
         plain: dict[str, Any] = json.loads(json.dumps(content))
         return plain
 
@@ -131,10 +133,10 @@ def define(
     """Check a study's sections against each other.
 
     Args:
-        name: of the study.
-        study, search: its sections.
-        base: its `trial:`, with the sha256 of every material.
-        folder: for its results.
+        name: name of the study.
+        study, search: the sections `study:` and `search:`.
+        base: the section `trial:`, with the sha256 of every material.
+        folder: folder for the results.
         shown: the other attributes of `Definition`.
 
     Raises:
@@ -160,7 +162,7 @@ def define(
     except ConfigError as error:
         problems.append(str(error))
     try:
-        batches = dict(batch for stage, batch in base.batches.items() if stage != "teacher")  # it may stand already
+        batches = dict(batch for stage, batch in base.batches.items() if stage != "teacher")  # it may be built already
         check_shares(batches, int(shown.get("resources", {}).get("workers", 1)))
     except ConfigError as error:
         problems.append(f"resources.num_workers: {error}")
@@ -171,7 +173,7 @@ def define(
         )
     own = materials(base)
     for variant, values in study.variants.items():
-        if search and variant in ROWS_OF_A_SEARCH:
+        if search and variant in SEARCH_ROWS:
             problems.append(f"study.variants.{variant}: a search has a row of that name; give the variant another one")
         try:
             found = materials(changed(base, values))
@@ -190,7 +192,7 @@ def define(
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
-    """`path: old -> new` for every leaf in which two JSON trees differ."""
+    """Yield `path: old -> new` for every leaf in which two JSON trees differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
             yield from differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)

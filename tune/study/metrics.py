@@ -1,4 +1,4 @@
-"""What a finished student is judged by: the measures that a study maximises, minimises or bounds. Torch-free."""
+"""The measures of a finished student, which a study maximises, minimises or bounds. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ MeasureName = Literal[
 ]
 
 LATENCY = "latency_milliseconds"
-"""Taken after the evaluation, and only where a study asks for it: it belongs to a machine, not to an artifact."""
+"""The measure that is taken after the evaluation, where a study asks for it: it belongs to a machine and not to
+an artifact."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of every finished student.
+    """A measure of every finished student.
 
     Attributes:
         in_words: its name for people.
-        direction: the better one.
+        direction: the direction in which it gets better.
         unit: `share` is written in per cent, `count` with separators, `ms` as milliseconds, `number` as it is.
     """
 
@@ -40,7 +41,7 @@ MEASURES: dict[str, Measure] = {
 
 
 def written(name: str, value: float | None) -> str:
-    """A value of a measure as people write it; a dash where there is none."""
+    """Format a value of a measure for people; a dash where there is none."""
     if value is None:
         return "–"
     match MEASURES[name].unit:
@@ -55,10 +56,10 @@ def written(name: str, value: float | None) -> str:
 
 
 def merit(name: str, value: float) -> float:
-    """The value, so signed that more is better."""
+    """Return the value with the sign by which more is better."""
     return value if MEASURES[name].direction == "maximise" else -value
 
 
 def optuna_direction(name: str) -> Literal["maximize", "minimize"]:
-    """As Optuna spells it."""
+    """Return the direction of a measure as Optuna spells it."""
     return "maximize" if MEASURES[name].direction == "maximise" else "minimize"

@@ -1,7 +1,7 @@
-"""The search space: paths into `trial:`, checked before anything runs, and which change the generator. Torch-free.
+"""The search space: paths into `trial:`, checked before anything runs and split by what they change. Torch-free.
 
 A parameter is *upstream* if it changes the digest of the synthetic images (or of the collection, where a trial has
-none), else *downstream*: students that differ downstream only share one generator.
+none), else *downstream*: students that differ only downstream share one generator.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FIXED = {
     "collection.holdout_images": "the hold-out is what students are judged on, one set for all trials of a study",
     "seeds": "the trials of a search share their seeds, so that equal settings share their generator",
 }
-"""Paths (and all below them) that a search may not vary, and why."""
+"""Paths that a search may not vary, nor anything below them -> the reason."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Space:
     """A checked search space.
 
     Attributes:
-        upstream, downstream: dotted path -> parameter, each in the file's order.
-        values: dotted path -> all its values in order, for a grid; None where the range is continuous.
-        conditions: dotted path -> path of another -> values under which it is searched; for conditional ones only.
+        upstream, downstream: dotted path -> parameter, in the file's order, each after those that it depends on.
+        values: dotted path -> all values in order, for a grid; None where the range is continuous.
+        conditions: dotted path of a conditional parameter -> path of another -> values under which it is searched.
     """
 
     upstream: dict[str, RealParameter]
@@ -59,16 +59,16 @@ class Space:
 
     @property
     def parameters(self) -> dict[str, RealParameter]:
-        """All of them, upstream first, each after those that it depends on."""
+        """All searched parameters, upstream first, each after those that it depends on."""
         return self.upstream | self.downstream
 
     def is_active(self, path: str, params: Mapping[str, Any]) -> bool:
-        """Whether a parameter is searched, given those before it."""
+        """Whether a parameter is searched, given the values of those before it."""
         conditions = self.conditions.get(path, {})
         return all(other in params and params[other] in allowed for other, allowed in conditions.items())
 
     def grid(self) -> Iterator[dict[str, Choice]]:
-        """Every combination; the last downstream parameter changes fastest, so that generators are shared in a row.
+        """Yield every combination; the last downstream parameter changes fastest, so that neighbours share a generator.
 
         Raises:
             ConfigError: a parameter is continuous.
@@ -79,19 +79,19 @@ class Space:
             for path, value in zip(paths, combination, strict=True):
                 if self.is_active(path, params):
                     params[path] = value
-            # Where a parameter is off, its values differ in nothing: only the first counts.
+            # The values of a parameter that is not searched here make no difference: only the first counts.
             off = [(path, value) for path, value in zip(paths, combination, strict=True) if path not in params]
             if all(value == self._finite(path)[0] for path, value in off):
                 yield params
 
     def grid_size(self) -> int:
-        """Number of combinations; ConfigError as for `grid`."""
+        """Return the number of combinations; raises ConfigError as `grid` does."""
         if self.conditions:
             return sum(1 for _ in self.grid())
         return math.prod(len(self._finite(path)) for path in self.parameters)
 
     def students_per_generator_of_grid(self) -> int:
-        """Number of combinations that differ downstream only, at most where some are conditional."""
+        """Return the number of combinations that share a generator; an upper bound where some are conditional."""
         return math.prod(len(self._finite(path)) for path in self.downstream)
 
     def _finite(self, path: str) -> tuple[Choice, ...]:
@@ -105,9 +105,9 @@ def build_space(search: SearchConfig, study: StudyConfig, base: TrialConfig) -> 
     """Check `search:` against the trial's own fields and sort it into upstream and downstream.
 
     Args:
-        search: what is searched.
-        study: how; a grid needs finite parameters, ASHA equal budgets.
-        base: the study's own trial, with the sha256 of its materials.
+        search: the section `search:`.
+        study: the section `study:`; a grid needs finite parameters, ASHA equal budgets.
+        base: the section `trial:`, with the sha256 of its materials.
 
     Raises:
         ConfigError: a path that does not exist, leaves its field's bounds, has the wrong type, changes no result, or
@@ -147,7 +147,7 @@ def build_space(search: SearchConfig, study: StudyConfig, base: TrialConfig) -> 
 def _in_order(
     search: SearchConfig, conditions: Mapping[str, Mapping[str, tuple[Choice, ...]]], problems: list[str]
 ) -> list[tuple[str, RealParameter]]:
-    """The parameters, each after those that it depends on; what cannot be so ordered is a problem."""
+    """Return the parameters, each after those that it depends on; add to `problems` what prevents such an order."""
     parameters = dict(search.items())
     for path, needed in conditions.items():
         for other, allowed in needed.items():
@@ -180,7 +180,7 @@ def _in_order(
 
 
 def _check_points(space: Space, search: SearchConfig, study: StudyConfig, base: TrialConfig) -> None:
-    """Raises ConfigError for a given point that lies outside the space."""
+    """Raise ConfigError for a given point outside the space."""
     problems = []
     for number, point in enumerate(study.points):
         where = f"study.points[{number}]"
@@ -217,7 +217,7 @@ def _lies_within(value: Choice, parameter: RealParameter) -> bool:
 
 
 def changed(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
-    """The trial with other values at dotted paths.
+    """Return the trial with other values at dotted paths.
 
     Raises:
         ConfigError: a path that does not exist, a value out of its range, or values that do not fit together.
@@ -258,7 +258,7 @@ def _check(
         if taken != value or (isinstance(value, float) and isinstance(taken, int)):
             raise ConfigError(
                 f"search.{path}: {value!r} would be read as {taken!r}; the field takes {type(taken).__name__}, "
-                f"search it so"
+                f"search it as such"
             )
     effects = [_effect(config, path, parameter.edges()) for config in _contexts(path, search, base)]
     if "none" in effects and len(set(effects)) == 1 and len(set(parameter.edges())) > 1:
@@ -270,7 +270,7 @@ def _check(
 
 
 def _contexts(path: str, search: SearchConfig, base: TrialConfig) -> Iterator[TrialConfig]:
-    """The trial itself, and with each other parameter at its edges: what one switches off, another may switch on."""
+    """Yield the trial itself and with each other parameter at its edges: what one switches off, another switches on."""
     yield base
     own = search.get(path)
     for other, allowed in (own.conditions() if own else {}).items():
@@ -285,7 +285,7 @@ def _contexts(path: str, search: SearchConfig, base: TrialConfig) -> Iterator[Tr
 
 
 def _effect(config: TrialConfig, path: str, edges: tuple[Choice, ...]) -> Literal["upstream", "downstream", "none"]:
-    """What of the trial changes when the path takes its edge values one after another."""
+    """Return the part of the trial that changes between the edge values of a path."""
     upstream, whole = set(), set()
     for value in edges:
         with contextlib.suppress(ConfigError):

@@ -63,8 +63,8 @@ def test_job_that_runs_or_that_its_user_has_suspended_waits_in_no_queue(api: Api
     [
         (403, "; its Workload, which says why, may not be read"),
         (404, ", and there is no Kueue"),
-        (422, "; why, cannot be had now: "),
-        (500, "; why, cannot be had now: "),
+        (422, "; the reason cannot be read now: "),
+        (500, "; the reason cannot be read now: "),
     ],
 )
 def test_trouble_with_kueue_keeps_nobody_from_watching(

@@ -6,7 +6,7 @@ import pytest
 
 from k8s.client import Api
 from k8s.errors import Unreachable
-from k8s.job.logs import Logs, PodLog
+from k8s.job.logs import ContainerLog, PodLogs
 from tests.k8s.api_server import DROP, ApiServer
 from tests.k8s.conftest import NAMESPACED
 
@@ -18,62 +18,64 @@ def stamped(second: float, words: str) -> str:
 
 
 @pytest.fixture
-def log(server: ApiServer) -> PodLog:
+def log(server: ApiServer) -> ContainerLog:
     server.logs[POD] = [stamped(1.0, "a"), stamped(1.5, "b"), stamped(1.5, "c")]
-    return PodLog(POD, "ray-job-submitter")
+    return ContainerLog(POD, "ray-job-submitter")
 
 
-def test_lines_come_once_also_where_several_share_a_second(log: PodLog, server: ApiServer, api: Api) -> None:
-    assert log.new(api) == ["a", "b", "c"]
-    assert log.new(api) == []
+def test_lines_come_once_also_where_several_share_a_second(log: ContainerLog, server: ApiServer, api: Api) -> None:
+    assert log.read_new(api) == ["a", "b", "c"]
+    assert log.read_new(api) == []
     server.logs[POD] += [stamped(1.5, "d"), stamped(1.7, "e"), stamped(2.0, "a")]
-    assert log.new(api) == ["d", "e", "a"]
-    assert log.new(api) == []
+    assert log.read_new(api) == ["d", "e", "a"]
+    assert log.read_new(api) == []
 
 
-def test_server_is_asked_only_for_what_came_since(log: PodLog, server: ApiServer, api: Api) -> None:
-    log.new(api)
-    log.new(api)
+def test_server_is_asked_only_for_what_came_since(log: ContainerLog, server: ApiServer, api: Api) -> None:
+    log.read_new(api)
+    log.read_new(api)
     assert "sinceTime=2026-11-28T12%3A00%3A01Z" in server.asked[-1][1]
 
 
 def test_stamps_without_trailing_zeros_sort_as_the_others(server: ApiServer, api: Api) -> None:
     server.logs[POD] = ["2026-11-28T12:00:01.1Z a", "2026-11-28T12:00:01.12Z b", "2026-11-28T12:00:01Z zero"]
-    log = PodLog(POD, "c")
-    assert sorted(log.new(api)) == ["a", "b", "zero"]
+    log = ContainerLog(POD, "c")
+    assert sorted(log.read_new(api)) == ["a", "b", "zero"]
     server.logs[POD] += ["2026-11-28T12:00:01.125Z c"]
-    assert log.new(api) == ["c"]
+    assert log.read_new(api) == ["c"]
 
 
 @pytest.mark.parametrize("zone", ["+08:00", "-05:00"])
 def test_stamps_of_a_node_in_another_zone_are_the_same_moments(server: ApiServer, api: Api, zone: str) -> None:
     server.logs[POD] = [f"2026-11-28T12:00:01.5{zone} a"]
-    log = PodLog(POD, "c")
-    assert log.new(api) == ["a"]
+    log = ContainerLog(POD, "c")
+    assert log.read_new(api) == ["a"]
     server.logs[POD] += [f"2026-11-28T12:00:02.5{zone} b"]
-    assert log.new(api) == ["b"]
+    assert log.read_new(api) == ["b"]
 
 
 def test_line_that_draws_over_itself_is_one_line(server: ApiServer, api: Api) -> None:
     server.logs[POD] = ["2026-11-28T12:00:01Z 10%\r20%\r100% done"]
-    assert PodLog(POD, "c").new(api) == ["10%\r20%\r100% done"]
+    assert ContainerLog(POD, "c").read_new(api) == ["10%\r20%\r100% done"]
 
 
 @pytest.mark.parametrize("fault", [DROP, 410, 503, 429])
-def test_nothing_is_lost_over_a_broken_connection(log: PodLog, server: ApiServer, api: Api, fault: int) -> None:
-    assert len(log.new(api)) == 3
+def test_nothing_is_lost_over_a_broken_connection(log: ContainerLog, server: ApiServer, api: Api, fault: int) -> None:
+    assert len(log.read_new(api)) == 3
     server.logs[POD] += [stamped(3.0, "meanwhile")]
     server.faults = [fault]
     with pytest.raises(Unreachable):
-        log.new(api)
-    assert log.new(api) == ["meanwhile"]
+        log.read_new(api)
+    assert log.read_new(api) == ["meanwhile"]
 
 
 @pytest.mark.parametrize("fault", [404, 400])
-def test_container_that_is_not_there_yet_has_no_lines(log: PodLog, server: ApiServer, api: Api, fault: int) -> None:
+def test_container_that_is_not_there_yet_has_no_lines(
+    log: ContainerLog, server: ApiServer, api: Api, fault: int
+) -> None:
     server.faults = [fault]
-    assert log.new(api) == []
-    assert log.new(api) == ["a", "b", "c"]
+    assert log.read_new(api) == []
+    assert log.read_new(api) == ["a", "b", "c"]
 
 
 def test_pods_of_two_tries_have_logs_of_their_own(server: ApiServer, api: Api) -> None:
@@ -81,6 +83,6 @@ def test_pods_of_two_tries_have_logs_of_their_own(server: ApiServer, api: Api) -
         {"metadata": {"name": name, "uid": name}, "spec": {"containers": [{"name": "c"}]}} for name in ("one", "two")
     ]
     server.logs |= {f"{NAMESPACED}/pods/{name}": [stamped(1.0, name)] for name in ("one", "two")}
-    logs = Logs("studies")
-    assert logs.new(pods[:1], api) == [("one", "one")]
-    assert logs.new(pods, api) == [("two", "two")]
+    logs = PodLogs("studies")
+    assert logs.read_new(pods[:1], api) == [("one", "one")]
+    assert logs.read_new(pods, api) == [("two", "two")]

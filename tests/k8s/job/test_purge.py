@@ -82,7 +82,7 @@ def test_purge_has_ended_only_when_its_pod_is_collected(
         forget()
         assert len(slept) == collected_after
     else:
-        with pytest.raises(KubernetesError, match=r"data is taken away; Kubernetes still collects pod .*-purge-x$"):
+        with pytest.raises(KubernetesError, match=r"data is deleted; Kubernetes has still to delete pod .*-purge-x$"):
             forget()
         assert len(slept) > 30, "however little was left of the time"
         with contextlib.suppress(KubernetesError):
@@ -136,7 +136,7 @@ def test_purge_of_somebody_else_that_begins_meanwhile_is_left_alone(
 def test_purge_that_fails_says_so_and_can_be_given_again(
     asked: Request, manifests: Manifests, server: ApiServer, api: Api
 ) -> None:
-    with pytest.raises(KubernetesError, match="not all of the study's data could be taken away: fashion: forgotten"):
+    with pytest.raises(KubernetesError, match="not all of the study's data could be deleted: fashion: forgotten"):
         purge(asked, api, Waiting(9, say_nothing, sleep=purged(server, manifests.name, failed=1)))
     path = f"{PURGE_JOBS}/{manifests.name}-purge"
     with pytest.raises(

@@ -104,4 +104,4 @@ def test_volume_that_cannot_be_mounted_is_told_while_its_pod_waits() -> None:
 def test_pod_that_is_not_even_made_is_told_with_the_reason() -> None:
     about = {"kind": "RayCluster", "name": "cluster-1"}
     event = {"reason": "FailedToCreateWorkerPod", "message": "exceeded quota: team", "involvedObject": about}
-    assert troubles([], [event]) == ("cluster-1: a pod is not made: exceeded quota: team",)
+    assert troubles([], [event]) == ("cluster-1: a pod cannot be created: exceeded quota: team",)

@@ -42,7 +42,7 @@ class Story:
 
     def watch(self, api: Api) -> JobSnapshot:
         self.sleep(0.0)
-        return Watcher(api, "studies", self._name).until_it_ends(self.views.append, sleep=self.sleep)
+        return Watcher(api, "studies", self._name).watch(self.views.append, sleep=self.sleep)
 
 
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "rayClusterName": "cluster-1"}
@@ -78,7 +78,7 @@ def test_watch_goes_on_over_every_passing_fault_and_says_that_it_waits(
 def test_watch_gives_up_on_a_server_that_stays_away(
     submitted: str, server: ApiServer, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(watching, "LONGEST_OUTAGE_SECONDS", 0.05)
 
     def fail() -> None:
         monkeypatch.setattr(server, "answer", lambda *request: (503, {"message": "for ever"}))
@@ -158,7 +158,7 @@ def test_pod_whose_node_does_not_answer_hides_nothing_else(submitted: str, serve
     server.answer = answer  # type: ignore[method-assign]
     story = Story(server, submitted, RUNNING, DONE)
     assert story.watch(api).state.has_succeeded
-    assert "lost: its log cannot be had now" in story.views[0].troubles[0]
+    assert "lost: its log cannot be read now" in story.views[0].troubles[0]
     assert story.views[0].lines == (("well", "said by well"),)
 
 
@@ -188,7 +188,7 @@ def test_watch_says_why_a_queue_holds_the_job_back(submitted: str, server: ApiSe
     assert story.watch(api).queued is None
     first, second, third = [view.queued for view in story.views[:3]]
     assert first == "waits in queue research: 2 cpu more needed"
-    assert str(second).startswith("waits in queue research; why, cannot be had now")
+    assert str(second).startswith("waits in queue research; the reason cannot be read now")
     assert third is None
 
 
@@ -214,7 +214,7 @@ def test_pod_that_may_not_be_made_is_told_while_it_is_missing(
         )
     story = Story(server, submitted, RUNNING | {"rayClusterStatus": {"desiredWorkerReplicas": num_workers}}, DONE)
     story.watch(api)
-    assert story.views[0].troubles == (("cluster-1: a pod is not made: exceeded quota",) if is_told else ())
+    assert story.views[0].troubles == (("cluster-1: a pod cannot be created: exceeded quota",) if is_told else ())
 
 
 def test_job_that_is_taken_away_right_after_its_end_has_succeeded(submitted: str, server: ApiServer, api: Api) -> None:

@@ -323,17 +323,17 @@ def test_material_of_this_machine_is_refused_with_the_command_that_imports_it(fi
 @pytest.mark.parametrize(
     ("place", "where", "expected", "says"),
     [
-        ("store", ".hidfd/store", FAIL, "would lie in a pod and go with it"),
+        ("store", ".hidfd/store", FAIL, "would be inside a pod, deleted with it"),
         ("ledger", "/data/ledger.db", FAIL, "postgresql://"),
         ("tracking", "sqlite:///mlflow.db", FAIL, "an MLflow server"),
-        ("results", ".hidfd/results", WARN, "goes with the driver's pod"),
-        ("ledger", "/mnt/hidfd/ledger.db", WARN, "lies in files on a claim"),
-        ("tracking", "sqlite:////mnt/hidfd/mlflow.db", WARN, "lies in files on a claim"),
+        ("results", ".hidfd/results", WARN, "is deleted with the driver's pod"),
+        ("ledger", "/mnt/hidfd/ledger.db", WARN, "is a file on a claim"),
+        ("tracking", "sqlite:////mnt/hidfd/mlflow.db", WARN, "is a file on a claim"),
         ("store", "/mnt/hidfd/store", PASS, "on claim hidfd-store"),
         ("store", "file:///mnt/hidfd/store", PASS, "on claim hidfd-store"),
-        ("store", "file:///tmp/store", FAIL, "would lie in a pod"),
-        ("tracking", "file:///tmp/mlruns", FAIL, "would lie in a pod"),
-        ("store", "/mnt/hidfd2/store", FAIL, "would lie in a pod"),
+        ("store", "file:///tmp/store", FAIL, "would be inside a pod"),
+        ("tracking", "file:///tmp/mlruns", FAIL, "would be inside a pod"),
+        ("store", "/mnt/hidfd2/store", FAIL, "would be inside a pod"),
     ],
 )
 def test_every_place_has_to_outlive_its_pod(
@@ -350,7 +350,7 @@ def test_place_lies_on_the_claim_that_is_mounted_nearest(find: Any) -> None:
     found = find({**EVERYTHING, "volumes": volumes}, storage={**REMOTE, "store": "/mnt/hidfd/store"})
     assert found["storage.store"].status is PASS
     found = find({**EVERYTHING, "volumes": volumes}, storage={**REMOTE, "store": "/mnt/store"})
-    assert "lies on above, which is read_only" in found["storage.store"].found
+    assert "is on above, which is read_only" in found["storage.store"].found
 
 
 def test_place_of_the_pods_environment_wins_over_the_file(find: Any) -> None:
@@ -368,7 +368,7 @@ def test_place_of_the_command_line_wins_over_the_pods_environment_and_a_secrets_
     cluster = {**EVERYTHING, "environment": environment, "secrets": secrets}
     found = find(cluster, "storage.store=s3://bucket/other")
     assert found["storage.store"].found == "s3://bucket/other"
-    assert found["storage.ledger"].found == "as it stands in the Secret hidfd-database"
+    assert found["storage.ledger"].found == "the value in the Secret hidfd-database"
 
 
 def test_typing_error_in_the_search_is_found_before_a_driver_would_refuse_it_in_every_try(
@@ -504,7 +504,7 @@ def test_service_account_that_is_missing_is_what_the_pods_are_refused_for(
 @pytest.mark.parametrize(
     ("status", "message", "expected", "says"),
     [
-        (403, 'User "x" cannot create resource "rayjobs"', WARN, "may not be tried out"),
+        (403, 'User "x" cannot create resource "rayjobs"', WARN, "may not be tried"),
         (403, 'admission webhook "kueue" denied the request: elastic', FAIL, "denied the request: elastic"),
         (400, 'strict decoding error: unknown field "spec.authOptions"', FAIL, 'field "spec.authOptions"'),
         (400, 'admission webhook "old" does not support dry run', WARN, "does not support dry run"),
