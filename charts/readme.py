@@ -1,4 +1,4 @@
-"""Writes the table in charts/hidfd/README.md out of the comments in values.yaml: `python charts/readme.py`."""
+"""Write the table in charts/hidfd/README.md from the comments in values.yaml: `python charts/readme.py`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _KEY = re.compile(r"(?P<indent> *)(?P<key>[A-Za-z0-9]+):(?: (?P<value>.+))?")
 
 
 class Line(NamedTuple):
-    """A value with its comment.
+    """A value of the chart with its comment.
 
     Attributes:
-        path: of keys, with dots.
+        path: its keys, joined by dots.
         default: as values.yaml writes it, on one line.
         comment: empty if there is none.
     """
@@ -29,10 +29,10 @@ class Line(NamedTuple):
 
 
 def lines(text: str) -> Iterator[Line]:
-    """The values of a values.yaml that have no keys of their own below them, in its order.
+    """Yield the values of a values.yaml that have no keys below them, in its order.
 
     Args:
-        text: block style, two spaces a level; lists of more than one line are quoted in the table as "see values.yaml".
+        text: in block style, two spaces a level. A list of more than one line becomes "see values.yaml" in the table.
     """
     path: list[str] = []
     comment: list[str] = []
@@ -52,13 +52,13 @@ def lines(text: str) -> Iterator[Line]:
 
 
 def table(text: str) -> str:
-    """The values as a table in Markdown."""
+    """Return the values as a table in Markdown."""
     head = "| value | default | what it is |\n|---|---|---|\n"
     return head + "".join(f"| `{line.path}` | {_code(line.default)} | {line.comment} |\n" for line in lines(text))
 
 
 def with_table(readme: str, values: str) -> str:
-    """The README with its table made anew."""
+    """Return the README with a new table of values."""
     before, _, rest = readme.partition(BEGIN)
     after = rest.partition(END)[2]
     return f"{before}{BEGIN}{table(values)}{END}{after}"

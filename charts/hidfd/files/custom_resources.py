@@ -1,4 +1,4 @@
-"""KubeRay's CRDs are in the cluster, with the version v1."""
+"""Check that the cluster has KubeRay's CRDs and serves their version v1."""
 
 import json
 import ssl

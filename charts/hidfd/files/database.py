@@ -1,4 +1,4 @@
-"""Waits until PostgreSQL answers for each database named, as the PG* variables say. Exit code 1: it did not in time."""
+"""Wait until PostgreSQL takes writes in each named database, by the PG* variables. Exit code 1: it did not in time."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""MLflow is well, and takes requests under the name of its Service (403: --allowed-hosts does not list it)."""
+"""Check that MLflow is healthy and answers under its Service's name (403: --allowed-hosts does not list the name)."""
 
 import sys
 import urllib.request

@@ -1,4 +1,4 @@
-"""Puts a file where studies keep theirs (a folder, or BUCKET/PREFIX as s3://), reads it and removes it."""
+"""Write a file where studies keep theirs (a folder, or s3://BUCKET/PREFIX), read it and remove it."""
 
 import os
 import sys

@@ -1,10 +1,10 @@
-{{/* Name of everything: the release's name if it has the chart's in it, else both. Short, as KubeRay appends to it. */}}
+{{/* Name of every object: the release's name if it contains the chart's, else both. Short, as KubeRay appends to it. */}}
 {{- define "hidfd.fullname" -}}
 {{- $name := ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) -}}
 {{- $name | trunc 40 | trimSuffix "-" -}}
 {{- end }}
 
-{{/* What selects the pods of one part. Takes a dict: root, part. */}}
+{{/* Labels that select the pods of one part. Takes a dict: root, part. */}}
 {{- define "hidfd.selector" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
 app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
@@ -59,7 +59,7 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{ .Values.storage.claim.existingClaim | default (printf "%s-store" (include "hidfd.fullname" .)) }}
 {{- end }}
 
-{{/* How many bytes a quantity is, as a number: the server writes some of them in another way. Takes the quantity. */}}
+{{/* A quantity in bytes, to compare two: the server writes some of them in another way. Takes the quantity. */}}
 {{- define "hidfd.bytes" -}}
 {{- $factors := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 -}}
 {{- $factors = merge $factors (dict "Ki" 0x1p10 "Mi" 0x1p20 "Gi" 0x1p30 "Ti" 0x1p40 "Pi" 0x1p50) -}}

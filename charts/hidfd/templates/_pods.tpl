@@ -27,7 +27,7 @@ capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
-{{/* Requests and limits, which are equal: a pod gets what it was placed for. Takes a dict: cpus, memory, gpus, gpuResource. */}}
+{{/* Requests and limits, which are equal: a pod gets what the scheduler counted for it. Takes a dict: cpus, memory, gpus, gpuResource. */}}
 {{- define "hidfd.resources" -}}
 {{- range list "requests" "limits" }}
 {{ . }}:
@@ -39,7 +39,7 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 {{- end }}
 
-{{/* Where a pod may run. Takes a dict: nodeSelector, tolerations. */}}
+{{/* Nodes that a pod may run on. Takes a dict: nodeSelector, tolerations. */}}
 {{- define "hidfd.placement" -}}
 {{- with .nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}

@@ -16,7 +16,7 @@ Takes a dict: root, group.
 {{- toYaml $group -}}
 {{- end }}
 
-{{/* Ray's share of shared memory: it falls back to a slow disk where there is less than it wants. Takes a pod's values. */}}
+{{/* Ray's share of shared memory, which falls back to a slow disk where it would not fit. Takes a pod's values. */}}
 {{- define "hidfd.objectStore" -}}
 object-store-memory: {{ mulf 0.8 (include "hidfd.bytes" .sharedMemory) | int64 | quote }}
 {{- end }}

@@ -3,7 +3,7 @@
 {{ regexFind "^[0-9]+" .Values.database.image.tag }}
 {{- end }}
 
-{{/* What the chart's PostgreSQL reads only when it fills its claim, as annotations of that. Takes the root. */}}
+{{/* Values that the chart's PostgreSQL reads only when it fills its claim, as annotations of the claim. Takes the root. */}}
 {{- define "hidfd.readOnce" -}}
 hidfd/existingSecret: {{ include "hidfd.databaseSecret" . | quote }}
 hidfd/mlflowName: {{ .Values.database.mlflowName | quote }}
@@ -13,7 +13,7 @@ hidfd/name: {{ .Values.database.name | quote }}
 hidfd/userId: {{ .Values.database.userId | int64 | quote }}
 {{- end }}
 
-{{/* What the schema cannot refuse and what cannot work: one sentence each that says what to do. Takes the root. */}}
+{{/* Refusals of values that the schema lets pass but that cannot work: each says in one sentence what to do. Takes the root. */}}
 {{- define "hidfd.refusals" -}}
 {{- $values := .Values -}}
 {{- $storage := $values.storage -}}

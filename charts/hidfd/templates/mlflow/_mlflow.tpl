@@ -12,7 +12,7 @@
 {{- $hosts | join "," -}}
 {{- end }}
 
-{{/* What the server and its init containers share: MLflow finds its database by libpq's variables, so no address has a password. */}}
+{{/* Fields that the server and its init containers share: MLflow finds its database by libpq's variables, so no address has a password. */}}
 {{- define "hidfd.mlflowContainer" -}}
 {{ include "hidfd.projectImage" . }}
 securityContext: {{- include "hidfd.containerSecurity" . | nindent 2 }}
