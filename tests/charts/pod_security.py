@@ -32,7 +32,7 @@ SELINUX = {None, "", "container_t", "container_init_t", "container_kvm_t", "cont
 
 
 def violations(pod_spec: dict[str, Any]) -> list[str]:
-    """What `restricted` refuses about a pod on Linux, each as `place: reason`; empty if it is let in.
+    """Return what `restricted` refuses about a pod on Linux, each as `place: reason`; empty where it admits the pod.
 
     Args:
         pod_spec: a PodSpec as plain data.
@@ -56,14 +56,14 @@ def violations(pod_spec: dict[str, Any]) -> list[str]:
 
 
 def containers(pod_spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """All containers of a pod: init, main, ephemeral."""
+    """Yield all containers of a pod: init, main, ephemeral."""
     return [
         item for kind in ("initContainers", "containers", "ephemeralContainers") for item in pod_spec.get(kind) or []
     ]
 
 
 def kuberay_pods(cluster_spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The pods that KubeRay 1.6.2 makes of a RayClusterSpec, by `head` and the worker groups' names.
+    """Return the pods that KubeRay 1.6.2 makes of a RayClusterSpec, by `head` and the worker groups' names.
 
     To workers it adds an init container with the Ray container's security context, environment and mounts; to a head
     with autoscaling a container whose security context is that of `autoscalerOptions`, and nothing if there is none.
@@ -117,7 +117,7 @@ def _of_container(container: dict[str, Any], pod: dict[str, Any]) -> list[str]:
 
 
 def _confinement(security: dict[str, Any]) -> list[str]:
-    """What pod and container have in common."""
+    """Return what `restricted` refuses about the fields that pods and containers share."""
     found = []
     if (security.get("seccompProfile") or {}).get("type", "RuntimeDefault") not in SECCOMP:
         found.append(f"seccompProfile {security['seccompProfile']['type']}")

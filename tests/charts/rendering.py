@@ -26,36 +26,36 @@ def chart() -> Chart:
 
 
 def values_of(case: str) -> dict[str, Any]:
-    """A values file of ci/."""
+    """Return a values file of ci/."""
     values: dict[str, Any] = yaml.safe_load((CHART / "ci" / f"{case}-values.yaml").read_text())
     return values
 
 
 def render(values: dict[str, Any], release: str = RELEASE, of: Chart | None = None, **options: bool) -> dict[str, str]:
-    """What Helm makes of the values, by template; NOTES.txt is among them."""
+    """Return what Helm renders for the values, by template; NOTES.txt is among them."""
     return (of or chart()).render(values=values, name=release, namespace=NAMESPACE, **options)
 
 
 def objects(values: dict[str, Any], release: str = RELEASE, of: Chart | None = None) -> list[dict[str, Any]]:
-    """The objects that the values ask for."""
+    """Return the objects for the values."""
     texts = (text for name, text in render(values, release, of).items() if name.endswith(".yaml"))
     return [item for text in texts for item in yaml.safe_load_all(text) if item]
 
 
 @functools.cache
 def case_objects(case: str) -> list[dict[str, Any]]:
-    """The objects of a values file of ci/; not to be changed."""
+    """Return the objects of a values file of ci/; not to be changed."""
     return objects(values_of(case))
 
 
 def one(found: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
-    """The object of a kind and a name."""
+    """Return the object of a kind and a name."""
     (item,) = [item for item in found if (item["kind"], item["metadata"]["name"]) == (kind, name)]
     return item
 
 
 def pods(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The pods that the objects lead to, as templates, by kind and name; those of Ray as KubeRay makes them."""
+    """Return the templates of the objects' pods by kind and name; those of Ray as KubeRay makes them."""
     made = {}
     for item in found:
         name = f"{item['kind']}/{item['metadata']['name']}"
@@ -70,7 +70,7 @@ def pods(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def chart_in_a_cluster(folder: Path, *there: dict[str, Any]) -> Chart:
-    """The chart with a `lookup` that finds these objects, as in a cluster that has them.
+    """Copy the chart with a `lookup` that finds these objects, as in a cluster that has them.
 
     Helm offers no way to say what `lookup` finds, so each call of it becomes one of a template that reads a file.
     """

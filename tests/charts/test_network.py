@@ -1,4 +1,4 @@
-"""Who reaches whom, by the rules of NetworkPolicies: worked out here as a network plugin would."""
+"""The connections that the NetworkPolicies allow, worked out here as a network plugin would."""
 
 import ipaddress
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ PARTS = ("head", "worker", "submitter", "mlflow", "database", "test")
 
 
 class End(NamedTuple):
-    """One end of a connection: a pod by its labels and its namespace, or an address outside."""
+    """An end of a connection: a pod by its labels and its namespace, or an address outside."""
 
     labels: Labels
     namespace: str = NAMESPACE

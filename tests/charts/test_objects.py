@@ -1,4 +1,4 @@
-"""What the chart renders: valid everywhere, the same every time, without a secret."""
+"""The rendered objects are valid everywhere, the same every time, and without a secret."""
 
 import base64
 import functools
@@ -16,11 +16,11 @@ from tests.charts.rendering import CASES, CHART, NAMESPACE, case_objects, chart,
 VERSIONS = [f"1.{minor}" for minor in range(28, 37)]
 
 CUSTOM = {"RayCluster", "PodMonitor"}
-"""Their schemas are in CRDs, which the tests of k8s have."""
+"""Kinds whose schemas are in CRDs, which the tests of k8s have."""
 
 
 def unlike(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without those that say the same: each is validated once for all values files."""
+    """Return the distinct objects of all values files, so that each is validated once."""
     return list({yaml.safe_dump(item): item for item in found}.values())
 
 
@@ -124,7 +124,7 @@ def test_a_large_user_id_is_a_whole_number() -> None:
     assert repr(server["spec"]["template"]["spec"]["securityContext"]["runAsUser"]) == "1000650000"
 
 
-def test_release_s_name_is_a_string_wherever_it_stands() -> None:
+def test_release_s_name_is_a_string_wherever_it_is_used() -> None:
     for item in objects(values_of("laptop"), "on"):
         assert item["metadata"]["labels"]["app.kubernetes.io/instance"] == "on"
 

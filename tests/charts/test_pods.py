@@ -1,4 +1,4 @@
-"""What every pod of the chart has, and every pod that KubeRay makes of its Ray cluster."""
+"""Every pod of the chart, and every pod that KubeRay makes of its Ray cluster, keeps the same rules."""
 
 import subprocess
 import time
@@ -16,7 +16,7 @@ MAIN = {
     f"{name}/{container['name']}": container
     for name, pod in PODS.items()
     for container in pod["spec"]["containers"]
-    if "/Pod/" not in name and container["name"] != "autoscaler"  # KubeRay lets nobody probe its autoscaler
+    if "/Pod/" not in name and container["name"] != "autoscaler"  # KubeRay allows no probe of its autoscaler
 }
 
 PARTS = {"head", "worker", "submitter", "mlflow", "database", "test"}

@@ -1,4 +1,4 @@
-"""The Ray cluster that stays: its groups, autoscaling, queue and token."""
+"""The chart's permanent Ray cluster: its groups, autoscaling, queue and token."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What cannot work, or would leave data behind, ends with what to do; a `lookup` stands in for the cluster."""
+"""Values that cannot work or would leave data behind are refused with what to do; a `lookup` replaces the cluster."""
 
 import base64
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_another_major_postgresql_is_refused_with_the_migration(tmp_path: Path) 
 
 
 def filled_claim(database: dict[str, Any]) -> dict[str, Any]:
-    """PostgreSQL's claim as a release with these values has made it."""
+    """Return PostgreSQL's claim of a release with these values."""
     (template,) = one(objects({"database": database}), "StatefulSet", "hidfd-database")["spec"]["volumeClaimTemplates"]
     metadata = template["metadata"] | {"name": "data-hidfd-database-0"}
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", **template, "metadata": metadata}

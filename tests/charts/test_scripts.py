@@ -1,4 +1,4 @@
-"""The scripts of `helm test`: they fail for what they are there to find."""
+"""The scripts of `helm test` fail for the faults that they check for."""
 
 import http.server
 import json
@@ -17,7 +17,7 @@ from tests.charts.rendering import CHART, case_objects, one, pods
 
 @contextmanager
 def answering(statuses: dict[str, int]) -> Iterator[str]:
-    """A server that answers each path with its status and any other with 200; gives its address."""
+    """Run a server that answers each path with its status and any other with 200; yield its address."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

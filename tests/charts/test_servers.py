@@ -1,4 +1,4 @@
-"""The chart's commands as its pods run them, over a real PostgreSQL, MLflow and S3; only the containers are missing."""
+"""The chart's commands as its pods run them, over a real PostgreSQL, MLflow and S3, but without containers."""
 
 import os
 import shutil
@@ -22,12 +22,12 @@ from tests.integration.s3 import running_s3
 pytestmark = pytest.mark.integration
 
 READY_SECONDS = 180.0
-"""MLflow loads for seconds, several times that on a loaded machine."""
+"""Longest start of MLflow, which takes seconds, and several times that on a loaded machine."""
 
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[PostgresServer]:
-    """With the databases that the chart's own server has after its first start."""
+    """Run a server with the databases that the chart's own server has after its first start."""
     first_start = one(case_objects("default"), "ConfigMap", "hidfd-database")["data"]["mlflow.sql"]
     with running_postgres() as server:
         with server.connect() as connection:
@@ -37,7 +37,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 def environment(container: dict[str, Any], secret: dict[str, str]) -> dict[str, str]:
-    """What the container sees, with the Secret's values in place."""
+    """Return the environment of a container, with the Secret's values."""
     found = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "MLFLOW_"))}
     for variable in container["env"]:
         if "valueFrom" in variable:
@@ -48,7 +48,7 @@ def environment(container: dict[str, Any], secret: dict[str, str]) -> dict[str, 
 
 
 def command(container: dict[str, Any], **places: Path | int) -> list[str]:
-    """Its command here: this Python and MLflow, the chart's scripts, and other places for what pods mount."""
+    """Return a container's command for this machine: its Python and MLflow, the chart's scripts, other mount paths."""
     words = [word.replace("/scripts/", f"{CHART}/files/") for word in container["command"]]
     for mount, place in places.items():
         words = [word.replace(f"/mnt/{mount}", str(place)).replace("5000", str(places["port"])) for word in words]
@@ -95,7 +95,7 @@ def status(address: str, host: str | None = None) -> int:
 
 
 def programs_below(pid: int) -> list[str]:
-    """Command lines of all that a process has started."""
+    """Return the command lines of all processes that a process has started."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     below = {str(pid)}

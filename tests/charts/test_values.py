@@ -1,4 +1,4 @@
-"""Values: what the schema knows, what it refuses, and what the README says of them."""
+"""The values: which the schema knows, which it refuses, and their descriptions in the README."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 
 FREE = {"nodeSelector", "annotations", "labels", "workerGroups"}
-"""Maps whose keys are the user's."""
+"""Maps whose keys the user chooses."""
 
 _SPEC = importlib.util.spec_from_file_location("charts_readme", CHART.parent / "readme.py")
 assert _SPEC
@@ -184,7 +184,7 @@ def over(above: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_word(tree: Any, word: str) -> Any:
-    """A parsed document with a word for the plain one."""
+    """Replace the plain word in a parsed document."""
     match tree:
         case dict():
             return {with_word(key, word): with_word(value, word) for key, value in tree.items()}
@@ -211,7 +211,7 @@ def rights(role: dict[str, Any]) -> set[tuple[str, str]]:
 
 
 FORWARDING = {("pods/portforward", "create"), ("services", "get")}
-"""What `kubectl port-forward service/...` asks for beside looking at pods."""
+"""Requests of `kubectl port-forward service/...` beside reading pods."""
 
 KUEUE = {("localqueues", "get"), ("workloads", "list")}
 

@@ -1,4 +1,4 @@
-"""The few requests that the harness itself makes of an API server: the standard library's, past every proxy."""
+"""A small client of an API server for the harness, by the standard library and past every proxy."""
 
 import json
 import ssl
@@ -15,11 +15,11 @@ APPLY = "application/apply-patch+yaml"
 
 
 class ApiError(Exception):
-    """The server refused.
+    """The server refused a request.
 
     Attributes:
-        code: of HTTP.
-        reason: its own words.
+        code: HTTP status.
+        reason: the server's own words.
     """
 
     def __init__(self, code: int, body: bytes) -> None:
@@ -32,7 +32,7 @@ class ApiError(Exception):
 
 
 class ApiClient:
-    """One server, and one user unless a request names another one's token."""
+    """A client of one server as one user, unless a request names another one's token."""
 
     def __init__(self, url: str, authority: Path, token: str) -> None:
         self._url, self._token = url, token
@@ -49,11 +49,11 @@ class ApiClient:
         content: str = JSON,
         seconds: float = 60.0,
     ) -> str:
-        """What the server answers.
+        """Send a request and return the answer.
 
         Args:
-            body: sent as JSON; a string as it is.
-            seconds: how long the server may say nothing.
+            body: sent as JSON; a string is sent unchanged.
+            seconds: longest time without an answer.
 
         Raises:
             ApiError: it refused.
@@ -72,11 +72,11 @@ class ApiClient:
     def request(
         self, method: str, path: str, body: Any = None, *, token: str | None = None, content: str = JSON
     ) -> Any:
-        """The object that the server answers with; as `text`."""
+        """Send a request and return the object in the answer; see `text`."""
         return json.loads(self.text(method, path, body, token=token, content=content))
 
     def apply(self, path: str, manifest: str) -> None:
-        """Creates or changes an object as `kubectl apply --server-side` does; YAML."""
+        """Create or change the objects of a YAML text as `kubectl apply --server-side` does."""
         self.text("PATCH", f"{path}?fieldManager=tests&force=true", manifest, content=APPLY)
 
     def exists(self, path: str) -> bool:
@@ -91,7 +91,7 @@ class ApiClient:
 
 
 def read_kubeconfig(file: Path) -> ApiClient:
-    """The server and user of a kubeconfig that `ControlPlane` wrote."""
+    """Return a client for the server and user of a kubeconfig that `ControlPlane` wrote."""
     tree = yaml.safe_load(file.read_text())
     server, user = tree["clusters"][0]["cluster"], tree["users"][0]["user"]
     return ApiClient(server["server"], Path(server["certificate-authority"]), user["token"])

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 NODE_ADDRESS = "10.250.0.1"
-"""Of the node of tests/node; a kubelet wants one that is no loopback."""
+"""Address of the node of tests/node; a kubelet needs one that is no loopback address."""
 
 KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
@@ -13,11 +13,11 @@ SIGNED = {
     "kubelet": ("/CN=kubelet", f"subjectAltName=IP:127.0.0.1,IP:{NODE_ADDRESS}"),
     "kubelet-client": ("/O=system:masters/CN=kubelet-client", "extendedKeyUsage=clientAuth"),
 }
-"""By file: whose certificate it is, and what makes it good for its use."""
+"""File -> the subject of its certificate, and the extensions that its use needs."""
 
 
 def make_certificates(folder: Path) -> None:
-    """Fills the folder with `NAME.crt` and `NAME.key`: an authority `ca`, what it signed, and `sa.key` for accounts."""
+    """Write `NAME.crt` and `NAME.key` into the folder: an authority `ca`, what it signed, and `sa.key` for accounts."""
     _openssl(folder, "req", "-x509", *KEY, "-days", "30", "-subj", "/CN=tests", "-keyout", "ca.key", "-out", "ca.crt")
     for name, (subject, extension) in SIGNED.items():
         (folder / f"{name}.ext").write_text(f"{extension}\n")

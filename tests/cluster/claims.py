@@ -1,4 +1,4 @@
-"""Storage for claims where nobody provisions any: a volume for each, which the real controller then binds."""
+"""Make a volume for every claim where there is no provisioner; the real controller then binds it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,15 +11,15 @@ VOLUMES = "/api/v1/persistentvolumes"
 
 
 def nowhere(_name: str) -> dict[str, Any]:
-    """Only says that there is storage: its contents are a folder, which `PodInputs` links."""
-    return {"nfs": {"server": "127.0.0.1", "path": "/"}}  # a source is obligatory; nobody looks at it
+    """Fields of a volume without contents of its own; `PodInputs` links a folder in its place."""
+    return {"nfs": {"server": "127.0.0.1", "path": "/"}}  # a source is obligatory, but nothing reads it
 
 
 def serve_claims(api: ApiClient, source: Callable[[str], dict[str, Any]] = nowhere) -> None:
-    """Makes a volume for each claim that waits for one, and removes those whose claims are gone.
+    """Make a volume for each claim that waits for one, and remove those whose claims are gone.
 
     Args:
-        source: fields of a volume that say where its contents are, by its name.
+        source: returns, for the name of a volume, its fields that say where its contents are.
     """
     made = api.request("GET", f"{VOLUMES}?labelSelector={LABEL}")["items"]
     names = {volume["metadata"]["name"] for volume in made}

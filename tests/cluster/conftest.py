@@ -11,7 +11,7 @@ from tests.cluster.tools import need_tools
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks them all."""
+    """Mark all tests of this folder as `cluster`."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker("cluster")

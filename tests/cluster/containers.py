@@ -1,4 +1,4 @@
-"""A container of the process node: one process, its log, its restarts and what its pod's status says of it."""
+"""A container of the process node: one process, its log, its restarts and its entry in the pod's status."""
 
 import os
 import signal
@@ -15,15 +15,15 @@ from tests.cluster.pod_inputs import MissingInputError
 from tests.cluster.processes import Family, family, kill
 
 NO_IMAGE = "missing.invalid/"
-"""An image whose name begins so cannot be pulled; every other one is there already."""
+"""Beginning of the names of images that cannot be pulled; every other image exists already."""
 
 BACK_OFF_SECONDS = (1.0, 30.0)
-"""Wait before the first restart, doubled for each further one, and the longest wait; a kubelet begins with ten."""
+"""Seconds before the first restart, doubled for each further one, and the longest wait; a kubelet begins with ten."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What a container runs."""
+    """The command of a container with its environment and folder."""
 
     command: list[str]
     variables: dict[str, str]
@@ -31,16 +31,16 @@ class Launch:
 
 
 class Container:
-    """Stepped by its pod: starts, watches and, as the pod's restart policy says, restarts its process.
+    """A container that its pod steps: it starts, watches and, by the pod's restart policy, restarts its process.
 
     Attributes:
-        done: it ended and will not be started again.
-        ready: for its pod's Service.
-        restarts: how many there were.
+        done: whether it has ended and will not be started again.
+        ready: whether its pod's Service may use it.
+        restarts: number of restarts.
     """
 
     def __init__(self, manifest: dict[str, Any], logs: Path, prepare: Callable[[], Launch]) -> None:
-        """`prepare` says what to run, each time anew; it raises `MissingInputError` when that cannot be known yet."""
+        """`prepare` returns the command before every start; it raises `MissingInputError` while that is not known."""
         self.name: str = manifest["name"]
         self.done = self.ready = False
         self.restarts = 0
@@ -56,25 +56,25 @@ class Container:
 
     @property
     def running(self) -> bool:
-        """Whether its process runs."""
+        """Whether the process runs."""
         return self._process is not None and self._ended is None
 
     @property
     def started(self) -> bool:
-        """Whether it has ever run."""
+        """Whether the process has ever run."""
         return self._process is not None
 
     @property
     def waiting(self) -> dict[str, str]:
-        """Why it does not run (yet)."""
+        """The reason why the process does not run (yet)."""
         return self._waiting
 
     def log(self, *, previous: bool = False) -> Path:
-        """Where what it prints is kept, each line after its time; `previous` is before the last restart."""
+        """Return the path of the log, each line after its time; `previous` is that before the last restart."""
         return self._logs / f"{self.restarts - previous}.log"
 
     def step(self, policy: str, is_ready: Callable[[], bool]) -> None:
-        """Does what is due; `policy` is the pod's `restartPolicy`."""
+        """Start or restart the process where that is due; `policy` is the pod's `restartPolicy`."""
         if self.running:
             if self._has_ended():
                 self._end(policy)
@@ -84,14 +84,14 @@ class Container:
             self._start()
 
     def crash(self, reason: str) -> None:
-        """Kills all of it; `reason` is what the kubelet will say of it, such as OOMKilled."""
+        """Kill all processes; `reason` is what the status will say, such as OOMKilled."""
         if self.running:
             assert self._process is not None
             self._crash_reason = reason
             kill(family(self._process.pid))
 
     def stop(self, seconds: float) -> None:
-        """Ends it for good, by itself within `seconds` if it can."""
+        """End the process for good, within `seconds` by itself if it can."""
         self.done = True
         if not self.running:
             return
@@ -104,7 +104,7 @@ class Container:
         self._reap(members)
 
     def status(self) -> dict[str, Any]:
-        """Its entry in the pod's `status.containerStatuses`."""
+        """The container's entry in the pod's `status.containerStatuses`."""
         if self.running:
             state: dict[str, Any] = {"running": {"startedAt": self._started_at}}
         elif self._ended is not None and self.done:
@@ -152,7 +152,7 @@ class Container:
         self._started_at, self._ended, self._crash_reason = now(), None, None
 
     def _has_ended(self) -> bool:
-        """Whether its process has; until `_reap` its number is not given to another one."""
+        """Whether the process has ended; until `_reap` its number is not given to another one."""
         assert self._process is not None
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
@@ -166,7 +166,7 @@ class Container:
             self._waiting = {"reason": "CrashLoopBackOff"}
 
     def _reap(self, members: Family) -> int:
-        """Kills what is left of it and of known members of its family, and notes how it ended."""
+        """Kill what is left of the process and its known descendants, and record how it ended."""
         assert self._process is not None
         kill(members | family(self._process.pid))
         code = self._process.wait()
@@ -182,7 +182,7 @@ class Container:
 
 
 def now() -> str:
-    """The time as Kubernetes writes it."""
+    """Return the time as Kubernetes writes it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

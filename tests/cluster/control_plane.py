@@ -22,24 +22,24 @@ USERS = {
     "system:kube-scheduler": "",
     "kuberay-operator": "",
 }
-"""By name: the group. `developer` and `nobody` may do nothing until a test lets them."""
+"""User -> group. `developer` and `nobody` may do nothing until a test lets them."""
 
 READY_SECONDS = 300.0
-"""How long a part may take to come up; on two idle cores all of it takes ten seconds."""
+"""Seconds that a part may take to start; on two idle cores all of them take ten."""
 
 LOST_SECONDS = 20
-"""Without a heartbeat, after which a node is taken for lost; Kubernetes waits 50 s if nobody says otherwise."""
+"""Seconds without a heartbeat after which a node counts as lost; Kubernetes' default is 50."""
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
 class ControlPlane:
-    """Started and stopped by `running_control_plane`; its state and logs lie in one folder.
+    """A control plane that `running_control_plane` starts and stops, with its state and logs in one folder.
 
     Attributes:
-        api: the admin's client.
-        url: of the API server, the same after a restart.
+        api: client of the admin.
+        url: address of the API server, the same after a restart.
     """
 
     def __init__(self, folder: Path, tools: Path) -> None:
@@ -55,7 +55,7 @@ class ControlPlane:
         self.api = ApiClient(self.url, folder / "ca.crt", "admin")
 
     def start(self) -> None:
-        """Returns when the API server, the controllers and the scheduler work."""
+        """Start the API server, the controllers and the scheduler, and return when they work."""
         peer = f"http://127.0.0.1:{free_port()}"
         self.spawn(
             "etcd",
@@ -93,7 +93,7 @@ class ControlPlane:
         self.wait("the default service account", lambda: self.api.exists(account))
 
     def start_operator(self, proxy: str | None) -> None:
-        """Adds Ray's kinds and KubeRay's operator, with the rights that it publishes; returns when it is ready.
+        """Add Ray's kinds and KubeRay's operator, with the rights that it publishes; return when it is ready.
 
         Args:
             proxy: answers for http://SERVICE.NAMESPACE.svc, for there is no DNS here; None: pods have addresses of
@@ -132,16 +132,16 @@ class ControlPlane:
         self.wait("the operator", lambda: ready.text("GET", "/readyz") == "ok")
 
     def restart_api_server(self) -> None:
-        """Kills the API server, as a lost machine does, and starts it again on the same port."""
+        """Kill the API server, as a lost machine does, and start it again on the same port."""
         self._daemons.pop("kube-apiserver").stop()
         self._start_api_server()
 
     def request(self, method: str, path: str, body: Any = None, *, token: str = "admin", content: str = JSON) -> Any:
-        """The object that the API server answers with; a user's token is the user's name."""
+        """Send a request and return the object in the answer; a user's token is the user's name."""
         return self.api.request(method, path, body, token=token, content=content)
 
     def kubeconfig(self, user: str) -> Path:
-        """A file for kubectl, Helm and the Python client."""
+        """Write a kubeconfig for kubectl, Helm and the Python client."""
         file = self._folder / f"{user.replace(':', '-')}.kubeconfig"
         server = {"server": self.url, "certificate-authority": str(self._folder / "ca.crt")}
         tree = {
@@ -156,20 +156,20 @@ class ControlPlane:
         return file
 
     def spawn(self, name: str, *command: str | Path, gently: bool = False, **variables: str) -> None:
-        """Starts one more program, which is ended, `gently` or not, before all that were started earlier."""
+        """Start one more program, which is ended, `gently` or not, before all that were started earlier."""
         self._daemons[name] = Daemon(command, self._folder / f"{name}.log", variables, gently=gently)
 
     def lose(self, name: str) -> None:
-        """Kills a program with all that it has started, as a machine dies."""
+        """Kill a program with all that it has started, as when a machine dies."""
         self._daemons.pop(name).lose()
 
     def stop(self, name: str) -> None:
-        """Ends a program, if it was not lost."""
+        """End a program, unless it was killed before."""
         if name in self._daemons:
             self._daemons.pop(name).stop()
 
     def wait(self, what: str, reached: Callable[[], bool], seconds: float = READY_SECONDS) -> None:
-        """Returns when it is so; fails when a program ends meanwhile, or with the ends of all logs when time is up."""
+        """Wait until a condition holds; fail with the ends of logs when time is up or a program ends meanwhile."""
         until = time.monotonic() + seconds
         while True:
             with contextlib.suppress(OSError, ApiError):
@@ -181,11 +181,11 @@ class ControlPlane:
             time.sleep(0.1)
 
     def tails(self) -> str:
-        """The ends of all logs."""
+        """Return the ends of all logs."""
         return "\n".join(f"--- {name}\n{daemon.tail()}" for name, daemon in self._daemons.items())
 
     def close(self) -> None:
-        """Ends all of it, the youngest first."""
+        """End all programs, the youngest first."""
         for daemon in reversed(self._daemons.values()):
             daemon.stop()
         self._daemons.clear()
@@ -197,7 +197,7 @@ class ControlPlane:
             self._tools / "bin" / "kube-apiserver",
             f"--etcd-servers={self._etcd_url}",
             *("--bind-address=127.0.0.1", f"--secure-port={self._port}", "--service-cluster-ip-range=10.96.0.0/16"),
-            "--endpoint-reconciler-type=none",  # otherwise it wants an address other machines can reach
+            "--endpoint-reconciler-type=none",  # otherwise it needs an address that other machines can reach
             *(f"--tls-cert-file={folder}/server.crt", f"--tls-private-key-file={folder}/server.key"),
             *(f"--client-ca-file={folder}/ca.crt", f"--token-auth-file={folder}/tokens.csv"),
             "--service-account-issuer=https://kubernetes.default.svc",
@@ -219,7 +219,7 @@ def _established(kind: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def running_control_plane(folder: Path, tools: Path) -> Iterator[ControlPlane]:
-    """A control plane for as long as the block lasts.
+    """Run a control plane while the block lasts.
 
     Args:
         folder: an empty one for state, certificates and logs.

@@ -13,11 +13,11 @@ from tests.cluster.processes import family, kill
 PROXIES = {"http_proxy", "https_proxy", "no_proxy", "all_proxy"}
 
 STOP_SECONDS = 30.0
-"""How long a program may take to end gently."""
+"""Seconds that a program may take to end by itself."""
 
 
 class Daemon:
-    """Started at once; leader of a process group of its own.
+    """A program that starts at once, as the leader of a process group of its own.
 
     The kernel ends it with its parent, which is how nothing is left when pytest itself is killed. That parent is the
     thread that started it: start it from one that lasts.
@@ -33,7 +33,7 @@ class Daemon:
     ) -> None:
         """`variables` are added to the environment of this process, less its proxies.
 
-        A program that has to put something away is ended `gently`, by SIGTERM.
+        A program that has to clean up is ended `gently`, by SIGTERM.
         """
         self.name = log.stem
         self._log, self._gently = log, gently
@@ -48,16 +48,16 @@ class Daemon:
             )
 
     def check(self) -> None:
-        """Fails with the end of its log when it runs no more."""
+        """Fail with the end of its log when the program does not run any more."""
         code = self._process.poll()
         assert code is None, f"{self.name} ended with {code}:\n{self.tail()}"
 
     def tail(self) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
         return self._log.read_text(errors="replace")[-3000:]
 
     def stop(self) -> None:
-        """Ends it and its group."""
+        """End the program and its process group."""
         if self._gently:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -67,18 +67,18 @@ class Daemon:
         self._process.wait()
 
     def lose(self) -> None:
-        """Kills it with all that it has started, as a machine dies: nothing is said to anybody."""
+        """Kill the program with all that it has started, without a notice, as when a machine dies."""
         kill(family(self._process.pid))
         self._process.wait()
 
 
 def without_proxies() -> dict[str, str]:
-    """This process's environment; a proxy of whoever runs the tests must reach nothing that they start."""
+    """Return this process's environment without proxies, which must not reach what the tests start."""
     return {name: value for name, value in os.environ.items() if name.lower() not in PROXIES}
 
 
 def free_port() -> int:
-    """One that nobody listens on."""
+    """Return a port that nobody listens on."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Stands in for cluster DNS: a proxy by which the operator reaches the dashboard behind http://SERVICE.NAMESPACE.svc."""
+"""A proxy in place of cluster DNS, by which the operator reaches the dashboard behind http://SERVICE.NAMESPACE.svc."""
 
 import threading
 from collections.abc import Callable
@@ -9,22 +9,22 @@ from urllib.parse import urlsplit
 from tests.cluster.pod_inputs import MissingInputError
 
 Dashboard = Callable[[str, str], int]
-"""The local port of the dashboard behind a Service of a namespace; raises MissingInputError."""
+"""A function from a namespace and a Service to the local port of the dashboard behind it; raises MissingInputError."""
 
 NOT_PASSED = {"proxy-connection", "connection", "accept-encoding", "host"}
 
 
 class ProxyRequest(BaseHTTPRequestHandler):
-    """Passes a request on, with its Authorization, and the answer back."""
+    """Forward a request with its Authorization, and return the answer."""
 
     protocol_version = "HTTP/1.1"
     dashboard: Dashboard
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  its base class's name
-        """Says nothing."""
+        """Print nothing."""
 
     def forward(self) -> None:
-        """Answers 502 when there is no such dashboard."""
+        """Answer 502 where there is no such dashboard."""
         url = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {name: value for name, value in self.headers.items() if name.lower() not in NOT_PASSED}
@@ -47,7 +47,7 @@ class ProxyRequest(BaseHTTPRequestHandler):
 
 
 def serve_dashboards(port: int, dashboard: Dashboard) -> None:
-    """Answers in threads for as long as this process lives."""
+    """Answer requests in threads while this process lives."""
     handler = type("Handler", (ProxyRequest,), {"dashboard": staticmethod(dashboard)})
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True

@@ -14,29 +14,29 @@ from tests.cluster.control_plane import ControlPlane, running_control_plane
 from tests.cluster.daemon import free_port
 
 GONE_SECONDS = 180.0
-"""How long a namespace's pods may take to end."""
+"""Seconds that a namespace's pods may take to end."""
 
 
 class Cluster(Protocol):
-    """What tests use of any cluster, this machine's or a real one."""
+    """The methods of any cluster, this machine's or a real one, that tests use."""
 
     def request(self, method: str, path: str, body: Any = None, *, content: str = JSON) -> Any:
-        """The object that the API server answers with, for an admin; raises ApiError."""
+        """Send a request as an admin and return the object in the answer; raises ApiError."""
 
     def kubeconfig(self) -> Path:
-        """The admin's file."""
+        """Return the path of the admin's kubeconfig."""
 
     def wait(self, what: str, reached: Callable[[], bool], seconds: float = ...) -> None:
-        """Returns when it is so, fails when time is up."""
+        """Wait until a condition holds; fail when time is up."""
 
 
 class LocalCluster:
-    """Made by `local_cluster`.
+    """A cluster on this machine, made by `local_cluster`.
 
     Attributes:
-        root: the nodes' folder, see `process_node`.
+        root: folder of the nodes, see `process_node`.
         mounts: containers find their volumes where a `mountPath` below it says; other mounts do not exist.
-        proxy: of HTTP, by which a process of this machine reaches http://SERVICE.NAMESPACE.svc of a Ray head.
+        proxy: HTTP proxy by which a process of this machine reaches http://SERVICE.NAMESPACE.svc of a Ray head.
     """
 
     def __init__(self, plane: ControlPlane, folder: Path, root: Path, mounts: Path) -> None:
@@ -47,27 +47,27 @@ class LocalCluster:
         self._start_node("local-0", "--proxy-port", str(port))
 
     def request(self, method: str, path: str, body: Any = None, *, token: str = "admin", content: str = JSON) -> Any:
-        """The object that the API server answers with; a user's token is the user's name."""
+        """Send a request and return the object in the answer; a user's token is the user's name."""
         return self._plane.request(method, path, body, token=token, content=content)
 
     def text(self, path: str) -> str:
-        """What the API server answers, such as a log; waits to its end if it is one that is followed."""
+        """Return the text of an answer, such as a log; wait for the end of one that is followed."""
         return self._plane.api.text("GET", path, seconds=600.0)
 
     def kubeconfig(self, user: str = "admin") -> Path:
-        """A file for kubectl, Helm and the Python client; `developer` and `nobody` have no rights yet."""
+        """Write a kubeconfig for kubectl, Helm and the Python client; `developer` and `nobody` have no rights yet."""
         return self._plane.kubeconfig(user)
 
     def wait(self, what: str, reached: Callable[[], bool], seconds: float = 300.0) -> None:
-        """Returns when it is so; fails with the ends of all logs when time is up. A server's refusal means not yet."""
+        """Wait until a condition holds; fail with the ends of all logs when time is up. A refusal means not yet."""
         self._plane.wait(what, reached, seconds)
 
     def restart_api_server(self) -> None:
-        """Kills the API server and starts it again on the same port."""
+        """Kill the API server and start it again on the same port."""
         self._plane.restart_api_server()
 
     def crash(self, namespace: str, pod: str, container: str, reason: str = "Error") -> None:
-        """Kills a container with all of its processes; `reason` is what its status will say, such as OOMKilled."""
+        """Kill a container with all of its processes; `reason` is what its status will say, such as OOMKilled."""
         order = self.root / "crash" / namespace / pod / container
         order.parent.mkdir(parents=True, exist_ok=True)
         part = order.with_suffix(".part")
@@ -76,7 +76,7 @@ class LocalCluster:
 
     @contextlib.contextmanager
     def another_node(self, name: str) -> Iterator[None]:
-        """A second node for as long as the block lasts, with the same folders; it may be lost meanwhile."""
+        """Run a second node with the same folders while the block lasts; it may be lost meanwhile."""
         self._start_node(name)
         try:
             yield
@@ -89,11 +89,11 @@ class LocalCluster:
                 self.request("DELETE", where, {"gracePeriodSeconds": 0})
 
     def lose_node(self, name: str) -> None:
-        """Kills a node with its pods and tells nobody; Kubernetes' own Node stays and becomes NotReady."""
+        """Kill a node with its pods without a notice; Kubernetes' own Node stays and becomes NotReady."""
         self._plane.lose(name)
 
     def claim_folder(self, namespace: str, claim: str) -> Path:
-        """Where the contents of a claim lie."""
+        """Return the folder with the contents of a claim."""
         return self.root / "claims" / namespace / claim
 
     def _start_node(self, name: str, *options: str) -> None:
@@ -108,20 +108,20 @@ class LocalCluster:
 
 
 def _is_open(node: Any) -> bool:
-    """Kubernetes keeps pods off a new node by a taint until it has seen that it is ready."""
+    """Whether pods may go to the node: Kubernetes taints a new one until it has seen that it is ready."""
     return bool(node["status"].get("conditions")) and not node["spec"].get("taints")
 
 
 @contextlib.contextmanager
 def local_cluster(folder: Path, tools: Path) -> Iterator[LocalCluster]:
-    """A cluster for as long as the block lasts.
+    """Run a cluster while the block lasts.
 
     Args:
-        folder: an empty one for state and logs; those of containers lie in its `pods/`.
+        folder: an empty one for state and logs; those of containers are in its `pods/`.
         tools: what `tests.cluster.tools` found.
     """
     with (
-        # Ray's sockets lie in it, whose paths may have 107 characters.
+        # Ray's sockets are in it, whose paths may have 107 characters.
         tempfile.TemporaryDirectory(prefix="n", dir="/tmp", ignore_cleanup_errors=True) as short,
         running_control_plane(folder, tools) as plane,
     ):
@@ -133,7 +133,7 @@ def local_cluster(folder: Path, tools: Path) -> Iterator[LocalCluster]:
 
 @contextlib.contextmanager
 def fresh_namespace(cluster: Cluster) -> Iterator[str]:
-    """A namespace whose pods are gone afterwards, so that the next test finds the node empty."""
+    """Make a namespace whose pods are gone afterwards, so that the next test finds the node empty."""
     name = f"test-{secrets.token_hex(4)}"
     path = f"/api/v1/namespaces/{name}"
     jobs = f"/apis/ray.io/v1/namespaces/{name}"
@@ -155,6 +155,6 @@ def _is_empty(cluster: Cluster, path: str) -> bool:
 
 
 def restrict(cluster: Cluster, namespace: str) -> None:
-    """Lets the namespace take only pods that keep Kubernetes' `restricted` profile."""
+    """Let the namespace accept only pods that keep Kubernetes' `restricted` profile."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.request("PATCH", f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": labels}}, content=MERGE)

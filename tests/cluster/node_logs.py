@@ -1,4 +1,4 @@
-"""What the API server asks a node for: the log of a container, whole or from some time on, and as it grows."""
+"""Serve the logs of a node's containers to the API server: whole or from some time on, and as they grow."""
 
 import ssl
 import threading
@@ -12,20 +12,20 @@ from urllib.parse import parse_qsl, urlsplit
 from tests.cluster.containers import Container
 
 Find = Callable[[str, str, str], Container | None]
-"""The container of that namespace, pod and name."""
+"""A function from a namespace, a pod and a name to the container."""
 
 
 class LogRequest(BaseHTTPRequestHandler):
-    """GET /containerLogs/NAMESPACE/POD/CONTAINER, as a kubelet answers it."""
+    """Answer GET /containerLogs/NAMESPACE/POD/CONTAINER as a kubelet does."""
 
     protocol_version = "HTTP/1.1"
     find: Find
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  its base class's name
-        """Says nothing."""
+        """Print nothing."""
 
     def do_GET(self) -> None:
-        """Sends the lines, the end of the container's life at the latest."""
+        """Send the lines, until the container has ended at the latest."""
         url = urlsplit(self.path)
         options = dict(parse_qsl(url.query))
         _, *names = url.path.strip("/").split("/")
@@ -82,7 +82,7 @@ def _since(options: dict[str, str]) -> datetime | None:
 
 
 def serve_logs(port: int, certificate: Path, key: Path, find: Find) -> None:
-    """Answers the API server, by HTTPS and in threads, for as long as this process lives."""
+    """Answer the API server, by HTTPS and in threads, while this process lives."""
     handler = type("Handler", (LogRequest,), {"find": staticmethod(find)})
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True

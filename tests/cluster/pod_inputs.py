@@ -1,4 +1,4 @@
-"""What a container finds when it starts, as a kubelet prepares it: its environment and its mounted files."""
+"""The environment and the mounted files of a container, as a kubelet prepares them."""
 
 import base64
 import re
@@ -12,7 +12,7 @@ Manifest = dict[str, Any]
 
 
 class MissingInputError(Exception):
-    """Something that a container needs is not there (yet).
+    """An input of a container does not exist (yet).
 
     Attributes:
         reason: why the container waits, in the kubelet's word.
@@ -24,7 +24,7 @@ class MissingInputError(Exception):
 
 
 class PodInputs:
-    """Reads ConfigMaps and Secrets of any namespace, and makes the mounts of a machine whose pods share all paths.
+    """Read ConfigMaps and Secrets of any namespace, and make the mounts of a machine whose pods share all paths.
 
     A mount whose path begins with `below` is made there, for real and for all pods: a ConfigMap or Secret as a folder
     of files, a claim as a link to a folder of its own, an emptyDir as a plain folder. Other mounts are left alone.
@@ -34,7 +34,7 @@ class PodInputs:
         self._api, self._node, self._below, self._claims = api, node, below, claims
 
     def environment(self, pod: Manifest, container: Manifest) -> dict[str, str]:
-        """What the container declares, resolved.
+        """Return the environment that the container declares, resolved.
 
         Raises:
             MissingInputError: a Secret, ConfigMap or key is not there.
@@ -60,10 +60,10 @@ class PodInputs:
         return values
 
     def mount(self, pod: Manifest, container: Manifest) -> None:
-        """Makes the container's mounts.
+        """Make the container's mounts.
 
         Raises:
-            MissingInputError: a Secret or ConfigMap is not there, or something else lies at the path.
+            MissingInputError: a Secret or ConfigMap is not there, or something else is at the path.
         """
         volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", ())}
         for mount in sorted(container.get("volumeMounts", ()), key=lambda mount: len(mount["mountPath"])):

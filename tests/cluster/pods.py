@@ -19,36 +19,36 @@ from tests.cluster.pod_inputs import Manifest, MissingInputError, PodInputs
 from tests.integration.ray_nodes import STARTED, UP_SECONDS
 
 KEPT = {"HOME", "LANG", "LC_ALL", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MPLBACKEND", "MLFLOW_DISABLE_TELEMETRY"}
-"""What a container gets of this machine's environment. A real one gets nothing: no address, no key, no proxy."""
+"""Variables of this machine that a container gets. A real one gets none: no address, no key, no proxy."""
 
 OPTIONS = {"--num-cpus", "--num-gpus", "--resources", "--labels"}
-"""What a pod's `ray start` takes over from the command that KubeRay wrote."""
+"""Options of `ray start` that are kept from the command that KubeRay wrote."""
 
 KUBERAYS = re.compile(
     r"KUBERAY_.*|FQ_RAY_IP|RAY_IP|RAY_PORT|RAY_ADDRESS|REDIS_PASSWORD|RAY_USAGE_STATS_.*|RAY_DASHBOARD_ENABLE_K8S_.*"
     r"|RAY_gcs_server_request_timeout_seconds"
 )
-"""Variables by which KubeRay tells Ray of a network, or of haste, that this machine does not have."""
+"""Variables by which KubeRay tells Ray of a network and of time limits that this machine cannot keep."""
 
 POD_ADDRESS = "198.51.100.1"
-"""Of all pods, as their status says. It is nobody's: with a loopback one, Kubernetes warns of every Service."""
+"""The address in the status of every pod. No machine has it: with a loopback one, Kubernetes warns of every Service."""
 
 SERVICE = re.compile(r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\.cluster\.local)?:\d+")
 
 
 PORTS = "tests.hidfd/ports"
-"""Annotation of a Ray head: its `HeadPorts`, for there are no pods' addresses."""
+"""Annotation of a Ray head with its `HeadPorts`, as pods have no addresses of their own."""
 
 
 class HeadPorts(NamedTuple):
-    """Where a Ray head listens: workers join `gcs`, its submitter asks the `dashboard`."""
+    """The ports of a Ray head: workers join `gcs`, its submitter asks the `dashboard`."""
 
     gcs: int
     dashboard: int
 
 
 class Machine(Protocol):
-    """What a pod asks of the node that it runs on."""
+    """The methods of a node that its pods use."""
 
     root: Path
     logs: Path
@@ -56,19 +56,19 @@ class Machine(Protocol):
     inputs: PodInputs
 
     def head(self, namespace: str, cluster: str) -> HeadPorts | None:
-        """Of the ready head of a Ray cluster."""
+        """Return the ports of the ready head of a Ray cluster."""
 
     def dashboard(self, service: str, namespace: str) -> int:
-        """The dashboard port of the Ray head behind a Service; raises MissingInputError."""
+        """Return the dashboard port of the Ray head behind a Service; raises MissingInputError."""
 
 
 class Pod:
-    """Made from what the scheduler bound to the node; `step` is called again and again.
+    """A pod that the scheduler has bound to the node; `step` is called again and again.
 
     Attributes:
-        manifest: as the API server last had it.
-        ports: of a Ray head; 0 before it starts.
-        ending: it was deleted.
+        manifest: the pod as the API server last had it.
+        ports: ports of a Ray head; 0 before it starts.
+        ending: whether it was deleted.
     """
 
     def __init__(self, machine: Machine, manifest: Manifest) -> None:
@@ -79,7 +79,7 @@ class Pod:
         self.ray_cluster: str = metadata.get("labels", {}).get("ray.io/cluster", "")
         self.ports = HeadPorts(0, 0)
         self._machine = machine
-        self._folder = machine.root / metadata["uid"][:8]  # short: Ray's sockets lie below it
+        self._folder = machine.root / metadata["uid"][:8]  # short: Ray's sockets are below it
         self._folder.mkdir(parents=True, exist_ok=True)
         first = manifest["spec"]["containers"][0]
         is_ray = any(variable["name"] == "KUBERAY_GEN_RAY_START_CMD" for variable in first.get("env", ()))
@@ -88,7 +88,7 @@ class Pod:
         self.containers = [self._container(each, is_ray and each is first) for each in manifest["spec"]["containers"]]
 
     def step(self) -> None:
-        """Starts and restarts what is due; crashes a container for which there is a file in the node's `crash/`."""
+        """Start and restart what is due; crash a container for which there is a file in the node's `crash/`."""
         policy = self.manifest["spec"].get("restartPolicy", "Always")
         for container in self.containers:
             order = self._machine.root / "crash" / self.namespace / self.name / container.name
@@ -99,7 +99,7 @@ class Pod:
             container.step(policy, self._ray_is_ready if is_ray else _at_once)
 
     def stop(self, seconds: float) -> None:
-        """Ends all containers at the same time."""
+        """End all containers at the same time."""
         threads = [threading.Thread(target=each.stop, args=(seconds,)) for each in self.containers]
         for thread in threads:
             thread.start()
@@ -131,7 +131,7 @@ class Pod:
         }
 
     def _init_statuses(self) -> list[dict[str, Any]]:
-        """Init containers are taken as done: KubeRay's own one waits for a head, which is waited for here anyhow."""
+        """Return statuses of init containers that are done: KubeRay's own one waits for a head, as the node does."""
         done = {"exitCode": 0, "reason": "Completed", "startedAt": now(), "finishedAt": now()}
         rest = {"imageID": "", "ready": True, "restartCount": 0, "state": {"terminated": done}}
         return [
@@ -165,7 +165,7 @@ class Pod:
         return prepare
 
     def _reachable(self, text: str) -> str:
-        """The same with the addresses of Services as this machine has them."""
+        """Replace the addresses of Services by those of this machine."""
         if self.ray_kind == "head":  # a submitter beside it
             text = re.sub(r"(localhost|127\.0\.0\.1):8265", f"127.0.0.1:{self.ports.dashboard}", text)
         return SERVICE.sub(lambda found: f"127.0.0.1:{self._machine.dashboard(found[1], found[2])}", text)

@@ -1,7 +1,7 @@
 """A Kubernetes node whose containers are ordinary processes: KubeRay's pods run for real, without images and root.
 
 It takes the pods that the scheduler binds to it, runs a Ray container as a real `ray start --block` and every other
-container as its own command, reports phases, exit codes and restarts, and ends all of it when it is told to end.
+container as its own command, reports phases, exit codes and restarts, and ends all of them when it is told to end.
 
 Real:     environment with Secrets, ConfigMaps and fields; mounts below one folder; logs; restarts; grace periods;
           claims, for which it makes volumes.
@@ -9,8 +9,8 @@ Not here: images, init containers (taken as done), probes other than Ray's own, 
 
 Several nodes share one machine, root and folder of logs; a node that is killed with its pods is a lost one.
 
-Below its root lie claims/NAMESPACE/CLAIM/ and, made by a test, crash/NAMESPACE/POD/CONTAINER, whose text is the reason
-that the crash is reported with (Error, OOMKilled). Below its logs lie NAMESPACE/POD/CONTAINER/RESTART.log.
+Below its root are claims/NAMESPACE/CLAIM/ and, made by a test, crash/NAMESPACE/POD/CONTAINER, whose text is the reason
+that the crash is reported with (Error, OOMKilled). Below its logs are NAMESPACE/POD/CONTAINER/RESTART.log.
 """
 
 import argparse
@@ -33,22 +33,22 @@ from tests.cluster.pod_inputs import Manifest, MissingInputError, PodInputs
 from tests.cluster.pods import PORTS, HeadPorts, Pod
 
 HEARTBEAT_SECONDS = 5.0
-"""Without one for `control_plane.LOST_SECONDS` Kubernetes takes a node for lost."""
+"""Seconds between two heartbeats; without one for `control_plane.LOST_SECONDS` a node counts as lost."""
 
 STEP_SECONDS = 0.3
 
 
 class ProcessNode:
-    """One node.
+    """A node.
 
     Attributes:
-        root: a short path, for Ray's sockets lie below it.
-        logs: what containers print.
+        root: a short path, as Ray's sockets are below it.
+        logs: folder of the containers' logs.
         ray: the `ray` command of the environment that studies run in.
     """
 
     def __init__(self, api: ApiClient, name: str, root: Path, logs: Path, ray: Path, mounts: Path) -> None:
-        """`mounts` is the folder below which mounts are made."""
+        """Start no pod yet; `mounts` is the folder below which mounts are made."""
         self.root, self.logs, self.ray = root, logs, ray
         self.inputs = PodInputs(api, name, mounts, root / "claims")
         self.stopping = threading.Event()
@@ -57,7 +57,7 @@ class ProcessNode:
         self._reported: dict[str, str] = {}
 
     def head(self, namespace: str, cluster: str) -> HeadPorts | None:
-        """Of the ready head of a Ray cluster, on whichever node."""
+        """Return the ports of the ready head of a Ray cluster, on any node."""
         selector = f"ray.io/cluster={cluster},ray.io/node-type=head"
         for pod in self._api.request("GET", f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")["items"]:
             ports = (pod["metadata"].get("annotations") or {}).get(PORTS)
@@ -68,7 +68,7 @@ class ProcessNode:
         return None
 
     def dashboard(self, service: str, namespace: str) -> int:
-        """The dashboard port of the Ray head behind a Service."""
+        """Return the dashboard port of the Ray head behind a Service."""
         try:
             found = self._api.request("GET", f"/api/v1/namespaces/{namespace}/services/{service}")
             head = self.head(namespace, (found["spec"].get("selector") or {}).get("ray.io/cluster", ""))
@@ -79,14 +79,14 @@ class ProcessNode:
         return head.dashboard
 
     def container(self, namespace: str, pod_name: str, name: str) -> Container | None:
-        """A container of a pod that is still here."""
+        """Return a container of a pod of this node."""
         for pod in list(self._pods.values()):
             if (pod.namespace, pod.name) == (namespace, pod_name):
                 return next((each for each in pod.containers if each.name == name), None)
         return None
 
     def run(self, port: int, resources: dict[str, str], *, with_storage: bool) -> None:
-        """Registers the node, whose logs are served at `port`, and works until `stopping`; then ends all pods."""
+        """Register the node, whose logs are served at `port`, and run its pods until `stopping`; then end them."""
         status = _node_status(port, resources)
         labels = {"kubernetes.io/hostname": self._name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self._name, "labels": labels}}
@@ -171,7 +171,7 @@ class ProcessNode:
 
 
 def _node_status(port: int, resources: dict[str, str]) -> dict[str, Any]:
-    """What stays the same of a node's status."""
+    """Return the constant part of a node's status."""
     unknown = ("kernelVersion", "osImage", "bootID", "machineID", "systemUUID", "kubeProxyVersion")
     known = {
         "kubeletVersion": "v1.36.0-process",
@@ -193,7 +193,7 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kubeconfig", type=Path, required=True, help="the admin's, of `ControlPlane.kubeconfig`")
     parser.add_argument("--certificates", type=Path, required=True, help="the folder of kubelet.crt and kubelet.key")

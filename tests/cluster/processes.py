@@ -1,4 +1,4 @@
-"""A process with all that it has started, as a whole."""
+"""A process together with all that it has started."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 from tests.integration.ray_nodes import descendants
 
 Family = set[tuple[int, str]]
-"""Process ids, each with its start, because numbers are used again."""
+"""Process ids with their start times, because numbers are used again."""
 
 
 def family(leader: int) -> Family:
-    """A process, its descendants and its group."""
+    """Return a process, its descendants and its group."""
     found = {leader, *descendants(leader)}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -29,7 +29,7 @@ def _start(process: int) -> str:
 
 
 def kill(members: Family) -> None:
-    """Kills those that still are who they were."""
+    """Kill those that still are the same processes."""
     for number in (signal.SIGSTOP, signal.SIGKILL):  # all at once: none sees another one die
         for process, start in members:
             if _start(process) == start:

@@ -16,7 +16,7 @@ VARIABLE = "HIDFD_TEST_KUBECONFIG"
 
 
 class RealCluster:
-    """Reached as its kubeconfig says, whatever way of authentication that is."""
+    """A cluster that is reached by its kubeconfig, whatever way of authentication that names."""
 
     def __init__(self, kubeconfig: Path) -> None:
         import kubernetes
@@ -25,7 +25,7 @@ class RealCluster:
         self._client = kubernetes.config.new_client_from_config(str(kubeconfig))  # type: ignore[no-untyped-call]
 
     def request(self, method: str, path: str, body: Any = None, *, content: str = JSON) -> Any:
-        """The object that the API server answers with."""
+        """Send a request and return the object in the answer."""
         headers = {"Accept": JSON, "Content-Type": content}
         call = self._client.param_serialize(
             method, path, header_params=headers, body=body, auth_settings=["BearerToken"]
@@ -37,11 +37,11 @@ class RealCluster:
         return json.loads(data)
 
     def kubeconfig(self) -> Path:
-        """The file that was named."""
+        """Return the path of the kubeconfig."""
         return self._file
 
     def wait(self, what: str, reached: Callable[[], bool], seconds: float = 300.0) -> None:
-        """Returns when it is so, fails when time is up."""
+        """Wait until a condition holds; fail when time is up."""
         until = time.monotonic() + seconds
         refused = ""
         while True:
@@ -56,6 +56,6 @@ class RealCluster:
 
 
 def real_cluster() -> RealCluster | None:
-    """The one that is named; None if none is."""
+    """Return the cluster that HIDFD_TEST_KUBECONFIG names; None where it is not set."""
     named = os.environ.get(VARIABLE)
     return RealCluster(Path(named)) if named else None

@@ -1,4 +1,4 @@
-"""A tiny study as its user has it on a laptop, for a cluster of `local_cluster`, and `python -m k8s` over it."""
+"""A tiny study on a user's laptop, for a cluster of `local_cluster`, and `python -m k8s` over it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.integration.s3 import S3Server
 CLAIM = "data"
 
 ENDS_SECONDS = 420.0
-"""A study of this size takes a minute on two quiet cores, and some more for every new Ray cluster."""
+"""Longest time of a study of this size, which takes a minute on two idle cores and more for every new Ray cluster."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command left."""
+    """The exit code and the output of a command."""
 
     code: int
     stdout: str
@@ -43,9 +43,9 @@ class SubmittedStudy:
     """A folder with `study.yaml`, and a namespace for it.
 
     Attributes:
-        cluster, namespace: where it runs.
-        folder: the user's.
-        data: contents of its claim, where ledger, store and MLflow's database are.
+        cluster, namespace: where the study runs.
+        folder: folder of the user.
+        data: folder with the contents of its claim: ledger, store and MLflow's database.
     """
 
     cluster: LocalCluster
@@ -54,7 +54,7 @@ class SubmittedStudy:
     data: Path
 
     def run(self, *words: str, user: str = "admin", kubeconfig: Path | None = None) -> Answer:
-        """A verb of `python -m k8s` over the study file, in this process, where pods find their mounts."""
+        """Run a verb of `python -m k8s` over the study file in this process, with paths of this machine's mounts."""
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             patch.chdir(self.folder)
@@ -65,7 +65,7 @@ class SubmittedStudy:
         return Answer(code, out.getvalue(), err.getvalue())
 
     def watch(self, *words: str) -> subprocess.Popen[str]:
-        """`python -m k8s watch --json` as a process of its own."""
+        """Start `python -m k8s watch --json` as a process of its own."""
         return subprocess.Popen(
             [sys.executable, "-m", "k8s", "watch", "study.yaml", "--json", *words],
             cwd=self.folder,
@@ -76,21 +76,21 @@ class SubmittedStudy:
         )
 
     def job(self) -> dict[str, Any]:
-        """Its RayJob."""
+        """Return its RayJob."""
         (found,) = self.cluster.request("GET", f"/apis/ray.io/v1/namespaces/{self.namespace}/rayjobs")["items"]
         return dict(found)
 
     def patch_job(self, spec: dict[str, Any]) -> None:
-        """Changes its RayJob."""
+        """Change its RayJob."""
         path = f"/apis/ray.io/v1/namespaces/{self.namespace}/rayjobs/{self.job()['metadata']['name']}"
         self.cluster.request("PATCH", path, {"spec": spec}, content="application/merge-patch+json")
 
     def pods(self) -> list[dict[str, Any]]:
-        """All of the namespace."""
+        """Return all pods of the namespace."""
         return list(self.cluster.request("GET", f"/api/v1/namespaces/{self.namespace}/pods")["items"])
 
     def everything(self) -> str:
-        """All that the API server has in the namespace but Secrets."""
+        """Return all objects of the namespace except Secrets, as text."""
         kinds = [f"/apis/ray.io/v1/namespaces/{self.namespace}/{kind}" for kind in ("rayjobs", "rayclusters")]
         kinds += [f"/api/v1/namespaces/{self.namespace}/{kind}" for kind in ("pods", "configmaps", "events")]
         kinds.append(f"/apis/batch/v1/namespaces/{self.namespace}/jobs")
@@ -99,7 +99,7 @@ class SubmittedStudy:
         return json.dumps(found)
 
     def driver(self) -> int | None:
-        """Process id of `tune run`, if it runs."""
+        """Return the process id of `tune run`; None where it does not run."""
         needle = f"tune run {self.cluster.mounts / self.namespace}/study/study.yaml"
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -109,7 +109,7 @@ class SubmittedStudy:
         return None
 
     def status(self) -> dict[str, Any]:
-        """`tune status --json` over the ledger in its claim."""
+        """Return what `tune status --json` prints over the ledger in its claim."""
         words = [f"storage.ledger={self.data}/ledger.db", f"storage.store={self.data}/store"]
         done = Workplace(self.folder).run("tune", "status", "study.yaml", "--json", *words)
         assert done.returncode == 0, done.stderr
@@ -120,11 +120,11 @@ class SubmittedStudy:
 def submitted_study(
     cluster: LocalCluster, namespace: str, folder: Path, s3: S3Server | None = None, **sections: dict[str, Any]
 ) -> SubmittedStudy:
-    """Its material is imported into its store, as docs/kubernetes.md says; the namespace is `restricted`.
+    """Make a study in a `restricted` namespace, with its material imported into its store as in docs/kubernetes.md.
 
     Args:
-        s3: where the store is, with keys from a Secret, and the results are the pods' own; None: both are in a claim.
-        sections: of the study file, over those of a tiny study.
+        s3: server of the store, with keys from a Secret; the results are then in the pods. None: both are in a claim.
+        sections: sections of the study file, over those of a tiny study.
     """
     restrict(cluster, namespace)
     claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
@@ -170,12 +170,12 @@ def two_generators(
     s3: S3Server | None = None,
     **changes: Any,
 ) -> SubmittedStudy:
-    """Two students over two generators, then the best one beside real images alone.
+    """Make a study of two students over two generators, then the best one beside real images alone.
 
     Args:
-        generation_images: of each generator's training.
-        s3: as of `submitted_study`.
-        changes: of `cluster:`.
+        generation_images: target images of each generator.
+        s3: see `submitted_study`.
+        changes: settings of `cluster:`.
     """
     controls = {"real_only": True, "synthetic_only": False, "plain_kd": False}
     asked = {"num_students": 2, "students_per_generator": 1, "startup_students": 2, "controls": controls}
@@ -189,14 +189,14 @@ def two_generators(
 
 
 def views_of(watch: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    """What a watcher has printed, once it has ended."""
+    """Return the output of a watcher that has ended."""
     out, err = watch.communicate(timeout=ENDS_SECONDS)
     assert watch.returncode == 0, out + err
     return [json.loads(line) for line in out.splitlines()]
 
 
 def uninterrupted(study: SubmittedStudy, folder: Path) -> dict[str, Any]:
-    """The same study on this machine, without a cluster; called before it is submitted, while its store is empty."""
+    """Run the study on this machine without a cluster; to be called before it is submitted, over an empty store."""
     shutil.copytree(study.data / "store", folder / "store")
     shutil.copy(study.folder / "study.yaml", folder)
     places = {"store": "store", "ledger": "ledger.db", "results": "results", "tracking": "sqlite:///mlflow.db"}
@@ -209,7 +209,7 @@ def uninterrupted(study: SubmittedStudy, folder: Path) -> dict[str, Any]:
 
 
 def found_by(document: dict[str, Any]) -> dict[str, Any]:
-    """What a study found: all but times, attempts and places."""
+    """Return the results of a study, without times, attempts and places."""
     return {
         "trials": [(trial["params"], trial["state"], trial["value"]) for trial in document["trials"]],
         "works": {task["label"]: (task["key"], task["state"], task["metrics"]) for task in document["works"]},
@@ -218,7 +218,7 @@ def found_by(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _imported(folder: Path, tree: dict[str, Any], store: str, environment: dict[str, str]) -> dict[str, Any]:
-    """The sections of `trial:` that name material, with the sha256 that `hidfd import` prints."""
+    """Return the sections of `trial:` that name material, with the sha256 that `hidfd import` prints."""
     (folder / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):

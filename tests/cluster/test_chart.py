@@ -1,4 +1,4 @@
-"""The chart in a real cluster: installed, upgraded and taken away by both Helms, its rights tried both ways."""
+"""The chart in a real cluster: installed, upgraded and deleted by both Helms, its rights tried both ways."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ PATHS = {
     "ServiceAccount": "api/v1/namespaces/{}/serviceaccounts",
     "StatefulSet": "apis/apps/v1/namespaces/{}/statefulsets",
 }
-"""Every kind that the chart makes, but for PodMonitors, whose definition is not KubeRay's."""
+"""Every kind that the chart makes except PodMonitors, whose definition is not KubeRay's."""
 
 
 class Release:
-    """Helm over one release, `hidfd`, in a namespace that is `restricted`."""
+    """Helm over one release, `hidfd`, in a `restricted` namespace."""
 
     def __init__(self, cluster: LocalCluster, namespace: str, folder: Path, program: Path) -> None:
         self.cluster, self.namespace = cluster, namespace
@@ -58,7 +58,7 @@ class Release:
         restrict(cluster, namespace)
 
     def helm(self, verb: str, *words: str, values: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
-        """A verb of Helm over the release, with values."""
+        """Run a verb of Helm over the release, with values."""
         command = [str(self._program), verb, "hidfd", *words, "--namespace", self.namespace]
         if values is not None:
             (self._folder / "values.yaml").write_text(yaml.safe_dump(values))
@@ -67,7 +67,7 @@ class Release:
         return subprocess.run([*command, *kubeconfig], capture_output=True, text=True, check=False, timeout=300)
 
     def names(self, kind: str) -> set[str]:
-        """Of the objects of a kind that are the release's."""
+        """Return the names of the release's objects of a kind."""
         path = f"/{PATHS[kind].format(self.namespace)}"
         found = self.cluster.request("GET", f"{path}?labelSelector=app.kubernetes.io/instance=hidfd")["items"]
         return {item["metadata"]["name"] for item in found}
@@ -77,7 +77,7 @@ class Release:
 def release(request: pytest.FixtureRequest, cluster: LocalCluster, namespace: str, tmp_path: Path) -> Iterator[Release]:
     made = Release(cluster, namespace, tmp_path, need_helm(request.param))
     yield made
-    made.helm("uninstall")  # else its controllers would make new pods of those that go with the namespace
+    made.helm("uninstall")  # else its controllers would replace the pods that are deleted with the namespace
 
 
 def test_release_is_installed_upgraded_and_taken_away_but_for_what_it_promises_to_keep(release: Release) -> None:
@@ -101,7 +101,7 @@ def test_release_is_installed_upgraded_and_taken_away_but_for_what_it_promises_t
     assert "REVISION: 2" in upgraded.stdout
     refused = release.helm("upgrade", values=SMALL | {"database": {"cpus": "100m", "image": {"tag": "18.0"}}})
     assert refused.returncode != 0
-    assert "pg_dumpall" in refused.stderr, "the migration stands in the refusal"
+    assert "pg_dumpall" in refused.stderr, "the refusal tells how to migrate"
     refused = release.helm("upgrade", values=SMALL | {"database": {"cpus": "100m", "size": "20Gi"}})
     assert refused.returncode != 0
     assert "20Gi" in refused.stderr
@@ -117,7 +117,7 @@ def test_release_is_installed_upgraded_and_taken_away_but_for_what_it_promises_t
 
 
 def _left(release: Release, kind: str) -> set[str]:
-    """After the controllers have taken away what was the release's, pods among it."""
+    """Wait until the controllers have deleted the objects of the release, its pods among them."""
     if kind == "Pod":
         return set()
     return release.names(kind)
@@ -127,14 +127,14 @@ def _left(release: Release, kind: str) -> set[str]:
 def test_every_object_of_every_values_file_is_taken_by_a_real_server(
     cluster: LocalCluster, namespace: str, case: str
 ) -> None:
-    """With unknown fields refused, and KubeRay's rules checked."""
+    """Try the objects on the server, which refuses unknown fields and checks KubeRay's rules."""
     things = [thing for thing in case_objects(case) if thing["kind"] != "PodMonitor"]
     for thing in sorted(things, key=lambda thing: thing["kind"] != "ServiceAccount"):
         path = PATHS[thing["kind"]].format(namespace)
         body = {**thing, "metadata": {**thing["metadata"], "namespace": namespace}}
         if "{}" not in PATHS[thing["kind"]]:
             del body["metadata"]["namespace"]
-        dry = "" if thing["kind"] == "ServiceAccount" else "&dryRun=All"  # which pods are asked for
+        dry = "" if thing["kind"] == "ServiceAccount" else "&dryRun=All"  # which pods need
         try:
             cluster.request("POST", f"/{path}?fieldValidation=Strict{dry}", body)
         except ApiError as error:
@@ -142,7 +142,7 @@ def test_every_object_of_every_values_file_is_taken_by_a_real_server(
 
 
 def may(cluster: LocalCluster, namespace: str, user: str, verb: str, group: str, resource: str, sub: str = "") -> bool:
-    """Whether the real server would let somebody."""
+    """Whether the real server would let a user send a request."""
     attributes = {"namespace": namespace, "verb": verb, "group": group, "resource": resource, "subresource": sub}
     review = {
         "apiVersion": "authorization.k8s.io/v1",
@@ -164,7 +164,7 @@ FORBIDDEN = (
     ("delete", "", "persistentvolumeclaims"),
     ("create", "rbac.authorization.k8s.io", "rolebindings"),
 )
-"""What nobody needs."""
+"""Requests that nobody needs."""
 
 
 def test_every_account_may_do_what_it_must_and_nothing_more(release: Release, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The harness keeps its promises: what the tests of `k8s` then rely on."""
+"""The harness does what the tests of `k8s` rely on."""
 
 import subprocess
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ RESTRICTED = {
     "capabilities": {"drop": ["ALL"]},
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-"""What a container says in a namespace that is `restricted`."""
+"""Fields of a container in a `restricted` namespace."""
 
 
 def _path(namespace: str, kind: str) -> str:
@@ -30,7 +30,7 @@ def _pod(name: str, *command: str, **more: Any) -> dict[str, Any]:
 
 
 def _state(cluster: LocalCluster, namespace: str, pod: str) -> dict[str, Any]:
-    """Of its only container: status with `restartCount`, `state` and `lastState`."""
+    """Return the status of its only container, with `restartCount`, `state` and `lastState`."""
     status = cluster.request("GET", f"{_path(namespace, 'pods')}/{pod}")["status"]
     found: dict[str, Any] = next(iter(status.get("containerStatuses", ())), {"state": {}, "restartCount": 0})
     return found

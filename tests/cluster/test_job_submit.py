@@ -41,7 +41,7 @@ def study(release: Release, tmp_path: Path) -> SubmittedStudy:
 
 
 def ray_job(study: SubmittedStudy, *words: str, token: str) -> subprocess.CompletedProcess[str]:
-    """`ray job`, from the study's folder."""
+    """Run `ray job` in the study's folder."""
     known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_ADDRESS": _address(study)}
     return subprocess.run(
         [str(RAY), "job", *words],

@@ -1,4 +1,4 @@
-"""A node that dies with what runs on it: nothing is said to anybody, and Kubernetes keeps its Node."""
+"""A node that dies with its pods without a notice, while Kubernetes keeps its Node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIRST, OTHER = "local-0", "local-1"
 
 @pytest.fixture
 def other_node(cluster: LocalCluster) -> Iterator[str]:
-    """A second node, to lose."""
+    """Run a second node, for a test to lose."""
     with cluster.another_node(OTHER):
         yield OTHER
 
@@ -27,7 +27,7 @@ def other_node(cluster: LocalCluster) -> Iterator[str]:
 def test_task_of_a_lost_node_goes_on_elsewhere_and_ends_as_if_nothing_had_happened(
     cluster: LocalCluster, namespace: str, other_node: str, tmp_path: Path
 ) -> None:
-    """Each node has room for one of two workers; the driver is where nothing happens."""
+    """Each node has room for one of two workers; the driver is on the node that lives."""
     driver = {"cpus": 1, "memory": "2Gi", "node_selector": {"kubernetes.io/hostname": FIRST}}
     workers = {"cpu": {"count": 2, "cpus": 1, "memory": "20Gi"}}
     study = two_generators(cluster, namespace, tmp_path, generation_images=2500, driver=driver, workers=workers)
@@ -48,7 +48,7 @@ def test_task_of_a_lost_node_goes_on_elsewhere_and_ends_as_if_nothing_had_happen
 def test_study_that_loses_the_node_of_its_driver_is_retried_when_that_was_taken_out(
     cluster: LocalCluster, namespace: str, other_node: str, tmp_path: Path
 ) -> None:
-    """All its pods go with it. A cloud deletes the Node by itself; elsewhere somebody has to, and is told so."""
+    """All pods die with the node. A cloud deletes the Node by itself; elsewhere somebody has to, and is told so."""
     study = two_generators(cluster, namespace, tmp_path, generation_images=2000)
     first = f"/api/v1/nodes/{FIRST}"
     cluster.request("PATCH", first, {"spec": {"unschedulable": True}}, content=MERGE)
@@ -66,7 +66,7 @@ def test_study_that_loses_the_node_of_its_driver_is_retried_when_that_was_taken_
 
 
 def until(watch: subprocess.Popen[str], reached: Callable[[dict[str, Any]], bool]) -> None:
-    """Reads what a watcher prints until it says so."""
+    """Read the output of a watcher until a condition holds."""
     assert watch.stdout is not None
     for line in watch.stdout:
         if reached(json.loads(line)):

@@ -1,4 +1,4 @@
-"""Preflight and submit before a real API server: what it knows, allows, admits and refuses."""
+"""Preflight and submit against a real API server, which knows, allows, admits and refuses."""
 
 from __future__ import annotations
 

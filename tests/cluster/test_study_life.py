@@ -25,7 +25,7 @@ from tests.integration.s3 import S3Server, running_s3
 
 @pytest.fixture
 def study(cluster: LocalCluster, namespace: str, tmp_path: Path) -> SubmittedStudy:
-    """Two students over two generators, then the best one beside real images alone."""
+    """Make a study of two students over two generators, then the best one beside real images alone."""
     return two_generators(cluster, namespace, tmp_path)
 
 
@@ -38,7 +38,7 @@ def s3(tmp_path: Path) -> Iterator[S3Server]:
 def test_study_whose_driver_is_killed_is_retried_and_ends_as_the_uninterrupted_one(
     study: SubmittedStudy, tmp_path: Path
 ) -> None:
-    """In a `restricted` namespace, with Ray's tokens; the API server dies while somebody watches."""
+    """The namespace is `restricted`, Ray asks for tokens, and the API server dies while a watcher runs."""
     expected = found_by(uninterrupted(study, tmp_path / "alone"))
     submitted = study.run("submit")
     assert submitted.code == 0, submitted.stderr
@@ -47,7 +47,7 @@ def test_study_whose_driver_is_killed_is_retried_and_ends_as_the_uninterrupted_o
     study.cluster.wait("the driver", lambda: study.driver() is not None)
     study.cluster.wait("a finished student", lambda: any((study.data / "store").glob("evaluation/*/manifest.json")))
     os.kill(study.driver() or 0, signal.SIGKILL)
-    study.cluster.restart_api_server()  # whether the watcher looks in these two seconds is chance; it has to go on
+    study.cluster.restart_api_server()  # whether the watcher polls in these two seconds is chance; it has to go on
     views = views_of(watch)
     last = views[-1]
     assert (last["succeeded"], last["tries"], last["num_trials_ended"]) == (True, 2, 2)
@@ -68,7 +68,7 @@ def test_study_whose_driver_is_killed_is_retried_and_ends_as_the_uninterrupted_o
 def test_suspended_study_gives_its_pods_back_and_goes_on_afterwards(
     cluster: LocalCluster, namespace: str, tmp_path: Path, s3: S3Server
 ) -> None:
-    """Its store is on S3, and of all that Kubernetes has of it only the Secret has the keys."""
+    """The store is on S3, and of all objects in Kubernetes only the Secret has the keys."""
     study = two_generators(cluster, namespace, tmp_path, s3=s3)
     assert study.run("submit", "study.num_students=1").code == 0
     watch = study.watch()

@@ -3,7 +3,7 @@
     python -m tests.cluster.tools           says where they are, or how to get them
     python -m tests.cluster.tools build     builds what is missing; `build node` a kubelet, which only tests/node takes
 
-They lie in the folder named by HIDFD_KUBERNETES_TOOLS, else in the user's cache.
+They are in the folder named by HIDFD_KUBERNETES_TOOLS, else in the user's cache.
 """
 
 import os
@@ -23,20 +23,20 @@ NEEDED = (
     *("bin/etcd", "bin/kube-apiserver", "bin/kube-controller-manager", "bin/kube-scheduler", "bin/ray-operator"),
     *("share/kuberay-crds", "share/kuberay-rbac"),
 )
-"""Without any of these no cluster starts. A Helm is asked for by the tests that use one."""
+"""Programs without which no cluster starts. The tests that use a Helm check for it."""
 
 GO = (1, 26)
 """The oldest Go that builds this Kubernetes."""
 
 
 def folder() -> Path:
-    """Where the programs are or will be."""
+    """Return the folder of the programs."""
     named = os.environ.get(VARIABLE)
     return Path(named).absolute() if named else Path.home() / ".cache" / "hidfd" / "kubernetes-tools"
 
 
 def complaint() -> str | None:
-    """The sentence that says how to get what a cluster needs; None if all of it is there."""
+    """Return the sentence that says how to get what a cluster needs; None where all of it is there."""
     if all((folder() / name).exists() for name in NEEDED):
         return None
     command = "python -m tests.cluster.tools build"
@@ -46,7 +46,7 @@ def complaint() -> str | None:
 
 
 def need_tools() -> Path:
-    """The folder with all that a cluster needs; without it the test skips, and fails where CI is set."""
+    """Return the folder with all that a cluster needs; without it the test skips, and fails where CI is set."""
     problem = complaint()
     if problem is not None:
         _do_without(problem)
@@ -54,7 +54,7 @@ def need_tools() -> Path:
 
 
 def need_helm(major: int) -> Path:
-    """The executable of Helm 3 or Helm 4; without it the test skips, and fails where CI is set."""
+    """Return the executable of Helm 3 or Helm 4; without it the test skips, and fails where CI is set."""
     program = folder() / f"helm{major}" / "helm"
     if not program.exists():
         _do_without(f"no {program}: run python -m tests.cluster.tools build")
@@ -62,7 +62,7 @@ def need_helm(major: int) -> Path:
 
 
 def build(*names: str) -> int:
-    """Builds what is missing of all or of the named ones; the exit status."""
+    """Build what is missing of all or of the named programs; return the exit status."""
     if _go_version() < GO:
         print(f"error: {complaint() or 'Go 1.26 or newer is needed: https://go.dev/dl'}", file=sys.stderr)
         return 2
@@ -85,7 +85,7 @@ def _go_version() -> tuple[int, ...]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command line."""
+    """Run the command line."""
     if arguments[:1] == ["build"]:
         return build(*arguments[1:])
     if arguments:

@@ -1,6 +1,6 @@
 """An HTTP server that answers as an API server does, from memory, and fails as it is told to.
 
-Only for faults that no real one makes to order; what a real one does is tested in tests/cluster.
+It is for faults that a real server does not produce on demand; tests/cluster tests what a real one does.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from urllib.parse import parse_qs, urlsplit
 from k8s.api_paths import ApiObject
 
 DROP = 0
-"""As a fault: the connection ends without an answer."""
+"""A fault: the connection ends without an answer."""
 
 
 @dataclass
 class ApiServer:
-    """What it holds.
+    """An API server in memory.
 
     Attributes:
-        url: of it.
+        url: its address.
         objects: path -> object.
         logs: path of a pod -> lines with time stamps.
-        faults: answered to the next requests instead, in order: a status, `DROP`, or None for an ordinary answer.
-        asked: every request so far as (method, path with query).
+        faults: answers to the next requests, in order: a status, `DROP`, or None for an ordinary answer.
+        asked: all requests so far as (method, path with query).
         on_request: called before each one.
     """
 
@@ -43,7 +43,7 @@ class ApiServer:
     on_request: Callable[[str, str], None] = lambda method, path: None
 
     def put(self, path: str, **parts: Any) -> ApiObject:
-        """An object at a path, its name being the path's last part."""
+        """Store an object at a path, whose last part is its name."""
         name = path.rsplit("/", 1)[-1]
         metadata = {"name": name, "uid": f"uid-{name}", "creationTimestamp": "2026-01-01T00:00:00Z"}
         found = {**parts, "metadata": metadata | parts.get("metadata", {})}
@@ -51,7 +51,7 @@ class ApiServer:
         return found
 
     def kubeconfig(self, folder: Path, token: str = "a-token") -> Path:
-        """For this server."""
+        """Write a kubeconfig for this server."""
         path = folder / "kubeconfig"
         document = {
             "apiVersion": "v1",
@@ -65,7 +65,7 @@ class ApiServer:
         return path
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: ApiObject) -> tuple[int, Any]:
-        """As an API server would, as far as this project asks one."""
+        """Answer a request as an API server does, as far as this project asks one."""
         if path.endswith("/log"):
             return (200, self._log(path, query)) if path.removesuffix("/log") in self.logs else _status(404, path)
         if method == "POST" and "reviews" in path:
@@ -99,7 +99,7 @@ class ApiServer:
         return 201, made
 
     def _collect(self, owner: str) -> None:
-        """What it owned goes with it, but for what a finalizer holds."""
+        """Delete what an object owned, except what a finalizer holds."""
         for path, thing in list(self.objects.items()):
             owners = [reference["uid"] for reference in thing["metadata"].get("ownerReferences", [])]
             if owner in owners and not thing["metadata"].get("finalizers"):
@@ -125,7 +125,7 @@ LISTS = (
 
 @contextlib.contextmanager
 def serving() -> Iterator[ApiServer]:
-    """A server on a free port of this machine, for a `with`."""
+    """Run a server on a free port of this machine while the block lasts."""
     state = ApiServer()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -133,7 +133,7 @@ def serving() -> Iterator[ApiServer]:
         disable_nagle_algorithm = True  # headers and body are two writes
 
         def log_message(self, *_: Any) -> None:
-            """Nothing."""
+            """Print nothing."""
 
         def answer(self) -> None:
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -21,7 +21,7 @@ JOBS = "/apis/ray.io/v1/namespaces/studies/rayjobs"
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    """One that has all that `study_files.EVERYTHING` asks for."""
+    """A server that has all that `study_files.EVERYTHING` needs."""
     with serving() as server:
         monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
         furnish(server)
@@ -35,7 +35,7 @@ def api(server: ApiServer) -> Api:
 
 @pytest.fixture
 def refuse(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Has the server answer a status to requests whose method and path have some words in them."""
+    """Let the server answer a status to requests whose method and path contain one of some words."""
 
     def refuse(status: int, message: str, *words: str) -> None:
         ordinary = server.answer
@@ -52,7 +52,7 @@ def refuse(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def asked(tmp_path: Path) -> Request:
-    """All that a study file can ask for."""
+    """A request with every setting of a study file."""
     return request(tmp_path)
 
 
@@ -63,16 +63,16 @@ def manifests(asked: Request) -> Manifests:
 
 @pytest.fixture
 def submitted(asked: Request, manifests: Manifests, api: Api) -> str:
-    """Name of its job."""
+    """Name of the submitted job."""
     return submit(asked, manifests, api).name
 
 
 def say_nothing(words: str) -> None:
-    """As --json does."""
+    """Print nothing, as --json does."""
 
 
 def furnish(server: ApiServer) -> None:
-    """Everything that preflight looks for."""
+    """Store everything that preflight checks for."""
     server.put("/version", major="1", minor="36+", gitVersion="v1.36.3")
     server.put("/apis/ray.io/v1", resources=[{"kind": "RayJob"}, {"kind": "RayCluster"}])
     image = {"image": "quay.io/kuberay/operator:v1.6.2"}

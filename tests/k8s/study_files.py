@@ -56,7 +56,7 @@ REMOTE = {
 
 
 def tree(cluster: dict[str, Any] | None = None, **sections: Any) -> dict[str, Any]:
-    """A study file's values: all in S3 and PostgreSQL, all material imported."""
+    """Return the values of a study file: all storage in S3 and PostgreSQL, all material imported."""
     hashed = {name: {"sha256": letter * 64} for name, letter in (("candidates", "a"), ("validation", "b"))}
     return {
         "name": "Fashion_students",
@@ -74,7 +74,7 @@ def tree(cluster: dict[str, Any] | None = None, **sections: Any) -> dict[str, An
 
 
 def request(folder: Path, cluster: dict[str, Any] | None = None, *overrides: str, **sections: Any) -> Request:
-    """As read from a file of those values."""
+    """Write a study file of those values and read the request."""
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(tree(cluster, **sections), sort_keys=False))
     return read_request(str(path), overrides)

@@ -17,7 +17,7 @@ from tests.k8s.study_files import tree
 
 
 def kubeconfig(cluster: dict[str, Any] | None = None, user: dict[str, Any] | None = None) -> str:
-    """Of a server that is not there."""
+    """Return a kubeconfig of a server that does not exist."""
     where = {"server": "http://127.0.0.1:1"} | (cluster or {})
     document = {
         "current-context": "test",
@@ -34,7 +34,7 @@ AWAY = {
     "name": "oidc",
     "config": {"id-token": EXPIRED, "refresh-token": "x", "idp-issuer-url": "http://127.0.0.1:1", "client-id": "x"},
 }
-"""Whoever makes its tokens does not answer."""
+"""A user whose server for tokens does not answer."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a watched job looks like, on a terminal and in a log."""
+"""The display of a watched job, on a terminal and in a log."""
 
 from dataclasses import replace
 from io import StringIO

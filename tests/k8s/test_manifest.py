@@ -1,4 +1,4 @@
-"""What a request becomes: golden files, and what every pod of it keeps."""
+"""The manifests of a request: golden files, and rules that every pod keeps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VERSIONS = [f"1.{minor}" for minor in range(28, 37)]
 
 
 def pods(manifests: Manifests) -> dict[str, dict[str, Any]]:
-    """Spec and metadata of every pod, by its group."""
+    """Return spec and metadata of every pod, by its group."""
     spec = manifests.ray_job["spec"]
     cluster = spec["rayClusterSpec"]
     workers = {group["groupName"]: group["template"] for group in cluster["workerGroupSpecs"]}

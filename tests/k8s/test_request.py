@@ -1,4 +1,4 @@
-"""The `cluster:` section: what it may say, and how every mistake in it is told."""
+"""The section `cluster:`: its settings, and the message for every mistake."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     python -m tests.node [--folder FOLDER] [--transcript FILE] [--s3]
 
 Real are etcd, API server, controllers, scheduler, KubeRay's operator, kubelet, containerd, runc and a CNI bridge; the
-project's image, built without Docker; PostgreSQL, Debian's. A program of some lines stands in for the cluster's DNS and
+project's image, built without Docker; PostgreSQL, Debian's. A short program takes the place of the cluster's DNS and
 kube-proxy. Needs root on Linux, some 25 GB of disk, and a quarter of an hour on two cores.
 """
 
@@ -24,14 +24,14 @@ from tests.node.dockerfile import ROOT
 from tests.node.images import build_images
 from tests.node.material import lay_out
 from tests.node.real_node import complaint, real_node
-from tests.node.story import tell
 from tests.node.terminal import CommandFailedError, Terminal, variables
+from tests.node.walkthrough import walk_through
 
 USERS = ("admin", "developer")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.node", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--folder", type=Path, default=Path("/var/tmp/hidfd-node"), help="images stay in it, for the next time"
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     if problem is not None:
         print(f"error: {problem}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else nothing would be taken away
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else nothing would be cleaned up
     given.folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     print("building the images (minutes the first time)", flush=True)
@@ -77,7 +77,7 @@ def _run(folder: Path, transcript: Path, found: Path, archives: list[Path], is_o
         print(f"the cluster is ready after {time.monotonic() - began:.0f} s", flush=True)
         terminal = Terminal(desk, transcript, variables(found, ROOT, {user: plane.kubeconfig(user) for user in USERS}))
         try:
-            tell(terminal, desk, s3)
+            walk_through(terminal, desk, s3)
         except CommandFailedError as failure:
             print(f"error: {failure}\n{plane.tails()}\nlogs: {state}", file=sys.stderr)
             return 1

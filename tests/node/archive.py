@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 MEDIA = "application/vnd.oci.image"
 
 BLOCK = 512
-"""Of a tar file, whose first one says name and size of what follows."""
+"""Bytes of a block of a tar file, whose first block has the name and size of what follows."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Layer:
     without: frozenset[str] = field(default_factory=frozenset)
 
     def write(self, stream: BinaryIO) -> None:
-        """As a tar file."""
+        """Write the files as a tar file."""
         with tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT, copybufsize=1 << 20) as tar:
             for place, folder in self.folders.items():
                 path = Path(place)
@@ -47,11 +47,11 @@ class Layer:
 
 
 def write_archive(file: Path, name: str, layers: Sequence[Layer], config: dict[str, Any]) -> None:
-    """An image of one platform, this machine's.
+    """Write an image for one platform, this machine's.
 
     Args:
         name: with a tag, as pods name it.
-        config: what a Dockerfile sets, in the names of an OCI image: Env, User, WorkingDir, Cmd.
+        config: settings of a Dockerfile by the names of an OCI image: Env, User, WorkingDir, Cmd.
     """
     with file.open("w+b") as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
         written = [_add_layer(tar, stream, layer) for layer in layers]
@@ -74,7 +74,7 @@ def write_archive(file: Path, name: str, layers: Sequence[Layer], config: dict[s
 
 
 class _Hashed(io.RawIOBase):
-    """Passes on what is written, and knows its digest."""
+    """A stream that passes on what is written, and computes its digest."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self.sha256 = stream, hashlib.sha256()
@@ -85,7 +85,7 @@ class _Hashed(io.RawIOBase):
 
 
 def _add_layer(tar: tarfile.TarFile, stream: BinaryIO, layer: Layer) -> dict[str, Any]:
-    """A layer has gigabytes: it is written once, and its name, which is its digest, afterwards."""
+    """Write a layer of gigabytes once, and afterwards its name, which is its digest."""
     start = stream.tell()
     stream.write(bytes(BLOCK))
     hashed = _Hashed(stream)

@@ -16,14 +16,14 @@ from tests.cluster.api_client import ApiClient, ApiError
 A, NO_SUCH_NAME = 1, 3
 
 SUFFIXES = (["svc"], ["svc", "cluster", "local"])
-"""Exactly: resolvers also try further ones."""
+"""Names of Services, exactly: resolvers also try longer ones."""
 
 SECONDS = 1
-"""For which a client may keep an answer: pods come and go."""
+"""Seconds for which a client may keep an answer: pods come and go."""
 
 
 def addresses(api: ApiClient, name: str) -> list[str] | None:
-    """Of the ready pods behind a Service; None if there is no such Service."""
+    """Return the addresses of the ready pods behind a Service; None where there is no such Service."""
     parts = name.rstrip(".").split(".")
     if parts[2:] not in SUFFIXES:
         return None
@@ -45,7 +45,7 @@ def addresses(api: ApiClient, name: str) -> list[str] | None:
 
 
 def question_of(query: bytes) -> tuple[str, int, bytes]:
-    """The name, the kind of record and the bytes of the question."""
+    """Return the name, the kind of record and the bytes of the question."""
     labels, at = [], 12
     while query[at]:
         labels.append(query[at + 1 : at + 1 + query[at]].decode())
@@ -55,7 +55,7 @@ def question_of(query: bytes) -> tuple[str, int, bytes]:
 
 
 def answer(api: ApiClient, query: bytes) -> bytes:
-    """To one query; nothing but A records is known."""
+    """Answer one query; only A records are known."""
     name, kind, question = question_of(query)
     found = addresses(api, name)
     given = (found or []) if kind == A else []
@@ -65,7 +65,7 @@ def answer(api: ApiClient, query: bytes) -> bytes:
 
 
 def main() -> None:
-    """Answers until it is ended."""
+    """Answer queries until the process is ended."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--server", required=True, help="address of the API server")
     parser.add_argument("--authority", type=Path, required=True)

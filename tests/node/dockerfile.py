@@ -1,4 +1,4 @@
-"""What the project's Dockerfile says, for a machine without Docker."""
+"""Read the project's Dockerfile on a machine without Docker."""
 
 import re
 import shlex
@@ -11,32 +11,32 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Dockerfile:
-    """Its stages.
+    """A Dockerfile.
 
     Attributes:
-        stages: of each, its instructions in their order: (`RUN`, the rest of the line).
+        stages: the instructions of each stage in their order, as (`RUN`, the rest of the line).
     """
 
     stages: tuple[tuple[tuple[str, str], ...], ...]
 
     def packages(self) -> list[str]:
-        """Of Debian, in the last stage."""
+        """Return the Debian packages of the last stage."""
         (words,) = self._commands(len(self.stages) - 1, "apt-get", "install")
         return [word for word in words[2:] if not word.startswith("-")]
 
     def installs(self, stage: int) -> list[str]:
-        """The arguments of the stage's one `uv pip install`."""
+        """Return the arguments of the only `uv pip install` of a stage."""
         (words,) = self._commands(stage, "uv", "pip", "install")
         return words[3:]
 
     def copies(self) -> list[str]:
-        """Files and folders of the repository that the project's own stage takes."""
+        """Return the files and folders of the repository that are copied."""
         return [
             word for stage in self.stages[:-1] for name, rest in stage if name == "COPY" for word in rest.split()[:-1]
         ]
 
     def config(self) -> dict[str, Any]:
-        """Of the image, in the words of an OCI image. $PATH is the base image's, which is Debian's."""
+        """Return the settings by the names of an OCI image. $PATH is the base image's, which is Debian's."""
         given = dict(self.stages[-1])
         environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
         for word in shlex.split(given["ENV"]):
@@ -57,7 +57,7 @@ class Dockerfile:
 
 
 def read_dockerfile() -> Dockerfile:
-    """The one of the repository."""
+    """Read the Dockerfile of the repository."""
     text = re.sub(r"(?m)^#.*\n", "", (ROOT / "Dockerfile").read_text()).replace("\\\n", " ")
     stages: list[list[tuple[str, str]]] = []
     for line in filter(None, map(str.strip, text.splitlines())):

@@ -1,4 +1,4 @@
-"""The images of the node, built without Docker: the project's as the Dockerfile says, PostgreSQL's by Debian.
+"""Build the images of the node without Docker: the project's by the Dockerfile, PostgreSQL's from Debian.
 
 Nothing can be pulled from where this runs, so every base is a Debian that debootstrap has put together.
 """
@@ -13,22 +13,22 @@ from tests.node.archive import Layer, write_archive
 from tests.node.dockerfile import ROOT, Dockerfile, read_dockerfile
 
 PROJECT, POSTGRESQL, PAUSE = "local.test/hidfd:tests", "local.test/postgresql:15", "local.test/pause:tests"
-"""Of Debian 12, whose PostgreSQL is 15."""
+"""Packages of Debian 12, whose PostgreSQL is 15."""
 
 BASE = ("ca-certificates", "netbase", "tzdata", "python3")
-"""What the Dockerfile's base image, python:3.11-slim-bookworm, has beside the smallest Debian."""
+"""Packages that the Dockerfile's base image, python:3.11-slim-bookworm, has beside the smallest Debian."""
 
 NOT_NEEDED = frozenset({"dev", "proc", "sys", "run", "tmp", "var/cache/apt", "var/lib/apt/lists"})
 
 POSTGRES_ID = 999
-"""User and group of the official image, which the chart goes by."""
+"""User and group of the official image, which the chart expects."""
 
 
 def build_images(folder: Path) -> list[Path]:
-    """Archives of all three images; what was built before with the same lock is taken again.
+    """Build the archives of all three images; one that was built before with the same lock is used again.
 
     Args:
-        folder: for the archives and what they are made of, 17 GB, of which uv's cache shares 7.
+        folder: folder of the archives and their contents, 17 GB, of which 7 are shared with uv's cache.
     """
     folder.mkdir(parents=True, exist_ok=True)
     dockerfile = read_dockerfile()
@@ -41,7 +41,7 @@ def build_images(folder: Path) -> list[Path]:
 
 
 def _debian(folder: Path, *packages: str) -> Layer:
-    """The smallest Debian 12 with some packages."""
+    """Build the smallest Debian 12 with some packages."""
     done = folder.with_suffix(".packages")
     if not done.exists() or done.read_text().split() != list(packages):
         shutil.rmtree(folder, ignore_errors=True)
@@ -53,14 +53,14 @@ def _debian(folder: Path, *packages: str) -> Layer:
 
 
 def _pause(archive: Path, debian: Layer) -> Path:
-    """What holds a pod's network while its containers come and go."""
+    """Build the image that keeps a pod's network while its containers come and go."""
     if not archive.exists():
         write_archive(archive, PAUSE, [debian], {"Cmd": ["sleep", "infinity"], "Env": ["PATH=/usr/bin"]})
     return archive
 
 
 def _postgresql(archive: Path, debian: Layer) -> Path:
-    """Debian's, with the user, the variables and the entrypoint that the official image has."""
+    """Build PostgreSQL's from Debian, with the user, the variables and the entrypoint of the official image."""
     folder = archive.with_suffix("")
     entrypoint = folder / "usr/local/bin/docker-entrypoint.sh"
     entrypoint.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def _postgresql(archive: Path, debian: Layer) -> Path:
 
 
 def _project(folder: Path, debian: Layer, dockerfile: Dockerfile) -> Path:
-    """The project's own: Debian, what it needs, itself."""
+    """Build the project's own: Debian, its requirements and the project."""
     archive = folder / "hidfd.tar"
     needed, project, source = folder / "needed", folder / "project", folder / "source"
     lock = folder / "needed.lock"
@@ -113,7 +113,7 @@ def _project(folder: Path, debian: Layer, dockerfile: Dockerfile) -> Path:
 
 
 def _install(uv: Path, arguments: Sequence[str], needed: Path, project: Path, source: Path) -> None:
-    """`uv pip install` of the Dockerfile, from this machine's cache; hard links instead of copies."""
+    """Run `uv pip install` of the Dockerfile from this machine's cache, by hard links instead of copies."""
     places = {"/opt/hidfd/bin/python": str(needed / "bin/python"), "/opt/project": str(project)}
     words = [places.get(word, word) for word in arguments if word != "--no-cache"]
     if "--python" not in words:
@@ -122,7 +122,7 @@ def _install(uv: Path, arguments: Sequence[str], needed: Path, project: Path, so
 
 
 def _run(*command: str | Path, folder: Path | None = None) -> None:
-    """Builds may take minutes and say nothing; what fails says why."""
+    """Run a command that prints only if it fails: builds take minutes."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")

@@ -1,4 +1,4 @@
-"""Storage for claims: a folder of this machine for each, to which the kubelet gives the group that a pod asks for.
+"""Make a volume for every claim: a folder of this machine, to which the kubelet gives the group of the pod.
 
     python -m tests.node.local_volumes --server URL --authority FILE --folder FOLDER
 
@@ -19,7 +19,7 @@ NODE = "node-0"
 
 
 def source(folder: Path, name: str) -> dict[str, Any]:
-    """Fields of a volume whose contents are a folder, which is made."""
+    """Make a folder and return the fields of a volume with it as contents."""
     path = folder / name
     path.mkdir(parents=True, exist_ok=True)
     here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
@@ -30,7 +30,7 @@ def source(folder: Path, name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Looks every second until it is ended."""
+    """Check the claims every second until the process is ended."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--server", required=True, help="address of the API server")
     parser.add_argument("--authority", type=Path, required=True)

@@ -1,6 +1,6 @@
-"""What the user of the story has at hand: values for the chart, a study file with its images, a pod to work in.
+"""The files of the walkthrough's user: values for the chart, a study file with its images, a pod to use a shell in.
 
-Where the store is on S3, `s3` has AWS's variables, which go into a Secret; None: it is in the chart's claim.
+Where the store is on S3, `s3` has AWS's variables, which a Secret gets; None: the store is in the chart's claim.
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from tests.node.images import POSTGRESQL, PROJECT
 NAMESPACE, RELEASE, STUDY = "studies", "hidfd", "tiny"
 
 MOUNT = "/mnt/hidfd"
-"""Where the chart's claim is mounted, in MLflow's pod as in a study's."""
+"""Folder in which the chart's claim is mounted, in MLflow's pod and in a study's."""
 
 SECRET, SECRET_FILE = "s3", "s3.env"
-"""With S3's address and keys; the file is what it is made from."""
+"""The Secret with S3's address and keys, and the file that it is made from."""
 
 S3 = Mapping[str, str] | None
 
@@ -30,12 +30,12 @@ def _image(name: str) -> dict[str, str]:
 
 
 def store_of(s3: S3) -> str:
-    """The study's store, as the chart's notes say."""
+    """Return the address of the study's store, as the chart's notes say."""
     return f"{MOUNT}/store" if s3 is None else "s3://artifacts/hidfd/store"
 
 
 def values(s3: S3) -> dict[str, Any]:
-    """Of the chart, for a small node whose images cannot be pulled. `developer` has no right but those."""
+    """Return values of the chart for a small node that cannot pull images. `developer` has only the rights in them."""
     storage: dict[str, Any] = {"claim": {"size": "5Gi"}}
     if s3 is not None:
         bucket = {"bucket": "artifacts", "endpoint": s3["AWS_ENDPOINT_URL"], "existingSecret": SECRET}
@@ -53,7 +53,7 @@ DESK_FILE = Path(__file__).parents[2] / "docs" / "desk.yaml"
 
 
 def desk(s3: S3) -> dict[str, Any]:
-    """The documentation's pod to work in, with an image that nobody pulls."""
+    """Return the documentation's pod for a shell, with an image that is not pulled."""
     pod: dict[str, Any] = yaml.safe_load(DESK_FILE.read_text())
     (container,) = pod["spec"]["containers"]
     container |= {"image": PROJECT, "imagePullPolicy": "Never"}
@@ -67,7 +67,7 @@ def desk(s3: S3) -> dict[str, Any]:
 
 
 def study_file(s3: S3) -> dict[str, Any]:
-    """Two students over two generators, some minutes on two cores; its images are not imported yet."""
+    """Return a study of two students over two generators, minutes on two cores, whose images are not imported yet."""
     tree = tiny_study()
     trial = tree["trial"] | {"log_every_images": 1000}
     trial["generation"] |= {"target_images": 60000}
@@ -108,7 +108,7 @@ def study_file(s3: S3) -> dict[str, Any]:
 
 
 def lay_out(folder: Path, charts: Path, s3: S3) -> None:
-    """Fills an empty folder: `values.yaml`, `desk.yaml`, `material/` with a study file and its images, `charts`."""
+    """Fill an empty folder: `values.yaml`, `desk.yaml`, `material/` with a study file and its images, `charts`."""
     tiny_workplace(folder / "material")
     (folder / "material/study.yaml").write_text(yaml.safe_dump(study_file(s3), sort_keys=False))
     (folder / "values.yaml").write_text(yaml.safe_dump(values(s3), sort_keys=False))
@@ -119,7 +119,7 @@ def lay_out(folder: Path, charts: Path, s3: S3) -> None:
 
 
 def name_imported(folder: Path, imported: dict[str, str], s3: S3) -> None:
-    """Writes `study.yaml`, which names the images by what `hidfd import` printed: `data.candidates` -> sha256."""
+    """Write `study.yaml`, which names the images by what `hidfd import` printed: `data.candidates` -> sha256."""
     tree = study_file(s3)
     for where, sha256 in imported.items():
         section, name = where.split(".")

@@ -1,7 +1,7 @@
-"""One real node on this machine: containerd, runc, a CNI bridge and a kubelet, for a control plane of tests/cluster.
+"""A real node on this machine: containerd, runc, a CNI bridge and a kubelet, for a control plane of tests/cluster.
 
-Needs root on Linux. All that it makes lies in one folder, but for a bridge, an address on `lo` and what Kubernetes'
-programs insist on writing elsewhere; all of it is taken away again.
+Needs root on Linux. All its files are in one folder, except a bridge, an address on `lo` and what Kubernetes'
+programs insist on writing elsewhere; all of it is removed again.
 """
 
 import contextlib
@@ -25,21 +25,21 @@ from tests.node.local_volumes import NODE
 PROGRAMS = ("containerd", "runc", "ctr", "debootstrap", "unshare", "ip", "jq", "/usr/lib/cni/bridge")
 
 PACKAGES = "containerd runc containernetworking-plugins debootstrap jq"
-"""Debian's, which have them."""
+"""Programs that are Debian packages."""
 
 BRIDGE, NETWORK, PODS = "hidfd-node", "hidfd-node", "10.244.7.0/24"
 
 NUM_CPUS = 8
-"""That the node says it has: no study fits two, and those of a test may well share what there is."""
+"""CPUs that the node reports: no study fits two, and the pods of a test may share what there is."""
 
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
 OUTSIDE = ("/var/log/pods", "/var/log/containers", "/var/lib/cni", "/var/lib/kubelet", "/etc/cni", "/run/containerd")
-"""Folders that Kubernetes' programs make though they were told of others."""
+"""Folders that Kubernetes' programs make although they are given others."""
 
 
 class RealNode:
-    """Made by `real_node`."""
+    """A node, made by `real_node`."""
 
     def __init__(self, folder: Path, images: Path, plane: ControlPlane, kubelet: Path) -> None:
         self._folder, self._images, self._plane, self._kubelet = folder, images, plane, kubelet
@@ -49,11 +49,11 @@ class RealNode:
         self._forwarded = FORWARD.read_text()  # the CNI plugin switches it on
 
     def start(self, state: Path, archives: Sequence[Path]) -> None:
-        """Returns when the node is ready.
+        """Start the node and return when it is ready.
 
         Args:
             state: the control plane's folder, with the kubelet's certificate.
-            archives: images, which are imported.
+            archives: archives of images to import.
         """
         _quietly("ip", "address", "add", f"{NODE_ADDRESS}/32", "dev", "lo")
         (self._folder / "cni").mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ class RealNode:
         )
 
     def close(self) -> None:
-        """Ends every container, then takes away all but the folder. The kubelet has to have ended before."""
+        """End every container, then remove everything but the folder. The kubelet has to have ended before."""
         if self._containerd is not None:
             for task in self._ctr("tasks", "list", "--quiet").stdout.split():
                 self._ctr("tasks", "delete", "--force", task)
@@ -114,7 +114,7 @@ class RealNode:
         return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
     def _network(self) -> dict[str, Any]:
-        """A bridge without a way out: pods reach each other and the node."""
+        """Make a bridge without a route out: pods reach each other and the node."""
         addresses = {
             "type": "host-local",
             "ranges": [[{"subnet": PODS}]],
@@ -167,7 +167,7 @@ state = "{self._folder}/run"
             "clusterDomain": "cluster.local",
             "clusterDNS": [NODE_ADDRESS],
             "resolvConf": "",
-            # Seldom, so that the number of CPUs stays as `start` sets it; leases say that the node is well.
+            # Seldom, so that the number of CPUs stays as `start` sets it; leases show that the node is healthy.
             "nodeStatusUpdateFrequency": "24h",
             # Images cannot be pulled again.
             "imageGCHighThresholdPercent": 100,
@@ -180,15 +180,15 @@ state = "{self._folder}/run"
 def real_node(
     folder: Path, images: Path, plane: ControlPlane, state: Path, kubelet: Path, archives: Sequence[Path]
 ) -> Iterator[None]:
-    """A node for as long as the block lasts.
+    """Run a node while the block lasts.
 
     Args:
         folder: for its state, logs and volumes.
-        images: what containerd keeps of images, for the next node too: it takes minutes to write and to delete.
-        plane: has to be closed within the block, for the kubelet starts anew what is taken away.
+        images: containerd's folder of images, kept for the next node: it takes minutes to write and to delete.
+        plane: the control plane, which has to end within the block: the kubelet would restart what is removed.
         state: the control plane's folder.
         kubelet: the program.
-        archives: of images.
+        archives: archives of images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     node = RealNode(folder, images, plane, kubelet)
@@ -201,7 +201,7 @@ def real_node(
 
 
 def complaint() -> str | None:
-    """What this machine lacks; None if nothing."""
+    """Return what this machine lacks; None where it has everything."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "a real node needs Linux and root"
     missing = [name for name in PROGRAMS if _quietly("which", name) != 0]

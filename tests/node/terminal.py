@@ -1,4 +1,4 @@
-"""A terminal whose commands and answers are written down as they come."""
+"""A terminal whose commands and their output are recorded."""
 
 import contextlib
 import os
@@ -14,16 +14,16 @@ from tests.cluster.daemon import without_proxies
 
 
 class CommandFailedError(Exception):
-    """A command of the story ended otherwise than it should have."""
+    """A command of the walkthrough ended with another exit code than expected."""
 
 
 class Terminal:
-    """Shown on standard output and kept in a file.
+    """A terminal that prints to standard output and to a file.
 
     Args:
-        folder: where commands run.
-        transcript: the file, which is written anew.
-        variables: of every command's environment.
+        folder: folder in which commands run.
+        transcript: the file, which is replaced.
+        variables: environment variables of every command.
     """
 
     def __init__(self, folder: Path, transcript: Path, variables: Mapping[str, str]) -> None:
@@ -32,16 +32,16 @@ class Terminal:
         self._began = time.monotonic()
 
     def say(self, words: str) -> None:
-        """A heading, with the time since the beginning."""
+        """Print a heading, with the time since the beginning."""
         self._write(f"\n# {words} ({time.monotonic() - self._began:.0f} s)\n")
 
     def run(self, command: str, *, code: int | None = 0, user: str = "admin") -> str:
-        """What a command prints, to both streams.
+        """Run a command and return what it prints to both streams.
 
         Args:
-            command: as a shell takes it.
-            code: that it should end with; None if it does not matter.
-            user: whose kubeconfig it goes by.
+            command: a command line of a shell.
+            code: the expected exit code; None if it does not matter.
+            user: the user whose kubeconfig it gets.
 
         Raises:
             CommandFailedError: it ended with another code.
@@ -60,7 +60,7 @@ class Terminal:
         return "".join(lines)
 
     def ask(self, command: str) -> str:
-        """What a command prints to standard output, unseen; empty where it fails."""
+        """Run a command unseen and return its standard output; empty where it fails."""
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self._folder,
@@ -74,7 +74,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def beside(self, command: str, *, user: str = "admin") -> Iterator[None]:
-        """A command in a second window, whose lines are marked; its end is waited for.
+        """Run a command beside others, its lines marked, and wait for its end.
 
         Raises:
             CommandFailedError: it failed.
@@ -121,7 +121,7 @@ class Terminal:
 
 
 def variables(tools: Path, root: Path, kubeconfigs: Mapping[str, Path]) -> dict[str, str]:
-    """By which commands find kubectl, helm, this project, and the cluster as one of its users."""
+    """Return the variables by which commands find kubectl, helm, this project, and the cluster as one of its users."""
     places = (Path(sys.executable).parent, tools / "bin", tools / "helm4")
     return {
         "PATH": os.pathsep.join([*map(str, places), os.environ["PATH"]]),

@@ -1,4 +1,4 @@
-"""What needs neither root nor a node: how images are written, what the Dockerfile says, what DNS answers."""
+"""The parts that need neither root nor a node: archives of images, the Dockerfile, and DNS."""
 
 import hashlib
 import io

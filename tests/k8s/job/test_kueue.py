@@ -1,4 +1,4 @@
-"""Why Kueue holds a job back, from what its API server says."""
+"""The reason why Kueue holds a job back, from the answers of the API server."""
 
 from typing import Any
 

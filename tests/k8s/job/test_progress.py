@@ -17,7 +17,7 @@ from tune.terminal.events import RunLines
 
 
 def lines_of_a_run(world: World) -> list[str]:
-    """A study of six students in a world without time, looked at after every step."""
+    """Return the run lines of a study of six students in a world without time, one snapshot after every step."""
     planner = world.planner(definition({"budget": {"cpu_hours": 5}}), lambda: 0.0)
     stream, clock = io.StringIO(), iter(range(0, 10**6, 61))
     lines = RunLines(stream, clock=lambda: float(next(clock)), now=lambda: 0.0)
@@ -74,7 +74,7 @@ def test_events_that_nobody_knows_yet_are_no_words_for_people() -> None:
     assert not Progress().read('{"event": "request finished", "level": "info"}'), "somebody else's"
 
 
-def test_watcher_who_comes_late_learns_where_the_study_stands_within_a_minute() -> None:
+def test_watcher_who_comes_late_learns_the_whole_progress_within_a_minute() -> None:
     lines = lines_of_a_run(World())
     late = next(number for number, line in enumerate(lines) if json.loads(line)["event"] == "budget")
     progress, whole = Progress(), Progress()

@@ -1,4 +1,4 @@
-"""Take a study's data away by a Job that may fail, be cut off, or leave its pod."""
+"""Delete a study's data by a Job that may fail, be cut off, or leave its pod."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PURGE_JOBS = "/apis/batch/v1/namespaces/studies/jobs"
 
 
 def purged(server: ApiServer, name: str, **status: int) -> Callable[[float], None]:
-    """The Job's pod runs, and it ends, while somebody waits, whom nobody answers at first."""
+    """Return a `sleep` during which the Job's pod runs and ends; before, the server does not answer once."""
     pod = f"{NAMESPACED}/pods/{name}-purge-x"
     server.faults = [None] * 5 + [503]
 
@@ -145,7 +145,7 @@ def test_purge_that_fails_says_so_and_can_be_given_again(
         purge(asked, api, Waiting(0, say_nothing))
     running = server.objects[path]["metadata"]["uid"]
     (owner,) = server.objects[f"{NAMESPACED}/configmaps/{manifests.name}-purge"]["metadata"]["ownerReferences"]
-    assert owner["uid"] == running, "it goes with its Job"
+    assert owner["uid"] == running, "it is deleted with its Job"
     seen: list[str] = []
     server.on_request = lambda method, asked_for: seen.append(
         server.objects.get(path, {}).get("metadata", {}).get("uid")

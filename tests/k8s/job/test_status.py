@@ -1,4 +1,4 @@
-"""KubeRay's and Kubernetes' words for what is, in ours."""
+"""The states of KubeRay and Kubernetes in words for people."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_second_request_for_a_study_that_runs_is_refused(
 def test_submit_that_died_half_way_is_finished_by_the_next(
     asked: Request, manifests: Manifests, server: ApiServer, api: Api
 ) -> None:
-    server.faults = [None, None, DROP]  # the list of jobs, the ConfigMap, and then the connection goes
+    server.faults = [None, None, DROP]  # the list of jobs, the ConfigMap, and then the connection breaks
     with pytest.raises(Unreachable):
         submit(asked, manifests, api)
     assert f"{JOBS}/{manifests.name}" not in server.objects

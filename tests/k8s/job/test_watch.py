@@ -21,18 +21,18 @@ from tests.k8s.api_server import DROP, ApiServer
 from tests.k8s.conftest import JOBS, NAMESPACED
 
 
-class Story:
-    """A job's life: one part before each look."""
+class ScriptedJob:
+    """A job whose status follows a script: one part of it happens before each poll."""
 
     def __init__(self, server: ApiServer, name: str, *parts: Callable[[], None] | dict[str, Any]) -> None:
         self._server, self._name, self._parts = server, name, list(parts)
-        self._num_looks = 0
+        self._num_polls = 0
         self.views: list[JobSnapshot] = []
 
     def sleep(self, seconds: float) -> None:
-        """The next part happens."""
-        self._num_looks += 1
-        assert self._num_looks < 10_000, "the watch does not end"
+        """Let the next part happen."""
+        self._num_polls += 1
+        assert self._num_polls < 10_000, "the watch does not end"
         part = self._parts.pop(0) if self._parts else {}
         if isinstance(part, dict):
             job = self._server.objects[f"{JOBS}/{self._name}"]
@@ -50,15 +50,19 @@ DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
 
 
 def test_watch_ends_when_both_status_fields_say_so(submitted: str, server: ApiServer, api: Api) -> None:
-    story = Story(server, submitted, RUNNING, {"jobStatus": "SUCCEEDED"}, DONE)
-    assert story.watch(api).state.has_succeeded
-    assert [str(view.state) for view in story.views[:3]] == ["Running", "Running (SUCCEEDED)", "Complete (SUCCEEDED)"]
+    job_life = ScriptedJob(server, submitted, RUNNING, {"jobStatus": "SUCCEEDED"}, DONE)
+    assert job_life.watch(api).state.has_succeeded
+    assert [str(view.state) for view in job_life.views[:3]] == [
+        "Running",
+        "Running (SUCCEEDED)",
+        "Complete (SUCCEEDED)",
+    ]
 
 
 def test_failed_try_between_two_is_not_the_end(submitted: str, server: ApiServer, api: Api) -> None:
     retrying = {"jobDeploymentStatus": "Retrying", "jobStatus": "FAILED", "failed": 1}
-    story = Story(server, submitted, RUNNING, {"jobStatus": "FAILED"}, retrying, RUNNING, DONE)
-    assert story.watch(api).state.tries == 2
+    job_life = ScriptedJob(server, submitted, RUNNING, {"jobStatus": "FAILED"}, retrying, RUNNING, DONE)
+    assert job_life.watch(api).state.tries == 2
 
 
 @pytest.mark.parametrize("fault", [DROP, 410, 429, 500, 503])
@@ -68,9 +72,9 @@ def test_watch_goes_on_over_every_passing_fault_and_says_that_it_waits(
     def fail() -> None:
         server.faults = [fault, fault]
 
-    story = Story(server, submitted, RUNNING, fail, lambda: None, DONE)
-    assert story.watch(api).state.has_succeeded
-    away = [view.away for view in story.views if view.away]
+    job_life = ScriptedJob(server, submitted, RUNNING, fail, lambda: None, DONE)
+    assert job_life.watch(api).state.has_succeeded
+    away = [view.away for view in job_life.views if view.away]
     assert len(away) == 2
     assert all("API server" in words for words in away)
 
@@ -84,13 +88,13 @@ def test_watch_gives_up_on_a_server_that_stays_away(
         monkeypatch.setattr(server, "answer", lambda *request: (503, {"message": "for ever"}))
 
     with pytest.raises(Unreachable, match="answers 503"):
-        Story(server, submitted, RUNNING, fail).watch(api)
+        ScriptedJob(server, submitted, RUNNING, fail).watch(api)
 
 
 def test_job_that_somebody_deletes_meanwhile_is_said_to_be_gone(submitted: str, server: ApiServer, api: Api) -> None:
-    story = Story(server, submitted, RUNNING, lambda: server.objects.pop(f"{JOBS}/{submitted}"))
+    job_life = ScriptedJob(server, submitted, RUNNING, lambda: server.objects.pop(f"{JOBS}/{submitted}"))
     with pytest.raises(JobGoneError, match="is gone: somebody deleted it"):
-        story.watch(api)
+        job_life.watch(api)
 
 
 def test_credentials_that_expire_meanwhile_end_the_watch_with_the_servers_words(
@@ -100,7 +104,7 @@ def test_credentials_that_expire_meanwhile_end_the_watch_with_the_servers_words(
         server.faults = [401]
 
     with pytest.raises(Unauthorized, match="answers 401"):
-        Story(server, submitted, RUNNING, expire).watch(api)
+        ScriptedJob(server, submitted, RUNNING, expire).watch(api)
 
 
 def test_failed_job_is_told_with_the_drivers_own_last_word(submitted: str, server: ApiServer, api: Api) -> None:
@@ -112,7 +116,7 @@ def test_failed_job_is_told_with_the_drivers_own_last_word(submitted: str, serve
     server.logs[f"{NAMESPACED}/pods/{submitted}-x"] = [f"2026-11-28T12:00:01.0Z {error}"]
     ended = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed", "failed": 2}
     with pytest.raises(JobFailedError, match=r"ended as Failed, try 2 of 6: the ledger cannot be opened \(exit code 7"):
-        Story(server, submitted, RUNNING, ended).watch(api)
+        ScriptedJob(server, submitted, RUNNING, ended).watch(api)
 
 
 def test_log_that_comes_again_in_rays_last_message_is_not_counted_again(
@@ -130,9 +134,9 @@ def test_log_that_comes_again_in_rays_last_message_is_not_counted_again(
         "Traceback of something",
     ]
     server.logs[pod] = [f"2026-11-28T12:00:0{number}.0Z {line}" for number, line in enumerate(lines)]
-    story = Story(server, submitted, RUNNING, DONE)
-    assert story.watch(api).progress.num_ended == 1
-    shown = [line for view in story.views for _, line in view.lines]
+    job_life = ScriptedJob(server, submitted, RUNNING, DONE)
+    assert job_life.watch(api).progress.num_ended == 1
+    shown = [line for view in job_life.views for _, line in view.lines]
     assert shown == ["Job 'x' failed"]
 
 
@@ -141,7 +145,7 @@ def test_failed_job_without_a_word_of_its_driver_gives_kuberays_reason(
 ) -> None:
     ended = {"jobDeploymentStatus": "Failed", "jobStatus": "RUNNING", "reason": "DeadlineExceeded", "message": "48 h"}
     with pytest.raises(JobFailedError, match=r"cluster\.deadline_hours is over: 48 h"):
-        Story(server, submitted, ended).watch(api)
+        ScriptedJob(server, submitted, ended).watch(api)
 
 
 def test_pod_whose_node_does_not_answer_hides_nothing_else(submitted: str, server: ApiServer, api: Api) -> None:
@@ -156,10 +160,10 @@ def test_pod_whose_node_does_not_answer_hides_nothing_else(submitted: str, serve
         return (500, {"message": "no route to its node"}) if "lost/log" in path else ordinary(method, path, query, body)
 
     server.answer = answer  # type: ignore[method-assign]
-    story = Story(server, submitted, RUNNING, DONE)
-    assert story.watch(api).state.has_succeeded
-    assert "lost: its log cannot be read now" in story.views[0].troubles[0]
-    assert story.views[0].lines == (("well", "said by well"),)
+    job_life = ScriptedJob(server, submitted, RUNNING, DONE)
+    assert job_life.watch(api).state.has_succeeded
+    assert "lost: its log cannot be read now" in job_life.views[0].troubles[0]
+    assert job_life.views[0].lines == (("well", "said by well"),)
 
 
 def test_troubles_are_those_of_this_jobs_pods_only(submitted: str, server: ApiServer, api: Api) -> None:
@@ -169,9 +173,9 @@ def test_troubles_are_those_of_this_jobs_pods_only(submitted: str, server: ApiSe
         server.put(
             f"{NAMESPACED}/pods/{name}", metadata={"labels": labels}, spec={"containers": []}, status=unschedulable
         )
-    story = Story(server, submitted, RUNNING, DONE)
-    story.watch(api)
-    assert story.views[0].troubles == ("own: no node has room for it: 0/3 nodes",)
+    job_life = ScriptedJob(server, submitted, RUNNING, DONE)
+    job_life.watch(api)
+    assert job_life.views[0].troubles == ("own: no node has room for it: 0/3 nodes",)
 
 
 def test_watch_says_why_a_queue_holds_the_job_back(submitted: str, server: ApiServer, api: Api, refuse: Any) -> None:
@@ -184,9 +188,9 @@ def test_watch_says_why_a_queue_holds_the_job_back(submitted: str, server: ApiSe
     )
     broken = partial(refuse, 500, "conversion webhook", "/workloads")
     admitted = partial(job["spec"].pop, "suspend")
-    story = Story(server, submitted, {"jobDeploymentStatus": "Suspended"}, broken, admitted, DONE)
-    assert story.watch(api).queued is None
-    first, second, third = [view.queued for view in story.views[:3]]
+    job_life = ScriptedJob(server, submitted, {"jobDeploymentStatus": "Suspended"}, broken, admitted, DONE)
+    assert job_life.watch(api).queued is None
+    first, second, third = [view.queued for view in job_life.views[:3]]
     assert first == "waits in queue research: 2 cpu more needed"
     assert str(second).startswith("waits in queue research; the reason cannot be read now")
     assert third is None
@@ -212,11 +216,13 @@ def test_pod_that_may_not_be_made_is_told_while_it_is_missing(
             message="exceeded quota",
             involvedObject=about,
         )
-    story = Story(server, submitted, RUNNING | {"rayClusterStatus": {"desiredWorkerReplicas": num_workers}}, DONE)
-    story.watch(api)
-    assert story.views[0].troubles == (("cluster-1: a pod cannot be created: exceeded quota",) if is_told else ())
+    job_life = ScriptedJob(
+        server, submitted, RUNNING | {"rayClusterStatus": {"desiredWorkerReplicas": num_workers}}, DONE
+    )
+    job_life.watch(api)
+    assert job_life.views[0].troubles == (("cluster-1: a pod cannot be created: exceeded quota",) if is_told else ())
 
 
 def test_job_that_is_taken_away_right_after_its_end_has_succeeded(submitted: str, server: ApiServer, api: Api) -> None:
-    story = Story(server, submitted, RUNNING, DONE, lambda: server.objects.pop(f"{JOBS}/{submitted}"))
-    assert story.watch(api).state.has_succeeded
+    job_life = ScriptedJob(server, submitted, RUNNING, DONE, lambda: server.objects.pop(f"{JOBS}/{submitted}"))
+    assert job_life.watch(api).state.has_succeeded

@@ -1,4 +1,4 @@
-"""Preflight: what it finds in a cluster in which something is missing, and what it says to do."""
+"""The findings of preflight in a cluster in which something is missing, and what they say to do."""
 
 from __future__ import annotations
 

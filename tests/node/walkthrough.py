@@ -1,4 +1,4 @@
-"""What a platform engineer and a user do with the product, from an empty cluster to one that is empty again."""
+"""The commands of a platform engineer and a user, from an empty cluster to one that is empty again."""
 
 import json
 import time
@@ -18,7 +18,7 @@ student = mlflow.pytorch.load_model("models:/{STUDY}@champion")
 print(type(student).__module__, student(torch.rand(2, 1, 28, 28)).shape)
 print([name for name in sys.modules if name in ("hidfd", "tune", "k8s")])
 """
-"""Run without this project's code."""
+"""A program that loads the champion without this project's code."""
 
 PICTURES = f"""\
 import mlflow
@@ -30,25 +30,26 @@ assert pictures
 """
 
 
-def tell(terminal: Terminal, folder: Path, s3: S3) -> None:
-    """All of it.
+def walk_through(terminal: Terminal, folder: Path, s3: S3) -> None:
+    """Run all commands.
 
     Args:
-        folder: the user's, see `lay_out`.
-        s3: where the store is, see `material`.
+        terminal: runs them.
+        folder: folder of the user, see `lay_out`.
+        s3: server of the store, see `material`.
 
     Raises:
-        CommandFailedError: what should have worked did not.
+        CommandFailedError: a command failed that should not.
     """
     install(terminal, s3)
     name_imported(folder, import_material(terminal, s3), s3)
     submit_and_disturb(terminal)
     fetch_champion(terminal)
-    take_away(terminal)
+    uninstall(terminal)
 
 
 def install(terminal: Terminal, s3: S3) -> None:
-    """The chart, over a cluster that has KubeRay's operator."""
+    """Install the chart in a cluster that has KubeRay's operator."""
     terminal.say("An empty cluster with one node")
     terminal.run("kubectl get nodes -o wide")
     terminal.run("kubectl get crds")
@@ -64,13 +65,13 @@ def install(terminal: Terminal, s3: S3) -> None:
 
 
 def open_desk(terminal: Terminal) -> None:
-    """The pod that mounts the store."""
+    """Start the pod that mounts the store."""
     terminal.run(f"kubectl apply {INTO} -f desk.yaml")
     terminal.run(f"kubectl wait {INTO} --for=condition=Ready pod/desk --timeout=5m")
 
 
 def import_material(terminal: Terminal, s3: S3) -> dict[str, str]:
-    """The study's images and teacher, into the store; returns `data.candidates` -> sha256 and so on."""
+    """Import the study's images and teacher into the store; return `data.candidates` -> sha256 and so on."""
     terminal.say("The study's images and teacher, into the store")
     open_desk(terminal)
     terminal.run(f"kubectl cp {INTO} material desk:material")
@@ -81,7 +82,7 @@ def import_material(terminal: Terminal, s3: S3) -> dict[str, str]:
 
 
 def submit_and_disturb(terminal: Terminal) -> None:
-    """The study, during which a pod that trains is deleted."""
+    """Submit the study, and delete a pod that trains meanwhile."""
     terminal.say("The study, by somebody who may only submit")
     terminal.run("cat study.yaml")
     terminal.run("python -m k8s preflight study.yaml", user="developer")
@@ -106,7 +107,7 @@ def submit_and_disturb(terminal: Terminal) -> None:
 
 
 def fetch_champion(terminal: Terminal) -> None:
-    """The best student, by whoever has torch and MLflow."""
+    """Promote the best student and load it with only torch and MLflow."""
     terminal.say("The champion, promoted and fetched without this project's code")
     terminal.run(f"kubectl cp {INTO} study.yaml desk:study.yaml")
     terminal.run(f"kubectl exec {INTO} desk -- python -m tune status study.yaml")
@@ -117,8 +118,8 @@ def fetch_champion(terminal: Terminal) -> None:
     terminal.run(f"kubectl exec {INTO} desk -- {variables} python -W ignore -c '{PICTURES}'")
 
 
-def take_away(terminal: Terminal) -> None:
-    """The job, an upgrade, the release, and what stays of it."""
+def uninstall(terminal: Terminal) -> None:
+    """Delete the job, upgrade and delete the release, and install it again over what stays."""
     terminal.say("The job is deleted; what it found stays")
     terminal.run("python -m k8s delete study.yaml", user="developer")
     terminal.run(f"kubectl get {INTO} pods")
