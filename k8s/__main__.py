@@ -16,7 +16,7 @@ from dataclasses import replace
 import yaml
 from rich.console import Console
 
-from hidfd.cli import Parser, parse, run_verb
+from hidfd.cli import Parser, Verb, parse, run_verb
 from k8s.client import Api
 from k8s.display import JobDisplay, checks_table
 from k8s.errors import Forbidden, JobFailedError, JobGoneError, NotFound
@@ -31,8 +31,6 @@ from k8s.preflight.check import Check
 from k8s.preflight.run import preflight as run_checks
 from k8s.preflight.run import refuse_failed
 from k8s.request import Request, read_request
-
-Verb = Callable[[argparse.Namespace], None]
 
 EPILOG = """\
 FILE is the study file that `python -m tune run` takes; its section `cluster:` says where it runs.
@@ -205,21 +203,11 @@ def _command(verb: str, options: argparse.Namespace) -> str:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m k8s", description="Run studies on Kubernetes, by KubeRay.", epilog=EPILOG)
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def add(name: str, verb: Verb) -> Parser:
-        sub = verbs.add_parser(
-            name,
-            help=verb.__doc__,
-            description=verb.__doc__,
-            usage="%(prog)s FILE [options] [key=value ...]",
-            epilog=EPILOG,
-        )
-        sub.set_defaults(verb=verb, parser=sub)
-        sub.add_argument("file", metavar="FILE", help="study file (YAML); key=value overrides may follow")
-        sub.add_argument("--context", help="context of the kubeconfig; default its current one")
-        sub.add_argument("--json", action="store_true", help="print JSON instead of text")
-        return sub
+        added = parser.add_verb(name, verb, "FILE [options] [key=value ...]")
+        added.add_argument("--context", help="context of the kubeconfig; default its current one")
+        return added
 
     add("preflight", preflight)
     submitting = add("submit", submit)
