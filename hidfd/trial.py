@@ -22,7 +22,6 @@ from hidfd.config.schema import TrialConfig, check_shares
 from hidfd.data.collection import Collection, open_collection
 from hidfd.data.identify import identify
 from hidfd.data.image_set import open_images
-from hidfd.data.sources import materials
 from hidfd.distributed.device import Device, resolve_device
 from hidfd.distributed.process_group import ProcessGroup, joined
 from hidfd.errors import Stopped
@@ -33,6 +32,7 @@ from hidfd.pipeline.observer import Observer
 from hidfd.report import folder as trial_folder
 from hidfd.report.folder import Built
 from hidfd.stages.collection import collect
+from hidfd.stages.context import StageContext
 from hidfd.stages.distillation import distil, replay
 from hidfd.stages.evaluation import evaluate, open_test_labels
 from hidfd.stages.generation import train_generator
@@ -115,52 +115,38 @@ class Trial:
 
     def build(self, stage: Stage) -> Artifact:
         """Build one stage whose inputs stand in the store."""
-        config, store, device, observer = self.config, self.store, self.device, self.observer
+        context = self.context(stage)
         match stage.name:
             case "import":
-                roles = {"teacher_images": "teacher.train.images", "synthesis": "data.synthetic"}
-                material = materials(config)[roles.get(stage.role, f"data.{stage.role}")]
-                return self.by_first(stage, lambda: import_images(stage, material, config, store, observer))
-            case "teacher" if config.teacher.train is None:
-                return self.by_first(stage, lambda: import_teacher(stage, config, store))
+                return self.by_first(stage, lambda: import_images(context))
+            case "teacher" if self.config.teacher.train is None:
+                return self.by_first(stage, lambda: import_teacher(context))
             case "teacher":
-                images, validation = self.artifact("teacher_images"), self.artifact_if_any("validation")
-                return train_teacher(stage, config, images, validation, store, device, observer)
+                return train_teacher(context, self.artifact("teacher_images"), self.artifact_if_any("validation"))
             case "collection":
                 candidates, test = self.artifact("candidates"), self.artifact_if_any("test")
-                return self.by_first(
-                    stage, lambda: collect(stage, config, candidates, test, self.teacher, store, device, observer)
-                )
+                return self.by_first(stage, lambda: collect(context, candidates, test, self.teacher))
             case "generation":
-                for snapshot in snapshots(config):
+                for snapshot in snapshots(self.config):
                     self.keep_snapshot(snapshot)
                 return self.generator_of(stage)
             case "synthesis":
-                made = self.artifact("generation")
-                return self.by_first(
-                    stage, lambda: synthesise(stage, config, made, self.teacher, store, device, observer)
-                )
+                generation = self.artifact("generation")
+                return self.by_first(stage, lambda: synthesise(context, generation, self.teacher))
             case "distillation":
-                return distil(stage, config, self.collection, self.synthetic, self.teacher, store, device, observer)
+                return distil(context, self.collection, self.synthetic, self.teacher)
             case _:
                 validation = self.artifact_if_any("validation")
                 return self.by_first(
-                    stage,
-                    lambda: evaluate(stage, self.student, self.teacher, self.collection, validation, store, device),
+                    stage, lambda: evaluate(context, self.student, self.teacher, self.collection, validation)
                 )
+
+    def context(self, stage: Stage) -> StageContext:
+        return StageContext(stage, self.config, self.store, self.device, self.observer)
 
     def generator_of(self, stage: Stage) -> Artifact:
         """Train to the stage's length, from the longest shorter one that has left its state."""
-        return train_generator(
-            stage,
-            self.config,
-            self.collection,
-            self.teacher,
-            self.store,
-            self.device,
-            self.observer,
-            self.samples,
-        )
+        return train_generator(self.context(stage), self.collection, self.teacher, self.samples)
 
     def keep_snapshot(self, snapshot: Stage) -> None:
         """A shorter generator on the way to the trial's own, unless it stands already."""
@@ -300,7 +286,7 @@ def evaluate_test(config: TrialConfig, store: Store, *, device: str = "auto") ->
         trial.run_import("test")
 
         def numbers() -> dict[str, Any]:
-            opened = open_test_labels(stage, trial.student, trial.teacher, store, trial.device)
+            opened = open_test_labels(trial.context(stage), trial.student, trial.teacher)
             return opened.meta | {"opened": opened.created}
 
         return processes.from_first(numbers)

@@ -8,18 +8,8 @@ from hidfd.config.paths import with_values
 from hidfd.config.schema import Material, TrialConfig
 from hidfd.data.sources import content_sha256, files_of, located, materials
 from hidfd.errors import InputError
-from hidfd.pipeline.graph import plan
+from hidfd.pipeline.graph import MATERIAL_SETTINGS, plan
 from hidfd.store.store import Store
-
-MATERIAL_SETTINGS = {
-    "candidates": "data.candidates",
-    "validation": "data.validation",
-    "test": "data.test",
-    "synthesis": "data.synthetic",
-    "teacher_images": "teacher.train.images",
-    "teacher": "teacher.checkpoint",
-}
-"""Role of an import in `hidfd.pipeline.graph` -> the setting below `trial` that names its material."""
 
 
 def identify(config: TrialConfig, store: Store | None = None) -> TrialConfig:

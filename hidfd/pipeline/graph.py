@@ -36,6 +36,16 @@ VERSIONS = {
 
 STAGE_NAMES = tuple(VERSIONS)
 
+MATERIAL_SETTINGS = {
+    "candidates": "data.candidates",
+    "validation": "data.validation",
+    "test": "data.test",
+    "synthesis": "data.synthetic",
+    "teacher_images": "teacher.train.images",
+    "teacher": "teacher.checkpoint",
+}
+"""Role of what is made of a user's material -> where the study file names the material, below `trial`."""
+
 
 @dataclass(frozen=True)
 class Stage:

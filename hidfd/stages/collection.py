@@ -10,6 +10,7 @@ cross-entropy to the teacher's own argmax), and the hold-out is this project's.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,30 +19,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hidfd.config.schema import CollectionConfig, TrialConfig
+from hidfd.config.schema import CollectionConfig
 from hidfd.data.image_set import open_images, open_pixel_hashes
-from hidfd.distributed.device import Device
 from hidfd.distributed.random_streams import stream
 from hidfd.errors import InputError, Stopped
 from hidfd.networks.teacher import Teacher
-from hidfd.pipeline.graph import Stage
-from hidfd.pipeline.observer import Observer
-from hidfd.store.store import Artifact, Store
+from hidfd.stages.context import StageContext
+from hidfd.store.store import Artifact, ArtifactWriter
 
 CHUNK_IMAGES = 2_000
 """Candidates that are in memory at once."""
 
 
-def collect(
-    stage: Stage,
-    config: TrialConfig,
-    candidates: Artifact,
-    test: Artifact | None,
-    teacher: Teacher,
-    store: Store,
-    device: Device,
-    observer: Observer,
-) -> Artifact:
+def collect(context: StageContext, candidates: Artifact, test: Artifact | None, teacher: Teacher) -> Artifact:
     """Build the collection artifact: indices into the candidates, with part, pseudo-label, loss and reference flag.
 
     Raises:
@@ -49,6 +39,7 @@ def collect(
         Stopped: the observer asked for it.
     """
     started = time.monotonic()
+    stage, config, observer = context.stage, context.config, context.observer
     images = open_images(candidates)
     kept, num_duplicates, num_in_test = distinct_candidates(
         images.pixel_hashes, None if test is None else open_pixel_hashes(test)
@@ -66,7 +57,7 @@ def collect(
         reason = observer.should_stop()
         if reason is not None:
             raise Stopped(f"collection: stopped ({reason}); it starts anew, and what was built before is kept")
-        parts.append(teacher.ask_all(torch.from_numpy(images.pixels[chunk]), device).logits)
+        parts.append(teacher.ask_all(torch.from_numpy(images.pixels[chunk]), context.device).logits)
         observer.advanced(stage, sum(map(len, parts)), len(kept), {})
     logits = torch.cat(parts)
     labels = logits.argmax(dim=1)
@@ -88,20 +79,21 @@ def collect(
             "reference": torch.cat([torch.ones(len(chosen), dtype=torch.bool), reference]).numpy(),
         }
     )
-    meta = {
-        "num_candidates": len(images.pixels),
-        "num_duplicates": num_duplicates,
-        "num_in_test": num_in_test,
-        "checked_against_test": test is not None,
-        "num_collected": len(chosen),
-        "num_holdout": len(holdout),
-        "num_reference": int(reference.sum()),
-        "histogram": torch.bincount(labels[chosen], minlength=config.data.num_classes).tolist(),
-        "seconds": time.monotonic() - started,
-    }
-    with store.writer(stage.name, stage.digest, stage.identity) as attempt:
-        pq.write_table(table, attempt.path("collection.parquet"))
-        return attempt.commit(meta, device=device.description)
+
+    def write(writer: ArtifactWriter) -> dict[str, Any]:
+        pq.write_table(table, writer.path("collection.parquet"))
+        return {
+            "num_candidates": len(images.pixels),
+            "num_duplicates": num_duplicates,
+            "num_in_test": num_in_test,
+            "checked_against_test": test is not None,
+            "num_collected": len(chosen),
+            "num_holdout": len(holdout),
+            "num_reference": int(reference.sum()),
+            "histogram": torch.bincount(labels[chosen], minlength=config.data.num_classes).tolist(),
+        }
+
+    return context.keep(write, seconds=time.monotonic() - started)
 
 
 def distinct_candidates(pixel_hashes: np.ndarray, test_hashes: np.ndarray | None) -> tuple[np.ndarray, int, int]:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -28,9 +27,10 @@ from hidfd.networks.student import build_student, student_logits
 from hidfd.networks.teacher import Teacher
 from hidfd.pipeline.graph import Stage
 from hidfd.pipeline.observer import Observer
-from hidfd.store.store import Artifact, Store
+from hidfd.stages.context import StageContext, train_and_keep, write_weights
+from hidfd.store.store import Artifact, ArtifactWriter
 from hidfd.training.gradients import apply_gradients
-from hidfd.training.loop import SKIPPED, Milestone, Schedule, run_loop
+from hidfd.training.loop import SKIPPED, Milestone
 from hidfd.training.lr_schedule import warmup_cosine
 
 PROBE_IMAGES = 64
@@ -40,16 +40,7 @@ MEASURED = ("agreement", "agreement_standard_error", "kl_to_teacher")
 """What a measurement in the course of training says, in this order."""
 
 
-def distil(
-    stage: Stage,
-    config: TrialConfig,
-    collection: Collection,
-    synthetic: Tensor | None,
-    teacher: Teacher,
-    store: Store,
-    device: Device,
-    observer: Observer,
-) -> Artifact:
+def distil(context: StageContext, collection: Collection, synthetic: Tensor | None, teacher: Teacher) -> Artifact:
     """Train one student to its budget.
 
     Args:
@@ -57,8 +48,8 @@ def distil(
 
     The artifact holds `student.safetensors` and `metrics.jsonl`.
     """
-    settings = config.distillation
-    training = StudentTraining(config, collection, synthetic, teacher, device)
+    stage, settings, observer = context.stage, context.config.distillation, context.observer
+    training = StudentTraining(context.config, collection, synthetic, teacher, context.device)
 
     def measure(images: int) -> dict[str, float]:
         student_logits = training.logits_of(collection.holdout)
@@ -72,40 +63,27 @@ def distil(
         observer.measured(stage, images, metrics)
         return {f"distillation/{name}": value for name, value in metrics.items()}
 
-    history = run_loop(
+    def write(writer: ArtifactWriter) -> dict[str, Any]:
+        write_weights(writer, "student.safetensors", training.student)
+        return {
+            "real_share": training.sampler.real_share,
+            "num_real": training.sampler.num_real,
+            "num_synthetic": training.sampler.num_synthetic,
+            "teacher_map_size": training.student.teacher_map_size,
+            "last_relu": training.last_relu,
+            "deployed_parameters": training.student.num_deployed_parameters(),
+            "plain_parameters": training.student.num_plain_parameters(),
+        }
+
+    return train_and_keep(
+        context,
         training,
-        stage,
-        Schedule(
-            settings.target_images, settings.batch_images, config.log_every_images, config.checkpoint_every_seconds
-        ),
-        store.checkpoints(stage.checkpoints),
-        observer,
-        [Milestone(measure, settings.measure_every_images, observer.measure_at_images)],
+        write,
+        target_images=settings.target_images,
+        step_images=settings.batch_images,
+        milestones=[Milestone(measure, settings.measure_every_images, observer.measure_at_images)],
         on_resume=lambda rows: replay(stage, rows, observer),
-        processes=device.processes,
     )
-
-    def keep() -> None:
-        with store.writer(stage.name, stage.digest, stage.identity) as attempt:
-            state = {name: tensor.cpu().contiguous() for name, tensor in training.student.state_dict().items()}
-            safetensors.torch.save_file(state, attempt.path("student.safetensors"))
-            attempt.metrics(history.rows)
-            meta = {
-                "seconds": history.seconds,
-                "operations": stage.operations,
-                "real_share": training.sampler.real_share,
-                "num_real": training.sampler.num_real,
-                "num_synthetic": training.sampler.num_synthetic,
-                "teacher_map_size": training.student.teacher_map_size,
-                "last_relu": training.last_relu,
-                "deployed_parameters": training.student.num_deployed_parameters(),
-                "plain_parameters": training.student.num_plain_parameters(),
-            }
-            attempt.commit(meta, device=device.description)
-        store.checkpoints(stage.checkpoints).clear()
-
-    device.processes.from_first(keep)
-    return store.get(stage.name, stage.digest)
 
 
 def replay(stage: Stage, rows: Iterable[Mapping[str, float]], observer: Observer) -> None:

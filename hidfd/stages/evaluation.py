@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,21 +22,15 @@ from hidfd.metrics.classification import calibration_error, confusion
 from hidfd.metrics.generator import MIN_REFERENCE_IMAGES
 from hidfd.networks.student import Student, student_logits
 from hidfd.networks.teacher import Teacher
-from hidfd.pipeline.graph import Stage
-from hidfd.store.store import Artifact, Store
+from hidfd.stages.context import StageContext
+from hidfd.store.store import Artifact, ArtifactWriter
 
 
 def evaluate(
-    stage: Stage,
-    student: Student,
-    teacher: Teacher,
-    collection: Collection,
-    validation: Artifact | None,
-    store: Store,
-    device: Device,
+    context: StageContext, student: Student, teacher: Teacher, collection: Collection, validation: Artifact | None
 ) -> Artifact:
     """Measure a student; the artifact's meta holds the numbers (see `hidfd.trial.TrialResult`)."""
-    started = time.monotonic()
+    started, device = time.monotonic(), context.device
     student_says = student_logits(student, teacher, collection.holdout, device)
     teacher_says = teacher.logits_of(collection.holdout, device)
     agreement = measure_agreement(student_says, teacher_says)
@@ -53,9 +48,7 @@ def evaluate(
         meta["agreement_reference"] = measure_agreement(student_says[chosen], teacher_says[chosen]).value
     if validation is not None:
         meta |= labelled_measures("validation", open_images(validation), student, teacher, device)
-    with store.writer(stage.name, stage.digest, stage.identity) as attempt:
-        attempt.path("evaluation.json").write_text(json.dumps(meta, indent=1))
-        return attempt.commit(meta | {"seconds": time.monotonic() - started}, device=device.description)
+    return context.keep(partial(_write_numbers, "evaluation.json", meta), seconds=time.monotonic() - started)
 
 
 def labelled_measures(
@@ -77,21 +70,24 @@ def labelled_measures(
     }
 
 
-def open_test_labels(stage: Stage, student: Student, teacher: Teacher, store: Store, device: Device) -> Artifact:
+def open_test_labels(context: StageContext, student: Student, teacher: Teacher) -> Artifact:
     """The one door to the test labels. The opening stands in the store with its date, and is not repeated.
 
     Args:
-        stage: of `hidfd.pipeline.graph.opening_of`.
+        context: with the stage that `hidfd.pipeline.graph.test_evaluation_of` gives.
     """
+    stage, store = context.stage, context.store
     opened = store.find(stage.name, stage.digest)
     if opened is not None:
         return opened
     labelled = store.get("import", stage.inputs["test"])
-    images = open_images(labelled)
-    with store.writer(stage.name, stage.digest, stage.identity) as attempt:
-        meta = labelled_measures("test", images, student, teacher, device)
-        attempt.path("test.json").write_text(json.dumps(meta, indent=1))
-        return attempt.commit(meta, device=device.description, consumed=[labelled])
+    meta = labelled_measures("test", open_images(labelled), student, teacher, context.device)
+    return context.keep(partial(_write_numbers, "test.json", meta), consumed=[labelled])
+
+
+def _write_numbers(name: str, meta: dict[str, Any], writer: ArtifactWriter) -> dict[str, Any]:
+    writer.path(name).write_text(json.dumps(meta, indent=1))
+    return meta
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

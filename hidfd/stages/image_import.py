@@ -12,17 +12,17 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, Protocol
+from typing import Any, Literal
 
-from hidfd.config.schema import DataConfig, Material, TrialConfig
+from hidfd.config.schema import DataConfig, Material
 from hidfd.data.decoding import Decoded, decode
-from hidfd.data.identify import MATERIAL_SETTINGS
 from hidfd.data.image_set import IMAGES, ImageWriter
 from hidfd.data.readers import Chunk, Encoded, folder_images, parquet_images
-from hidfd.data.sources import located
+from hidfd.data.sources import located, materials
 from hidfd.errors import InputError, Stopped
-from hidfd.pipeline.graph import Stage
-from hidfd.store.store import Artifact, Store
+from hidfd.pipeline.graph import MATERIAL_SETTINGS
+from hidfd.stages.context import StageContext
+from hidfd.store.store import Artifact, ArtifactWriter
 
 LISTED_BROKEN = 100
 """Broken images that a manifest names."""
@@ -31,23 +31,12 @@ MAX_THREADS = 4
 """Pillow decodes outside the interpreter lock, but what is around it does not run faster with more."""
 
 
-class ImportObserver(Protocol):
-    """What import tells while it runs, and asks; a `hidfd.pipeline.observer.Observer` is one."""
-
-    def stage_started(self, stage: Stage, target_images: int | None) -> None: ...
-    def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None: ...
-    def note(self, text: str) -> None: ...
-    def should_stop(self) -> str | None: ...
-
-
-def import_images(
-    stage: Stage, material: Material, config: TrialConfig, store: Store, observer: ImportObserver
-) -> Artifact:
+def import_images(context: StageContext) -> Artifact:
     """Decodes a material into the store, unless it is there.
 
     Args:
-        stage: an import of `hidfd.pipeline.graph.plan`; its settings say how images are fitted and whether labels are
-        wanted.
+        context: with an import of `hidfd.pipeline.graph.plan`; its settings say how images are fitted and whether
+            labels are wanted.
 
     Returns:
         Artifact with `images.parquet` (`open_images` reads it); meta: num_images, num_broken, broken, shape,
@@ -57,12 +46,13 @@ def import_images(
         InputError: no images, an unreadable Parquet, labels that are missing or outside 0..K-1, too many broken files.
         Stopped: the observer asked for it; an import starts anew.
     """
-    found = store.find(stage.name, stage.digest)
+    started = time.monotonic()
+    stage, config, observer = context.stage, context.config, context.observer
+    found = context.store.find(stage.name, stage.digest)
     if found is not None:
         return found
-    started = time.monotonic()
-    settings = stage.identity["settings"]
-    where = f"trial.{MATERIAL_SETTINGS[stage.role]}"
+    settings, setting = stage.identity["settings"], MATERIAL_SETTINGS[stage.role]
+    material, where = materials(config)[setting], f"trial.{setting}"
     files = located(material, settings["source"], where)
     if files.kind == "file":
         raise InputError(
@@ -74,14 +64,14 @@ def import_images(
     encoded = read(files, settings["num_classes"], channels * side * side, where)
     observer.stage_started(stage, encoded.total)
 
-    broken: list[dict[str, str]] = []
-    num_images = num_broken = 0
-    with store.writer(stage.name, stage.digest, stage.identity) as attempt:
-        with ImageWriter(attempt.path(IMAGES), (channels, side, side)) as writer:
+    def write(writer: ArtifactWriter) -> dict[str, Any]:
+        broken: list[dict[str, str]] = []
+        num_images = num_broken = 0
+        with ImageWriter(writer.path(IMAGES), (channels, side, side)) as images:
             for chunk, decoded in _decoded(encoded, channels, side, settings["fit"]):
                 good = [i for i in range(len(chunk.names)) if i not in decoded.broken]
                 labels = None if chunk.labels is None else chunk.labels[good]
-                writer.write(decoded, labels, [chunk.names[i] for i in good])
+                images.write(decoded, labels, [chunk.names[i] for i in good])
                 num_images += len(good)
                 num_broken += len(decoded.broken)
                 for i, reason in decoded.broken.items():
@@ -97,7 +87,7 @@ def import_images(
                 f"import of {stage.role}: skipped {num_broken:,} of {encoded.total:,} images that cannot be read, "
                 f"the first: {broken[0]['path']} ({broken[0]['reason']})"
             )
-        meta = {
+        return {
             "num_images": num_images,
             "num_broken": num_broken,
             "broken": broken,
@@ -105,7 +95,8 @@ def import_images(
             "label_names": encoded.label_names,
             "seconds": round(time.monotonic() - started, 3),
         }
-        return attempt.commit(meta)
+
+    return context.keep(write, is_computed=False)
 
 
 def _decoded(

@@ -22,24 +22,15 @@ from hidfd.distributed.random_streams import stream
 from hidfd.errors import InputError, Stopped
 from hidfd.networks.generator import generator_of
 from hidfd.networks.teacher import Teacher
-from hidfd.pipeline.graph import Stage
-from hidfd.pipeline.observer import Observer
-from hidfd.store.store import Artifact, Store
+from hidfd.stages.context import StageContext
+from hidfd.store.store import Artifact, ArtifactWriter
 
 BATCH_IMAGES = 250
 MAX_TRIES = 10
 """With the agreement filter: candidates drawn per image wanted, before it is given up."""
 
 
-def synthesise(
-    stage: Stage,
-    config: TrialConfig,
-    generation: Artifact,
-    teacher: Teacher,
-    store: Store,
-    device: Device,
-    observer: Observer,
-) -> Artifact:
+def synthesise(context: StageContext, generation: Artifact, teacher: Teacher) -> Artifact:
     """Sample n_s images.
 
     Raises:
@@ -47,6 +38,7 @@ def synthesise(
         Stopped: the observer asked for it.
     """
     started = time.monotonic()
+    stage, config, device, observer = context.stage, context.config, context.device, context.observer
     wanted = config.synthesis.num_images
     observer.stage_started(stage, wanted)
     generator = generator_of(config.generation, config.data)
@@ -84,18 +76,20 @@ def synthesise(
             )
     images, wished, answer = (torch.cat(parts)[:wanted] for parts in (pixels, labels, argmax))
     array = images.numpy()
-    meta: dict[str, Any] = {
-        "num_images": wanted,
-        "num_drawn": num_drawn,
-        "histogram": torch.bincount(answer, minlength=config.data.num_classes).tolist(),
-        "label_agreement": (answer == wished).float().mean().item(),
-        "seconds": time.monotonic() - started,
-        "shape": list(array.shape[1:]),
-    }
-    hashes = np.asarray([pixel_hash(image.transpose(1, 2, 0)) for image in array], dtype=np.uint64)
-    with store.writer(stage.name, stage.digest, stage.identity) as attempt:
-        write_images(attempt.path("images.parquet"), Decoded(array, hashes, {}), wished.numpy())
-        return attempt.commit(meta, device=device.description)
+    seconds = time.monotonic() - started
+
+    def write(writer: ArtifactWriter) -> dict[str, Any]:
+        hashes = np.asarray([pixel_hash(image.transpose(1, 2, 0)) for image in array], dtype=np.uint64)
+        write_images(writer.path("images.parquet"), Decoded(array, hashes, {}), wished.numpy())
+        return {
+            "num_images": wanted,
+            "num_drawn": num_drawn,
+            "histogram": torch.bincount(answer, minlength=config.data.num_classes).tolist(),
+            "label_agreement": (answer == wished).float().mean().item(),
+            "shape": list(array.shape[1:]),
+        }
+
+    return context.keep(write, seconds=seconds)
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -21,78 +20,56 @@ from hidfd.distributed.random_streams import Draws, stream
 from hidfd.networks.backbone import Backbone, num_parameters
 from hidfd.networks.teacher import Teacher, build_teacher_backbone
 from hidfd.networks.weights import check_fit, read_state_dict
-from hidfd.pipeline.graph import Stage
-from hidfd.pipeline.observer import Observer
-from hidfd.store.store import Artifact, Store
+from hidfd.stages.context import StageContext, train_and_keep, write_weights
+from hidfd.store.store import Artifact, ArtifactWriter
 from hidfd.training.gradients import apply_gradients
-from hidfd.training.loop import SKIPPED, Schedule, run_loop
+from hidfd.training.loop import SKIPPED
 from hidfd.training.lr_schedule import warmup_cosine
 
 
-def import_teacher(stage: Stage, config: TrialConfig, store: Store) -> Artifact:
+def import_teacher(context: StageContext) -> Artifact:
     """The user's checkpoint into the store.
 
     Raises:
         InputError: the file cannot be read, has other content than the stage's digest was taken of, or does not fit
             the architecture; the message lists the keys.
     """
-    started = time.monotonic()
+    started, config = time.monotonic(), context.config
     material = config.teacher.checkpoint
     assert material is not None
     where = "trial.teacher.checkpoint"
-    located(material, stage.identity["settings"]["checkpoint"], where)
+    located(material, context.stage.identity["settings"]["checkpoint"], where)
     assert material.path is not None
     backbone = build_teacher_backbone(config)
     state = read_state_dict(material.path)
     check_fit(state, backbone, f"{where} {material.path} ({config.teacher.architecture})")
     backbone.load_state_dict(state)
-    assert config.teacher.mean is not None
-    assert config.teacher.std is not None
-    meta = {"mean": list(config.teacher.mean), "std": list(config.teacher.std), "trained_here": False}
-    meta["seconds"] = time.monotonic() - started
-    return _commit(stage, store, backbone, meta, device=None)
+    mean, std = config.teacher.mean, config.teacher.std
+    assert mean is not None
+    assert std is not None
+
+    def write(writer: ArtifactWriter) -> dict[str, Any]:
+        return _write_teacher(writer, backbone, mean, std) | {"trained_here": False}
+
+    # A teacher trained elsewhere has an empty curve.
+    return context.keep(write, seconds=time.monotonic() - started, rows=(), is_computed=False)
 
 
-def train_teacher(
-    stage: Stage,
-    config: TrialConfig,
-    images: Artifact,
-    validation: Artifact | None,
-    store: Store,
-    device: Device,
-    observer: Observer,
-) -> Artifact:
+def train_teacher(context: StageContext, images: Artifact, validation: Artifact | None) -> Artifact:
     """A teacher trained on labelled images of the user's, with its validation accuracy where labels exist."""
-    train = config.teacher.train
+    config, train = context.config, context.config.teacher.train
     assert train is not None
-    data = open_images(images)
-    task = TeacherTraining(config, data, device)
-    schedule = Schedule(
-        train.target_images, train.batch_images, config.log_every_images, config.checkpoint_every_seconds
-    )
-    history = run_loop(
-        task, stage, schedule, store.checkpoints(stage.checkpoints), observer, processes=device.processes
-    )
-    meta: dict[str, Any] = {"mean": task.mean, "std": task.std, "trained_here": True}
-    meta |= {"seconds": history.seconds, "operations": stage.operations}
+    training = TeacherTraining(config, open_images(images), context.device)
 
-    def keep() -> None:
+    def write(writer: ArtifactWriter) -> dict[str, Any]:
+        meta = _write_teacher(writer, training.backbone, training.mean, training.std) | {"trained_here": True}
         if validation is not None:
-            held = open_images(validation)
-            backbone = build_teacher_backbone(config)  # plain batch norms, which can be folded
-            backbone.load_state_dict(task.backbone.state_dict())
-            teacher = device.module(Teacher(backbone, task.mean, task.std, config.data.image_size_pixels))
-            predicted = teacher.ask_all(torch.from_numpy(held.pixels), device).logits.argmax(dim=1)
-            meta["validation_accuracy"] = (predicted == torch.from_numpy(held.required_labels)).float().mean().item()
-            meta["validation_digest"] = validation.digest  # it changes no weight, so it is not in the teacher's digest
-            observer.note(
-                f"teacher: {100 * meta['validation_accuracy']:.2f} % on {len(held.pixels):,} validation images"
-            )
-        _commit(stage, store, task.backbone, meta, history.rows, device=device.description)
-        store.checkpoints(stage.checkpoints).clear()
+            # Not among the inputs: the validation images change no weight.
+            meta["validation_accuracy"] = _validation_accuracy(context, training, open_images(validation))
+            meta["validation_digest"] = validation.digest
+        return meta
 
-    device.processes.from_first(keep)
-    return store.get(stage.name, stage.digest)
+    return train_and_keep(context, training, write, target_images=train.target_images, step_images=train.batch_images)
 
 
 class TeacherTraining:
@@ -160,18 +137,19 @@ def _seed_of(config: TrialConfig) -> int:
     return stream(config.seeds.teacher, "teacher", "init").initial_seed()
 
 
-def _commit(
-    stage: Stage,
-    store: Store,
-    backbone: Backbone,
-    meta: dict[str, Any],
-    rows: Sequence[dict[str, float]] = (),
-    *,
-    device: str | None,
-) -> Artifact:
-    meta = meta | {"num_parameters": num_parameters(backbone)}
-    with store.writer(stage.name, stage.digest, stage.identity) as attempt:
-        state = {name: tensor.cpu().contiguous() for name, tensor in backbone.state_dict().items()}
-        safetensors.torch.save_file(state, attempt.path("weights.safetensors"))
-        attempt.metrics(rows)
-        return attempt.commit(meta, device=device)
+def _validation_accuracy(context: StageContext, training: TeacherTraining, images: ImageSet) -> float:
+    backbone = build_teacher_backbone(context.config)  # plain batch norms, which can be folded
+    backbone.load_state_dict(training.backbone.state_dict())
+    teacher = Teacher(backbone, training.mean, training.std, context.config.data.image_size_pixels)
+    teacher = context.device.module(teacher)
+    predicted = teacher.ask_all(torch.from_numpy(images.pixels), context.device).logits.argmax(dim=1)
+    accuracy = (predicted == torch.from_numpy(images.required_labels)).float().mean().item()
+    context.observer.note(f"teacher: {100 * accuracy:.2f} % on {len(images.pixels):,} validation images")
+    return accuracy
+
+
+def _write_teacher(
+    writer: ArtifactWriter, backbone: Backbone, mean: Sequence[float], std: Sequence[float]
+) -> dict[str, Any]:
+    write_weights(writer, "weights.safetensors", backbone)
+    return {"mean": list(mean), "std": list(std), "num_parameters": num_parameters(backbone)}

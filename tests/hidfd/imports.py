@@ -14,8 +14,10 @@ from PIL import Image
 
 from hidfd.config.schema import TrialConfig
 from hidfd.data.identify import identify
+from hidfd.distributed.device import resolve_device
 from hidfd.pipeline import graph as stages
 from hidfd.pipeline.observer import Observer
+from hidfd.stages.context import StageContext
 from hidfd.stages.image_import import import_images
 from hidfd.store.store import Artifact, Store
 
@@ -55,8 +57,14 @@ def run_import(
     config: TrialConfig, store: Store, role: str = "candidates", observer: Observer | None = None
 ) -> Artifact:
     config = identify(config, store)
-    material = getattr(config.data, role)
-    return import_images(stages.plan(config)[role], material, config, store, observer or Observer())
+    return import_images(context_of(config, store, role, observer))
+
+
+def context_of(
+    config: TrialConfig, store: Store, role: str = "candidates", observer: Observer | None = None
+) -> StageContext:
+    """One stage of a trial, to be built on the CPU."""
+    return StageContext(stages.plan(config)[role], config, store, resolve_device("cpu", "fp32"), observer or Observer())
 
 
 def picture(seed: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Image.Image:

@@ -93,16 +93,15 @@ def train(name: str, world: World) -> Run:
     stage_name, values = VARIANTS[name]
     config = with_values(CONFIG, {**EVERY_STEP, **values})
     stages = plan(config)
-    stage, store, device, observer = stages[stage_name], world.store, world.device, world.observer
+    context = world.context(stages[stage_name], config)
     match stage_name:
         case "generation":
-            made = train_generator(stage, config, world.collection, world.teacher, store, device, observer)
+            made = train_generator(context, world.collection, world.teacher)
         case "distillation":
-            synthetic = world.images[150:200]
-            made = distil(stage, config, world.collection, synthetic, world.teacher, store, device, observer)
+            made = distil(context, world.collection, world.images[150:200], world.teacher)
         case _:
             images = world.image_set(stages["teacher_images"], world.images[:60], world.labels[:60])
-            made = train_teacher(stage, config, images, None, store, device, observer)
+            made = train_teacher(context, images, None)
     return Run(made.metrics(), weights_of(made))
 
 

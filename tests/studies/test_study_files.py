@@ -15,6 +15,7 @@ from hidfd.distributed.device import resolve_device
 from hidfd.networks.teacher import load_teacher
 from hidfd.pipeline.graph import plan
 from hidfd.pipeline.observer import Observer
+from hidfd.stages.context import StageContext
 from hidfd.stages.image_import import import_images
 from hidfd.stages.teacher import import_teacher
 from hidfd.store.store import Store
@@ -64,8 +65,11 @@ def test_shipped_teacher_is_as_small_and_as_accurate_as_its_card_says(tmp_path: 
     config = identify(studyfile.load("studies/quickstart.yaml").trial(), store)
     stages = plan(config)
     assert config.data.validation is not None
-    validation = open_images(import_images(stages["validation"], config.data.validation, config, store, Observer()))
-    teacher = load_teacher(import_teacher(stages["teacher"], config, store), config, device)
+    validation_context, teacher_context = (
+        StageContext(stages[role], config, store, device, Observer()) for role in ("validation", "teacher")
+    )
+    validation = open_images(import_images(validation_context))
+    teacher = load_teacher(import_teacher(teacher_context), config, device)
     predicted = teacher.ask_all(torch.from_numpy(validation.pixels), device).logits.argmax(dim=1)
     accuracy = (predicted == torch.from_numpy(validation.required_labels)).double().mean().item()
     assert 100 * accuracy == pytest.approx(stated, abs=0.06)

@@ -18,10 +18,9 @@ from hidfd.data.identify import identify
 from hidfd.data.image_set import open_images, open_pixel_hashes
 from hidfd.errors import InputError, Stopped
 from hidfd.pipeline import graph as stages
-from hidfd.pipeline.observer import Observer
 from hidfd.stages.image_import import import_images
 from hidfd.store.store import Store
-from tests.hidfd.imports import SHA256, Listener, config_of, picture, png, run_import, write_parquet
+from tests.hidfd.imports import SHA256, Listener, config_of, context_of, picture, png, run_import, write_parquet
 
 SHIPPED = Path(__file__).parents[3] / "studies" / "data" / "fashion"
 
@@ -107,7 +106,7 @@ def test_second_import_reads_nothing(photos: Path, store: Store) -> None:
     config = identify(config_of(photos), store)
     first = run_import(config, store)
     shutil.rmtree(photos)
-    assert import_images(stages.plan(config)["candidates"], config.data.candidates, config, store, Observer()) == first
+    assert import_images(context_of(config, store)) == first
 
 
 def test_broken_images_are_skipped_and_listed(photos: Path, store: Store) -> None:
@@ -186,7 +185,7 @@ def test_content_that_changed_since_it_was_identified_is_refused(photos: Path, s
     config = identify(config_of(photos))
     picture(9).save(photos / "a.png")
     with pytest.raises(InputError, match="the study file says"):
-        import_images(stages.plan(config)["candidates"], config.data.candidates, config, store, Observer())
+        import_images(context_of(config, store))
 
 
 def test_shipped_fashion_images_come_out_bit_for_bit(store: Store) -> None:

@@ -39,9 +39,7 @@ def synthesised(trial: Trial, folder: Path, generation: Artifact | None = None, 
     config = with_values(trial.config, {path.replace("__", "."): value for path, value in values.items()})
     other = Trial(config, Store.open(folder), trial.device, Observer())
     generation = generation or trial.artifact("generation")
-    return synthesise(
-        other.stages["synthesis"], config, generation, trial.teacher, other.store, trial.device, Observer()
-    )
+    return synthesise(other.context(other.stages["synthesis"]), generation, trial.teacher)
 
 
 def images(artifact: Artifact) -> tuple[Tensor, Tensor]:

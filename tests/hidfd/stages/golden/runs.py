@@ -31,6 +31,7 @@ from hidfd.networks.teacher import Teacher, build_teacher_backbone
 from hidfd.pipeline.graph import Stage, plan
 from hidfd.pipeline.observer import Observer
 from hidfd.stages.collection import collect
+from hidfd.stages.context import StageContext
 from hidfd.stages.distillation import distil
 from hidfd.stages.evaluation import evaluate
 from hidfd.stages.generation import train_generator
@@ -113,13 +114,16 @@ class World:
             reference=torch.arange(120) < 110,
         )
 
+    def context(self, stage: Stage, config: TrialConfig = CONFIG) -> StageContext:
+        return StageContext(stage, config, self.store, self.device, self.observer)
+
     def image_set(self, stage: Stage, images: Tensor, labels: Tensor) -> Artifact:
         """An image set in the store, as an import of it would be."""
         pixels = images.numpy()
         hashes = np.asarray([pixel_hash(image.transpose(1, 2, 0)) for image in pixels], dtype=np.uint64)
-        with self.store.writer(stage.name, stage.digest, stage.identity) as attempt:
-            write_images(attempt.path("images.parquet"), Decoded(pixels, hashes, {}), labels.numpy())
-            return attempt.commit({})
+        with self.store.writer(stage.name, stage.digest, stage.identity) as writer:
+            write_images(writer.path("images.parquet"), Decoded(pixels, hashes, {}), labels.numpy())
+            return writer.commit({})
 
 
 def pictures(seed: int, count: int) -> tuple[Tensor, Tensor]:
@@ -136,7 +140,7 @@ def teacher_numbers(world: World) -> Numbers:
     stages = plan(CONFIG)
     images = world.image_set(stages["teacher_images"], world.images[:60], world.labels[:60])
     validation = world.image_set(stages["validation"], world.images[60:150], world.labels[60:150])
-    made = train_teacher(stages["teacher"], CONFIG, images, validation, world.store, world.device, world.observer)
+    made = train_teacher(world.context(stages["teacher"]), images, validation)
     return {"meta": made.meta, "curve": made.metrics(), **size_of(made.path("weights.safetensors"))}
 
 
@@ -149,7 +153,7 @@ def collection_numbers(world: World) -> Numbers:
     for mode in ("random", "confident", "confident_per_class"):
         config = with_values(CONFIG, {"collection.mode": mode})
         stage = plan(config)["collection"]
-        made = collect(stage, config, candidates, test, world.teacher, world.store, world.device, world.observer)
+        made = collect(world.context(stage, config), candidates, test, world.teacher)
         table = pq.read_table(made.path("collection.parquet")).to_pydict()
         numbers[mode] = {"meta": made.meta, "candidate": table["candidate"], "loss": sum(table["loss"])}
     return numbers
@@ -157,7 +161,7 @@ def collection_numbers(world: World) -> Numbers:
 
 def generation_numbers(world: World) -> Numbers:
     stage = plan(CONFIG)["generation"]
-    made = train_generator(stage, CONFIG, world.collection, world.teacher, world.store, world.device, world.observer)
+    made = train_generator(world.context(stage), world.collection, world.teacher)
     return {"meta": made.meta, "curve": made.metrics(), **size_of(made.path("generator.safetensors"))}
 
 
@@ -173,12 +177,10 @@ def synthesis_numbers(world: World) -> Numbers:
         generation = world.store.find("generation", stages["generation"].digest)
         if generation is None:
             source = stages["generation"]
-            with world.store.writer(source.name, source.digest, source.identity) as attempt:
-                safetensors.torch.save_file(generator.state_dict(), attempt.path("generator.safetensors"))
-                generation = attempt.commit({"present_classes": [0, 2]})
-        made = synthesise(
-            stages["synthesis"], config, generation, world.teacher, world.store, world.device, world.observer
-        )
+            with world.store.writer(source.name, source.digest, source.identity) as writer:
+                safetensors.torch.save_file(generator.state_dict(), writer.path("generator.safetensors"))
+                generation = writer.commit({"present_classes": [0, 2]})
+        made = synthesise(world.context(stages["synthesis"], config), generation, world.teacher)
         images = open_images(made)
         numbers[kept] = {
             "meta": made.meta,
@@ -195,9 +197,7 @@ def distillation_numbers(world: World) -> Numbers:
     for name, values in (("aligned", {}), ("plain", plain)):
         config = with_values(CONFIG, values)
         stage = plan(config)["distillation"]
-        made = distil(
-            stage, config, world.collection, synthetic, world.teacher, world.store, world.device, world.observer
-        )
+        made = distil(world.context(stage, config), world.collection, synthetic, world.teacher)
         numbers[name] = {"meta": made.meta, "curve": made.metrics(), **size_of(made.path("student.safetensors"))}
     return numbers
 
@@ -207,9 +207,7 @@ def evaluation_numbers(world: World) -> Numbers:
     torch.manual_seed(2)
     student = world.device.module(build_student(CONFIG, world.teacher, 7, last_relu=True))
     validation = world.image_set(stages["validation"], world.images[150:], world.labels[150:])
-    made = evaluate(
-        stages["evaluation"], student, world.teacher, world.collection, validation, world.store, world.device
-    )
+    made = evaluate(world.context(stages["evaluation"]), student, world.teacher, world.collection, validation)
     return {"meta": made.meta}
 
 

@@ -1,0 +1,128 @@
+"""What every stage is given beside its inputs, and how each ends: its artifact is written into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+from torch import nn
+
+from hidfd.config.schema import TrialConfig
+from hidfd.distributed.device import Device
+from hidfd.pipeline.graph import Stage
+from hidfd.pipeline.observer import Observer
+from hidfd.store.store import Artifact, ArtifactWriter, Store
+from hidfd.training.loop import Milestone, Schedule, Training, run_loop
+
+Write = Callable[[ArtifactWriter], dict[str, Any]]
+"""Writes the files of a stage and returns the meta of its artifact: counts, accuracies and other small results."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """A stage that is to be built, and what it is built with.
+
+    Attributes:
+        stage: the artifact to build.
+        config: the whole trial, with the sha256 of every material.
+        store: the store that the artifact goes into.
+        device: the device to compute on.
+        observer: is told of the progress and may ask to stop.
+    """
+
+    stage: Stage
+    config: TrialConfig
+    store: Store
+    device: Device
+    observer: Observer
+
+    def keep(
+        self,
+        write: Write,
+        *,
+        seconds: float | None = None,
+        rows: Iterable[Mapping[str, Any]] | None = None,
+        consumed: Sequence[Artifact] | None = None,
+        is_computed: bool = True,
+    ) -> Artifact:
+        """Write the stage's artifact; all that follows the computation, for every stage.
+
+        Args:
+            write: called with the open writer.
+            seconds: that building took, for the meta; None where `write` says it, or where nobody asks.
+            rows: of `metrics.jsonl`; None for an artifact without one.
+            consumed: artifacts that were read; None for those that the stage's inputs name.
+            is_computed: whether the result depends on the device, which the manifest then names.
+
+        Returns:
+            The artifact in the store: another process's, where that was first.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        stage = self.stage
+        with self.store.writer(stage.name, stage.digest, stage.identity) as writer:
+            meta = write(writer)
+            if rows is not None:
+                writer.metrics(rows)
+            if seconds is not None:
+                meta = meta | {"seconds": seconds}
+            device = self.device.description if is_computed else None
+            return writer.commit(meta, device=device, consumed=consumed)
+
+
+def train_and_keep(
+    context: StageContext,
+    training: Training,
+    write: Write,
+    *,
+    target_images: int,
+    step_images: int,
+    milestones: Iterable[Milestone] = (),
+    on_resume: Callable[[list[dict[str, float]]], None] = lambda rows: None,
+) -> Artifact:
+    """Train to the target from the newest checkpoint, keep what `write` makes of it, and delete the checkpoints.
+
+    All processes train; the first one writes.
+
+    Args:
+        write: called in the first process when the training has ended.
+        target_images: where the training ends.
+        step_images: images that one step sees.
+        milestones, on_resume: as in `hidfd.training.loop.run_loop`.
+
+    Raises:
+        Stopped, DivergedError: as `run_loop`.
+        StoreError: the artifact cannot be written.
+    """
+    stage, config, processes = context.stage, context.config, context.device.processes
+    checkpoints = context.store.checkpoints(stage.checkpoints)
+    schedule = Schedule(
+        target_images,
+        step_images,
+        config.log_every_images,
+        config.checkpoint_every_seconds,
+        is_continued=stage.trajectory is not None,
+    )
+    history = run_loop(
+        training, stage, schedule, checkpoints, context.observer, milestones, on_resume, processes=processes
+    )
+
+    def keep() -> None:
+        context.keep(
+            lambda writer: write(writer) | {"operations": stage.operations},
+            seconds=history.seconds,
+            rows=history.rows,
+        )
+        checkpoints.clear(stage.target_images)
+
+    processes.from_first(keep)
+    return context.store.get(stage.name, stage.digest)
+
+
+def write_weights(writer: ArtifactWriter, name: str, network: nn.Module) -> None:
+    """Write the state of a network as a safetensors file of this name."""
+    state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
+    safetensors.torch.save_file(state, writer.path(name))
