@@ -8,7 +8,8 @@ from hidfd.config.paths import with_values
 from hidfd.config.schema import Material, TrialConfig
 from hidfd.data.sources import content_sha256, files_of, located, materials
 from hidfd.errors import InputError
-from hidfd.pipeline.graph import MATERIAL_SETTINGS, plan
+from hidfd.pipeline.graph import plan
+from hidfd.pipeline.stage_specs import MATERIAL_SETTINGS
 from hidfd.store.store import Store
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from hidfd.config.schema import TrialConfig
 from hidfd.distributed.device import Device
+from hidfd.distributed.process_group import ProcessGroup
 from hidfd.pipeline.graph import Stage
 from hidfd.pipeline.observer import Observer
 from hidfd.store.store import Artifact, ArtifactWriter, Store
@@ -37,6 +38,30 @@ class StageContext:
     store: Store
     device: Device
     observer: Observer
+
+    def find(self) -> Artifact | None:
+        """Return the stage's artifact if the first process finds it in the store, else None: the same in every process.
+
+        Raises:
+            StoreError: the first process finds it, and this one does not.
+        """
+        artifact = self.store.find(self.stage.name, self.stage.digest)
+        if not self.device.processes.from_first(lambda: artifact is not None):
+            return None
+        return artifact or self.store.get(self.stage.name, self.stage.digest)
+
+    def clear_checkpoints(self) -> None:
+        """Delete the checkpoints that nobody needs once the stage's artifact is in the store; for the first process."""
+        self.store.checkpoints(self.stage.checkpoints).clear(self.stage.target_images)
+
+    def by_first(self, make: Callable[[], object]) -> Artifact:
+        """Have the first process make the stage's artifact; return it as every process finds it in the store."""
+
+        def build() -> None:
+            make()  # what it returns is not sent to the other processes
+
+        self.device.processes.from_first(build)
+        return self.store.get(self.stage.name, self.stage.digest)
 
     def keep(
         self,
@@ -97,8 +122,7 @@ def train_and_keep(
         Stopped, DivergedError: as `run_loop`.
         StoreError: the artifact cannot be written.
     """
-    stage, config, processes = context.stage, context.config, context.device.processes
-    checkpoints = context.store.checkpoints(stage.checkpoints)
+    stage, config = context.stage, context.config
     schedule = Schedule(
         target_images,
         step_images,
@@ -107,7 +131,14 @@ def train_and_keep(
         is_continued=stage.trajectory is not None,
     )
     history = run_loop(
-        training, stage, schedule, checkpoints, context.observer, milestones, on_resume, processes=processes
+        training,
+        stage,
+        schedule,
+        context.store.checkpoints(stage.checkpoints),
+        context.observer,
+        milestones,
+        on_resume,
+        processes=context.device.processes,
     )
 
     def keep() -> None:
@@ -116,13 +147,24 @@ def train_and_keep(
             seconds=history.seconds,
             rows=history.rows,
         )
-        checkpoints.clear(stage.target_images)
+        context.clear_checkpoints()
 
-    processes.from_first(keep)
-    return context.store.get(stage.name, stage.digest)
+    return context.by_first(keep)
 
 
 def write_weights(writer: ArtifactWriter, name: str, network: nn.Module) -> None:
     """Write the state of a network as a safetensors file of this name."""
     state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
     safetensors.torch.save_file(state, writer.path(name))
+
+
+def observer_of_process(observer: Observer, processes: ProcessGroup) -> Observer:
+    """Return the observer that this process of a trial talks to: the given one in the first process, else a silent one.
+
+    The silent ones measure where the first process does, as all processes must.
+    """
+    at_images = processes.from_first(lambda: observer.measure_at_images)
+    if not processes.is_first:
+        observer = Observer()
+        observer.measure_at_images = at_images
+    return observer

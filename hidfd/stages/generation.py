@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hidfd.data.collection import Collection
 from hidfd.data.pictures import encode_png
 from hidfd.networks.backbone import num_parameters
 from hidfd.networks.teacher import Teacher
+from hidfd.pipeline.graph import snapshots
 from hidfd.stages.context import StageContext, train_and_keep, write_weights
 from hidfd.stages.gan_training import AdversarialTraining
 from hidfd.stages.generator_samples import GeneratorProbe
@@ -23,15 +25,29 @@ from hidfd.training.loop import Milestone
 def train_generator(
     context: StageContext, collection: Collection, teacher: Teacher, samples: Path | None = None
 ) -> Artifact:
-    """Train the GAN to the stage's length and keep the EMA generator, and the state that a longer one goes on from.
+    """Train the GAN and keep the EMA generator, and the state that a longer training goes on from.
+
+    The snapshots of the configuration (`hidfd.pipeline.graph.snapshots`) are found or built on the way.
 
     Args:
-        context: with the stage of the trial, or a snapshot on its way (`hidfd.pipeline.graph.snapshots`).
-        samples: folder for the growing sample grid, `generation-<images>.png`.
+        samples: folder for the growing sample grid, `generation-<images>.png`; None = the grids are only kept.
 
     The artifact holds `generator.safetensors` (EMA weights with re-estimated batch-norm statistics), one
     `grid-<images>.png` per interval, `metrics.jsonl`, and the final proxies in its meta.
     """
+    for snapshot in snapshots(context.config):
+        shorter = replace(context, stage=snapshot)
+        found = shorter.find()
+        if found is not None:
+            context.observer.reused(snapshot, found.meta.get("seconds"))
+        else:
+            artifact = _train_to_length(shorter, collection, teacher, samples)
+            context.observer.stage_finished(snapshot, float(artifact.meta["seconds"]))
+    return _train_to_length(context, collection, teacher, samples)
+
+
+def _train_to_length(context: StageContext, collection: Collection, teacher: Teacher, samples: Path | None) -> Artifact:
+    """Train to the length of the stage, from the longest shorter training that has left its state."""
     stage, settings, observer = context.stage, context.config.generation, context.observer
     assert stage.target_images is not None
     training = AdversarialTraining(context.config, collection, teacher, context.device)

@@ -18,9 +18,9 @@ from hidfd.config.schema import DataConfig, Material
 from hidfd.data.decoding import Decoded, decode
 from hidfd.data.image_set import IMAGES, ImageWriter
 from hidfd.data.readers import Chunk, Encoded, folder_images, parquet_images
-from hidfd.data.sources import located, materials
+from hidfd.data.sources import located
 from hidfd.errors import InputError, Stopped
-from hidfd.pipeline.graph import MATERIAL_SETTINGS
+from hidfd.pipeline.stage_specs import MATERIAL_SETTINGS, material_of
 from hidfd.stages.context import StageContext
 from hidfd.store.store import Artifact, ArtifactWriter
 
@@ -51,8 +51,9 @@ def import_images(context: StageContext) -> Artifact:
     found = context.store.find(stage.name, stage.digest)
     if found is not None:
         return found
-    settings, setting = stage.identity["settings"], MATERIAL_SETTINGS[stage.role]
-    material, where = materials(config)[setting], f"trial.{setting}"
+    settings, where = stage.identity["settings"], f"trial.{MATERIAL_SETTINGS[stage.role]}"
+    material = material_of(config, stage.role)
+    assert material is not None
     files = located(material, settings["source"], where)
     if files.kind == "file":
         raise InputError(

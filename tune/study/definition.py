@@ -13,7 +13,8 @@ import numpy as np
 from hidfd.config.schema import TrialConfig, check_shares
 from hidfd.data.sources import materials
 from hidfd.errors import ConfigError
-from hidfd.pipeline.graph import VERSIONS, result_settings
+from hidfd.pipeline.graph import VERSIONS
+from hidfd.pipeline.stage_specs import result_settings
 from tune.study.asha import rung_images
 from tune.study.config import FRESH_SEED, SearchConfig, StudyConfig
 from tune.study.search_space import Space, build_space, changed

@@ -257,5 +257,5 @@ def test_discriminator_sees_both_halves_through_one_augmentation(
     config = with_values(trial_config, {"generation.smoothing.mode": "off"})
     trial = Trial(config, store, resolve_device("cpu", "fp32"), Observer())
     trial.run("collection")
-    AdversarialTraining(trial.config, trial.collection, trial.teacher, trial.device).step(0)
+    AdversarialTraining(trial.config, trial.inputs.collection, trial.inputs.teacher, trial.device).step(0)
     assert calls == [(16, POLICIES), (8, POLICIES)]  # D's step: real and generated; G's: generated

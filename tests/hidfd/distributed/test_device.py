@@ -159,7 +159,7 @@ def check_step(metrics: dict[str, Tensor], terms: set[str], *networks: nn.Module
 @pytest.mark.parametrize("pairing", ["position", "class_mean"])
 def test_gan_step_in_bf16_has_finite_fp32_losses_and_never_waits_for_the_gpu(gpu_trial: Trial, pairing: str) -> None:
     config = with_values(gpu_trial.config, {"generation.integration.pairing": pairing, "generation.flip": True})
-    training = AdversarialTraining(config, gpu_trial.collection, gpu_trial.teacher, gpu_trial.device)
+    training = AdversarialTraining(config, gpu_trial.inputs.collection, gpu_trial.inputs.teacher, gpu_trial.device)
     fake, _, answer = training._generate(0)
     assert fake.dtype == torch.float32, "images leave G in fp32"
     assert answer is not None
@@ -177,10 +177,12 @@ def test_gan_step_in_bf16_has_finite_fp32_losses_and_never_waits_for_the_gpu(gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_kd_step_in_bf16_has_finite_fp32_losses_and_never_waits_for_the_gpu(gpu_trial: Trial) -> None:
     synthetic = torch.randint(0, 256, (40, 1, 28, 28), dtype=torch.uint8)
-    training = StudentTraining(gpu_trial.config, gpu_trial.collection, synthetic, gpu_trial.teacher, gpu_trial.device)
+    training = StudentTraining(
+        gpu_trial.config, gpu_trial.inputs.collection, synthetic, gpu_trial.inputs.teacher, gpu_trial.device
+    )
     training.step(0)
     before = training.student.backbone.get_parameter("conv1.weight").clone()
     with no_waiting():
         metrics = training.step(16)
-    check_step(metrics, {"feature", "kl", "ce", "total"}, training.student, gpu_trial.teacher)
+    check_step(metrics, {"feature", "kl", "ce", "total"}, training.student, gpu_trial.inputs.teacher)
     assert not torch.equal(before, training.student.backbone.get_parameter("conv1.weight"))

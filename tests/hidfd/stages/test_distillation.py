@@ -20,7 +20,7 @@ def training_of(config: TrialConfig, store: Store, **settings: object) -> Studen
     trial = Trial(config, store, resolve_device("cpu", "fp32"), Observer())
     trial.run("collection")
     synthetic = torch.full((40, 1, 28, 28), 255, dtype=torch.uint8)
-    return StudentTraining(trial.config, trial.collection, synthetic, trial.teacher, trial.device)
+    return StudentTraining(trial.config, trial.inputs.collection, synthetic, trial.inputs.teacher, trial.device)
 
 
 def parts_of(training: StudentTraining) -> dict[str, list[Tensor]]:

@@ -24,7 +24,7 @@ WEIGHTS = {
 def training_of(config: TrialConfig, store: Store) -> AdversarialTraining:
     trial = Trial(config, store, resolve_device("cpu", "fp32"), Observer())
     trial.run("collection")
-    return AdversarialTraining(trial.config, trial.collection, trial.teacher, trial.device)
+    return AdversarialTraining(trial.config, trial.inputs.collection, trial.inputs.teacher, trial.device)
 
 
 def training_with(term: str, config: TrialConfig, store: Store) -> AdversarialTraining:

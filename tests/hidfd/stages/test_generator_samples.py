@@ -27,11 +27,11 @@ def trial(trial_config: TrialConfig, store: Store) -> Trial:
 
 @pytest.fixture
 def probe(trial: Trial) -> GeneratorProbe:
-    training = AdversarialTraining(trial.config, trial.collection, trial.teacher, trial.device)
+    training = AdversarialTraining(trial.config, trial.inputs.collection, trial.inputs.teacher, trial.device)
     training.step(0)
     for parameter in training.ema.parameters():
         parameter.data.mul_(5.0)  # after one step its images are grey to the last pixel, whatever the statistics
-    return GeneratorProbe(training, trial.collection)
+    return GeneratorProbe(training, trial.inputs.collection)
 
 
 def make_statistics_stale(network: nn.Module) -> None:
@@ -60,7 +60,7 @@ def test_grid_and_proxies_do_not_depend_on_stale_statistics(probe: GeneratorProb
 
 def test_the_stored_generator_has_the_statistics_of_its_own_weights(trial: Trial, probe: GeneratorProbe) -> None:
     trial.run("generation")
-    stored = safetensors.torch.load_file(trial.artifact("generation").path("generator.safetensors"))
+    stored = safetensors.torch.load_file(trial.inputs.artifact("generation").path("generator.safetensors"))
     probe.training.ema.load_state_dict(stored)
     make_statistics_stale(probe.training.ema)
     probe.reestimate_statistics()
@@ -76,9 +76,9 @@ def test_unseen_images_are_no_copies_whatever_the_size_of_the_generator(
     )
     trial = Trial(larger, store, resolve_device("cpu", "fp32"), Observer())
     trial.run("collection")
-    training = AdversarialTraining(trial.config, trial.collection, trial.teacher, trial.device)
-    probe = GeneratorProbe(training, trial.collection)
-    unseen = resize_unit(unit_from_uint8(trial.collection.holdout), 28)
+    training = AdversarialTraining(trial.config, trial.inputs.collection, trial.inputs.teacher, trial.device)
+    probe = GeneratorProbe(training, trial.inputs.collection)
+    unseen = resize_unit(unit_from_uint8(trial.inputs.collection.holdout), 28)
     monkeypatch.setattr(probe, "sample", lambda z, labels: uint8_from_unit(unseen))
     measured = probe.proxies()
     for space in ("memorisation", "memorisation_pixels"):

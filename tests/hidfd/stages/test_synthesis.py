@@ -38,8 +38,8 @@ def synthesised(trial: Trial, folder: Path, generation: Artifact | None = None, 
     """The synthetic images of a trial with other values, in a store of their own."""
     config = with_values(trial.config, {path.replace("__", "."): value for path, value in values.items()})
     other = Trial(config, Store.open(folder), trial.device, Observer())
-    generation = generation or trial.artifact("generation")
-    return synthesise(other.context(other.stages["synthesis"]), generation, trial.teacher)
+    generation = generation or trial.inputs.artifact("generation")
+    return synthesise(other.context(other.stages["synthesis"]), generation, trial.inputs.teacher)
 
 
 def images(artifact: Artifact) -> tuple[Tensor, Tensor]:
@@ -87,7 +87,7 @@ def test_images_of_several_batches_are_all_different_draws(trial: Trial, tmp_pat
 
 
 def test_labels_are_uniform_over_the_classes_that_the_collection_has(trial: Trial, tmp_path: Path) -> None:
-    generation = with_classes(trial.artifact("generation"), 0, 2)
+    generation = with_classes(trial.inputs.artifact("generation"), 0, 2)
     _, labels = images(synthesised(trial, tmp_path / "one", generation, synthesis__num_images=600))
     counts = torch.bincount(labels, minlength=3)
     assert counts[1] == 0
@@ -97,7 +97,7 @@ def test_labels_are_uniform_over_the_classes_that_the_collection_has(trial: Tria
 def test_what_is_written_down_is_what_the_teacher_says(trial: Trial, tmp_path: Path) -> None:
     artifact = synthesised(trial, tmp_path / "one")
     pixels, labels = images(artifact)
-    answer = trial.teacher.ask_all(pixels, trial.device).logits.argmax(dim=1)
+    answer = trial.inputs.teacher.ask_all(pixels, trial.device).logits.argmax(dim=1)
     assert artifact.meta["histogram"] == torch.bincount(answer, minlength=3).tolist()
     assert artifact.meta["label_agreement"] == pytest.approx((answer == labels).float().mean().item())
     assert artifact.meta["num_images"] == artifact.meta["num_drawn"] == len(pixels) == 40
@@ -116,7 +116,7 @@ def test_agreement_filter_keeps_agreeing_images_alone_and_as_many_as_wanted(tria
     everything = synthesised(trial, tmp_path / "all", synthesis__num_images=250)
     pixels, labels = images(everything)
     opinion = torch.arange(250) % 3
-    trial._teacher = Opinions()  # type: ignore[assignment]
+    trial.inputs.teacher = Opinions()  # type: ignore[assignment]
     kept = synthesised(trial, tmp_path / "kept", synthesis__filter="agreement")
     assert kept.meta["label_agreement"] == 1.0
     assert kept.meta["num_drawn"] == 250
@@ -132,7 +132,7 @@ def test_agreement_filter_gives_up_after_its_tries_and_names_what_to_do(
         return TeacherOutput(torch.empty(0), torch.empty(0), torch.tensor([0.0, 0.0, 1.0]).repeat(len(images_uint8), 1))
 
     monkeypatch.setattr(Teacher, "ask_all", always_two)
-    generation = with_classes(trial.artifact("generation"), 0, 1)
+    generation = with_classes(trial.inputs.artifact("generation"), 0, 1)
     assert MAX_TRIES == 10
     words = r"synthesis\.filter: agreement kept 0 of 500 drawn images, 40 are wanted; .*longer.*synthesis\.filter=none"
     with pytest.raises(InputError, match=words):

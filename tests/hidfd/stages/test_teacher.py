@@ -44,7 +44,7 @@ def training(trial_config: TrialConfig, store: Store) -> TeacherTraining:
         trial_config.model_copy(update={"teacher": teacher}), store, resolve_device("cpu", "fp32"), Observer()
     )
     trial.run("import")
-    return TeacherTraining(trial.config, open_images(trial.artifact("teacher_images")), trial.device)
+    return TeacherTraining(trial.config, open_images(trial.inputs.artifact("teacher_images")), trial.device)
 
 
 def test_a_training_step_moves_every_parameter(training: TeacherTraining) -> None:

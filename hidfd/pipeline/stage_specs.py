@@ -1,0 +1,232 @@
+"""The table of stages: which artifacts a trial has, and which of its settings, inputs and seeds each depends on.
+
+`hidfd.pipeline.graph.plan` reads it. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from hidfd.config.architectures import ARCHITECTURES
+from hidfd.config.schema import Material, TrialConfig
+from hidfd.errors import ConfigError
+
+MATERIAL_SETTINGS = {
+    "candidates": "data.candidates",
+    "validation": "data.validation",
+    "test": "data.test",
+    "teacher_images": "teacher.train.images",
+    "teacher": "teacher.checkpoint",
+    "synthesis": "data.synthetic",
+}
+"""Role of what is made of a user's material -> where the study file names the material, below `trial`."""
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One row of `STAGE_SPECS`: how one artifact of a trial follows from the trial's configuration.
+
+    Attributes:
+        role: names the artifact within its trial; of the rows with one role, at most one is part of a trial.
+        name: the stage that builds it, one of `hidfd.pipeline.graph.STAGE_NAMES`.
+        settings: returns the settings that change its result, as JSON types.
+        inputs: roles of the artifacts that it reads.
+        optional_inputs: roles that it reads where the trial has them.
+        is_part_of: whether a trial has this artifact.
+        seed: the name of its seed in `trial.seeds`; None where nothing is drawn.
+        depends_on_precision: whether its numbers depend on `trial.precision`.
+        target_images: returns its length, where a longer run continues a shorter one; None where none does.
+        operations: returns the estimated floating-point operations of building it; 0 where data dominates.
+    """
+
+    role: str
+    name: str
+    settings: Callable[[TrialConfig], Any]
+    inputs: tuple[str, ...] = ()
+    optional_inputs: tuple[str, ...] = ()
+    is_part_of: Callable[[TrialConfig], bool] = lambda config: True
+    seed: str | None = None
+    depends_on_precision: bool = False
+    target_images: Callable[[TrialConfig], int] | None = None
+    operations: Callable[[TrialConfig], float] = lambda config: 0.0
+
+
+def material_of(config: TrialConfig, role: str) -> Material | None:
+    """Return the user's material that a role is made of; None where the trial has none."""
+    value: Any = config
+    for name in MATERIAL_SETTINGS[role].split("."):
+        value = None if value is None else getattr(value, name)
+    material: Material | None = value
+    return material
+
+
+def result_settings(section: BaseModel) -> dict[str, Any]:
+    """Return the settings of a section that change a result: all but outcome-neutral fields."""
+    settings: dict[str, Any] = {}
+    for name, info in type(section).model_fields.items():
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and extra.get("outcome_neutral"):
+            continue
+        value = getattr(section, name)
+        settings[name] = result_settings(value) if isinstance(value, BaseModel) else value
+    return settings
+
+
+def _image_import(role: str, *, is_labelled: bool) -> StageSpec:
+    def settings(config: TrialConfig) -> dict[str, Any]:
+        data = config.data
+        return {
+            "source": _content_of(config, role),
+            "channels": data.channels,
+            "image_size_pixels": data.image_size_pixels,
+            "fit": data.fit,
+            "num_classes": data.num_classes if is_labelled else None,
+        }
+
+    return StageSpec(role, "import", settings, is_part_of=lambda config: material_of(config, role) is not None)
+
+
+def _teacher_settings(config: TrialConfig) -> dict[str, Any]:
+    settings = result_settings(config.teacher)
+    settings |= {"num_classes": config.data.num_classes, "channels": config.data.channels}
+    if config.teacher.train is None:
+        settings["checkpoint"] = _content_of(config, "teacher")
+    else:
+        settings["train"].pop("images")  # an input
+    return settings
+
+
+def _generation_settings(config: TrialConfig) -> dict[str, Any]:
+    settings, weights = result_settings(config.generation), config.generation.integration
+    settings.pop("target_images")  # in the digest beside the trajectory's
+    if not config.smoothing_is_on:
+        settings["smoothing"] = None
+    elif config.generation.smoothing.mode != "effective":
+        settings["smoothing"].pop("beta")
+    if weights.blend_weight == 0:
+        settings["integration"].pop("pairing")
+    if weights.trans_weight == weights.blend_weight == 0:
+        settings["integration"].pop("hidden_width")
+    return settings
+
+
+def _distillation_settings(config: TrialConfig) -> dict[str, Any]:
+    settings = result_settings(config.distillation)
+    if not (config.uses_real_images and config.uses_synthetic_images):
+        settings.pop("inflation")  # with one source there is nothing to mix
+    if config.distillation.kl_weight == 0:
+        settings.pop("kl_temperature")
+    if config.distillation.schedule != "steps":
+        settings.pop("decay_at")
+        settings.pop("decay_factor")
+    return settings
+
+
+def _content_of(config: TrialConfig, role: str) -> str:
+    material = material_of(config, role)
+    if material is None or material.sha256 is None:
+        raise ConfigError(
+            f"trial.{MATERIAL_SETTINGS[role]}: no sha256 yet; run `python -m hidfd import FILE`, which prints it"
+        )
+    return material.sha256
+
+
+def _teacher_operations(config: TrialConfig) -> float:
+    assert config.teacher.train is not None
+    return 3 * _teacher_flops(config) * config.teacher.train.target_images
+
+
+def _generation_operations(config: TrialConfig) -> float:
+    return (_gan_step_flops(config) + 4 * _teacher_flops(config)) * config.generation.target_images
+
+
+def _distillation_operations(config: TrialConfig) -> float:
+    student = config.distillation
+    student_flops = ARCHITECTURES[student.architecture].forward_flops(config.data.image_size_pixels, student.width)
+    return (_teacher_flops(config) + 3 * student_flops) * student.target_images
+
+
+def _teacher_flops(config: TrialConfig) -> float:
+    """Floating-point operations of one image in one forward pass."""
+    teacher = config.teacher
+    return ARCHITECTURES[teacher.architecture].forward_flops(config.data.image_size_pixels, teacher.width)
+
+
+def _gan_step_flops(config: TrialConfig) -> float:
+    """Per real image, forward and backward of both networks: 31 GFLOP for the residual pair at width 256, 32 px."""
+    generation = config.generation
+    scale = (generation.width / 256) ** 2 * (generation.image_size_pixels / 32) ** 2
+    return 31e9 * scale / (4.7 if generation.networks == "light" else 1.0)
+
+
+STAGE_SPECS = (
+    _image_import("candidates", is_labelled=False),
+    _image_import("validation", is_labelled=True),
+    _image_import("test", is_labelled=True),
+    _image_import("teacher_images", is_labelled=True),
+    StageSpec("teacher", "teacher", _teacher_settings, is_part_of=lambda config: config.teacher.train is None),
+    StageSpec(
+        "teacher",
+        "teacher",
+        _teacher_settings,
+        inputs=("teacher_images",),
+        is_part_of=lambda config: config.teacher.train is not None,
+        seed="teacher",
+        depends_on_precision=True,
+        operations=_teacher_operations,
+    ),
+    StageSpec(
+        "collection",
+        "collection",
+        lambda config: result_settings(config.collection),
+        inputs=("candidates", "teacher"),
+        optional_inputs=("test",),
+        seed="collection",
+        depends_on_precision=True,
+    ),
+    _image_import("synthesis", is_labelled=False),
+    StageSpec(
+        "generation",
+        "generation",
+        _generation_settings,
+        inputs=("collection", "teacher"),
+        is_part_of=lambda config: config.uses_generator,
+        seed="generation",
+        depends_on_precision=True,
+        target_images=lambda config: config.generation.target_images,
+        operations=_generation_operations,
+    ),
+    StageSpec(
+        "synthesis",
+        "synthesis",
+        lambda config: result_settings(config.synthesis),
+        inputs=("generation", "teacher"),
+        is_part_of=lambda config: config.uses_generator,
+        seed="synthesis",
+        depends_on_precision=True,
+    ),
+    StageSpec(
+        "distillation",
+        "distillation",
+        _distillation_settings,
+        # Whatever the student learns from: the hold-out shows the map to imitate, and measures on the way.
+        inputs=("teacher", "collection"),
+        optional_inputs=("synthesis",),
+        seed="distillation",
+        depends_on_precision=True,
+        operations=_distillation_operations,
+    ),
+    StageSpec(
+        "evaluation",
+        "evaluation",
+        lambda config: None,
+        inputs=("distillation", "teacher", "collection"),
+        optional_inputs=("validation",),
+        depends_on_precision=True,
+    ),
+)
+"""Every artifact that a trial can have, in an order in which each can be built."""

@@ -1,0 +1,62 @@
+"""What the stages of a trial read of each other: artifacts in the store, each opened once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from hidfd.config.schema import TrialConfig
+from hidfd.data.collection import Collection, open_collection
+from hidfd.data.image_set import open_images
+from hidfd.distributed.device import Device
+from hidfd.networks.student import Student, load_student
+from hidfd.networks.teacher import Teacher, load_teacher
+from hidfd.pipeline.graph import Stage
+from hidfd.store.store import Artifact, Store
+
+
+class StageInputs:
+    """The artifacts of one trial.
+
+    Args:
+        config: the trial, with the sha256 of every material.
+        stages: its stages by role.
+        store: the store that has what is built of them.
+        device: the device that networks are loaded onto.
+    """
+
+    def __init__(self, config: TrialConfig, stages: dict[str, Stage], store: Store, device: Device) -> None:
+        self._config, self._stages, self._store, self._device = config, stages, store, device
+
+    def artifact(self, role: str) -> Artifact:
+        """Return the artifact of a stage that has been built.
+
+        Raises:
+            StoreError: it has not been.
+        """
+        stage = self._stages[role]
+        return self._store.get(stage.name, stage.digest)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The teacher on the device."""
+        return load_teacher(self.artifact("teacher"), self._config, self._device)
+
+    @cached_property
+    def collection(self) -> Collection:
+        """The collected images and the hold-out."""
+        return open_collection(self.artifact("collection"), self.artifact("candidates"))
+
+    @property
+    def synthetic(self) -> Tensor | None:
+        """The synthetic images, `n_s x c x h x w` uint8; None where none reach the student."""
+        if not self._config.uses_synthetic_images:
+            return None
+        return torch.from_numpy(open_images(self.artifact("synthesis")).pixels)
+
+    @property
+    def student(self) -> Student:
+        """The student on the device."""
+        return load_student(self.artifact("distillation"), self._config, self.teacher, self._device)
