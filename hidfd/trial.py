@@ -25,7 +25,7 @@ from hidfd.report.folder import Built
 from hidfd.stages.collection import collect
 from hidfd.stages.context import StageContext, observer_of_process
 from hidfd.stages.distillation import distil, replay
-from hidfd.stages.evaluation import evaluate, open_test_labels
+from hidfd.stages.evaluation import evaluate, run_test_evaluation
 from hidfd.stages.generation import train_generator
 from hidfd.stages.image_import import import_images
 from hidfd.stages.inputs import StageInputs
@@ -199,7 +199,13 @@ def run_trial(
 
 
 def evaluate_test(config: TrialConfig, store: Store, *, device: str = "auto") -> dict[str, Any]:
-    """Open the test labels for a finished trial, once: accuracy, per class, confusion matrix, calibration error.
+    """Evaluate the student of a finished trial on the test labels.
+
+    The labels are read once: a second call returns what the first has recorded in the store.
+
+    Returns:
+        Accuracy (also per class and the teacher's), confusion matrix and calibration error; `opened`: when the labels
+        were read.
 
     Raises:
         StoreError: the trial has not been run.
@@ -211,8 +217,8 @@ def evaluate_test(config: TrialConfig, store: Store, *, device: str = "auto") ->
         trial.imported("test")
 
         def numbers() -> dict[str, Any]:
-            opened = open_test_labels(trial.context(stage), trial.inputs.student, trial.inputs.teacher)
-            return opened.meta | {"opened": opened.created}
+            record = run_test_evaluation(trial.context(stage), trial.inputs.student, trial.inputs.teacher)
+            return record.meta | {"opened": record.created}
 
         return processes.from_first(numbers)
 

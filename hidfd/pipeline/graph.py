@@ -33,6 +33,10 @@ VERSIONS = {
 """Raise a stage's number when its code changes its numbers; `tests/hidfd/stages/test_golden.py` fails until it is."""
 
 STAGE_NAMES = tuple(VERSIONS)
+"""The stages of a trial, in their order."""
+
+TEST_EVALUATION = "opening"
+"""The stage name of a test evaluation in the store."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +146,7 @@ def needed(stages: dict[str, Stage], until: str) -> Iterator[Stage]:
 
 
 def test_evaluation_of(stages: dict[str, Stage]) -> Stage:
-    """The opening of a trial's test labels: a record in the store that no stage rests on.
-
-    Args:
-        stages: of the trial.
+    """Return the test evaluation of a trial: a record in the store that no stage reads.
 
     Raises:
         ConfigError: the study file names no test split.
@@ -153,4 +154,4 @@ def test_evaluation_of(stages: dict[str, Stage]) -> Stage:
     if "test" not in stages:
         raise ConfigError("trial.data.test: the study file names no test split")
     inputs = {role: stages[role].digest for role in ("evaluation", "test")}
-    return Stage("opening", "opening", digest_of(inputs), inputs, inputs)
+    return Stage(TEST_EVALUATION, TEST_EVALUATION, digest_of(inputs), inputs, inputs)

@@ -1,7 +1,8 @@
-"""What a student is worth: agreement on the hold-out, and accuracy on labelled splits. The test labels have one door.
+"""The evaluation of a student: agreement with the teacher on the hold-out, and accuracy on labelled splits.
 
 **Source**: METHOD of this project, "choosing and comparing honestly"; the authors' release picks its epoch on the test
-split, which nothing here can do: `open_test_labels` is the only reader, and it leaves a record in the store.
+split, which nothing here can do: `run_test_evaluation` alone reads the test labels, and it leaves a record in the
+store.
 """
 
 from __future__ import annotations
@@ -29,11 +30,15 @@ from hidfd.store.store import Artifact, ArtifactWriter
 def evaluate(
     context: StageContext, student: Student, teacher: Teacher, collection: Collection, validation: Artifact | None
 ) -> Artifact:
-    """Measure a student; the artifact's meta holds the numbers (see `hidfd.trial.TrialResult`)."""
+    """Measure a student; the meta of the artifact holds the numbers.
+
+    Args:
+        validation: labelled images to measure the accuracy on; None where the trial has none.
+    """
     started, device = time.monotonic(), context.device
-    student_says = student_logits(student, teacher, collection.holdout, device)
-    teacher_says = teacher.logits_of(collection.holdout, device)
-    agreement = measure_agreement(student_says, teacher_says)
+    of_student = student_logits(student, teacher, collection.holdout, device)
+    of_teacher = teacher.logits_of(collection.holdout, device)
+    agreement = measure_agreement(of_student, of_teacher)
     meta: dict[str, Any] = {
         "agreement": agreement.value,
         "agreement_standard_error": agreement.standard_error,
@@ -45,7 +50,7 @@ def evaluate(
     }
     if int(collection.reference.sum()) >= MIN_REFERENCE_IMAGES:
         chosen = collection.reference
-        meta["agreement_reference"] = measure_agreement(student_says[chosen], teacher_says[chosen]).value
+        meta["agreement_reference"] = measure_agreement(of_student[chosen], of_teacher[chosen]).value
     if validation is not None:
         meta |= labelled_measures("validation", open_images(validation), student, teacher, device)
     return context.keep(partial(_write_numbers, "evaluation.json", meta), seconds=time.monotonic() - started)
@@ -54,7 +59,11 @@ def evaluate(
 def labelled_measures(
     split: str, images: ImageSet, student: Student, teacher: Teacher, device: Device
 ) -> dict[str, Any]:
-    """Accuracy (also per class and of the teacher), confusion matrix and calibration error on a labelled split."""
+    """Measure accuracy (also per class and the teacher's), confusion matrix and calibration error on a labelled split.
+
+    Args:
+        split: `validation` or `test`; the names of the measures begin with it.
+    """
     assert images.labels is not None
     labels = torch.from_numpy(images.labels)
     pixels = torch.from_numpy(images.pixels)
@@ -70,23 +79,25 @@ def labelled_measures(
     }
 
 
-def open_test_labels(context: StageContext, student: Student, teacher: Teacher) -> Artifact:
-    """The one door to the test labels. The opening stands in the store with its date, and is not repeated.
+def run_test_evaluation(context: StageContext, student: Student, teacher: Teacher) -> Artifact:
+    """Measure a student on the test labels, once: a second call returns the record of the first, with its date.
+
+    Nothing else reads these labels.
 
     Args:
-        context: with the stage that `hidfd.pipeline.graph.test_evaluation_of` gives.
+        context: with the stage that `hidfd.pipeline.graph.test_evaluation_of` returns.
     """
     stage, store = context.stage, context.store
-    opened = store.find(stage.name, stage.digest)
-    if opened is not None:
-        return opened
+    found = store.find(stage.name, stage.digest)
+    if found is not None:
+        return found
     labelled = store.get("import", stage.inputs["test"])
     meta = labelled_measures("test", open_images(labelled), student, teacher, context.device)
     return context.keep(partial(_write_numbers, "test.json", meta), consumed=[labelled])
 
 
-def _write_numbers(name: str, meta: dict[str, Any], writer: ArtifactWriter) -> dict[str, Any]:
-    writer.path(name).write_text(json.dumps(meta, indent=1))
+def _write_numbers(file: str, meta: dict[str, Any], writer: ArtifactWriter) -> dict[str, Any]:
+    writer.path(file).write_text(json.dumps(meta, indent=1))
     return meta
 
 

@@ -151,7 +151,7 @@ def test_the_collection_and_the_holdout_are_disjoint_and_shared_by_all_modes(
     assert torch.equal(holdouts[0], holdouts[2])
 
 
-def test_no_stage_opens_the_test_labels_and_the_door_records_its_opening(
+def test_no_stage_reads_the_test_labels_and_a_test_evaluation_is_recorded(
     trial_config: TrialConfig, store: Store, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = with_values(trial_config, {"data.test": {"path": str(world / "validation")}})
@@ -163,7 +163,7 @@ def test_no_stage_opens_the_test_labels_and_the_door_records_its_opening(
     assert evaluate_test(config, store, device="cpu") == first
 
 
-def test_the_labels_of_the_test_split_change_nothing_but_what_the_door_shows(
+def test_the_labels_of_the_test_split_change_nothing_but_the_test_evaluation(
     trial_config: TrialConfig, tmp_path: Path, world: Path
 ) -> None:
     shown, left = [], []
