@@ -57,7 +57,7 @@ class TrialResult:
 
 
 class Trial:
-    """A trial under way: finds each stage in the store, or builds it."""
+    """A trial that is being run: each stage is found in the store, or built."""
 
     def __init__(self, config: TrialConfig, store: Store, device: Device, observer: Observer) -> None:
         self.store, self.device, self.observer = store, device, observer
@@ -119,11 +119,11 @@ class Trial:
                 )
 
     def context(self, stage: Stage) -> StageContext:
-        """Return what a stage of this trial is built with."""
+        """Return the context to build a stage of this trial in."""
         return StageContext(stage, self.config, self.store, self.device, self.observer)
 
     def imported(self, split: str) -> Artifact | None:
-        """Return the images of a split, imported now unless they were before; None where the trial has none."""
+        """Return the images of a split and import them if need be; None where the trial has no such split."""
         if split not in self.stages:
             return None
         stage = self.stages[split]
@@ -136,7 +136,7 @@ class Trial:
         self.observer.reused(stage, found.meta.get("seconds"))
         if stage.name == "distillation":
             replay(stage, found.metrics(), self.observer)
-        if stage.name in LOOPS:  # a run that was killed before it could do so
+        if stage.name in LOOPS:  # the run that built it may have been killed before it could do so
             self.processes.from_first(context.clear_checkpoints)
 
     def _check_batches(self, until: str) -> None:
@@ -164,7 +164,7 @@ def run_trial(
     Args:
         config: the trial; materials may lack their sha256, they are identified first.
         until: the last stage to build.
-        folder: where the trial explains itself (`hidfd.report.folder`); None = nowhere.
+        folder: the folder for the trial's report (`hidfd.report.folder`); None = no report.
         device: `auto`, `cpu` or `cuda`.
         observer: is told of the progress and may stop the trial.
         name: the trial's name in its report.
@@ -191,7 +191,7 @@ def run_trial(
         try:
             trial.run(until)
         except Stopped:
-            processes.from_first(explain)  # as far as it came: a study's pruned trial stays so
+            processes.from_first(explain)  # up to here: a trial that a study has pruned gets no further
             raise
         metrics = processes.from_first(lambda: trial_folder.result_of(trial.built, until))
         processes.from_first(explain)

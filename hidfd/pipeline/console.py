@@ -1,4 +1,4 @@
-"""Progress on a terminal or in a log, and how Ctrl-C reaches a training loop."""
+"""Progress on a terminal or in a log, and Ctrl-C as a request to stop."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from hidfd.pipeline.observer import Observer
 
 
 class Rate:
-    """Images per second over a sliding window, so that a resumed or a slowing stage shows what it does now.
+    """The rate of a stage over a sliding window, so that a resumed or slowing stage shows its present rate.
 
     Args:
-        images: seen when the clock starts.
-        now_seconds: of any monotonic clock.
-        window_seconds: how far back the rate looks.
+        images: images seen when the clock starts.
+        now_seconds: time of any monotonic clock.
+        window_seconds: length of the window.
     """
 
     def __init__(self, images: int, now_seconds: float, window_seconds: float = 30.0) -> None:
@@ -35,7 +35,7 @@ class Rate:
         self._points = deque([(now_seconds, images)])
 
     def update(self, images: int, now_seconds: float) -> None:
-        """The stage has seen so many images by now; told the same again, the rate stays what it was."""
+        """Note how many images the stage has seen by now; the same number again leaves the rate as it was."""
         if images == self._points[-1][1]:
             return
         self._points.append((now_seconds, images))
@@ -44,24 +44,24 @@ class Rate:
 
     @property
     def images_per_second(self) -> float | None:
-        """None until something has moved."""
+        """Images per second; None until the number of images has risen."""
         (before, first), (now, last) = self._points[0], self._points[-1]
         return (last - first) / (now - before) if now > before and last > first else None
 
     def seconds_left(self, target_images: int) -> float | None:
-        """At this rate; None while there is none."""
+        """Return the seconds until the target at this rate; None while there is no rate."""
         rate = self.images_per_second
         return None if rate is None else max(0.0, (target_images - self._points[-1][1]) / rate)
 
 
 class ConsoleObserver(Observer):
-    """Bars with images/s and time left on a terminal; otherwise plain lines, at most one per stage and interval.
+    """An observer with bars, images/s and time left on a terminal; else with plain lines, one per stage and interval.
 
     Args:
-        stream: where to write; default standard error, so that `--json` has standard output to itself.
-        prefix: put before every line (a trial's name where several share a terminal).
-        interval_seconds: between two plain lines of one stage.
-        clock: seconds of a monotonic clock.
+        stream: the stream to write to; default standard error, so that `--json` has standard output to itself.
+        prefix: text before every line (a trial's name where several share a terminal).
+        interval_seconds: seconds between two plain lines of one stage.
+        clock: returns the seconds of a monotonic clock.
     """
 
     def __init__(
@@ -148,15 +148,15 @@ class ConsoleObserver(Observer):
 
 
 def console_observer(*, quiet: bool = False, prefix: str = "", stream: TextIO | None = None) -> Observer:
-    """The observer of a command line: silent if `quiet`, else bars or lines as the stream allows; for a `with`."""
+    """Return the observer of a command, for a `with` block: silent if `quiet`, else with bars or lines."""
     return Observer() if quiet else ConsoleObserver(stream, prefix=prefix)
 
 
 @contextmanager
 def interruptible(observer: Observer) -> Iterator[Observer]:
-    """Within it the first Ctrl-C or SIGTERM makes `observer.should_stop()` give a reason; the second kills the process.
+    """Turn the first Ctrl-C or SIGTERM within the block into the observer's reason to stop; a second one kills.
 
-    Must be entered in the main thread, as Python's signal handlers are.
+    Must be entered in the main thread, where Python allows signal handlers.
     """
     names = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
@@ -167,7 +167,7 @@ def interruptible(observer: Observer) -> Iterator[Observer]:
             return
         observer.stop_reason = names[signal.Signals(number)]
         # The handler may have interrupted a print, and buffered streams refuse a second one inside the first.
-        os.write(2, f"\n{observer.stop_reason}: saving, then stopping. Once more ends it at once.\n".encode())
+        os.write(2, f"\n{observer.stop_reason}: saving, then stopping. A second one ends it at once.\n".encode())
 
     before = {number: signal.signal(number, handle) for number in names}
     try:

@@ -1,4 +1,4 @@
-"""What a stage is expected to cost, in seconds and in bytes, learnt from what stands in the store. Torch-free."""
+"""The expected cost of a stage, in seconds and bytes, estimated from what was built before. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,21 +14,26 @@ from hidfd.pipeline.graph import Stage
 from hidfd.store.store import Artifact, Store
 
 DEFAULT_RATE = 3e10
-"""Operations per second that is expected of a machine that has built nothing yet: one modern CPU core in fp32."""
+"""Operations per second expected of a machine that has built nothing yet: one modern CPU core in fp32."""
 GPU_RATE = 3e13
-"""The same of a GPU: a quarter of what a V100 does in fp32 is 3 times less, of an H200 in bf16 7 times more."""
+"""The same of a GPU. A quarter of the peak of a V100 in fp32 (16 TFLOP/s) is 8 times less, of an H200 in bf16 (990
+TFLOP/s) 8 times more."""
 
-UNMEASURED, OF_OTHER_STAGES, OF_FEW = 10.0, 3.0, 1.5
-"""How far an expectation may be off, either way: where nothing was built, only other stages, fewer than `MANY`."""
+UNMEASURED = 10.0
+"""Factor by which an estimate may be off, either way, where nothing was built before."""
+OTHER_STAGES_MEASURED = 3.0
+"""The same where only other stages were built before."""
+FEW_MEASURED = 1.5
+"""The same where fewer than `MANY` artifacts of the stage were built before."""
 
 MANY = 3
-OUTER_SHARE = 0.1
-"""Of many measurements so many are left out of a range at either end."""
+OUTER_FRACTION = 0.1
+"""Fraction of the measurements that a range leaves out at either end."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """A quantity that is not known yet: what is expected, and between which bounds it may lie."""
+    """An estimate: the expected value, and the bounds between which the true one should lie."""
 
     low: float
     expected: float
@@ -44,16 +49,16 @@ class Range:
 
     @classmethod
     def within(cls, expected: float, factor: float) -> Self:
-        """So much, or a factor less or more."""
+        """Return the range from `expected / factor` to `expected * factor`."""
         return cls(expected / factor, expected, expected * factor)
 
     @classmethod
     def measured(cls, values: Sequence[float], expected: float) -> Self:
-        """What was expected of those values, and their spread without the outermost; wider where they are few."""
+        """Return the range of measured values around an expected one, without the outermost; wider for few values."""
         ordered = sorted(values)
         last = len(ordered) - 1
-        low, high = ordered[math.floor(OUTER_SHARE * last)], ordered[math.ceil((1 - OUTER_SHARE) * last)]
-        factor = OF_FEW if len(ordered) < MANY else 1.0
+        low, high = ordered[math.floor(OUTER_FRACTION * last)], ordered[math.ceil((1 - OUTER_FRACTION) * last)]
+        factor = FEW_MEASURED if len(ordered) < MANY else 1.0
         return cls(min(low, expected) / factor, expected, max(high, expected) * factor)
 
 
@@ -62,14 +67,14 @@ NOTHING = Range(0.0, 0.0, 0.0)
 
 @dataclass(frozen=True)
 class Costs:
-    """Operations per second, as they were reached.
+    """Measured speeds, and the seconds that they let expect of a stage.
 
     Attributes:
-        rate: over all that was built; `DEFAULT_RATE`, or `GPU_RATE`, where nothing was.
-        rates: by stage name.
-        typical: median seconds by stage name, for stages whose work is not counted in operations.
+        rate: operations per second over all that was built; `DEFAULT_RATE`, or `GPU_RATE`, where nothing was.
+        rates: operations per second by stage name.
+        typical: median seconds by stage name, for stages whose operations are not counted.
         is_measured: whether anything was built.
-        ranges: by stage name, seconds per operation, or seconds where its work is not counted in operations.
+        ranges: by stage name, seconds per operation, or seconds where the stage's operations are not counted.
     """
 
     rate: float
@@ -80,23 +85,23 @@ class Costs:
 
     @classmethod
     def of(cls, store: Store, *, on_gpu: bool | None = None) -> Costs:
-        """What the artifacts of a store say.
+        """Measure the artifacts of a store.
 
         Args:
-            store: with artifacts.
-            on_gpu: only those that were built on a GPU, or only those that were not; None for all.
+            store: the store with the artifacts.
+            on_gpu: True counts artifacts built on a GPU only, False those built on a CPU only; None counts all.
         """
         built: dict[str, list[Artifact]] = {}
         seconds: dict[str, list[float]] = {}
-        for row in store.list():
-            artifact = store.find(row.stage, row.digest) if row.kind == "artifact" else None
+        for entry in store.list():
+            artifact = store.find(entry.stage, entry.digest) if entry.kind == "artifact" else None
             if artifact is None or not artifact.meta.get("seconds"):
                 continue
             if on_gpu is not None and on_gpu == (artifact.environment.get("device") or "cpu").startswith("cpu"):
                 continue
-            seconds.setdefault(row.stage, []).append(artifact.meta["seconds"])
+            seconds.setdefault(entry.stage, []).append(artifact.meta["seconds"])
             if artifact.meta.get("operations"):
-                built.setdefault(row.stage, []).append(artifact)
+                built.setdefault(entry.stage, []).append(artifact)
         everything = [artifact for artifacts in built.values() for artifact in artifacts]
         ranges = {name: Range.measured(values, statistics.median(values)) for name, values in seconds.items()}
         for name, artifacts in built.items():
@@ -111,31 +116,31 @@ class Costs:
         )
 
     def seconds(self, stage: Stage) -> float | None:
-        """What building a stage is expected to take; None where its work is not counted and none was built before."""
+        """Return the expected seconds to build a stage; None if its operations are not counted and none was built."""
         if not stage.operations:
             return self.typical.get(stage.name)
         return stage.operations / self.rates.get(stage.name, self.rate)
 
     def range(self, stage: Stage) -> Range | None:
-        """The same with bounds: what was measured of this stage spread so far; wide where nothing was."""
+        """Return the expected seconds with bounds: those of earlier builds, or wide ones where there were none."""
         expected, known = self.seconds(stage), self.ranges.get(stage.name)
         if expected is None:
             return None
         if known is not None and (not stage.operations or stage.name in self.rates):
             return known * (stage.operations or 1.0)
-        return Range.within(expected, OF_OTHER_STAGES if self.is_measured else UNMEASURED)
+        return Range.within(expected, OTHER_STAGES_MEASURED if self.is_measured else UNMEASURED)
 
     def basis(self) -> str:
-        """What the expectation rests on, in words."""
+        """Return the basis of the expected seconds, in words."""
         if self.is_measured:
-            return "as what was built here before"
+            return "at the speed of what was built here before"
         return f"at {self.rate:.0e} operations/s, about one {'GPU' if self.rate == GPU_RATE else 'CPU core'}"
 
 
 def expected_bytes(config: TrialConfig) -> dict[str, float]:
-    """About what the artifacts of a trial take in the store, by stage; those that are left out take next to nothing."""
+    """Return the approximate bytes of a trial's artifacts, by stage; the stages left out take next to nothing."""
     data, generation, student, teacher = config.data, config.generation, config.distillation, config.teacher
-    # Parameters of the generators at the widths that they were counted at: 0.25 M at 32, 4.3 M at 256.
+    # Generators were counted at these widths: 0.25 M parameters at 32, 4.3 M at 256.
     parameters, width = (0.25e6, 32) if generation.networks == "light" else (4.3e6, 256)
     return {
         "teacher": _network_bytes(teacher.architecture, teacher.width),
@@ -146,8 +151,8 @@ def expected_bytes(config: TrialConfig) -> dict[str, float]:
 
 
 def _network_bytes(architecture: str, width: int | None) -> float:
-    row = ARCHITECTURES[architecture]
-    return 4e6 * row.published_parameters * ((width or row.width) / row.width) ** 2
+    network = ARCHITECTURES[architecture]
+    return 4e6 * network.published_parameters * ((width or network.width) / network.width) ** 2
 
 
 def _rate(artifacts: Sequence[Artifact]) -> float:

@@ -1,4 +1,4 @@
-"""The stage graph: which artifacts a trial needs, and the digest that names each one.
+"""The stage graph: the artifacts that a trial needs, and the digest that names each one.
 
 A digest is the sha256 of canonical JSON of all that the artifact depends on: the stage's own settings (only those that
 change its result), the digests of the inputs that it really consumes, its seed, its `VERSION` and the precision. So a
@@ -30,7 +30,8 @@ VERSIONS = {
     "distillation": 1,
     "evaluation": 1,
 }
-"""Raise a stage's number when its code changes its numbers; `tests/hidfd/stages/test_golden.py` fails until it is."""
+"""Version of each stage. Raise it when the stage's code changes its numbers; `tests/hidfd/stages/test_golden.py` asks
+for it."""
 
 STAGE_NAMES = tuple(VERSIONS)
 """The stages of a trial, in their order."""
@@ -44,14 +45,14 @@ class Stage:
     """One artifact of a trial.
 
     Attributes:
-        name: the stage, one of `STAGE_NAMES`; also the artifact's folder in the store.
-        role: for imports, what the images are for (`candidates`, `test`, ...); else the name again.
-        digest: 64 hex digits.
+        name: the stage that builds it, one of `STAGE_NAMES`; also the artifact's folder in the store.
+        role: for imports, the purpose of the images (`candidates`, `test`, ...); else the name again.
+        digest: the artifact's name in the store, 64 hex digits.
         inputs: role -> digest of every artifact that it reads.
-        identity: what the digest was taken of.
-        trajectory: for `generation`, the digest without its length: a longer run continues a shorter one.
-        target_images: for `generation`, that length.
+        identity: the content that the digest is taken of.
         operations: estimated floating-point operations of building it, for expected seconds; 0 where data dominates.
+        trajectory: for `generation`, the digest without the length: a longer run continues a shorter one.
+        target_images: for `generation`, that length.
     """
 
     name: str
@@ -65,21 +66,21 @@ class Stage:
 
     @property
     def checkpoints(self) -> str:
-        """The digest that its checkpoints are kept under: lengths of one trajectory share them."""
+        """The digest under which its checkpoints are kept: the lengths of one trajectory share them."""
         return self.trajectory or self.digest
 
 
 def digest_of(content: Any) -> str:
-    """sha256 of canonical JSON (sorted keys, no spaces, no NaN), 64 hex digits."""
+    """Return the sha256 of canonical JSON (sorted keys, no spaces, no NaN), 64 hex digits."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def plan(config: TrialConfig) -> dict[str, Stage]:
-    """Every artifact of a trial by role, in an order in which each can be built.
+    """Return every artifact of a trial by role, in an order in which each can be built.
 
     Args:
-        config: a trial whose materials all carry their sha256 (`hidfd.data.identify.identify`).
+        config: a trial whose materials all have their sha256 (`hidfd.data.identify.identify`).
 
     Raises:
         ConfigError: a material has no sha256.
@@ -110,9 +111,9 @@ def _stage_of(spec: StageSpec, config: TrialConfig, inputs: dict[str, str]) -> S
 
 
 def snapshots(config: TrialConfig) -> tuple[Stage, ...]:
-    """The shorter generators that training a trial's own leaves on its way, shortest first.
+    """Return the shorter generators that a trial keeps while it trains its own, shortest first.
 
-    Each is what a trial of that `target_images` has.
+    Each is the generator of a trial with that `target_images`.
     """
     if not config.uses_generator:
         return ()
@@ -125,17 +126,24 @@ def snapshots(config: TrialConfig) -> tuple[Stage, ...]:
 
 
 def kept_digests(config: TrialConfig) -> set[str]:
-    """Names of all in the store that a trial rests on, and of what a longer generator goes on from."""
+    """Return the digests of all that a trial needs in the store, with the checkpoints that a longer one continues."""
     stages = (*plan(config).values(), *snapshots(config))
     return {digest for stage in stages for digest in (stage.digest, stage.checkpoints)}
 
 
 def needed(stages: dict[str, Stage], until: str) -> Iterator[Stage]:
-    """The stages that `until` (a stage name) rests on, itself last, in building order."""
-    last = next((stage for stage in stages.values() if stage.name == until and until != "import"), None)
+    """Yield the stages that `until` needs, itself last, in building order.
+
+    Args:
+        until: the name of a stage; `import` stands for all imports.
+
+    Raises:
+        ConfigError: the trial has no such stage.
+    """
     if until == "import":
         yield from (stage for stage in stages.values() if stage.name == "import")
         return
+    last = next((stage for stage in stages.values() if stage.name == until), None)
     if last is None:
         raise ConfigError(f"this trial has no stage {until!r}; it has: {', '.join(stages)}")
     wanted = {last.digest}

@@ -1,6 +1,6 @@
-"""How a trial tells what it is doing: an `Observer` is told of every step and may ask it to stop.
+"""The observer of a trial: it is told of the progress and may ask the trial to stop.
 
-The base class is silent and never stops; `ConsoleObserver` draws bars on a terminal and prints plain lines elsewhere.
+`hidfd.pipeline.console.ConsoleObserver` draws bars on a terminal and prints plain lines elsewhere.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from hidfd.pipeline.graph import Stage
 
 
 class Observer:
-    """Told of everything that happens in a trial, and asked at every poll whether to go on. Silent; never stops.
+    """An observer that says nothing and never asks to stop; the base of the others.
 
     Attributes:
         measure_at_images: student images seen at which the distillation must measure its agreement (a study's rungs).
-        stop_reason: once set, what `should_stop` answers.
+        stop_reason: returned by `should_stop`; None = go on.
     """
 
     measure_at_images: tuple[int, ...] = ()
     stop_reason: str | None = None
 
     def stage_started(self, stage: Stage, target_images: int | None, images_seen: int = 0) -> None:
-        """A stage is being built; `target_images` is None where images are not what it counts."""
+        """Note that a stage is being built; `target_images` is None where it does not count images."""
 
     def reused(self, stage: Stage, seconds: float | None) -> None:
-        """A stage was found in the store; `seconds` is what building it took then, if known."""
+        """Note that a stage was found in the store; `seconds` is how long building it took, if that is known."""
 
     def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
-        """A training loop has read its metrics (means over the logging interval)."""
+        """Note the progress of a stage; `metrics` are means over the logging interval of a training loop."""
 
     def measured(self, stage: Stage, images: int, metrics: dict[str, float]) -> None:
-        """Something was measured on images set aside: agreement of a student, proxies of a generator."""
+        """Note what was measured on the hold-out: the agreement of a student."""
 
     def picture(self, stage: Stage, images: int, path: Path) -> None:
-        """A picture was written."""
+        """Note that a picture was written."""
 
     def stage_finished(self, stage: Stage, seconds: float) -> None:
-        """A stage's artifact is in the store; `seconds` over all attempts that built it."""
+        """Note that a stage's artifact is in the store; `seconds` is the time of all attempts that built it."""
 
     def note(self, text: str) -> None:
-        """One line for a human."""
+        """Show one line to people."""
 
     def should_stop(self) -> str | None:
-        """A reason to save and stop, or None. Polled about twice a second by every loop: answer from memory."""
+        """Return a reason to save and stop, or None. Every loop polls it about twice a second: answer from memory."""
         return self.stop_reason
 
     def close(self) -> None:

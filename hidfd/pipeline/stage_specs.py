@@ -23,7 +23,7 @@ MATERIAL_SETTINGS = {
     "teacher": "teacher.checkpoint",
     "synthesis": "data.synthetic",
 }
-"""Role of what is made of a user's material -> where the study file names the material, below `trial`."""
+"""Role of the artifact that is made of a user's material -> where the study file names the material, below `trial`."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class StageSpec:
 
 
 def material_of(config: TrialConfig, role: str) -> Material | None:
-    """Return the user's material that a role is made of; None where the trial has none."""
+    """Return the user's material that the artifact of a role is made of; None where the trial has none."""
     value: Any = config
     for name in MATERIAL_SETTINGS[role].split("."):
         value = None if value is None else getattr(value, name)
@@ -157,7 +157,10 @@ def _teacher_flops(config: TrialConfig) -> float:
 
 
 def _gan_step_flops(config: TrialConfig) -> float:
-    """Per real image, forward and backward of both networks: 31 GFLOP for the residual pair at width 256, 32 px."""
+    """Floating-point operations per real image, forward and backward of both networks.
+
+    31 GFLOP for the residual networks at width 256 and 32 px.
+    """
     generation = config.generation
     scale = (generation.width / 256) ** 2 * (generation.image_size_pixels / 32) ** 2
     return 31e9 * scale / (4.7 if generation.networks == "light" else 1.0)

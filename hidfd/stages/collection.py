@@ -1,7 +1,7 @@
-"""D_c: which candidates become the collected images, and which are held out to judge students by.
+"""The collected images D_c and the hold-out that students are judged by, both chosen from the candidates.
 
-The order is: drop duplicates and images that the test split holds (by pixel hash; its pixels and labels are never
-seen), set the hold-out aside by seed, then select. So the hold-out is one set for all trials of a study, unfiltered.
+The order is: drop duplicates and images of the test split (by pixel hash; its pixels and labels are never read), set
+the hold-out aside by seed, then select. So the hold-out is one set for all trials of a study, unfiltered.
 
 **Source**: selection is not in the authors' release; `confident` follows the collection-based literature (lowest
 cross-entropy to the teacher's own argmax), and the hold-out is this project's.
@@ -28,11 +28,14 @@ from hidfd.stages.context import StageContext
 from hidfd.store.store import Artifact, ArtifactWriter
 
 CHUNK_IMAGES = 2_000
-"""Candidates that are in memory at once."""
+"""Number of candidates that are in memory at once."""
 
 
 def collect(context: StageContext, candidates: Artifact, test: Artifact | None, teacher: Teacher) -> Artifact:
-    """Build the collection artifact: indices into the candidates, with part, pseudo-label, loss and reference flag.
+    """Build the collection: indices into the candidates, with part, pseudo-label, loss and reference flag.
+
+    Args:
+        test: the images of the test split, to leave them out; None where the trial has none.
 
     Raises:
         InputError: too few distinct candidates for the hold-out and `num_images`.
@@ -53,7 +56,7 @@ def collect(context: StageContext, candidates: Artifact, test: Artifact | None, 
         )
     observer.stage_started(stage, len(kept))
     parts = []
-    for chunk in np.split(kept, range(CHUNK_IMAGES, len(kept), CHUNK_IMAGES)):  # the pool may be larger than memory
+    for chunk in np.split(kept, range(CHUNK_IMAGES, len(kept), CHUNK_IMAGES)):  # they may not fit into memory
         reason = observer.should_stop()
         if reason is not None:
             raise Stopped(f"collection: stopped ({reason}); it starts anew, and what was built before is kept")
@@ -97,14 +100,14 @@ def collect(context: StageContext, candidates: Artifact, test: Artifact | None, 
 
 
 def distinct_candidates(pixel_hashes: np.ndarray, test_hashes: np.ndarray | None) -> tuple[np.ndarray, int, int]:
-    """Candidates without duplicates and without images of the test split.
+    """Return the candidates without duplicates and without images of the test split.
 
     Args:
-        pixel_hashes: `n` uint64 of the candidates.
-        test_hashes: uint64 of the test split, or None where there is none.
+        pixel_hashes: `n` uint64, one per candidate.
+        test_hashes: uint64, one per image of the test split; None where there is none.
 
     Returns:
-        Kept indices (`m` int64, ascending), how many were duplicates, how many were in the test split.
+        Kept indices (`m` int64, ascending), the number of duplicates, the number of images of the test split.
     """
     _, first = np.unique(pixel_hashes, return_index=True)
     first.sort()
@@ -122,7 +125,7 @@ def select(
         labels: `m` int64, that argmax.
 
     Returns:
-        Indices of the chosen (`n_c` int64), and per class (`K` float) the largest loss that the mode would take.
+        Indices of the chosen candidates (`n_c` int64), and per class (`K` float) the largest loss that the mode takes.
     """
     if settings.mode == "random":
         order = torch.randperm(len(losses), generator=stream(seed, "collection", "selection"))
@@ -132,7 +135,7 @@ def select(
         chosen = by_confidence[: settings.num_images]
         return chosen, torch.full((num_classes,), losses[chosen].max().item())
 
-    # Balanced: the same number of each class; what a class lacks goes to the most confident of the others.
+    # Balanced: the same number of each class; where a class has too few, the most confident of the others fill up.
     share = settings.num_images // num_classes
     ranked = labels[by_confidence]
     taken = torch.zeros(len(ranked), dtype=torch.bool)
@@ -141,7 +144,7 @@ def select(
         best = torch.nonzero(ranked == k).flatten()[:share]
         taken[best] = True
         if len(best) < share:
-            threshold[k] = float("inf")  # of so rare a class, one more is taken whatever its loss
+            threshold[k] = float("inf")  # one more image of so rare a class is taken whatever its loss
         elif share > 0:
             threshold[k] = losses[by_confidence[best[-1]]]
     filling = torch.nonzero(~taken).flatten()[: settings.num_images - int(taken.sum())]

@@ -1,4 +1,4 @@
-"""What every stage is given beside its inputs, and how each ends: its artifact is written into the store."""
+"""The context of a stage: what it is built with beside its inputs, and how its artifact gets into the store."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from hidfd.store.store import Artifact, ArtifactWriter, Store
 from hidfd.training.loop import Milestone, Schedule, Training, run_loop
 
 Write = Callable[[ArtifactWriter], dict[str, Any]]
-"""Writes the files of a stage and returns the meta of its artifact: counts, accuracies and other small results."""
+"""Function that writes the files of a stage and returns the meta of its artifact: counts, accuracies and other small
+results."""
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """A stage that is to be built, and what it is built with.
+    """A stage to build, and what it is built with.
 
     Attributes:
         stage: the artifact to build.
         config: the whole trial, with the sha256 of every material.
         store: the store that the artifact goes into.
-        device: the device to compute on.
+        device: the device to compute on, and the processes that compute.
         observer: is told of the progress and may ask to stop.
     """
 
@@ -51,14 +52,14 @@ class StageContext:
         return artifact or self.store.get(self.stage.name, self.stage.digest)
 
     def clear_checkpoints(self) -> None:
-        """Delete the checkpoints that nobody needs once the stage's artifact is in the store; for the first process."""
+        """Delete the checkpoints that are not needed once the artifact is in the store; for the first process alone."""
         self.store.checkpoints(self.stage.checkpoints).clear(self.stage.target_images)
 
     def by_first(self, make: Callable[[], object]) -> Artifact:
         """Have the first process make the stage's artifact; return it as every process finds it in the store."""
 
         def build() -> None:
-            make()  # what it returns is not sent to the other processes
+            make()  # without its result, which would be sent to the other processes
 
         self.device.processes.from_first(build)
         return self.store.get(self.stage.name, self.stage.digest)
@@ -72,17 +73,17 @@ class StageContext:
         consumed: Sequence[Artifact] | None = None,
         is_computed: bool = True,
     ) -> Artifact:
-        """Write the stage's artifact; all that follows the computation, for every stage.
+        """Write the stage's artifact into the store: the end of every stage.
 
         Args:
             write: called with the open writer.
-            seconds: that building took, for the meta; None where `write` says it, or where nobody asks.
-            rows: of `metrics.jsonl`; None for an artifact without one.
+            seconds: time that building took, for the meta; None where the meta of `write` is complete.
+            rows: rows of `metrics.jsonl`; None for an artifact without this file.
             consumed: artifacts that were read; None for those that the stage's inputs name.
-            is_computed: whether the result depends on the device, which the manifest then names.
+            is_computed: whether the result was computed on the device, which the manifest then names.
 
         Returns:
-            The artifact in the store: another process's, where that was first.
+            The artifact in the store, which is another writer's where that one was first.
 
         Raises:
             StoreError: it cannot be written.
@@ -108,13 +109,13 @@ def train_and_keep(
     milestones: Iterable[Milestone] = (),
     on_resume: Callable[[list[dict[str, float]]], None] = lambda rows: None,
 ) -> Artifact:
-    """Train to the target from the newest checkpoint, keep what `write` makes of it, and delete the checkpoints.
+    """Train to the target from the newest checkpoint, write the artifact, and delete the checkpoints.
 
     All processes train; the first one writes.
 
     Args:
-        write: called in the first process when the training has ended.
-        target_images: where the training ends.
+        write: called in the first process when the training has ended; the time and operations are added to its meta.
+        target_images: images after which the training ends.
         step_images: images that one step sees.
         milestones, on_resume: as in `hidfd.training.loop.run_loop`.
 
@@ -159,9 +160,9 @@ def write_weights(writer: ArtifactWriter, name: str, network: nn.Module) -> None
 
 
 def observer_of_process(observer: Observer, processes: ProcessGroup) -> Observer:
-    """Return the observer that this process of a trial talks to: the given one in the first process, else a silent one.
+    """Return the given observer in the first process, and in the others a silent one that measures at the same images.
 
-    The silent ones measure where the first process does, as all processes must.
+    All processes must stop training for a measurement at the same step.
     """
     at_images = processes.from_first(lambda: observer.measure_at_images)
     if not processes.is_first:

@@ -34,19 +34,20 @@ from hidfd.training.loop import SKIPPED, Milestone
 from hidfd.training.lr_schedule import warmup_cosine
 
 PROBE_IMAGES = 64
-"""Hold-out images that show the teacher's map: its side, and whether it goes below zero."""
+"""Number of hold-out images that show the teacher's map: its side, and whether it goes below zero."""
 
 MEASURED = ("agreement", "agreement_standard_error", "kl_to_teacher")
-"""What a measurement in the course of training says, in this order."""
+"""Names of the numbers that are measured during training."""
 
 
 def distil(context: StageContext, collection: Collection, synthetic: Tensor | None, teacher: Teacher) -> Artifact:
-    """Train one student to its budget.
+    """Train one student to its budget of images.
 
     Args:
         synthetic: `n_s x c x h x w` uint8, or None for real images only.
 
-    The artifact holds `student.safetensors` and `metrics.jsonl`.
+    Returns:
+        Artifact with `student.safetensors` and `metrics.jsonl`.
     """
     stage, settings, observer = context.stage, context.config.distillation, context.observer
     training = StudentTraining(context.config, collection, synthetic, teacher, context.device)
@@ -87,7 +88,7 @@ def distil(context: StageContext, collection: Collection, synthetic: Tensor | No
 
 
 def replay(stage: Stage, rows: Iterable[Mapping[str, float]], observer: Observer) -> None:
-    """Tells an observer again what an earlier run has measured: a study compares students that it did not see train."""
+    """Tell an observer what an earlier run has measured: a study compares students that it did not see train too."""
     for row in rows:
         if "distillation/agreement" in row:
             observer.measured(stage, int(row["images"]), {name: row[f"distillation/{name}"] for name in MEASURED})
@@ -128,7 +129,7 @@ class StudentTraining:
         )
 
     def step(self, images_seen: int) -> dict[str, Tensor]:
-        """One batch of views, the teacher's answer to them, one SGD step."""
+        """Draw one batch of views, have the teacher answer it, take one SGD step."""
         image_normalised = self.teacher.normalised(self._views(images_seen))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.settings, images_seen)
@@ -147,9 +148,9 @@ class StudentTraining:
         return metrics
 
     def _views(self, images_seen: int) -> Tensor:
-        """RandomResizedCrop and flip of the following images, real ones first, at the teacher's size.
+        """Draw RandomResizedCrop and flip of the next images, real ones first, at the teacher's size.
 
-        On several processes the batch is cut into parts as it lies, whatever real and synthetic images each gets.
+        On several processes each takes its rows of the batch, however many real and synthetic images are in them.
         """
         real, synthetic = self.sampler.batch(images_seen, self.settings.batch_images)
         numbers = stream(self.seed, "distillation", "views", images_seen)
@@ -170,7 +171,7 @@ class StudentTraining:
         return torch.cat(views)
 
     def logits_of(self, images_uint8: Tensor) -> Tensor:
-        """The student's logits of many images, float32 on the CPU."""
+        """Return the student's logits of many images, float32 on the CPU."""
         return student_logits(self.student, self.teacher, images_uint8, self.device)
 
     def state_dict(self) -> dict[str, Any]:
@@ -182,7 +183,7 @@ class StudentTraining:
 
 
 def learning_rate_at(settings: DistillationConfig, images_seen: int) -> float:
-    """The learning rate of the step that follows `images_seen` images."""
+    """Return the learning rate of the step that follows `images_seen` images."""
     progress = images_seen / settings.target_images
     if settings.schedule == "cosine":
         return settings.learning_rate * warmup_cosine(progress, 0.0)

@@ -1,4 +1,4 @@
-"""The GAN under training: one step, and all that it reads and writes.
+"""The GAN under training: its networks, its optimisers and its step.
 
 One step is `discriminator_steps` D updates and one G update; the last D update and the G update share one forward of G
 and one teacher forward of x_g (detached for D). Every random number comes from (seed, purpose, images seen).
@@ -70,7 +70,7 @@ class AdversarialTraining:
         )
         self.grids: dict[str, Tensor] = {}
 
-        # The real images at the GAN's size, resident as uint8, and the teacher's features of them, mirrored too:
+        # The real images at the GAN's size, resident as uint8, and the teacher's features of them, both also mirrored:
         # the teacher sees no DiffAugment, so t(x_r) never changes.
         real = resize_uint8(collection.images, settings.image_size_pixels)
         versions = [real, real.flip(3)] if settings.flip else [real]
@@ -83,11 +83,12 @@ class AdversarialTraining:
 
     @property
     def uses_integration(self) -> bool:
+        """Whether the discriminator has a term of feature integration."""
         weights = self.settings.integration
         return weights.trans_weight > 0 or weights.blend_weight > 0
 
     def step(self, images_seen: int) -> dict[str, Tensor]:
-        """`discriminator_steps` D updates on the following real images, then one G update."""
+        """Take `discriminator_steps` D updates on the next real images, then one G update."""
         batch = self.settings.batch_images
         last = images_seen + (self.settings.discriminator_steps - 1) * batch
         skipped = []
@@ -104,14 +105,14 @@ class AdversarialTraining:
         return metrics
 
     def latents(self, position: int, batch: int, purpose: str = "latent") -> tuple[Tensor, Tensor]:
-        """z ~ N(0, I), `batch x latent_dim`, and y' uniform over the classes that D_c has."""
+        """Draw z ~ N(0, I), `batch x latent_dim`, and y' uniform over the classes that D_c has."""
         draws = stream(self.seed, "generation", purpose, position)
         z = torch.randn(batch, self.settings.latent_dim, generator=draws)
         labels = self.present_classes[torch.randint(len(self.present_classes), (batch,), generator=draws)]
         return self.device.put(z), self.device.put(labels)
 
     def _generate(self, position: int, *, ask: bool = True) -> tuple[Tensor, Tensor, TeacherOutput | None]:
-        """This process's x_g and y' and, if asked for, what the teacher says of x_g."""
+        """Generate this process's x_g for its y'; with `ask`, also the teacher's answer to x_g."""
         z, labels = map(self.device.processes.part, self.latents(position, self.settings.batch_images))
         with self.device.autocast():
             fake: Tensor = self.generator.train()(z, labels)
@@ -128,7 +129,7 @@ class AdversarialTraining:
         return image_signed, self.real_labels[index], self.real_features[version, index]
 
     def _draws(self, purpose: str, position: int, *, halves: int) -> Draws:
-        """For this process's images of a global batch, or of two, one after the other."""
+        """Return the draws of this process's images of a global batch, or of two of them one after the other."""
         numbers, batch = stream(self.seed, "generation", purpose, position), self.settings.batch_images
         if self.device.processes.is_alone:
             return Draws(numbers)
@@ -233,7 +234,7 @@ class AdversarialTraining:
 
 
 def ema_beta(config: EmaConfig, images_seen: int, step_images: int) -> float:
-    """Weight of the old average in a step: 0 until `start_images`, then 0.5^(step_images / half life)."""
+    """Return the weight of the old average in a step: 0 until `start_images`, then 0.5^(step_images / half life)."""
     if images_seen < config.start_images:
         return 0.0
     half_life = float(config.half_life_images)

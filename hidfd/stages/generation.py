@@ -25,15 +25,16 @@ from hidfd.training.loop import Milestone
 def train_generator(
     context: StageContext, collection: Collection, teacher: Teacher, samples: Path | None = None
 ) -> Artifact:
-    """Train the GAN and keep the EMA generator, and the state that a longer training goes on from.
+    """Train the GAN; keep the EMA generator, and the state from which a longer training continues.
 
-    The snapshots of the configuration (`hidfd.pipeline.graph.snapshots`) are found or built on the way.
+    The shorter generators that the configuration asks for (`hidfd.pipeline.graph.snapshots`) are found or built first.
 
     Args:
-        samples: folder for the growing sample grid, `generation-<images>.png`; None = the grids are only kept.
+        samples: folder for the sample grids as they are drawn, `generation-<images>.png`; None = nowhere.
 
-    The artifact holds `generator.safetensors` (EMA weights with re-estimated batch-norm statistics), one
-    `grid-<images>.png` per interval, `metrics.jsonl`, and the final proxies in its meta.
+    Returns:
+        Artifact with `generator.safetensors` (EMA weights with re-estimated batch-norm statistics), one
+        `grid-<images>.png` per interval, `metrics.jsonl`, and the final proxies in its meta.
     """
     for snapshot in snapshots(context.config):
         shorter = replace(context, stage=snapshot)
@@ -47,7 +48,7 @@ def train_generator(
 
 
 def _train_to_length(context: StageContext, collection: Collection, teacher: Teacher, samples: Path | None) -> Artifact:
-    """Train to the length of the stage, from the longest shorter training that has left its state."""
+    """Train to the length of the stage, from where the longest shorter training has ended."""
     stage, settings, observer = context.stage, context.config.generation, context.observer
     assert stage.target_images is not None
     training = AdversarialTraining(context.config, collection, teacher, context.device)
@@ -67,7 +68,7 @@ def _train_to_length(context: StageContext, collection: Collection, teacher: Tea
             observer.picture(stage, images, path)
         return {}
 
-    proxies: dict[str, float | None] = {}  # the newest: the last milestone is at the end
+    proxies: dict[str, float | None] = {}  # from the newest measurement; the last one is at the end
 
     def measure_proxies(_images: int) -> dict[str, float]:
         proxies.update(probe.proxies())

@@ -1,6 +1,6 @@
-"""What the EMA generator makes at a point of its training: the sample grid, and the proxies that judge it.
+"""Samples of the EMA generator during its training: the sample grid, and the proxies of its quality.
 
-Both draw from streams of their own and touch nothing that the training reads.
+Both draw from random streams of their own and change nothing that the training reads.
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ from hidfd.stages.gan_training import AdversarialTraining
 
 GRID_COLUMNS = 8
 GRID_MAX_ROWS = 20
+"""Number of classes that the sample grid shows."""
+
 MAX_PROXY_IMAGES = 2_000
+"""Number of hold-out images that the proxies compare with."""
 
 
 class GeneratorProbe:
-    """Samples of a training's EMA generator, compared with the hold-out and the collected images.
+    """The EMA generator of a training: its samples, compared with the hold-out and the collected images.
 
     Args:
-        training: is only read, but for the EMA generator's batch-norm statistics.
-        collection: whose hold-out the teacher compares with as many samples.
+        training: the GAN; only the batch-norm statistics of its EMA generator are changed.
+        collection: the images to compare with; the teacher sees as many samples as there are hold-out images.
     """
 
     def __init__(self, training: AdversarialTraining, collection: Collection) -> None:
         self.training, self.settings, self.device = training, training.settings, training.device
         teacher, size = training.teacher, training.settings.image_size_pixels
-        # At the generator's size, as its own images and the collected ones: else size alone would tell them apart.
+        # At the generator's size, like its own images and the collected ones: else size alone would tell them apart.
         holdout = resize_uint8(collection.holdout[:MAX_PROXY_IMAGES], size)
         self.holdout_features = teacher.ask_all(holdout, self.device).pooled
         reference = resize_uint8(collection.holdout[collection.reference][:MAX_PROXY_IMAGES], size)
@@ -43,7 +46,7 @@ class GeneratorProbe:
 
     @torch.no_grad()
     def sample(self, z: Tensor, labels: Tensor) -> Tensor:
-        """uint8 images of the EMA generator on the CPU; call `reestimate_statistics` before the first."""
+        """Return images of the EMA generator, uint8 on the CPU; call `reestimate_statistics` before the first."""
         parts = []
         for part_z, part_labels in zip(torch.split(z, 250), torch.split(labels, 250), strict=True):
             with self.device.autocast():
@@ -53,7 +56,7 @@ class GeneratorProbe:
 
     @torch.no_grad()
     def reestimate_statistics(self) -> None:
-        """Batch-norm statistics of the EMA weights, over batches of a fixed stream: stale ones spoil short runs."""
+        """Estimate the batch-norm statistics of the EMA weights over a fixed stream: stale ones spoil short runs."""
         with batch_norm_reestimation(self.training.ema):
             for number in range(self.settings.statistics_batches):
                 z, labels = self.training.latents(number, max(self.settings.batch_images, 100), "statistics")
@@ -61,14 +64,18 @@ class GeneratorProbe:
                     self.training.ema(z, labels)
 
     def sample_grid(self) -> Tensor:
-        """`c x H x W` uint8: one row per class, the same noise at every point of the run."""
+        """Return `c x H x W` uint8: one row per class, the same noise at every point of the run."""
         rows = self.training.present_classes[:GRID_MAX_ROWS]
         z, _ = self.training.latents(0, GRID_COLUMNS * len(rows), "grid")
         self.reestimate_statistics()
         return tile(self.sample(z.cpu(), rows.repeat_interleave(GRID_COLUMNS)), GRID_COLUMNS)
 
     def proxies(self) -> dict[str, float | None]:
-        """What the teacher says of as many samples as there are hold-out images (at most 2,000)."""
+        """Measure as many samples as there are hold-out images (at most 2,000) by the teacher's answers to them.
+
+        Returns:
+            Name -> value; None where there are too few reference images for a measure.
+        """
         z, labels = self.training.latents(0, len(self.holdout_features), "proxies")
         self.reestimate_statistics()
         samples = self.sample(z.cpu(), labels.cpu())

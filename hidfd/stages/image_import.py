@@ -1,8 +1,8 @@
-"""Stage 0: the user's images into the store, by content. Torch-free.
+"""The import of the user's images into the store, where they are known by their content.
 
-Whatever holds them (`hidfd.data.sources`), images become one Parquet file of uint8 pixels (`hidfd.data.image_set`).
-They are read, decoded and written in a stream, so that a set may be larger than memory. With its sha256 in the study
-file a material is looked for in the store first, and its path need not exist any more.
+Folders and Parquet (`hidfd.data.sources`) become one Parquet file of uint8 pixels (`hidfd.data.image_set`). Images are
+read, decoded and written in a stream, so that a set may be larger than memory. With its sha256 in the study file a
+material is looked for in the store first, and its path need not exist any more.
 """
 
 from __future__ import annotations
@@ -25,18 +25,17 @@ from hidfd.stages.context import StageContext
 from hidfd.store.store import Artifact, ArtifactWriter
 
 LISTED_BROKEN = 100
-"""Broken images that a manifest names."""
+"""Number of broken images that a manifest names."""
 
 MAX_THREADS = 4
-"""Pillow decodes outside the interpreter lock, but what is around it does not run faster with more."""
+"""Number of decoding threads. Pillow decodes outside the interpreter lock; the code around it gains from no more."""
 
 
 def import_images(context: StageContext) -> Artifact:
-    """Decodes a material into the store, unless it is there.
+    """Decode a material into the store, unless it is there.
 
     Args:
-        context: with an import of `hidfd.pipeline.graph.plan`; its settings say how images are fitted and whether
-            labels are wanted.
+        context: the context of an import; the stage's settings say how images are fitted and whether labels are wanted.
 
     Returns:
         Artifact with `images.parquet` (`open_images` reads it); meta: num_images, num_broken, broken, shape,
@@ -44,7 +43,7 @@ def import_images(context: StageContext) -> Artifact:
 
     Raises:
         InputError: no images, an unreadable Parquet, labels that are missing or outside 0..K-1, too many broken files.
-        Stopped: the observer asked for it; an import starts anew.
+        Stopped: the observer asked for it; an import then starts anew.
     """
     started = time.monotonic()
     stage, config, observer = context.stage, context.config, context.observer
@@ -103,7 +102,7 @@ def import_images(context: StageContext) -> Artifact:
 def _decoded(
     encoded: Encoded, channels: int, side: int, fit: Literal["crop", "pad"]
 ) -> Iterator[tuple[Chunk, Decoded]]:
-    """Chunks in order, decoded by a few threads that stay at most a few chunks ahead."""
+    """Yield the chunks in order, decoded by a few threads that are at most a few chunks ahead."""
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
     waiting: deque[tuple[Chunk, Future[Decoded]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
@@ -123,10 +122,11 @@ def _decoded(
 def _check_broken(
     broken: list[dict[str, str]], num_broken: int, total: int, data: DataConfig, where: str, material: Material
 ) -> None:
+    """Refuse a material with more broken images than the trial allows, or with no other ones."""
     if num_broken > data.max_broken_fraction * total or num_broken == total:
         first = "; ".join(f"{image['path']} ({image['reason']})" for image in broken[:3])
         raise InputError(
             f"{where}: {num_broken:,} of {total:,} images of {material.path} cannot be read, more than "
             f"trial.data.max_broken_fraction {data.max_broken_fraction:g} allows: {first}. "
-            f"Mend or delete them, or raise it"
+            f"Repair or delete them, or raise trial.data.max_broken_fraction"
         )

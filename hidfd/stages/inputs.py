@@ -1,4 +1,4 @@
-"""What the stages of a trial read of each other: artifacts in the store, each opened once."""
+"""The inputs of stages: artifacts that other stages of the trial have put into the store, each opened once."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from hidfd.store.store import Artifact, Store
 
 
 class StageInputs:
-    """The artifacts of one trial.
+    """The artifacts that the stages of one trial read.
 
     Args:
         config: the trial, with the sha256 of every material.
         stages: its stages by role.
-        store: the store that has what is built of them.
+        store: the store with the artifacts that have been built.
         device: the device that networks are loaded onto.
     """
 
@@ -31,17 +31,17 @@ class StageInputs:
         self._config, self._stages, self._store, self._device = config, stages, store, device
 
     def artifact(self, role: str) -> Artifact:
-        """Return the artifact of a stage that has been built.
+        """Return the artifact of a stage.
 
         Raises:
-            StoreError: it has not been.
+            StoreError: it has not been built.
         """
         stage = self._stages[role]
         return self._store.get(stage.name, stage.digest)
 
     @cached_property
     def teacher(self) -> Teacher:
-        """The teacher on the device."""
+        """The teacher, on the device."""
         return load_teacher(self.artifact("teacher"), self._config, self._device)
 
     @cached_property
@@ -58,5 +58,5 @@ class StageInputs:
 
     @property
     def student(self) -> Student:
-        """The student on the device."""
+        """The trained student, on the device."""
         return load_student(self.artifact("distillation"), self._config, self.teacher, self._device)

@@ -1,4 +1,4 @@
-"""D_s: images sampled from the EMA generator, uniform over the classes that D_c has.
+"""The synthetic images D_s, sampled from the EMA generator, uniform over the classes that D_c has.
 
 **Source**: paper (50,000 images). No per-image contrast stretch, which the authors' release applies when saving.
 """
@@ -26,12 +26,14 @@ from hidfd.stages.context import StageContext
 from hidfd.store.store import Artifact, ArtifactWriter
 
 BATCH_IMAGES = 250
+"""Number of images that are sampled at once."""
+
 MAX_TRIES = 10
-"""With the agreement filter: candidates drawn per image wanted, before it is given up."""
+"""Number of images drawn per image wanted before the agreement filter gives up."""
 
 
 def synthesise(context: StageContext, generation: Artifact, teacher: Teacher) -> Artifact:
-    """Sample n_s images.
+    """Sample n_s images and write them into the store, with the labels that they were sampled for.
 
     Raises:
         InputError: the agreement filter keeps too few.
@@ -48,7 +50,7 @@ def synthesise(context: StageContext, generation: Artifact, teacher: Teacher) ->
 
     pixels: list[Tensor] = []
     labels: list[Tensor] = []
-    argmax: list[Tensor] = []
+    answers: list[Tensor] = []
     num_kept = num_drawn = 0
     while num_kept < wanted:
         if num_drawn >= MAX_TRIES * wanted:
@@ -57,15 +59,15 @@ def synthesise(context: StageContext, generation: Artifact, teacher: Teacher) ->
                 f"wanted; train the generator longer, or set trial.synthesis.filter=none"
             )
         batch = BATCH_IMAGES if config.synthesis.filter == "agreement" else min(BATCH_IMAGES, wanted - num_kept)
-        images, wished = _sample(generator, config, present, num_drawn, batch, device)
+        images, asked = _sample(generator, config, present, num_drawn, batch, device)
         answer = teacher.ask_all(images, device).logits.argmax(dim=1)
         num_drawn += batch
         if config.synthesis.filter == "agreement":
-            agree = answer == wished
-            images, wished, answer = images[agree], wished[agree], answer[agree]
+            agree = answer == asked
+            images, asked, answer = images[agree], asked[agree], answer[agree]
         pixels.append(images)
-        labels.append(wished)
-        argmax.append(answer)
+        labels.append(asked)
+        answers.append(answer)
         num_kept += len(images)
         observer.advanced(stage, min(num_kept, wanted), wanted, {})
         reason = observer.should_stop()
@@ -74,18 +76,18 @@ def synthesise(context: StageContext, generation: Artifact, teacher: Teacher) ->
                 f"synthesis: stopped at {num_kept:,} of {wanted:,} images ({reason}); it starts anew, "
                 f"which takes little, and what was built before is kept"
             )
-    images, wished, answer = (torch.cat(parts)[:wanted] for parts in (pixels, labels, argmax))
+    images, asked, answer = (torch.cat(parts)[:wanted] for parts in (pixels, labels, answers))
     array = images.numpy()
     seconds = time.monotonic() - started
 
     def write(writer: ArtifactWriter) -> dict[str, Any]:
         hashes = np.asarray([pixel_hash(image.transpose(1, 2, 0)) for image in array], dtype=np.uint64)
-        write_images(writer.path("images.parquet"), Decoded(array, hashes, {}), wished.numpy())
+        write_images(writer.path("images.parquet"), Decoded(array, hashes, {}), asked.numpy())
         return {
             "num_images": wanted,
             "num_drawn": num_drawn,
             "histogram": torch.bincount(answer, minlength=config.data.num_classes).tolist(),
-            "label_agreement": (answer == wished).float().mean().item(),
+            "label_agreement": (answer == asked).float().mean().item(),
             "shape": list(array.shape[1:]),
         }
 
@@ -96,6 +98,7 @@ def synthesise(context: StageContext, generation: Artifact, teacher: Teacher) ->
 def _sample(
     generator: torch.nn.Module, config: TrialConfig, present: Tensor, position: int, batch: int, device: Device
 ) -> tuple[Tensor, Tensor]:
+    """Return `batch` images, uint8 on the CPU, and their labels; `position` is the number of images drawn before."""
     draws = stream(config.seeds.synthesis, "synthesis", "latent", position)
     z = torch.randn(batch, config.generation.latent_dim, generator=draws)
     labels = present[torch.randint(len(present), (batch,), generator=draws)]

@@ -1,4 +1,4 @@
-"""The teacher: imported from the user's checkpoint or trained here, then frozen (`hidfd.networks.teacher`)."""
+"""The teacher: imported from the user's checkpoint or trained here; later stages read it frozen."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hidfd.training.lr_schedule import warmup_cosine
 
 
 def import_teacher(context: StageContext) -> Artifact:
-    """The user's checkpoint into the store.
+    """Bring the user's checkpoint into the store.
 
     Raises:
         InputError: the file cannot be read, has other content than the stage's digest was taken of, or does not fit
@@ -51,12 +51,16 @@ def import_teacher(context: StageContext) -> Artifact:
     def write(writer: ArtifactWriter) -> dict[str, Any]:
         return _write_teacher(writer, backbone, mean, std) | {"trained_here": False}
 
-    # A teacher trained elsewhere has an empty curve.
+    # No rows, but `metrics.jsonl` all the same: a teacher that was trained elsewhere has an empty curve.
     return context.keep(write, seconds=time.monotonic() - started, rows=(), is_computed=False)
 
 
 def train_teacher(context: StageContext, images: Artifact, validation: Artifact | None) -> Artifact:
-    """A teacher trained on labelled images of the user's, with its validation accuracy where labels exist."""
+    """Train a teacher on the user's labelled images.
+
+    Args:
+        validation: labelled images to measure its accuracy on; None where the trial has none.
+    """
     config, train = context.config, context.config.teacher.train
     assert train is not None
     training = TeacherTraining(config, open_images(images), context.device)
@@ -64,7 +68,7 @@ def train_teacher(context: StageContext, images: Artifact, validation: Artifact 
     def write(writer: ArtifactWriter) -> dict[str, Any]:
         meta = _write_teacher(writer, training.backbone, training.mean, training.std) | {"trained_here": True}
         if validation is not None:
-            # Not among the inputs: the validation images change no weight.
+            # In the meta alone: the validation images change no weight, so they are not in the teacher's digest.
             meta["validation_accuracy"] = _validation_accuracy(context, training, open_images(validation))
             meta["validation_digest"] = validation.digest
         return meta
@@ -73,7 +77,7 @@ def train_teacher(context: StageContext, images: Artifact, validation: Artifact 
 
 
 class TeacherTraining:
-    """SGD with Nesterov momentum, linear warm-up and cosine, cross-entropy to the labels."""
+    """A teacher in training: cross-entropy to the labels, SGD with Nesterov momentum, linear warm-up and cosine."""
 
     def __init__(self, config: TrialConfig, data: ImageSet, device: Device) -> None:
         assert config.teacher.train is not None
@@ -123,7 +127,7 @@ class TeacherTraining:
 
 
 def channel_statistics(data: ImageSet) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel of unit images, rounded to 4 digits."""
+    """Return mean and standard deviation per channel of unit images, rounded to 4 digits."""
     pixels = torch.from_numpy(data.pixels)
     counts = torch.stack([torch.bincount(pixels[:, c].flatten().int(), minlength=256) for c in range(pixels.shape[1])])
     values = torch.arange(256, dtype=torch.float64) / 255

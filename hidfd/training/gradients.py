@@ -13,7 +13,7 @@ from hidfd.distributed.process_group import ALONE, ProcessGroup
 def apply_gradients(
     optimizer: torch.optim.Optimizer, losses: Iterable[Tensor], processes: ProcessGroup = ALONE
 ) -> Tensor:
-    """One optimiser step, skipped on the device when a loss or a gradient is not finite.
+    """Take one optimiser step, skipped on the device when a loss or a gradient is not finite.
 
     On several processes gradients and losses are averaged first, so that all of them take or skip the same step: a
     mean with a part that is not finite is not finite either.
@@ -21,7 +21,7 @@ def apply_gradients(
     Args:
         optimizer: a fused torch optimiser, which takes `found_inf`.
         losses: scalars that must be finite too.
-        processes: each with the gradients of its own losses, of the same parameters.
+        processes: the processes of the trial; each has gradients of the same parameters, from its own losses.
 
     Returns:
         Scalar on the device: 1 where the step was skipped, else 0.

@@ -1,4 +1,4 @@
-"""What every training loop shares, once: intervals, metrics, the finite flag, checkpoints, resume and stopping.
+"""The training loop: intervals, metrics, the finite flag, checkpoints, resuming and stopping.
 
 A loop knows its position only as images seen. It waits for the device at most once per logging interval, where it reads
 the metrics and the finite flag together; random numbers come from `hidfd.distributed.random_streams`, so a checkpoint
@@ -25,41 +25,39 @@ from hidfd.errors import DivergedError, Stopped
 from hidfd.pipeline.graph import Stage
 from hidfd.pipeline.observer import Observer
 from hidfd.store.checkpoints import Checkpoints
-from hidfd.training.stopping import (
-    Interruptions,
-)
+from hidfd.training.stopping import Interruptions
 
 LOOPS = ("teacher", "generation", "distillation")
-"""Stages that train, and write checkpoints."""
+"""Names of the stages that train and write checkpoints."""
 
 SKIPPED = "skipped_steps"
-"""Metric of the finite flag: optimiser steps that were skipped on the device."""
+"""Name of the metric that counts optimiser steps that were skipped on the device."""
 
 
 class Training(Protocol):
-    """What is trained. `step` may not wait for the device."""
+    """The networks and optimisers that a loop trains. `step` may not wait for the device."""
 
     def step(self, images_seen: int) -> dict[str, Tensor]:
-        """One optimiser step on the batch after `images_seen`; returns detached scalars, `SKIPPED` among them.
+        """Take one optimiser step on the batch after `images_seen`; return detached scalars, `SKIPPED` among them.
 
         On several processes each returns the means over its own images.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on: tensors, numbers, and containers of them."""
+        """Return all that the next step depends on: tensors, numbers, and containers of them."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Restore what `state_dict` returned."""
 
 
 @dataclass(frozen=True)
 class Milestone:
-    """Something to do when a number of images is reached: measure, draw a grid.
+    """An action at given numbers of images: measure, draw a grid.
 
     Attributes:
-        action: called with the images seen; what it returns becomes a row of metrics.
-        every_images: at each multiple, and at the end.
-        at_images: at exactly these (the first step that reaches them).
+        action: called with the images seen; returns a row of metrics, empty for none.
+        every_images: due at each multiple, and at the end.
+        at_images: due at these too, each at the first step that reaches it.
     """
 
     action: Callable[[int], dict[str, float]]
@@ -74,10 +72,14 @@ class Milestone:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Budget and intervals of a loop, in images and seconds.
+    """The length and the intervals of a loop, in images and seconds.
 
     Attributes:
-        is_continued: nothing of a step depends on the target, so a longer run goes on from where this one ends.
+        target_images: images after which the loop ends.
+        step_images: images that one step sees.
+        log_every_images: images between two rows of metrics.
+        checkpoint_every_seconds: seconds between two checkpoints.
+        is_continued: whether a longer run continues from the end of this one; so no step may depend on the target.
     """
 
     target_images: int
@@ -94,11 +96,11 @@ class Schedule:
 
 @dataclass
 class History:
-    """What a loop has measured.
+    """The measurements of a loop.
 
     Attributes:
         rows: one dict per logging interval or milestone: `images`, `seconds` and metrics named `stage/metric`.
-        seconds: of training, over all attempts that led here.
+        seconds: time of training, over all attempts that led here.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -106,7 +108,7 @@ class History:
 
 
 def run_loop(
-    task: Training,
+    training: Training,
     stage: Stage,
     schedule: Schedule,
     checkpoints: Checkpoints,
@@ -115,7 +117,12 @@ def run_loop(
     on_resume: Callable[[list[dict[str, float]]], None] = lambda rows: None,
     processes: ProcessGroup = ALONE,
 ) -> History:
-    """Train until the target, from the newest checkpoint if there is one; `on_resume` hears its rows so far.
+    """Train until the target, from the newest checkpoint if there is one.
+
+    Args:
+        milestones: actions of the first process at given numbers of images.
+        on_resume: called with the rows of the checkpoint that the loop resumes from.
+        processes: the processes that train together.
 
     Raises:
         Stopped: the observer asked for it; a checkpoint was written first.
@@ -126,7 +133,7 @@ def run_loop(
     if newest is not None:
         images = newest.images
         state = _read_state(newest.folder if processes.is_first else checkpoints.seen_here(newest))
-        task.load_state_dict(state["task"])
+        training.load_state_dict(state["task"])
         history = History(state["rows"], state["seconds"])
         sums, steps = state["sums"], state["steps"]
         observer.note(f"{stage.role}: resuming at {images:,} of {schedule.target_images:,} images")
@@ -135,7 +142,7 @@ def run_loop(
 
     def save(*, is_end: bool = False) -> None:
         state = {
-            "task": task.state_dict(),
+            "task": training.state_dict(),  # the key of earlier versions, whose checkpoints stay readable
             "rows": history.rows,
             "seconds": history.seconds + time.monotonic() - started,
             "sums": sums,
@@ -146,11 +153,11 @@ def run_loop(
         )
 
     def measure() -> None:
-        """After a step: what the intervals and the end ask for."""
+        """Log and run the milestones that are due after the step that was just taken."""
         nonlocal sums, steps
         before, done = images - schedule.step_images, images >= schedule.target_images
         if done or images // schedule.log_every_images > before // schedule.log_every_images:
-            row = _read(stage.name, sums, steps, images)
+            row = _interval_row(stage.name, sums, steps, images)
             sums, steps = {}, 0
             row["seconds"] = round(history.seconds + time.monotonic() - started, 3)
             history.rows.append(row)
@@ -161,12 +168,12 @@ def run_loop(
                 if measured:
                     history.rows.append({"images": images, **measured})
 
-    watch = Interruptions(observer, schedule.checkpoint_every_seconds, processes)
-    started = watch.saved_at
+    interruptions = Interruptions(observer, schedule.checkpoint_every_seconds, processes)
+    started = interruptions.saved_at
     if newest is not None and newest.is_end:
         measure()
     while images < schedule.target_images:
-        metrics = _global_means(task.step(images), processes)
+        metrics = _global_means(training.step(images), processes)
         images += schedule.step_images
         steps += 1
         for name, value in metrics.items():
@@ -176,10 +183,10 @@ def run_loop(
             save(is_end=True)
         measure()
         if not done:
-            reason, must_save = watch.look()
+            reason, must_save = interruptions.poll()
             if must_save:
                 save()
-                watch.saved_at = time.monotonic()
+                interruptions.saved_at = time.monotonic()
             if reason is not None:
                 raise Stopped(
                     f"{stage.role}: stopped at {images:,} of {schedule.target_images:,} images ({reason}); "
@@ -190,15 +197,15 @@ def run_loop(
 
 
 def _global_means(metrics: dict[str, Tensor], processes: ProcessGroup) -> dict[str, Tensor]:
-    """Over the images of all processes, so that each has the same sums: a checkpoint of one is a checkpoint of all."""
+    """Return means over the images of all processes: each has the same sums then, and one checkpoint serves all."""
     if processes.is_alone:
         return metrics
     means = processes.mean(torch.stack([value.float() for value in metrics.values()]))
     return dict(zip(metrics, means.unbind(), strict=True))
 
 
-def _read(stage: str, sums: dict[str, Tensor], steps: int, images: int) -> dict[str, float]:
-    """The interval's means, read in one copy from the device; refuses a non-finite one."""
+def _interval_row(stage: str, sums: dict[str, Tensor], steps: int, images: int) -> dict[str, float]:
+    """Read the interval's means in one copy from the device; refuse an interval with a step that was not finite."""
     names = list(sums)
     values = torch.stack([sums[name].float() for name in names]).tolist()
     row = {f"{stage}/{name}": value / steps for name, value in zip(names, values, strict=True)}
@@ -214,7 +221,11 @@ def _read(stage: str, sums: dict[str, Tensor], steps: int, images: int) -> dict[
 
 
 def rows_so_far(checkpoints: Checkpoints, target_images: int | None = None) -> list[dict[str, float]]:
-    """What an unfinished loop, of that length, had measured when it last saved."""
+    """Return the rows of an unfinished loop up to its newest checkpoint.
+
+    Args:
+        target_images: the length of the loop; None where its checkpoints belong to one length alone.
+    """
     newest = checkpoints.latest(target_images)
     rows: list[dict[str, float]] = [] if newest is None else _read_state(newest.folder)["rows"]
     return rows

@@ -1,4 +1,4 @@
-"""When a training loop stops or saves: the observer's reason, the clock, and a node that is about to go."""
+"""Stop requests and checkpoint times of a training loop, also when its machine is about to shut down."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from hidfd.distributed.process_group import ProcessGroup
 from hidfd.pipeline.observer import Observer
 
 POLL_SECONDS = 0.5
-"""Between two questions whether to stop."""
+"""Seconds between two polls of the observer."""
 
+SHUTDOWN_VARIABLE = "HIDFD_LEAVING"
+"""The environment variable with the path of a file that exists once this machine is about to shut down (a Kubernetes
+pod's preStop makes it)."""
 
-LEAVING, LEAVING_SAVES_SECONDS = "HIDFD_LEAVING", 5.0
-"""Environment variable with the path of a file that stands as soon as this machine is about to go (a Kubernetes pod's
-preStop makes it), and how often is saved from then on."""
+SHUTDOWN_SAVE_SECONDS = 5.0
+"""Seconds between two checkpoints once that file exists."""
 
-
-LEAVING_HOLDS_SECONDS = 3600.0
-"""A container that is started again finds the file of its last end."""
-
+SHUTDOWN_FILE_SECONDS = 3600.0
+"""Age from which that file is ignored: a container that is started again finds the one of its last shutdown."""
 
 MAX_STEPS_BETWEEN_POLLS = 100
-"""On several processes, which count steps between two questions: steps may become slower than the last ones were."""
+"""Limit on several processes, which poll after a number of steps: steps may become slower than the last ones were."""
 
 
 class Interruptions:
-    """Whether to stop, and whether to save: by the observer and the clock of the first process.
+    """The decisions of the first process to stop a loop and to save it.
 
     All processes must learn of it at the same step. So on several of them the first also says after how many steps
-    they ask again, as many as took `POLL_SECONDS` before.
+    they poll again: as many as took `POLL_SECONDS` before.
     """
 
     def __init__(self, observer: Observer, save_every_seconds: float, processes: ProcessGroup) -> None:
         self.saved_at = self._polled_at = time.monotonic()
         self._observer, self._save_every_seconds, self._processes = observer, save_every_seconds, processes
         self._steps, self._steps_between = 0, 1
-        self._leaving = os.environ.get(LEAVING)
+        self._shutdown_file = os.environ.get(SHUTDOWN_VARIABLE)
 
-    def look(self) -> tuple[str | None, bool]:
-        """After a step: a reason to stop, and whether to save before anything else."""
+    def poll(self) -> tuple[str | None, bool]:
+        """Return a reason to stop, or None, and whether to save before anything else; called after every step."""
         if self._processes.is_alone:
             now = time.monotonic()
             return self._decide(now, ask=now - self._polled_at >= POLL_SECONDS)
@@ -56,8 +56,8 @@ class Interruptions:
         if ask:
             self._polled_at = now
             reason = self._observer.should_stop()
-            if self._leaving is not None and _is_recent(Path(self._leaving)):
-                self._save_every_seconds = min(self._save_every_seconds, LEAVING_SAVES_SECONDS)
+            if self._shutdown_file is not None and _is_recent(Path(self._shutdown_file)):
+                self._save_every_seconds = min(self._save_every_seconds, SHUTDOWN_SAVE_SECONDS)
         return reason, reason is not None or now - self.saved_at >= self._save_every_seconds
 
     def _decide_for_all(self) -> tuple[str | None, bool, int]:
@@ -67,8 +67,7 @@ class Interruptions:
 
 
 def _is_recent(file: Path) -> bool:
-    """A file that a machine left when it went the last time says nothing."""
     try:
-        return time.time() - file.stat().st_mtime < LEAVING_HOLDS_SECONDS
+        return time.time() - file.stat().st_mtime < SHUTDOWN_FILE_SECONDS
     except FileNotFoundError:
         return False

@@ -12,7 +12,7 @@ from hidfd.networks.build import build_backbone
 
 
 def build_world(root: Path) -> Path:
-    """Fills a folder with `candidates/`, `validation/<class>/` and `teacher.safetensors` (28 px, grey, 3 classes)."""
+    """Fill a folder with `candidates/`, `validation/<class>/` and `teacher.safetensors` (28 px, grey, 3 classes)."""
     draws = np.random.default_rng(0)
     for part, count in (("candidates", 150), ("validation", 30)):
         for i in range(count):
@@ -29,7 +29,7 @@ def build_world(root: Path) -> Path:
 
 
 def miniature(world: Path) -> TrialConfig:
-    """A whole trial in miniature: three GAN steps, four student steps."""
+    """Return a whole trial in miniature: three GAN steps, four student steps."""
     return TrialConfig.model_validate(
         {
             "data": {

@@ -7,7 +7,7 @@ VOID = {"meta", "img", "br", "link", "input", "wbr"}
 
 
 class Outline(HTMLParser):
-    """Headings, attributes that load something, and whether every element is closed where it should be."""
+    """The headings of a page and the attributes that load something; refuses elements that are not closed in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -35,5 +35,5 @@ class Outline(HTMLParser):
 
 
 def text_of(html: str) -> str:
-    """What is there to read, in one line."""
+    """Return the text of a page, in one line."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))

@@ -1,4 +1,4 @@
-"""What the tests of several processes run in each of them, and how these are started: two real processes, over gloo."""
+"""Trainings and trials on two real processes, over gloo: the functions that each process runs, and their start."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.hidfd.stages.golden.runs import CONFIG, World, double_precision
 
 COUNT = 2
 LIMIT_SECONDS = 400.0
-"""For all that a target does, on a machine that does other work too: more is taken for a hang."""
+"""Seconds after which processes are taken for hanging, on a machine that does other work too."""
 
 EVERY_STEP = {"log_every_images": 8}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -75,21 +75,21 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass
 class Run:
-    """What a training left: a row of global means per step, and every tensor of its artifact."""
+    """The result of a training: a row of global means per step, and every tensor of its artifact."""
 
     curve: list[dict[str, float]]
     weights: dict[str, Tensor]
 
 
 def world_of(folder: Path, processes: ProcessGroup) -> World:
-    """The golden runs' inputs in a store of this folder; to be made and used inside `double_precision`."""
+    """Return the golden runs' inputs in a store of this folder; to be made and used inside `double_precision`."""
     world = World(folder)
     world.device = replace(world.device, processes=processes)
     return world
 
 
 def train(name: str, world: World) -> Run:
-    """One of `VARIANTS`."""
+    """Train one of `VARIANTS`."""
     stage_name, values = VARIANTS[name]
     config = with_values(CONFIG, {**EVERY_STEP, **values})
     stages = plan(config)
@@ -111,7 +111,7 @@ def weights_of(artifact: Artifact) -> dict[str, Tensor]:
 
 
 def train_all(folder: str) -> dict[str, Any]:
-    """Every variant on these processes, and what they do with a gradient that is not finite in the second one."""
+    """Train every variant; take steps in which the second process has a gradient or a loss that is not finite."""
     with joined() as processes, double_precision():
         world = world_of(Path(folder) / "store", processes)
         found: dict[str, Any] = {name: train(name, world) for name in VARIANTS}
@@ -120,7 +120,7 @@ def train_all(folder: str) -> dict[str, Any]:
 
 
 def skipped(processes: ProcessGroup, bad: str) -> tuple[float, bool]:
-    """The finite flag, and whether the step was taken, when something of the second process alone is not finite."""
+    """Return the finite flag and whether the step was taken; `bad` of the second process alone is not finite."""
     weight = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=1.0, fused=True)
     is_bad = processes.rank == 1
@@ -131,7 +131,7 @@ def skipped(processes: ProcessGroup, bad: str) -> tuple[float, bool]:
 
 
 class Listener(Observer):
-    """Notes what it hears; asks to stop once a stage has told its progress some times."""
+    """An observer that counts its calls and asks to stop once a stage has reported its progress some times."""
 
     def __init__(self, stage: str = "", intervals: int = 0) -> None:
         self.stage, self.left, self.heard = stage, intervals, 0
@@ -144,7 +144,7 @@ class Listener(Observer):
 
 
 def trials(rank: int, config: TrialConfig, folder: str) -> dict[str, Any]:
-    """A whole trial; the same stopped in two stages, each time by the first process, and gone on with; refusals."""
+    """Run a whole trial; the same, stopped in two stages by the first process and resumed; a refused one."""
     hidfd.training.stopping.POLL_SECONDS = 0.0  # each step asks
     root, found = Path(folder), dict[str, Any]()
 
@@ -173,7 +173,7 @@ def trials(rank: int, config: TrialConfig, folder: str) -> dict[str, Any]:
 
 
 def losses(rank: int, config: TrialConfig, folder: str) -> dict[str, Any]:
-    """Trials of which one process fails: by an error of the store, by one of the program, and by a kill."""
+    """Run trials of which one process fails: by an error of the store, by one of the program, and by a kill."""
     root, found = Path(folder), dict[str, Any]()
 
     def run(name: str) -> None:
@@ -196,7 +196,7 @@ def losses(rank: int, config: TrialConfig, folder: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def breaking(rank: int, action: Callable[[], object]) -> Iterator[None]:
-    """Inside, the second process does something else in its third step of the GAN."""
+    """Have the second process do something else in its third step of the GAN, for the length of a block."""
     step = AdversarialTraining.step
 
     def broken(training: AdversarialTraining, images_seen: int) -> dict[str, Tensor]:
@@ -209,7 +209,7 @@ def breaking(rank: int, action: Callable[[], object]) -> Iterator[None]:
 
 
 def outcome(action: Callable[[], Any]) -> Any:
-    """What it returns, or the error that it ends with."""
+    """Return the action's result, or the error that it ends with."""
     try:
         return action()
     except (HidfdError, ArithmeticError) as error:
@@ -221,7 +221,7 @@ def checkpoints_in(store: Path) -> list[str]:
 
 
 def on_two_processes(target: Callable[..., Any], *arguments: Any, folder: Path) -> list[Any]:
-    """What `target(*arguments)` returned in each process; None of one that was killed.
+    """Return the result of `target(*arguments)` in each process; None of one that was killed.
 
     A target whose first parameter is `rank` gets it.
     """

@@ -184,7 +184,7 @@ def test_stage_that_is_missing_is_expected_to_take_what_its_like_took_here(
     assert [role for role, row in rows.items() if not row["built"]] == ["distillation", "evaluation"]
     assert rows["distillation"]["expected_seconds"] == pytest.approx(took["distillation"])
     outcome = command(place, "stages", "study.yaml", ANOTHER_STUDENT)
-    assert "as what was built here before" in outcome.stdout
+    assert "at the speed of what was built here before" in outcome.stdout
     assert next_command(outcome) == f"python -m hidfd run study.yaml {ANOTHER_STUDENT}"
 
 

@@ -1,4 +1,4 @@
-"""Digests: what they hold, and above all what they do not."""
+"""Digests: the settings and inputs that they depend on, and above all those that they do not."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def config() -> TrialConfig:
 
 
 def changed(config: TrialConfig, values: dict[str, Any]) -> set[str]:
-    """The roles whose digests differ with other values, or that are there only once."""
+    """Return the roles whose digests differ with other values, or that only one of the two trials has."""
     before, after = plan(config), plan(with_values(config, values))
     return {
         role
@@ -87,7 +87,7 @@ STUDENT_ON = {"distillation", "evaluation"}
         ({"seeds.teacher": 1}, set()),
     ],
 )
-def test_change_reaches_exactly_the_stages_that_rest_on_it(
+def test_change_reaches_exactly_the_stages_that_depend_on_it(
     config: TrialConfig, values: dict[str, Any], expected: set[str]
 ) -> None:
     assert changed(config, values) == expected
@@ -113,7 +113,7 @@ def test_real_only_student_is_shared_by_all_generators(config: TrialConfig) -> N
     assert changed(real_only, values) == set()
 
 
-def test_student_of_own_synthetic_images_rests_on_the_holdout_that_shapes_it(config: TrialConfig) -> None:
+def test_student_of_own_synthetic_images_depends_on_the_holdout_that_shapes_it(config: TrialConfig) -> None:
     own = with_values(config, {"distillation.inflation": 0, "data.synthetic": {"sha256": SHA256["other"]}})
     assert changed(own, {"collection.holdout_images": 11}) == {"collection"} | STUDENT_ON
 
@@ -176,7 +176,7 @@ def test_stages_come_in_an_order_in_which_each_can_be_built(config: TrialConfig)
         ("distillation", ["candidates", "teacher", "collection", "generation", "synthesis", "distillation"]),
     ],
 )
-def test_only_what_a_stage_rests_on_is_needed(config: TrialConfig, until: str, roles: list[str]) -> None:
+def test_only_what_a_stage_depends_on_is_needed(config: TrialConfig, until: str, roles: list[str]) -> None:
     assert [stage.role for stage in needed(plan(config), until)] == roles
 
 

@@ -1,4 +1,4 @@
-"""Which candidates are collected, and the threshold that says which unseen images would have been."""
+"""The choice of collected images, and the threshold that says which unseen images would have been chosen."""
 
 import pytest
 import torch

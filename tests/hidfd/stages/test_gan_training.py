@@ -28,7 +28,7 @@ def training_of(config: TrialConfig, store: Store) -> AdversarialTraining:
 
 
 def training_with(term: str, config: TrialConfig, store: Store) -> AdversarialTraining:
-    """With one term of the losses alone."""
+    """Return a training with one term of the losses alone."""
     values = {f"generation.{path}": float(name == term) for name, path in WEIGHTS.items()}
     return training_of(with_values(config, values), store)
 
@@ -47,7 +47,7 @@ def parts_of(training: AdversarialTraining) -> dict[str, list[Tensor]]:
 
 
 def reached(training: AdversarialTraining) -> set[str]:
-    """Parts whose every parameter has a gradient; refuses one that has some for a few."""
+    """Return the parts whose every parameter has a gradient; refuse a part of which only some have one."""
     found = set()
     for name, parameters in parts_of(training).items():
         has_gradient = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in parameters]

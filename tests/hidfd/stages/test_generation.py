@@ -1,4 +1,4 @@
-"""A longer generator goes on from a shorter one, and its snapshots are what shorter trials ask for, bit for bit."""
+"""Longer generators continue shorter ones, and their snapshots are the generators of shorter trials, bit for bit."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def build(config: TrialConfig, store: Store, images: int, *at: int, observer: Observer | None = None) -> Artifact:
-    """The generator of that length, with snapshots there."""
+    """Build the generator of that length, with snapshots at `at`."""
     asked = with_values(config, {"generation.target_images": images, "generation.snapshots_at_images": at})
     result = run_trial(asked, store, until="generation", device="cpu", observer=observer)
     return store.get("generation", result.stages["generation"].digest)
 
 
 def content(artifact: Artifact) -> tuple[dict[str, str], object, object]:
-    """Hashes of weights and grids, the curve, and all else that was found, without seconds."""
+    """Return hashes of weights and grids, the curve, and the rest of the meta, without seconds."""
     hashes = {name: record.sha256 for name, record in artifact.files.items() if name != "metrics.jsonl"}
     curve = [{name: value for name, value in row.items() if name != "seconds"} for row in artifact.metrics()]
     return hashes, curve, {name: value for name, value in artifact.meta.items() if name != "seconds"}

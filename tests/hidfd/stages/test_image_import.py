@@ -1,4 +1,4 @@
-"""Import: whatever people have becomes one set of pixels, and a trial knows it by its content."""
+"""The import of images: whatever people have becomes one set of pixels, which is known by its content."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHIPPED = Path(__file__).parents[3] / "studies" / "data" / "fashion"
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder as people have them: nested, of any size and mode, with hidden files and other files."""
+    """A folder of photos as people have them: nested, of any size and mode, with hidden files and other files."""
     folder = tmp_path / "photos"
     for name, image in {
         "a.png": picture(0),

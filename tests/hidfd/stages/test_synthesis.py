@@ -24,7 +24,7 @@ from hidfd.trial import Trial
 
 @pytest.fixture
 def trial(trial_config: TrialConfig, store: Store) -> Trial:
-    """A trial as far as its generator, of which nothing is asked but to be there."""
+    """A trial with an artifact of each stage up to a generator, which is not trained well."""
     config = with_values(
         trial_config,
         {"generation.smoothing.mode": "off", "generation.target_images": 8, "collection.holdout_images": 20},
@@ -35,7 +35,7 @@ def trial(trial_config: TrialConfig, store: Store) -> Trial:
 
 
 def synthesised(trial: Trial, folder: Path, generation: Artifact | None = None, **values: Any) -> Artifact:
-    """The synthetic images of a trial with other values, in a store of their own."""
+    """Synthesise the images of a trial with other values, in a store of their own."""
     config = with_values(trial.config, {path.replace("__", "."): value for path, value in values.items()})
     other = Trial(config, Store.open(folder), trial.device, Observer())
     generation = generation or trial.inputs.artifact("generation")
@@ -48,7 +48,7 @@ def images(artifact: Artifact) -> tuple[Tensor, Tensor]:
 
 
 def with_classes(artifact: Artifact, *classes: int) -> Artifact:
-    """The generator as if D_c had these classes alone."""
+    """Return the generator as if D_c had these classes alone."""
     artifact.meta["present_classes"] = list(classes)
     return artifact
 

@@ -1,4 +1,4 @@
-"""Trials that are stopped or killed go on, and end as the uninterrupted ones, bit for bit on a CPU."""
+"""Trials that were stopped or killed are resumed, and end as uninterrupted ones, bit for bit on a CPU."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ FILES = {"teacher": "weights.safetensors", "generation": "generator.safetensors"
 
 
 class Stopper(Observer):
-    """Asks to stop after a stage has told its progress some times."""
+    """An observer that asks to stop after a stage has reported its progress some times."""
 
     def __init__(self, stage: str, intervals: int) -> None:
         self.stage, self.left = stage, intervals
@@ -35,7 +35,7 @@ class Stopper(Observer):
 
 
 class Killer(Stopper):
-    """Ends the process without a chance to save, as far as a test can."""
+    """An observer that ends the process without a chance to save, as far as a test can."""
 
     def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
         super().advanced(stage, images, target_images, metrics)
@@ -48,7 +48,7 @@ def artifact(result: TrialResult, store: Store, role: str) -> Artifact:
 
 
 def left_by(result: TrialResult, store: Store, role: str) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
-    """Weights, and the curve without its seconds."""
+    """Return the weights, and the curve without its seconds."""
     made = artifact(result, store, role)
     curve = [{name: value for name, value in row.items() if name != "seconds"} for row in made.metrics()]
     return safetensors.torch.load_file(made.path(FILES[role])), curve
@@ -97,7 +97,7 @@ def test_interrupted_trial_equals_the_uninterrupted_one_bit_for_bit(
 def test_machine_that_is_about_to_go_has_its_loops_save_soon(
     is_leaving: bool, trained: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else what came since the last checkpoint, here all of it, is lost with the machine."""
+    """What was trained since the last checkpoint, here everything, would be lost with the machine."""
     ticks: Iterator[float] = iter(range(10**6))
     monkeypatch.setattr("hidfd.training.loop.time.monotonic", lambda: float(next(ticks)))
     monkeypatch.setenv("HIDFD_LEAVING", str(tmp_path / "leaving"))
@@ -114,7 +114,7 @@ def test_machine_that_is_about_to_go_has_its_loops_save_soon(
 
 
 @pytest.mark.parametrize("stage", ["collection", "synthesis"])
-def test_a_stop_is_heard_where_nothing_is_trained_too(
+def test_stages_that_train_nothing_are_stopped_too(
     stage: str, trial_config: TrialConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hidfd.stages.collection.CHUNK_IMAGES", 50)
@@ -138,7 +138,7 @@ def test_a_stopped_trial_explains_how_far_it_came(
 
 
 def test_a_stop_between_two_stages_begins_no_further_one(trial_config: TrialConfig, store: Store) -> None:
-    observer = Stopper("synthesis", 1)  # told once, when it is done
+    observer = Stopper("synthesis", 1)  # reports once, when it is done
     with pytest.raises(Stopped, match=r"^stopped before distillation \(the test asked\)"):
         run_trial(trial_config, store, device="cpu", observer=observer)
     assert observer.finished[-1] == "synthesis"

@@ -18,7 +18,7 @@ ABSOLUTE_TOLERANCE = 1e-8
 
 
 def complaint(stage: str, golden: dict[str, Any] | None, version: int, numbers: Numbers) -> str | None:
-    """What is wrong between a golden file and the numbers of now, and what to do; None if all is well."""
+    """Return how the numbers differ from a golden file and what to do; None if they do not."""
     if golden is None or golden["version"] != version:
         found = "no golden file" if golden is None else f"a golden file of version {golden['version']}"
         return (

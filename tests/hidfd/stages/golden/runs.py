@@ -92,7 +92,7 @@ CONFIG = TrialConfig.model_validate(
 
 
 class World:
-    """Inputs that no stage made: noise with a bar per class, a random teacher, and an empty store."""
+    """Inputs made without any stage: noise with a bar per class, a random teacher, and an empty store."""
 
     def __init__(self, folder: Path) -> None:
         self.store = Store.open(folder)
@@ -118,7 +118,7 @@ class World:
         return StageContext(stage, config, self.store, self.device, self.observer)
 
     def image_set(self, stage: Stage, images: Tensor, labels: Tensor) -> Artifact:
-        """An image set in the store, as an import of it would be."""
+        """Write an image set into the store, as an import would."""
         pixels = images.numpy()
         hashes = np.asarray([pixel_hash(image.transpose(1, 2, 0)) for image in pixels], dtype=np.uint64)
         with self.store.writer(stage.name, stage.digest, stage.identity) as writer:
@@ -127,7 +127,7 @@ class World:
 
 
 def pictures(seed: int, count: int) -> tuple[Tensor, Tensor]:
-    """`count x 1 x 28 x 28` uint8 and their classes."""
+    """Return `count x 1 x 28 x 28` uint8 and their classes."""
     draws = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     pixels = draws.integers(0, 100, (count, 1, 28, 28))
@@ -222,7 +222,7 @@ STAGES: dict[str, Callable[[World], Numbers]] = {
 
 
 def size_of(weights: Path) -> Numbers:
-    """Two numbers that every weight is in."""
+    """Return two sums over all weights."""
     tensors = [tensor.double() for tensor in safetensors.torch.load_file(weights).values()]
     return {
         "weights_sum": sum(tensor.sum().item() for tensor in tensors),
@@ -232,7 +232,7 @@ def size_of(weights: Path) -> Numbers:
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """Inside, new tensors are float64, and so is what the code brings to "full precision" by `.float()`."""
+    """Make new tensors float64 for the length of a block, and also those that the code casts by `.float()`."""
     default, to_float = torch.get_default_dtype(), Tensor.float
 
     def to_double(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -248,7 +248,7 @@ def double_precision() -> Iterator[None]:
 
 
 def compute(stage: str) -> Numbers:
-    """The numbers of a stage as the code gives them now."""
+    """Return the numbers of a stage as the code computes them now."""
     with tempfile.TemporaryDirectory() as folder, double_precision():
         numbers = STAGES[stage](World(Path(folder)))
     timeless: Numbers = _without(numbers, {"seconds", "operations", "validation_digest"})
