@@ -13,9 +13,10 @@ import pytest
 from hidfd.config.study_file import ResourcesConfig
 from tests.tune.world import World, definition
 from tune.engines import ray_engine as engine
-from tune.engines.ray_worker import _say
+from tune.engines.ray_worker import _send
 from tune.engines.worker import WorkerContext
 from tune.planner import planner
+from tune.study.messages import AttemptStarted, TaskFinished
 
 pytestmark = pytest.mark.integration
 
@@ -27,12 +28,11 @@ def test_hanging_process_is_killed_and_its_task_goes_on(tmp_path: Path, monkeypa
         def run(config: dict[str, Any]) -> None:
             import ray
 
-            _say("start", socket.gethostname(), ray.get_runtime_context().get_node_id())
+            _send(AttemptStarted(socket.gethostname(), ray.get_runtime_context().get_node_id()))
             if not before.exists():
                 before.touch()
                 time.sleep(3600)
-            metrics = {"agreement": 0.5, "generator.effective_classes": 9.0}
-            _say("end", "Finished", {"metrics": metrics, "reused": False, "cpu_seconds": 0.1})
+            _send(TaskFinished({"agreement": 0.5, "generator.effective_classes": 9.0}, cpu_seconds=0.1))
 
         return run
 

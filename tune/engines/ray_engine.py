@@ -35,16 +35,19 @@ from tune.engines.ray_cluster import (
     free,
     starting,
 )
-from tune.engines.ray_worker import WORD, Actors, StopRequests, trainable
+from tune.engines.ray_worker import MESSAGE, Actors, StopRequests, trainable
 from tune.engines.results_sync import ResultsFolder
 from tune.engines.worker import Perform, WorkerContext, perform
 from tune.planner.planner import Planner
 from tune.study.messages import (
-    ENDS,
+    AttemptStarted,
     Done,
+    PlacementGroupReserved,
+    ProcessJoined,
     ProgressReport,
     TaskEnd,
     TaskLost,
+    from_json,
 )
 from tune.study.task import Task
 
@@ -203,23 +206,23 @@ class Adapter:
         return trial
 
     def on_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A trial told something."""
+        """Pass the message of a trial on to the planner."""
         task = self._active.get(trial_id)
-        if task is None:
+        if task is None or MESSAGE not in result:
             return
-        match json.loads(result.get(WORD, "null")):
-            case ["start", host, node]:
-                self._nodes.setdefault(trial_id, []).append((host, node))
+        match from_json(result[MESSAGE]):
+            case AttemptStarted(host, node_id):
+                self._nodes.setdefault(trial_id, []).append((host, node_id))
                 self._planner.on_start(task, host)
-            case ["node", host, node]:
-                self._nodes.setdefault(trial_id, []).append((host, node))
-            case ["group", identity]:
-                self._groups[trial_id] = identity
-            case ["report", values]:
-                self._planner.on_report(task.key, ProgressReport(**values))
+            case ProcessJoined(host, node_id):
+                self._nodes.setdefault(trial_id, []).append((host, node_id))
+            case PlacementGroupReserved(group_id):
+                self._groups[trial_id] = group_id
+            case ProgressReport() as report:
+                self._planner.on_report(task.key, report)
                 self._post_verdicts()
-            case ["end", kind, values]:
-                self._ends.setdefault(trial_id, ENDS[kind](**values))
+            case end:
+                self._ends.setdefault(trial_id, end)
 
     def on_end(self, trial_id: str, otherwise: str) -> None:
         """A trial is over; `otherwise` says why, where it could not say so itself."""

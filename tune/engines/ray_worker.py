@@ -22,20 +22,29 @@ from typing import Any
 
 import ray
 from ray.tune import get_context as get_trial_context
-from ray.tune import report as tell
+from ray.tune import report as report_to_tune
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune.engines.results_sync import HandOver
 from tune.engines.worker import Perform, WorkerContext, perform
-from tune.study.messages import ProgressReport, TaskLost, TaskStopped
+from tune.study.messages import (
+    AttemptStarted,
+    PlacementGroupReserved,
+    ProcessJoined,
+    ProgressReport,
+    TaskLost,
+    TaskStopped,
+    WorkerMessage,
+    to_json,
+)
 from tune.study.task import Task
 
 ASK_EVERY_SECONDS = 1.0
 """How often a running task asks the mailbox."""
 
-WORD = "word"
-"""Key of what a trial says in Tune's results."""
+MESSAGE = "message"
+"""Key of a worker's message in Tune's results."""
 
 RELAY_SECONDS = 1.0
 """How often a trial's function looks whether its processes have ended without a word."""
@@ -46,7 +55,8 @@ limit it tries for ever, and its trial would hold a slot of the study that long.
 
 _log = logging.getLogger(__name__)
 
-Say = Callable[..., None]
+Send = Callable[[WorkerMessage], None]
+"""Sends a message to the driver; returns when the planner has read it."""
 
 
 class StopRequests:
@@ -84,12 +94,10 @@ class RayChannel:
         hand_over: of what it writes.
     """
 
-    def __init__(self, trial_id: str, folder: str, actors: Actors, say: Say) -> None:
+    def __init__(self, trial_id: str, folder: str, actors: Actors, send: Send) -> None:
         """`folder` is that of the study's results."""
-        self._trial_id, self._mailbox, self._say = trial_id, actors.mailbox, say
-        self.hand_over = HandOver(
-            folder, actors.results, lambda words: say("report", ProgressReport(note=words).to_json())
-        )
+        self._trial_id, self._mailbox, self._send = trial_id, actors.mailbox, send
+        self.hand_over = HandOver(folder, actors.results, lambda note: send(ProgressReport(note=note)))
         self._asked = 0.0
         self._verdict: str | None = None
 
@@ -97,7 +105,7 @@ class RayChannel:
         """To the planner, which may have something to say about a measurement at once."""
         if report.picture is not None:
             self.hand_over.bring_file(Path(report.picture))
-        self._say("report", report.to_json())
+        self._send(report)
         if report.measured:
             self._asked = 0.0
 
@@ -140,44 +148,45 @@ def trainable(
     def run_task(config: dict[str, Any]) -> None:
         trial_id = get_trial_context().get_trial_id()
         if num_workers == 1:
-            _run_process(config["work"], place, RayChannel(trial_id, place.folder, actors, _say), _say, execute)
+            _run_process(config["work"], place, RayChannel(trial_id, place.folder, actors, _send), _send, execute)
             return
         _run_together(config["work"], place, actors, trial_id, num_workers, gpus)
 
     return run_task
 
 
-def _say(*words: Any) -> None:
-    """As one string: Tune flattens dictionaries. Returns when the planner has heard it."""
-    tell({WORD: json.dumps(words)})
+def _send(message: WorkerMessage) -> None:
+    report_to_tune({MESSAGE: to_json(message)})  # as one string, since Tune flattens dictionaries
 
 
-def _run_process(record: str, place: WorkerContext, channel: RayChannel, say: Say, execute: Perform = perform) -> None:
-    say("start", socket.gethostname(), ray.get_runtime_context().get_node_id())
+def _run_process(
+    record: str, place: WorkerContext, channel: RayChannel, send: Send, execute: Perform = perform
+) -> None:
+    send(AttemptStarted(socket.gethostname(), ray.get_runtime_context().get_node_id()))
     task = Task.restore(0, json.loads(record), [])
     end = execute(task, place, channel)
     channel.hand_over.bring_all(task.label)
-    say("end", end.word, vars(end))
+    send(end)
 
 
 class MessageRelay:
-    """An actor between the first process and the trial's function: a word is handed over, and heard."""
+    """An actor that carries messages of a task's several processes to the trial's function, one at a time."""
 
     def __init__(self) -> None:
-        self._words: asyncio.Queue[tuple[list[Any], asyncio.Event]] = asyncio.Queue()
-        self._heard = asyncio.Event()
+        self._messages: asyncio.Queue[tuple[WorkerMessage, asyncio.Event]] = asyncio.Queue()
+        self._delivered = asyncio.Event()
 
-    async def tell(self, *words: Any) -> None:
-        """Returns when the function has said it to the planner."""
-        heard = asyncio.Event()
-        await self._words.put((list(words), heard))
-        await heard.wait()
+    async def send(self, message: WorkerMessage) -> None:
+        """Hand a message over; returns when the function has passed it on to the planner."""
+        delivered = asyncio.Event()
+        await self._messages.put((message, delivered))
+        await delivered.wait()
 
-    async def listen(self) -> list[Any]:
-        """The next word, whenever it comes; whoever asks again has passed the one before on."""
-        self._heard.set()
-        words, self._heard = await self._words.get()
-        return words
+    async def receive(self) -> WorkerMessage:
+        """Return the next message, whenever it comes; a call says that the one before has been passed on."""
+        self._delivered.set()
+        message, self._delivered = await self._messages.get()
+        return message
 
 
 def _run_together(
@@ -187,11 +196,11 @@ def _run_together(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    line = ray.remote(num_cpus=0)(MessageRelay).options(scheduling_strategy=here).remote()
+    relay = ray.remote(num_cpus=0)(MessageRelay).options(scheduling_strategy=here).remote()
     with tempfile.TemporaryDirectory(prefix="hidfd-train-") as scratch:
         trainer = TorchTrainer(
             _process,
-            train_loop_config={"work": record, "place": place, "actors": actors, "line": line, "trial_id": trial_id},
+            train_loop_config={"work": record, "place": place, "actors": actors, "relay": relay, "trial_id": trial_id},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=num_workers,
                 use_gpu=gpus > 0,
@@ -209,7 +218,7 @@ def _run_together(
                 ),
             ),
         )
-        _relay(line, _in_background(trainer.fit), lambda: ray.get(actors.mailbox.read.remote(trial_id)))
+        _relay(relay, _in_background(trainer.fit), lambda: ray.get(actors.mailbox.read.remote(trial_id)))
 
 
 def _in_background(action: Callable[[], Any]) -> Future[Any]:
@@ -226,28 +235,24 @@ def _in_background(action: Callable[[], Any]) -> Future[Any]:
     return result
 
 
-def _relay(line: Any, run: Future[Any], verdict: Callable[[], str | None]) -> None:
-    """Says to Tune what the first process says, until the run is over."""
+def _relay(relay: Any, run: Future[Any], verdict: Callable[[], str | None]) -> None:
+    """Pass the messages of the task's processes on to the driver, until their run is over."""
     has_started = False
-    word = line.listen.remote()
+    next_message = relay.receive.remote()
     while True:
-        heard, _ = ray.wait([word], timeout=RELAY_SECONDS)
-        if heard:
+        received, _ = ray.wait([next_message], timeout=RELAY_SECONDS)
+        if received:
             has_started = True
-            _say(*ray.get(word))
-            word = line.listen.remote()
+            _send(ray.get(next_message))
+            next_message = relay.receive.remote()
         elif run.done():
             break
         elif not has_started and (reason := verdict()) is not None:
-            _say(
-                "end",
-                TaskStopped.word,
-                vars(TaskStopped(f"stopped before its processes had started ({reason})", 0.0)),
-            )
+            _send(TaskStopped(f"stopped before its processes had started ({reason})", 0.0))
             return
     error = run.exception()
     if error is not None:
-        _say("end", TaskLost.word, vars(TaskLost(_in_words(error))))
+        _send(TaskLost(_in_words(error)))
 
 
 def _in_words(error: BaseException) -> str:
@@ -264,19 +269,19 @@ def _process(config: dict[str, Any]) -> None:
     """One of several."""
     from ray.train import get_context
 
-    place, record, line = config["place"], config["work"], config["line"]
+    place, record, relay = config["place"], config["work"], config["relay"]
     rank = get_context().get_world_rank()
 
-    def say(*words: Any) -> None:
-        ray.get(line.tell.remote(*words))
+    def send(message: WorkerMessage) -> None:
+        ray.get(relay.send.remote(message))
 
     if rank == 0:
         group = get_current_placement_group()
         if group is not None:
-            say("group", group.id.hex())
-        channel = RayChannel(config["trial_id"], place.folder, config["actors"], say)
-        _run_process(record, place, channel, say)
+            send(PlacementGroupReserved(group.id.hex()))
+        channel = RayChannel(config["trial_id"], place.folder, config["actors"], send)
+        _run_process(record, place, channel, send)
         return
-    say("node", socket.gethostname(), ray.get_runtime_context().get_node_id())
+    send(ProcessJoined(socket.gethostname(), ray.get_runtime_context().get_node_id()))
     # The first process alone times the student.
     perform(Task.restore(0, json.loads(record), []), replace(place, measures_latency=False), NullChannel())

@@ -1,22 +1,64 @@
-"""What a worker reports to the driver, and how a task can end."""
+"""Messages of a worker to the driver, the ways in which an attempt at a task ends, and the planner's answers.
+
+A worker sends a `WorkerMessage`, which travels through Ray Tune as the text of `to_json`.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol, get_args
+
+
+@dataclass(frozen=True)
+class AttemptStarted:
+    """An attempt at a task has begun: its first process runs.
+
+    Attributes:
+        host: name of the machine.
+        node_id: Ray's id of the node.
+    """
+
+    host: str
+    node_id: str
+
+
+@dataclass(frozen=True)
+class ProcessJoined:
+    """Another process of the same attempt runs; it may start before the first one.
+
+    Attributes:
+        host: name of the machine.
+        node_id: Ray's id of the node.
+    """
+
+    host: str
+    node_id: str
+
+
+@dataclass(frozen=True)
+class PlacementGroupReserved:
+    """The several processes of an attempt hold a placement group, which must be freed if their trial dies.
+
+    Attributes:
+        group_id: Ray's id of it, in hexadecimal digits.
+    """
+
+    group_id: str
 
 
 @dataclass(frozen=True)
 class ProgressReport:
-    """What a run tells while it lives.
+    """Progress of a running task.
 
     Attributes:
-        stage: that it is in; None where that is not what is told.
-        images, target_images: progress there; target None where it is not counted, or as told before.
+        stage: that the task is in; None where the report is about something else.
+        images, target_images: seen in that stage, and how many it will see; target None where the stage does not count
+            images, or where the report before has said it.
         metrics: newest numbers.
-        measured: the metrics are the student's on the hold-out at exactly `images`.
+        measured: whether the metrics are the student's on the hold-out at exactly `images`.
         picture: path of a new sample grid.
-        generator: digest of one that stands now: a snapshot, or the work's own.
+        generator: digest of one that is in the store now: a snapshot, or the task's own.
         note: a line for the user.
     """
 
@@ -29,14 +71,16 @@ class ProgressReport:
     generator: str | None = None
     note: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON, as it travels from a worker."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class TaskFinished:
-    """It made what it was to make."""
+    """The task has built all that it was to build.
+
+    Attributes:
+        metrics: final numbers.
+        reused: whether every stage was found in the store.
+        cpu_seconds: of the attempt's first process.
+    """
 
     word: ClassVar[str] = "finished"
     metrics: dict[str, float]
@@ -46,7 +90,7 @@ class TaskFinished:
 
 @dataclass(frozen=True)
 class TaskStopped:
-    """It was told to, and has saved a checkpoint."""
+    """The task was asked to stop, and has saved a checkpoint."""
 
     word: ClassVar[str] = "stopped"
     reason: str
@@ -64,12 +108,12 @@ class TaskDiverged:
 
 @dataclass(frozen=True)
 class TaskFailed:
-    """It failed for its own reasons: trying again would fail again.
+    """The task failed for its own reasons: trying again would fail again.
 
     Attributes:
         reason: one line.
         exit_code: of the `HidfdError` behind it, which is the user's to mend before anything goes on; None for an
-            error that concerns this piece alone.
+            error that concerns this task alone.
     """
 
     word: ClassVar[str] = "failed"
@@ -80,11 +124,11 @@ class TaskFailed:
 
 @dataclass(frozen=True)
 class TaskLost:
-    """Its process or its node went away; it goes on from its last checkpoint.
+    """The task's process or its node went away; the task goes on from its last checkpoint.
 
     Attributes:
         reason: one line.
-        node_is_gone: the machine went away with it, which is never the work's own fault.
+        node_is_gone: whether the machine went away too, which is never the task's own fault.
     """
 
     word: ClassVar[str] = "lost"
@@ -94,21 +138,33 @@ class TaskLost:
 
 
 TaskEnd = TaskFinished | TaskStopped | TaskDiverged | TaskFailed | TaskLost
+"""How an attempt at a task ended; the ledger keeps the `word` of it as `Attempt.end`."""
 
-ENDS: dict[str, type[TaskEnd]] = {
-    end.word: end for end in (TaskFinished, TaskStopped, TaskDiverged, TaskFailed, TaskLost)
-}
-"""Each way to end by the word that stands for it in the ledger."""
+WorkerMessage = AttemptStarted | ProcessJoined | PlacementGroupReserved | ProgressReport | TaskEnd
+"""A message of a worker to the driver."""
+
+_MESSAGES: dict[str, type[WorkerMessage]] = {message.__name__: message for message in get_args(WorkerMessage)}
+
+
+def to_json(message: WorkerMessage) -> str:
+    """Return the JSON text of a message, from which `from_json` makes it again."""
+    return json.dumps({"type": type(message).__name__, **asdict(message)})
+
+
+def from_json(text: str) -> WorkerMessage:
+    """Return the message of which `to_json` made this text."""
+    fields = json.loads(text)
+    return _MESSAGES[fields.pop("type")](**fields)
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing can start now: every slot is taken, or what is left needs what is running."""
+    """The planner's answer where nothing can start now: every slot is taken, or what is left needs what is running."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """Nothing is left to start, and nothing runs.
+    """The planner's answer where nothing is left to start, and nothing runs.
 
     Attributes:
         why: in words.
@@ -118,10 +174,10 @@ class Done:
 
 
 class Channel(Protocol):
-    """How a running task talks to whoever runs it."""
+    """The two-way channel of a running task to whoever runs it."""
 
     def report(self, report: ProgressReport) -> None:
-        """Tells how it goes."""
+        """Report progress."""
 
     def verdict(self) -> str | None:
-        """Why it shall save and stop, or None; cheap enough to be asked twice a second."""
+        """Return why the task shall save and stop, or None; cheap enough to be asked twice a second."""

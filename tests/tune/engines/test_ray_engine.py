@@ -18,11 +18,21 @@ from tests.tune.world import World, definition
 from tune.engines import ray_cluster as cluster
 from tune.engines import ray_engine as engine
 from tune.engines.ray_engine import Adapter
-from tune.engines.ray_worker import WORD
+from tune.engines.ray_worker import MESSAGE
 from tune.engines.worker import WorkerContext
 from tune.errors import EngineError, LedgerError
 from tune.planner.planner import OBEY_SECONDS, Planner
-from tune.study.messages import Done, ProgressReport, TaskFinished, TaskLost
+from tune.study.messages import (
+    AttemptStarted,
+    Done,
+    PlacementGroupReserved,
+    ProcessJoined,
+    ProgressReport,
+    TaskFinished,
+    TaskLost,
+    WorkerMessage,
+    to_json,
+)
 from tune.study.states import TaskState
 from tune.study.task import Task
 
@@ -73,8 +83,8 @@ def start(adapter: Adapter) -> tuple[str, str]:
     return trial.trial_id, json.loads(trial.config["work"])["label"]
 
 
-def says(*words: Any) -> dict[str, Any]:
-    return {WORD: json.dumps(words)}
+def result_of(message: WorkerMessage) -> dict[str, Any]:
+    return {MESSAGE: to_json(message)}
 
 
 def task_of(planner: Planner, label: str) -> Task:
@@ -83,9 +93,9 @@ def task_of(planner: Planner, label: str) -> Task:
 
 def test_a_trial_that_says_how_it_ended_ends_so(adapter: Adapter, planner: Planner) -> None:
     trial, label = start(adapter)
-    adapter.on_result(trial, says("start", "node-1", "n1"))
-    adapter.on_result(trial, says("report", ProgressReport("collection", 5, 10).to_json()))
-    adapter.on_result(trial, says("end", "finished", vars(TaskFinished({}, reused=False, cpu_seconds=2.0))))
+    adapter.on_result(trial, result_of(AttemptStarted("node-1", "n1")))
+    adapter.on_result(trial, result_of(ProgressReport("collection", 5, 10)))
+    adapter.on_result(trial, result_of(TaskFinished({}, reused=False, cpu_seconds=2.0)))
     adapter.on_end(trial, "it ended without a word")
     task = task_of(planner, label)
     assert task.outcome is not None
@@ -96,7 +106,7 @@ def test_a_trial_that_says_how_it_ended_ends_so(adapter: Adapter, planner: Plann
 
 def test_a_trial_whose_process_died_is_lost_and_goes_on(adapter: Adapter, planner: Planner) -> None:
     trial, label = start(adapter)
-    adapter.on_result(trial, says("start", "node-1", "n1"))
+    adapter.on_result(trial, result_of(AttemptStarted("node-1", "n1")))
     adapter.on_end(trial, "its process died")
     adapter.on_end(trial, "told twice")
     task = task_of(planner, label)
@@ -113,10 +123,10 @@ def test_what_several_processes_held_is_given_back_where_their_trial_died(
     freed: list[str] = []
     monkeypatch.setattr(engine, "free", freed.append)
     trial, _ = start(adapter)
-    adapter.on_result(trial, says("group", "4edfc363"))
-    adapter.on_result(trial, says("start", "node-1", "n1"))
+    adapter.on_result(trial, result_of(PlacementGroupReserved("4edfc363")))
+    adapter.on_result(trial, result_of(AttemptStarted("node-1", "n1")))
     if not is_lost:
-        adapter.on_result(trial, says("end", "finished", vars(TaskFinished({}, reused=False))))
+        adapter.on_result(trial, result_of(TaskFinished({}, reused=False)))
     adapter.on_end(trial, "its process died")
     assert freed == (["4edfc363"] if is_lost else []), "Ray Train gives back what came to its end"
 
@@ -128,7 +138,7 @@ def test_a_trial_whose_node_is_gone_is_lost_with_it(
     """Also while it still imports torch, when only the cluster knows where it is."""
     trial, label = start(adapter)
     if has_begun:
-        adapter.on_result(trial, says("start", "node-1", "n1"))
+        adapter.on_result(trial, result_of(AttemptStarted("node-1", "n1")))
     monkeypatch.setattr(engine, "answers", lambda node: node != "n1")
     adapter.on_end(trial, "its process died")
     assert [attempt.end for attempt in task_of(planner, label).attempts] == ["node lost"]
@@ -164,7 +174,7 @@ def test_a_trial_that_hangs_and_does_not_obey_is_killed_and_lost(
     trial = adapter.next_trial({"run": "study", "storage": None})
     assert isinstance(trial, Trial)
     trial.temporary_state = SimpleNamespace(ray_actor="its process")
-    adapter.on_result(trial.trial_id, says("start", "node-1", "n1"))
+    adapter.on_result(trial.trial_id, result_of(AttemptStarted("node-1", "n1")))
     adapter.on_step()
     assert killed == []
     (running,) = planner.running.values()
@@ -197,7 +207,7 @@ def test_an_error_is_kept_and_nothing_more_starts(
 
     with monkeypatch.context() as patch:
         patch.setattr(planner, "on_start", fail)
-        assert adapter.safely(lambda: adapter.on_result(trial, says("start", "node-1", "n1"))) is None
+        assert adapter.safely(lambda: adapter.on_result(trial, result_of(AttemptStarted("node-1", "n1")))) is None
     assert adapter.error is lost
     assert adapter.next_trial({"run": "study", "storage": None}) is None, "what runs is waited for"
     adapter.on_step()
@@ -209,7 +219,7 @@ def test_an_error_is_kept_and_nothing_more_starts(
 
 
 def test_results_of_strangers_are_nobodys(adapter: Adapter) -> None:
-    adapter.on_result("stranger", says("start", "node-1", "n1"))
+    adapter.on_result("stranger", result_of(AttemptStarted("node-1", "n1")))
     trial, _ = start(adapter)
     adapter.on_result(trial, {"training_iteration": 1})
 
@@ -276,9 +286,9 @@ def test_ray_of_its_own_joins_nothing_that_somebody_else_has_started(
 
 def test_a_trial_that_loses_the_node_of_any_process_is_lost_with_it(adapter: Adapter, planner: Planner) -> None:
     trial, label = start(adapter)
-    adapter.on_result(trial, says("node", "node-2", "n2"))  # may speak before the first process
-    adapter.on_result(trial, says("start", "node-1", "n1"))
-    adapter.on_result(trial, says("end", "lost", vars(TaskLost("process 1: connection closed"))))
+    adapter.on_result(trial, result_of(ProcessJoined("node-2", "n2")))  # may speak before the first process
+    adapter.on_result(trial, result_of(AttemptStarted("node-1", "n1")))
+    adapter.on_result(trial, result_of(TaskLost("process 1: connection closed")))
     adapter.on_end(trial, "it ended without a word")
     (attempt,) = task_of(planner, label).attempts
     assert (attempt.node, attempt.end) == ("node-1", "node lost")
@@ -286,9 +296,9 @@ def test_a_trial_that_loses_the_node_of_any_process_is_lost_with_it(adapter: Ada
 
 def test_what_the_first_process_said_of_its_end_stands(adapter: Adapter, planner: Planner) -> None:
     trial, label = start(adapter)
-    adapter.on_result(trial, says("start", "node-1", "n1"))
-    adapter.on_result(trial, says("end", "finished", vars(TaskFinished({}, reused=False, cpu_seconds=2.0))))
-    adapter.on_result(trial, says("end", "lost", vars(TaskLost("process 1: it was slow to leave"))))
+    adapter.on_result(trial, result_of(AttemptStarted("node-1", "n1")))
+    adapter.on_result(trial, result_of(TaskFinished({}, reused=False, cpu_seconds=2.0)))
+    adapter.on_result(trial, result_of(TaskLost("process 1: it was slow to leave")))
     adapter.on_end(trial, "it ended without a word")
     assert [attempt.end for attempt in task_of(planner, label).attempts] == ["finished"]
 
