@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hidfd.config import study_file as studyfile
 from hidfd.data.identify import identify
-from hidfd.errors import ConfigError, HidfdError, Stopped
+from hidfd.errors import ConfigError, Stopped
 from hidfd.pipeline.graph import needed, plan
 from hidfd.pipeline.observer import Observer
 from hidfd.store.disk import store_errors
@@ -21,7 +21,7 @@ from hidfd.store.store import Store
 from tune.engines.environment import before_ray, before_torch
 from tune.engines.ray_job import check_lasts
 from tune.engines.worker import WorkerContext, perform
-from tune.errors import StudyError
+from tune.errors import StudyBlocked, StudyError
 from tune.ledger.opening import copy_ledger, holder_of, open_ledger, send_request
 from tune.monitor import Importing, Watch, current
 from tune.planner.planner import Planner
@@ -156,7 +156,7 @@ def run_study(
         LedgerHeld: another driver runs it.
         StudyError: it ended without a single result.
         Stopped: the observer asked for it; the same command goes on.
-        HidfdError: what has to be mended before anything can go on.
+        StudyBlocked: an error that the user has to mend before anything can go on.
     """
     if engine == "local" and study.file.resources.num_workers > 1:
         raise ConfigError(
@@ -192,7 +192,7 @@ def run_study(
             snapshot = current(planner)
             show(snapshot)
             if planner.blocking_failure is not None:
-                raise _error_of(planner.blocking_failure.exit_code, planner.blocking_failure.reason)
+                raise StudyBlocked(planner.blocking_failure.reason, planner.blocking_failure.exit_code)
             if observer.stop_reason is not None:
                 raise Stopped(_what_stands(snapshot, observer.stop_reason))
             report = write_study_report(snapshot, definition.folder)
@@ -282,11 +282,6 @@ def _cpu_seconds(snapshot: StudySnapshot, engine: str, since: float) -> float:
         return own  # they ran in this process
     attempts = [attempt for task in snapshot.tasks for attempt in task.attempts if attempt.started >= since]
     return own + sum(attempt.cpu_seconds or 0.0 for attempt in attempts)
-
-
-def _error_of(exit_code: int | None, reason: str) -> HidfdError:
-    kinds = {kind.exit_code: kind for kind in HidfdError.__subclasses__()}
-    return kinds.get(exit_code or 1, HidfdError)(reason)
 
 
 def _what_stands(snapshot: StudySnapshot, reason: str) -> str:

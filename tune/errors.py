@@ -3,7 +3,8 @@
     HidfdError
       LedgerError      7  the ledger cannot be opened, read or written, or belongs to a newer version
         ConnectionLost 7  its database does not answer now; a running driver waits for it
-        LedgerHeld     8  another driver runs this study now
+        StudyLocked    8  another driver runs this study now
+      StudyBlocked        a task met an error that the user has to mend; its exit code is that of the task's error
       StudyError       9  the study ended without a single result to show, or has none yet that could be handed over
       EngineError     10  Ray does not start, or the cluster of RAY_ADDRESS does not answer
       TrackingError   11  MLflow cannot be reached, or refuses; only of `promote`: a study goes on without it
@@ -33,6 +34,14 @@ class StudyLocked(LedgerError):
     def by(cls, holder: str, name: str) -> StudyLocked:
         """The message for a study of that name."""
         return cls(f"study {name!r} is run by {holder}")
+
+
+class StudyBlocked(HidfdError):
+    """A task met an error that the user has to mend before the study goes on (`tune.study.messages.TaskBlocked`)."""
+
+    def __init__(self, reason: str, exit_code: int) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
 
 
 class StudyError(HidfdError):

@@ -28,6 +28,7 @@ from tune.study.messages import (
     Channel,
     Done,
     ProgressReport,
+    TaskBlocked,
     TaskDiverged,
     TaskEnd,
     TaskFailed,
@@ -119,7 +120,7 @@ class World:
     running: list[str] = field(default_factory=list)
     collapsed: Callable[[Task], bool] = lambda task: False
     diverged: Callable[[Task], bool] = lambda task: False
-    failing: Callable[[Task], TaskFailed | None] = lambda task: None
+    failing: Callable[[Task], TaskFailed | TaskBlocked | None] = lambda task: None
     lose: Callable[[Task, int], bool] = lambda task, step: False
     log: list[str] = field(default_factory=list)
 

@@ -16,7 +16,16 @@ import hidfd.errors
 from hidfd.pipeline.graph import Stage, needed
 from hidfd.pipeline.observer import Observer
 from tune.engines.environment import before_torch
-from tune.study.messages import Channel, ProgressReport, TaskDiverged, TaskEnd, TaskFailed, TaskFinished, TaskStopped
+from tune.study.messages import (
+    Channel,
+    ProgressReport,
+    TaskBlocked,
+    TaskDiverged,
+    TaskEnd,
+    TaskFailed,
+    TaskFinished,
+    TaskStopped,
+)
 from tune.study.metrics import LATENCY
 from tune.study.states import TaskKind
 from tune.study.task import Task
@@ -84,9 +93,11 @@ def perform(task: Task, place: WorkerContext, channel: Channel) -> TaskEnd:
     except hidfd.errors.ProcessLostError:
         raise
     except hidfd.errors.HidfdError as error:
-        concerns_all = isinstance(error, hidfd.errors.StoreError | hidfd.errors.DeviceError)
-        concerns_all = concerns_all or task.spec.kind is TaskKind.COLLECTION
-        return TaskFailed(str(error), error.exit_code if concerns_all else None, time.process_time() - started)
+        cpu_seconds = time.process_time() - started
+        blocks_study = isinstance(error, hidfd.errors.StoreError | hidfd.errors.DeviceError)
+        if blocks_study or task.spec.kind is TaskKind.COLLECTION:
+            return TaskBlocked(str(error), error.exit_code, cpu_seconds)
+        return TaskFailed(str(error), cpu_seconds)
     except ChannelError as error:
         raise error.cause from None
     except Exception as error:
@@ -94,9 +105,7 @@ def perform(task: Task, place: WorkerContext, channel: Channel) -> TaskEnd:
             raise
         _log.exception("%s failed", task.label)
         where = _leave_traceback(Path(place.folder) / task.label)
-        return TaskFailed(
-            f"{type(error).__name__}: {error} (traceback in {where})", None, time.process_time() - started
-        )
+        return TaskFailed(f"{type(error).__name__}: {error} (traceback in {where})", time.process_time() - started)
     return TaskFinished(metrics, reused, time.process_time() - started)
 
 

@@ -19,6 +19,7 @@ from tune.planner.suggest import propose
 from tune.study.messages import (
     Done,
     ProgressReport,
+    TaskBlocked,
     TaskDiverged,
     TaskEnd,
     TaskFailed,
@@ -91,7 +92,7 @@ class Planner:
         self.state = state
         self.running: dict[str, RunningTask] = {}
         self.notes: list[str] = []
-        self.blocking_failure: TaskFailed | None = None
+        self.blocking_failure: TaskBlocked | None = None
         self._clock = clock
         self._now = -math.inf
         self._last_listened = self.now()
@@ -341,9 +342,9 @@ class Planner:
                 return Outcome(state, reason, metrics, reused)
             case TaskDiverged(reason):
                 return Outcome(TaskState.DIVERGED, reason)
-            case TaskFailed(reason, None):
-                return Outcome(TaskState.FAILED, reason)
             case TaskFailed(reason):
+                return Outcome(TaskState.FAILED, reason)
+            case TaskBlocked(reason):
                 self.blocking_failure = end
                 self.drain(f"{task.label}: {reason}")
                 return None

@@ -108,17 +108,25 @@ class TaskDiverged:
 
 @dataclass(frozen=True)
 class TaskFailed:
-    """The task failed for its own reasons: trying again would fail again.
+    """The task failed for its own reasons: trying again would fail again."""
+
+    word: ClassVar[str] = "failed"
+    reason: str
+    cpu_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class TaskBlocked:
+    """The task met an error that the user has to mend before any task goes on: of the store, the device, the material.
 
     Attributes:
-        reason: one line.
-        exit_code: of the `HidfdError` behind it, which is the user's to mend before anything goes on; None for an
-            error that concerns this task alone.
+        reason: the message of the `HidfdError` behind it.
+        exit_code: of that error.
     """
 
     word: ClassVar[str] = "failed"
     reason: str
-    exit_code: int | None = None
+    exit_code: int
     cpu_seconds: float | None = None
 
 
@@ -137,7 +145,7 @@ class TaskLost:
     node_is_gone: bool = False
 
 
-TaskEnd = TaskFinished | TaskStopped | TaskDiverged | TaskFailed | TaskLost
+TaskEnd = TaskFinished | TaskStopped | TaskDiverged | TaskFailed | TaskBlocked | TaskLost
 """How an attempt at a task ended; the ledger keeps the `word` of it as `Attempt.end`."""
 
 WorkerMessage = AttemptStarted | ProcessJoined | PlacementGroupReserved | ProgressReport | TaskEnd

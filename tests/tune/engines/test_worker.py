@@ -17,7 +17,7 @@ from tune.engines import worker
 from tune.engines.local import run_local
 from tune.engines.worker import TaskObserver, WorkerContext, numbers_of, perform
 from tune.errors import LedgerError
-from tune.study.messages import ProgressReport, TaskDiverged, TaskFailed, TaskFinished, TaskStopped
+from tune.study.messages import ProgressReport, TaskBlocked, TaskDiverged, TaskFailed, TaskFinished, TaskStopped
 from tune.study.states import TaskKind
 from tune.study.task import Task, task_specs
 
@@ -75,9 +75,9 @@ class Channel:
         (hidfd.errors.Stopped("pruned"), "evaluation", TaskStopped, None),
         (hidfd.errors.DivergedError("a loss was not finite"), "synthesis", TaskDiverged, None),
         (hidfd.errors.InputError("too few images"), "evaluation", TaskFailed, None),
-        (hidfd.errors.InputError("too few images"), "collection", TaskFailed, 3),
-        (hidfd.errors.StoreError("the disk is full"), "evaluation", TaskFailed, 4),
-        (hidfd.errors.DeviceError("no CUDA"), "evaluation", TaskFailed, 5),
+        (hidfd.errors.InputError("too few images"), "collection", TaskBlocked, 3),
+        (hidfd.errors.StoreError("the disk is full"), "evaluation", TaskBlocked, 4),
+        (hidfd.errors.DeviceError("no CUDA"), "evaluation", TaskBlocked, 5),
         (ZeroDivisionError("by zero"), "evaluation", TaskFailed, None),
     ],
 )

@@ -15,7 +15,17 @@ from tune.planner.planner import LOST_IN_ALL, Planner
 from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
 from tune.study.asha import Decision
-from tune.study.messages import Channel, Done, ProgressReport, TaskDiverged, TaskEnd, TaskFailed, TaskFinished, TaskLost
+from tune.study.messages import (
+    Channel,
+    Done,
+    ProgressReport,
+    TaskBlocked,
+    TaskDiverged,
+    TaskEnd,
+    TaskFailed,
+    TaskFinished,
+    TaskLost,
+)
 from tune.study.states import TaskKind, TaskState
 from tune.study.task import Task
 
@@ -120,10 +130,9 @@ def test_failure_of_one_student_leaves_the_others() -> None:
 
 
 def test_error_that_the_user_must_mend_stops_the_study_and_is_tried_again() -> None:
-    world = World(failing=lambda task: TaskFailed("the disk is full", 4) if task.label == "generator-1" else None)
+    world = World(failing=lambda task: TaskBlocked("the disk is full", 4) if task.label == "generator-1" else None)
     planner = run(definition(), world)
-    assert planner.blocking_failure is not None
-    assert planner.blocking_failure.exit_code == 4
+    assert planner.blocking_failure == TaskBlocked("the disk is full", 4)
     assert not planner.is_over()
     world.failing = lambda task: None
     mended = run(definition(), world)

@@ -10,6 +10,7 @@ from tune.study.messages import (
     PlacementGroupReserved,
     ProcessJoined,
     ProgressReport,
+    TaskBlocked,
     TaskDiverged,
     TaskEnd,
     TaskFailed,
@@ -29,7 +30,8 @@ MESSAGES: tuple[WorkerMessage, ...] = (
     TaskFinished({"agreement": 0.5}, reused=True, cpu_seconds=1.5),
     TaskStopped("Ctrl-C", 1.5),
     TaskDiverged("a loss was not finite"),
-    TaskFailed("the disk is full", 4, 1.5),
+    TaskFailed("ZeroDivisionError: by zero"),
+    TaskBlocked("the disk is full", 4, 1.5),
     TaskLost("its node is gone", node_is_gone=True),
 )
 
