@@ -1,4 +1,4 @@
-"""A plan, a schema, a study's state and a preflight cost little: nothing that they need loads torch, Ray or MLflow."""
+"""A plan, a schema and a preflight cost little, and a worker loads only what a task needs."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.k8s.study_files import tree
 
-MODULES = (
+LIGHT = (
     "hidfd.config.schema",
     "hidfd.pipeline.graph",
     "hidfd.config.study_file",
     "tune.planner.planner",
     "tune.driver",
 )
+
+DRIVER = ("optuna", "torch", "mlflow", "tune.planner", "tune.samplers", "tune.ledger")
+"""What only the driver of a study needs; torch is loaded by a worker when it begins a task."""
 
 
 def loaded_by(program: str, *packages: str) -> set[str]:
@@ -29,16 +33,26 @@ def loaded_by(program: str, *packages: str) -> set[str]:
     return set(finished.stdout.split())
 
 
-def test_planning_loads_neither_torch_nor_ray_nor_mlflow() -> None:
-    heavy = ("torch", "ray", "mlflow")
+@pytest.mark.parametrize(
+    ("modules", "unwanted"),
+    [
+        (LIGHT, ("torch", "ray", "mlflow")),
+        (("tune.study.messages",), (*DRIVER, "ray", "pydantic")),
+        (("tune.engines.worker",), (*DRIVER, "ray", "numpy", "pyarrow")),
+        (("tune.engines.ray_worker",), DRIVER),
+    ],
+    ids=lambda names: names[-1],
+)
+def test_module_loads_no_package_that_it_can_do_without(modules: tuple[str, ...], unwanted: tuple[str, ...]) -> None:
     program = f"""
 import importlib, sys
-for module in {MODULES}:
+for module in {modules}:
     importlib.import_module(module)
-    loaded = [name for name in {heavy} if name in sys.modules]
+    loaded = [name for name in sys.modules if any(f"{{name}}.".startswith(f"{{one}}.") for one in {unwanted})]
     assert not loaded, f"importing {{module}} loads {{loaded}}"
 """
-    assert loaded_by(program, *heavy) == set()
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_definition_of_a_study_loads_no_library_of_engines_samplers_and_clusters(tmp_path: Path) -> None:
