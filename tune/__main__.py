@@ -20,7 +20,7 @@ from hidfd.config.study_file import redacted
 from hidfd.errors import ConfigError
 from hidfd.formatting import percent
 from hidfd.pipeline.console import console_observer, interruptible
-from tune.driver import Ended, Study, open_study, run_study, write_pages
+from tune.driver import Ended, Study, open_last_run, open_study, run_study, write_pages
 from tune.errors import StudyLocked
 from tune.forget import forget as forget_study
 from tune.planner.forecast import forecast_of
@@ -137,7 +137,7 @@ def _wait_for_its_end(study: Study) -> None:
 
 def status(options: argparse.Namespace) -> None:
     """Say where the study stands, whoever runs it."""
-    study = _open(options)
+    study = _open_last_run(options)
     if options.watch:
         _watch(study, as_json=options.json)
     state = study.state()
@@ -207,7 +207,7 @@ def _has_begun(snapshot: StudySnapshot) -> bool:
 
 def stop(options: argparse.Namespace) -> None:
     """Ask whoever runs the study, on whatever machine, to save what runs and stop; `tune run` goes on later."""
-    study = _open(options)
+    study = _open_last_run(options)
     holder = study.holder()
     if holder is not None:
         study.ask_to_stop(holder, now=options.now)
@@ -227,7 +227,7 @@ def stop(options: argparse.Namespace) -> None:
 
 def show(options: argparse.Namespace) -> None:
     """Show one trial, by its number or by the name of its folder: settings, numbers, what it rests on."""
-    study = _open(options)
+    study = _open_last_run(options)
     snapshot = study.snapshot()
     if _show_unplanned(snapshot, options):
         return
@@ -271,7 +271,7 @@ def show(options: argparse.Namespace) -> None:
 
 def explain(options: argparse.Namespace) -> None:
     """Say why a trial has its parameters, what it reused and built, and why it stopped where it did."""
-    study = _open(options)
+    study = _open_last_run(options)
     snapshot = study.snapshot()
     if _show_unplanned(snapshot, options):
         return
@@ -288,7 +288,7 @@ def explain(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Write the study's page anew, and those of its trials that are gone."""
-    study = _open(options)
+    study = _open_last_run(options)
     path = write_pages(study)
     if options.json:
         print(json.dumps({"report": str(path)}))
@@ -300,7 +300,7 @@ def report(options: argparse.Namespace) -> None:
 
 def promote(options: argparse.Namespace) -> None:
     """Register the study's best student in MLflow, from where it loads without this project."""
-    done = promote_study(_open(options), name=options.name, alias=options.alias)
+    done = promote_study(_open_last_run(options), name=options.name, alias=options.alias)
     if options.json:
         print(json.dumps(done.to_json()))
         return
@@ -315,6 +315,10 @@ def promote(options: argparse.Namespace) -> None:
 
 def _open(options: argparse.Namespace) -> Study:
     return open_study(options.file, options.overrides, store=options.store, num_seeds=options.seeds)
+
+
+def _open_last_run(options: argparse.Namespace) -> Study:
+    return open_last_run(options.file, options.overrides, store=options.store, num_seeds=options.seeds)
 
 
 def _command(verb: str, options: argparse.Namespace, *more: str) -> str:
@@ -352,7 +356,7 @@ def _show_unplanned(snapshot: StudySnapshot, options: argparse.Namespace) -> boo
 
 def forget(options: argparse.Namespace) -> None:
     """Take away for good what a study has left in ledger, store and MLflow; registered models stay."""
-    study = _open(options)
+    study = _open_last_run(options)
     found = forget_study(study, really=options.yes)
     if options.json:
         print(json.dumps({"forgotten": options.yes, **found.to_json()}))

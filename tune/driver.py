@@ -8,6 +8,7 @@ import shlex
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from tune.engines.environment import before_ray, before_torch
 from tune.engines.ray_job import check_lasts
 from tune.engines.worker import WorkerContext, perform
 from tune.errors import StudyBlocked, StudyError
-from tune.ledger.opening import copy_ledger, holder_of, open_ledger, send_request
+from tune.ledger.ledger import Ledger
+from tune.ledger.opening import copy_ledger, holder_of, open_ledger, run_arguments_of, send_request
 from tune.monitor import Importing, Watch, current
 from tune.planner.planner import Planner
 from tune.planner.snapshots import snapshot_of
@@ -45,11 +47,14 @@ class Study:
         file: the study file.
         store: of artifacts.
         definition: its sections, checked against each other, with every material identified.
+        overrides, num_seeds: with which it was opened.
     """
 
     file: studyfile.StudyFile
     store: Store
     definition: Definition
+    overrides: tuple[str, ...] = ()
+    num_seeds: int | None = None
 
     def holder(self) -> str | None:
         """Who drives it now, in words."""
@@ -132,7 +137,39 @@ def open_study(
         tracking=studyfile.redacted(file.storage.tracking),
         resources=task_resources(file),
     )
-    return Study(file, opened, definition)
+    return Study(file, opened, definition, tuple(overrides), num_seeds)
+
+
+def open_last_run(
+    path: str,
+    overrides: Sequence[str] = (),
+    *,
+    store: str | None = None,
+    num_seeds: int | None = None,
+) -> Study:
+    """Read a study file as `open_study` does, with the arguments of the study's last run unless others are given.
+
+    Overrides that only say where the study is (`name`, `storage`) are needed to find that run, and are no others.
+
+    Args:
+        path, overrides, store, num_seeds: as `open_study`.
+
+    Raises:
+        ConfigError, InputError, StoreError, LedgerError: see `hidfd.errors` and `tune.errors`.
+    """
+    if num_seeds is None and all(map(_is_of_a_place, overrides)):
+        file = studyfile.load(path, overrides, store=store)
+        arguments = run_arguments_of(file.storage.ledger, file.name)
+        if arguments is not None:
+            with suppress(ConfigError):  # the file may have changed since, so that the overrides do not fit any more
+                recorded = [*arguments["overrides"], *overrides]
+                return open_study(path, recorded, store=store, num_seeds=arguments["seeds"])
+    return open_study(path, overrides, store=store, num_seeds=num_seeds)
+
+
+def _is_of_a_place(override: str) -> bool:
+    """Whether an override says where the study is, rather than what it is."""
+    return override.partition("=")[0].partition(".")[0] in ("name", "storage")
 
 
 def run_study(
@@ -178,6 +215,7 @@ def run_study(
         storage.ledger, definition.name, asked.objective, observer.should_stop, asked.further_objectives
     ) as ledger:
         state = StudyState(definition, ledger, tries_again=True)
+        _record_arguments(study, ledger)
         planner = Planner(state, time.time)
         tracker = Tracker(storage.tracking, definition.name)
         is_new = not planner.is_over()
@@ -201,6 +239,14 @@ def run_study(
     if not any(task.state is TaskState.COMPLETE for task in snapshot.tasks if task.kind is TaskKind.STUDENT):
         raise StudyError(snapshot.undone or _nothing_came_of_it(snapshot, report))
     return Ended(snapshot, report, is_new, projection.error, _cpu_seconds(snapshot, engine, started))
+
+
+def _record_arguments(study: Study, ledger: Ledger) -> None:
+    """Write into the ledger what `open_last_run` needs to read the study as this run does."""
+    overrides = [override for override in study.overrides if not _is_of_a_place(override)]
+    arguments = {"overrides": overrides, "seeds": study.num_seeds}
+    if ledger.run_arguments != arguments:
+        ledger.set_run_arguments(arguments)
 
 
 def write_pages(study: Study) -> Path:

@@ -34,6 +34,9 @@ SCHEMA = 1
 REQUEST = "request/"
 """Prefix of study attributes that another process than the driver writes, each under a name of its own."""
 
+RUN_ARGUMENTS = "run_arguments"
+"""Name of the study attribute with the arguments of the last run."""
+
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna announces every study that it opens
 
 
@@ -92,6 +95,16 @@ class Ledger:
     def set_identity(self, identity: dict[str, Any]) -> None:
         """Write the settings to which the search trials belong."""
         self._write(lambda: self._search_study.set_user_attr("identity", identity))
+
+    @property
+    def run_arguments(self) -> dict[str, Any] | None:
+        """The arguments of the last run, as `set_run_arguments` wrote them; None if an older version ran the study."""
+        arguments: dict[str, Any] | None = self._search_study.user_attrs.get(RUN_ARGUMENTS)
+        return arguments
+
+    def set_run_arguments(self, arguments: dict[str, Any]) -> None:
+        """Write the arguments of a run: `overrides` of the study file, and the number of `seeds` or None."""
+        self._write(lambda: self._search_study.set_user_attr(RUN_ARGUMENTS, arguments))
 
     @property
     def search_closed(self) -> dict[str, Any] | None:

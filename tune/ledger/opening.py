@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 
 from hidfd.config.study_file import redacted
 from tune.errors import LedgerError
-from tune.ledger.ledger import REQUEST, Ledger
+from tune.ledger.ledger import REQUEST, RUN_ARGUMENTS, Ledger
 from tune.ledger.mirrored_storage import MirroredStorage, storage_errors
 from tune.ledger.postgres import ADDRESS_FORM, PostgresDatabase
 from tune.ledger.sqlite import SqliteFile
@@ -103,6 +103,21 @@ def _trial_of(task: FrozenTrial) -> int:
     """Return the number of the search trial that a task was made for; -1 for a task of the comparison at the end."""
     number: int | None = task.user_attrs["work"]["trial"]
     return -1 if number is None else number
+
+
+def run_arguments_of(address: str, name: str) -> dict[str, Any] | None:
+    """Return the arguments of a study's last run, as `Ledger.set_run_arguments` wrote them; None if none are known.
+
+    Args:
+        address: see `database_at`.
+        name: of the study.
+    """
+    database = database_at(address)
+    if not database.has_ledger():
+        return None
+    with database.open() as storage, storage_errors():
+        known = {study.study_name: study for study in storage.get_all_studies()}
+        return known[name].user_attrs.get(RUN_ARGUMENTS) if name in known else None
 
 
 def holder_of(address: str, name: str) -> str | None:

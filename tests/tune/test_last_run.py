@@ -1,0 +1,170 @@
+"""Verbs that read a study show it as it was last run, and need not be given the overrides of that run again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+import yaml
+
+import tune.driver
+from tests.tune.world import SEARCH, World, trial
+from tune.__main__ import main
+from tune.ledger.ledger import Ledger
+from tune.study.messages import Channel, TaskBlocked, TaskEnd
+from tune.study.task import Task
+
+RUN = ("run", "study.yaml", "--engine", "local", "--json")
+
+OTHER_TRIAL = ("study.num_students=3", "trial.distillation.momentum=0.5")
+"""Overrides of which the second makes another study of it."""
+
+READING = (("status",), ("show", "0"), ("explain", "0"), ("report",), ("stop",))
+
+
+class NoProjection:
+    """A projection to no MLflow."""
+
+    error = None
+
+    def __init__(self, tracker: Any) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+    def offer(self, snapshot: Any) -> None:
+        pass
+
+    def finish(self, snapshot: Any, store: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture(autouse=True)
+def study_file(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`study.yaml` over a world without torch, in the working folder."""
+    controls = {"real_only": False, "synthetic_only": False, "plain_kd": False}
+    tree = {
+        "name": "s",
+        "trial": trial().model_dump(mode="json", exclude_none=True, exclude_defaults=True),
+        "study": {"num_students": 2, "startup_students": 2, "sampler": "random", "controls": controls},
+        "search": SEARCH,
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree))
+
+    def perform(task: Task, place: Any, channel: Channel) -> TaskEnd:
+        return world.execute(task, channel)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tune.driver, "perform", perform)
+    monkeypatch.setattr(tune.driver, "_import_materials", lambda *given: None)
+    monkeypatch.setattr(tune.driver, "Projection", NoProjection)
+    monkeypatch.setattr(tune.driver, "write_study_figures", lambda *given: None)
+    return tmp_path / "study.yaml"
+
+
+def status(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["status", "study.yaml", "--json", *arguments]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.mark.parametrize("verb", READING, ids=lambda verb: verb[0])
+def test_study_that_ran_with_overrides_is_read_without_them(
+    verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*RUN, *OTHER_TRIAL]) == 0
+    capsys.readouterr()
+    code = main([verb[0], "study.yaml", *verb[1:]])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert "not started" not in said.out
+
+
+def test_what_is_shown_is_the_last_run_and_its_command_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, *OTHER_TRIAL]) == 0
+    first = status(capsys)
+    assert (first["finished"], first["num_students"]) == (True, 3)
+    assert first == status(capsys, *OTHER_TRIAL)
+    assert first["command"] == f"python -m tune run study.yaml {' '.join(OTHER_TRIAL)}"
+    more = ("study.num_students=4", OTHER_TRIAL[1])
+    assert main([*RUN, *more]) == 0
+    assert status(capsys) == status(capsys, *more)
+
+
+def test_seeds_of_the_last_run_are_remembered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, "--seeds", "2"]) == 0
+    found = status(capsys)
+    assert [len(row["keys"]) for row in found["rows"]] == [2]
+    assert found["command"] == "python -m tune run study.yaml --seeds 2"
+    assert len(status(capsys, "--seeds", "1")["rows"][0]["keys"]) == 1, "where some are given, these count"
+
+
+def test_overrides_that_are_given_count_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, "study.num_students=3"]) == 0
+    found = status(capsys, "study.concurrency=2")
+    assert found["num_students"] == 2, "as the file has it"
+
+
+def test_override_that_says_where_the_ledger_is_leaves_the_others_remembered(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*RUN, "storage.ledger=other.db", *OTHER_TRIAL]) == 0
+    found = status(capsys, "storage.ledger=other.db")
+    assert (found["finished"], found["num_students"]) == (True, 3)
+    assert found["command"] == f"python -m tune run study.yaml {' '.join(OTHER_TRIAL)} storage.ledger=other.db"
+    assert status(capsys)["trials"] == [], "the file's own ledger knows nothing of it"
+
+
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_run_and_its_plan_keep_to_what_they_are_given(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, *OTHER_TRIAL]) == 0
+    assert main([verb, "study.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "was begun with other settings" in said
+    assert "trial.distillation.momentum" in said
+
+
+def test_ledger_that_does_not_say_how_it_was_run_is_read_by_the_file_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Ledger, "set_run_arguments", lambda *given: None)
+    assert main([*RUN, "study.num_students=3"]) == 0
+    assert status(capsys)["num_students"] == 2
+    assert status(capsys, "study.num_students=3")["num_students"] == 3
+
+
+def test_file_that_the_remembered_overrides_do_not_fit_any_more_is_read_alone(
+    study_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*RUN, "search.distillation.inflation.high=30"]) == 0
+    tree = yaml.safe_load(study_file.read_text())
+    tree["search"]["distillation.inflation"] = {"type": "categorical", "choices": [1, 2]}
+    study_file.write_text(yaml.safe_dump(tree))
+    assert main(["status", "study.yaml"]) == 2
+    assert "was begun with other settings" in capsys.readouterr().err
+
+
+def test_error_that_the_user_has_to_mend_keeps_its_exit_code_and_message(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.failing = lambda task: TaskBlocked("the disk is full", 4)
+    assert main(RUN) == 4
+    said = capsys.readouterr()
+    assert said.err.endswith("error: the disk is full\n")
+    event = json.loads(said.out.splitlines()[-1])
+    assert (event["event"], event["error"], event["exit_code"]) == ("error", "the disk is full", 4)
