@@ -20,7 +20,7 @@ from hidfd.config.study_file import redacted
 from hidfd.errors import ConfigError
 from hidfd.formatting import percent
 from hidfd.pipeline.console import console_observer, interruptible
-from tune.driver import Ended, Study, open_last_run, open_study, run_study, write_pages
+from tune.driver import RunSummary, Study, open_last_run, open_study, run_study, write_pages
 from tune.errors import StudyLocked
 from tune.forget import forget as forget_study
 from tune.planner.forecast import forecast_of
@@ -373,7 +373,7 @@ def forget(options: argparse.Namespace) -> None:
         print(f"next: {_command('forget', options)} --yes")
 
 
-def _print_result(ended: Ended) -> None:
+def _print_result(ended: RunSummary) -> None:
     snapshot = ended.snapshot
     _print_tables(snapshot)
     if not ended.is_new:
@@ -429,7 +429,8 @@ def _count(text: str) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="python -m tune",
-        description="Hybrid data-free knowledge distillation: studies over trials.",
+        description="Hybrid data-free knowledge distillation: studies over trials. Only plan and run need the "
+        "overrides of a run again; where none are given, the other verbs take those of the last run.",
         epilog=trial_epilog("study.num_students=12\nor search.distillation.inflation.high=80", OWN_EXIT_CODES),
     )
 

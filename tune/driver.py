@@ -1,4 +1,4 @@
-"""A study from its file to its report: opens what it needs, runs an engine over the planner, projects what stands."""
+"""The driver of a study: opens its file, store and ledger, runs its tasks by an engine, and writes its report."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from hidfd.pipeline.observer import Observer
 from hidfd.store.disk import store_errors
 from hidfd.store.store import Store
 from tune.engines.environment import before_ray, before_torch
-from tune.engines.ray_job import check_lasts
+from tune.engines.ray_job import check_storage_lasts
 from tune.engines.worker import WorkerContext, perform
 from tune.errors import StudyBlocked, StudyError
 from tune.ledger.ledger import Ledger
 from tune.ledger.opening import copy_ledger, holder_of, open_ledger, run_arguments_of, send_request
-from tune.monitor import Importing, Watch, current
+from tune.monitor import ImportObserver, StudyMonitor, live_snapshot
 from tune.planner.planner import Planner
 from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
@@ -41,13 +41,13 @@ from tune.tracking.tracker import Tracker
 
 @dataclass(frozen=True)
 class Study:
-    """What a study file asks for, opened.
+    """A study file with its store and its checked sections.
 
     Attributes:
         file: the study file.
         store: of artifacts.
-        definition: its sections, checked against each other, with every material identified.
-        overrides, num_seeds: with which it was opened.
+        definition: the file's sections, checked against each other, with the sha256 of every material.
+        overrides, num_seeds: arguments with which the file was opened.
     """
 
     file: studyfile.StudyFile
@@ -57,41 +57,41 @@ class Study:
     num_seeds: int | None = None
 
     def holder(self) -> str | None:
-        """Who drives it now, in words."""
+        """Return which process drives the study now, in words; None if none does."""
         return holder_of(self.file.storage.ledger, self.definition.name)
 
     def state(self) -> StudyState:
-        """Where it stands, over a copy of its ledger: for looking on, and for planning."""
+        """Return the study's state over a copy of its ledger, which may be read while a driver writes the ledger."""
         is_driven = self.holder() is not None
         asked = self.definition.study
         ledger = copy_ledger(self.file.storage.ledger, self.definition.name, asked.objective, asked.further_objectives)
         return StudyState(self.definition, ledger, is_driven=is_driven)
 
     def snapshot(self) -> StudySnapshot:
-        """Where it stands, whoever drives it."""
+        """Return the study's snapshot from a copy of its ledger."""
         return snapshot_of(self.state())
 
     def ask_to_stop(self, holder: str, *, now: bool) -> None:
-        """Ask a driver, wherever it runs, to stop: after saving what runs, or at once.
+        """Ask a driver, on whatever machine, to stop.
 
         Args:
             holder: the driver, as `holder` names it.
-            now: at once.
+            now: whether it stops at once, instead of saving checkpoints first.
         """
         by = f"{getpass.getuser()}@{socket.gethostname()}"
         send_request(self.file.storage.ledger, self.definition.name, {"to": holder, "by": by, "now": now})
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What a run left.
+class RunSummary:
+    """The result of a run that came to the study's end.
 
     Attributes:
-        snapshot: the study.
+        snapshot: of the study.
         report: path of its page.
-        is_new: whether anything had to be done.
-        tracking_error: why MLflow does not show all of it, if so.
-        cpu_seconds: of this process and everything that it started on this machine.
+        is_new: whether anything was left to do.
+        tracking_error: why MLflow does not show all of the study; None if it does.
+        cpu_seconds: of this process, its children (Ray's node) and the run's tasks.
     """
 
     snapshot: StudySnapshot
@@ -111,14 +111,14 @@ def open_study(
     """Read a study file and check all of it, without Ray and without torch.
 
     Args:
-        path, overrides, store: as `hidfd.config.study_file.load`.
-        num_seeds: of the comparison at the end, in place of those in the file.
+        path, overrides, store: see `hidfd.config.study_file.load`.
+        num_seeds: number of fresh seeds of the comparison at the end, instead of those in the file.
 
     Raises:
         ConfigError, InputError, StoreError: see `hidfd.errors`.
     """
     file = studyfile.load(path, overrides, store=store)
-    check_lasts(file.storage)
+    check_storage_lasts(file.storage)
     asked, search, trial = read_sections(file)
     if num_seeds is not None:
         asked = asked.with_num_seeds(num_seeds)
@@ -147,12 +147,12 @@ def open_last_run(
     store: str | None = None,
     num_seeds: int | None = None,
 ) -> Study:
-    """Read a study file as `open_study` does, with the arguments of the study's last run unless others are given.
+    """Read a study file as `open_study` does, but with the arguments of the study's last run where none are given.
 
-    Overrides that only say where the study is (`name`, `storage`) are needed to find that run, and are no others.
+    Overrides of `name` and `storage` say where that run is recorded, so they may be given beside its arguments.
 
     Args:
-        path, overrides, store, num_seeds: as `open_study`.
+        path, overrides, store, num_seeds: see `open_study`.
 
     Raises:
         ConfigError, InputError, StoreError, LedgerError: see `hidfd.errors` and `tune.errors`.
@@ -161,14 +161,14 @@ def open_last_run(
         file = studyfile.load(path, overrides, store=store)
         arguments = run_arguments_of(file.storage.ledger, file.name)
         if arguments is not None:
-            with suppress(ConfigError):  # the file may have changed since, so that the overrides do not fit any more
+            with suppress(ConfigError):  # the file may have changed since, so that the overrides no longer fit it
                 recorded = [*arguments["overrides"], *overrides]
                 return open_study(path, recorded, store=store, num_seeds=arguments["seeds"])
     return open_study(path, overrides, store=store, num_seeds=num_seeds)
 
 
 def _is_of_a_place(override: str) -> bool:
-    """Whether an override says where the study is, rather than what it is."""
+    """Whether an override says where the study is recorded, and changes no setting of the study."""
     return override.partition("=")[0].partition(".")[0] in ("name", "storage")
 
 
@@ -179,20 +179,23 @@ def run_study(
     device: str,
     observer: Observer,
     show: Callable[[StudySnapshot], None],
-) -> Ended:
+) -> RunSummary:
     """Run a study, or go on with it, to its report.
 
     Args:
-        study: opened.
+        study: to run.
         engine: `ray`, or `local` for one task after another in this process.
         device: auto, cpu or cuda.
-        observer: hears of imports; its `stop_reason` stops the study.
-        show: called with what stands, about once a second while something runs.
+        observer: of imports; its `stop_reason` stops the study.
+        show: called with a new snapshot, about once a second while something runs.
+
+    Returns:
+        A summary of the run.
 
     Raises:
-        LedgerHeld: another driver runs it.
-        StudyError: it ended without a single result.
-        Stopped: the observer asked for it; the same command goes on.
+        StudyLocked: another driver runs the study.
+        StudyError: the study ended without a single finished student.
+        Stopped: the observer has a `stop_reason`; the same command goes on.
         StudyBlocked: an error that the user has to mend before anything can go on.
     """
     if engine == "local" and study.file.resources.num_workers > 1:
@@ -208,8 +211,8 @@ def run_study(
         definition.folder.mkdir(parents=True, exist_ok=True)
     threads = study.file.resources.cpus_per_worker
     asked = definition.study
-    place = WorkerContext(
-        _everywhere(storage.store), _everywhere(str(definition.folder)), device, threads, asked.measures_latency
+    context = WorkerContext(
+        _absolute(storage.store), _absolute(str(definition.folder)), device, threads, asked.measures_latency
     )
     with open_ledger(
         storage.ledger, definition.name, asked.objective, observer.should_stop, asked.further_objectives
@@ -221,28 +224,28 @@ def run_study(
         is_new = not planner.is_over()
         with Projection(tracker) as projection:
             if is_new:
-                watch = Watch(planner, study.store, study.holder(), projection, observer, show)
-                watch.refer()
-                _import_materials(study, threads, Importing(observer, watch.hear_requests))
+                monitor = StudyMonitor(planner, study.store, study.holder(), projection, observer, show)
+                monitor.write_references()
+                _import_materials(study, threads, ImportObserver(observer, monitor.read_requests))
                 if engine == "ray":
                     observer.note("starting Ray")
-                _run(study, planner, place, engine, watch)
-            snapshot = current(planner)
+                _run(study, planner, context, engine, monitor)
+            snapshot = live_snapshot(planner)
             show(snapshot)
             if planner.blocking_failure is not None:
                 raise StudyBlocked(planner.blocking_failure.reason, planner.blocking_failure.exit_code)
             if observer.stop_reason is not None:
-                raise Stopped(_what_stands(snapshot, observer.stop_reason))
+                raise Stopped(_stopped_in_words(snapshot, observer.stop_reason))
             report = write_study_report(snapshot, definition.folder)
             write_study_figures(snapshot, definition.folder)
             projection.finish(snapshot, study.store)
     if not any(task.state is TaskState.COMPLETE for task in snapshot.tasks if task.kind is TaskKind.STUDENT):
-        raise StudyError(snapshot.undone or _nothing_came_of_it(snapshot, report))
-    return Ended(snapshot, report, is_new, projection.error, _cpu_seconds(snapshot, engine, started))
+        raise StudyError(snapshot.undone or _without_result_in_words(snapshot, report))
+    return RunSummary(snapshot, report, is_new, projection.error, _cpu_seconds(snapshot, engine, started))
 
 
 def _record_arguments(study: Study, ledger: Ledger) -> None:
-    """Write into the ledger what `open_last_run` needs to read the study as this run does."""
+    """Write the run's arguments into the ledger, from which `open_last_run` takes them."""
     overrides = [override for override in study.overrides if not _is_of_a_place(override)]
     arguments = {"overrides": overrides, "seeds": study.num_seeds}
     if ledger.run_arguments != arguments:
@@ -250,10 +253,10 @@ def _record_arguments(study: Study, ledger: Ledger) -> None:
 
 
 def write_pages(study: Study) -> Path:
-    """The study's page, and that of every finished task whose folder is gone, from ledger and store.
+    """Write the study's page again, and the pages of finished tasks whose folders are gone, from ledger and store.
 
     Returns:
-        Path of the study's page.
+        The path of the study's page.
     """
     state = study.state()
     lost = [
@@ -281,34 +284,34 @@ def write_pages(study: Study) -> Path:
     return write_study_report(snapshot, study.definition.folder)
 
 
-def _everywhere(place: str) -> str:
-    """A path as it holds in whatever folder a worker runs."""
-    return place if "://" in place else str(Path(place).expanduser().absolute())
+def _absolute(address: str) -> str:
+    """Return a path that is valid in whatever folder a worker runs; an address is returned unchanged."""
+    return address if "://" in address else str(Path(address).expanduser().absolute())
 
 
-def _run(study: Study, planner: Planner, place: WorkerContext, engine: str, watch: Watch) -> None:
-    watch()
+def _run(study: Study, planner: Planner, context: WorkerContext, engine: str, monitor: StudyMonitor) -> None:
+    monitor()
     if engine == "local":
         from tune.engines.local import run_local
 
-        run_local(planner, lambda task, channel: perform(task, place, channel), watch)
+        run_local(planner, lambda task, channel: perform(task, context, channel), monitor)
         return
     concurrency = study.definition.study.concurrency
-    environment = before_ray(place.threads, concurrency)
+    environment = before_ray(context.threads, concurrency)
     from tune.engines.ray_engine import run_ray
 
     run_ray(
         planner,
-        place,
+        context,
         concurrency=concurrency,
         resources=study.file.resources,
         environment=environment,
-        on_change=watch,
+        on_change=monitor,
     )
 
 
 def _import_materials(study: Study, threads: int, observer: Observer) -> None:
-    """Once, before tasks that run side by side would each do it."""
+    """Import the study's material once, before tasks that run side by side would each import it."""
     base, store = study.definition.base, study.store
     stages = plan(base).values()
     imports = [s for s in stages if s.name == "import" or (s.name == "teacher" and base.teacher.train is None)]
@@ -321,26 +324,25 @@ def _import_materials(study: Study, threads: int, observer: Observer) -> None:
 
 
 def _cpu_seconds(snapshot: StudySnapshot, engine: str, since: float) -> float:
-    """Of this process, of what it started and waited for (Ray's node), and of its tasks since a time."""
+    """Return the CPU-seconds of this process and its children (Ray's node), and of attempts started since a time."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     own = time.process_time() + children.ru_utime + children.ru_stime
     if engine == "local":
-        return own  # they ran in this process
+        return own  # the tasks ran in this process
     attempts = [attempt for task in snapshot.tasks for attempt in task.attempts if attempt.started >= since]
     return own + sum(attempt.cpu_seconds or 0.0 for attempt in attempts)
 
 
-def _what_stands(snapshot: StudySnapshot, reason: str) -> str:
+def _stopped_in_words(snapshot: StudySnapshot, reason: str) -> str:
     done = sum(task.state.is_final for task in snapshot.tasks)
     halfway = sum(bool(task.attempts) and not task.state.is_final for task in snapshot.tasks)
     return (
-        f"stopped by {reason}: {done} finished {'task' if done == 1 else 'tasks'} and everything that the "
-        f"ledger knows are kept; "
-        f"{halfway} under way go on from their checkpoints, nothing is lost"
+        f"stopped by {reason}: {done} finished {'task' if done == 1 else 'tasks'} and all that is in the ledger are "
+        f"kept; {halfway} under way go on from their checkpoints, nothing is lost"
     )
 
 
-def _nothing_came_of_it(snapshot: StudySnapshot, report: Path) -> str:
+def _without_result_in_words(snapshot: StudySnapshot, report: Path) -> str:
     reasons = [f"  {task.label}: {task.state}: {task.reason}" for task in snapshot.tasks if task.reason]
     shown = "\n".join(reasons[:8])
     return f"the study ended without a single finished student:\n{shown}\nreport: {report}"

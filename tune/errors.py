@@ -1,13 +1,13 @@
-"""What can go wrong with a study rather than with a trial; the tree goes on from `hidfd.errors`.
+"""Errors of a study, with their exit codes; they extend the tree of `hidfd.errors`.
 
     HidfdError
       LedgerError      7  the ledger cannot be opened, read or written, or belongs to a newer version
         ConnectionLost 7  its database does not answer now; a running driver waits for it
         StudyLocked    8  another driver runs this study now
       StudyBlocked        a task met an error that the user has to mend; its exit code is that of the task's error
-      StudyError       9  the study ended without a single result to show, or has none yet that could be handed over
+      StudyError       9  the study ended without a single finished student, or has no champion to promote
       EngineError     10  Ray does not start, or the cluster of RAY_ADDRESS does not answer
-      TrackingError   11  MLflow cannot be reached, or refuses; only of `promote`: a study goes on without it
+      TrackingError   11  MLflow cannot be reached, or refuses; a running study goes on without it
 
 A study that was stopped (Ctrl-C, SIGTERM) ends with 130, and the same command goes on.
 """
@@ -18,21 +18,23 @@ from hidfd.errors import HidfdError
 
 
 class LedgerError(HidfdError):
+    """The ledger cannot be opened, read or written, or was written by a newer version."""
+
     exit_code = 7
 
 
 class ConnectionLost(LedgerError):
-    """The ledger's database does not answer: nobody's fault, and over when it does again."""
+    """The ledger's database does not answer now, which is no fault of the study; a running driver waits for it."""
 
 
 class StudyLocked(LedgerError):
-    """Another driver holds the study; the message says who and since when."""
+    """Another driver runs the study; the message says which process, and since when."""
 
     exit_code = 8
 
     @classmethod
     def by(cls, holder: str, name: str) -> StudyLocked:
-        """The message for a study of that name."""
+        """Return the error for the study `name`, which is run by `holder`."""
         return cls(f"study {name!r} is run by {holder}")
 
 
@@ -45,12 +47,18 @@ class StudyBlocked(HidfdError):
 
 
 class StudyError(HidfdError):
+    """The study ended without a single finished student, or has no champion to promote."""
+
     exit_code = 9
 
 
 class EngineError(HidfdError):
+    """Ray does not start, or does not answer, or the cluster cannot run the study's tasks."""
+
     exit_code = 10
 
 
 class TrackingError(HidfdError):
+    """MLflow cannot be reached, or refuses."""
+
     exit_code = 11

@@ -1,4 +1,4 @@
-"""All that a study has left, taken away: its runs in MLflow, its part of the store, its ledger."""
+"""Delete a study: its runs in MLflow, its artifacts in the store, its ledger."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tune.tracking.tracker import Tracker, tracking_errors
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What there is of a study, or was.
+    """The amounts that a study has left in ledger, store and MLflow.
 
     Attributes:
         num_tasks: in the ledger.
-        num_artifacts, num_bytes: in the store, which no other study refers to.
+        num_artifacts, num_bytes: in the store, of artifacts that no other study refers to.
         num_runs: in MLflow.
     """
 
@@ -25,22 +25,26 @@ class Leftovers:
     num_runs: int
 
     def to_json(self) -> dict[str, int]:
-        """Plain JSON, under the names that programs read."""
+        """Return plain JSON, under the names that programs read."""
         plain = asdict(self)
         return {"num_works": plain.pop("num_tasks"), **plain}
 
 
 def forget(study: Study, *, really: bool) -> Leftovers:
-    """Take a study away for good. Models that were registered in MLflow stay, and so does the folder of results.
+    """Delete a study for good; models that were registered in MLflow and the folder of results are kept.
 
-    What says what is the study's goes last: where this is interrupted, the same command finds what is left.
+    The ledger and the study's references in the store go last, so that the same command finishes an interrupted one.
 
     Args:
-        really: False only counts.
+        study: to delete.
+        really: whether anything is deleted; if not, it is only counted.
+
+    Returns:
+        The amounts that were deleted, or would be.
 
     Raises:
-        LedgerHeld: somebody runs it.
-        LedgerError, StoreError, TrackingError: one of its places cannot be reached; what is left then stays.
+        StudyLocked: a driver runs the study.
+        LedgerError, StoreError, TrackingError: the ledger, the store or MLflow cannot be reached; the rest is kept.
     """
     name, ledger, uri = study.definition.name, study.file.storage.ledger, study.file.storage.tracking
     with database_at(ledger).lock(name):

@@ -1,4 +1,4 @@
-"""What happens beside a running study: it is shown, projected, kept from `store remove`, and may be stopped."""
+"""The monitor of a running study: shows it, sends it to MLflow, and reads requests to stop it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tune.planner.snapshots import snapshot_of
 from tune.study.snapshot import StudySnapshot
 from tune.tracking.background import Projection
 
-LOOK_EVERY_SECONDS = 2.0
-"""How often a driver looks for requests in its ledger."""
+READ_REQUESTS_EVERY_SECONDS = 2.0
+"""How often a driver reads the requests in its ledger."""
 
 SHOW_EVERY_SECONDS = 1.0
-"""How often a running study is shown anew."""
+"""How often a new snapshot of a running study is shown."""
 
 
-def current(planner: Planner) -> StudySnapshot:
-    """Where a study stands that this process drives."""
+def live_snapshot(planner: Planner) -> StudySnapshot:
+    """Return the snapshot of a study that this process drives."""
     return snapshot_of(planner.state, planner.running, planner.notes, planner.stopping)
 
 
-class Watch:
-    """Called whenever there may be something new; does each thing as seldom as it has to."""
+class StudyMonitor:
+    """A callable for an engine's `on_change`, which limits how often it shows, reads and writes."""
 
     def __init__(
         self,
@@ -39,41 +39,45 @@ class Watch:
         observer: Observer,
         show: Callable[[StudySnapshot], None],
     ) -> None:
-        """Shows and tells nothing yet.
+        """Build a monitor that has shown nothing yet.
 
         Args:
             planner: of the study.
-            store: where its artifacts stand.
+            store: of its artifacts.
             holder: this driver, as requests name it.
             projection: to MLflow.
             observer: its `stop_reason` stops the study.
-            show: called with what stands.
+            show: called with a new snapshot.
         """
         self._planner, self._store, self._projection = planner, store, projection
         self._observer, self._show, self._holder = observer, show, holder
-        self._shown = self._looked = 0.0
-        self._referenced: set[str] = set()  # keys of works
-        self._digests: set[str] = set()
+        self._shown_at = self._read_at = 0.0
+        self._referenced: set[str] = set()  # keys of tasks
+        self._digests: set[str] = set()  # of all that the study needs, as written into the store
 
     def __call__(self) -> None:
+        """Stop the study where the observer asks for it, and do what is due."""
         if self._observer.stop_reason is not None:
             self._planner.drain(self._observer.stop_reason)
         now = time.monotonic()
-        if now - self._shown < SHOW_EVERY_SECONDS:
+        if now - self._shown_at < SHOW_EVERY_SECONDS:
             return
-        self._shown = now
-        self.hear_requests()
-        self.refer()
-        snapshot = current(self._planner)
+        self._shown_at = now
+        self.read_requests()
+        self.write_references()
+        snapshot = live_snapshot(self._planner)
         self._show(snapshot)
         self._projection.offer(snapshot)
 
-    def hear_requests(self) -> None:
-        """`tune stop` from another terminal is what Ctrl-C is in this one; what an earlier driver was asked is past."""
+    def read_requests(self) -> None:
+        """Stop the study where `tune stop` has asked this driver for it, as after Ctrl-C.
+
+        Requests to an earlier driver are ignored.
+        """
         now = time.monotonic()
-        if now - self._looked < LOOK_EVERY_SECONDS:
+        if now - self._read_at < READ_REQUESTS_EVERY_SECONDS:
             return
-        self._looked = now
+        self._read_at = now
         requests = [asked for asked in self._planner.state.ledger.requests().values() if asked["to"] == self._holder]
         if requests and self._observer.stop_reason is None:
             self._observer.stop_reason = f"`tune stop` by {requests[0]['by']}"
@@ -81,8 +85,11 @@ class Watch:
         if any(asked["now"] for asked in requests):
             os.kill(os.getpid(), signal.SIGTERM)  # the second signal, which ends the process at once
 
-    def refer(self) -> None:
-        """All that the study needs, before it is built, so that `store remove` beside a running study leaves it."""
+    def write_references(self) -> None:
+        """Write into the store which artifacts the study needs, before they are built.
+
+        `store remove` leaves these, even while the study runs.
+        """
         definition, tasks = self._planner.state.definition, self._planner.state.tasks
         new = tasks.keys() - self._referenced
         if new or not self._digests:
@@ -92,11 +99,11 @@ class Watch:
             self._referenced |= new
 
 
-class Importing(Observer):
-    """The observer of an import, during which nobody else looks for requests."""
+class ImportObserver(Observer):
+    """An observer of the import that also reads requests, since no engine calls the monitor yet."""
 
-    def __init__(self, observer: Observer, look: Callable[[], None]) -> None:
-        self._observer, self._look = observer, look
+    def __init__(self, observer: Observer, read_requests: Callable[[], None]) -> None:
+        self._observer, self._read_requests = observer, read_requests
 
     def stage_started(self, stage: Stage, target_images: int | None, images_seen: int = 0) -> None:
         self._observer.stage_started(stage, target_images, images_seen)
@@ -111,5 +118,5 @@ class Importing(Observer):
         self._observer.note(text)
 
     def should_stop(self) -> str | None:
-        self._look()
+        self._read_requests()
         return self._observer.should_stop()

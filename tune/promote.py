@@ -1,4 +1,4 @@
-"""The hand-over: a study's best student gets a name in MLflow's registry, under which anyone can load it."""
+"""Register a study's champion in MLflow, from where it loads without this project."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from tune.study.snapshot import StudySnapshot
 from tune.tracking.tracker import Tracker, tracking_errors
 
 CHAMPION = "champion"
-"""The alias of a study's best student."""
+"""The default alias of a study's champion."""
 
 ALIAS_PATTERN = r"(?!latest$|[vV]\d+$)[\w-]{1,255}"
-"""MLflow's own rule: these two already mean a version."""
+"""Form of an alias; MLflow keeps `latest` and `v<number>` for versions."""
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """What stands in the registry now.
+    """The champion as it is registered now.
 
     Attributes:
-        name, version, alias: of the registered student.
-        is_new: its version was made just now; the same student is never registered twice.
-        is_moved: the alias pointed elsewhere, or nowhere, before.
-        student, digest, seed: its run, its identity, its seed.
-        numbers: what its setting is worth over fresh seeds, in words.
+        name, version, alias: in MLflow's registry.
+        is_new: whether this version was made just now; the same student is never registered twice.
+        is_moved: whether the alias pointed to another version, or to none, before.
+        student, digest, seed: its label, the digest of its last artifact, its seed.
+        numbers: mean and spread of its setting over fresh seeds, in words.
         verdict: of the study.
-        takes: what the network takes and gives.
+        takes: input and output of the network, in words.
         load: the command that loads it; torch and MLflow are enough.
-        tracking: the MLflow URI, redacted.
+        tracking: the MLflow URI, without its password.
     """
 
     name: str
@@ -55,30 +55,30 @@ class Promotion:
     tracking: str
 
     def in_words(self) -> str:
-        """What happened."""
+        """Say what was registered, in one sentence."""
         news = "is now" if self.is_new or self.is_moved else "already was, and nothing was registered anew:"
         return f"{self.name} version {self.version} {news} the {self.alias}: {self.student}, {self.numbers}"
 
     def to_json(self) -> dict[str, Any]:
-        """What `--json` prints."""
+        """Return plain JSON, as `--json` prints it."""
         return asdict(self)
 
 
 def promote(study: Study, *, name: str | None = None, alias: str = CHAMPION) -> Promotion:
     """Register the champion of a study, and give it an alias.
 
-    MLflow is brought up to the study first, so that what it missed is no obstacle.
+    The runs in MLflow are completed first, so that a server that was away during the study is no obstacle.
 
     Args:
-        study: opened.
-        name: of the registered model; the study's own if None.
-        alias: moved to it.
+        study: whose champion is registered.
+        name: of the registered model; the study's name if None.
+        alias: that is moved to the champion.
 
     Raises:
-        ConfigError: name or alias cannot be had in MLflow.
-        LedgerHeld: the study still runs, and its driver writes MLflow.
-        StudyError: it has no champion (yet).
-        StoreError: the store lacks the student or its teacher.
+        ConfigError: MLflow does not accept the name or the alias.
+        StudyLocked: the study still runs, and its driver writes to MLflow.
+        StudyError: the study has no champion (yet).
+        StoreError: the student or its teacher is not in the store.
         TrackingError: MLflow cannot be reached, or refuses.
     """
     name = study.definition.name if name is None else name
@@ -91,7 +91,7 @@ def promote(study: Study, *, name: str | None = None, alias: str = CHAMPION) -> 
     snapshot = study.snapshot()
     champion = champion_of(snapshot)
     if champion is None:
-        raise StudyError(_why_none(snapshot))
+        raise StudyError(_why_nothing_to_promote(snapshot))
     uri = study.file.storage.tracking
     with tracking_errors(uri):
         tracker = Tracker(uri, snapshot.name)
@@ -126,7 +126,7 @@ def _check_names(name: str, alias: str) -> None:
         )
 
 
-def _why_none(snapshot: StudySnapshot) -> str:
+def _why_nothing_to_promote(snapshot: StudySnapshot) -> str:
     if not snapshot.num_students:
         return (
             f"study {snapshot.name!r} compares variants and searches nothing, so it has no best student to promote; "
@@ -144,10 +144,10 @@ def _why_none(snapshot: StudySnapshot) -> str:
             f"study {snapshot.name!r} has ended without a finalist that ran to its end on every fresh seed, so there "
             f"is no student to promote; its report says why: {snapshot.folder}/report.html"
         )
-    stands = f"{sum(row.num_complete for row in finalists)} of {wanted} have ended" if finalists else "none was begun"
+    progress = f"{sum(row.num_complete for row in finalists)} of {wanted} have ended" if finalists else "none was begun"
     return (
         f"study {snapshot.name!r} has no champion yet: only a student of fresh seeds is promoted, after its controls "
-        f"and the test labels, and {stands}; "
+        f"and the test labels, and {progress}; "
         f"the study goes on with: {relative_paths(snapshot.command)}"
     )
 

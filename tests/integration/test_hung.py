@@ -1,4 +1,4 @@
-"""A process that hangs in a real Ray Tune trial is killed, and its work goes on in another."""
+"""A process that hangs in a real Ray Tune trial is killed, and its task goes on in another one."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_hanging_process_is_killed_and_its_task_goes_on(tmp_path: Path, monkeypa
     controls = {"real_only": False, "synthetic_only": False, "plain_kd": False}
     study = definition({"num_students": 1, "hung_after_minutes": 0.05, "controls": controls})
     driven = World().planner(study, time.time)
-    place = WorkerContext(str(tmp_path), str(tmp_path), "cpu", 1)
-    engine.run_ray(driven, place, concurrency=1, resources=ResourcesConfig(), environment={}, on_change=lambda: None)
+    context = WorkerContext(str(tmp_path), str(tmp_path), "cpu", 1)
+    engine.run_ray(driven, context, concurrency=1, resources=ResourcesConfig(), environment={}, on_change=lambda: None)
     ends = [attempt.end for task in driven.state.tasks.values() for attempt in task.attempts]
     assert ends == ["lost"] + ["finished"] * len(driven.state.tasks)
     assert driven.is_over()

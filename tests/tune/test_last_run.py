@@ -65,7 +65,7 @@ def study_file(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) ->
     }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree))
 
-    def perform(task: Task, place: Any, channel: Channel) -> TaskEnd:
+    def perform(task: Task, context: Any, channel: Channel) -> TaskEnd:
         return world.execute(task, channel)
 
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""What happens beside a running study, seen without an engine."""
+"""The monitor of a running study, without an engine."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from hidfd.pipeline.graph import kept_digests
 from hidfd.pipeline.observer import Observer
 from hidfd.store.store import Store
 from tests.tune.world import World, definition
-from tune.monitor import Watch
+from tune.monitor import StudyMonitor
 from tune.planner.planner import Planner
 from tune.study.messages import TaskFinished
 from tune.study.task import Task
@@ -18,13 +18,13 @@ def test_remove_spares_what_a_running_study_has_come_to_need(tmp_path: Path) -> 
     study, store = definition(), Store.open(str(tmp_path / "store"))
     planner = World().planner(study)
     with Projection(Tracker(f"sqlite:///{tmp_path}/mlflow.db", study.name)) as projection:
-        watch = Watch(planner, store, "me", projection, Observer(), lambda snapshot: None)
-        watch.refer()
+        monitor = StudyMonitor(planner, store, "me", projection, Observer(), lambda snapshot: None)
+        monitor.write_references()
         assert store.references()[study.name] == kept_digests(study.base), "the study's own, before anything is asked"
         needed = set[str]()
         for _ in range(6):  # a collection, two generators, some students
             needed |= needs_of_next(planner)
-            watch.refer()
+            monitor.write_references()
             assert needed <= store.references()[study.name]
 
 

@@ -1,4 +1,4 @@
-"""The champion gets a name under which anyone can load it: once, and never anything but the champion."""
+"""The champion is registered once, loads without this project, and nothing but the champion is registered."""
 
 import os
 import subprocess
@@ -39,22 +39,22 @@ torch.save([student(images[:count]) for count in (1, 2, 7)], sys.argv[3])
 
 
 @dataclass(frozen=True)
-class Standing(Study):
-    """A study that stands somewhere, without a ledger of its own."""
+class SnapshotStudy(Study):
+    """A study with a given snapshot instead of a ledger."""
 
-    stands: StudySnapshot = field(kw_only=True)
+    kept: StudySnapshot = field(kw_only=True)
     driven_by: str | None = None
 
     def holder(self) -> str | None:
         return self.driven_by
 
     def snapshot(self) -> StudySnapshot:
-        return self.stands
+        return self.kept
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database: making one takes seconds."""
+    """The address of one MLflow database for all tests, since making one takes seconds."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
 
@@ -65,7 +65,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, whole: StudySnapshot) -> Store:
-    """Every finalist's student."""
+    """A store with every finalist's student."""
     store = Store.open(tmp_path_factory.mktemp("store"))
     for key in whole.rows[0].keys:
         task = whole.task(key)
@@ -74,10 +74,10 @@ def store(tmp_path_factory: pytest.TempPathFactory, whole: StudySnapshot) -> Sto
     return store
 
 
-def standing(snapshot: StudySnapshot, uri: str, store: Store, name: str, **more: Any) -> Standing:
+def study_of(snapshot: StudySnapshot, uri: str, store: Store, name: str, **more: Any) -> SnapshotStudy:
     file: Any = SimpleNamespace(storage=SimpleNamespace(tracking=uri))
     definition: Any = SimpleNamespace(name=name)
-    return Standing(file, store, definition, stands=replace(snapshot, name=name, tracking=uri), **more)
+    return SnapshotStudy(file, store, definition, kept=replace(snapshot, name=name, tracking=uri), **more)
 
 
 def winning(snapshot: StudySnapshot, seed: int) -> StudySnapshot:
@@ -99,7 +99,7 @@ def versions_of(uri: str, name: str) -> list[ModelVersion]:
 def test_the_champion_loads_where_this_project_is_not(
     whole: StudySnapshot, uri: str, store: Store, tmp_path: Path
 ) -> None:
-    done = promote(standing(whole, uri, store, "handed-over"))
+    done = promote(study_of(whole, uri, store, "handed-over"))
     assert (done.name, done.version, done.alias, done.is_new) == ("handed-over", "1", "champion", True)
     champion = champion_of(whole)
     assert champion is not None
@@ -126,7 +126,7 @@ def test_the_champion_loads_where_this_project_is_not(
 
 
 def test_the_page_of_the_version_says_what_it_is(whole: StudySnapshot, uri: str, store: Store) -> None:
-    done = promote(standing(whole, uri, store, "page"), name="garments", alias="best")
+    done = promote(study_of(whole, uri, store, "page"), name="garments", alias="best")
     (version,) = versions_of(uri, "garments")
     assert MlflowClient(uri).get_model_version_by_alias("garments", "best").version == version.version
     assert version.description.startswith(f"**{whole.verdict}**")
@@ -141,13 +141,13 @@ def test_the_page_of_the_version_says_what_it_is(whole: StudySnapshot, uri: str,
 
 
 def test_the_same_student_is_never_registered_twice(whole: StudySnapshot, uri: str, store: Store) -> None:
-    study = standing(whole, uri, store, "same")
+    study = study_of(whole, uri, store, "same")
     first, second = promote(study), promote(study)
     assert (first.is_new, first.is_moved) == (True, True)
     assert (second.version, second.is_new, second.is_moved) == ("1", False, False)
     assert "nothing was registered anew" in second.in_words()
     more = replace(whole.rows[0], num_complete=2, keys=whole.rows[0].keys[:2])
-    promote(replace(study, stands=replace(study.stands, rows=(more, *whole.rows[1:]))))
+    promote(replace(study, kept=replace(study.kept, rows=(more, *whole.rows[1:]))))
     (version,) = versions_of(uri, "same")
     assert version.tags["n"] == "2"
     experiment = MlflowClient(uri).get_experiment_by_name("same")
@@ -157,7 +157,7 @@ def test_the_same_student_is_never_registered_twice(whole: StudySnapshot, uri: s
 
 def test_another_winner_is_another_version_and_takes_the_alias(whole: StudySnapshot, uri: str, store: Store) -> None:
     def promoted(seed: int) -> tuple[str, bool]:
-        done = promote(standing(winning(whole, seed), uri, store, "other"))
+        done = promote(study_of(winning(whole, seed), uri, store, "other"))
         assert done.seed == seed
         assert str(MlflowClient(uri).get_model_version_by_alias("other", "champion").version) == done.version
         return done.version, done.is_new
@@ -185,20 +185,20 @@ def test_without_a_finalist_there_is_nothing_to_promote(
 ) -> None:
     snapshot = study_snapshot(tmp_path, folders=False, study=study, search=search, rounds=rounds)
     with pytest.raises(StudyError, match=words) as refused:
-        promote(standing(snapshot, uri, store, "nothing"))
+        promote(study_of(snapshot, uri, store, "nothing"))
     assert refused.value.exit_code == 9
     assert MlflowClient(uri).get_experiment_by_name("nothing") is None
 
 
 def test_a_study_that_still_runs_is_left_to_its_driver(whole: StudySnapshot, uri: str, store: Store) -> None:
     with pytest.raises(StudyLocked, match="process 12 on laptop"):
-        promote(standing(whole, uri, store, "driven", driven_by="process 12 on laptop"))
+        promote(study_of(whole, uri, store, "driven", driven_by="process 12 on laptop"))
     assert MlflowClient(uri).get_experiment_by_name("driven") is None
 
 
 def test_a_server_that_is_not_there_is_named(whole: StudySnapshot, store: Store) -> None:
     with pytest.raises(TrackingError) as refused:
-        promote(standing(whole, "http://someone:secret@127.0.0.1:1", store, "gone"))
+        promote(study_of(whole, "http://someone:secret@127.0.0.1:1", store, "gone"))
     assert refused.value.exit_code == 11
     assert "http://someone:***@127.0.0.1:1: MLflow cannot be reached" in str(refused.value)
     assert "secret" not in str(refused.value)
@@ -207,13 +207,13 @@ def test_a_server_that_is_not_there_is_named(whole: StudySnapshot, store: Store)
 
 def test_without_weights_no_model_is_begun(whole: StudySnapshot, uri: str, store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not in the store") as refused:
-        promote(standing(whole, uri, Store.open(tmp_path / "empty"), "weightless"))
+        promote(study_of(whole, uri, Store.open(tmp_path / "empty"), "weightless"))
     assert refused.value.exit_code == 4
     experiment = MlflowClient(uri).get_experiment_by_name("weightless")
     assert experiment is not None
     assert list(MlflowClient(uri).search_logged_models([experiment.experiment_id])) == []
     assert versions_of(uri, "weightless") == []
-    assert promote(standing(whole, uri, store, "weightless")).version == "1"
+    assert promote(study_of(whole, uri, store, "weightless")).version == "1"
 
 
 @pytest.mark.parametrize(
@@ -224,4 +224,4 @@ def test_names_that_mlflow_refuses_are_refused_before_anything_is_done(
     whole: StudySnapshot, store: Store, names: dict[str, str], word: str
 ) -> None:
     with pytest.raises(ConfigError, match=word):
-        promote(standing(whole, "http://127.0.0.1:1", store, "named"), **names)
+        promote(study_of(whole, "http://127.0.0.1:1", store, "named"), **names)

@@ -1,4 +1,4 @@
-"""The first engine: a loop in the driver's own process over the planner, for tests and `--engine local`."""
+"""An engine without Ray: tasks run one after another in the driver's own process, for tests and `--engine local`."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from tune.study.messages import Channel, Done, ProgressReport, TaskEnd, Wait
 from tune.study.task import Task
 
 Execute = Callable[[Task, Channel], TaskEnd]
-"""Runs one task to its end; raises nothing that is the work's own fault."""
+"""Runs one task to its end; an error of the task is an end, and is not raised."""
 
 
 class PlannerChannel:
-    """Straight to the planner, in its own process."""
+    """The channel of a task that runs in the planner's own process."""
 
     def __init__(self, planner: Planner, key: str, on_change: Callable[[], None]) -> None:
         self._planner, self._key, self._on_change = planner, key, on_change
 
     def report(self, report: ProgressReport) -> None:
-        """To the planner."""
+        """Pass a report to the planner."""
         self._planner.on_report(self._key, report)
         self._planner.tick()
         self._on_change()
 
     def verdict(self) -> str | None:
-        """The planner's."""
+        """Ask the planner for its verdict."""
         self._on_change()
         return self._planner.verdict(self._key)
 
@@ -35,8 +35,8 @@ def run_local(planner: Planner, execute: Execute, on_change: Callable[[], None] 
     """Run a study one task after another.
 
     Args:
-        planner: decides.
-        execute: runs a task here.
+        planner: decides what runs.
+        execute: runs a task in this process.
         on_change: called whenever there may be something new to show.
     """
     while True:

@@ -1,4 +1,4 @@
-"""The Ray cluster that a study runs on: whether it answers, has room, shares the store, and still has a node."""
+"""The Ray cluster that a study runs on: checks before the start, and the state of its nodes."""
 
 from __future__ import annotations
 
@@ -28,40 +28,44 @@ ANSWER_SECONDS = 5.0
 """How long the cluster of RAY_ADDRESS may take to answer at all."""
 
 
-def check_answers(address: str) -> None:
-    """Ray itself tries for minutes before it says that nobody listens."""
+def check_cluster_answers(address: str) -> None:
+    """Check that the cluster's address accepts a connection: Ray itself would try for minutes.
+
+    Raises:
+        EngineError: it does not.
+    """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "://" in address:
-        return  # `auto`, `local`, `ray://...`: Ray knows what they stand for
+        return  # `auto`, `local`, `ray://...`: only Ray knows how to resolve these
     try:
         socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
     except OSError as error:
         raise _no_ray(address, str(error)) from error
 
 
-def check_fits_here(num_cpus: int) -> None:
-    """A Ray of the study's own is told how many processors it has, and believes it.
+def check_fits_this_machine(num_cpus: int) -> None:
+    """Check that this machine has the CPUs of one task: a Ray of the study's own does not check them itself.
 
     Raises:
-        EngineError: one task asks for more than this machine has.
+        EngineError: it has fewer.
     """
-    here = os.cpu_count() or 1
-    if num_cpus > here:
+    available = os.cpu_count() or 1
+    if num_cpus > available:
         raise EngineError(
-            f"resources: a task asks for {num_cpus} CPUs, and this machine has {here}; lower cpus_per_worker "
+            f"resources: a task asks for {num_cpus} CPUs, and this machine has {available}; lower cpus_per_worker "
             f"or num_workers, or set RAY_ADDRESS to a cluster that has them"
         )
 
 
-def check_fits(num_workers: int, each: Mapping[str, float]) -> None:
-    """The whole cluster, with nothing else on it, must be able to run one task.
+def check_fits_cluster(num_workers: int, each: Mapping[str, float]) -> None:
+    """Check that the cluster, with nothing else on it, could run one task.
 
     Args:
         num_workers: processes of a task.
         each: Ray's name of a resource -> how much of it a process needs.
 
     Raises:
-        EngineError: it would wait for ever.
+        EngineError: it could not, so that the task would wait for ever.
     """
     nodes = [node["Resources"] for node in _nodes() if node["Alive"]]
     room = sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in each.items() if amount) for node in nodes)
@@ -74,36 +78,36 @@ def check_fits(num_workers: int, each: Mapping[str, float]) -> None:
         )
 
 
-def check_store_is_shared(place: WorkerContext) -> None:
-    """Every node must find what the others have built.
+def check_store_is_shared(context: WorkerContext) -> None:
+    """Check that every node sees the store, where it is a folder.
 
     Raises:
-        EngineError: one does not see a local store; names it.
+        EngineError: naming the nodes that do not.
     """
-    if "://" in place.store:
+    if "://" in context.store:
         return
-    marker = Path(place.store) / f".seen-{secrets.token_hex(8)}"
+    marker = Path(context.store) / f".seen-{secrets.token_hex(8)}"
     with store_errors("writing to the store", marker):
         marker.touch()
     try:
-        look = ray.remote(num_cpus=0, max_retries=0)(os.path.exists)
+        exists = ray.remote(num_cpus=0, max_retries=0)(os.path.exists)
         nodes = [node for node in _nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        asked = [
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+        answers = [
+            exists.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
                 str(marker)
             )
             for node in nodes
         ]
-        sees = [ray.get(answer, timeout=ANSWER_SECONDS * 6) for answer in asked]
-        blind = {node["NodeManagerHostname"] for node, does in zip(nodes, sees, strict=True) if not does}
+        sees_store = [ray.get(answer, timeout=ANSWER_SECONDS * 6) for answer in answers]
+        blind = {node["NodeManagerHostname"] for node, sees in zip(nodes, sees_store, strict=True) if not sees}
     except ray.exceptions.RayError as error:
         raise EngineError(f"a node of the Ray cluster does not answer ({type(error).__name__}); try again") from error
     finally:
         marker.unlink(missing_ok=True)
     if blind:
         raise EngineError(
-            f"storage.store: {place.store} is not the same folder on {', '.join(sorted(blind))}, so its workers would "
-            f"not find what others have built; put it on a file system that all nodes share, or on S3 (s3://...)"
+            f"storage.store: {context.store} is not the same folder on {', '.join(sorted(blind))}, so its workers "
+            f"would not find what others have built; put it on a file system that all nodes share, or on S3 (s3://...)"
         )
 
 
@@ -112,9 +116,11 @@ def _nodes() -> list[dict[str, Any]]:
     return found
 
 
-def free(group: str) -> None:
-    """Gives back what several processes held whose trial has died: Ray Train leaves that to the trial, and nobody could
-    start any more. What still runs in it ends. Of one that is gone already nothing happens.
+def free_placement_group(group: str) -> None:
+    """Free the placement group of several processes whose trial has died, and end the processes that still run in it.
+
+    Ray Train leaves that to the trial; a group that nobody frees would keep its resources from every later task. A
+    group that is gone already is no error.
 
     Args:
         group: Ray's id of the placement group, in hexadecimal digits.
@@ -122,13 +128,13 @@ def free(group: str) -> None:
     remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
-def alive() -> list[tuple[str, str]]:
-    """Host and Ray's id of every node that the cluster has now."""
+def alive_nodes() -> list[tuple[str, str]]:
+    """Return host name and Ray's id of every node that is alive."""
     return [(node["NodeManagerHostname"], node["NodeID"]) for node in _nodes() if node["Alive"]]
 
 
-def answers(node_id: str) -> bool:
-    """Whether a node is there: the cluster itself takes up to half a minute to notice that one has gone."""
+def node_answers(node_id: str) -> bool:
+    """Whether a node accepts a connection: the cluster takes up to half a minute to notice that a node is gone."""
     node = next((node for node in _nodes() if node["NodeID"] == node_id and node["Alive"]), None)
     if node is None:
         return False
@@ -140,8 +146,18 @@ def answers(node_id: str) -> bool:
 
 
 @contextlib.contextmanager
-def starting(address: str | None) -> Iterator[None]:
-    """Around `ray.init`, which puts signal handlers of its own in place, and they end the process without a word."""
+def starting_ray(address: str | None) -> Iterator[None]:
+    """Restore the signal handlers that `ray.init` replaces, and turn its errors into those of this project.
+
+    Ray's own handlers would end the process without a message.
+
+    Args:
+        address: of the cluster; None for a Ray of the study's own.
+
+    Raises:
+        Stopped: a signal came while Ray was starting.
+        EngineError: Ray does not start, or does not answer.
+    """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -1,9 +1,9 @@
-"""The Ray Tune engine: a thin adapter whose methods each call one method of the planner.
+"""The Ray Tune engine: a thin adapter between Tune's interfaces and the planner.
 
-One task is one Ray Tune trial, run by a plain function in a reused actor (`tune.engines.ray_worker`). Trials
-are never stopped by Tune: their verdict waits in a mailbox that they ask at most once a second, and the function
-returns by itself, with its checkpoint saved. Nothing here raises into Tune, which would end the run in its own way: an
-error is kept, the study is drained, and it is raised afterwards.
+One task is one Ray Tune trial, run by a plain function in a reused actor (`tune.engines.ray_worker`). Tune never stops
+a trial: the trial asks an actor (`StopRequests`) at most once a second whether it shall stop, saves a checkpoint, and
+returns by itself. Nothing here raises into Tune, which would end the run in its own way: an error is kept, running
+tasks are asked to stop, and the error is raised after that.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hidfd.config.study_file import ResourcesConfig
 from tune.engines.ray_cluster import (
-    alive,
-    answers,
-    check_answers,
-    check_fits,
-    check_fits_here,
+    alive_nodes,
+    check_cluster_answers,
+    check_fits_cluster,
+    check_fits_this_machine,
     check_store_is_shared,
-    free,
-    starting,
+    free_placement_group,
+    node_answers,
+    starting_ray,
 )
 from tune.engines.ray_worker import MESSAGE, Actors, StopRequests, trainable
-from tune.engines.results_sync import ResultsFolder
+from tune.engines.results_sync import ResultsReceiver
 from tune.engines.worker import Perform, WorkerContext, perform
 from tune.planner.planner import Planner
 from tune.study.messages import (
@@ -52,10 +52,10 @@ from tune.study.messages import (
 from tune.study.task import Task
 
 POST_EVERY_SECONDS = 5.0
-"""How often a verdict is posted again, until its task has ended: a mailbox that was restarted is empty."""
+"""How often a stop request is posted again, until its task has ended: an actor that was restarted has lost it."""
 
 OBJECT_STORE_BYTES = 100 * 2**20
-"""Ray's smallest is 75 MiB. Images and checkpoints go through the store, not through Ray."""
+"""Size of Ray's object store, at least 75 MiB: images and checkpoints go through the study's own store."""
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ _log = logging.getLogger(__name__)
 
 def run_ray(
     planner: Planner,
-    place: WorkerContext,
+    context: WorkerContext,
     *,
     concurrency: int,
     resources: ResourcesConfig,
@@ -75,32 +75,32 @@ def run_ray(
     """Run a study as Ray Tune trials, on the cluster of RAY_ADDRESS or on one of its own on this machine.
 
     Args:
-        planner: decides.
-        place: where work is done and left.
+        planner: decides what runs.
+        context: settings that the tasks share.
         concurrency: tasks side by side.
-        resources: of each.
-        environment: what `tune.engines.environment.before_ray` has set, before this module was imported.
+        resources: of each task.
+        environment: variables that `tune.engines.environment.before_ray` set before this module was imported.
         on_change: called whenever there may be something new to show, ten times a second.
-        execute: does a task in a worker; another one measures the engine itself (`benchmarks.study`).
+        execute: runs a task in a worker; `benchmarks.overhead` gives another one, to measure the engine itself.
 
     Raises:
         EngineError: Ray does not start, or does not answer, or will never have what a task needs.
-        Exception: what a planner's method raised (the ledger went away, say), after what ran has been told to stop.
+        Exception: an error of the planner, such as a ledger that went away, after running tasks were asked to stop.
     """
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the study says itself what was lost, in a line
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the study reports lost tasks itself, in one line
     address = os.environ.get("RAY_ADDRESS")
     if address is not None:
-        check_answers(address)
+        check_cluster_answers(address)
     num_workers, gpus = resources.num_workers, resources.gpus_per_worker
     if address is None:
-        check_fits_here(num_workers * place.threads)
-    with starting(address):
+        check_fits_this_machine(num_workers * context.threads)
+    with starting_ray(address):
         if address is not None:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": environment})
         else:
             ray.init(
-                address="local",  # else it joins whatever was started here
-                num_cpus=concurrency * num_workers * place.threads,
+                address="local",  # else it joins any Ray that runs on this machine
+                num_cpus=concurrency * num_workers * context.threads,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -108,17 +108,19 @@ def run_ray(
             )
     try:
         if not resources.autoscaling:
-            check_fits(resources.num_workers, {"CPU": place.threads, "GPU": resources.gpus_per_worker})
-        check_store_is_shared(place)
-        actors = start_actors(place.folder)
-        adapter = Adapter(planner, actors.mailbox, concurrency, _resources(place.threads, num_workers, gpus), on_change)
+            check_fits_cluster(resources.num_workers, {"CPU": context.threads, "GPU": resources.gpus_per_worker})
+        check_store_is_shared(context)
+        actors = start_actors(context.folder)
+        adapter = Adapter(
+            planner, actors.stop_requests, concurrency, _resources(context.threads, num_workers, gpus), on_change
+        )
         with tempfile.TemporaryDirectory(prefix="hidfd-ray-") as scratch:
             Tuner(
-                trainable(place, actors, num_workers=num_workers, gpus=gpus, execute=execute),
+                trainable(context, actors, num_workers=num_workers, gpus=gpus, execute=execute),
                 tune_config=TuneConfig(
                     search_alg=Search(adapter), scheduler=Scheduler(adapter), reuse_actors=num_workers == 1
                 ),
-                run_config=RunConfig(name="study", storage_path=scratch, verbose=0, callbacks=[EveryStep(adapter)]),
+                run_config=RunConfig(name="study", storage_path=scratch, verbose=0, callbacks=[StepCallback(adapter)]),
             ).fit()
     finally:
         ray.shutdown()
@@ -127,67 +129,67 @@ def run_ray(
 
 
 def start_actors(folder: str) -> Actors:
-    """Beside the driver, whose death ends the run anyway: on another node they would take all that runs with them.
+    """Start the actors on the driver's own node: if another node died, every running task would be lost with them.
 
     Args:
         folder: of the study's results.
     """
-    # Were it soft, Ray would put an actor that takes no resources on any node.
+    # If it were soft, Ray would put an actor that takes no resources on any node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
-    # A mailbox that was restarted is empty and filled again; a file that was on its way is sent again.
-    mailbox = ray.remote(StopRequests).options(**options).remote()
-    return Actors(mailbox, ray.remote(ResultsFolder).options(**options, max_task_retries=-1).remote(folder))
+    # A restarted `StopRequests` is empty, and the driver posts again; a file that was being uploaded is sent again.
+    stop_requests = ray.remote(StopRequests).options(**options).remote()
+    return Actors(stop_requests, ray.remote(ResultsReceiver).options(**options, max_task_retries=-1).remote(folder))
 
 
 def _resources(threads: int, num_workers: int, gpus: float) -> PlacementGroupFactory:
-    """What a trial's function holds: with several processes nothing to speak of, as they hold their own."""
+    """Return what a trial's function holds: as good as nothing where its several processes hold their own."""
     if num_workers > 1:
         return PlacementGroupFactory([{"memory": 1.0}])  # a byte, because Tune refuses a trial that needs nothing
     return PlacementGroupFactory([{"CPU": float(threads)} | ({"GPU": gpus} if gpus else {})])
 
 
 class Adapter:
-    """What Ray's three interfaces share: the planner, and which trial is which task.
+    """Connects Tune's three interfaces to the planner, and knows which trial runs which task.
 
     Attributes:
-        error: the first exception of a planner's method.
+        error: the first exception that a method raised.
     """
 
     def __init__(
         self,
         planner: Planner,
-        mailbox: Any,
+        stop_requests: Any,
         slots: int,
         resources: PlacementGroupFactory,
         on_change: Callable[[], None],
     ) -> None:
         self.error: Exception | None = None
-        self._planner, self._mailbox, self._slots, self._resources = planner, mailbox, slots, resources
+        self._planner, self._stop_requests, self._slots, self._resources = planner, stop_requests, slots, resources
         self._on_change = on_change
         self._active: dict[str, Task] = {}
         self._trials: dict[str, Trial] = {}
         self._ends: dict[str, TaskEnd] = {}
-        self._posted: dict[str, float] = {}
-        self._nodes: dict[str, list[tuple[str, str]]] = {}  # trial -> host and Ray's id of the nodes of its processes
-        self._possible: dict[str, list[tuple[str, str]]] = {}  # trial -> the same of all nodes that it may be on
-        self._groups: dict[str, str] = {}  # trial -> Ray's id of the placement group of its several processes
+        self._posted_at: dict[str, float] = {}
+        self._nodes: dict[str, list[tuple[str, str]]] = {}  # trial -> host and node id of each of its processes
+        self._possible_nodes: dict[str, list[tuple[str, str]]] = {}  # trial -> every node alive when it was created
+        self._placement_groups: dict[str, str] = {}  # trial -> Ray's id of the placement group of its processes
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
-        """Nothing: Tune pickles what it is given for a restore of its own, and here the ledger is what remembers."""
+        """Pickle as a plain object: Tune saves its arguments for a restore, and a study is resumed from its ledger."""
         return object, ()
 
     def safely(self, action: Callable[[], T]) -> T | None:
-        """The result of the action; its error is kept for later, and nothing more starts."""
+        """Return the result of an action, or None where it raised: the error is kept, and nothing more starts."""
         try:
             return action()
-        except Exception as error:  # noqa: BLE001  raised by run_ray; inside Tune it would lose trials
+        except Exception as error:  # noqa: BLE001  run_ray raises it; inside Tune it would lose trials
             self.error = self.error or error
             self._planner.drain(str(error))
             return None
 
     def next_trial(self, experiment: dict[str, Any]) -> Trial | Done | None:
-        """The planner's next work as a trial of the experiment."""
+        """Return the planner's next task as a trial of the experiment, or None where nothing can start now."""
         if self.error is not None:
             return None if self._active else Done("an error")
         step = self._planner.next_task(self._slots - len(self._active))
@@ -197,11 +199,11 @@ class Adapter:
             return None
         trial = Trial(
             experiment["run"],
-            config={"work": json.dumps(step.record())},
+            config={"task": json.dumps(step.record())},
             storage=experiment["storage"],
             placement_group_factory=self._resources,
         )
-        self._possible[trial.trial_id] = alive()
+        self._possible_nodes[trial.trial_id] = alive_nodes()
         self._active[trial.trial_id], self._trials[trial.trial_id] = step, trial
         return trial
 
@@ -217,67 +219,72 @@ class Adapter:
             case ProcessJoined(host, node_id):
                 self._nodes.setdefault(trial_id, []).append((host, node_id))
             case PlacementGroupReserved(group_id):
-                self._groups[trial_id] = group_id
+                self._placement_groups[trial_id] = group_id
             case ProgressReport() as report:
                 self._planner.on_report(task.key, report)
                 self._post_verdicts()
             case end:
                 self._ends.setdefault(trial_id, end)
 
-    def on_end(self, trial_id: str, otherwise: str) -> None:
-        """A trial is over; `otherwise` says why, where it could not say so itself."""
+    def on_end(self, trial_id: str, fallback: str) -> None:
+        """Tell the planner how a trial ended.
+
+        Args:
+            trial_id: Tune's id of the trial.
+            fallback: the reason where the trial sent no end, so that its task is lost.
+        """
         task = self._active.pop(trial_id, None)
         if task is not None:
-            self._posted.pop(trial_id, None)
+            self._posted_at.pop(trial_id, None)
             self._trials.pop(trial_id)
             if self._planner.must_kill(task.key):
-                otherwise = f"it was asked to stop ({self._planner.verdict(task.key)}), did not, and was killed"
-            possible = self._possible.pop(trial_id)
-            nodes, end = self._nodes.pop(trial_id, possible), self._ends.pop(trial_id, TaskLost(otherwise))
-            group = self._groups.pop(trial_id, None)
+                fallback = f"it was asked to stop ({self._planner.verdict(task.key)}), did not, and was killed"
+            possible = self._possible_nodes.pop(trial_id)
+            nodes, end = self._nodes.pop(trial_id, possible), self._ends.pop(trial_id, TaskLost(fallback))
+            group = self._placement_groups.pop(trial_id, None)
             if isinstance(end, TaskLost) and group is not None:
-                free(group)
+                free_placement_group(group)
             if isinstance(end, TaskLost):
-                gone = next((host for host, node in nodes if not answers(node)), None)
+                gone = next((host for host, node in nodes if not node_answers(node)), None)
                 end = end if gone is None else TaskLost(f"its node {gone} is gone", node_is_gone=True)
             self._planner.on_end(task, end)
 
     def on_step(self) -> None:
-        """Ten times a second."""
+        """Let the planner look at the time, show what is new, and post stop requests; called ten times a second."""
         self._planner.tick()
         self._on_change()
         self._post_verdicts()
-        self._kill_those_that_must()
+        self._kill_overdue()
 
-    def _kill_those_that_must(self) -> None:
-        """Tune learns of it as of any process that died, and its slot is free."""
+    def _kill_overdue(self) -> None:
+        """Kill tasks that were asked to stop and did not; Tune sees processes that died, and their slots are free."""
         for trial_id, task in self._active.items():
             if self._planner.must_kill(task.key):
                 actor = self._trials[trial_id].temporary_state.ray_actor
-                if actor is not None:  # None once Tune has learnt of it
+                if actor is not None:  # None once Tune has seen it die
                     ray.kill(actor)
 
     def _post_verdicts(self) -> None:
         for trial_id, task in self._active.items():
             reason, now = self._planner.verdict(task.key), time.monotonic()
-            if reason is not None and now - self._posted.get(trial_id, -math.inf) >= POST_EVERY_SECONDS:
-                self._posted[trial_id] = now
-                self._mailbox.post.remote(trial_id, reason)
+            if reason is not None and now - self._posted_at.get(trial_id, -math.inf) >= POST_EVERY_SECONDS:
+                self._posted_at[trial_id] = now
+                self._stop_requests.post.remote(trial_id, reason)
 
 
 class Search(SearchAlgorithm):
-    """Hands out work as trials."""
+    """Tune's search algorithm: gives out the planner's tasks as trials."""
 
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
         self._experiment: dict[str, Any] = {}
 
     def add_configurations(self, experiments: Any) -> None:
-        """Tune's description of the one experiment."""
+        """Keep Tune's description of the one experiment."""
         self._experiment = (experiments[0] if isinstance(experiments, list) else experiments).spec
 
     def next_trial(self) -> Trial | None:
-        """Asked ten times a second while something runs."""
+        """Return the next trial; asked ten times a second while something runs."""
         step = self._adapter.safely(lambda: self._adapter.next_trial(self._experiment))
         if isinstance(step, Done):
             self._finished = True
@@ -286,36 +293,36 @@ class Search(SearchAlgorithm):
 
 
 class Scheduler(FIFOScheduler):
-    """Hears what trials tell, before the search algorithm does, and lets them all go on."""
+    """Tune's scheduler: passes on messages and ends of trials, and never stops one."""
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Ray leaves it untyped
         self._adapter = adapter
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """A report, or an end that is about to come."""
+        """Pass on a message."""
         self._adapter.safely(lambda: self._adapter.on_result(trial.trial_id, result))
         return FIFOScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """Its function returned."""
-        self._adapter.safely(lambda: self._adapter.on_end(trial.trial_id, "it ended without a word"))
+        """Pass on that a trial's function has returned."""
+        self._adapter.safely(lambda: self._adapter.on_end(trial.trial_id, "it ended without a message"))
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Its process died, or threw itself away."""
+        """Pass on that a trial's process has died, or has raised an error."""
         self._adapter.safely(lambda: self._adapter.on_end(trial.trial_id, "its process died"))
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
-        """It never started."""
+        """Pass on that a trial was removed before it started."""
         self._adapter.safely(lambda: self._adapter.on_end(trial.trial_id, "it never started"))
 
 
-class EveryStep(Callback):
-    """Tune's loop turns ten times a second."""
+class StepCallback(Callback):
+    """Tune's callback: lets the adapter do what is due after each turn of Tune's loop, ten times a second."""
 
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """After each turn."""
+        """Let the adapter do what is due."""
         self._adapter.safely(self._adapter.on_step)

@@ -1,4 +1,4 @@
-"""Places that would not outlive a driver: `ray job submit` unpacks its working folder, and Ray deletes it again."""
+"""A check for studies submitted by `ray job submit`, which runs them in a folder that Ray deletes after the job."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ JOB_FOLDER = ("runtime_resources", "working_dir_files")
 SQLITE = "sqlite:///"
 
 
-def check_lasts(storage: StorageConfig) -> None:
-    """Refuse to leave a study in the working folder of a Ray job.
+def check_storage_lasts(storage: StorageConfig) -> None:
+    """Refuse to keep a study in the working folder of a Ray job, where a resubmitted job would find nothing of it.
 
     Args:
         storage: of a study file; relative paths count from the working folder.
 
     Raises:
-        ConfigError: a resubmitted job would find nothing of it; names every such place.
+        ConfigError: naming every setting that points there.
     """
-    places = {name: _folder_of_job(place) for name, place in storage.model_dump().items()}
-    lost = {name: folder for name, folder in places.items() if folder is not None}
+    folders = {name: _folder_of_job(address) for name, address in storage.model_dump().items()}
+    lost = {name: folder for name, folder in folders.items() if folder is not None}
     if lost:
         raise ConfigError(
             f"{', '.join(f'storage.{name}' for name in lost)}: would lie in {next(iter(lost.values()))}, which Ray "
@@ -32,9 +32,9 @@ def check_lasts(storage: StorageConfig) -> None:
         )
 
 
-def _folder_of_job(place: str) -> Path | None:
-    if "://" in place and not place.startswith(SQLITE):
+def _folder_of_job(address: str) -> Path | None:
+    if "://" in address and not address.startswith(SQLITE):
         return None
-    path = Path(place.removeprefix(SQLITE)).expanduser().absolute()
+    path = Path(address.removeprefix(SQLITE)).expanduser().absolute()
     inside = (folder for folder in path.parents if folder.parts[-3:-1] == JOB_FOLDER)
     return next(inside, None)

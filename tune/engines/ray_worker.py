@@ -1,8 +1,8 @@
-"""What runs inside Ray's workers: one task, in one process or, through Ray Train, in several.
+"""Run a task inside Ray's workers, in one process or, through Ray Train, in several.
 
-Several processes are a Ray Train run of their own inside the trial's function. Only the first of them speaks: what it
-says goes through an actor to the trial's function, which alone can tell Tune. Such a run is never stopped from outside,
-which would leave its placement group behind; the first process asks for its verdict and all return together.
+Several processes are a Ray Train run of their own inside the trial's function. Their messages go through an actor
+(`MessageRelay`) to that function, which alone can report to Tune. The first process reports progress and asks for the
+verdict, and all return together: a run that is stopped from outside would leave its placement group behind.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ray.tune import report as report_to_tune
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tune.engines.results_sync import HandOver
+from tune.engines.results_sync import ResultsUploader
 from tune.engines.worker import Perform, WorkerContext, perform
 from tune.study.messages import (
     AttemptStarted,
@@ -41,17 +41,17 @@ from tune.study.messages import (
 from tune.study.task import Task
 
 ASK_EVERY_SECONDS = 1.0
-"""How often a running task asks the mailbox."""
+"""How often a running task asks whether it shall stop."""
 
 MESSAGE = "message"
 """Key of a worker's message in Tune's results."""
 
 RELAY_SECONDS = 1.0
-"""How often a trial's function looks whether its processes have ended without a word."""
+"""How often a trial's function checks whether its processes have ended without a message."""
 
 START_FAILURES = 20
-"""How often Ray Train may fail to start all processes, at its 60 s each: a cluster that grows takes minutes. Without a
-limit it tries for ever, and its trial would hold a slot of the study that long."""
+"""How many times Ray Train may fail to start all processes, at 60 s each: a cluster that grows takes minutes. Without a
+limit Ray Train tries for ever, and the trial holds a slot of the study."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,97 +60,106 @@ Send = Callable[[WorkerMessage], None]
 
 
 class StopRequests:
-    """An actor that holds verdicts until their tasks ask."""
+    """An actor that holds requests to stop until the tasks ask for them."""
 
     def __init__(self) -> None:
-        self._verdicts: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
 
     def post(self, trial_id: str, reason: str) -> None:
-        """The driver says why a trial shall stop."""
-        self._verdicts[trial_id] = reason
+        """Ask a trial to stop; called by the driver."""
+        self._reasons[trial_id] = reason
 
     def read(self, trial_id: str) -> str | None:
-        """A trial asks."""
-        return self._verdicts.get(trial_id)
+        """Return why a trial shall stop, or None; called by the trial."""
+        return self._reasons.get(trial_id)
 
 
 @dataclass(frozen=True)
 class Actors:
-    """Handles of those beside the driver.
+    """Handles of the actors beside the driver.
 
     Attributes:
-        mailbox: a `StopRequests`.
-        results: a `ResultsFolder`.
+        stop_requests: of a `StopRequests`.
+        results_receiver: of a `ResultsReceiver`.
     """
 
-    mailbox: Any
-    results: Any
+    stop_requests: Any
+    results_receiver: Any
 
 
 class RayChannel:
-    """From a worker: reports by `say`, which returns when the planner has heard them; verdicts by mail.
+    """The channel of a task that runs in a Ray worker.
 
     Attributes:
-        hand_over: of what it writes.
+        uploader: of the files that the task writes.
     """
 
     def __init__(self, trial_id: str, folder: str, actors: Actors, send: Send) -> None:
-        """`folder` is that of the study's results."""
-        self._trial_id, self._mailbox, self._send = trial_id, actors.mailbox, send
-        self.hand_over = HandOver(folder, actors.results, lambda note: send(ProgressReport(note=note)))
+        """Connect a trial to the driver.
+
+        Args:
+            trial_id: Tune's id of the trial.
+            folder: of the study's results, on this node.
+            actors: beside the driver.
+            send: sends a message to the driver.
+        """
+        self._trial_id, self._stop_requests, self._send = trial_id, actors.stop_requests, send
+        self.uploader = ResultsUploader(folder, actors.results_receiver, lambda note: send(ProgressReport(note=note)))
         self._asked = 0.0
         self._verdict: str | None = None
 
     def report(self, report: ProgressReport) -> None:
-        """To the planner, which may have something to say about a measurement at once."""
+        """Send a report; the next `verdict` after a measurement is asked for at once."""
         if report.picture is not None:
-            self.hand_over.bring_file(Path(report.picture))
+            self.uploader.upload_file(Path(report.picture))
         self._send(report)
         if report.measured:
             self._asked = 0.0
 
     def verdict(self) -> str | None:
-        """The mailbox's answer, asked at most once a second."""
+        """Return why the task shall stop; the driver's actor is asked at most once a second."""
         now = time.monotonic()
         if self._verdict is None and now - self._asked >= ASK_EVERY_SECONDS:
             self._asked = now
             try:
-                self._verdict = ray.get(self._mailbox.read.remote(self._trial_id))
+                self._verdict = ray.get(self._stop_requests.read.remote(self._trial_id))
             except ray.exceptions.RayActorError as error:
-                _log.warning("the mailbox does not answer (%s); it is asked again", type(error).__name__)
+                _log.warning(
+                    "the actor with the stop requests does not answer (%s); it is asked again", type(error).__name__
+                )
         return self._verdict
 
 
 class NullChannel:
-    """The channel of every process but the first: the trial asks and tells by that one alone."""
+    """The channel of every process but the first, which alone reports and asks for the verdict."""
 
     def report(self, report: ProgressReport) -> None:
-        """To nobody."""
+        """Drop the report."""
 
     def verdict(self) -> str | None:
-        """None."""
+        """Return None: the process goes on as long as the first one does."""
         return None
 
 
 def trainable(
-    place: WorkerContext, actors: Actors, *, num_workers: int, gpus: float, execute: Perform
+    context: WorkerContext, actors: Actors, *, num_workers: int, gpus: float, execute: Perform
 ) -> Callable[[dict[str, Any]], None]:
-    """The function that Tune runs in an actor, one task after another.
+    """Return the function that Tune runs in a reused actor, one task after another.
 
     Args:
-        place: where work is done and left.
+        context: settings that the tasks share.
         actors: beside the driver.
         num_workers: processes of one task.
-        gpus: of each.
-        execute: does a task in its one process; several always run `tune.engines.worker.perform`.
+        gpus: of each process.
+        execute: runs a task in one process; several processes always run `tune.engines.worker.perform`.
     """
 
     def run_task(config: dict[str, Any]) -> None:
         trial_id = get_trial_context().get_trial_id()
         if num_workers == 1:
-            _run_process(config["work"], place, RayChannel(trial_id, place.folder, actors, _send), _send, execute)
+            _run_process(config["task"], context, RayChannel(trial_id, context.folder, actors, _send), _send, execute)
             return
-        _run_together(config["work"], place, actors, trial_id, num_workers, gpus)
+        _run_processes(config["task"], context, actors, trial_id, num_workers, gpus)
 
     return run_task
 
@@ -160,12 +169,12 @@ def _send(message: WorkerMessage) -> None:
 
 
 def _run_process(
-    record: str, place: WorkerContext, channel: RayChannel, send: Send, execute: Perform = perform
+    record: str, context: WorkerContext, channel: RayChannel, send: Send, execute: Perform = perform
 ) -> None:
     send(AttemptStarted(socket.gethostname(), ray.get_runtime_context().get_node_id()))
     task = Task.restore(0, json.loads(record), [])
-    end = execute(task, place, channel)
-    channel.hand_over.bring_all(task.label)
+    end = execute(task, context, channel)
+    channel.uploader.upload_folder(task.label)
     send(end)
 
 
@@ -189,28 +198,34 @@ class MessageRelay:
         return message
 
 
-def _run_together(
-    record: str, place: WorkerContext, actors: Actors, trial_id: str, num_workers: int, gpus: float
+def _run_processes(
+    record: str, context: WorkerContext, actors: Actors, trial_id: str, num_workers: int, gpus: float
 ) -> None:
-    import ray.train  # here, as it loads torch, which the mailbox and the driver can do without
+    import ray.train  # here, because it loads torch, which neither the driver nor its actors need
     from ray.train.torch import TorchConfig, TorchTrainer
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     relay = ray.remote(num_cpus=0)(MessageRelay).options(scheduling_strategy=here).remote()
     with tempfile.TemporaryDirectory(prefix="hidfd-train-") as scratch:
         trainer = TorchTrainer(
-            _process,
-            train_loop_config={"work": record, "place": place, "actors": actors, "relay": relay, "trial_id": trial_id},
+            _run_one_of_several,
+            train_loop_config={
+                "task": record,
+                "context": context,
+                "actors": actors,
+                "relay": relay,
+                "trial_id": trial_id,
+            },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=num_workers,
                 use_gpu=gpus > 0,
-                resources_per_worker={"CPU": float(place.threads)} | ({"GPU": gpus} if gpus else {}),
+                resources_per_worker={"CPU": float(context.threads)} | ({"GPU": gpus} if gpus else {}),
             ),
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
             run_config=ray.train.RunConfig(
                 name=trial_id,
                 storage_path=scratch,
-                # The planner starts lost work again, so Ray Train must not. Its types know its first version only.
+                # The planner starts a lost task again, so Ray Train must not. Its types are those of its first version.
                 failure_config=ray.train.FailureConfig(
                     max_failures=0,
                     max_preemption_failures=0,  # type: ignore[call-arg]
@@ -218,17 +233,17 @@ def _run_together(
                 ),
             ),
         )
-        _relay(relay, _in_background(trainer.fit), lambda: ray.get(actors.mailbox.read.remote(trial_id)))
+        _relay(relay, _in_background(trainer.fit), lambda: ray.get(actors.stop_requests.read.remote(trial_id)))
 
 
 def _in_background(action: Callable[[], Any]) -> Future[Any]:
-    """Its result. Nobody waits for the thread: a run that has not started yet ends with this process."""
+    """Run an action in a daemon thread: a Ray Train run that has not started yet must end with this process."""
     result: Future[Any] = Future()
 
     def run() -> None:
         try:
             result.set_result(action())
-        except Exception as error:  # noqa: BLE001  told by `_relay`
+        except Exception as error:  # noqa: BLE001  `_relay` reports it
             result.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
@@ -256,7 +271,7 @@ def _relay(relay: Any, run: Future[Any], verdict: Callable[[], str | None]) -> N
 
 
 def _in_words(error: BaseException) -> str:
-    """What became of a run, from what Ray Train raises."""
+    """Say in one line why a run of several processes ended, from the error that Ray Train raised."""
     failures = getattr(error, "worker_failures", None)
     if failures:
         return "; ".join(
@@ -265,11 +280,11 @@ def _in_words(error: BaseException) -> str:
     return f"its processes did not start or did not stay ({str(error).strip().splitlines()[-1]})"
 
 
-def _process(config: dict[str, Any]) -> None:
-    """One of several."""
+def _run_one_of_several(config: dict[str, Any]) -> None:
+    """Run a task in one of its several processes."""
     from ray.train import get_context
 
-    place, record, relay = config["place"], config["work"], config["relay"]
+    context, record, relay = config["context"], config["task"], config["relay"]
     rank = get_context().get_world_rank()
 
     def send(message: WorkerMessage) -> None:
@@ -279,9 +294,9 @@ def _process(config: dict[str, Any]) -> None:
         group = get_current_placement_group()
         if group is not None:
             send(PlacementGroupReserved(group.id.hex()))
-        channel = RayChannel(config["trial_id"], place.folder, config["actors"], send)
-        _run_process(record, place, channel, send)
+        channel = RayChannel(config["trial_id"], context.folder, config["actors"], send)
+        _run_process(record, context, channel, send)
         return
     send(ProcessJoined(socket.gethostname(), ray.get_runtime_context().get_node_id()))
-    # The first process alone times the student.
-    perform(Task.restore(0, json.loads(record), []), replace(place, measures_latency=False), NullChannel())
+    # Only the first process times the student.
+    perform(Task.restore(0, json.loads(record), []), replace(context, measures_latency=False), NullChannel())

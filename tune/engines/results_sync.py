@@ -1,7 +1,7 @@
-"""What workers write on their own disks, brought beside the driver: MLflow and the study's page take it from there.
+"""Upload of a worker's results to the driver's disk, from which MLflow and the study's page are made.
 
-Where all nodes share the study's results, nothing travels. An actor of its own takes the files, so that no slow disk
-keeps the mailbox from answering.
+A file that the driver has already, as where all nodes share the results folder, is not sent. An actor of its own
+receives the files, so that a slow disk does not delay stop requests.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import ray
 
 from hidfd.store.disk import file_sha256
 
-BRING_SECONDS = 60.0
-"""How long the driver's disk may take for a picture, or for a folder: a worker waits as long."""
+UPLOAD_SECONDS = 60.0
+"""How long the upload of a picture or of a folder may take; the worker waits for it."""
 
 CONFIG = "config.yaml"
-"""In a trial's folder, written first; pictures beside another one are those of a forgotten study of that name."""
+"""The file of a trial's folder that is written first. Pictures beside another `config.yaml` are those of a forgotten
+study of the same name."""
 
 
-class ResultsFolder:
-    """An actor on the driver's node.
+class ResultsReceiver:
+    """An actor on the driver's node that writes uploaded files.
 
     Args:
         folder: of the study's results.
@@ -32,13 +33,17 @@ class ResultsFolder:
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
 
-    def lacks(self, digests: dict[str, str]) -> list[str]:
-        """Which of these files, by path below the folder, are not there or have other contents."""
+    def outdated(self, digests: dict[str, str]) -> list[str]:
+        """Return the files that are missing here or have other contents.
+
+        Args:
+            digests: path below the folder -> sha256 of the worker's file.
+        """
         paths = {name: self._folder / name for name in digests}
         return [name for name, path in paths.items() if not path.is_file() or file_sha256(path) != digests[name]]
 
-    def take(self, name: str, content: bytes) -> None:
-        """A file as a worker has it; whole, or not at all."""
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.name == CONFIG:
@@ -49,45 +54,47 @@ class ResultsFolder:
         part.replace(path)
 
 
-class HandOver:
-    """A worker's side. What the work has built is in the store: if its pages do not arrive, that is told once, no more.
+class ResultsUploader:
+    """A worker's side of the upload.
+
+    An upload that fails does not fail the task, whose artifacts are in the store; the user is told once.
 
     Args:
         folder: of the study's results, on this node.
-        results: handle of the actor.
-        tell: a line for the user.
+        receiver: handle of the `ResultsReceiver`.
+        note: takes a line for the user.
     """
 
-    def __init__(self, folder: str, results: Any, tell: Callable[[str], None]) -> None:
-        self._folder, self._results, self._tell = Path(folder), results, tell
+    def __init__(self, folder: str, receiver: Any, note: Callable[[str], None]) -> None:
+        self._folder, self._receiver, self._note = Path(folder), receiver, note
         self._has_failed = False
 
-    def bring_file(self, path: Path) -> None:
-        """One that was just written into the folder of a task; left for later once a file did not arrive."""
+    def upload_file(self, path: Path) -> None:
+        """Upload a file of a task's folder; once an upload has failed, leave it to `upload_folder`."""
         if not self._has_failed:
-            self._safely(lambda: self._bring(self._folder / path.relative_to(self._folder).parts[0], [path]))
+            self._safely(lambda: self._upload(self._folder / path.relative_to(self._folder).parts[0], [path]))
 
-    def bring_all(self, label: str) -> None:
-        """The folder of a task, as it is now."""
-        self._safely(lambda: self._bring(self._folder / label, sorted((self._folder / label).rglob("*"))))
+    def upload_folder(self, label: str) -> None:
+        """Upload the folder of a task as it is now."""
+        self._safely(lambda: self._upload(self._folder / label, sorted((self._folder / label).rglob("*"))))
 
-    def _bring(self, folder: Path, paths: list[Path]) -> None:
-        until = time.monotonic() + BRING_SECONDS
+    def _upload(self, folder: Path, paths: list[Path]) -> None:
+        until = time.monotonic() + UPLOAD_SECONDS
         paths = [path for path in dict.fromkeys([folder / CONFIG, *paths]) if path.is_file()]
         digests = {str(path.relative_to(self._folder)): file_sha256(path) for path in paths}
-        lacks = self._ask(until, "lacks", digests) if digests else []
-        for name in lacks:
-            self._ask(until, "take", name, (self._folder / name).read_bytes())
+        outdated = self._call(until, "outdated", digests) if digests else []
+        for name in outdated:
+            self._call(until, "write", name, (self._folder / name).read_bytes())
 
-    def _ask(self, until: float, method: str, *arguments: Any) -> Any:
-        answer = getattr(self._results, method).remote(*arguments)
+    def _call(self, until: float, method: str, *arguments: Any) -> Any:
+        answer = getattr(self._receiver, method).remote(*arguments)
         return ray.get(answer, timeout=max(until - time.monotonic(), 0.0))
 
-    def _safely(self, action: Callable[[], None]) -> None:
+    def _safely(self, upload: Callable[[], None]) -> None:
         try:
-            action()
+            upload()
         except (OSError, ray.exceptions.RayError) as error:
             if not self._has_failed:
                 self._has_failed = True
                 reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-                self._tell(f"pages and pictures do not reach the driver's node, so MLflow may lack them: {reason}")
+                self._note(f"pages and pictures do not reach the driver's node, so MLflow may lack them: {reason}")

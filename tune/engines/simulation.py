@@ -1,7 +1,7 @@
-"""The planner under a virtual clock: hundreds of workers and thousands of trials in seconds. Torch-free and Ray-free.
+"""An engine on a virtual clock: hundreds of workers and thousands of trials in seconds, without torch and Ray.
 
-The same planner as in a real study decides, over a real ledger (in memory, if its storage is); only the work is
-pretended. So what is tried here (a budget, a sampler, a kill at any moment) is tried on the code that will run.
+The planner and the ledger are those of a real study; only the tasks are pretended. So a budget, a sampler or a kill at
+any moment is tested here on the code that will run.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from tune.study.messages import Channel, Done, ProgressReport, TaskEnd
 from tune.study.task import Task
 
 Steps = Callable[[Task, Channel], Iterator[TaskEnd | None]]
-"""Pretends to do a task, a step for each `next`: None while it goes on, then how it ended."""
+"""Pretends to run a task, one step for each `next`: None while it goes on, then its end."""
 
 
 class Simulation:
-    """Virtual workers.
+    """A cluster of virtual workers.
 
     Attributes:
-        now: virtual seconds.
-        on_event: called after each thing that has happened.
+        now: virtual seconds since the start.
+        on_event: called after each step of a task.
     """
 
     def __init__(
@@ -34,13 +34,13 @@ class Simulation:
         step_seconds: float | Callable[[Task], float],
         on_event: Callable[[], None] = lambda: None,
     ) -> None:
-        """A cluster that can do so many tasks side by side.
+        """Build a cluster on which nothing runs yet.
 
         Args:
-            steps: what a task does.
-            num_slots: of the cluster.
-            step_seconds: that one step takes, or a function of the work.
-            on_event: called after each thing that has happened.
+            steps: makes the steps of a task.
+            num_slots: tasks that the cluster runs side by side.
+            step_seconds: virtual seconds of one step, or a function that gives them for a task.
+            on_event: called after each step of a task.
         """
         self.now = 0.0
         self._steps, self._num_slots, self.on_event = steps, num_slots, on_event
@@ -48,21 +48,21 @@ class Simulation:
         self._order = itertools.count()
 
     def clock(self) -> float:
-        """For the planner."""
+        """Return the virtual time, as the planner's clock."""
         return self.now
 
     def run(self, planner: Planner) -> str:
-        """Drive a planner to its end.
+        """Run a planner's tasks until it is done.
 
         Returns:
-            Why it ended.
+            The planner's reason why it is done.
         """
         events: list[tuple[float, int, Task, Iterator[TaskEnd | None]]] = []
         while True:
             while isinstance(step := planner.next_task(self._num_slots - len(events)), Task):
                 node = f"node-{len(events)}"
                 planner.on_start(step, node)
-                self._schedule(events, step, self._steps(step, _SimulatedTask(planner, step.key)))
+                self._schedule(events, step, self._steps(step, _SimulatedChannel(planner, step.key)))
             if isinstance(step, Done):
                 assert not events, "done while something runs"
                 return step.why
@@ -85,8 +85,8 @@ class Simulation:
         heapq.heappush(events, (self.now + self._seconds(task), next(self._order), task, steps))
 
 
-class _SimulatedTask:
-    """From a virtual worker straight to the planner."""
+class _SimulatedChannel:
+    """The channel of a virtual worker's task."""
 
     def __init__(self, planner: Planner, key: str) -> None:
         self._planner, self._key = planner, key

@@ -1,4 +1,4 @@
-"""Running one task where it has landed: `hidfd.trial` around it, its progress told, its end classified."""
+"""Run one task in a worker: report its progress, and classify its end."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from tune.study.metrics import LATENCY
 from tune.study.states import TaskKind
 from tune.study.task import Task
 
-TELL_EVERY_SECONDS = 1.0
-"""Progress is told at most so often; measurements and pictures always."""
+REPORT_EVERY_SECONDS = 1.0
+"""How often progress is reported at most; measurements and pictures are reported at once."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """Where work is done and left; plain values, so that it travels to a worker.
+    """The settings that all tasks of a study share on a worker: plain values, so that they can be sent there.
 
     Attributes:
         store: URI of the store.
         folder: of the study's results.
         device: auto, cpu or cuda.
-        threads: of the processor, for one task.
+        threads: of one task.
         measures_latency: whether finished students are timed.
     """
 
@@ -60,7 +60,7 @@ Perform = Callable[[Task, WorkerContext, Channel], TaskEnd]
 
 
 class ChannelError(Exception):
-    """A report or a question did not get through: no fault of the work's.
+    """A report or a question did not reach the driver, which is not the task's fault.
 
     Attributes:
         cause: what the channel raised.
@@ -71,21 +71,21 @@ class ChannelError(Exception):
         self.cause = cause
 
 
-def perform(task: Task, place: WorkerContext, channel: Channel) -> TaskEnd:
+def perform(task: Task, context: WorkerContext, channel: Channel) -> TaskEnd:
     """Run a task to its end.
 
     Returns:
-        How it ended; an error of the store or the device, or of what everything rests on, carries its exit code: it is
-        the user's to mend before anything can go on.
+        Its end: `TaskBlocked` for an error of the store or the device, or of the collection, on which every student
+        depends.
 
     Raises:
-        ProcessLostError: another process of the work is gone.
-        Exception: what may have spoilt this process (a CUDA error), so that it is thrown away; and what the channel
-            raised, for whoever runs the work to bear.
+        ProcessLostError: another process of the task is gone.
+        Exception: an error that may have spoilt this process (a CUDA error), so that the process must not be used
+            again; or an error of the channel.
     """
     started = time.process_time()
     try:
-        metrics, reused = _run(task, place, channel)
+        metrics, reused = _run(task, context, channel)
     except hidfd.errors.Stopped as stopped:
         return TaskStopped(str(stopped), time.process_time() - started)
     except hidfd.errors.DivergedError as error:
@@ -104,38 +104,38 @@ def perform(task: Task, place: WorkerContext, channel: Channel) -> TaskEnd:
         if "CUDA error" in str(error):
             raise
         _log.exception("%s failed", task.label)
-        where = _leave_traceback(Path(place.folder) / task.label)
+        where = _write_traceback(Path(context.folder) / task.label)
         return TaskFailed(f"{type(error).__name__}: {error} (traceback in {where})", time.process_time() - started)
     return TaskFinished(metrics, reused, time.process_time() - started)
 
 
-def _run(task: Task, place: WorkerContext, channel: Channel) -> tuple[dict[str, float], bool]:
-    before_torch(place.threads)
+def _run(task: Task, context: WorkerContext, channel: Channel) -> tuple[dict[str, float], bool]:
+    before_torch(context.threads)
     import torch
 
     from hidfd.store.store import Store
     from hidfd.trial import evaluate_test, run_trial
 
-    torch.set_num_threads(place.threads)
-    store = Store.open(place.store)
+    torch.set_num_threads(context.threads)
+    store = Store.open(context.store)
     observer = TaskObserver(channel, task.rungs)
     if task.spec.kind is TaskKind.TEST_EVALUATION:
         known = store.find("opening", task.key)
         if known is not None:
             observer.note(f"the test labels had been opened for it before, {known.created}; read again")
-        return numbers_of(evaluate_test(task.spec.config, store, device=place.device)), known is not None
+        return numbers_of(evaluate_test(task.spec.config, store, device=context.device)), known is not None
     result = run_trial(
         task.config,
         store,
         until=task.spec.kind.last_stage,
-        folder=Path(place.folder) / task.label,
-        device=place.device,
+        folder=Path(context.folder) / task.label,
+        device=context.device,
         observer=observer,
         name=task.label,
     )
     chain = [stage.role for stage in needed(result.stages, task.spec.kind.last_stage) if stage.name != "import"]
     metrics = numbers_of(result.metrics)
-    if place.measures_latency and task.spec.kind is TaskKind.STUDENT:
+    if context.measures_latency and task.spec.kind is TaskKind.STUDENT:
         from hidfd.latency import latency_milliseconds
 
         metrics[LATENCY] = latency_milliseconds(result.config, store)
@@ -143,7 +143,7 @@ def _run(task: Task, place: WorkerContext, channel: Channel) -> tuple[dict[str, 
 
 
 def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The single finite numbers of a `result.json`, those of the generator as `generator.<name>`."""
+    """Return the single finite numbers of a `result.json`, those of the generator as `generator.<name>`."""
     found: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
@@ -154,63 +154,63 @@ def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 class TaskObserver(Observer):
-    """Passes a trial's progress on, and the verdict back."""
+    """Reports a trial's progress over a channel, and stops the trial by its verdict."""
 
     def __init__(self, channel: Channel, rungs: tuple[int, ...]) -> None:
         self.measure_at_images = rungs
         self._channel = channel
-        self._told = 0.0
+        self._reported = 0.0
 
     def stage_started(self, stage: Stage, target_images: int | None, images_seen: int = 0) -> None:
-        self._tell(ProgressReport(stage.name, images_seen, target_images))
+        self._report(ProgressReport(stage.name, images_seen, target_images))
 
     def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
         now = time.monotonic()
-        if now - self._told >= TELL_EVERY_SECONDS or images >= target_images:
-            self._told = now
-            told = {name: value for name, value in metrics.items() if "/" in name}
-            self._tell(ProgressReport(stage.name, images, target_images, told))
+        if now - self._reported >= REPORT_EVERY_SECONDS or images >= target_images:
+            self._reported = now
+            shown = {name: value for name, value in metrics.items() if "/" in name}
+            self._report(ProgressReport(stage.name, images, target_images, shown))
 
     def measured(self, stage: Stage, images: int, metrics: dict[str, float]) -> None:
         is_student = stage.name == "distillation"
-        self._tell(ProgressReport(stage.name, images, None, metrics, measured=is_student))
+        self._report(ProgressReport(stage.name, images, None, metrics, measured=is_student))
 
     def picture(self, stage: Stage, images: int, path: Path) -> None:
-        self._tell(ProgressReport(stage.name, images, None, picture=str(path)))
+        self._report(ProgressReport(stage.name, images, None, picture=str(path)))
 
     def reused(self, stage: Stage, seconds: float | None) -> None:
-        self._tell_generator(stage)
+        self._report_generator(stage)
 
     def stage_finished(self, stage: Stage, seconds: float) -> None:
-        self._tell_generator(stage)
+        self._report_generator(stage)
 
     def note(self, text: str) -> None:
-        self._tell(ProgressReport(note=text))
+        self._report(ProgressReport(note=text))
 
     def should_stop(self) -> str | None:
         with _channel_errors():
             return self._channel.verdict()
 
-    def _tell_generator(self, stage: Stage) -> None:
+    def _report_generator(self, stage: Stage) -> None:
         if stage.name == "generation":
-            self._tell(ProgressReport(generator=stage.digest))
+            self._report(ProgressReport(generator=stage.digest))
 
-    def _tell(self, report: ProgressReport) -> None:
+    def _report(self, report: ProgressReport) -> None:
         with _channel_errors():
             self._channel.report(report)
 
 
 @contextlib.contextmanager
 def _channel_errors() -> Iterator[None]:
-    """Keeps what a channel raises apart from what the work raises."""
+    """Tell errors of the channel apart from errors of the task."""
     try:
         yield
     except Exception as error:
         raise ChannelError(error) from error
 
 
-def _leave_traceback(folder: Path) -> str:
-    """Where it stands; a folder that cannot be written must not hide the error itself."""
+def _write_traceback(folder: Path) -> str:
+    """Write the traceback into a folder, and return its path; a folder that is not writable must not hide the error."""
     path = folder / "error.txt"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The adapter between Ray Tune and the planner, without a cluster; `tests/integration/test_study.py` runs real ones."""
+"""The adapter between Ray Tune and the planner without a cluster; `tests/integration/test_study.py` runs real ones."""
 
 import json
 import signal
@@ -38,7 +38,7 @@ from tune.study.task import Task
 
 
 class Trial:
-    """As much of Tune's as the adapter needs."""
+    """The part of Tune's `Trial` that the adapter needs."""
 
     made = 0
 
@@ -47,8 +47,8 @@ class Trial:
         self.trial_id, self.config = f"{name}_{Trial.made}", config
 
 
-class Mailbox:
-    """Keeps what is posted."""
+class StopRequests:
+    """A double of the actor's handle, which keeps what is posted."""
 
     def __init__(self) -> None:
         self.posted: list[tuple[str, str]] = []
@@ -64,23 +64,23 @@ def planner() -> Planner:
 
 
 @pytest.fixture
-def mailbox() -> Mailbox:
-    return Mailbox()
+def stop_requests() -> StopRequests:
+    return StopRequests()
 
 
 @pytest.fixture
-def adapter(planner: Planner, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> Adapter:
+def adapter(planner: Planner, stop_requests: StopRequests, monkeypatch: pytest.MonkeyPatch) -> Adapter:
     monkeypatch.setattr(engine, "Trial", Trial)
-    monkeypatch.setattr(engine, "alive", lambda: [("node-1", "n1")])
-    monkeypatch.setattr(engine, "answers", lambda node: node == "n1")
-    return Adapter(planner, mailbox, 2, PlacementGroupFactory([{"CPU": 1.0}]), lambda: None)
+    monkeypatch.setattr(engine, "alive_nodes", lambda: [("node-1", "n1")])
+    monkeypatch.setattr(engine, "node_answers", lambda node: node == "n1")
+    return Adapter(planner, stop_requests, 2, PlacementGroupFactory([{"CPU": 1.0}]), lambda: None)
 
 
 def start(adapter: Adapter) -> tuple[str, str]:
-    """Trial and label of the next task."""
+    """Start the next task; return its trial and its label."""
     trial = adapter.next_trial({"run": "study", "storage": None})
     assert isinstance(trial, Trial)
-    return trial.trial_id, json.loads(trial.config["work"])["label"]
+    return trial.trial_id, json.loads(trial.config["task"])["label"]
 
 
 def result_of(message: WorkerMessage) -> dict[str, Any]:
@@ -91,12 +91,12 @@ def task_of(planner: Planner, label: str) -> Task:
     return next(task for task in planner.state.tasks.values() if task.label == label)
 
 
-def test_a_trial_that_says_how_it_ended_ends_so(adapter: Adapter, planner: Planner) -> None:
+def test_a_trial_that_sends_its_end_ends_so(adapter: Adapter, planner: Planner) -> None:
     trial, label = start(adapter)
     adapter.on_result(trial, result_of(AttemptStarted("node-1", "n1")))
     adapter.on_result(trial, result_of(ProgressReport("collection", 5, 10)))
     adapter.on_result(trial, result_of(TaskFinished({}, reused=False, cpu_seconds=2.0)))
-    adapter.on_end(trial, "it ended without a word")
+    adapter.on_end(trial, "it ended without a message")
     task = task_of(planner, label)
     assert task.outcome is not None
     assert task.outcome.state is TaskState.COMPLETE
@@ -117,11 +117,11 @@ def test_a_trial_whose_process_died_is_lost_and_goes_on(adapter: Adapter, planne
 
 
 @pytest.mark.parametrize("is_lost", [True, False])
-def test_what_several_processes_held_is_given_back_where_their_trial_died(
+def test_placement_group_of_several_processes_is_freed_where_their_trial_died(
     adapter: Adapter, monkeypatch: pytest.MonkeyPatch, is_lost: bool
 ) -> None:
     freed: list[str] = []
-    monkeypatch.setattr(engine, "free", freed.append)
+    monkeypatch.setattr(engine, "free_placement_group", freed.append)
     trial, _ = start(adapter)
     adapter.on_result(trial, result_of(PlacementGroupReserved("4edfc363")))
     adapter.on_result(trial, result_of(AttemptStarted("node-1", "n1")))
@@ -135,11 +135,11 @@ def test_what_several_processes_held_is_given_back_where_their_trial_died(
 def test_a_trial_whose_node_is_gone_is_lost_with_it(
     adapter: Adapter, planner: Planner, monkeypatch: pytest.MonkeyPatch, has_begun: bool
 ) -> None:
-    """Also while it still imports torch, when only the cluster knows where it is."""
+    """Even while it still imports torch, when only the cluster knows which node it is on."""
     trial, label = start(adapter)
     if has_begun:
         adapter.on_result(trial, result_of(AttemptStarted("node-1", "n1")))
-    monkeypatch.setattr(engine, "answers", lambda node: node != "n1")
+    monkeypatch.setattr(engine, "node_answers", lambda node: node != "n1")
     adapter.on_end(trial, "its process died")
     assert [attempt.end for attempt in task_of(planner, label).attempts] == ["node lost"]
 
@@ -149,21 +149,21 @@ def test_a_node_that_accepts_no_connection_is_gone_before_the_cluster_says_so(mo
         port = raylet.getsockname()[1]
         node = {"NodeID": "n1", "Alive": True, "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port}
         monkeypatch.setattr(cluster, "_nodes", lambda: [node, node | {"NodeID": "n2", "Alive": False}])
-        assert cluster.answers("n1")
-        assert not cluster.answers("n2")
-        assert not cluster.answers("unknown")
-    assert not cluster.answers("n1")
+        assert cluster.node_answers("n1")
+        assert not cluster.node_answers("n2")
+        assert not cluster.node_answers("unknown")
+    assert not cluster.node_answers("n1")
 
 
-def test_a_verdict_is_posted_again_in_case_the_mailbox_was_restarted(
-    adapter: Adapter, planner: Planner, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+def test_a_stop_request_is_posted_again_in_case_its_actor_was_restarted(
+    adapter: Adapter, planner: Planner, stop_requests: StopRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial, _ = start(adapter)
     planner.drain("asked")
     for seconds in (0.0, 1.0, engine.POST_EVERY_SECONDS + 0.1):
         monkeypatch.setattr(engine.time, "monotonic", lambda seconds=seconds: 100.0 + seconds)
         adapter.on_step()
-    assert mailbox.posted == [(trial, "asked")] * 2
+    assert stop_requests.posted == [(trial, "asked")] * 2
 
 
 def test_a_trial_that_hangs_and_does_not_obey_is_killed_and_lost(
@@ -197,7 +197,7 @@ def test_a_trial_that_ends_without_a_start_is_lost(adapter: Adapter, planner: Pl
 
 
 def test_an_error_is_kept_and_nothing_more_starts(
-    adapter: Adapter, planner: Planner, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+    adapter: Adapter, planner: Planner, stop_requests: StopRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial, _ = start(adapter)
     lost = LedgerError("the ledger cannot be written")
@@ -212,21 +212,21 @@ def test_an_error_is_kept_and_nothing_more_starts(
     assert adapter.next_trial({"run": "study", "storage": None}) is None, "what runs is waited for"
     adapter.on_step()
     adapter.on_step()
-    assert mailbox.posted == [(trial, str(lost))], "it is told to stop, once"
-    adapter.safely(lambda: adapter.on_end(trial, "it ended without a word"))
+    assert stop_requests.posted == [(trial, str(lost))], "it is told to stop, once"
+    adapter.safely(lambda: adapter.on_end(trial, "it ended without a message"))
     assert adapter.error is lost, "the first one is what is raised"
     assert isinstance(adapter.next_trial({"run": "study", "storage": None}), Done)
 
 
-def test_results_of_strangers_are_nobodys(adapter: Adapter) -> None:
+def test_results_of_unknown_trials_and_of_tune_itself_are_ignored(adapter: Adapter) -> None:
     adapter.on_result("stranger", result_of(AttemptStarted("node-1", "n1")))
     trial, _ = start(adapter)
     adapter.on_result(trial, {"training_iteration": 1})
 
 
 def run_ray(planner: Planner) -> None:
-    place = WorkerContext("store", "results", "cpu", 1)
-    engine.run_ray(planner, place, concurrency=1, resources=ResourcesConfig(), environment={}, on_change=lambda: None)
+    context = WorkerContext("store", "results", "cpu", 1)
+    engine.run_ray(planner, context, concurrency=1, resources=ResourcesConfig(), environment={}, on_change=lambda: None)
 
 
 def test_cluster_that_does_not_answer_is_one_clear_error(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +240,7 @@ def test_cluster_that_does_not_answer_is_one_clear_error(planner: Planner, monke
 
 @pytest.mark.parametrize("address", ["auto", "local", "ray://head:10001"])
 def test_address_that_only_ray_understands_is_left_to_it(address: str) -> None:
-    cluster.check_answers(address)
+    cluster.check_cluster_answers(address)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_address_that_only_ray_understands_is_left_to_it(address: str) -> None:
         (Exception("the node timed out during startup"), EngineError),  # as on a machine that is very busy
     ],
 )
-def test_ray_that_does_not_come_up_is_said(
+def test_ray_that_does_not_start_is_one_clear_error(
     raised: BaseException, expected: type[Exception], planner: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def init(**options: object) -> None:
@@ -289,17 +289,17 @@ def test_a_trial_that_loses_the_node_of_any_process_is_lost_with_it(adapter: Ada
     adapter.on_result(trial, result_of(ProcessJoined("node-2", "n2")))  # may speak before the first process
     adapter.on_result(trial, result_of(AttemptStarted("node-1", "n1")))
     adapter.on_result(trial, result_of(TaskLost("process 1: connection closed")))
-    adapter.on_end(trial, "it ended without a word")
+    adapter.on_end(trial, "it ended without a message")
     (attempt,) = task_of(planner, label).attempts
     assert (attempt.node, attempt.end) == ("node-1", "node lost")
 
 
-def test_what_the_first_process_said_of_its_end_stands(adapter: Adapter, planner: Planner) -> None:
+def test_the_end_that_the_first_process_sent_is_the_one_that_counts(adapter: Adapter, planner: Planner) -> None:
     trial, label = start(adapter)
     adapter.on_result(trial, result_of(AttemptStarted("node-1", "n1")))
     adapter.on_result(trial, result_of(TaskFinished({}, reused=False, cpu_seconds=2.0)))
     adapter.on_result(trial, result_of(TaskLost("process 1: it was slow to leave")))
-    adapter.on_end(trial, "it ended without a word")
+    adapter.on_end(trial, "it ended without a message")
     assert [attempt.end for attempt in task_of(planner, label).attempts] == ["finished"]
 
 
@@ -317,33 +317,33 @@ def test_what_the_cluster_will_never_have_is_refused(
 ) -> None:
     nodes = [{"CPU": 2.0}, {"CPU": 2.0, "GPU": 1.0}]
     monkeypatch.setattr(cluster, "_nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
-    cluster.check_fits(4, {"CPU": 1, "GPU": 0.0})
-    cluster.check_fits(10, {"CPU": 0, "GPU": 0.1})
+    cluster.check_fits_cluster(4, {"CPU": 1, "GPU": 0.0})
+    cluster.check_fits_cluster(10, {"CPU": 0, "GPU": 0.1})
     with pytest.raises(EngineError, match="will never have at once .its nodes: 2 CPUs, 0 GPUs; 2 CPUs, 1 GPUs"):
-        cluster.check_fits(num_workers, each)
+        cluster.check_fits_cluster(num_workers, each)
 
 
 def test_a_ray_of_its_own_has_the_processors_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    cluster.check_fits_here(4)
+    cluster.check_fits_this_machine(4)
     with pytest.raises(EngineError, match="asks for 5 CPUs, and this machine has 4; lower cpus_per_worker"):
-        cluster.check_fits_here(5)
+        cluster.check_fits_this_machine(5)
 
 
 def test_a_node_that_is_gone_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_nodes", lambda: [{"Alive": False, "Resources": {"CPU": 8.0}}])
     with pytest.raises(EngineError):
-        cluster.check_fits(1, {"CPU": 1, "GPU": 0.0})
+        cluster.check_fits_cluster(1, {"CPU": 1, "GPU": 0.0})
 
 
-class Look:
-    """`os.path.exists` on a node, where only some nodes have the driver's disk."""
+class ExistsOnNode:
+    """A double of `os.path.exists` as a Ray task, where only the node "here" has the driver's disk."""
 
     def __init__(self, node: str = "") -> None:
         self._node = node
 
-    def options(self, *, scheduling_strategy: Any) -> "Look":
-        return Look(scheduling_strategy.node_id)
+    def options(self, *, scheduling_strategy: Any) -> "ExistsOnNode":
+        return ExistsOnNode(scheduling_strategy.node_id)
 
     def remote(self, path: str) -> bool:
         return self._node == "here" and Path(path).exists()
@@ -356,7 +356,7 @@ def test_local_store_that_another_node_does_not_see_is_refused_with_its_name(
     nodes = [{"Alive": True, "NodeID": n, "NodeManagerHostname": n, "Resources": {"CPU": 1.0}} for n in names]
     monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
     monkeypatch.setattr(cluster, "NodeAffinitySchedulingStrategy", lambda node, soft: SimpleNamespace(node_id=node))
-    monkeypatch.setattr(ray, "remote", lambda **options: lambda function: Look())
+    monkeypatch.setattr(ray, "remote", lambda **options: lambda function: ExistsOnNode())
     monkeypatch.setattr(ray, "get", lambda answer, timeout: answer)
     local = WorkerContext(str(tmp_path), str(tmp_path / "results"), "cpu", 1)
     with pytest.raises(EngineError, match=r"is not the same folder on there, .* or on S3"):

@@ -1,4 +1,4 @@
-"""A study is never left where its driver's end would take it away."""
+"""A study is never kept in a folder that Ray deletes after the job."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from hidfd.config.study_file import StorageConfig
 from hidfd.errors import ConfigError
-from tune.engines.ray_job import check_lasts
+from tune.engines.ray_job import check_storage_lasts
 
 
 @pytest.fixture
@@ -18,9 +18,9 @@ def job_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_places_in_the_working_folder_of_a_job_are_refused_all_at_once(job_folder: Path) -> None:
+def test_storage_in_the_working_folder_of_a_job_is_refused_all_at_once(job_folder: Path) -> None:
     with pytest.raises(ConfigError) as refused:
-        check_lasts(StorageConfig())
+        check_storage_lasts(StorageConfig())
     said = str(refused.value)
     assert said.startswith(
         f"storage.store, storage.ledger, storage.tracking, storage.results: would lie in {job_folder}"
@@ -35,11 +35,11 @@ def test_only_what_would_be_lost_is_named(job_folder: Path, tmp_path: Path) -> N
         "results": str(tmp_path / "results"),
     }
     with pytest.raises(ConfigError, match=r"^storage\.ledger: would lie"):
-        check_lasts(StorageConfig(**elsewhere))
-    check_lasts(StorageConfig(**elsewhere, ledger="postgresql://me@host/db"))
-    check_lasts(StorageConfig(**elsewhere, ledger=f"sqlite:///{tmp_path}/ledger.db"))
+        check_storage_lasts(StorageConfig(**elsewhere))
+    check_storage_lasts(StorageConfig(**elsewhere, ledger="postgresql://me@host/db"))
+    check_storage_lasts(StorageConfig(**elsewhere, ledger=f"sqlite:///{tmp_path}/ledger.db"))
 
 
 def test_any_other_working_folder_may_hold_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    check_lasts(StorageConfig())
+    check_storage_lasts(StorageConfig())

@@ -82,7 +82,7 @@ def test_a_picture_is_with_the_driver_before_it_is_told(tmp_path: Path, monkeypa
     channel = RayChannel(
         "t", str(tmp_path), Actors(None, None), lambda message: happened.append(type(message).__name__)
     )
-    monkeypatch.setattr(channel.hand_over, "bring_file", lambda path: happened.append(path.name))
+    monkeypatch.setattr(channel.uploader, "upload_file", lambda path: happened.append(path.name))
     channel.report(ProgressReport("generation", 8, None, picture=str(tmp_path / "trial-1/samples/generation-8.png")))
     channel.report(ProgressReport("generation", 16, None))
     assert happened == ["generation-8.png", "ProgressReport", "ProgressReport"]

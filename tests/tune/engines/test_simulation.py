@@ -1,4 +1,4 @@
-"""The planner under a virtual clock: at scale, and killed at every ledger write."""
+"""The planner on a virtual clock: at scale, and killed at every ledger write."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def simulate(
 
 
 def unlucky(losses: dict[tuple[str, int], int]) -> World:
-    """Two nodes are lost in the middle, and one generator collapses."""
+    """Build a world in which the given steps lose their worker, and one generator collapses."""
 
     def lose(task: Task, step: int) -> bool:
         left = losses.get((task.label, step), 0)
@@ -64,7 +64,9 @@ def test_study_of_several_workers_survives_a_kill_at_every_ledger_write() -> Non
         assert len(state.search_trials) == 9, where
         assert all(search_trial.state.is_final for search_trial in state.search_trials), where
         assert set(world.built.values()) == {1}, f"{where}: an artifact was built twice"
-        assert len({task.key for task in state.ledger.tasks()}) == len(state.ledger.tasks()), f"{where}: work doubled"
+        assert len({task.key for task in state.ledger.tasks()}) == len(state.ledger.tasks()), (
+            f"{where}: a task is in the ledger twice"
+        )
         for number, rungs in decided.items():
             assert rungs.items() <= state.search_trials[number].rungs.items(), f"{where}: a rung was decided anew"
         for number, outcome in finished.items():
@@ -92,7 +94,7 @@ def test_ten_thousand_trials_on_256_workers_take_seconds() -> None:
 
 
 def test_workers_are_never_idle_while_something_could_start() -> None:
-    """With students left to suggest, all slots are taken at every moment but the first: the collection stands alone."""
+    """With students left to suggest, all slots are taken but at the start, when the collection runs alone."""
     study = definition({"num_students": 60, "sampler": "random", "concurrency": 8, "pruner": {"kind": "none"}})
     world = World()
     idle: list[float] = []
@@ -105,4 +107,4 @@ def test_workers_are_never_idle_while_something_could_start() -> None:
 
     simulation.on_event = look
     simulation.run(planner)
-    assert max(idle) <= 1, "the slot of the work that has just ended"
+    assert max(idle) <= 1, "the slot of the task that has just ended"

@@ -1,4 +1,4 @@
-"""How a task ends, whose fault it was, and what is told on the way. Without torch: the trial is a double."""
+"""How a task ends, whose fault it was, and what is reported on the way. Without torch: the trial is a double."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ NUMBERS = {"agreement": 0.5, "generator.effective_classes": 9.0}
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> WorkerContext:
+def context(tmp_path: Path) -> WorkerContext:
     return WorkerContext(str(tmp_path / "store"), str(tmp_path / "results"), "cpu", 1)
 
 
@@ -35,9 +35,9 @@ def task_until(until: str) -> Task:
 
 
 def ends_by(action: Callable[[], object]) -> Callable[..., Any]:
-    """A trial that does this and gives its numbers."""
+    """Return a double of `_run` that does this and returns its numbers."""
 
-    def run(task: Task, place: WorkerContext, channel: Any) -> tuple[dict[str, float], bool]:
+    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool]:
         action()
         return NUMBERS, False
 
@@ -52,16 +52,16 @@ def raising(error: Exception) -> Callable[..., Any]:
 
 
 class Channel:
-    """Keeps what it is told; may be out of order."""
+    """A channel that keeps the reports, or raises an error."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
-        self.told: list[ProgressReport] = []
+        self.reports: list[ProgressReport] = []
 
     def report(self, report: ProgressReport) -> None:
         if self.error is not None:
             raise self.error
-        self.told.append(report)
+        self.reports.append(report)
 
     def verdict(self) -> str | None:
         if self.error is not None:
@@ -81,26 +81,26 @@ class Channel:
         (ZeroDivisionError("by zero"), "evaluation", TaskFailed, None),
     ],
 )
-def test_an_error_is_the_tasks_own_or_everybodys(
+def test_an_error_is_the_tasks_own_or_blocks_the_study(
     error: Exception,
     until: str,
     kind: type[Any],
     exit_code: int | None,
-    place: WorkerContext,
+    context: WorkerContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(worker, "_run", raising(error))
-    end = perform(task_until(until), place, Channel())
+    end = perform(task_until(until), context, Channel())
     assert type(end) is kind
     assert str(error) in end.reason
     assert getattr(end, "exit_code", None) == exit_code
-    left = Path(place.folder) / f"{until}-0" / "error.txt"
+    left = Path(context.folder) / f"{until}-0" / "error.txt"
     assert left.is_file() == isinstance(error, ZeroDivisionError), "a bug leaves its traceback"
 
 
-def test_what_was_measured_is_what_it_finished_with(place: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_measured_is_what_it_finished_with(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_run", ends_by(lambda: None))
-    end = perform(task_until("evaluation"), place, Channel())
+    end = perform(task_until("evaluation"), context, Channel())
     assert isinstance(end, TaskFinished)
     assert (end.metrics, end.reused) == (NUMBERS, False)
 
@@ -110,31 +110,31 @@ def test_what_was_measured_is_what_it_finished_with(place: WorkerContext, monkey
     [("evaluation", True, True), ("evaluation", False, False), ("synthesis", True, False)],
 )
 def test_only_students_are_timed_and_only_where_the_study_asks(
-    until: str, is_asked: bool, is_timed: bool, place: WorkerContext, monkeypatch: pytest.MonkeyPatch
+    until: str, is_asked: bool, is_timed: bool, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_trial(config: TrialConfig, *_: Any, **__: Any) -> SimpleNamespace:
         return SimpleNamespace(config=config, metrics=NUMBERS, stages=plan(config), reused=())
 
     monkeypatch.setattr("hidfd.trial.run_trial", run_trial)
     monkeypatch.setattr("hidfd.latency.latency_milliseconds", lambda config, store: 1.5)
-    end = perform(task_until(until), replace(place, measures_latency=is_asked), Channel())
+    end = perform(task_until(until), replace(context, measures_latency=is_asked), Channel())
     assert isinstance(end, TaskFinished)
     assert end.metrics == NUMBERS | ({"latency_milliseconds": 1.5} if is_timed else {})
 
 
-def test_a_cuda_error_throws_the_process_away(place: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cuda_error_throws_the_process_away(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_run", raising(RuntimeError("CUDA error: an illegal memory access")))
     with pytest.raises(RuntimeError, match="CUDA error"):
-        perform(task_until("evaluation"), place, Channel())
+        perform(task_until("evaluation"), context, Channel())
 
 
 @pytest.mark.parametrize("call", ["report", "verdict"])
 def test_an_error_of_the_channel_is_not_the_tasks(
-    call: str, place: WorkerContext, monkeypatch: pytest.MonkeyPatch
+    call: str, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = ConnectionError("the driver is gone")
 
-    def run(task: Task, place: WorkerContext, channel: Any) -> tuple[dict[str, float], bool]:
+    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool]:
         observer = TaskObserver(channel, ())
         with store_errors("writing", "a file"):  # what surrounds it may take it for an error of its own
             observer.note("begun") if call == "report" else observer.should_stop()
@@ -142,17 +142,17 @@ def test_an_error_of_the_channel_is_not_the_tasks(
 
     monkeypatch.setattr(worker, "_run", run)
     with pytest.raises(ConnectionError) as caught:
-        perform(task_until("evaluation"), place, Channel(lost))
+        perform(task_until("evaluation"), context, Channel(lost))
     assert caught.value is lost
 
 
 def test_a_ledger_that_fails_beside_a_student_stops_the_study(
-    place: WorkerContext, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World()
     planner = world.planner(definition({"pruner": {"kind": "none"}}))
 
-    def run(task: Task, place: WorkerContext, channel: Any) -> tuple[dict[str, float], bool]:
+    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool]:
         TaskObserver(channel, ()).note("begun")
         return NUMBERS, False
 
@@ -165,12 +165,12 @@ def test_a_ledger_that_fails_beside_a_student_stops_the_study(
     monkeypatch.setattr(worker, "_run", run)
     monkeypatch.setattr(planner, "tick", lost)
     with pytest.raises(LedgerError):
-        run_local(planner, lambda task, channel: perform(task, place, channel))
+        run_local(planner, lambda task, channel: perform(task, context, channel))
     resumed = world.planner(definition({"pruner": {"kind": "none"}}))
     assert resumed.state.search_trials[0].state.value == "waiting", "it is tried again, not failed for good"
 
 
-def test_measurements_are_told_always_and_progress_seldom() -> None:
+def test_measurements_are_reported_at_once_and_progress_seldom() -> None:
     channel = Channel()
     observer = TaskObserver(channel, (3200,))
     stage: Stage = plan(trial())["distillation"]
@@ -178,17 +178,17 @@ def test_measurements_are_told_always_and_progress_seldom() -> None:
         observer.advanced(stage, images, 6400, {"distillation/total": 1.0, "images": 64.0})
     observer.measured(stage, 3200, {"agreement": 0.5})
     observer.advanced(stage, 6400, 6400, {})
-    progress = [report for report in channel.told if not report.measured]
+    progress = [report for report in channel.reports if not report.measured]
     assert [report.images for report in progress] == [0, 6400]
     assert progress[0].metrics == {"distillation/total": 1.0}
-    (measured,) = (report for report in channel.told if report.measured)
+    (measured,) = (report for report in channel.reports if report.measured)
     assert (measured.images, measured.metrics) == (3200, {"agreement": 0.5})
     observer.measured(plan(trial())["generation"], 100, {"agreement": 0.5})
-    assert not channel.told[-1].measured, "a rung compares students"
+    assert not channel.reports[-1].measured, "a rung compares students"
     assert observer.should_stop() == "pruned"
 
 
-def test_a_generator_is_told_of_as_soon_as_it_stands() -> None:
+def test_a_generator_is_reported_as_soon_as_it_is_stored() -> None:
     channel = Channel()
     observer = TaskObserver(channel, ())
     stages = plan(trial())
@@ -196,7 +196,7 @@ def test_a_generator_is_told_of_as_soon_as_it_stands() -> None:
         observer.stage_finished(stages[name], 1.0)
         observer.reused(stages[name], 1.0)
     digest = stages["generation"].digest
-    assert [report.generator for report in channel.told] == [digest, digest]
+    assert [report.generator for report in channel.reports] == [digest, digest]
 
 
 def test_numbers_of_a_result_are_its_finite_ones() -> None:
@@ -204,7 +204,7 @@ def test_numbers_of_a_result_are_its_finite_ones() -> None:
     assert numbers_of(result) == {"agreement": 0.5, "classes": 10.0, "generator.a": 1.5}
 
 
-def test_a_lost_process_is_not_the_tasks_own_failure(place: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_process_is_not_the_tasks_own_failure(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_run", raising(hidfd.errors.ProcessLostError("another process is lost")))
     with pytest.raises(hidfd.errors.ProcessLostError):
-        perform(task_until("evaluation"), place, Channel())
+        perform(task_until("evaluation"), context, Channel())

@@ -12,7 +12,7 @@ from tests.hidfd.outline import Outline, text_of
 from tests.tune.sized import TRADED_OFF, SizedWorld, sized
 from tests.tune.world import run
 from tune.planner.snapshots import snapshot_of
-from tune.promote import _why_none
+from tune.promote import _why_nothing_to_promote
 from tune.report import summary as findings
 from tune.report.champion import champion_of, tags_of
 from tune.report.objectives import front_in_words, why_no_champion
@@ -112,7 +112,7 @@ def test_study_without_a_feasible_student_says_so_everywhere(hopeless: StudySnap
     reason = "none of the 16 complete students keeps the constraints (deployed parameters at most 1,000)"
     assert why_no_champion(hopeless) == reason
     assert findings.verdict(hopeless).startswith(f"There is no champion: {reason}.")
-    assert reason in _why_none(hopeless)
+    assert reason in _why_nothing_to_promote(hopeless)
     assert "★" not in "".join(printed(trials_table(hopeless)))
     write_study_figures(hopeless, Path(hopeless.folder))
     assert reason in text_of(write_study_report(hopeless, Path(hopeless.folder)).read_text())
