@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hidfd.config import study_file as studyfile
 from hidfd.data.identify import identify
@@ -70,6 +71,10 @@ class Study:
     def snapshot(self) -> StudySnapshot:
         """Return the study's snapshot from a copy of its ledger."""
         return snapshot_of(self.state())
+
+    def last_arguments(self) -> dict[str, Any] | None:
+        """Return the arguments of the study's last run, as the ledger has them; None where none are known."""
+        return run_arguments_of(self.file.storage.ledger, self.definition.name)
 
     def ask_to_stop(self, holder: str, *, now: bool) -> None:
         """Ask a driver, on whatever machine, to stop.

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import hidfd.trial
-import tune.__main__
+import tune.inspection
 from hidfd.config.schema import TrialConfig
 from hidfd.errors import InputError
 from hidfd.store.store import Store
@@ -241,7 +241,7 @@ def test_forgotten_study_leaves_what_others_need_and_can_be_run_anew(study: Work
     assert results(study)["trials"] == before["trials"]
 
 
-def test_second_driver_is_told_who_runs_the_study_and_how_to_look_on(
+def test_second_driver_is_told_who_runs_the_study_and_how_to_watch_it(
     study: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second: list[Outcome] = []
@@ -256,7 +256,7 @@ def test_second_driver_is_told_who_runs_the_study_and_how_to_look_on(
     (refused,) = second
     assert refused.returncode == 8
     assert f"study 'tiny' is run by process {os.getpid()} on " in refused.stderr
-    assert "look on with: python -m tune status study.yaml study.concurrency=1 --watch" in refused.stderr
+    assert "watch it with: python -m tune status study.yaml study.concurrency=1 --watch" in refused.stderr
 
 
 @pytest.mark.slow
@@ -269,7 +269,7 @@ def test_watch_waits_for_a_study_that_nobody_has_started(study: Workplace, monke
         def sleep(self, seconds: float) -> None:
             runs.append(study.run("tune", *LOCAL))
 
-    monkeypatch.setattr(tune.__main__, "time", Clock())
+    monkeypatch.setattr(tune.inspection, "time", Clock())
     watched = study.run("tune", "status", "study.yaml", "--watch")
     assert watched.returncode == 0
     assert [run.returncode for run in runs] == [0]

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import tune.driver
+import tune.inspection
 from tests.tune.world import SEARCH, World, trial
 from tune.__main__ import main
 from tune.ledger.ledger import Ledger
@@ -112,6 +113,23 @@ def test_seeds_of_the_last_run_are_remembered(capsys: pytest.CaptureFixture[str]
     assert [len(row["keys"]) for row in found["rows"]] == [2]
     assert found["command"] == "python -m tune run study.yaml --seeds 2"
     assert len(status(capsys, "--seeds", "1")["rows"][0]["keys"]) == 1, "where some are given, these count"
+
+
+def test_watcher_follows_the_run_that_begins_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs: list[int] = []
+
+    class Clock:
+        """A double of `time` by which somebody runs the study while the watcher sleeps."""
+
+        def sleep(self, seconds: float) -> None:
+            runs.append(main([*RUN, *OTHER_TRIAL]))
+
+    monkeypatch.setattr(tune.inspection, "time", Clock())
+    assert main(["status", "study.yaml", "--watch"]) == 0
+    assert runs == [0]
+    assert "3 of 3 students of the search" in capsys.readouterr().out
 
 
 def test_overrides_that_are_given_count_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,260 @@
+"""Verbs that look at a study: `status`, `show`, `explain`, `report`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from hidfd.config.study_file import redacted
+from hidfd.errors import ConfigError
+from hidfd.formatting import percent
+from tune.driver import Study, open_last_run, write_pages
+from tune.planner.forecast import forecast_of
+from tune.planner.snapshots import snapshot_of
+from tune.report.objectives import front_in_words, missed, why_no_champion
+from tune.report.summary import opened_labels, rank_words, result_in_words, teacher_accuracy
+from tune.study.snapshot import StudySnapshot, TaskSnapshot
+from tune.study.states import TaskKind, TaskState
+from tune.terminal.display import StudyDisplay
+from tune.terminal.explanation import explain as explain_task
+from tune.terminal.tables import (
+    budget_in_words,
+    forecast_lines,
+    forecast_table,
+    rows_table,
+    short_value,
+    task_table,
+    trials_table,
+)
+
+WATCH_EVERY_SECONDS = 2.0
+"""How often `status --watch` reads the ledger."""
+
+PLAIN_WIDTH = 160
+"""Width in columns of a table that is not printed on a terminal."""
+
+
+def status(options: argparse.Namespace) -> None:
+    """Say how far the study is, whoever runs it."""
+    study = _watch(options) if options.watch else open_study_of(options)
+    state = study.state()
+    snapshot = snapshot_of(state)
+    if options.json:
+        if not options.watch:
+            left = {"plan": forecast_of(state, study.store).to_json()}
+            print(json.dumps(snapshot.to_json() | left, default=str))
+        return
+    holder = study.holder()
+    if not _has_begun(snapshot):
+        begun = f"its material is imported, or Ray starts; run by {holder}"
+        print(f"{snapshot.name}: {begun if holder else f'not started; next: {snapshot.command}'}")
+        return
+    ended = sum(task.state.is_final for task in snapshot.tasks)
+    words = f"{snapshot.name}: {ended} of {len(snapshot.tasks)} tasks so far have ended"
+    if snapshot.num_students:
+        students = sum(trial.state.is_final for trial in snapshot.trials)
+        words += f", {students} of {snapshot.num_students} students of the search"
+    print(f"{words}; run by {holder}" if holder else words)
+    running = [task for task in snapshot.tasks if task.state is TaskState.RUNNING]
+    if running:
+        print_table(task_table(running))
+    print_results(snapshot)
+    print(f"CPU-seconds of tasks so far: {snapshot.cpu_seconds:,.0f}")
+    budget = budget_in_words(snapshot)
+    if budget is not None:
+        print(f"budget: {budget}")
+    if snapshot.finished:
+        print(f"next: {command_line('show', options, 'TRIAL')}")
+        return
+    forecast = forecast_of(state, study.store)
+    print_table(forecast_table(forecast))
+    for line in forecast_lines(forecast, study.definition):
+        print(line)
+    if holder is None:
+        print(f"nobody runs it now; goes on with: {snapshot.command}")
+    else:
+        print(f"next: {command_line('status', options)} --watch")
+
+
+def _watch(options: argparse.Namespace) -> Study:
+    """Show a study as its driver does, until no driver runs it any more; before it begins, wait for that.
+
+    Returns:
+        The study with the arguments of its last run.
+    """
+    study = open_study_of(options)
+    arguments, printed = study.last_arguments(), ""
+    snapshot = study.snapshot()
+    if not _has_begun(snapshot) and study.holder() is None:
+        waiting = f"{snapshot.name}: not started; waiting until somebody runs: {snapshot.command} (Ctrl-C ends this)"
+        print(waiting, file=sys.stderr, flush=True)
+    with StudyDisplay(sys.stdout, quiet=options.json) as display:
+        while True:
+            is_run = study.holder() is not None
+            if (newest := study.last_arguments()) != arguments:  # another run has begun
+                study, arguments = open_study_of(options), newest
+            snapshot = study.snapshot()
+            display.show(snapshot)
+            if options.json:
+                line = json.dumps(snapshot.to_json(), default=str)
+                if line != printed:
+                    print(line, flush=True)
+                printed = line
+            if not is_run and _has_begun(snapshot):
+                return study
+            time.sleep(WATCH_EVERY_SECONDS)
+
+
+def _has_begun(snapshot: StudySnapshot) -> bool:
+    return any(task.attempts or task.state.is_final for task in snapshot.tasks)
+
+
+def show(options: argparse.Namespace) -> None:
+    """Show one trial, by its number or by the name of its folder: settings, numbers, and the tasks it needs."""
+    study = open_study_of(options)
+    snapshot = study.snapshot()
+    if _show_unplanned(snapshot, options):
+        return
+    task = _find(snapshot, options.trial)
+    if options.json:
+        print(json.dumps(task.to_json()))
+        return
+    print(f"{task.label}: {result_in_words(task) if task.state.is_final else task.state.value}")
+    table = Table(box=None, show_header=False)
+    for path, value in task.params.items():
+        table.add_row(f"trial.{path}", short_value(value))
+    table.add_row("seed", str(task.seed))
+    for name, value in task.metrics.items():
+        table.add_row(name, short_value(value, 4))
+    if (
+        task.state is TaskState.COMPLETE
+        and task.kind is TaskKind.STUDENT
+        and (misses := missed(task.metrics, snapshot))
+    ):
+        table.add_row(*misses.split(": ", 1))
+    for rung in task.rungs:
+        table.add_row(
+            f"at {rung.images:,} images",
+            f"agreement {percent(rung.value)}, {'kept' if rung.kept else 'pruned'}: "
+            f"{rung.num_better} of {rung.num_others} others did better",
+        )
+    print_table(table)
+    needs = [need for key in task.needs if (need := snapshot.task(key)) is not None]
+    if needs:
+        print_table(task_table(needs))
+    for attempt in task.attempts:
+        end, reached = attempt.end or "running", attempt.images_to
+        print(f"attempt {attempt.number}: {end} on {attempt.node}, reached {reached:,} images")
+    if task.kind is not TaskKind.TEST_EVALUATION:
+        print(f"folder: {task.folder}")
+        print(f"report: {task.folder}/report.html")
+    if (Path(task.folder) / "config.yaml").is_file():
+        print(f"alone: python -m hidfd run {shlex.quote(task.folder)}/config.yaml")
+    print(f"next: {command_line('status', options)}")
+
+
+def explain(options: argparse.Namespace) -> None:
+    """Say why a trial has its parameters, what it reused and built, and why it stopped where it did."""
+    study = open_study_of(options)
+    snapshot = study.snapshot()
+    if _show_unplanned(snapshot, options):
+        return
+    task = _find(snapshot, options.trial)
+    sentences = explain_task(snapshot, task)
+    if options.json:
+        print(json.dumps({"label": task.label, "key": task.key, "state": task.state, "sentences": sentences}))
+        return
+    print(f"{task.label}: {result_in_words(task) if task.state.is_final else task.state.value}")
+    for sentence in sentences:
+        print(f"  {sentence}")
+    print(f"next: {command_line('show', options, options.trial)}")
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the study's page again, and the pages of its trials that are gone."""
+    study = open_study_of(options)
+    path = write_pages(study)
+    if options.json:
+        print(json.dumps({"report": str(path)}))
+        return
+    print(f"report: {path}")
+    has_trials = bool(study.snapshot().trials)
+    print(f"next: {command_line('show', options, 'TRIAL') if has_trials else study.definition.command}")
+
+
+def open_study_of(options: argparse.Namespace) -> Study:
+    """Open the study of a command line, with the arguments of its last run where none are given."""
+    return open_last_run(options.file, options.overrides, store=options.store, num_seeds=options.seeds)
+
+
+def command_line(verb: str, options: argparse.Namespace, *more: str) -> str:
+    """Return the command line of another verb on the same study."""
+    words = ["python", "-m", "tune", verb, options.file, *more, *options.overrides]
+    words += [] if options.seeds is None else ["--seeds", str(options.seeds)]
+    words += [] if options.store is None else ["--store", redacted(options.store)]
+    return shlex.join(words)
+
+
+def print_results(snapshot: StudySnapshot) -> None:
+    """Print the trials and comparisons of a study, and what they say."""
+    for table in (trials_table(snapshot), rows_table(snapshot)):
+        if table is not None:
+            print_table(table)
+    words, teacher = rank_words(snapshot), teacher_accuracy(snapshot)
+    if teacher is not None:
+        print(f"the teacher: {percent(teacher)} validation accuracy")
+    if words is not None:
+        print(words)
+    opened = opened_labels(snapshot) if snapshot.finished or snapshot.test_evaluations else None
+    if opened is not None:
+        print(opened)
+    front, missing = front_in_words(snapshot), why_no_champion(snapshot)
+    if front is not None:
+        print(front)
+    if missing is not None:
+        print(f"no champion: {missing}")
+    if snapshot.verdict:
+        print(f"verdict: {snapshot.verdict}")
+    if snapshot.undone:
+        print(f"undone: {snapshot.undone}")
+
+
+def print_table(table: RenderableType) -> None:
+    """Print a table, as wide as the terminal, or `PLAIN_WIDTH` where there is none."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PLAIN_WIDTH)
+    console.print(table)
+
+
+def _find(snapshot: StudySnapshot, wanted: str) -> TaskSnapshot:
+    keys = {str(trial.number): trial.key for trial in snapshot.trials}
+    for task in snapshot.tasks:
+        if wanted == task.label or (wanted in keys and keys[wanted] == task.key):
+            return task
+    labels = ", ".join(task.label for task in snapshot.tasks) or "none yet"
+    raise ConfigError(f"{wanted}: study {snapshot.name!r} has no such trial; it has: {labels}")
+
+
+def _show_unplanned(snapshot: StudySnapshot, options: argparse.Namespace) -> bool:
+    """Show a trial without a task, since its values did not fit together; return whether the trial was one of these."""
+    for trial in snapshot.trials:
+        if str(trial.number) == options.trial and trial.key is None:
+            if options.json:
+                print(json.dumps(asdict(trial)))
+                return True
+            print(f"trial-{trial.number}: {trial.state}{f': {trial.reason}' if trial.reason else ''}")
+            for path, value in trial.params.items():
+                print(f"  trial.{path}: {short_value(value)}")
+            print(f"  why: {trial.why}")
+            print(f"next: {command_line('status', options)}")
+            return True
+    return False
