@@ -35,10 +35,10 @@ OWN_EXIT_CODES = {
 """Exit codes of a study besides `hidfd.cli.EXIT_CODES`, with their meaning."""
 
 WAIT_SECONDS = 600.0
-"""How long `run --wait` waits at most for another driver to end."""
+"""Seconds that `run --wait` waits at most for another driver to end."""
 
 POLL_SECONDS = 0.5
-"""How often `stop` and `run --wait` check whether the other driver has ended."""
+"""Seconds after which `stop` and `run --wait` check again whether the other driver has ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -162,7 +162,7 @@ def open_last_run(
     Raises:
         ConfigError, InputError, StoreError, LedgerError: see `hidfd.errors` and `tune.errors`.
     """
-    if num_seeds is None and all(map(_is_of_a_place, overrides)):
+    if num_seeds is None and all(map(_locates_study, overrides)):
         file = studyfile.load(path, overrides, store=store)
         arguments = run_arguments_of(file.storage.ledger, file.name)
         if arguments is not None:
@@ -172,7 +172,7 @@ def open_last_run(
     return open_study(path, overrides, store=store, num_seeds=num_seeds)
 
 
-def _is_of_a_place(override: str) -> bool:
+def _locates_study(override: str) -> bool:
     """Whether an override says where the study is recorded, and changes no setting of the study."""
     return override.partition("=")[0].partition(".")[0] in ("name", "storage")
 
@@ -251,7 +251,7 @@ def run_study(
 
 def _record_arguments(study: Study, ledger: Ledger) -> None:
     """Write the run's arguments into the ledger, from which `open_last_run` takes them."""
-    overrides = [override for override in study.overrides if not _is_of_a_place(override)]
+    overrides = [override for override in study.overrides if not _locates_study(override)]
     arguments = {"overrides": overrides, "seeds": study.num_seeds}
     if ledger.run_arguments != arguments:
         ledger.set_run_arguments(arguments)

@@ -36,7 +36,7 @@ from tune.terminal.tables import (
 )
 
 WATCH_EVERY_SECONDS = 2.0
-"""How often `status --watch` reads the ledger."""
+"""Seconds after which `status --watch` reads the ledger again."""
 
 PLAIN_WIDTH = 160
 """Width in columns of a table that is not printed on a terminal."""

@@ -16,10 +16,10 @@ from tune.study.snapshot import StudySnapshot
 from tune.tracking.background import Projection
 
 READ_REQUESTS_EVERY_SECONDS = 2.0
-"""How often a driver reads the requests in its ledger."""
+"""Seconds after which a driver reads the requests in its ledger again."""
 
 SHOW_EVERY_SECONDS = 1.0
-"""How often a new snapshot of a running study is shown."""
+"""Seconds after which a new snapshot of a running study is shown."""
 
 
 def live_snapshot(planner: Planner) -> StudySnapshot:
@@ -28,7 +28,7 @@ def live_snapshot(planner: Planner) -> StudySnapshot:
 
 
 class StudyMonitor:
-    """A callable for an engine's `on_change`, which limits how often it shows, reads and writes."""
+    """The monitor that an engine calls as its `on_change`; it limits how often it shows, reads and writes."""
 
     def __init__(
         self,

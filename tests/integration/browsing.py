@@ -1,8 +1,8 @@
-"""MLflow's pages as a person sees them, in headless Chromium: from the server's first page to a champion's sample grid.
+"""A walk through MLflow's pages in headless Chromium, from the server's first page to a champion's sample grid.
 
     python -m tests.integration.browsing http://127.0.0.1:5000 quickstart FOLDER
 
-keeps `study.png` and `samples.png` in the folder. Chromium and its driver are Debian's (`chromium-driver`).
+writes `study.png` and `samples.png` into the folder. Chromium and its driver are Debian's (`chromium-driver`).
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from selenium.webdriver.support.ui import WebDriverWait
 GET_IT = "apt-get install chromium-driver"
 
 WAIT_SECONDS = 60.0
-"""For a part of a page: on busy cores MLflow's take long."""
+"""Seconds that a part of a page may take to appear; on busy cores MLflow's take long."""
 
 SETTLE_SECONDS = 1.5
-"""For what moves on a page, before its picture is taken."""
+"""Seconds for the animations of a page, before its picture is taken."""
 
 OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1500,900")
 
 
 class Browser:
-    """One window, in which things are clicked as soon as they can be."""
+    """A browser window, in which elements are clicked as soon as they can be."""
 
     def __init__(self, driver: Chrome) -> None:
         self._driver = driver
         self._wait = WebDriverWait(driver, WAIT_SECONDS)
 
     def to_the_study(self, address: str, study: str) -> None:
-        """From MLflow's first page to the page of a study's run."""
+        """Go from MLflow's first page to the page of a study's run."""
         self._driver.get(address)
         self._click("//*[text()='Model training']")  # as it is, MLflow shows what it has for language models
         self._click("//button[@aria-label='Close' or .//span[contains(@class, 'Close')]]", seconds=5.0)
@@ -50,7 +50,7 @@ class Browser:
         self._find("//*[text()='hidfd.best']")
 
     def to_its_champion(self) -> str:
-        """From a study's run to the run that its tag names; returns that name."""
+        """Go from a study's run to the run that its tag names, and return that name."""
         tag = self._find("//*[text()='hidfd.best']/following::span[normalize-space()][1]")
         champion = tag.text.removeprefix(":").strip()
         self._click(f"//a[normalize-space()='{champion}']")
@@ -58,7 +58,7 @@ class Browser:
         return champion
 
     def to_the_samples(self) -> WebElement:
-        """From a student's run to its sample grid, shown in the page; returns the picture."""
+        """Go from a student's run to its sample grid, and return the picture in the page."""
         self._click("//*[@role='tab'][contains(., 'Artifacts')]")
         self._click("//*[text()='pictures']")
         self._click("//*[starts-with(text(), 'generation-')]")
@@ -67,7 +67,7 @@ class Browser:
         return picture
 
     def keep(self, path: Path) -> None:
-        """What is to be seen now, as a PNG."""
+        """Write what the window shows now as a PNG."""
         time.sleep(SETTLE_SECONDS)
         self._driver.save_screenshot(str(path))
 
@@ -75,7 +75,7 @@ class Browser:
         return self._wait.until(conditions.visibility_of_element_located((By.XPATH, where)), f"not shown: {where}")
 
     def _click(self, where: str, seconds: float | None = None) -> None:
-        """What need not be there is waited for a few seconds."""
+        """Click an element; with `seconds`, wait only that long, and go on where it does not appear."""
         wait = self._wait if seconds is None else WebDriverWait(self._driver, seconds)
         with contextlib.suppress(*[] if seconds is None else [TimeoutException]):
             wait.until(conditions.element_to_be_clickable((By.XPATH, where)), f"not to be clicked: {where}").click()
@@ -83,7 +83,7 @@ class Browser:
 
 @contextlib.contextmanager
 def browser() -> Iterator[Browser]:
-    """Chromium for as long as the block lasts; skips the test, and says how to get it, where there is none."""
+    """Run Chromium for as long as the block lasts; skip the test, and say how to get it, where there is none."""
     driver = shutil.which("chromedriver")
     if driver is None:
         pytest.skip(f"no Chromium with its driver here; get one: {GET_IT}")
@@ -98,7 +98,7 @@ def browser() -> Iterator[Browser]:
 
 
 def main(address: str, study: str, folder: str) -> None:
-    """Keeps the pictures of a study on a server that runs."""
+    """Write the pictures of a study on a running server."""
     with browser() as window:
         window.to_the_study(address, study)
         window.keep(Path(folder) / "study.png")

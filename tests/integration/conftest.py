@@ -1,4 +1,4 @@
-"""A tiny study folder as a user would have it, and the real command line over it."""
+"""A folder with a tiny study, as a user would have it, and the real command line over it."""
 
 import contextlib
 import importlib
@@ -22,7 +22,7 @@ from hidfd.networks.build import build_backbone
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left."""
+    """The exit code and the output of a command."""
 
     returncode: int
     stdout: str
@@ -39,7 +39,7 @@ class Workplace:
         (self.folder / file).write_text(yaml.safe_dump(tree, sort_keys=False))
 
     def run(self, package: str, *arguments: str, **environment: str) -> Outcome:
-        """`python -m PACKAGE ARGUMENTS` without the seconds that a process of its own spends on importing torch.
+        """Run `python -m PACKAGE ARGUMENTS` in this process, which saves the seconds of importing torch.
 
         An exception that the command line does not turn into a message ends the test, as it would end the process.
         """
@@ -56,7 +56,7 @@ class Workplace:
         return Outcome(returncode, out.getvalue(), err.getvalue())
 
     def run_process(self, package: str, *arguments: str, **environment: str) -> Outcome:
-        """`python -m PACKAGE ARGUMENTS`, as a user types it."""
+        """Run `python -m PACKAGE ARGUMENTS` as a process, as a user does."""
         done = subprocess.run(
             [sys.executable, "-m", package, *arguments],
             cwd=self.folder,
@@ -71,12 +71,12 @@ class Workplace:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Workplace:
-    """A folder with all that `tiny_workplace` puts into it."""
+    """The folder of `tiny_workplace`."""
     return tiny_workplace(tmp_path)
 
 
 def tiny_workplace(folder: Path) -> Workplace:
-    """`study.yaml`, `photos/` (60 grey images of 3 classes), `held/<class>/` (15) and `teacher.safetensors`."""
+    """Write `study.yaml`, `photos/` (60 grey images of 3 classes), `held/<class>/` (15) and `teacher.safetensors`."""
     draws = np.random.default_rng(0)
     for part, count in (("photos", 60), ("held", 15)):
         for number in range(count):
@@ -95,7 +95,7 @@ def tiny_workplace(folder: Path) -> Workplace:
 
 
 def tiny_study() -> dict[str, Any]:
-    """A whole trial of seconds: three GAN steps, four student steps."""
+    """Return a study file whose trial takes seconds: three GAN steps, four student steps."""
     return {
         "name": "tiny",
         "trial": {

@@ -1,10 +1,10 @@
-"""The kill matrix: what a study loses when something under it dies by `kill -9`.
+"""The kill matrix: measures what a study loses when a part of it dies by `kill -9`.
 
     python -m tests.integration.kills [--seed N] [--only worker/generation ...] [--write]
 
-Each cell is a small study of its own, one task after another, on a real Ray cluster. At a moment drawn from
-the seed, inside the named phase, one of its parts is killed; a driver is started again by the same command, a server
-some seconds later, a worker or a node not at all. What the study came to is then held against an uninterrupted run.
+Each cell is a small study of its own, one task after another, on a real Ray cluster. At a moment drawn from the seed,
+inside the named phase, one of its parts is killed; a driver is started again by the same command, a server some seconds
+later, a worker or a node not at all. The study's results are then compared with those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CELLS = tuple(f"{killed}/{phase}" for killed in KILLED for phase in PHASES)
 TABLE = Path(__file__).parents[2] / "benchmarks" / "kills.md"
 
 AWAY_SECONDS = (2.0, 5.0)
-"""How long a killed server stays away."""
+"""Range of the seconds after which a killed server is started again."""
 
 HEAD = f"""\
 # What a study loses when something under it is killed
@@ -59,18 +59,18 @@ not at all. A study has recovered when it ended with the same trials, rungs and 
 COLUMNS = ("killed", "during", "seed", "recovered", "repeated", "intervals", "lost", "doubled", "seconds")
 
 PASSWORD = "HIDFD_KILLS_PASSWORD"
-"""Environment variable of PostgreSQL's."""
+"""Environment variable with PostgreSQL's password."""
 
 
 @dataclass(frozen=True)
 class Loop:
-    """One training loop of the study.
+    """A training loop of the study.
 
     Attributes:
         label, role: of its task.
         stage: generation or distillation.
         checkpoints: name of the folder that holds its checkpoints.
-        images: its target.
+        images: that it sees in all.
     """
 
     label: str
@@ -82,10 +82,10 @@ class Loop:
 
 @dataclass(frozen=True)
 class Cell:
-    """What became of one study.
+    """The result of one study of the matrix.
 
     Attributes:
-        killed, phase, seed: what was asked for.
+        killed, phase, seed: that define the cell.
         differences: from the uninterrupted study, in words.
         ends: how attempts ended.
         output: of its commands.
@@ -108,14 +108,14 @@ class Cell:
     seconds: float
 
     def row(self) -> str:
-        """A line of the table."""
+        """Return the cell's line of the table."""
         recovered = "no: " + "; ".join(self.differences) if self.differences else "yes"
         numbers = [f"{100 * self.repeated_fraction:.1f} %", f"{self.intervals:.1f}", self.lost, self.doubled]
         return _line([self.killed, self.phase, self.seed, recovered, *numbers, f"{self.seconds:.0f}"])
 
 
 class KillMatrix:
-    """Cluster and servers that cells share, and the uninterrupted study that they are held against; for a `with`."""
+    """The cluster and the servers of all cells, and the uninterrupted study; for a `with`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -137,7 +137,7 @@ class KillMatrix:
         self._stack.close()
 
     def run(self, name: str, seed: int) -> Cell:
-        """One cell, named `killed/phase`."""
+        """Run the cell that is named `killed/phase`."""
         killed, _, phase = name.partition("/")
         draws = random.Random(f"{name} {seed}")
         self._add_nodes()
@@ -165,7 +165,7 @@ class KillMatrix:
         return self._compared((killed, phase, seed), running, moment, time.monotonic() - began)
 
     def _add_nodes(self) -> None:
-        """Two, so that one is left when the other is killed."""
+        """Start Ray nodes until there are two, so that one is left when the other is killed."""
         while len(self._nodes) < 2:
             self._nodes.append(self._ray.add(cpus=1))
 
@@ -201,7 +201,7 @@ class KillMatrix:
         return self._mlflow
 
     def _wait_for(self, phase: str, running: RunningStudy, draws: random.Random) -> Loop | None:
-        """Returns at a moment inside the phase, with the loop that runs then."""
+        """Wait for a moment inside the phase, and return the loop that runs then."""
         if phase == "between":
             first = next(loop for loop in self._loops if loop.stage == "distillation")
             running.until((running.results / first.label / "result.json").exists)
@@ -215,7 +215,7 @@ class KillMatrix:
         return loop
 
     def _kill(self, killed: str, running: RunningStudy, loop: Loop | None) -> Moment:
-        """Returns where the loop stands, if that died too."""
+        """Kill the part, and return how far the loop was, if the loop died with it."""
         if killed == "mlflow":
             self._tracking().kill()
             return Moment()
@@ -235,7 +235,7 @@ class KillMatrix:
         return Moment() if loop is None else running.moment_of(loop.checkpoints, loop.images)
 
     def _worker(self) -> tuple[int, int] | None:
-        """Node and process that do the work."""
+        """Return node and process id of the worker that runs a task; None while there is none."""
         return next(((node, process) for node in self._nodes for process in self._ray.workers(node)), None)
 
     def _compared(self, asked: tuple[str, str, int], running: RunningStudy, moment: Moment, seconds: float) -> Cell:
@@ -261,7 +261,7 @@ class KillMatrix:
 
 
 def _results(study: StudySnapshot) -> dict[str, Any]:
-    """What a study found: everything but times and attempts."""
+    """Return all that a study found, without times and attempts."""
     found: dict[str, Any] = {
         f"trial {trial.number}": (trial.params, trial.group, trial.key, trial.state, trial.value)
         for trial in study.trials
@@ -275,7 +275,7 @@ def _line(words: Sequence[object]) -> str:
 
 
 def write(cells: Sequence[Cell]) -> None:
-    """Puts rows into the table, in place of those of the same cells."""
+    """Write rows into the table, instead of those of the same cells."""
     rows: dict[str, str] = {}
     for line in TABLE.read_text().splitlines() if TABLE.exists() else []:
         words = [word.strip() for word in line.strip("|").split("|")]
@@ -286,7 +286,7 @@ def write(cells: Sequence[Cell]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs cells; returns 1 where one has not recovered."""
+    """Run cells, and return 1 where one has not recovered."""
     parser = argparse.ArgumentParser(prog="python -m tests.integration.kills", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments")
     parser.add_argument("--only", nargs="+", choices=CELLS, default=CELLS, metavar="CELL", help=", ".join(CELLS))

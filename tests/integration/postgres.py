@@ -1,4 +1,4 @@
-"""A real PostgreSQL server of a test's own: Debian's binaries, loopback, a folder and a password of its own."""
+"""A real PostgreSQL server for a test: Debian's binaries, on loopback, with its own folder and password."""
 
 import contextlib
 import os
@@ -20,11 +20,11 @@ import pytest
 USER = "hidfd"
 
 READY_SECONDS = 60.0
-"""How long a server may take to answer, recovery after a kill included."""
+"""Seconds that a server may take to answer, including recovery after a kill."""
 
 
 class PostgresServer:
-    """A server that can be stopped, killed and started again; its databases outlive all of it.
+    """A server that can be stopped, killed and started again without losing its databases.
 
     Attributes:
         port: on 127.0.0.1, the same after a restart.
@@ -32,7 +32,7 @@ class PostgresServer:
     """
 
     def __init__(self, binaries: Path, folder: Path) -> None:
-        """A new server over an empty folder; not started."""
+        """Make a new server in an empty folder, without starting it."""
         self.password = f"{secrets.token_hex(8)}/@:?#%{{x}}"
         self._binaries, self._data, self._log = binaries, folder / "data", folder / "log"
         self._as_user: list[str] = []
@@ -51,7 +51,7 @@ class PostgresServer:
         word.unlink()
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the server, and return when it answers."""
         settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with self._log.open("ab") as log:
@@ -72,14 +72,14 @@ class PostgresServer:
                 time.sleep(0.05)
 
     def stop(self) -> None:
-        """As an administrator does: open transactions are rolled back, connections closed."""
+        """Stop the server as an administrator does: it rolls back open transactions and closes connections."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(READY_SECONDS)
             self._process = None
 
     def kill(self) -> None:
-        """As a lost node does: SIGKILL to the server and to every process that serves a connection."""
+        """Kill the server and every process that serves a connection, as when its node is lost."""
         assert self._process is not None
         server = self._process.pid
         serving = Path(f"/proc/{server}/task/{server}/children").read_text().split()
@@ -93,25 +93,25 @@ class PostgresServer:
                 time.sleep(0.01)
 
     def restart(self) -> None:
-        """Stops and starts."""
+        """Stop and start the server."""
         self.stop()
         self.start()
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
-        """A connection that commits each statement."""
+        """Return a connection that commits each statement."""
         return psycopg.connect(
             host="127.0.0.1", port=self.port, user=USER, password=self.password, dbname=database, autocommit=True
         )
 
     def new_database(self) -> str:
-        """Name of an empty database."""
+        """Make an empty database, and return its name."""
         name = f"study_{secrets.token_hex(4)}"
         with self.connect() as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return name
 
     def url(self, database: str, password: str | None = None) -> str:
-        """A `storage.ledger` for it; `password` may be a `${NAME}`."""
+        """Return a `storage.ledger` for a database; `password` may be a `${NAME}`."""
         word = quote(self.password, safe="") if password is None else password
         return f"postgresql://{USER}:{word}@127.0.0.1:{self.port}/{database}"
 
@@ -122,7 +122,7 @@ class PostgresServer:
 
 
 def postgres_binaries() -> Path | None:
-    """The folder of the newest server that is installed; None if none is."""
+    """Return the folder of the newest server that is installed; None if none is."""
     found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")]  # Debian keeps it off the PATH
     if found:
         return max(found, key=lambda folder: int(folder.parent.name))
@@ -132,7 +132,7 @@ def postgres_binaries() -> Path | None:
 
 @contextlib.contextmanager
 def running_postgres() -> Iterator[PostgresServer]:
-    """A server for as long as the block lasts; skips the test, and says how to get one, where there is none."""
+    """Run a server for as long as the block lasts; skip the test, and say how to get one, where there is none."""
     binaries = postgres_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server here; get one: apt-get install postgresql")

@@ -1,4 +1,4 @@
-"""A Ray head with its job server on this machine's loopback, as a platform team runs one, and the `ray job` command."""
+"""A Ray head with a job server on this machine's loopback, as a platform team runs one, and the `ray job` command."""
 
 import contextlib
 import os
@@ -16,17 +16,17 @@ from pathlib import Path
 from tests.integration.ray_nodes import descendants
 
 UP_SECONDS = 120.0
-"""The job server answers well before the agent that starts jobs does."""
+"""Seconds that the job server and the agent that starts jobs may take to answer; the agent takes longer."""
 
 BINARIES = Path(sys.executable).parent
 
 
 class JobServer:
-    """The head, and jobs on it.
+    """A Ray head that takes jobs.
 
     Attributes:
         address: of the job server.
-        environment: that the head runs in, and that `submit` speaks in: how they know each other.
+        environment: of the head and of `ray job`, with which they authenticate each other.
     """
 
     def __init__(self, folder: Path, authentication: dict[str, str]) -> None:
@@ -59,7 +59,7 @@ class JobServer:
         self._agent = f"http://127.0.0.1:{ports[2]}/api/local_raylet_healthz"
 
     def wait_until_up(self) -> None:
-        """Until jobs can be submitted."""
+        """Wait until jobs can be submitted."""
         until = time.monotonic() + UP_SECONDS
         while not (_answers(f"{self.address}/api/version") and _answers(self._agent)):
             assert self._head.poll() is None, self._log.read_text()
@@ -67,7 +67,7 @@ class JobServer:
             time.sleep(0.2)
 
     def job(self, verb: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """`ray job VERB`, to its end."""
+        """Run `ray job VERB` to its end."""
         return subprocess.run(
             [BINARIES / "ray", "job", verb, "--address", self.address, *arguments],
             env=self.environment | environment,
@@ -78,7 +78,7 @@ class JobServer:
         )
 
     def close(self) -> None:
-        """Ends the head and all that it has started."""
+        """End the head and all that it has started."""
         for process in [*descendants(self._head.pid), self._head.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -87,7 +87,7 @@ class JobServer:
 
 @contextlib.contextmanager
 def job_server(authentication: dict[str, str]) -> Iterator[JobServer]:
-    """A head, for a `with`; its folder's name is short, because Ray's sockets lie in it."""
+    """Run a head, for a `with`; its folder's name is short, because the paths of Ray's sockets are limited."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         server = JobServer(Path(folder), authentication)
         try:
@@ -98,7 +98,7 @@ def job_server(authentication: dict[str, str]) -> Iterator[JobServer]:
 
 
 def _answers(address: str) -> bool:
-    """Whether anybody is there, who may well want a token."""
+    """Whether a server answers at an address, even if it wants a token."""
     try:
         with urllib.request.urlopen(address, timeout=5):
             return True

@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine: a head without processors and nodes that can be killed as a machine dies."""
+"""A real Ray cluster on this machine: a head without processors, and nodes that can be killed like a lost machine."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 STARTED = "To terminate the Ray runtime"
-"""What `ray start --block` prints when a node is up."""
+"""The words that `ray start --block` prints when a node is up."""
 
 UP_SECONDS = 120.0
-"""How long a node may take to come up. Ray gives up after 30 s by itself, which a busy machine needs."""
+"""Seconds that a node may take to come up; Ray's default of 30 s is too short on a busy machine."""
 
 HIDING = (
     *("unshare", "--user", "--map-root-user", "--mount"),
     *("bash", "-c", 'mount -t tmpfs tmpfs "$0" || exit 77; exec "$@"'),
 )
-"""Begins a command that sees an empty folder in place of the next word."""
+"""The beginning of a command; the folder that its next word names appears empty to the rest of it."""
 
 WORKER = "ray::ImplicitFunc"
-"""How Ray names a process that runs functions of Ray Tune, one after another."""
+"""The title that Ray gives to a process that runs functions of Ray Tune, one after another."""
 
 
 class RayNodes:
-    """Head and nodes, each a process group of its own.
+    """A head and its nodes, each a process group of its own.
 
     Attributes:
         address: for RAY_ADDRESS.
@@ -44,12 +44,12 @@ class RayNodes:
         self._start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}")
 
     def add(self, cpus: int, without: Path | None = None) -> int:
-        """Starts a node, if need be one that finds an empty folder in place of another one; returns its number."""
+        """Start a node, and return its number; the folder `without` appears empty to it."""
         hidden = [] if without is None else [*HIDING, str(without)]
         return self._start(f"--address={self.address}", f"--num-cpus={cpus}", before=hidden)
 
     def kill(self, number: int) -> None:
-        """The machine dies: all processes of a node at once."""
+        """Kill all processes of a node at once, as if its machine were lost."""
         node = self._nodes[number]
         for process in [*descendants(node.pid), node.pid]:
             with contextlib.suppress(ProcessLookupError):
@@ -57,15 +57,15 @@ class RayNodes:
         node.wait()
 
     def workers(self, number: int) -> list[int]:
-        """Process ids of those of a node's workers that do tasks."""
+        """Return the process ids of a node's workers that run tasks."""
         return processes_titled(WORKER, self._nodes[number].pid)
 
     def actors(self, number: int, title: str) -> list[int]:
-        """Process ids of a node's actors with such a title."""
+        """Return the process ids of a node's actors whose title begins so."""
         return processes_titled(title, self._nodes[number].pid)
 
     def close(self) -> None:
-        """Ends what still runs."""
+        """Kill the nodes that still run."""
         for number in reversed(range(len(self._nodes))):
             self.kill(number)
 
@@ -98,7 +98,7 @@ class RayNodes:
 
 @contextlib.contextmanager
 def ray_nodes() -> Iterator[RayNodes]:
-    """A head, for a `with`; its folder's name is short, because Ray's sockets lie in it."""
+    """Run a head, for a `with`; its folder's name is short, because the paths of Ray's sockets are limited."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         nodes = RayNodes(Path(folder))
         try:
@@ -108,7 +108,7 @@ def ray_nodes() -> Iterator[RayNodes]:
 
 
 def descendants(ancestor: int) -> list[int]:
-    """Process ids of all that a process has started, and of what those have, the nearest first."""
+    """Return the process ids of a process's children and of their children, the nearest first."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -122,7 +122,7 @@ def descendants(ancestor: int) -> list[int]:
 
 
 def processes_titled(title: str, ancestor: int | None = None) -> list[int]:
-    """Process ids of those that a process (this one) has started whose title begins so, as Ray's workers' do."""
+    """Return the process ids of the descendants of a process (of this one) whose title begins so."""
     return [found for found in descendants(ancestor or os.getpid()) if _title(found).startswith(title)]
 
 

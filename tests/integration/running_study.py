@@ -1,4 +1,4 @@
-"""A small study with real checkpoints as a process of its own, and what can be seen of it from outside."""
+"""A small study with real checkpoints as a process of its own, observed from outside."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from tune.driver import Study, open_study
 CHECKPOINT_SECONDS = 1.0
 
 LONGEST_SECONDS = 900.0
-"""A study that takes longer hangs: on two quiet cores it takes about a minute, on busy ones many times that."""
+"""Time after which a study counts as hanging: on two quiet cores it takes a minute, on busy ones many times that."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a loop stood when its process died.
+    """The progress of a loop when its process died.
 
     Attributes:
         saved: images of its newest checkpoint.
-        repeated: images that it had seen beyond, by its pace.
+        repeated: images that it had seen since, estimated by its pace.
         intervals: time since that checkpoint, over the time between two.
     """
 
@@ -44,21 +44,21 @@ class Moment:
 
 
 class RunningStudy:
-    """`tune run` over a folder of its own, as often as it is started.
+    """A study folder, and the `tune run` command over it, as often as it is started.
 
     Attributes:
-        study: opened beside it.
+        study: opened in this process.
         results: folder of its results.
         returncode: of the last command.
     """
 
     def __init__(self, folder: Path, ray_address: str, storage: Sequence[str] = ()) -> None:
-        """Makes the folder.
+        """Make the folder, without starting the command.
 
         Args:
-            folder: not there yet.
+            folder: that does not exist yet.
             ray_address: of the cluster.
-            storage: overrides of where its memory is.
+            storage: overrides of `storage:`.
         """
         folder.mkdir()
         tree = tiny_study()
@@ -80,7 +80,7 @@ class RunningStudy:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """The command; what it prints goes to a file, since a pipe that nobody reads would stop it."""
+        """Start the command; its output goes to a file, since a pipe that nobody reads would block it."""
         environment = {"RAY_ADDRESS": self._address, "RAY_AUTH_MODE": "disabled", "PYTHONFAULTHANDLER": "1"}
         with (self._folder / "output").open("ab") as output:
             self._process = subprocess.Popen(
@@ -93,12 +93,12 @@ class RunningStudy:
             )
 
     def finish(self) -> None:
-        """Waits for its end; where MLflow was away at the end, the command says so, and is given again."""
+        """Wait for the command's end; where it says that MLflow was away, run it once more."""
         assert self._process is not None
         try:
             self.returncode = self._process.wait(LONGEST_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGABRT)  # which prints where every thread stands
+            self._process.send_signal(signal.SIGABRT)  # which prints the stack of every thread
             self._process.wait()
             raise AssertionError(f"it hangs\n{self.output()}") from None
         if "this makes up for it" in self.output():
@@ -106,13 +106,13 @@ class RunningStudy:
             self.returncode = self._process.wait(LONGEST_SECONDS)
 
     def kill(self) -> None:
-        """SIGKILL to the driver, if it runs."""
+        """Kill the driver by SIGKILL, if it runs."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
 
     def until(self, condition: Callable[[], T | None]) -> T:
-        """What the condition gives, as soon as it is true."""
+        """Wait until the condition gives a true value, and return that."""
         assert self._process is not None
         end = time.monotonic() + LONGEST_SECONDS
         while not (found := condition()):
@@ -122,17 +122,17 @@ class RunningStudy:
         return found
 
     def output(self) -> str:
-        """Of all its commands."""
+        """Return what all its commands have printed."""
         return (self._folder / "output").read_text(errors="replace")
 
     def checkpoints(self, folder: str) -> dict[int, float]:
-        """Those of a loop that stand: images -> when it was written."""
+        """Return a loop's checkpoints in the store: images -> time at which it was written."""
         found = (self._folder / "store" / "checkpoints" / folder).glob("*/manifest.json")
         # A generator that has come to its end leaves `<images>-end`.
         return {int(path.parent.name.removesuffix("-end")): path.stat().st_mtime for path in found}
 
     def moment_of(self, folder: str, images: int) -> Moment:
-        """Where a loop of so many images stands that has been killed just now."""
+        """Return the progress of a loop of so many images that has just been killed."""
         now, checkpoints = time.time(), self.checkpoints(folder)
         saved = max(checkpoints, default=0)
         if not checkpoints or saved >= images:  # it came to its end before its process did: Ray takes a moment
@@ -143,11 +143,11 @@ class RunningStudy:
         return Moment(saved, min(pace * since, images - saved), since / CHECKPOINT_SECONDS)
 
     def resumed_at(self) -> list[int]:
-        """Images at which loops said to have gone on."""
+        """Return the images at which loops have gone on, by their output."""
         return [int(images.replace(",", "")) for images in re.findall(r"resuming at ([\d,]+) of", self.output())]
 
     def mlflow_runs(self) -> Counter[str]:
-        """How many runs MLflow shows for each key."""
+        """Return how many runs MLflow has for each task's key."""
         client = MlflowClient(self.study.file.storage.tracking)
         experiment = client.get_experiment_by_name(self.study.definition.name)
         assert experiment is not None

@@ -1,4 +1,4 @@
-"""A real S3 server of a test's own: versitygw over a folder, on loopback, with keys of its own."""
+"""A real S3 server for a test: versitygw over a folder, on loopback, with its own keys."""
 
 import contextlib
 import os
@@ -23,9 +23,9 @@ class S3Server:
     """A server with one bucket, `artifacts`.
 
     Attributes:
-        secret: its secret key, which nothing may ever show.
-        bucket: the folder in which it keeps the objects, as they are.
-        environment: AWS's own variables, which is how a study finds the server and its keys.
+        secret: its secret key, which must not be shown anywhere.
+        bucket: the folder in which it keeps the objects as files.
+        environment: AWS's variables, by which a study finds the server and its keys.
     """
 
     def __init__(self, program: Path, folder: Path, host: str) -> None:
@@ -63,7 +63,7 @@ class S3Server:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """It answers nobody any more."""
+        """Kill the server."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
@@ -76,7 +76,7 @@ class S3Server:
 
 
 def find_program() -> Path | None:
-    """versitygw, if it is here."""
+    """Return the path of versitygw; None where it is not installed."""
     places = [Path(sys.executable).parent, Path.home() / "go" / "bin", *map(Path, os.get_exec_path())]
     found = shutil.which("versitygw", path=os.pathsep.join(map(str, places)))
     return None if found is None else Path(found)
@@ -84,7 +84,7 @@ def find_program() -> Path | None:
 
 @contextlib.contextmanager
 def running_s3(folder: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
-    """A server for as long as the block lasts; skips the test, and says how to get one, where there is none."""
+    """Run a server for as long as the block lasts; skip the test, and say how to get one, where there is none."""
     program = find_program()
     if program is None:
         pytest.skip(f"no S3 server here; get one: {GET_IT}")

@@ -1,7 +1,7 @@
-"""Everything that a user can get wrong gives one clear message, the documented exit code, and harms nothing.
+"""A wrong input gives one clear message and the documented exit code, and harms nothing.
 
-All of it through the real command line: that is where a traceback would show. Most commands run in the test's process,
-where whatever would be a traceback ends the test; some run as a user runs them.
+All tests use the real command line, where a traceback would show. Most commands run in the test's process, where an
+exception ends the test; some run as processes, as a user runs them.
 """
 
 import json
@@ -24,7 +24,7 @@ CONFIG, INPUT, STORE, DEVICE, DIVERGED = 2, 3, 4, 5, 6
 
 
 def check_refused(outcome: Any, exit_code: int, *words: str) -> None:
-    """One message that holds all the words, the exit code, and no traceback anywhere."""
+    """Check that a command ended with one message with all the words, with the exit code, and without a traceback."""
     said = outcome.stdout + outcome.stderr
     assert "Traceback" not in said, said
     assert outcome.returncode == exit_code, said
@@ -190,7 +190,7 @@ rm disk/filler
     ],
     ids=["trial", "study"],
 )
-def test_full_disk_is_said_and_what_stood_before_stays_whole(tiny: Any, run: tuple[str, ...]) -> None:
+def test_full_disk_is_one_clear_message_and_stored_artifacts_stay_whole(tiny: Any, run: tuple[str, ...]) -> None:
     (tiny.folder / "disk").mkdir()
     command = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", FULL_DISK, sys.executable, *run]
     try:
@@ -220,7 +220,7 @@ def test_loss_that_is_no_number_ends_the_trial_and_keeps_what_was_built(tiny: An
 
 
 def write_parquet(path: Path, folder: Path, label: int = 0) -> None:
-    """The folder's images in the Hugging Face layout, the last one with the given label."""
+    """Write the folder's images in the Hugging Face layout, the last one with the given label."""
     images = [{"bytes": file.read_bytes(), "path": file.name} for file in sorted(folder.rglob("*.png"))]
     labels = np.zeros(len(images), dtype=np.int64)
     labels[-1] = label

@@ -18,7 +18,7 @@ ENGINE = 10
 
 @pytest.fixture(autouse=True)
 def hiding(tmp_path: Path) -> None:
-    """Skips where no folder can be hidden from a node."""
+    """Skip where no folder can be hidden from a node."""
     folder = tmp_path / "hidden"
     folder.mkdir()
     try:
@@ -46,7 +46,7 @@ def test_local_store_that_a_node_does_not_see_is_refused_before_anything_runs(ti
     assert not list(store.glob("collection/*"))
 
 
-def test_what_a_node_writes_on_its_own_disk_comes_to_the_driver_and_into_mlflow(tiny: Workplace) -> None:
+def test_files_on_a_nodes_own_disk_are_uploaded_to_the_driver_and_into_mlflow(tiny: Workplace) -> None:
     results, tracking = tiny.folder / "results", f"sqlite:///{tiny.folder}/mlflow.db"
     results.mkdir()
     tree = tiny_study()

@@ -1,4 +1,4 @@
-"""A study in a real MLflow server, looked at with a real browser."""
+"""A study on a real MLflow server, seen with a real browser."""
 
 import json
 from collections.abc import Iterator

@@ -9,7 +9,7 @@ from tune.engines.ray_engine import start_actors
 pytestmark = pytest.mark.integration
 
 NUM_DRIVERS = 4
-"""By chance, all actors of one kind would be on the right one of three nodes once in 81 times."""
+"""Number of drivers: by chance, all actors of one kind are on the right one of three nodes once in 81 times."""
 
 
 def test_actors_are_beside_their_driver_though_its_node_has_no_processors() -> None:

@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python -m tune run studies/x.yaml` against a running head, as on a cluster."""
+"""Runs of `ray job submit --working-dir . -- python -m tune run studies/x.yaml` against a head, as on a cluster."""
 
 import json
 import secrets
@@ -20,7 +20,7 @@ RUN = ("--working-dir", ".", "--", "python", "-m", "tune", "run", "studies/x.yam
 
 @pytest.fixture
 def study(tiny: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """`studies/x.yaml` beside its material; what it leaves lies outside of the folder that is submitted."""
+    """A folder with `studies/x.yaml` and its material, whose storage is outside of the folder that is submitted."""
     lasting = tmp_path_factory.mktemp("lasting")
     tree = tiny_study()
     tree["trial"]["data"]["candidates"]["path"] = "../photos"
@@ -54,7 +54,7 @@ def wait_until(what: Callable[[], bool], otherwise: Callable[[], str], seconds: 
 
 
 def is_under_way(study: Workplace) -> bool:
-    """A student trains, or has."""
+    """Whether a student has begun to train."""
     return any(task["kind"] == "student" and task["attempts"] for task in snapshot(study)["works"])
 
 

@@ -1,4 +1,4 @@
-"""One's own photos and one's own torchvision teacher, from a folder to a measured student, without touching code."""
+"""A user's own photos and torchvision teacher, from a folder to a measured student, without touching code."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ trial:
 
 @pytest.fixture
 def own(tiny: Any) -> Any:
-    """`photos/` with nested folders of JPEGs of many sizes, `teacher.pt` as many scripts save it, and `study.yaml`."""
+    """A folder with `photos/` (nested, JPEGs of many sizes), `teacher.pt` as many scripts save it, and `study.yaml`."""
     draws = np.random.default_rng(0)
     photos = tiny.folder / "photos"
     for old in photos.iterdir():
@@ -65,7 +65,7 @@ def own(tiny: Any) -> Any:
 
 
 def teacher_state(photos: Path) -> dict[str, torch.Tensor]:
-    """A torchvision ResNet-18 whose classifier was fitted to random features of a few photos, in `module.` keys."""
+    """Return a torchvision ResNet-18 with `module.` keys, its classifier fitted to random features of a few photos."""
     torch.manual_seed(0)
     network = torchvision.models.resnet18(num_classes=5).eval()
     paths = sorted(photos.rglob("IMG_*.jpg"))[:25]

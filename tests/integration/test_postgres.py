@@ -1,6 +1,6 @@
-"""The ledger in a real PostgreSQL: one driver, outages, and a password that nothing shows.
+"""The ledger in a real PostgreSQL: one driver, outages, and a password that is not shown anywhere.
 
-Most of it over virtual work (`tests.tune.world`), which takes no time.
+Most tests run virtual tasks (`tests.tune.world`), which take no time.
 """
 
 import json
@@ -41,14 +41,14 @@ THIS_PROCESS = rf"process {os.getpid()} on .* since \d{{4}}-"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    """Every test leaves it running."""
+    """A server that every test leaves running."""
     with running_postgres() as server:
         yield server
 
 
 @pytest.fixture
 def place(server: PostgresServer) -> str:
-    """A `storage.ledger` of an empty database."""
+    """The `storage.ledger` of an empty database."""
     return server.url(server.new_database())
 
 
@@ -65,7 +65,7 @@ def held(place: str, should_stop: Callable[[], str | None] = lambda: None) -> It
 
 
 def summary(ledger: Ledger) -> dict[str, Any]:
-    """What a study has come to: everything but times."""
+    """Return all that a study found, without times."""
     return {
         "suggestions": [(s.params, s.group, s.task_keys, s.rungs, s.state, s.value) for s in ledger.search_trials()],
         "works": [(w.key, w.label, w.outcome, [(a.end, a.images_to) for a in w.attempts]) for w in ledger.tasks()],
@@ -81,7 +81,7 @@ def drive(place: str, world: World, study: Definition = STUDY) -> dict[str, Any]
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, Any]:
-    """The same study with its storage in memory."""
+    """The results of the same study with its storage in memory."""
     world = World()
     planner = world.planner(STUDY)
     run_local(planner, world.execute)
@@ -89,7 +89,7 @@ def expected() -> dict[str, Any]:
 
 
 def end_connections(place: str, condition: str) -> None:
-    """As an administrator does, or a firewall."""
+    """End connections from the server's side, as an administrator or a firewall does."""
     with PostgresDatabase(place).connect() as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -98,7 +98,7 @@ def end_connections(place: str, condition: str) -> None:
 
 
 def away_for(server: PostgresServer, seconds: float, how: Callable[[], None]) -> threading.Timer:
-    """The server is gone from now on, and comes back by itself."""
+    """Take the server away now, and start it again after some seconds."""
     how()
     timer = threading.Timer(seconds, server.start)
     timer.start()
@@ -124,7 +124,7 @@ def test_second_driver_is_told_who_holds_the_study(place: str) -> None:
         ledger.set_identity({})
         with pytest.raises(StudyLocked, match=rf"study 's' is run by {THIS_PROCESS}"), held(place):
             pass
-        assert copy_ledger(place, "s", "agreement").identity == {}  # looking on is always possible
+        assert copy_ledger(place, "s", "agreement").identity == {}  # a reader needs no lock
         with open_ledger(place, "another", "agreement"):
             pass
     assert holder_of(place, "s") is None
@@ -163,7 +163,7 @@ def test_study_goes_on_after_an_outage_with_nothing_lost_or_doubled(
 def test_commit_that_was_not_heard_of_is_neither_lost_nor_doubled(
     place: str, went_through: bool, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every third time; it shifts through all kinds of writes."""
+    """The answer to every third commit is lost, so that all kinds of writes are hit."""
     commit, calls = psycopg.Connection.commit, iter(range(10_000))
 
     def lost(connection: psycopg.Connection) -> None:
@@ -206,7 +206,7 @@ def test_driver_whose_study_was_taken_during_the_outage_stops(server: PostgresSe
 
 
 def test_write_under_way_cannot_slip_behind_a_takeover(server: PostgresServer, place: str) -> None:
-    """The epoch is kept from changing for as long as a write that has seen it lasts."""
+    """The epoch cannot be changed while a write that has read it lasts."""
     with held(place) as ledger, PostgresDatabase(place).open_connection() as other:
         storage: Any = ledger._storage
         storage._is_writing = True
@@ -217,7 +217,7 @@ def test_write_under_way_cannot_slip_behind_a_takeover(server: PostgresServer, p
 
 
 def test_own_lock_of_a_connection_that_broke_unheard_is_taken_back(place: str) -> None:
-    """The server may take half a minute to miss a connection whose network is gone."""
+    """A server may take half a minute to notice that a connection's network is gone."""
     with held(place) as ledger:
         lock: Any = ledger._storage._study_lock  # type: ignore[attr-defined]
         broken, lock._connection = lock._connection, None
@@ -305,7 +305,7 @@ def test_ledger_that_cannot_be_opened_is_one_clear_message(
 
 @pytest.fixture
 def study(tiny: Workplace) -> Workplace:
-    """Three students over two generators, as in `test_study`."""
+    """A study of three students over two generators, as in `test_study`."""
     tree = tiny_study()
     tree["study"] = {"num_students": 3, "students_per_generator": 2, "startup_students": 2}
     tree["search"] = {

@@ -1,4 +1,4 @@
-"""A study whose store is a real S3 server: killed, gone on with, listed; and a secret key that nothing shows."""
+"""A study whose store is a real S3 server: killed, resumed, listed; and a secret key that is not shown anywhere."""
 
 import json
 import signal
@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def study(tiny: Workplace) -> Workplace:
-    """Two students, and the better one beside the real-only control."""
+    """A study of two students, and the better one beside the real-only control."""
     tree = tiny_study()
     tree["storage"] = {"store": SHARED}
     tree["study"] = {"num_students": 2, "concurrency": 2, "controls": {"plain_kd": False, "synthetic_only": False}}
@@ -39,7 +39,7 @@ def study(tiny: Workplace) -> Workplace:
 
 
 def check_hidden(secret: str, said: list[str], *folders: Path) -> None:
-    """In nothing that was printed, and in no file: ledger, MLflow's database and artifacts, reports, manifests."""
+    """Check that a secret is in no output and in no file: ledger, MLflow's database and artifacts, pages, manifests."""
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert {"ledger.db", "mlflow.db", "report.html", "manifest.json"} <= {path.name for path in files}
     shown = [path for path in files if secret.encode() in path.read_bytes()]

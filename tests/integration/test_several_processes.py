@@ -1,4 +1,4 @@
-"""A study whose tasks run on two processes each, on two Ray nodes, beside what one process makes."""
+"""A study whose tasks run in two processes each, on two Ray nodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayNodes]:
-    """Two nodes with one processor each: no task fits on one of them."""
+    """A cluster of two nodes with one processor each, so that no task fits on one of them."""
     with ray_nodes() as nodes:
         nodes.add(cpus=1)
         nodes.add(cpus=1)
@@ -29,7 +29,7 @@ def cluster() -> Iterator[RayNodes]:
 
 @pytest.fixture
 def study(tiny: Workplace, cluster: RayNodes, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    """Two students of real images; the best one again, without controls.
+    """A study of two students of real images, and the best one again, without controls.
 
     The teacher's weights are random, and a student that has hardly moved agrees with it best.
     """
@@ -64,7 +64,7 @@ def test_a_study_with_pruning_runs_on_two_processes_across_two_nodes(study: Work
 
 
 def test_study_goes_on_when_a_process_of_several_is_killed(cluster: RayNodes, tmp_path: Path) -> None:
-    """One of the two first; then their trial's own, with which dies what holds them and Ray gives back to nobody."""
+    """First one of the two is killed, then their trial's own, whose placement group nobody but the driver frees."""
     running = RunningStudy(tmp_path / "killed", cluster.address, ["resources.num_workers=2", "study.num_students=1"])
     checkpoints = running.results.parents[1] / "store" / "checkpoints"
     running.start()

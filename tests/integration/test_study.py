@@ -1,4 +1,4 @@
-"""A whole study by its command line: both engines, Ctrl-C, kills, and what is shown of it."""
+"""A whole study by its command line: both engines, Ctrl-C, kills, and the verbs that look at it."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ LOCAL = ("run", "study.yaml", "--engine", "local")
 
 @pytest.fixture
 def study(tiny: Workplace) -> Workplace:
-    """Three students over two generators, then the best one beside its controls."""
+    """A study of three students over two generators, then the best one beside its controls."""
     tree = tiny_study()
     tree["study"] = {"num_students": 3, "students_per_generator": 2, "startup_students": 2, "concurrency": 2}
     tree["search"] = {
@@ -43,7 +43,7 @@ def study(tiny: Workplace) -> Workplace:
 
 
 def results(study: Workplace) -> dict[str, Any]:
-    """What a study found, from `status --json`: everything but times."""
+    """Return all that a study found, from `status --json`, without times."""
     snapshot = json.loads(study.run("tune", "status", "study.yaml", "--json").stdout)
     return {
         "finished": snapshot["finished"],
@@ -54,7 +54,7 @@ def results(study: Workplace) -> dict[str, Any]:
 
 
 def started(study: Workplace, *arguments: str) -> subprocess.Popen[str]:
-    """The command as a process of its own, under way."""
+    """Start the command as a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "tune", *arguments],
         cwd=study.folder,
@@ -66,7 +66,7 @@ def started(study: Workplace, *arguments: str) -> subprocess.Popen[str]:
 
 
 def wait_for(study: Workplace, artifact: str, process: subprocess.Popen[str]) -> None:
-    """Until the store has an artifact of a stage."""
+    """Wait until the store has an artifact of a stage."""
     until = time.monotonic() + 120
     while not list((study.folder / ".hidfd" / "store" / artifact).glob("*/manifest.json")):
         assert process.poll() is None, process.communicate()
@@ -116,7 +116,7 @@ def test_watcher_reads_lines_and_at_the_end_the_test_labels_were_opened_once(stu
     label = f"{document['openings'][0]['students'][0]}-test"
     opened = study.run("tune", "show", "study.yaml", label, test_split)
     assert "test_accuracy" in opened.stdout
-    assert "report:" not in opened.stdout, "an opening has no folder"
+    assert "report:" not in opened.stdout, "a test evaluation has no folder"
     assert len(list(store.glob("opening/*/manifest.json"))) == 4
     again = study.run("tune", *LOCAL, test_split)
     assert "test accuracy" in again.stdout
@@ -130,7 +130,7 @@ def test_watcher_reads_lines_and_at_the_end_the_test_labels_were_opened_once(stu
 
 
 @pytest.mark.slow
-def test_best_student_is_handed_over_by_name(study: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_student_is_promoted_under_a_name(study: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     assert study.run("tune", *LOCAL).returncode == 0
     promoted = json.loads(study.run("tune", "promote", "study.yaml", "--json").stdout)
     assert (promoted["name"], promoted["version"], promoted["is_new"]) == ("tiny", "1", True)
@@ -264,7 +264,7 @@ def test_watch_waits_for_a_study_that_nobody_has_started(study: Workplace, monke
     runs: list[Outcome] = []
 
     class Clock:
-        """Somebody runs the study while the watcher sleeps."""
+        """A double of `time` by which somebody runs the study while the watcher sleeps."""
 
         def sleep(self, seconds: float) -> None:
             runs.append(study.run("tune", *LOCAL))

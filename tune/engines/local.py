@@ -10,7 +10,7 @@ from tune.study.messages import Channel, Done, ProgressReport, TaskEnd, Wait
 from tune.study.task import Task
 
 Execute = Callable[[Task, Channel], TaskEnd]
-"""Runs one task to its end; an error of the task is an end, and is not raised."""
+"""A function that runs one task to its end; an error of the task is an end, and is not raised."""
 
 
 class PlannerChannel:

@@ -22,10 +22,10 @@ from tune.engines.worker import WorkerContext
 from tune.errors import EngineError
 
 NODE_SECONDS = 2.0
-"""How long a node may take to accept a connection before it counts as gone."""
+"""Seconds that a node may take to accept a connection before it counts as gone."""
 
 ANSWER_SECONDS = 5.0
-"""How long the cluster of RAY_ADDRESS may take to answer at all."""
+"""Seconds that the cluster of RAY_ADDRESS may take to answer."""
 
 
 def check_cluster_answers(address: str) -> None:

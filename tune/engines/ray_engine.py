@@ -52,7 +52,7 @@ from tune.study.messages import (
 from tune.study.task import Task
 
 POST_EVERY_SECONDS = 5.0
-"""How often a stop request is posted again, until its task has ended: an actor that was restarted has lost it."""
+"""Seconds after which a stop request is posted again, unless its task has ended: a restarted actor has lost it."""
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Size of Ray's object store, at least 75 MiB: images and checkpoints go through the study's own store."""
@@ -143,14 +143,14 @@ def start_actors(folder: str) -> Actors:
 
 
 def _resources(threads: int, num_workers: int, gpus: float) -> PlacementGroupFactory:
-    """Return what a trial's function holds: as good as nothing where its several processes hold their own."""
+    """Return the resources of a trial's function: next to none where the task's several processes hold their own."""
     if num_workers > 1:
         return PlacementGroupFactory([{"memory": 1.0}])  # a byte, because Tune refuses a trial that needs nothing
     return PlacementGroupFactory([{"CPU": float(threads)} | ({"GPU": gpus} if gpus else {})])
 
 
 class Adapter:
-    """Connects Tune's three interfaces to the planner, and knows which trial runs which task.
+    """The link between Tune's three interfaces and the planner, which knows which trial runs which task.
 
     Attributes:
         error: the first exception that a method raised.
@@ -250,7 +250,7 @@ class Adapter:
             self._planner.on_end(task, end)
 
     def on_step(self) -> None:
-        """Let the planner look at the time, show what is new, and post stop requests; called ten times a second."""
+        """Let the planner check its clock, show what is new, and post stop requests; called ten times a second."""
         self._planner.tick()
         self._on_change()
         self._post_verdicts()

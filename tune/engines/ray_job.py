@@ -8,7 +8,7 @@ from hidfd.config.study_file import StorageConfig
 from hidfd.errors import ConfigError
 
 JOB_FOLDER = ("runtime_resources", "working_dir_files")
-"""Where Ray unpacks `--working-dir`, below the folder of its session."""
+"""Folders below that of Ray's session, in which Ray unpacks `--working-dir`."""
 
 SQLITE = "sqlite:///"
 

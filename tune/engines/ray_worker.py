@@ -41,22 +41,22 @@ from tune.study.messages import (
 from tune.study.task import Task
 
 ASK_EVERY_SECONDS = 1.0
-"""How often a running task asks whether it shall stop."""
+"""Seconds after which a running task asks again whether it shall stop."""
 
 MESSAGE = "message"
 """Key of a worker's message in Tune's results."""
 
 RELAY_SECONDS = 1.0
-"""How often a trial's function checks whether its processes have ended without a message."""
+"""Seconds after which a trial's function checks again whether its processes have ended without a message."""
 
 START_FAILURES = 20
-"""How many times Ray Train may fail to start all processes, at 60 s each: a cluster that grows takes minutes. Without a
-limit Ray Train tries for ever, and the trial holds a slot of the study."""
+"""Failures to start all processes, at 60 s each, after which Ray Train gives up: a cluster that grows takes minutes.
+Without a limit Ray Train tries for ever, and the trial holds a slot of the study."""
 
 _log = logging.getLogger(__name__)
 
 Send = Callable[[WorkerMessage], None]
-"""Sends a message to the driver; returns when the planner has read it."""
+"""A function that sends a message to the driver, and returns when the planner has read it."""
 
 
 class StopRequests:

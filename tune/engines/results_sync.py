@@ -16,7 +16,7 @@ import ray
 from hidfd.store.disk import file_sha256
 
 UPLOAD_SECONDS = 60.0
-"""How long the upload of a picture or of a folder may take; the worker waits for it."""
+"""Seconds that the upload of a picture or of a folder may take; the worker waits for it."""
 
 CONFIG = "config.yaml"
 """The file of a trial's folder that is written first. Pictures beside another `config.yaml` are those of a forgotten

@@ -15,7 +15,7 @@ from tune.study.messages import Channel, Done, ProgressReport, TaskEnd
 from tune.study.task import Task
 
 Steps = Callable[[Task, Channel], Iterator[TaskEnd | None]]
-"""Pretends to run a task, one step for each `next`: None while it goes on, then its end."""
+"""A function that pretends to run a task, one step for each `next`: None while it goes on, then its end."""
 
 
 class Simulation:

@@ -31,7 +31,7 @@ from tune.study.states import TaskKind
 from tune.study.task import Task
 
 REPORT_EVERY_SECONDS = 1.0
-"""How often progress is reported at most; measurements and pictures are reported at once."""
+"""Seconds between two progress reports at least; measurements and pictures are reported at once."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class WorkerContext:
 
 
 Perform = Callable[[Task, WorkerContext, Channel], TaskEnd]
-"""Runs one task to its end, as `perform` does."""
+"""A function that runs one task to its end, as `perform` does."""
 
 
 class ChannelError(Exception):
@@ -154,7 +154,7 @@ def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 class TaskObserver(Observer):
-    """Reports a trial's progress over a channel, and stops the trial by its verdict."""
+    """An observer that reports a trial's progress over a channel, and stops the trial by its verdict."""
 
     def __init__(self, channel: Channel, rungs: tuple[int, ...]) -> None:
         self.measure_at_images = rungs

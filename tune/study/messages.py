@@ -146,7 +146,7 @@ class TaskLost:
 
 
 TaskEnd = TaskFinished | TaskStopped | TaskDiverged | TaskFailed | TaskBlocked | TaskLost
-"""How an attempt at a task ended; the ledger keeps the `word` of it as `Attempt.end`."""
+"""The end of an attempt at a task; the ledger keeps its `word` as `Attempt.end`."""
 
 WorkerMessage = AttemptStarted | ProcessJoined | PlacementGroupReserved | ProgressReport | TaskEnd
 """A message of a worker to the driver."""

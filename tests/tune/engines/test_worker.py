@@ -1,4 +1,4 @@
-"""How a task ends, whose fault it was, and what is reported on the way. Without torch: the trial is a double."""
+"""The end of a task, whose fault it was, and its reports. Without torch: the trial is a double."""
 
 from collections.abc import Callable
 from dataclasses import replace
