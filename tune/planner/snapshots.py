@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from hidfd.config.schema import TrialConfig
 from tune.planner.budget import Account, Cost, cost_of, exhausted
 from tune.planner.comparison import front_of, measured_by, rank_agreement, summarise, verdict_of
 from tune.planner.planner import STOP_SECONDS, RunningTask
 from tune.planner.state import StudyState
-from tune.study.definition import Definition
 from tune.study.search_trial import SearchTrial
 from tune.study.snapshot import (
     AttemptSnapshot,
@@ -59,7 +56,9 @@ def snapshot_of(
         objective=definition.study.objective,
         searched=tuple(definition.space.parameters),
         num_students=state.max_search_trials,
-        config=_resolved(definition),
+        study=study,
+        search=definition.search,
+        trial=definition.base,
         trials=tuple(
             TrialSnapshot(
                 number=search_trial.number,
@@ -184,12 +183,3 @@ def _error_of(value: float | None, metrics: Mapping[str, float], objective: str)
 def _newest_picture(folder: Path) -> str | None:
     grids = sorted((folder / "samples").glob("generation-*.png"))
     return str(grids[-1]) if grids else None
-
-
-def _resolved(definition: Definition) -> dict[str, Any]:
-    trial: TrialConfig = definition.base
-    return {
-        "study": definition.study.model_dump(mode="json"),
-        "search": definition.search.model_dump(mode="json"),
-        "trial": trial.model_dump(mode="json", exclude={"preset"}),
-    }

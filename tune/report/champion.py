@@ -74,8 +74,7 @@ def best_student(snapshot: StudySnapshot) -> TaskSnapshot | None:
 def config_of(task: TaskSnapshot, snapshot: StudySnapshot) -> TrialConfig:
     """The trial that a student belongs to."""
     seeds = {} if task.role == "search" else dict.fromkeys(FRESH_SEEDS, task.seed)
-    base = TrialConfig.model_validate(snapshot.config["trial"])
-    config = changed(base, {**task.params, **seeds})
+    config = changed(snapshot.trial, {**task.params, **seeds})
     assert task_specs(config)[-1].key == task.key, task.label
     return config
 
@@ -95,17 +94,17 @@ def numbers(champion: Champion) -> str:
 
 def tags_of(champion: Champion, snapshot: StudySnapshot) -> dict[str, str]:
     """What the registered student can be told by, as a registry keeps it: a name and a text each."""
-    row, student, trial = champion.row, champion.student, snapshot.config["trial"]
-    teacher = trial["teacher"]
-    checkpoint = (teacher["checkpoint"] or {}).get("sha256")
+    row, student, trial = champion.row, champion.student, snapshot.trial
+    teacher = trial.teacher
+    checkpoint = teacher.checkpoint.sha256 if teacher.checkpoint else None
     tags = {
         "study": snapshot.name,
         "command": relative_paths(snapshot.command),
         DIGEST_TAG: student.key,
         "run": student.label,
         "seed": str(student.seed),
-        "teacher": f"{teacher['architecture']} {f'sha256:{checkpoint}' if checkpoint else 'trained by the study'}",
-        "student": trial["distillation"]["architecture"],
+        "teacher": f"{teacher.architecture} {f'sha256:{checkpoint}' if checkpoint else 'trained by the study'}",
+        "student": trial.distillation.architecture,
         "settings": json.dumps(student.params),
         "n": str(row.num_complete),
     }
@@ -129,7 +128,7 @@ def load_expression(name: str, alias: str) -> str:
 
 def description_of(champion: Champion, snapshot: StudySnapshot, name: str, alias: str) -> str:
     """Markdown that a person reads first, on the page of the student that is registered under a name and an alias."""
-    student, trial = champion.student, snapshot.config["trial"]
+    student, trial = champion.student, snapshot.trial
     settings = ", ".join(f"`{path}` {shown(value)}" for path, value in student.params.items())
     which = "" if champion.row.num_complete == 1 else ", the one nearest to their mean"
     own = ", ".join(
@@ -142,7 +141,7 @@ def description_of(champion: Champion, snapshot: StudySnapshot, name: str, alias
         f"seed {student.seed}{which}, by itself: {own}."
     )
     what = (
-        f"A {trial['distillation']['architecture']} distilled from a {trial['teacher']['architecture']}; "
+        f"A {trial.distillation.architecture} distilled from a {trial.teacher.architecture}; "
         f"{settings or 'settings as in the study file'}."
     )
     use = (
@@ -155,12 +154,12 @@ def description_of(champion: Champion, snapshot: StudySnapshot, name: str, alias
 
 def input_in_words(snapshot: StudySnapshot) -> str:
     """What the network takes and gives. Normalisation is inside; uint8 images are the caller's to divide by 255."""
-    data = snapshot.config["trial"]["data"]
-    channels, side, names = data["channels"], data["image_size_pixels"], data["class_names"]
-    classes = f": {', '.join(names)}" if names else ""
+    data = snapshot.trial.data
+    channels, side = data.channels, data.image_size_pixels
+    classes = f": {', '.join(data.class_names)}" if data.class_names else ""
     return (
         f"Takes float32 images in [0, 1] (uint8 ones divided by 255; normalisation is inside), batch x {channels} x "
-        f"{side} x {side} with any batch; gives logits of {data['num_classes']} classes{classes}."
+        f"{side} x {side} with any batch; gives logits of {data.num_classes} classes{classes}."
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from markupsafe import Markup
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from hidfd.report.figures import ACCENT, COLOURS, GREY, INK, PALE, label_axes, new_figure, svg
+from tune.study.config import CategoricalParameter, RealParameter
 from tune.study.states import Value
 
 HIGHLIGHT = COLOURS[2]
@@ -52,7 +52,7 @@ def over_parameter(
     complete: Sequence[tuple[Value, float]],
     pruned: Sequence[tuple[Value, float]],
     best: tuple[Value, float] | None,
-    searched: Mapping[str, Any],
+    searched: RealParameter,
     y: str,
 ) -> Markup:
     """The objective over one parameter, over all of the range that was searched.
@@ -64,7 +64,7 @@ def over_parameter(
         y: what the values are.
     """
     figure, axes = new_figure(3.5, 2.1)
-    choices = list(map(str, searched.get("choices", ())))
+    choices = list(map(str, searched.choices)) if isinstance(searched, CategoricalParameter) else []
 
     def place(value: Value) -> float:
         return float(choices.index(str(value)) if choices else value)
@@ -76,20 +76,20 @@ def over_parameter(
         )
     if best is not None:
         axes.scatter([place(best[0])], [best[1]], s=52, color=HIGHLIGHT, zorder=3)
-    if choices:
+    if isinstance(searched, CategoricalParameter):
         axes.set_xlim(-0.5, len(choices) - 0.5)
         axes.set_xticks(range(len(choices)), choices if len(choices) <= MAX_CHOICES_LABELLED else [""] * len(choices))
-    elif searched["log"]:
-        beyond = (searched["high"] / searched["low"]) ** MARGIN
+    elif searched.log:
+        beyond = (searched.high / searched.low) ** MARGIN
         axes.set_xscale("log")
-        axes.set_xlim(searched["low"] / beyond, searched["high"] * beyond)
-        decades = math.log10(searched["high"] / searched["low"])
+        axes.set_xlim(searched.low / beyond, searched.high * beyond)
+        decades = math.log10(searched.high / searched.low)
         axes.xaxis.set_major_locator(LogLocator(subs=LOG_TICKS if decades < WIDE_DECADES else (1.0,), numticks=12))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.minorticks_off()
     else:
-        beyond = MARGIN * (searched["high"] - searched["low"])
-        axes.set_xlim(searched["low"] - beyond, searched["high"] + beyond)
+        beyond = MARGIN * (searched.high - searched.low)
+        axes.set_xlim(searched.low - beyond, searched.high + beyond)
         axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     label_axes(axes, "", y)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from tune.study.metrics import LATENCY, MEASURES, written
+from tune.study.metrics import MEASURES, written
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskState
 
@@ -14,14 +13,12 @@ BEST_MARK, FRONT_MARK = "★", "◆"
 
 def further_columns(snapshot: StudySnapshot) -> list[str]:
     """Measures that decide about a student and have no column of their own in every table."""
-    study = snapshot.config["study"]
-    asked = dict.fromkeys([*study["further_objectives"], *study["constraints"]])
-    return [name for name in asked if name not in (snapshot.objective, "validation_accuracy")]
+    return [name for name in snapshot.study.judged if name not in (snapshot.objective, "validation_accuracy")]
 
 
 def traded_off(snapshot: StudySnapshot) -> str:
     """The further objectives: `deployed parameters minimised`; empty where there are none."""
-    further: Mapping[str, str] = snapshot.config["study"]["further_objectives"]
+    further = snapshot.study.further_objectives
     return ", ".join(f"{MEASURES[name].in_words} {direction}d" for name, direction in further.items())
 
 
@@ -47,7 +44,7 @@ def front_in_words(snapshot: StudySnapshot) -> str | None:
     if not snapshot.front:
         return None
     numbers = ", ".join(map(str, snapshot.front))
-    objectives = (snapshot.objective, *snapshot.config["study"]["further_objectives"])
+    objectives = (snapshot.objective, *snapshot.study.further_objectives)
     return (
         f"Pareto front: trial{'s' if len(snapshot.front) > 1 else ''} {numbers}, which no other student surpasses in "
         f"{' and '.join(MEASURES[name].in_words for name in objectives)} together"
@@ -70,14 +67,13 @@ def why_no_champion(snapshot: StudySnapshot) -> str | None:
 
 def cautions_of_trade_offs(snapshot: StudySnapshot) -> Iterator[str]:
     """What the numbers do not say."""
-    study = snapshot.config["study"]
     pruned = sum(trial.state is TaskState.PRUNED for trial in snapshot.trials)
     if pruned and further_columns(snapshot):
         yield (
             f"Students were stopped early by their agreement alone ({pruned} of them), whatever else they are judged "
             f"by: a small or fast one may be missing. With `pruner: {{kind: none}}` all run to their end."
         )
-    if LATENCY in (*study["further_objectives"], *study["constraints"]):
+    if snapshot.study.measures_latency:
         yield (
             "Latency is that of one image on one thread of the CPU that trained the student, under whatever else ran "
             "there: elsewhere it is another one, and runs differ."
@@ -85,8 +81,7 @@ def cautions_of_trade_offs(snapshot: StudySnapshot) -> Iterator[str]:
 
 
 def _limits(snapshot: StudySnapshot) -> Iterator[tuple[str, str, float]]:
-    bounds: Mapping[str, Mapping[str, Any]] = snapshot.config["study"]["constraints"]
-    for name, bound in bounds.items():
-        for word, limit in (("at least", bound["min"]), ("at most", bound["max"])):
+    for name, bound in snapshot.study.constraints.items():
+        for word, limit in (("at least", bound.min), ("at most", bound.max)):
             if limit is not None:
                 yield name, word, limit

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from hidfd.config.yaml_tree import value_at
 from hidfd.formatting import percent, points, relative_paths
 from hidfd.report.curves import training_pictures
 from hidfd.report.figures import svg
@@ -83,7 +84,7 @@ def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
         again=relative_paths(snapshot.command),
         mlflow=mlflow_command(snapshot.tracking),
         tracking=snapshot.tracking,
-        config=relative_paths(yaml.safe_dump({"name": snapshot.name, **snapshot.config}, sort_keys=False)),
+        config=relative_paths(yaml.safe_dump({"name": snapshot.name, **snapshot.settings()}, sort_keys=False)),
     )
     with store_errors("writing the report into", folder):
         return write_page(folder / "report.html", html)
@@ -206,6 +207,7 @@ def parameter_pictures(snapshot: StudySnapshot) -> list[Picture]:
     if len(complete) + len(pruned) < 2:
         return []
     best, names, pictures = best_trial(snapshot), short_names(snapshot.searched), []
+    searched = dict(snapshot.search.items())
     for path in snapshot.searched:
         ended = [(trial.params[path], 100 * (trial.value or 0.0)) for trial in complete if path in trial.params]
         dropped = [(trial.params[path], value) for trial, value in pruned if path in trial.params]
@@ -213,7 +215,7 @@ def parameter_pictures(snapshot: StudySnapshot) -> list[Picture]:
         if best is not None and best.value is not None and path in best.params:
             marked = best.params[path], 100 * best.value
         y = f"{METRIC_NAMES[snapshot.objective]}, %"
-        drawn = over_parameter(ended, dropped, marked, snapshot.config["search"][path], y)
+        drawn = over_parameter(ended, dropped, marked, searched[path], y)
         pictures.append(Picture(names[path], path, drawn))
     return pictures
 
@@ -301,15 +303,11 @@ def _settings(row: RowSnapshot, beside: dict[str, Value], snapshot: StudySnapsho
     """Where a row differs: a control from the best trial, anything else from the study's own `trial:`."""
     if row.role == "finalist":
         return f"the settings of trial {snapshot.best} on fresh seeds"
-    own = snapshot.config["trial"]
-    differing = {path: value for path, value in row.params.items() if value != beside.get(path, _at(own, path))}
+    own = snapshot.trial.model_dump(mode="json")
+    differing = {
+        path: value for path, value in row.params.items() if value != beside.get(path, value_at(own, path.split(".")))
+    }
     return ", ".join(f"{path} {shown(value)}" for path, value in differing.items()) or "as the study file says"
-
-
-def _at(config: Any, path: str) -> Any:
-    for part in path.split("."):
-        config = config.get(part) if isinstance(config, dict) else None
-    return config
 
 
 def _link(text: str, task: TaskSnapshot | None, folder: Path) -> Link:

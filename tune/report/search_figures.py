@@ -28,7 +28,6 @@ from tune.report import still_figures
 from tune.report.summary import METRIC_NAMES, generator_of, short_names
 from tune.report.timeline import timeline
 from tune.samplers.distributions import distribution_of
-from tune.study.config import SearchConfig
 from tune.study.metrics import MEASURES, optuna_direction
 from tune.study.snapshot import StudySnapshot, TrialSnapshot
 from tune.study.states import TaskState
@@ -189,7 +188,7 @@ def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
 def study_of(snapshot: StudySnapshot) -> optuna.Study:
     """The search as Optuna sees it, in memory, its numbers those of the study and its values in per cent."""
     names = short_names(snapshot.searched)
-    searched = dict(SearchConfig.model_validate(snapshot.config["search"]).items())
+    searched = dict(snapshot.search.items())
     study = optuna.create_study(direction="maximize", study_name=snapshot.name)
     for trial in snapshot.trials:
         state = STATES.get(trial.state, TrialState.RUNNING)
@@ -209,7 +208,7 @@ def study_of(snapshot: StudySnapshot) -> optuna.Study:
 
 def front_study_of(snapshot: StudySnapshot) -> tuple[optuna.Study, list[str]]:
     """The complete students of a study of several objectives as Optuna sees them, and the objectives' names."""
-    objectives = [snapshot.objective, *snapshot.config["study"]["further_objectives"]][:MOST_AXES]
+    objectives = [snapshot.objective, *snapshot.study.further_objectives][:MOST_AXES]
     study = optuna.create_study(directions=[optuna_direction(name) for name in objectives], study_name=snapshot.name)
     scales = [100.0 if MEASURES[name].unit == "share" else 1.0 for name in objectives]
     for trial in snapshot.trials:
@@ -238,7 +237,7 @@ def _has_enough(kind: FigureKind, study: optuna.Study, snapshot: StudySnapshot) 
 
 def _constraints(trial: TrialSnapshot, snapshot: StudySnapshot) -> dict[str, float] | None:
     """None in a study without any: Optuna would draw who keeps and who misses them."""
-    return {"feasible": 0.0 if trial.feasible else 1.0} if snapshot.config["study"]["constraints"] else None
+    return {"feasible": 0.0 if trial.feasible else 1.0} if snapshot.study.constraints else None
 
 
 def _rungs(trial: TrialSnapshot, snapshot: StudySnapshot) -> dict[int, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tune.report.objectives import (
     traded_off,
     why_no_champion,
 )
+from tune.study.config import CategoricalParameter, IntParameter, PrunerConfig, RealParameter
 from tune.study.metrics import MEASURES, written
 from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot, TrialSnapshot
 from tune.study.states import TaskKind, TaskState
@@ -91,7 +92,7 @@ def verdict(snapshot: StudySnapshot) -> str:
     if not snapshot.finished:
         return f"Under way, so there is no verdict yet. Students: {counted}.{leader}"
     if snapshot.rows and not any(row.role == "finalist" for row in snapshot.rows):
-        seeds = len(snapshot.config["study"]["seeds"])
+        seeds = len(snapshot.study.seeds)
         return (
             f"{len(snapshot.rows)} variants on {_count(seeds, 'seed')} each, side by side below. Students: {counted}."
         )
@@ -144,7 +145,7 @@ def headline_tiles(snapshot: StudySnapshot) -> list[Tile]:
 
 def asked(snapshot: StudySnapshot) -> list[tuple[str, str]]:
     """What the study was asked for."""
-    study, trial = snapshot.config["study"], snapshot.config["trial"]
+    study, trial = snapshot.study, snapshot.trial
     objective = {
         "agreement": "agreement with the teacher on held-out images of the candidate pool; it needs no labels",
         "validation_accuracy": "accuracy on the labelled validation images",
@@ -156,42 +157,42 @@ def asked(snapshot: StudySnapshot) -> list[tuple[str, str]]:
     if constraints_in_words(snapshot):
         facts.append(("Constraints", constraints_in_words(snapshot)))
     if snapshot.num_students:
-        begins = f" (at random until {study['startup_students']} students have ended)"
+        begins = f" (at random until {study.startup_students} students have ended)"
         sampler = {
             "tpe": f"Optuna's TPE{begins}",
             "stage-aware": f"the stage-aware sampler{begins}",
             "random": "at random",
             "grid": "a grid",
-        }[study["sampler"]]
+        }[study.sampler]
         facts.append(("Search", f"{_count(snapshot.num_students, 'student')}, suggested by {sampler}"))
-        shared = f"for every {_ordinal(study['students_per_generator'])} student; those between share it"
-        if study["sampler"] == "grid":
+        shared = f"for every {_ordinal(study.students_per_generator)} student; those between share it"
+        if study.sampler == "grid":
             shared = "whenever the grid comes to other values of its parameters; students of equal ones share it"
-        elif study["sampler"] == "stage-aware":
+        elif study.sampler == "stage-aware":
             shared = "where it promises more per operation than another student on one that stands"
         facts.append(("Generators", f"a new one {shared}"))
-        facts.append(("Stopping early", _pruner(study["pruner"], trial["distillation"]["target_images"])))
-        wanted = [name.replace("_", "-") for name, on in study["controls"].items() if on is True]
+        facts.append(("Stopping early", _pruner(study.pruner, trial.distillation.target_images)))
+        wanted = [name.replace("_", "-") for name, on in study.controls if on is True]
         facts.append(("Held against", f"{', '.join(wanted)}, at the same number of student steps" if wanted else "–"))
-    if study["variants"]:
-        facts.append(("Variants", ", ".join(study["variants"])))
-    facts.append(("Fresh seeds", f"{', '.join(map(str, study['seeds']))}: generator, synthesis and student anew"))
-    data, teacher, collection = trial["data"], trial["teacher"], trial["collection"]
-    origin = "trained here" if teacher["train"] else "from a checkpoint"
-    facts.append(("Teacher", f"{teacher['architecture']}, {origin}, {data['num_classes']} classes"))
-    domain = "in-domain" if data["candidates_in_domain"] else "not said to be in-domain"
-    held_out = f"{collection['holdout_images']:,} others held out to judge by"
-    facts.append(("Real images", f"{collection['num_images']:,} collected (the pool is {domain}); {held_out}"))
-    student = trial["distillation"]
-    budget = f"{student['target_images']:,} images in batches of {student['batch_images']}"
-    facts.append(("Student", f"{student['architecture']}, {budget}"))
+    if study.variants:
+        facts.append(("Variants", ", ".join(study.variants)))
+    facts.append(("Fresh seeds", f"{', '.join(map(str, study.seeds))}: generator, synthesis and student anew"))
+    data, teacher, collection = trial.data, trial.teacher, trial.collection
+    origin = "trained here" if teacher.train else "from a checkpoint"
+    facts.append(("Teacher", f"{teacher.architecture}, {origin}, {data.num_classes} classes"))
+    domain = "in-domain" if data.candidates_in_domain else "not said to be in-domain"
+    held_out = f"{collection.holdout_images:,} others held out to judge by"
+    facts.append(("Real images", f"{collection.num_images:,} collected (the pool is {domain}); {held_out}"))
+    student = trial.distillation
+    budget = f"{student.target_images:,} images in batches of {student.batch_images}"
+    facts.append(("Student", f"{student.architecture}, {budget}"))
     return facts
 
 
 def searched(snapshot: StudySnapshot) -> list[tuple[str, str, str]]:
     """Path, range and best trial's value of every searched parameter."""
     best = best_trial(snapshot)
-    asked_for: Mapping[str, Mapping[str, Any]] = snapshot.config["search"]
+    asked_for = dict(snapshot.search.items())
     return [
         (path, _range(asked_for[path]), "–" if best is None else shown(best.params.get(path)))
         for path in snapshot.searched
@@ -261,7 +262,7 @@ def cautions(snapshot: StudySnapshot) -> list[str]:
             f"The highest of several noisy numbers is too high: {rerun}."
         )
     if snapshot.rows:
-        n = len(snapshot.config["study"]["seeds"])
+        n = len(snapshot.study.seeds)
         if n == 1:
             found.append("One seed (n = 1) decides nothing: differences of a point or two may be chance.")
         elif n < 5:
@@ -272,7 +273,7 @@ def cautions(snapshot: StudySnapshot) -> list[str]:
         found.append(
             "Agreement is measured on images like the collected ones, so it favours students that saw real images."
         )
-    if snapshot.config["trial"]["data"]["candidates_in_domain"]:
+    if snapshot.trial.data.candidates_in_domain:
         found.append(
             "The candidate pool is in-domain: other images of the teacher’s own data set. "
             "Out of domain, expect lower numbers and another order of settings."
@@ -297,7 +298,7 @@ def cautions(snapshot: StudySnapshot) -> list[str]:
 
 
 def _label_cautions(snapshot: StudySnapshot) -> list[str]:
-    if snapshot.config["trial"]["data"]["validation"] is None:
+    if snapshot.trial.data.validation is None:
         found = "There was no labelled split to watch: nothing above says how often the teacher itself is right."
     elif snapshot.objective == "validation_accuracy":
         found = "The validation labels chose the best trial, so its validation accuracy is too high as well."
@@ -308,10 +309,10 @@ def _label_cautions(snapshot: StudySnapshot) -> list[str]:
 
 def opened_labels(snapshot: StudySnapshot) -> str | None:
     """Whether and when the study opened its test labels, in a sentence; None where there are none."""
-    if snapshot.config["trial"]["data"]["test"] is None:
+    if snapshot.trial.data.test is None:
         return None
     if not snapshot.test_evaluations:
-        never = snapshot.config["study"]["test_labels"] == "never"
+        never = snapshot.study.test_labels == "never"
         return f"The test labels were not opened{' (study.test_labels: never)' if never else ''}."
     times = [
         f"{datetime.fromtimestamp(opening.when, UTC):%Y-%m-%d %H:%M} UTC for {_count(len(opening.students), 'student')}"
@@ -358,20 +359,20 @@ def _ran(task: TaskSnapshot) -> bool:
     return bool(task.attempts) or task.reused
 
 
-def _range(parameter: Mapping[str, Any]) -> str:
-    if parameter["type"] == "categorical":
-        return "one of " + ", ".join(map(shown, parameter["choices"]))
-    step = parameter.get("step")
-    stepped = f", in steps of {shown(step)}" if step and not (parameter["type"] == "int" and step == 1) else ""
-    log = ", even in the logarithm" if parameter["log"] else ""
-    return f"{shown(parameter['low'])} to {shown(parameter['high'])}{stepped}{log}"
+def _range(parameter: RealParameter) -> str:
+    if isinstance(parameter, CategoricalParameter):
+        return "one of " + ", ".join(map(shown, parameter.choices))
+    is_every_integer = isinstance(parameter, IntParameter) and parameter.step == 1
+    stepped = f", in steps of {shown(parameter.step)}" if parameter.step and not is_every_integer else ""
+    log = ", even in the logarithm" if parameter.log else ""
+    return f"{shown(parameter.low)} to {shown(parameter.high)}{stepped}{log}"
 
 
-def _pruner(pruner: Mapping[str, Any], target_images: int) -> str:
-    if pruner["kind"] == "none":
+def _pruner(pruner: PrunerConfig, target_images: int) -> str:
+    if pruner.kind == "none":
         return "none: every student runs to its end"
-    share, keep = percent(pruner["first_rung_fraction"], 0), shown(pruner["reduction_factor"])
-    first = number(round(pruner["first_rung_fraction"] * target_images))
+    share, keep = percent(pruner.first_rung_fraction, 0), shown(pruner.reduction_factor)
+    first = number(round(pruner.first_rung_fraction * target_images))
     return (
         f"ASHA: students are compared at exactly equal images, first at {share} of their budget (about {first}); "
         f"the best 1 in {keep} of those seen so far go on"

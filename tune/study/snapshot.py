@@ -9,7 +9,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from hidfd.config.schema import TrialConfig
+from tune.study.config import SearchConfig, StudyConfig
 from tune.study.states import Role, TaskKind, TaskState, Value
+
+JSON_NAMES = {"study": "config", "tasks": "works", "test_evaluations": "openings"}
+"""Attribute of a `StudySnapshot` -> its key in JSON, where the two differ."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,14 @@ class TaskSnapshot:
     picture: str | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON, under the names that programs read."""
-        return asdict(self) | {"kind": self.kind.recorded_as, "until": self.kind.last_stage}
+        """Return plain JSON under the keys that programs read: `kind` as the ledger writes it, and `until`."""
+        plain: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            if name == "kind":
+                plain |= {"kind": self.kind.recorded_as, "until": self.kind.last_stage}
+            else:
+                plain[name] = value
+        return plain
 
 
 @dataclass(frozen=True)
@@ -188,11 +199,11 @@ class StudySnapshot:
         name: of the study file.
         file: the study file's path, as given.
         command: the command that runs and resumes it.
-        objective: metric that is maximised: `agreement` or `validation_accuracy`; further ones and the constraints
-            stand in `config`.
+        objective: metric that is maximised: `agreement` or `validation_accuracy`; `study` has further ones and the
+            constraints.
         searched: parameters of `search:`, upstream first.
         num_students: how many the search may suggest; 0 in a study of variants only.
-        config: the resolved `study:`, `search:` and `trial:` sections, without secrets.
+        study, search, trial: the resolved sections of the study file.
         trials: the search, in order.
         works: every task, in order of creation.
         rows: comparisons: best and controls on fresh seeds, or variants.
@@ -220,7 +231,9 @@ class StudySnapshot:
     objective: str
     searched: tuple[str, ...]
     num_students: int
-    config: dict[str, Any]
+    study: StudyConfig
+    search: SearchConfig
+    trial: TrialConfig
     trials: tuple[TrialSnapshot, ...]
     tasks: tuple[TaskSnapshot, ...]
     rows: tuple[RowSnapshot, ...]
@@ -243,10 +256,15 @@ class StudySnapshot:
         """The task of that key, if the study has it."""
         return next((task for task in self.tasks if task.key == key), None)
 
+    def settings(self) -> dict[str, Any]:
+        """Return the resolved `study:`, `search:` and `trial:` sections as plain JSON."""
+        return {
+            "study": self.study.model_dump(mode="json"),
+            "search": self.search.model_dump(mode="json"),
+            "trial": self.trial.model_dump(mode="json", exclude={"preset"}),
+        }
+
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON of all of it (what `--json` prints)."""
-        plain = asdict(self)
-        del plain["tasks"]
-        plain["works"] = [task.to_json() for task in self.tasks]
-        plain["openings"] = plain.pop("test_evaluations")
-        return plain
+        """Return plain JSON of the whole study under the keys that programs read, as `--json` prints it."""
+        plain = asdict(self) | {"study": self.settings(), "tasks": [task.to_json() for task in self.tasks]}
+        return {JSON_NAMES.get(name, name): plain[name] for name in plain if name not in ("search", "trial")}

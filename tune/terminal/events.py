@@ -184,9 +184,8 @@ class RunLines:
         self._num_notes = len(snapshot.notes)
         if self._clock() - self._spent_told >= BUDGET_EVERY_SECONDS:
             self._spent_told = self._clock()
-            limits = snapshot.config["study"]["budget"]
-            known = {name: limits[name] for name in snapshot.spent}
-            self._say("budget", spent=snapshot.spent, limits=known, **self._stand(snapshot))
+            limits = {name: getattr(snapshot.study.budget, name) for name in snapshot.spent}
+            self._say("budget", spent=snapshot.spent, limits=limits, **self._stand(snapshot))
         if snapshot.undone is not None and snapshot.undone != self._undone:
             self._say("search_closed", reason=snapshot.undone)
         self._undone = snapshot.undone

@@ -126,11 +126,11 @@ def task_table(tasks: Iterable[TaskSnapshot]) -> Table:
 
 def budget_in_words(snapshot: StudySnapshot) -> str | None:
     """What has been used of what the budget limits; None without one."""
-    budget = snapshot.config["study"]["budget"]
+    budget = snapshot.study.budget
     used = [
-        f"{snapshot.spent[name]:.3g} of {budget[name]:g} {unit}"
-        for name, unit in units_of(budget["currency"]).items()
-        if budget[name] is not None
+        f"{snapshot.spent[name]:.3g} of {limit:g} {unit}"
+        for name, unit in units_of(budget.currency).items()
+        if (limit := getattr(budget, name)) is not None
     ]
     return f"{', '.join(used)} used" if used else None
 

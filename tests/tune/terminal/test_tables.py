@@ -16,6 +16,7 @@ from tests.tune.world import TESTED, World, definition, run
 from tune.planner.forecast import forecast_of
 from tune.report.commands import mlflow_command
 from tune.report.summary import asked, result_in_words
+from tune.study.config import BudgetConfig
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
 from tune.terminal.tables import (
@@ -164,8 +165,8 @@ def test_sharing_of_a_grid_is_told_as_it_is(tmp_path: Path, whole: StudySnapshot
 
 def test_budget_says_what_of_it_is_used(whole: StudySnapshot) -> None:
     assert budget_in_words(whole) is None
-    limits = whole.config["study"]["budget"] | {"cpu_hours": 8.0, "money": 20.0, "currency": "EUR"}
-    asked = replace(whole, config=whole.config | {"study": whole.config["study"] | {"budget": limits}})
+    budget = BudgetConfig(cpu_hours=8.0, money=20.0, price_per_cpu_hour=2.5, currency="EUR")
+    asked = replace(whole, study=whole.study.model_copy(update={"budget": budget}))
     spent = {"cpu_hours": 1.25, "gpu_hours": 0.0, "wall_hours": 0.7, "money": 3.0}
     assert budget_in_words(replace(asked, spent=spent)) == "1.25 of 8 CPU-hours, 3 of 20 EUR used"
 
