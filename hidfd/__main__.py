@@ -19,7 +19,7 @@ from hidfd.config.schema import TrialConfig
 from hidfd.data.identify import identify
 from hidfd.data.sources import materials
 from hidfd.errors import ConfigError, StoreError
-from hidfd.formatting import duration
+from hidfd.formatting import duration, percent, points
 from hidfd.pipeline.console import console_observer, interruptible
 from hidfd.pipeline.costs import Costs
 from hidfd.pipeline.graph import STAGE_NAMES, Stage, kept_digests, needed, plan
@@ -251,13 +251,11 @@ def _console() -> Console:
 def _print_result(metrics: dict[str, Any], seconds: dict[str, float], reused: tuple[str, ...]) -> None:
     console = _console()
     if metrics.get("agreement") is not None:
-        error = 100 * metrics["agreement_standard_error"]
-        console.print(f"agreement with the teacher  {100 * metrics['agreement']:.1f} % ± {error:.1f}  (n = 1)")
+        error = points(metrics["agreement_standard_error"])
+        console.print(f"agreement with the teacher  {percent(metrics['agreement'])} ± {error}  (n = 1)")
     if metrics.get("validation_accuracy") is not None:
-        teacher = 100 * metrics["teacher_validation_accuracy"]
-        console.print(
-            f"validation accuracy         {100 * metrics['validation_accuracy']:.1f} %  (teacher {teacher:.1f} %)"
-        )
+        teacher = percent(metrics["teacher_validation_accuracy"])
+        console.print(f"validation accuracy         {percent(metrics['validation_accuracy'])}  (teacher {teacher})")
     table = Table("stage", "", "seconds", box=None)
     for role, value in seconds.items():
         table.add_row(role, "reused" if role in reused else "built", duration(value))

@@ -16,7 +16,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from hidfd.formatting import duration, in_words
+from hidfd.formatting import duration, metrics_in_words, progress
 from hidfd.pipeline.graph import Stage
 from hidfd.pipeline.observer import Observer
 
@@ -111,19 +111,16 @@ class ConsoleObserver(Observer):
         now = self._clock()
         rate = self._rates.setdefault(stage.digest, Rate(images, now))
         rate.update(images, now)
-        pace, left = rate.images_per_second, rate.seconds_left(target_images)
-        state = f"{images:,} of {target_images:,} images"
-        if pace is not None and left is not None:
-            state += f"  {pace:,.0f} images/s  {duration(left)} left"
+        state = progress(images, target_images, rate.images_per_second, rate.seconds_left(target_images))
         if self._bars is not None:
             if stage.digest in self._tasks:
                 self._bars.update(self._tasks[stage.digest], completed=images, state=state)
         elif now - self._printed_at.get(stage.digest, now) >= self._interval_seconds:
             self._printed_at[stage.digest] = now
-            self._say(f"{stage.role}: {state}  {in_words(metrics, at_most=4)}".rstrip())
+            self._say(f"{stage.role}: {state}  {metrics_in_words(metrics, at_most=4)}".rstrip())
 
     def measured(self, stage: Stage, images: int, metrics: dict[str, float]) -> None:
-        self._say(f"{stage.role} at {images:,} images: {in_words(metrics)}")
+        self._say(f"{stage.role} at {images:,} images: {metrics_in_words(metrics)}")
 
     def picture(self, stage: Stage, images: int, path: Path) -> None:
         self._say(f"{stage.role} at {images:,} images: picture {path}")

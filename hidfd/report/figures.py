@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from hidfd.formatting import short_count
+
 ACCENT, GREY, PALE, INK = "#1f5f99", "#8c98a4", "#c3cbd3", "#1a1f24"
 COLOURS = (ACCENT, GREY, "#b9770e", "#5d8a66")
 
@@ -142,11 +144,3 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
     axes.tick_params(length=0)
     label_axes(axes, "predicted", "label")
     return svg(figure)
-
-
-def short_count(value: float) -> str:
-    """Write 32,000 as `32k`, 2,400,000 as `2.4M`."""
-    for scale, unit in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= scale:
-            return f"{value / scale:g}{unit}"
-    return f"{value:g}"

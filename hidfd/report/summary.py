@@ -160,9 +160,9 @@ def all_numbers(trial: TrialFolder) -> list[tuple[str, str, str]]:
         ("label agreement", percent(generator.get("label_agreement")), "samples that show the class asked for"),
         ("memorisation, features", _with_error(generator, "memorisation"), "5 % is expected without copying"),
         ("memorisation, pixels", _with_error(generator, "memorisation_pixels"), "the same distance in pixels"),
-        ("student alone", _count(result.get("student_parameters")), "parameters, with a classifier of its own"),
-        ("student deployed", _count(result.get("deployed_parameters")), "with projector and shared classifier"),
-        ("teacher", _count(result.get("teacher_parameters")), "parameters"),
+        ("student alone", number(result.get("student_parameters")), "parameters, with a classifier of its own"),
+        ("student deployed", number(result.get("deployed_parameters")), "with projector and shared classifier"),
+        ("teacher", number(result.get("teacher_parameters")), "parameters"),
     )
     return [row for row in rows if row[1] != "–"]
 
@@ -213,7 +213,3 @@ def _with_error(values: Mapping[str, Any], key: str) -> str:
 
 def _plain(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _count(value: int | None) -> str:
-    return "–" if value is None else number(value)

@@ -17,6 +17,7 @@ from hidfd.data.sampler import HybridSampler
 from hidfd.data.sources import located
 from hidfd.distributed.device import Device
 from hidfd.distributed.random_streams import Draws, stream
+from hidfd.formatting import percent
 from hidfd.networks.backbone import Backbone, num_parameters
 from hidfd.networks.teacher import Teacher, build_teacher_backbone
 from hidfd.networks.weights import check_fit, read_state_dict
@@ -148,7 +149,7 @@ def _validation_accuracy(context: StageContext, training: TeacherTraining, image
     teacher = context.device.module(teacher)
     predicted = teacher.ask_all(torch.from_numpy(images.pixels), context.device).logits.argmax(dim=1)
     accuracy = (predicted == torch.from_numpy(images.required_labels)).float().mean().item()
-    context.observer.note(f"teacher: {100 * accuracy:.2f} % on {len(images.pixels):,} validation images")
+    context.observer.note(f"teacher: {percent(accuracy, 2)} on {len(images.pixels):,} validation images")
     return accuracy
 
 

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from hidfd.formatting import progress, used_of
+
 ENDS_IN_WORDS = {"lost": "lost its process", "node lost": "lost its node", "interrupted": "lost its driver"}
 """The `end` of an attempt that was cut off -> words."""
 
@@ -45,16 +47,14 @@ class Progress:
                 self._take_totals(event)
                 self.running, self.cut_off, self.error, self.exit_code = {}, {}, None, None
             case "work_started":
-                self.running[event["work"]] = f"since {event.get('images_from') or 0:,} images"
+                self.running[event["work"]] = f"since {progress(event.get('images_from') or 0)}"
             case "work_progress":
-                target = event.get("target_images")
-                of = f" of {target:,}" if target else ""
-                self.running[event["work"]] = f"{event.get('stage')} {event.get('images') or 0:,}{of} images"
+                reached = progress(event.get("images") or 0, event.get("target_images"))
+                self.running[event["work"]] = f"{event.get('stage')} {reached}"
             case "work_interrupted":
                 self.running.pop(event["work"], None)
-                end, images = str(event.get("end")), event.get("images_to") or 0
-                words = f"{ENDS_IN_WORDS.get(end, end)} at {images:,} images; it goes on from there"
-                self.cut_off[event["work"]] = words
+                end, reached = str(event.get("end")), progress(event.get("images_to") or 0)
+                self.cut_off[event["work"]] = f"{ENDS_IN_WORDS.get(end, end)} at {reached}; it goes on from there"
             case "work_ended":
                 self.running.pop(event["work"], None)
                 self.cut_off.pop(event["work"], None)
@@ -86,7 +86,7 @@ class Progress:
         if self.best is not None:
             parts.append(f"best {self.best:.4f} (trial {self.best_trial})")
         parts += [
-            f"{self.spent.get(name, 0.0):.3g} of {limit:g} {name.replace('_', ' ')}"
+            used_of(self.spent.get(name, 0.0), limit, name.replace("_", " "))
             for name, limit in self.limits.items()
             if limit is not None
         ]

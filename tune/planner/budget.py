@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from hidfd.formatting import used_of
 from tune.study.config import BudgetConfig
 from tune.study.states import TaskKind
 from tune.study.task import Attempt, TaskSpec
@@ -63,7 +64,7 @@ def exhausted(spent: Cost, budget: BudgetConfig) -> str | None:
     for name, used in spent.amounts(budget).items():
         limit: float | None = getattr(budget, name)
         if limit is not None and used >= limit:
-            return f"study.budget.{name}: {used:.4g} of {limit:g} {units[name]}"
+            return f"study.budget.{name}: {used_of(used, limit, units[name], digits=4)}"
     return None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from hidfd.config.schema import TrialConfig
 from hidfd.errors import ConfigError
+from hidfd.formatting import percent
 from tune.study.config import StudyConfig
 from tune.study.definition import Definition
 from tune.study.metrics import merit
@@ -231,7 +232,7 @@ def verdict_of(rows: Sequence[RowSnapshot], objective: str) -> str | None:
     caution = "; one seed decides nothing, seeds differ by 1-2 points: --seeds 3 says more" if n == 1 else ""
     return (
         f"{finalist.name} {', '.join(gains)} (n = {n}): "
-        f"{metric.replace('_', ' ')} {100 * finalist.means[metric]:.1f} % against {levels}{caution}"
+        f"{metric.replace('_', ' ')} {percent(finalist.means[metric])} against {levels}{caution}"
     )
 
 

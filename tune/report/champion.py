@@ -11,10 +11,10 @@ import json
 from dataclasses import dataclass
 
 from hidfd.config.schema import TrialConfig
-from hidfd.formatting import percent, points, relative_paths
+from hidfd.formatting import percent, percent_with_error, relative_paths, setting
 from tune.planner.comparison import TABLE_METRICS, best_finalist
 from tune.report.objectives import further_columns
-from tune.report.summary import METRIC_NAMES, best_trial, shown
+from tune.report.summary import METRIC_NAMES, best_trial
 from tune.study.definition import FRESH_SEEDS
 from tune.study.search_space import changed
 from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot
@@ -82,12 +82,11 @@ def config_of(task: TaskSnapshot, snapshot: StudySnapshot) -> TrialConfig:
 def numbers(champion: Champion) -> str:
     """What the champion is worth: `agreement 84.0 ± 0.5 %, validation accuracy 82.1 ± 0.7 % (mean ± sd, n = 3)`."""
     row = champion.row
-    parts = []
-    for metric in ACCURACIES:
-        if metric in row.means:
-            error = points(row.deviations.get(metric))
-            value = percent(row.means[metric])
-            parts.append(f"{METRIC_NAMES[metric]} {f'{value[:-2]} ± {error} %' if error else value}")
+    parts = [
+        f"{METRIC_NAMES[metric]} {percent_with_error(row.means[metric], row.deviations.get(metric))}"
+        for metric in ACCURACIES
+        if metric in row.means
+    ]
     how = f"mean ± sd, n = {row.num_complete}" if row.num_complete > 1 else "n = 1"
     return f"{', '.join(parts)} ({how})"
 
@@ -129,7 +128,7 @@ def load_expression(name: str, alias: str) -> str:
 def description_of(champion: Champion, snapshot: StudySnapshot, name: str, alias: str) -> str:
     """Markdown that a person reads first, on the page of the student that is registered under a name and an alias."""
     student, trial = champion.student, snapshot.trial
-    settings = ", ".join(f"`{path}` {shown(value)}" for path, value in student.params.items())
+    settings = ", ".join(f"`{path}` {setting(value)}" for path, value in student.params.items())
     which = "" if champion.row.num_complete == 1 else ", the one nearest to their mean"
     own = ", ".join(
         f"{METRIC_NAMES[metric]} {percent(student.metrics[metric])}"

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from hidfd.config.yaml_tree import value_at
-from hidfd.formatting import percent, points, relative_paths
+from hidfd.formatting import NONE, percent, points, progress, relative_paths, setting
 from hidfd.report.curves import training_pictures
 from hidfd.report.figures import svg
 from hidfd.report.html import Picture, image, render, write_page
@@ -24,7 +24,7 @@ from tune.report.commands import mlflow_command, verb_command
 from tune.report.figures import agreement_beside_accuracy, dots, over_parameter
 from tune.report.objectives import front_in_words, further_columns, missed
 from tune.report.search_figures import front_study_of
-from tune.report.summary import METRIC_NAMES, best_trial, generator_of, short_names, shown, students
+from tune.report.summary import METRIC_NAMES, best_trial, generator_of, short_names, students
 from tune.report.timeline import timeline
 from tune.study.metrics import written
 from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot, TrialSnapshot
@@ -157,8 +157,8 @@ def search_trial(trial: TrialSnapshot, snapshot: StudySnapshot, folder: Path) ->
         "is_best": trial.number == snapshot.best,
         "is_quiet": trial.state not in (TaskState.COMPLETE, TaskState.RUNNING),
         "link": _link(str(trial.number), task, folder),
-        "params": [shown(trial.params[path]) if path in trial.params else "–" for path in snapshot.searched],
-        "generator": _link(build.label if build else "–", build, folder),
+        "params": [setting(trial.params[path]) if path in trial.params else NONE for path in snapshot.searched],
+        "generator": _link(build.label if build else NONE, build, folder),
         "state": str(trial.state),
         "value": percent(trial.value if is_complete else None),
         "error": points(task.value_error) if task and is_complete else None,
@@ -264,12 +264,10 @@ def _samples(title: str, build: TaskSnapshot, score: float) -> Picture | None:
         return None
     words = [f"{build.label}, {build.state}"]
     words.append(f"its best student reached {percent(score)}" if score >= 0 else "none of its students ran to the end")
-    for name, meaning in (
-        ("effective_classes", "{:.1f} effective classes"),
-        ("label_agreement", "{:.0%} show their class"),
-    ):
-        if f"generator.{name}" in build.metrics:
-            words.append(meaning.format(build.metrics[f"generator.{name}"]).replace("%", " %"))
+    if "generator.effective_classes" in build.metrics:
+        words.append(f"{build.metrics['generator.effective_classes']:.1f} effective classes")
+    if "generator.label_agreement" in build.metrics:
+        words.append(f"{percent(build.metrics['generator.label_agreement'], 0)} show their class")
     return Picture(title, "; ".join(words) + ".", image(path))
 
 
@@ -279,7 +277,7 @@ def _instead(trial: TrialSnapshot, task: TaskSnapshot | None) -> str:
         rung = task.rungs[-1]
         return f"agreement {percent(rung.value)} at {rung.images:,} images"
     if trial.state is TaskState.RUNNING and task is not None and task.target_images:
-        return f"{task.stage or 'at'} {task.images:,} of {task.target_images:,} images"
+        return f"{task.stage or 'at'} {progress(task.images, task.target_images)}"
     return ""
 
 
@@ -307,7 +305,7 @@ def _settings(row: RowSnapshot, beside: dict[str, Value], snapshot: StudySnapsho
     differing = {
         path: value for path, value in row.params.items() if value != beside.get(path, value_at(own, path.split(".")))
     }
-    return ", ".join(f"{path} {shown(value)}" for path, value in differing.items()) or "as the study file says"
+    return ", ".join(f"{path} {setting(value)}" for path, value in differing.items()) or "as the study file says"
 
 
 def _link(text: str, task: TaskSnapshot | None, folder: Path) -> Link:

@@ -7,9 +7,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from hidfd.formatting import duration, number, percent, points
+from hidfd.formatting import (
+    NONE,
+    duration,
+    grouped,
+    number,
+    ordinal,
+    percent,
+    percent_with_error,
+    plural,
+    points,
+    setting,
+)
 from hidfd.report.html import Tile
 from tune.planner.comparison import TABLE_METRICS, TRUSTED_TAU, best_finalist
 from tune.report.objectives import (
@@ -41,15 +51,6 @@ def short_names(paths: Iterable[str]) -> dict[str, str]:
     """Dotted path -> as many of its last components as tell it from the others."""
     known = list(dict.fromkeys(paths))
     return {path: next((name for name in _endings(path) if _is_unambiguous(name, known)), path) for path in known}
-
-
-def shown(value: Any) -> str:
-    """A setting as people write it."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return number(value) if isinstance(value, int | float) else str(value)
 
 
 def generator_of(task: TaskSnapshot, snapshot: StudySnapshot) -> TaskSnapshot | None:
@@ -94,7 +95,7 @@ def verdict(snapshot: StudySnapshot) -> str:
     if snapshot.rows and not any(row.role == "finalist" for row in snapshot.rows):
         seeds = len(snapshot.study.seeds)
         return (
-            f"{len(snapshot.rows)} variants on {_count(seeds, 'seed')} each, side by side below. Students: {counted}."
+            f"{len(snapshot.rows)} variants on {plural(seeds, 'seed')} each, side by side below. Students: {counted}."
         )
     missing = why_no_champion(snapshot)
     if missing is not None:
@@ -135,11 +136,11 @@ def headline_tiles(snapshot: StudySnapshot) -> list[Tile]:
         tiles.append(Tile("The teacher's validation accuracy", percent(teacher), "what a student is measured against"))
     generators = {build.key for task in students(snapshot) if (build := generator_of(task, snapshot))}
     if students(snapshot):
-        meaning = f"on {_count(len(generators), 'generator')}; each generator was built once and shared"
+        meaning = f"on {plural(len(generators), 'generator')}; each generator was built once and shared"
         tiles.append(Tile("Students", str(len(students(snapshot))), meaning))
     if snapshot.cpu_seconds:
         meaning = f"of processors; {duration(busy_seconds(snapshot))} by the clock while anything ran"
-        tiles.append(Tile("CPU-seconds", f"{snapshot.cpu_seconds:,.0f}", meaning))
+        tiles.append(Tile("CPU-seconds", grouped(snapshot.cpu_seconds), meaning))
     return tiles
 
 
@@ -164,8 +165,9 @@ def asked(snapshot: StudySnapshot) -> list[tuple[str, str]]:
             "random": "at random",
             "grid": "a grid",
         }[study.sampler]
-        facts.append(("Search", f"{_count(snapshot.num_students, 'student')}, suggested by {sampler}"))
-        shared = f"for every {_ordinal(study.students_per_generator)} student; those between share it"
+        facts.append(("Search", f"{plural(snapshot.num_students, 'student')}, suggested by {sampler}"))
+        each = study.students_per_generator
+        shared = f"for every {'single' if each == 1 else ordinal(each)} student; those between share it"
         if study.sampler == "grid":
             shared = "whenever the grid comes to other values of its parameters; students of equal ones share it"
         elif study.sampler == "stage-aware":
@@ -173,7 +175,7 @@ def asked(snapshot: StudySnapshot) -> list[tuple[str, str]]:
         facts.append(("Generators", f"a new one {shared}"))
         facts.append(("Stopping early", _pruner(study.pruner, trial.distillation.target_images)))
         wanted = [name.replace("_", "-") for name, on in study.controls if on is True]
-        facts.append(("Held against", f"{', '.join(wanted)}, at the same number of student steps" if wanted else "–"))
+        facts.append(("Held against", f"{', '.join(wanted)}, at the same number of student steps" if wanted else NONE))
     if study.variants:
         facts.append(("Variants", ", ".join(study.variants)))
     facts.append(("Fresh seeds", f"{', '.join(map(str, study.seeds))}: generator, synthesis and student anew"))
@@ -194,7 +196,7 @@ def searched(snapshot: StudySnapshot) -> list[tuple[str, str, str]]:
     best = best_trial(snapshot)
     asked_for = dict(snapshot.search.items())
     return [
-        (path, _range(asked_for[path]), "–" if best is None else shown(best.params.get(path)))
+        (path, _range(asked_for[path]), NONE if best is None else setting(best.params.get(path)))
         for path in snapshot.searched
     ]
 
@@ -212,19 +214,19 @@ def cost(snapshot: StudySnapshot) -> list[tuple[str, str]]:
         spent = {
             name: sum(a.cpu_seconds or 0 for task in tasks for a in task.attempts) for name, tasks in parts.items()
         }
-        split = ", ".join(f"{seconds:,.0f} {name}" for name, seconds in spent.items() if seconds)
-        facts.append(("CPU-seconds", f"{snapshot.cpu_seconds:,.0f} ({split})"))
+        split = ", ".join(f"{grouped(seconds)} {name}" for name, seconds in spent.items() if seconds)
+        facts.append(("CPU-seconds", f"{grouped(snapshot.cpu_seconds)} ({split})"))
         facts.append(("By the clock", f"{duration(busy_seconds(snapshot))} during which something ran"))
     users = Counter(build.key for task in students(snapshot) if (build := generator_of(task, snapshot)) and _ran(task))
     if users:
         saved = sum((count - 1) * _build_seconds(snapshot.task(key)) for key, count in users.items())
-        served = f"{_count(len(users), 'generator')} served {_count(sum(users.values()), 'student')}"
+        served = f"{plural(len(users), 'generator')} served {plural(sum(users.values()), 'student')}"
         facts.append(("Sharing", f"{served}; one for each would have taken about {duration(saved)} more"))
     pruned = [task for task in students(snapshot) if task.state is TaskState.PRUNED and task.target_images]
     if pruned:
         left = sum(1 - task.images / (task.target_images or 1) for task in pruned)
         facts.append(
-            ("Stopping early", f"{_count(len(pruned), 'student')}; the work of {left:.1f} whole ones was saved")
+            ("Stopping early", f"{plural(len(pruned), 'student')}; the work of {left:.1f} whole ones was saved")
         )
     reused = sum(task.reused for task in snapshot.tasks)
     if reused:
@@ -237,7 +239,7 @@ def rank_words(snapshot: StudySnapshot) -> str | None:
     tau, count = snapshot.rank_agreement, snapshot.rank_agreement_count
     if tau is None:
         return None
-    share = f"{100 * (1 + tau) / 2:.0f} %"
+    share = percent((1 + tau) / 2, 0)
     words = (
         f"Kendall’s τ = {tau:.2f} over {count} students: of two students of one kind (the same sources of images, size "
         f"of the collection and head), the one that agrees more with the teacher also is the more accurate one in "
@@ -293,7 +295,7 @@ def cautions(snapshot: StudySnapshot) -> list[str]:
         (TaskState.FAILED, "failed; the reason stands in the table or on the terminal"),
     ):
         if ended[state]:
-            found.append(f"{_count(ended[state], 'task')} {words}.")
+            found.append(f"{plural(ended[state], 'task')} {words}.")
     return found
 
 
@@ -315,7 +317,7 @@ def opened_labels(snapshot: StudySnapshot) -> str | None:
         never = snapshot.study.test_labels == "never"
         return f"The test labels were not opened{' (study.test_labels: never)' if never else ''}."
     times = [
-        f"{datetime.fromtimestamp(opening.when, UTC):%Y-%m-%d %H:%M} UTC for {_count(len(opening.students), 'student')}"
+        f"{datetime.fromtimestamp(opening.when, UTC):%Y-%m-%d %H:%M} UTC for {plural(len(opening.students), 'student')}"
         for opening in snapshot.test_evaluations
     ]
     opened = [task.reused for task in snapshot.tasks if task.kind is TaskKind.TEST_EVALUATION]
@@ -361,17 +363,17 @@ def _ran(task: TaskSnapshot) -> bool:
 
 def _range(parameter: RealParameter) -> str:
     if isinstance(parameter, CategoricalParameter):
-        return "one of " + ", ".join(map(shown, parameter.choices))
+        return "one of " + ", ".join(map(setting, parameter.choices))
     is_every_integer = isinstance(parameter, IntParameter) and parameter.step == 1
-    stepped = f", in steps of {shown(parameter.step)}" if parameter.step and not is_every_integer else ""
+    stepped = f", in steps of {setting(parameter.step)}" if parameter.step and not is_every_integer else ""
     log = ", even in the logarithm" if parameter.log else ""
-    return f"{shown(parameter.low)} to {shown(parameter.high)}{stepped}{log}"
+    return f"{setting(parameter.low)} to {setting(parameter.high)}{stepped}{log}"
 
 
 def _pruner(pruner: PrunerConfig, target_images: int) -> str:
     if pruner.kind == "none":
         return "none: every student runs to its end"
-    share, keep = percent(pruner.first_rung_fraction, 0), shown(pruner.reduction_factor)
+    share, keep = percent(pruner.first_rung_fraction, 0), setting(pruner.reduction_factor)
     first = number(round(pruner.first_rung_fraction * target_images))
     return (
         f"ASHA: students are compared at exactly equal images, first at {share} of their budget (about {first}); "
@@ -379,21 +381,12 @@ def _pruner(pruner: PrunerConfig, target_images: int) -> str:
     )
 
 
-def _ordinal(count: int) -> str:
-    return {1: "single", 2: "2nd", 3: "3rd"}.get(count, f"{count}th")
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def result_in_words(task: TaskSnapshot) -> str:
     """How a task ended, and with what."""
     parts = [task.state.value if task.state is not TaskState.COMPLETE else "done"]
     if task.kind is TaskKind.STUDENT and task.state is TaskState.COMPLETE:
-        parts[0] = (
-            f"agreement {with_error(task.metrics.get('agreement'), task.metrics.get('agreement_standard_error'))}"
-        )
+        agreement, error = (task.metrics.get(name) for name in ("agreement", "agreement_standard_error"))
+        parts[0] = f"agreement {percent_with_error(agreement, error)}"
         if "validation_accuracy" in task.metrics:
             parts.append(f"validation accuracy {percent(task.metrics['validation_accuracy'])}")
     elif task.kind is TaskKind.TEST_EVALUATION and "test_accuracy" in task.metrics:
@@ -404,10 +397,3 @@ def result_in_words(task: TaskSnapshot) -> str:
         parts[0] = task.reason if task.reason.startswith(task.state.value) else f"{parts[0]}: {task.reason}"
     parts.append("from the store" if task.reused else f"in {duration(task.seconds)}")
     return ", ".join(parts)
-
-
-def with_error(value: float | None, error: float | None) -> str:
-    """A share as `87.4 %` or `87.4 ± 0.9 %`; a dash where there is none."""
-    if value is None or error is None:
-        return percent(value)
-    return f"{100 * value:.1f} ± {100 * error:.1f} %"

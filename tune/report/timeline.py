@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hidfd.formatting import duration
+from hidfd.formatting import clock_tick, duration
 from tune.report.summary import generator_of
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind
@@ -145,11 +145,5 @@ def _ticks(busy: list[tuple[float, float]], place: Callable[[float], float]) -> 
     passed = 0.0
     for start, end in busy:
         for count in range(math.ceil(passed / step), math.floor((passed + end - start) / step) + 1):
-            yield place(start + count * step - passed), _moment(count * step)
+            yield place(start + count * step - passed), clock_tick(count * step)
         passed += end - start
-
-
-def _moment(seconds: int) -> str:
-    if seconds < 60 or seconds % 60:
-        return f"{seconds} s"
-    return f"{seconds // 60} min" if seconds < 3600 or seconds % 3600 else f"{seconds // 3600} h"

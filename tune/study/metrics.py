@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from hidfd.formatting import NONE, grouped, percent
+
 Direction = Literal["maximise", "minimise"]
 Objective = Literal["agreement", "validation_accuracy"]
 MeasureName = Literal[
@@ -43,12 +45,12 @@ MEASURES: dict[str, Measure] = {
 def written(name: str, value: float | None) -> str:
     """Format a value of a measure for people; a dash where there is none."""
     if value is None:
-        return "–"
+        return NONE
     match MEASURES[name].unit:
         case "share":
-            return f"{100 * value:.1f} %"
+            return percent(value)
         case "count":
-            return f"{value:,.0f}"
+            return grouped(value)
         case "ms":
             return f"{value:.3g} ms"
         case "number":

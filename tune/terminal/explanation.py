@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hidfd.formatting import duration, percent
+from hidfd.formatting import duration, percent, progress, short_setting
 from tune.report.objectives import constraints_in_words, further_columns, missed
 from tune.report.summary import result_in_words
 from tune.study.metrics import MEASURES, written
 from tune.study.snapshot import StudySnapshot, TaskSnapshot, TrialSnapshot
 from tune.study.states import TaskKind, TaskState
-from tune.terminal.tables import short_value
 
 
 def explain(snapshot: StudySnapshot, task: TaskSnapshot) -> list[str]:
@@ -25,7 +24,7 @@ def explain(snapshot: StudySnapshot, task: TaskSnapshot) -> list[str]:
 
 def _parameters(snapshot: StudySnapshot, task: TaskSnapshot) -> Iterator[str]:
     trials = [trial for trial in snapshot.trials if trial.key == task.key]
-    settings = ", ".join(f"{path} = {short_value(value)}" for path, value in task.params.items())
+    settings = ", ".join(f"{path} = {short_setting(value)}" for path, value in task.params.items())
     yield f"parameters: {settings or 'as the study file has them'}"
     match task.role:
         case "finalist":
@@ -84,7 +83,7 @@ def _end(snapshot: StudySnapshot, task: TaskSnapshot) -> Iterator[str]:
         yield f"end: {result_in_words(task)}"
         yield from _judged(snapshot, task)
     elif task.state is TaskState.RUNNING:
-        yield f"now: {task.stage or 'running'}, {task.images:,} images"
+        yield f"now: {task.stage or 'running'}, {progress(task.images)}"
     elif snapshot.undone:
         yield f"unfinished: {snapshot.undone}"
     else:

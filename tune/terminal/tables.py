@@ -8,17 +8,27 @@ from collections.abc import Iterable
 from rich import box
 from rich.table import Table
 
-from hidfd.formatting import duration, percent
+from hidfd.formatting import (
+    duration,
+    duration_range,
+    percent,
+    percent_with_error,
+    plural,
+    progress,
+    short_setting,
+    size,
+    used_of,
+)
 from hidfd.pipeline.console import Rate
 from hidfd.pipeline.costs import Range
 from tune.planner.budget import units_of
 from tune.planner.forecast import Forecast
 from tune.report.objectives import BEST_MARK, FRONT_MARK, further_columns, missed
-from tune.report.summary import finalist_of, generator_of, measured, short_names, with_error
+from tune.report.summary import finalist_of, generator_of, measured, short_names
 from tune.study.definition import Definition
 from tune.study.metrics import MEASURES, written
 from tune.study.snapshot import StudySnapshot, TaskSnapshot, TrialSnapshot
-from tune.study.states import TaskState, Value
+from tune.study.states import TaskState
 
 NOUNS = {"teacher": "teacher", "collection": "collection", "generation": "generator", "distillation": "student"}
 """What a stage makes."""
@@ -28,11 +38,8 @@ def progress_in_words(task: TaskSnapshot, rate: Rate) -> str:
     """`generation 3,200 of 24,000 images  310 images/s  1 min 07 s left`."""
     if task.stage is None or task.target_images is None:
         return task.stage or "starting"
-    words = f"{task.stage} {task.images:,} of {task.target_images:,} images"
-    pace, left = rate.images_per_second, rate.seconds_left(task.target_images)
-    if pace is not None and left is not None:
-        words += f"  {pace:,.0f} images/s  {duration(left)} left"
-    return words
+    left = rate.seconds_left(task.target_images)
+    return f"{task.stage} {progress(task.images, task.target_images, rate.images_per_second, left)}"
 
 
 def trials_table(snapshot: StudySnapshot) -> Table | None:
@@ -59,8 +66,8 @@ def trials_table(snapshot: StudySnapshot) -> Table | None:
         task = snapshot.task(trial.key) if trial.key else None
         mark = BEST_MARK if trial.number == snapshot.best else FRONT_MARK if trial.number in snapshot.front else ""
         cells = [mark, str(trial.number), _generator(snapshot, task)]
-        cells += [short_value(trial.params.get(path)) for path in names]
-        cells.append(with_error(trial.value, task.value_error if task else None))
+        cells += [short_setting(trial.params.get(path)) for path in names]
+        cells.append(percent_with_error(trial.value, task.value_error if task else None))
         is_complete = task is not None and trial.state is TaskState.COMPLETE
         if labelled and snapshot.objective != "validation_accuracy":
             cells.append(percent(task.metrics.get("validation_accuracy") if task and is_complete else None))
@@ -100,7 +107,7 @@ def rows_table(snapshot: StudySnapshot) -> Table | None:
     for row in snapshot.rows:
         is_out = row.role == "finalist" and not row.feasible
         cells = [f"{row.name} (infeasible)" if is_out else row.name, str(row.num_complete)]
-        cells += [with_error(row.means.get(name), row.deviations.get(name)) for name, _ in metrics]
+        cells += [percent_with_error(row.means.get(name), row.deviations.get(name)) for name, _ in metrics]
         for name in further:
             value, error = measured(name, row.means.get(name), row.deviations.get(name))
             cells.append(f"{value} ± {error}" if error else value)
@@ -128,7 +135,7 @@ def budget_in_words(snapshot: StudySnapshot) -> str | None:
     """What has been used of what the budget limits; None without one."""
     budget = snapshot.study.budget
     used = [
-        f"{snapshot.spent[name]:.3g} of {limit:g} {unit}"
+        used_of(snapshot.spent[name], limit, unit)
         for name, unit in units_of(budget.currency).items()
         if (limit := getattr(budget, name)) is not None
     ]
@@ -140,9 +147,9 @@ def forecast_table(forecast: Forecast) -> Table:
     table = Table("what", "in all", "in the store", "each", "left to do", "storage", box=None)
     for row in forecast.rows:
         each = f"~ {duration(row.each.expected)}" if row.each else ""
-        left = f"~ {_between(row.seconds)}" if row.each else ""
-        size = _bytes(row.left.high * row.bytes_each) if row.left.high else ""
-        table.add_row(row.what, str(row.count), str(row.built), each, left, size)
+        left = f"~ {_with_range(row.seconds)}" if row.each else ""
+        storage = size(row.left.high * row.bytes_each) if row.left.high else ""
+        table.add_row(row.what, str(row.count), str(row.built), each, left, storage)
     return table
 
 
@@ -163,7 +170,7 @@ def forecast_lines(forecast: Forecast, definition: Definition) -> list[str]:
     if not forecast.seconds.high:
         return lines
     gpus = f" and {forecast.gpus:g} GPUs" if forecast.gpus else ""
-    lines.append(f"at once: {forecast.cpus:g} CPUs{gpus}; the store grows by ~ {_bytes(forecast.bytes_left)}")
+    lines.append(f"at once: {forecast.cpus:g} CPUs{gpus}; the store grows by ~ {size(forecast.bytes_left)}")
     if definition.base.data.test is not None and definition.study.test_labels == "once" and definition.search:
         lines.append("at the end the test labels are opened for the best trial and its controls (study.test_labels)")
     return lines
@@ -171,15 +178,11 @@ def forecast_lines(forecast: Forecast, definition: Definition) -> list[str]:
 
 def left_in_words(forecast: Forecast, definition: Definition) -> list[str]:
     """What a study has still to do, and whether its budget suffices; a line each."""
-    counts = [
-        f"{count} {NOUNS[row.what]}{'' if count == 1 else 's'}"
-        for row in forecast.rows
-        if (count := math.ceil(row.left.high))
-    ]
+    counts = [plural(count, NOUNS[row.what]) for row in forecast.rows if (count := math.ceil(row.left.high))]
     if not counts:
         return ["left to do: nothing that takes long"]
-    words = f"left to do: {', '.join(counts)}: ~ {_between(forecast.seconds)} of work"
-    words += f", {forecast.side} side by side: ~ {_between(forecast.clock_seconds)}"
+    words = f"left to do: {', '.join(counts)}: ~ {_with_range(forecast.seconds)} of work"
+    words += f", {forecast.side} side by side: ~ {_with_range(forecast.clock_seconds)}"
     budget = definition.study.budget
     for name, unit in (("cpu_hours", "CPU-hours"), ("gpu_hours", "GPU-hours"), ("money", budget.currency)):
         amount = forecast.amounts[name]
@@ -188,22 +191,8 @@ def left_in_words(forecast: Forecast, definition: Definition) -> list[str]:
     return [words, *forecast.short_of]
 
 
-def _between(seconds: Range) -> str:
-    return f"{duration(seconds.expected)} ({duration(seconds.low)} to {duration(seconds.high)})"
-
-
-def _bytes(number: float) -> str:
-    unit, scale = next((u for u in (("GB", 1e9), ("MB", 1e6)) if number >= u[1]), ("kB", 1e3))
-    return f"{number / scale:.3g} {unit}"
-
-
-def short_value(value: Value | None, digits: int = 3) -> str:
-    """A whole number in full, another one in some significant digits, anything else as it is."""
-    if value is None:
-        return ""
-    if isinstance(value, float) and value.is_integer() and abs(value) >= 1:
-        return f"{value:,.0f}"
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+def _with_range(seconds: Range) -> str:
+    return duration_range(seconds.expected, seconds.low, seconds.high)
 
 
 def _remark(trial: TrialSnapshot, task: TaskSnapshot | None) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hidfd.formatting import percent, relative_paths
+from hidfd.formatting import percent, relative_paths, setting
 from tune.report import summary as findings
 from tune.report.champion import champion_of, numbers
 from tune.report.commands import verb_command
-from tune.report.summary import best_trial, generator_of, result_in_words, shown
+from tune.report.summary import best_trial, generator_of, result_in_words
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
 
@@ -82,7 +82,7 @@ def _role(task: TaskSnapshot) -> str:
 
 
 def _settings(task: TaskSnapshot) -> str:
-    return ", ".join(f"`{path}` {shown(value)}" for path, value in task.params.items()) or "as the study file says"
+    return ", ".join(f"`{path}` {setting(value)}" for path, value in task.params.items()) or "as the study file says"
 
 
 def _note(headline: str, facts: list[tuple[str, str]]) -> str:

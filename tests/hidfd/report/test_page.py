@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hidfd.report.curves import training_pictures
-from hidfd.report.figures import bars, confusion, lines, short_count
+from hidfd.report.figures import bars, confusion, lines
 from hidfd.report.page import write_trial_report
 from tests.hidfd.outline import Outline, text_of
 from tests.hidfd.trial_folders import make_trial_folder
@@ -114,10 +114,6 @@ def test_figures_hold_many_classes_and_missing_values() -> None:
     assert "class 7" not in confusion([[1] * 200] * 200, names)
     assert "boot" in bars(["bag", "boot"], {"agreement": [None, 50.0]})
     assert "<svg" in lines({"one point": [(1.0, 2.0)]})
-
-
-def test_short_counts() -> None:
-    assert [short_count(n) for n in (0, 500, 32_000, 2_400_000)] == ["0", "500", "32k", "2.4M"]
 
 
 def test_what_was_measured_once_has_no_curve() -> None:

@@ -26,7 +26,6 @@ from tune.terminal.tables import (
     left_in_words,
     progress_in_words,
     rows_table,
-    short_value,
     task_table,
     trials_table,
 )
@@ -115,13 +114,6 @@ def test_table_of_task_says_where_it_stands(whole: StudySnapshot) -> None:
     task = replace(whole.tasks[1], state=TaskState.RUNNING, stage="generation", images=1_600, seconds=61.0)
     assert text_of(task_table([task]))[-1].split("  ")[0] == task.label
     assert "1,600 of 3,200" in text_of(task_table([task]))[-1]
-
-
-@pytest.mark.parametrize(
-    ("value", "words"), [(None, ""), (12_000.0, "12,000"), (0.000251234, "0.000251"), (7, "7"), ("off", "off")]
-)
-def test_settings_are_short(value: float | str | None, words: str) -> None:
-    assert short_value(value) == words
 
 
 def test_mlflow_is_opened_by_a_command_that_works_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
