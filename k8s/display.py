@@ -10,70 +10,59 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
+from hidfd.live_display import LiveDisplay
 from k8s.job.watch import JobSnapshot
 from k8s.preflight.check import Check, CheckStatus
 
 STYLES = {CheckStatus.PASS: "green", CheckStatus.WARN: "yellow", CheckStatus.FAIL: "red"}
 
 LINE_EVERY_SECONDS = 60.0
-"""Between two plain lines of which only numbers differ."""
+"""Shortest time between two plain lines on the progress of the study, which differ in numbers only."""
 
 
-class JobDisplay:
-    """Shows one view after another; for a `with`.
+class JobDisplay(LiveDisplay):
+    """The state of a job, view after view; used by `with`.
 
     Args:
-        stream: default standard output.
-        as_json: a line for each change instead of text.
+        stream: where to write; default standard output.
+        as_json: whether to print a JSON line for each change instead of text.
     """
 
     def __init__(self, stream: TextIO | None = None, *, as_json: bool = False) -> None:
-        self._console = Console(file=stream or sys.stdout, highlight=False, markup=False, soft_wrap=True)
+        console = Console(file=stream or sys.stdout, highlight=False, markup=False, soft_wrap=True)
+        super().__init__(console, is_live=console.is_terminal and not as_json)
         self._as_json = as_json
-        self._said: dict[str, str] = {}
-        self._said_progress = -LINE_EVERY_SECONDS
-        self._live: Live | None = None
-        if self._console.is_terminal and not as_json:
-            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
-
-    def __enter__(self) -> JobDisplay:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._printed: dict[str, str] = {}
+        self._progress_printed_at = -LINE_EVERY_SECONDS
 
     def show(self, view: JobSnapshot) -> None:
-        """What has changed since the last one, and what stands."""
+        """Print what has changed since the snapshot before, and draw the table."""
         if self._as_json:
             self._show_json(view)
             return
         for pod, line in view.lines:
             self._console.print(f"{pod}: {line}")
-        self._tell("job", str(view.state))
-        self._tell("away", f"{view.away}; asking again" if view.away else "")
-        self._tell("queue", view.queued or "")
+        self._print_news("job", str(view.state))
+        self._print_news("away", f"{view.away}; asking again" if view.away else "")
+        self._print_news("queue", view.queued or "")
         for trouble in view.troubles:
-            self._tell(trouble, trouble)
+            self._print_news(trouble, trouble)
         for name, words in view.progress.cut_off.items():
-            self._tell(f"{name} cut off", f"{name} {words}")
-        if self._live is not None:
-            self._live.update(job_table(view))
-        elif time.monotonic() - self._said_progress >= LINE_EVERY_SECONDS and self._tell(
-            "study", view.progress.words()
-        ):
-            self._said_progress = time.monotonic()
+            self._print_news(f"{name} cut off", f"{name} {words}")
+        if self.is_live:
+            self.draw(job_table(view))
+            return
+        is_due = time.monotonic() - self._progress_printed_at >= LINE_EVERY_SECONDS
+        if is_due and self._print_news("study", view.progress.words()):
+            self._progress_printed_at = time.monotonic()
 
-    def _tell(self, about: str, words: str) -> bool:
-        """Whether it was new."""
-        if self._said.get(about, "") == words:
+    def _print_news(self, subject: str, words: str) -> bool:
+        """Print a line on a subject unless the line before on it was the same; return whether it was another one."""
+        if self._printed.get(subject, "") == words:
             return False
-        self._said[about] = words
+        self._printed[subject] = words
         if words:
             now = datetime.now().astimezone().strftime("%H:%M:%S")
             self._console.print(f"{now}  {words}")
@@ -82,15 +71,15 @@ class JobDisplay:
     def _show_json(self, view: JobSnapshot) -> None:
         document = to_json(view)
         text = json.dumps(document)
-        if self._said.get("json") != text or view.lines:
-            self._said["json"] = text
+        if self._printed.get("json") != text or view.lines:
+            self._printed["json"] = text
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             lines = [{"pod": pod, "line": line} for pod, line in view.lines]
             print(json.dumps({"time": now, **document, "lines": lines}), file=self._console.file, flush=True)
 
 
 def to_json(view: JobSnapshot) -> dict[str, Any]:
-    """Plain JSON of a view, but for its log lines."""
+    """Return a snapshot as plain JSON, without its log lines."""
     progress, state = view.progress, view.state
     return {
         "job": view.name,
@@ -117,7 +106,7 @@ def to_json(view: JobSnapshot) -> dict[str, Any]:
 
 
 def checks_table(checks: Sequence[Check]) -> Table:
-    """Preflight's findings."""
+    """Return the findings of a preflight as a table."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -129,7 +118,7 @@ def checks_table(checks: Sequence[Check]) -> Table:
 
 
 def job_table(view: JobSnapshot) -> Table:
-    """One view of a job."""
+    """Return one snapshot of a job as a table."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import TextIO
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hidfd.formatting import percent, relative_paths
+from hidfd.formatting import percent, progress, relative_paths
+from hidfd.live_display import LiveDisplay
 from hidfd.pipeline.console import Rate
 from tune.report.summary import result_in_words
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
@@ -27,12 +27,12 @@ STILL_EVERY_SECONDS = 120.0
 """The same where nothing has moved: a sign of life, and no news."""
 
 
-class StudyDisplay:
-    """Shows one snapshot after another; for a `with`.
+class StudyDisplay(LiveDisplay):
+    """The state of a study, snapshot after snapshot; used by `with`.
 
     Args:
-        stream: default standard error, so that `--json` has standard output to itself.
-        quiet: show nothing.
+        stream: where to write; default standard error, so that `--json` has standard output to itself.
+        quiet: whether to show nothing.
         clock: seconds of a monotonic clock.
     """
 
@@ -40,6 +40,8 @@ class StudyDisplay:
         self, stream: TextIO | None = None, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._stream = stream or sys.stderr
+        console = Console(file=self._stream, highlight=False, markup=False)
+        super().__init__(console, is_live=self._stream.isatty() and not quiet)
         self._quiet = quiet
         self._clock = clock
         self._rates: dict[tuple[str, str | None], Rate] = {}
@@ -47,19 +49,6 @@ class StudyDisplay:
         self._pictures: dict[str, str] = {}
         self._said: dict[str, tuple[float, int]] = {}
         self._num_notes = 0
-        self._live: Live | None = None
-        self._console = Console(file=self._stream, highlight=False, markup=False)
-        if self._stream.isatty() and not quiet:
-            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
-
-    def __enter__(self) -> StudyDisplay:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def show(self, snapshot: StudySnapshot) -> None:
         """What has changed since the last one, and what runs now."""
@@ -74,8 +63,8 @@ class StudyDisplay:
         running = [task for task in snapshot.tasks if task.state is TaskState.RUNNING]
         for task in running:
             self._rate_of(task, now).update(task.images, now)
-        if self._live is not None:
-            self._live.update(self._table(snapshot, running))
+        if self.is_live:
+            self.draw(self._table(snapshot, running))
             return
         for task in running:
             if task.stage is None:
@@ -93,7 +82,7 @@ class StudyDisplay:
                 again = " again, from its last checkpoint" if len(task.attempts) > 1 else ""
                 # A killed driver's last reports never reached the ledger: the work itself says where it resumes.
                 reached = task.attempts[-1].images_from if task.attempts else 0
-                where = f"; it had reached {reached:,} images" if reached else ""
+                where = f"; it had reached {progress(reached)}" if reached else ""
                 self._say(f"{task.label}: started{again}{where}")
             elif task.state.is_final:
                 self._say(f"{task.label}: {result_in_words(task)}")
@@ -122,7 +111,7 @@ class StudyDisplay:
         return Group(table, Text(summary))
 
     def _say(self, text: str) -> None:
-        if self._live is not None:
+        if self.is_live:
             self._console.print(text, soft_wrap=True)
         else:
             print(text, file=self._stream, flush=True)
