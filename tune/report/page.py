@@ -23,7 +23,7 @@ from tune.report.champion import best_student
 from tune.report.commands import mlflow_command, verb_command
 from tune.report.figures import agreement_beside_accuracy, dots, over_parameter
 from tune.report.objectives import front_in_words, further_columns, missed
-from tune.report.search_figures import front_study_of
+from tune.report.search_figures import front_of
 from tune.report.summary import METRIC_NAMES, best_trial, generator_of, short_names, students
 from tune.report.timeline import timeline
 from tune.study.metrics import written
@@ -178,7 +178,7 @@ def front_picture(snapshot: StudySnapshot) -> Picture | None:
     words = front_in_words(snapshot)
     if words is None:
         return None
-    return Picture("The Pareto front", f"{words}.", svg(still_figures.front(*front_study_of(snapshot))))
+    return Picture("The Pareto front", f"{words}.", svg(still_figures.front(front_of(snapshot))))
 
 
 def _remark(trial: TrialSnapshot, task: TaskSnapshot | None, snapshot: StudySnapshot) -> str:

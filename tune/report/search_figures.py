@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import optuna
@@ -25,6 +24,7 @@ from hidfd.report.figures import ACCENT, COLOURS, GREY, INK
 from hidfd.report.html import render, write_page
 from hidfd.store.disk import store_errors
 from tune.report import still_figures
+from tune.report.still_figures import DrawnSearch
 from tune.report.summary import METRIC_NAMES, generator_of, short_names
 from tune.report.timeline import timeline
 from tune.samplers.distributions import distribution_of
@@ -47,95 +47,89 @@ STATES = {
 }
 """As the ledger tells Optuna; what has not ended is RUNNING there."""
 
-Still = Callable[[optuna.Study, str, "list[str]"], Figure]
-"""(study, name of the objective, pair of parameters) -> figure, by matplotlib."""
-
-Interactive = Callable[[ModuleType, optuna.Study, str, "list[str]"], Any]
-"""The same by Plotly, from `optuna.visualization`, which is slow to import."""
-
 
 @dataclass(frozen=True)
-class FigureKind:
-    """One of Optuna's figures.
+class SearchFigure:
+    """One of Optuna's figures of a search.
 
     Attributes:
-        name: of its file.
+        name: of its PNG, and of its element in the page.
         title, caption: what it shows, and how to read it.
-        complete: with fewer complete students it shows nothing.
-        parameters: with fewer searched parameters, likewise.
-        still: of the PNG.
-        interactive: of the page.
+        min_complete: with fewer complete students it shows nothing.
+        min_parameters: with fewer searched parameters it shows nothing.
+        still: draws the PNG.
+        interactive: the function of `optuna.visualization` that draws it for the page.
     """
 
     name: str
     title: str
     caption: str
-    complete: int
-    parameters: int
-    still: Still
-    interactive: Interactive
+    min_complete: int
+    min_parameters: int
+    still: Callable[[DrawnSearch], Figure]
+    interactive: str
 
 
-KINDS = (
-    FigureKind(
+FIGURES = (
+    SearchFigure(
         "history",
         "History",
         "A dot for each student that ran to its end, in the order of suggestion; the line is the best so far.",
-        1,
-        1,
-        lambda study, objective, pair: still_figures.history(study, objective),
-        lambda view, study, objective, pair: view.plot_optimization_history(study, target_name=objective),
+        min_complete=1,
+        min_parameters=1,
+        still=still_figures.history,
+        interactive="plot_optimization_history",
     ),
-    FigureKind(
+    SearchFigure(
         "importance",
         "Which parameters matter",
         "By PED-ANOVA: how differently a parameter is spread among the best students and among all. Few students say "
         "little.",
-        4,
-        2,
-        lambda study, objective, pair: still_figures.importance(study),
-        lambda view, study, objective, pair: view.plot_param_importances(study, target_name=objective),
+        min_complete=4,
+        min_parameters=2,
+        still=still_figures.importance,
+        interactive="plot_param_importances",
     ),
-    FigureKind(
+    SearchFigure(
         "parallel",
         "All parameters at once",
         "A line for each student, darker for a better one.",
-        2,
-        2,
-        lambda study, objective, pair: still_figures.parallel(study, objective),
-        lambda view, study, objective, pair: view.plot_parallel_coordinate(study, target_name=objective),
+        min_complete=2,
+        min_parameters=2,
+        still=still_figures.parallel,
+        interactive="plot_parallel_coordinate",
     ),
-    FigureKind(
+    SearchFigure(
         "slice",
         "One parameter at a time",
         "The parameters moved together: a panel alone proves no cause. Darker dots are later students.",
-        2,
-        1,
-        lambda study, objective, pair: still_figures.slices(study, objective),
-        lambda view, study, objective, pair: view.plot_slice(study, target_name=objective),
+        min_complete=2,
+        min_parameters=1,
+        still=still_figures.slices,
+        interactive="plot_slice",
     ),
-    FigureKind(
+    SearchFigure(
         "contour",
         "Two parameters together",
         "Interpolated between the dots, which are the students; far from them the colour means nothing.",
-        3,
-        2,
-        still_figures.together,
-        lambda view, study, objective, pair: view.plot_contour(study, params=pair, target_name=objective),
+        min_complete=3,
+        min_parameters=2,
+        still=still_figures.together,
+        interactive="plot_contour",
     ),
 )
-"""All of them follow the one objective that decides between the best."""
+"""The figures of the objective that chooses the best student."""
 
-FRONT = FigureKind(
+FRONT = SearchFigure(
     "pareto",
     "Pareto front",
     "What is traded off: on the front stand the students that no other one surpasses in every objective.",
-    1,
-    1,
-    lambda study, objective, names: still_figures.front(study, names),
-    lambda view, study, objective, names: view.plot_pareto_front(study, target_names=names),
+    min_complete=1,
+    min_parameters=1,
+    still=still_figures.front,
+    interactive="plot_pareto_front",
 )
-"""Of `front_study_of`: where there are further objectives, first of all."""
+"""The figure of all objectives together, where there are several; it comes first."""
 
 MOST_AXES = 3
 """Optuna draws the front of no more objectives."""
@@ -154,33 +148,27 @@ def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
     Raises:
         StoreError: they cannot be written there.
     """
-    study, drawn = study_of(snapshot), timeline(snapshot)
-    kinds = [kind for kind in KINDS if _has_enough(kind, study, snapshot)]
-    if not kinds and drawn is None:
+    with _quiet():
+        drawn = _drawn_figures(snapshot)
+    lanes = timeline(snapshot)
+    if not drawn and lanes is None:
         return None
+    with _quiet():
+        interactive = {figure.name: _interactive(figure, search) for figure, search in drawn}
+        stills = {figure.name: figure.still(search) for figure, search in drawn}
+        if lanes is not None:
+            stills["timeline"] = still_figures.workers(lanes)
     with store_errors("writing the figures into", folder):
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        with _quiet():
-            pair = pair_of(study, snapshot) if kinds else []
-            objective = f"{METRIC_NAMES[snapshot.objective]}, %"
-            figures = {kind.name: _interactive(kind, study, objective, pair) for kind in kinds}
-            stills = {kind.name: kind.still(study, objective, pair) for kind in kinds}
-            if snapshot.front:
-                front, names = front_study_of(snapshot)
-                kinds.insert(0, FRONT)
-                figures[FRONT.name] = _interactive(FRONT, front, objective, names)
-                stills[FRONT.name] = FRONT.still(front, objective, names)
-        if drawn is not None:
-            stills["timeline"] = still_figures.workers(drawn)
         for name, still in stills.items():
             still.savefig(folder / FOLDER / f"{name}.png", dpi=PNG_DOTS_PER_INCH)
         html = render(
             "tune/report/figures.html",
             snapshot=snapshot,
-            kinds=kinds,
-            figures=figures,
-            timeline=drawn,
-            library=_library() if figures else "",
+            figures=[figure for figure, _ in drawn],
+            interactive=interactive,
+            timeline=lanes,
+            library=_library() if interactive else "",
         )
         return write_page(folder / PAGE, html)
 
@@ -206,18 +194,18 @@ def study_of(snapshot: StudySnapshot) -> optuna.Study:
     return study
 
 
-def front_study_of(snapshot: StudySnapshot) -> tuple[optuna.Study, list[str]]:
-    """The complete students of a study of several objectives as Optuna sees them, and the objectives' names."""
-    objectives = [snapshot.objective, *snapshot.study.further_objectives][:MOST_AXES]
-    study = optuna.create_study(directions=[optuna_direction(name) for name in objectives], study_name=snapshot.name)
-    scales = [100.0 if MEASURES[name].unit == "share" else 1.0 for name in objectives]
+def front_of(snapshot: StudySnapshot) -> DrawnSearch:
+    """Return the complete students of a study of several objectives as Optuna sees them."""
+    names = [snapshot.objective, *snapshot.study.further_objectives][:MOST_AXES]
+    study = optuna.create_study(directions=[optuna_direction(name) for name in names], study_name=snapshot.name)
+    scales = [100.0 if MEASURES[name].unit == "share" else 1.0 for name in names]
     for trial in snapshot.trials:
         task = snapshot.task(trial.key) if trial.key else None
         if task is not None and trial.state is TaskState.COMPLETE:
-            values = [scale * task.metrics[name] for name, scale in zip(objectives, scales, strict=True)]
+            values = [scale * task.metrics[name] for name, scale in zip(names, scales, strict=True)]
             study.add_trial(create_trial(values=values, constraints=_constraints(trial, snapshot)))
     units = {"share": ", %", "ms": ", ms"}
-    return study, [f"{METRIC_NAMES[name]}{units.get(MEASURES[name].unit, '')}" for name in objectives]
+    return DrawnSearch(study, [f"{METRIC_NAMES[name]}{units.get(MEASURES[name].unit, '')}" for name in names])
 
 
 def pair_of(study: optuna.Study, snapshot: StudySnapshot) -> list[str]:
@@ -230,9 +218,20 @@ def pair_of(study: optuna.Study, snapshot: StudySnapshot) -> list[str]:
     return list(optuna.importance.get_param_importances(study))[:2]
 
 
-def _has_enough(kind: FigureKind, study: optuna.Study, snapshot: StudySnapshot) -> bool:
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return snapshot.best is not None and len(complete) >= kind.complete and len(snapshot.searched) >= kind.parameters
+def _drawn_figures(snapshot: StudySnapshot) -> list[tuple[SearchFigure, DrawnSearch]]:
+    """Return the figures that have enough to show, each with what it is drawn from."""
+    study = study_of(snapshot)
+    num_complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    figures = [
+        figure
+        for figure in FIGURES
+        if num_complete >= figure.min_complete and len(snapshot.searched) >= figure.min_parameters
+    ]
+    if snapshot.best is None or not figures:
+        return []
+    search = DrawnSearch(study, [f"{METRIC_NAMES[snapshot.objective]}, %"], pair_of(study, snapshot))
+    drawn = [(figure, search) for figure in figures]
+    return [(FRONT, front_of(snapshot)), *drawn] if snapshot.front else drawn
 
 
 def _constraints(trial: TrialSnapshot, snapshot: StudySnapshot) -> dict[str, float] | None:
@@ -251,11 +250,18 @@ def _generator(trial: TrialSnapshot, snapshot: StudySnapshot) -> str | None:
     return None if build is None else build.label
 
 
-def _interactive(kind: FigureKind, study: optuna.Study, objective: str, pair: list[str]) -> dict[str, Any]:
-    """Data and layout for `Plotly.newPlot`, in the style of the pages."""
-    import optuna.visualization
+def _interactive(kind: SearchFigure, search: DrawnSearch) -> dict[str, Any]:
+    """Return data and layout for `Plotly.newPlot`, in the style of the pages."""
+    import optuna.visualization  # slow
 
-    figure = kind.interactive(optuna.visualization, study, objective, pair)
+    draw = getattr(optuna.visualization, kind.interactive)
+    match kind.name:
+        case "contour":
+            figure = draw(search.study, params=search.pair, target_name=search.objective)
+        case "pareto":
+            figure = draw(search.study, target_names=search.objectives)
+        case _:
+            figure = draw(search.study, target_name=search.objective)
     figure.update_layout(
         title=None,
         template="plotly_white",

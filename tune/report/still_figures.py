@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -29,10 +30,30 @@ BETTER = LinearSegmentedColormap.from_list("better", SCALE)
 PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES = 8.0, 4.0
 
 
-def history(study: optuna.Study, objective: str) -> Figure:
+@dataclass(frozen=True)
+class DrawnSearch:
+    """A search as its figures take it.
+
+    Attributes:
+        study: the search as Optuna sees it, in memory; shares in per cent.
+        objectives: names of the objectives with their units, for the axes; the first one chooses the best student.
+        pair: names of two parameters to show together; empty where fewer are searched.
+    """
+
+    study: optuna.Study
+    objectives: list[str]
+    pair: list[str] = field(default_factory=list)
+
+    @property
+    def objective(self) -> str:
+        """The objective that chooses the best student."""
+        return self.objectives[0]
+
+
+def history(search: DrawnSearch) -> Figure:
     """Students in the order of suggestion, and the best so far."""
     figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
-    complete = _complete(study)
+    complete = _complete(search.study)
     feasible = [trial for trial in complete if _is_feasible(trial)]
     best_so_far: list[float] = []
     for trial in feasible:
@@ -47,24 +68,26 @@ def history(study: optuna.Study, objective: str) -> Figure:
         if trials:
             numbers, values = [trial.number for trial in trials], [_value(trial) for trial in trials]
             axes.scatter(numbers, values, facecolors=face, edgecolors=ACCENT, s=34, zorder=2, label=words)
-    pruned = [trial for trial in study.get_trials(deepcopy=False) if trial.intermediate_values]
+    pruned = [trial for trial in search.study.get_trials(deepcopy=False) if trial.intermediate_values]
     pruned = [trial for trial in pruned if trial.state is TrialState.PRUNED]
     last = [trial.intermediate_values[max(trial.intermediate_values)] for trial in pruned]
     if pruned:
         places = [trial.number for trial in pruned]
         axes.scatter(places, last, facecolors="none", edgecolors=GREY, s=30, label="stopped early, at its last rung")
-    axes.scatter([study.best_trial.number], [study.best_value], color=HIGHLIGHT, s=60, zorder=3, label="the best")
+    axes.scatter(
+        [search.study.best_trial.number], [search.study.best_value], color=HIGHLIGHT, s=60, zorder=3, label="the best"
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(
         fontsize=8, frameon=False, ncols=4, labelcolor=INK, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0
     )
-    label_axes(axes, "trial", objective)
+    label_axes(axes, "trial", search.objective)
     return figure
 
 
-def importance(study: optuna.Study) -> Figure:
+def importance(search: DrawnSearch) -> Figure:
     """A bar for each parameter."""
-    found = optuna.importance.get_param_importances(study)
+    found = optuna.importance.get_param_importances(search.study)
     figure, axes = new_figure(PNG_WIDTH_INCHES, 1.1 + 0.36 * len(found))
     axes.grid(visible=False)
     for place, share in enumerate(found.values()):
@@ -77,18 +100,18 @@ def importance(study: optuna.Study) -> Figure:
     return figure
 
 
-def parallel(study: optuna.Study, objective: str) -> Figure:
+def parallel(search: DrawnSearch) -> Figure:
     """A line for each student over all parameters, darker for a better one."""
     figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    trials = sorted(_complete(study), key=_value)
+    trials = sorted(_complete(search.study), key=_value)
     scale = _scale(trials)
-    distributions = _distributions(study)
+    distributions = _distributions(search.study)
     for trial in trials:
         places = [_place(distributions[name], trial.params[name]) for name in distributions if name in trial.params]
         drawn = [number for number, name in enumerate(distributions) if name in trial.params]
-        is_best = trial.number == study.best_trial.number
+        is_best = trial.number == search.study.best_trial.number
         colour = HIGHLIGHT if is_best else BETTER(scale(_value(trial)))
         axes.plot(drawn, places, color=colour, linewidth=2.4 if is_best else 1.5, marker="o", markersize=4)
     for number, distribution in enumerate(distributions.values()):
@@ -100,35 +123,35 @@ def parallel(study: optuna.Study, objective: str) -> Figure:
     axes.set_yticks([])
     axes.set_ylim(-MARGIN, 1 + MARGIN)
     axes.margins(x=0.06)
-    _bar(figure, axes, scale, f"{objective}; the best in orange")
+    _bar(figure, axes, scale, f"{search.objective}; the best in orange")
     return figure
 
 
-def slices(study: optuna.Study, objective: str) -> Figure:
+def slices(search: DrawnSearch) -> Figure:
     """The objective over one parameter at a time."""
-    distributions = _distributions(study)
+    distributions = _distributions(search.study)
     width = max(PNG_WIDTH_INCHES, 2.1 * len(distributions))
     figure, panels = new_panels(width, 3.0, len(distributions))
     for axes, (name, distribution) in zip(panels, distributions.items(), strict=True):
-        trials = [trial for trial in _complete(study) if name in trial.params]
+        trials = [trial for trial in _complete(search.study) if name in trial.params]
         places = [_place(distribution, trial.params[name]) for trial in trials]
-        colours = [HIGHLIGHT if trial.number == study.best_trial.number else ACCENT for trial in trials]
+        colours = [HIGHLIGHT if trial.number == search.study.best_trial.number else ACCENT for trial in trials]
         axes.scatter(places, [_value(trial) for trial in trials], c=colours, s=30, alpha=0.9)
         _mark(axes, "x", distribution)
-        label_axes(axes, name, objective if axes is panels[0] else "")
+        label_axes(axes, name, search.objective if axes is panels[0] else "")
     return figure
 
 
-def together(study: optuna.Study, objective: str, pair: list[str]) -> Figure:
+def together(search: DrawnSearch) -> Figure:
     """Two parameters, the students as dots with their values; nothing is made up between them."""
     figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
     axes.grid(visible=False)
-    trials = [trial for trial in _complete(study) if set(pair) <= trial.params.keys()]
-    scale, distributions = _scale(trials), _distributions(study)
-    across, upwards = (distributions[name] for name in pair)
+    trials = [trial for trial in _complete(search.study) if set(search.pair) <= trial.params.keys()]
+    scale, distributions = _scale(trials), _distributions(search.study)
+    across, upwards = (distributions[name] for name in search.pair)
     for trial in trials:
-        x, y = (_place(distributions[name], trial.params[name]) for name in pair)
-        is_best = trial.number == study.best_trial.number
+        x, y = (_place(distributions[name], trial.params[name]) for name in search.pair)
+        is_best = trial.number == search.study.best_trial.number
         axes.scatter(
             [x],
             [y],
@@ -140,17 +163,17 @@ def together(study: optuna.Study, objective: str, pair: list[str]) -> Figure:
         axes.annotate(f"{_value(trial):.1f}", (x, y), (8, 5), textcoords="offset points", fontsize=8, color=INK)
     _mark(axes, "x", across)
     _mark(axes, "y", upwards)
-    label_axes(axes, *pair)
-    _bar(figure, axes, scale, f"{objective}; the best with an orange rim")
+    label_axes(axes, *search.pair)
+    _bar(figure, axes, scale, f"{search.objective}; the best with an orange rim")
     return figure
 
 
-def front(study: optuna.Study, names: list[str]) -> Figure:
+def front(search: DrawnSearch) -> Figure:
     """The first objective over the second one: the Pareto front, whom it surpasses, and who misses a constraint."""
     figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
-    on_front = {trial.number for trial in study.best_trials}
+    on_front = {trial.number for trial in search.study.best_trials}
     groups: dict[str, list[tuple[float, float]]] = {"on the front": [], "surpassed": [], "infeasible": []}
-    for trial in _complete(study):
+    for trial in _complete(search.study):
         beside = "surpassed" if _is_feasible(trial) else "infeasible"
         group = "on the front" if trial.number in on_front else beside
         groups[group].append((trial.values[1], trial.values[0]))
@@ -171,7 +194,7 @@ def front(study: optuna.Study, names: list[str]) -> Figure:
         fontsize=8, frameon=False, ncols=3, labelcolor=INK, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    label_axes(axes, names[1], names[0])
+    label_axes(axes, search.objectives[1], search.objective)
     return figure
 
 

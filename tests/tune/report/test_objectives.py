@@ -17,7 +17,7 @@ from tune.report import summary as findings
 from tune.report.champion import champion_of, tags_of
 from tune.report.objectives import front_in_words, why_no_champion
 from tune.report.page import write_study_report
-from tune.report.search_figures import front_study_of, write_study_figures
+from tune.report.search_figures import front_of, write_study_figures
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskState
 from tune.terminal.explanation import explain
@@ -97,10 +97,10 @@ def test_pruning_by_agreement_alone_is_a_caution(tmp_path: Path) -> None:
 
 
 def test_figures_have_the_front_that_the_study_found(both: StudySnapshot) -> None:
-    study, names = front_study_of(both)
-    assert names == ["agreement, %", "deployed parameters"]
+    front = front_of(both)
+    assert front.objectives == ["agreement, %", "deployed parameters"]
     complete = [trial for trial in both.trials if trial.state is TaskState.COMPLETE]
-    drawn = {complete[trial.number].key for trial in study.best_trials}
+    drawn = {complete[trial.number].key for trial in front.study.best_trials}
     assert drawn == {both.trials[number].key for number in both.front}
     page = write_study_figures(both, Path(both.folder))
     assert page is not None
