@@ -36,7 +36,7 @@ from tune.study.check import read_sections, task_resources
 from tune.study.definition import Definition, define
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskKind, TaskState
-from tune.tracking.background import Projection
+from tune.tracking.background import BackgroundTracker
 from tune.tracking.tracker import Tracker
 
 
@@ -227,7 +227,7 @@ def run_study(
         planner = Planner(state, time.time)
         tracker = Tracker(storage.tracking, definition.name)
         is_new = not planner.is_over()
-        with Projection(tracker) as projection:
+        with BackgroundTracker(tracker) as projection:
             if is_new:
                 monitor = StudyMonitor(planner, study.store, study.holder(), projection, observer, show)
                 monitor.write_references()

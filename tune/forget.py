@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 
 from tune.driver import Study
 from tune.ledger.opening import database_at, drop_ledger
-from tune.tracking.tracker import Tracker, tracking_errors
+from tune.tracking.connection import tracking_errors
+from tune.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)

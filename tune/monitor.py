@@ -13,7 +13,7 @@ from hidfd.store.store import Store
 from tune.planner.planner import Planner
 from tune.planner.snapshots import snapshot_of
 from tune.study.snapshot import StudySnapshot
-from tune.tracking.background import Projection
+from tune.tracking.background import BackgroundTracker
 
 READ_REQUESTS_EVERY_SECONDS = 2.0
 """Seconds after which a driver reads the requests in its ledger again."""
@@ -35,7 +35,7 @@ class StudyMonitor:
         planner: Planner,
         store: Store,
         holder: str | None,
-        projection: Projection,
+        projection: BackgroundTracker,
         observer: Observer,
         show: Callable[[StudySnapshot], None],
     ) -> None:

@@ -15,7 +15,8 @@ from tune.errors import StudyError, StudyLocked
 from tune.report.champion import NO_VERDICT, champion_of, input_in_words, load_expression, numbers
 from tune.report.objectives import why_no_champion
 from tune.study.snapshot import StudySnapshot
-from tune.tracking.tracker import Tracker, tracking_errors
+from tune.tracking.connection import tracking_errors
+from tune.tracking.tracker import Tracker
 
 CHAMPION = "champion"
 """The default alias of a study's champion."""

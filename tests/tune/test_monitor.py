@@ -10,14 +10,14 @@ from tune.monitor import StudyMonitor
 from tune.planner.planner import Planner
 from tune.study.messages import TaskFinished
 from tune.study.task import Task
-from tune.tracking.background import Projection
+from tune.tracking.background import BackgroundTracker
 from tune.tracking.tracker import Tracker
 
 
 def test_remove_spares_what_a_running_study_has_come_to_need(tmp_path: Path) -> None:
     study, store = definition(), Store.open(str(tmp_path / "store"))
     planner = World().planner(study)
-    with Projection(Tracker(f"sqlite:///{tmp_path}/mlflow.db", study.name)) as projection:
+    with BackgroundTracker(Tracker(f"sqlite:///{tmp_path}/mlflow.db", study.name)) as projection:
         monitor = StudyMonitor(planner, store, "me", projection, Observer(), lambda snapshot: None)
         monitor.write_references()
         assert store.references()[study.name] == kept_digests(study.base), "the study's own, before anything is asked"

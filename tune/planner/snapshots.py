@@ -1,4 +1,4 @@
-"""The snapshot of a study, from its state and from what runs right now."""
+"""Build the snapshot of a study from its state and its running tasks."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def snapshot_of(
     notes: Sequence[str] = (),
     stopping: str | None = None,
 ) -> StudySnapshot:
-    """All that there is to show.
+    """Return the snapshot of a study.
 
     Args:
-        state: of the study.
-        live: what runs in this process, by key; none where another process is the driver.
+        state: the study's state, from its ledger.
+        live: key -> running task; None where another process is the driver.
         notes: lines for the user.
-        stopping: why the driver starts nothing more, if so.
+        stopping: why the driver starts no more tasks, if so.
     """
     definition = state.definition
     live = live or {}
     study = definition.study
     rows = tuple(summarise(row, state.tasks, study) for row in state.comparison_rows)
     test_evaluations = {
-        key: opening
+        student: evaluation
         for row in state.comparison_rows
-        for key, opening in zip(row.keys, row.test_evaluations, strict=False)
+        for student, evaluation in zip(row.keys, row.test_evaluations, strict=False)
     }
     best = state.best
-    spent = Account(state.task_table.attempts()).spent(0.0)  # until each attempt was last heard of
+    spent = Account(state.task_table.attempts()).spent(0.0)  # up to the last report of each attempt
     tau, tau_count = rank_agreement(state.tasks.values())
     return StudySnapshot(
         name=definition.name,
@@ -92,29 +92,30 @@ def snapshot_of(
         stopping=stopping,
         spent=spent.amounts(study.budget),
         test_evaluations=tuple(
-            TestEvaluationSnapshot(o["when"], tuple(o["students"])) for o in state.final_evaluation.test_evaluations
+            TestEvaluationSnapshot(record["when"], tuple(record["students"]))
+            for record in state.final_evaluation.test_evaluations
         ),
-        front=tuple(found.number for found in front_of(state.search_trials)) if study.further_objectives else (),
+        front=tuple(trial.number for trial in front_of(state.search_trials)) if study.further_objectives else (),
     )
 
 
 def _undone(state: StudyState, spent: Cost) -> str | None:
-    """What the budget has cut off."""
+    """Return in words why the budget left some of the study undone; None where it did not."""
     next_step = cost_of(dict(state.definition.resources), STOP_SECONDS) + Cost(wall_seconds=STOP_SECONDS)
     used_up = exhausted(spent + next_step, state.definition.study.budget)
     if state.closed_reason is not None:
-        cut = f"the search ended early: {state.closed_reason}"
+        reason = f"the search ended early: {state.closed_reason}"
     elif used_up is not None and not state.is_over():
-        cut = f"the budget is used up ({used_up})"
+        reason = f"the budget is used up ({used_up})"
     else:
         return None
     ended = sum(search_trial.state.is_final for search_trial in state.search_trials)
     limit = state.max_search_trials
-    return f"{cut}; {ended} of {limit} students have ended; raise study.budget, and the same command goes on"
+    return f"{reason}; {ended} of {limit} students have ended; raise study.budget, and the same command goes on"
 
 
 def _state_of(search_trial: SearchTrial, state: StudyState) -> TaskState:
-    """Its own once it has ended: where it failed, its student may have been tried again for a later one."""
+    """Return a trial's own state once it has ended: a later trial may have its failed student trained again."""
     if search_trial.state.is_final or not search_trial.task_keys:
         return search_trial.state
     return state.state_of(search_trial.task_keys[-1])
@@ -170,7 +171,7 @@ def _task(task: Task, state: StudyState, live: RunningTask | None, tested: dict[
 
 
 def _error_of(value: float | None, metrics: Mapping[str, float], objective: str) -> float | None:
-    """Standard error of a student's value: as it was measured, or binomial for an accuracy."""
+    """Return the standard error of a student's value: the measured one, or a binomial one for an accuracy."""
     if value is None:
         return None
     known = metrics.get(f"{objective}_standard_error")

@@ -1,7 +1,7 @@
-"""What a study is at one moment, as plain data: all that MLflow, the report, `status` and the terminal ever see.
+"""The state of a study at one moment, as plain data: all that reports, MLflow, `status` and the terminal read.
 
-Data flows one way: the planner and its ledger make a `StudySnapshot`; the projections read it and decide nothing.
-Times are seconds since the epoch (UTC). Every metric is a float under the name that `result.json` gives it.
+Data flows one way: the planner makes a `StudySnapshot` from its ledger; whoever shows it decides nothing. Times are
+seconds since the epoch (UTC). Every metric is a float under its name in `result.json`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ JSON_NAMES = {"study": "config", "tasks": "works", "test_evaluations": "openings
 
 @dataclass(frozen=True)
 class AttemptSnapshot:
-    """One time that a task ran.
+    """One run of a task.
 
     Attributes:
-        number: 0, 1, ... within its work.
-        node: host that ran it.
-        resources: what it held: cpus, gpus, workers.
+        number: 0, 1, ... within its task.
+        node: the host that ran it.
+        resources: the cpus, gpus and workers that it held.
         started, last_seen, ended: times; `ended` is None while it runs.
-        images_from, images_to: progress of its last stage that was known when it started, and when it was last seen;
-            the checkpoint that it goes on from may be earlier.
-        end: how it ended: finished, stopped, diverged, lost, node lost, failed, or interrupted (with its driver); None
-            while it runs.
+        images_from, images_to: progress of its last stage as known when it started, and when it was last seen. The
+            checkpoint that it resumed from may be earlier.
+        end: finished, stopped, diverged, lost, node lost, failed, or interrupted (with its driver); None while it runs.
         cpu_seconds: processor time of its process, where known.
     """
 
@@ -47,15 +46,15 @@ class AttemptSnapshot:
 
 @dataclass(frozen=True)
 class RungSnapshot:
-    """One comparison of a student with the others at exactly equal images.
+    """The comparison of a student with the others at one rung, after exactly equal numbers of images.
 
     Attributes:
-        images: student images seen.
-        value: agreement measured there.
+        images: images that the student had seen.
+        value: its agreement there.
         kept: whether it went on.
-        num_others: students that had been measured there before it.
-        num_better: of those, with a higher value.
-        best: their highest values, best first, a few.
+        num_others: how many students had been measured there before.
+        num_better: how many of those had a higher agreement.
+        best: a few of their highest agreements, best first.
     """
 
     images: int
@@ -68,30 +67,30 @@ class RungSnapshot:
 
 @dataclass(frozen=True)
 class TaskSnapshot:
-    """One upstream build, one student or one opening of the test labels: what makes one artifact, whoever asks for it.
+    """A task: one collection, generator, student or test evaluation, which several trials may share.
 
     Attributes:
-        number: order of creation in the study, stable over restarts.
-        key: digest of what it makes, 64 hex digits: its identity.
+        number: its place in the order of creation, stable over restarts.
+        key: digest of the artifact that it makes, 64 hex digits.
         kind: what it makes.
-        role: who asked first.
+        role: whether the search, a variant, a control or a finalist asked for it first.
         label: its name for people, unique in the study; also the name of its folder.
-        trial: number of the search trial that asked first, if one did.
+        trial: number of the search trial that asked for it first, if one did.
         seed: the seed of generation, synthesis and distillation.
         params: dotted path into `trial:` -> value, where it differs from the study's own `trial:`.
-        needs: keys of the builds that it rests on.
-        state, reason: where it stands, and why in words (None where nothing needs saying).
+        needs: keys of the builds that it needs.
+        state, reason: its state, and the reason for it in words (None where the state says enough).
         stage, images, target_images: progress of the stage that runs now, or ran last.
-        metrics: final numbers (of `result.json`), or the newest known while it runs; a student's with its test
-            accuracy, once the test labels have been opened for it.
+        metrics: final numbers (of `result.json`), or the newest known while it runs; for a student with its test
+            accuracy, once it was evaluated on the test labels.
         value, value_error: the study's objective and its standard error, once final; None for builds.
         rungs: in order of images.
-        reused: every stage was found in the store: nothing was computed.
+        reused: whether every stage was found in the store, so that nothing was computed.
         seconds: wall seconds of all its attempts.
         attempts: in order.
         folder: the trial folder (`metrics.jsonl`, `result.json`, `samples/`, `pictures/`, `report.html`, ...); may not
             exist yet, or any more.
-        picture: newest sample grid, if any.
+        picture: path of the newest sample grid, if any.
     """
 
     number: int
@@ -131,15 +130,15 @@ class TaskSnapshot:
 
 @dataclass(frozen=True)
 class TrialSnapshot:
-    """One row of the search: parameters that the sampler suggested, and the student that they lead to.
+    """A search trial: parameters that the sampler suggested, and the student that is trained with them.
 
     Attributes:
         number: 0, 1, ... as in Optuna's study.
         params: dotted path -> value.
-        group: number of the trial whose upstream parameters (and so whose generator) it shares.
-        key: its student's work. Trials that were suggested equal share one.
-        state, reason, value: the student's, where it has one.
-        why: these parameters, in words.
+        group: number of the trial whose upstream parameters, and so whose generator, it shares.
+        key: key of its student; trials with equal parameters share one. None where its parameters do not fit together.
+        state, reason, value: those of its student, where it has one.
+        why: why the sampler suggested these parameters, in words.
         feasible: False where the student has ended and misses a constraint of the study.
     """
 
@@ -156,14 +155,14 @@ class TrialSnapshot:
 
 @dataclass(frozen=True)
 class RowSnapshot:
-    """One line of the table of comparisons: one setting over its seeds.
+    """A row of the comparison table: one setting over its seeds.
 
     Attributes:
         name: `hybrid`, `real-only`, ..., or the variant's name.
         role: finalist, control or variant.
         params: dotted path -> value, where it differs from the study's own `trial:`.
-        keys: its students, one per seed.
-        num_complete: n, how many of them have ended with a number.
+        keys: keys of its students, one per seed.
+        num_complete: n, the number of students that have ended with a number.
         means, deviations: metric -> mean and sample standard deviation over the n (deviations only for n >= 2).
         feasible: False where the means miss a constraint of the study.
     """
@@ -180,11 +179,11 @@ class RowSnapshot:
 
 @dataclass(frozen=True)
 class TestEvaluationSnapshot:
-    """One time that the study opened the test labels.
+    """One evaluation of students on the test labels, which the study keeps closed otherwise.
 
     Attributes:
         when: seconds since the epoch.
-        students: labels of those that were measured on them.
+        students: labels of the students that were evaluated.
     """
 
     when: float
@@ -197,32 +196,32 @@ class StudySnapshot:
 
     Attributes:
         name: of the study file.
-        file: the study file's path, as given.
+        file: path of the study file, as given.
         command: the command that runs and resumes it.
-        objective: metric that is maximised: `agreement` or `validation_accuracy`; `study` has further ones and the
-            constraints.
-        searched: parameters of `search:`, upstream first.
-        num_students: how many the search may suggest; 0 in a study of variants only.
+        objective: the metric that is maximised, `agreement` or `validation_accuracy`; further ones and the constraints
+            are in `study`.
+        searched: paths of the searched parameters, upstream first.
+        num_students: how many students the search may suggest; 0 in a study of variants only.
         study, search, trial: the resolved sections of the study file.
-        trials: the search, in order.
-        works: every task, in order of creation.
-        rows: comparisons: best and controls on fresh seeds, or variants.
-        best: number of the best feasible search trial so far. Not a champion: it was chosen on this very number.
-        front: numbers of the search trials of the Pareto front, the best first; empty with one objective.
+        trials: the search trials, in order.
+        tasks: every task, in order of creation.
+        rows: the comparison table: finalists and controls on fresh seeds, or variants.
+        best: number of the best feasible search trial so far. It is no champion: its own value chose it.
         rank_agreement: Kendall's tau between agreement and validation accuracy over pairs of complete students of one
             kind (sources of images, size of the collection, head), if labels exist.
-        rank_agreement_count: over how many students.
+        rank_agreement_count: the number of those students.
         verdict: the result in words, once there is one.
         undone: what the budget left undone, in words; None where nothing was.
-        finished: nothing is left to do.
-        folder: where the study's own files go (its report, the trial folders).
+        finished: whether nothing is left to do.
+        folder: the folder of the report and the trial folders.
         tracking: the MLflow URI, redacted.
-        cpu_seconds: processor time that this study's attempts report so far.
+        cpu_seconds: processor time that the study's attempts have reported so far.
         notes: lines for the user.
-        stopping: why nothing more is started and what runs saves a checkpoint; None where the study goes on.
-        spent: what every attempt has held so far: `cpu_hours`, `gpu_hours`, `wall_hours`, and `money` at the prices of
+        test_evaluations: evaluations on the test labels; more than one where seeds or students were added afterwards.
+        stopping: why no task is started any more and running ones save a checkpoint; None where the study goes on.
+        spent: what all attempts have held so far: `cpu_hours`, `gpu_hours`, `wall_hours`, and `money` at the prices of
             the budget.
-        openings: when the study opened the test labels; more than one where seeds or students were added afterwards.
+        front: numbers of the search trials on the Pareto front, the best first; empty with one objective.
     """
 
     name: str
@@ -253,7 +252,7 @@ class StudySnapshot:
     front: tuple[int, ...] = ()
 
     def task(self, key: str) -> TaskSnapshot | None:
-        """The task of that key, if the study has it."""
+        """Return the task with that key, or None where the study has none."""
         return next((task for task in self.tasks if task.key == key), None)
 
     def settings(self) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""A study in MLflow."""
+"""The study in MLflow: runs, curves, artifacts, and the registered student."""

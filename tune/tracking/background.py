@@ -1,4 +1,4 @@
-"""MLflow kept up to date beside a running study, in a thread of its own: it may be late, and is never in the way."""
+"""MLflow kept up to date beside a running study, in a thread of its own, so that a slow server delays nothing."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from typing import Self
 
 from hidfd.store.store import Store
 from tune.study.snapshot import StudySnapshot
-from tune.tracking.tracker import Tracker, reason_of
+from tune.tracking.connection import reason_of
+from tune.tracking.tracker import Tracker
 
 STOP_SECONDS = 5.0
-"""How long a stopped study waits for the write under way; a server that does not answer takes far longer."""
+"""How long a stopped study waits for the current write; a server that does not answer would take far longer."""
 
-LAST_WORD_TRIES, LAST_WORD_PAUSE_SECONDS = 3, 1.0
-"""Nothing comes after the last word that could make up for it."""
+FINAL_TRIES, FINAL_PAUSE_SECONDS = 3, 1.0
+"""How often the final snapshot is tried, since no later one makes up for it, and the pause between two tries."""
 
 _log = logging.getLogger(__name__)
 
 
-class Projection:
-    """Hands the newest snapshot to a tracker, as soon as the one before it is written; for a `with`.
+class BackgroundTracker:
+    """Hands the newest snapshot to a tracker as soon as the one before it is written; used by `with`.
 
     Attributes:
-        error: why MLflow could not be written the last time it was tried; None if it could.
+        error: why the last write to MLflow failed; None if it succeeded.
     """
 
     def __init__(self, tracker: Tracker) -> None:
         self.error: str | None = None
         self._tracker = tracker
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._newest: StudySnapshot | None = None
-        self._finals = 0
-        self._closing = False
+        self._num_ended = 0
+        self._is_closing = False
         self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
 
     def __enter__(self) -> Self:
@@ -52,46 +53,46 @@ class Projection:
             _log.warning("MLflow is still being written and is left behind; the same command makes up for it")
 
     def offer(self, snapshot: StudySnapshot) -> None:
-        """What stands now; written when a task has ended since. The last word is `finish`'s alone."""
+        """Have a snapshot written if a task has ended since the last one. The final one is left to `finish`."""
         if snapshot.finished:
-            return  # its report is not there yet, and what counts as finished is not written again
-        finals = sum(task.state.is_final for task in snapshot.tasks)
-        if finals > self._finals:
-            self._finals = finals
-            with self._news:
+            return  # its report does not exist yet, and a finished study is not written again
+        num_ended = sum(task.state.is_final for task in snapshot.tasks)
+        if num_ended > self._num_ended:
+            self._num_ended = num_ended
+            with self._changed:
                 self._newest = snapshot
-                self._news.notify()
+                self._changed.notify()
 
     def finish(self, snapshot: StudySnapshot, store: Store) -> None:
-        """Writes the last snapshot, and the best model, before it returns."""
+        """Write the final snapshot and the best student's model before returning."""
         self._close()
         self._thread.join()
-        for tried in range(LAST_WORD_TRIES):
-            time.sleep(LAST_WORD_PAUSE_SECONDS if tried else 0.0)
-            self._safely(lambda: self._tracker.sync(snapshot))
+        for tried in range(FINAL_TRIES):
+            time.sleep(FINAL_PAUSE_SECONDS if tried else 0.0)
+            self._try(lambda: self._tracker.sync(snapshot))
             if self.error is None:
                 break
         if self.error is None:
-            self._safely(lambda: self._tracker.log_model(snapshot, store))
+            self._try(lambda: self._tracker.log_model(snapshot, store))
 
     def _close(self) -> None:
-        with self._news:
-            self._closing = True
+        with self._changed:
+            self._is_closing = True
             self._newest = None
-            self._news.notify()
+            self._changed.notify()
 
     def _follow(self) -> None:
         while True:
-            with self._news:
-                self._news.wait_for(lambda: self._newest is not None or self._closing)
-                if self._closing:
+            with self._changed:
+                self._changed.wait_for(lambda: self._newest is not None or self._is_closing)
+                if self._is_closing:
                     return
                 snapshot, self._newest = self._newest, None
             assert snapshot is not None
-            self._safely(partial(self._tracker.sync, snapshot, is_cut_short=lambda: self._closing))
+            self._try(partial(self._tracker.sync, snapshot, is_cut_short=lambda: self._is_closing))
 
-    def _safely(self, write: Callable[[], None]) -> None:
-        """The study goes on without MLflow; the next snapshot makes up for it."""
+    def _try(self, write: Callable[[], None]) -> None:
+        """Write to MLflow; an error is kept and logged, since the study goes on and the next snapshot repeats it."""
         try:
             write()
             self.error = None

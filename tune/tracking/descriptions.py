@@ -1,4 +1,4 @@
-"""What a person reads first on the pages of MLflow: what this is, what came of it, and what to do next. In Markdown."""
+"""Notes on the pages of MLflow, in Markdown: what an experiment or a run is, its result, and what to do next."""
 
 from __future__ import annotations
 
@@ -12,67 +12,82 @@ from tune.report.summary import best_trial, generator_of, result_in_words
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
 
-WHAT = {
-    TaskKind.COLLECTION: "The collected images and the hold-out, as the teacher sees them.",
+EXPERIMENT_NOTE = """A HiDFD study: students distilled from a teacher on collected and synthetic images.
+
+The run named after the study has its verdict, its report and the means of its comparison. Below it there is a run for
+each generator and each student. Tags to filter by: `hidfd.state` (complete, pruned, collapsed, diverged, failed),
+`kind` (build, student), `role` (search, finalist, control, variant), `generator`, `group`, `seed`, and `feasible`
+(true, false) where the study has constraints. The tag `hidfd.best` of the study's run names the best student, whose
+run has the model; `hidfd.front` names the students on the Pareto front. Among the artifacts of the study's run, read
+`report.html` first; `figures.html` has interactive figures of the search. `python -m tune promote FILE` registers the
+best student under a name and the alias `champion`."""
+"""The note of a study's experiment."""
+
+PRODUCTS = {
+    TaskKind.COLLECTION: "The collected images and the held-out images that students are measured on.",
     TaskKind.GENERATOR: "A generator and its synthetic images.",
     TaskKind.STUDENT: "A student: distilled on the collected and the synthetic images, and measured on the hold-out.",
 }
-"""What a task makes, in words."""
+"""What a task of each kind makes, in a sentence."""
 
 ROLES = {
     "search": "suggested by the search as trial {trial}",
     "variant": "a variant that the study file names",
-    "control": "a control: what the best trial is held against, on the same fresh seed",
-    "finalist": "the best trial once more, on a fresh seed; only such runs enter a table",
+    "control": "a control: it is compared with the best trial, on the same fresh seed",
+    "finalist": "one of the best trials, run again on a fresh seed; the comparison uses only such runs",
 }
+"""Why a student was trained, by its role."""
 
 
 def study_note(snapshot: StudySnapshot) -> str:
-    """Of the study's run."""
+    """Return the note of the study's own run."""
     champion, best = champion_of(snapshot), best_trial(snapshot)
     facts = []
     if champion is not None:
         facts.append(("Champion", f"run `{champion.student.label}`: {numbers(champion)}"))
         facts.append(("Its settings", _settings(champion.student)))
     elif best is not None:
-        facts.append(("Best trial so far", f"`trial-{best.number}` with {percent(best.value)}, chosen for that number"))
-    facts.append(("Asked for", _asked(snapshot)))
+        chosen = "chosen by this very number, so it is too high"
+        facts.append(("Best trial so far", f"`trial-{best.number}` with {percent(best.value)}, {chosen}"))
+    facts.append(("Asked for", _request(snapshot)))
     facts += findings.cost(snapshot)
     ranking = findings.rank_words(snapshot)
     if ranking:
         facts.append(("Does agreement choose well?", ranking))
-    look = "Artifacts: `report.html` for all of it, `figures.html` for the search to click on"
     next_verb = "promote" if champion is not None else "report"
-    following = verb_command(next_verb, snapshot) if snapshot.finished else relative_paths(snapshot.command)
+    command = verb_command(next_verb, snapshot) if snapshot.finished else relative_paths(snapshot.command)
     # MLflow folds all but the first lines away.
-    first = [("Next", f"`{following}`"), *([("Look at", look)] if snapshot.finished else [])]
+    first = [("Next", f"`{command}`")]
+    if snapshot.finished:
+        first.append(
+            ("Look at", "Artifacts: `report.html` for the whole study, `figures.html` for interactive figures")
+        )
     return _note(findings.verdict(snapshot), [*first, *facts])
 
 
 def task_note(task: TaskSnapshot, snapshot: StudySnapshot) -> str:
-    """Of the run of one task."""
-    facts = [("What", f"{WHAT[task.kind]} {_role(task)}.".strip())]
+    """Return the note of the run of one task."""
+    facts = [("What", f"{PRODUCTS[task.kind]} {_role(task)}.".strip())]
     if task.params:
         facts.append(("Settings", f"{_settings(task)}, seed {task.seed}"))
     build = generator_of(task, snapshot)
     if build is not None and build is not task:
-        facts.append(
-            ("Generator", f"run `{build.label}`, {build.state}; students of equal generator settings share it")
-        )
+        shared = "students with equal generator settings share it"
+        facts.append(("Generator", f"run `{build.label}`, {build.state}; {shared}"))
     facts += [
         (f"At {rung.images:,} images", f"agreement {percent(rung.value)}, {'went on' if rung.kept else 'stopped here'}")
         for rung in task.rungs
     ]
     if task.state is TaskState.COMPLETE and (Path(task.folder) / "report.html").is_file():
-        facts.append(("Look at", "Artifacts: `report.html` for all of it, `pictures` for its images"))
+        facts.append(("Look at", "Artifacts: `report.html` for the whole trial, `pictures` for its images"))
     headline = f"{task.label}: {relative_paths(result_in_words(task)) if task.state.is_final else task.state}"
     return _note(headline, [*facts, ("More", f"`{verb_command('show', snapshot, task.label)}`")])
 
 
-def _asked(snapshot: StudySnapshot) -> str:
-    wanted = dict(findings.asked(snapshot))
-    parts = [wanted[name] for name in ("Traded off", "Constraints", "Search", "Variants") if name in wanted]
-    return f"the most {wanted['Maximised']}; {'; '.join(parts)}"
+def _request(snapshot: StudySnapshot) -> str:
+    asked = dict(findings.asked(snapshot))
+    parts = [asked[name] for name in ("Traded off", "Constraints", "Search", "Variants") if name in asked]
+    return f"the most {asked['Maximised']}; {'; '.join(parts)}"
 
 
 def _role(task: TaskSnapshot) -> str:

@@ -1,6 +1,6 @@
 """Students in MLflow: logged to their run as a network that loads without this project, and registered under a name.
 
-All of it goes through a client, which leaves MLflow's global state as it is.
+Every call goes through a client, so that MLflow's global state stays as it is.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from hidfd.store.store import Store
 
 MODEL_TAG = "hidfd.model"
-"""Of a run: the model that was logged to it."""
+"""Tag of a run: the URI of the model that was logged to it."""
 
 EXAMPLE_IMAGES = 2
-"""Of the logged model: `torch.export` takes a batch of 1 for a constant."""
+"""Batch size of the example input: `torch.export` would take a batch of 1 for a constant."""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """A student as the registry has it.
+    """A version of a registered student.
 
     Attributes:
-        version: number, as text.
-        is_new: it was made just now.
-        is_moved: the alias pointed elsewhere, or nowhere, before.
+        version: its number, as text.
+        is_new: whether this call made it.
+        is_moved: whether this call moved the alias to it.
     """
 
     version: str
@@ -47,13 +47,13 @@ class Registration:
 def log_student(
     client: MlflowClient, run: str, student: TaskSnapshot, config: TrialConfig, store: Store
 ) -> LoggedModel:
-    """A finished student as a model of its run; what was logged before is found again.
+    """Log a finished student as a model of its run and return the model; one that was logged before is found again.
 
     Args:
         client: of MLflow.
-        run: of the student.
+        run: id of the student's run.
         student, config: the student and its trial.
-        store: that holds it and its teacher.
+        store: holds the student and its teacher.
 
     Raises:
         StoreError: the store does not hold them.
@@ -71,13 +71,13 @@ def log_student(
 def register(
     client: MlflowClient, model: LoggedModel, champion: Champion, snapshot: StudySnapshot, name: str, alias: str
 ) -> Registration:
-    """Gives the champion a name and an alias. A student that has the name already gets no second version.
+    """Register the champion under a name and an alias. A student that has a version already gets no second one.
 
     Args:
         client: of MLflow.
-        model: as `log_student` left it.
-        champion, snapshot: of the study; tags and description of a known version are brought up to them.
-        name, alias: under which it can be loaded from now on.
+        model: as returned by `log_student`.
+        champion, snapshot: of the study; tags and description of a known version are updated from them.
+        name, alias: `models:/<name>@<alias>` loads the champion from now on.
     """
     tags, description = tags_of(champion, snapshot), description_of(champion, snapshot, name, alias)
     versions = _versions(client, name)
@@ -99,7 +99,7 @@ def register(
 
 
 def _logged(client: MlflowClient, experiment: str, run: str, label: str) -> LoggedModel | None:
-    """The model of a run. One that a killed writer left unfinished is taken away."""
+    """Return the model of a run, if there is one. A model that a killed process left unfinished is deleted."""
     ready = None
     for model in client.search_logged_models([experiment], f"name = '{label}'"):
         if model.source_run_id != run:
@@ -118,7 +118,7 @@ def _log(
 
     from hidfd.export import deployed_student
 
-    network = deployed_student(config, store)  # first: without weights no model must begin
+    network = deployed_student(config, store)  # first: it fails without weights, before a model is created
     logged = client.create_logged_model(experiment, student.label, run, model_type="student")
     with tempfile.TemporaryDirectory() as folder:
         _save(network, config, f"{folder}/model", run, logged.model_id)
@@ -129,7 +129,7 @@ def _log(
 
 
 def _save(network: object, config: TrialConfig, folder: str, run: str, model: str) -> None:
-    """By `torch.export`: a graph and its weights, no pickle and no class of this project."""
+    """Save a network by `torch.export`: a graph and its weights, without pickle and without classes of this project."""
     import mlflow.pytorch
     import numpy as np
     import torch
@@ -143,20 +143,21 @@ def _save(network: object, config: TrialConfig, folder: str, run: str, model: st
         Schema([TensorSpec(single, (-1, data.num_classes), "logits")]),
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)  # of MLflow's own classes
+        warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)  # MLflow warns of its own classes
         mlflow.pytorch.save_model(
             network,
             folder,
             mlflow_model=Model(run_id=run, model_id=model),
             signature=signature,
             input_example=np.zeros((EXAMPLE_IMAGES, *image_shape), single),
-            pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],  # else MLflow loads it to find out
+            # Without this MLflow would load the model to find out what it needs.
+            pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
             serialization_format="pt2",
         )
 
 
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
-    """Every version of a name, which is made where it does not exist."""
+    """Return every version of a registered name, which is made where it does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -185,7 +186,7 @@ def _new_version(
     version = client.create_model_version(
         name, source, model.source_run_id, tags, description=description, model_id=model.model_id
     )
-    if not is_server:  # which says so itself; the model's page links its versions by this
+    if not is_server:  # a server adds this tag itself, by which the model's page links its versions
         linked = json.loads(model.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
         linked.append({"name": name, "version": version.version})
         client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(linked)})

@@ -1,4 +1,4 @@
-"""What of a task its run in MLflow shows: tags to filter by, final numbers, curves. Few, and well-named."""
+"""The content of a task's run in MLflow: tags to filter by, final numbers and curves; few, so that pages stay quick."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
 
 Series = dict[str, list[tuple[int, float]]]
-"""Metric -> (step, value)."""
+"""Name of a metric -> its points, each of a step and a value."""
 
-SHOWN = (
+FINAL_METRICS = (
     *("agreement", "agreement_standard_error", "validation_accuracy", "test_accuracy"),
     *("kl_to_teacher", "deployed_parameters", LATENCY),
     *("generator.effective_classes", "generator.label_agreement", "generator.memorisation"),
 )
-"""Final numbers that become metrics of a run."""
+"""The final numbers that become metrics of a run."""
 
 CURVES = (
     "generation/hinge_d",
@@ -35,11 +35,11 @@ CURVES = (
     "distillation/total",
     "distillation/agreement",
 )
-"""Curves that MLflow shows; every other one stands in the report. Few, because its comparison page is slow."""
+"""The curves that MLflow shows; the report has all others. MLflow's comparison page is slow with many."""
 
 
 def tags_of_run(task: TaskSnapshot, snapshot: StudySnapshot) -> dict[str, str]:
-    """What a run can be filtered by, its state apart."""
+    """Return the tags that a run can be filtered by, except its state."""
     tags = {"kind": task.kind.recorded_as, "role": task.role, "until": task.kind.last_stage, "seed": str(task.seed)}
     build = generator_of(task, snapshot)
     if build is not None:
@@ -50,20 +50,27 @@ def tags_of_run(task: TaskSnapshot, snapshot: StudySnapshot) -> dict[str, str]:
 
 
 def feasible_tag(task: TaskSnapshot, snapshot: StudySnapshot) -> str | None:
-    """Whether a student that came to its end keeps the study's constraints; None where there is nothing to keep."""
+    """Return whether a complete student keeps the study's constraints, as a tag; None where there are none to keep."""
     if task.kind is not TaskKind.STUDENT or task.state is not TaskState.COMPLETE or not constraints_in_words(snapshot):
         return None
     return "false" if missed(task.metrics, snapshot) else "true"
 
 
 def final_metrics(task: TaskSnapshot) -> Series:
-    """A pruned student has none: its last rung is no result, and stands in its curve."""
-    found = {name: [(task.images, task.metrics[name])] for name in SHOWN if name in task.metrics}
-    return {"seconds": [(0, task.seconds)]} | ({} if task.state is TaskState.PRUNED else found)
+    """Return a task's duration and, unless it was pruned, its final numbers: a rung is a point of its curve instead."""
+    series: Series = {"seconds": [(0, task.seconds)]}
+    if task.state is not TaskState.PRUNED:
+        series |= {name: [(task.images, task.metrics[name])] for name in FINAL_METRICS if name in task.metrics}
+    return series
 
 
 def curves_of(path: Path, kind: TaskKind) -> Series:
-    """Curves of a trial folder; a student's run shows the student's own, a build's the generator's."""
+    """Return the curves in a trial folder: of the distillation for a student's run, of the generation for a build's.
+
+    Args:
+        path: of `metrics.jsonl`; it may not exist.
+        kind: of the task.
+    """
     if not path.is_file():
         return {}
     wanted = [name for name in CURVES if name.startswith("distillation/") == (kind is TaskKind.STUDENT)]

@@ -1,6 +1,6 @@
-"""MLflow beside a running study: late, slow or down, it is never in the way, and has the last word in the end.
+"""MLflow beside a running study: however slow or faulty its server, the study goes on and is complete there in the end.
 
-The tracker is a double, because what matters here are a server's faults; `test_tracking.py` writes into a real MLflow.
+The tracker is a double, because only a server's faults matter here; `test_tracker.py` writes into a real MLflow.
 """
 
 import threading
@@ -13,12 +13,12 @@ import pytest
 
 from tests.tune.snapshots import study_snapshot
 from tune.study.snapshot import StudySnapshot
-from tune.tracking import background as projection
-from tune.tracking.background import Projection
+from tune.tracking import background
+from tune.tracking.background import BackgroundTracker
 
 
 class Server:
-    """What a tracker does, with the faults of its server."""
+    """A tracker with the faults of a server."""
 
     def __init__(self) -> None:
         self.is_down = False
@@ -55,8 +55,8 @@ def whole(tmp_path: Path) -> StudySnapshot:
     return study_snapshot(tmp_path, folders=False)
 
 
-def beside(server: Any) -> Projection:
-    return Projection(server)
+def beside(server: Any) -> BackgroundTracker:
+    return BackgroundTracker(server)
 
 
 def test_the_finished_study_is_written_by_finish_alone(whole: StudySnapshot) -> None:
@@ -74,7 +74,7 @@ def test_the_finished_study_is_written_by_finish_alone(whole: StudySnapshot) -> 
     assert shown.error is None
 
 
-def test_nothing_new_is_not_written_again(part: StudySnapshot) -> None:
+def test_a_snapshot_without_news_is_not_written_again(part: StudySnapshot) -> None:
     server = Server()
     with beside(server) as shown:
         for _ in range(3):
@@ -83,7 +83,7 @@ def test_nothing_new_is_not_written_again(part: StudySnapshot) -> None:
     assert server.written == [part]
 
 
-def test_a_server_that_is_down_is_said_and_made_up_for(
+def test_an_outage_is_logged_and_made_up_for(
     part: StudySnapshot, whole: StudySnapshot, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = Server()
@@ -98,18 +98,18 @@ def test_a_server_that_is_down_is_said_and_made_up_for(
     assert server.written == [whole]
 
 
-def test_the_last_word_is_tried_again(whole: StudySnapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_final_snapshot_is_tried_again(whole: StudySnapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server()
     server.is_down = True
-    monkeypatch.setattr(projection.time, "sleep", lambda seconds: setattr(server, "is_down", seconds < 1))
+    monkeypatch.setattr(background.time, "sleep", lambda seconds: setattr(server, "is_down", seconds < 1))
     with beside(server) as shown:
         shown.finish(whole, None)  # type: ignore[arg-type]
     assert server.written == [whole]
     assert shown.error is None
 
 
-def test_a_server_that_stays_down_is_said_at_the_end(whole: StudySnapshot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection, "LAST_WORD_PAUSE_SECONDS", 0.01)
+def test_an_outage_that_lasts_to_the_end_is_an_error(whole: StudySnapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "FINAL_PAUSE_SECONDS", 0.01)
     server = Server()
     server.is_down = True
     with beside(server) as shown:
@@ -131,7 +131,7 @@ def test_a_stopped_study_leaves_the_rest_of_a_write_to_the_next_run(part: StudyS
 def test_a_stopped_study_does_not_wait_for_a_server_that_hangs(
     part: StudySnapshot, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(projection, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(background, "STOP_SECONDS", 0.1)
     server = Server()
     server.answers.clear()
     with beside(server) as shown:

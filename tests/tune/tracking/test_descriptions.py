@@ -1,4 +1,4 @@
-"""What MLflow's pages say first: what this is, what came of it, and the command that goes on."""
+"""Notes on MLflow's pages: what a run is, its result, and the command that goes on."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_note_of_a_student_says_where_it_comes_from_and_how_it_ended(whole: Stud
     build = next(task for task in whole.tasks if task.kind is TaskKind.GENERATOR)
     assert "A generator and its synthetic images" in task_note(build, whole)
     control = next(task for task in whole.tasks if task.role == "control")
-    assert "what the best trial is held against" in task_note(control, whole)
+    assert "a control: it is compared with the best trial" in task_note(control, whole)
 
 
 def test_another_verb_keeps_what_the_study_was_given_and_drops_what_only_run_takes(whole: StudySnapshot) -> None:

@@ -21,7 +21,7 @@ from tests.tune.snapshots import study_snapshot
 from tests.tune.students import keep_student
 from tune.report.champion import champion_of, config_of
 from tune.study.snapshot import StudySnapshot
-from tune.tracking.background import Projection
+from tune.tracking.background import BackgroundTracker
 from tune.tracking.tracker import Tracker
 
 
@@ -123,7 +123,7 @@ def test_a_server_killed_in_the_middle_gets_everything_once_when_it_is_back(
     champion, store = champion_of(whole), Store.open(tmp_path / "store")
     assert champion is not None
     keep_student(store, config_of(champion.student, whole))
-    with Projection(Interrupted(server, at=3)) as shown:
+    with BackgroundTracker(Interrupted(server, at=3)) as shown:
         shown.offer(part)
         wait_for(lambda: shown.error is not None, "nobody noticed that the server is gone")
         server.start()

@@ -1,4 +1,4 @@
-"""MLflow shows what a snapshot says, once, however often and from whichever process it is written."""
+"""A snapshot in MLflow: complete, and once, however often and from whichever process it is written."""
 
 import json
 from dataclasses import replace
@@ -23,9 +23,10 @@ from tune.planner.snapshots import snapshot_of
 from tune.report.champion import best_student, config_of
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskKind, TaskState
+from tune.tracking.connection import KEY_TAG, WRITTEN_TAG, reason_of
 from tune.tracking.descriptions import study_note
 from tune.tracking.model_registry import MODEL_TAG
-from tune.tracking.tracker import KEY_TAG, WRITTEN_TAG, Tracker, reason_of
+from tune.tracking.tracker import Tracker
 
 
 @pytest.fixture(scope="module")
@@ -157,20 +158,18 @@ def test_a_pruned_student_shows_its_rung_and_no_result(written: Tracker, whole: 
     assert "agreement" not in metrics
 
 
-def test_test_accuracy_joins_the_run_of_its_student_when_the_labels_are_opened(
-    uri: str, whole: StudySnapshot, tmp_path: Path
-) -> None:
+def test_test_accuracy_joins_the_run_of_its_student(uri: str, whole: StudySnapshot, tmp_path: Path) -> None:
     tracker = Tracker(uri, "opened")
     tracker.sync(whole)
     (key,) = whole.rows[0].keys
     student = whole.task(key)
     assert student is not None
     tested = replace(student, metrics=student.metrics | {"test_accuracy": 0.75})
-    opening = replace(student, key="e" * 64, kind=TaskKind.TEST_EVALUATION, label="x-test", folder=str(tmp_path))
-    tasks = (*(tested if task is student else task for task in whole.tasks), opening)
+    evaluation = replace(student, key="e" * 64, kind=TaskKind.TEST_EVALUATION, label="x-test", folder=str(tmp_path))
+    tasks = (*(tested if task is student else task for task in whole.tasks), evaluation)
     tracker.sync(replace(whole, tasks=tasks))
     assert tracker.client.get_run(tracker.run_id(key)).data.metrics["test_accuracy"] == 0.75
-    assert len(runs_of(tracker)) == 1 + len(whole.tasks), "an opening has no run of its own"
+    assert len(runs_of(tracker)) == 1 + len(whole.tasks), "a test evaluation has no run of its own"
 
 
 def test_the_front_and_who_is_feasible_can_be_filtered(uri: str, tmp_path: Path) -> None:

@@ -1,0 +1,153 @@
+"""The connection to MLflow: its client, a complete database, a study's experiment and runs, and errors in words.
+
+Only this module and those beside it in the folder import MLflow.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from hidfd.config.study_file import redacted
+from tune.errors import TrackingError
+from tune.tracking.descriptions import EXPERIMENT_NOTE
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+KEY_TAG, WRITTEN_TAG = "hidfd.key", "hidfd.written"
+"""Tags of a run: the key of its task, and how much of the task MLflow has already."""
+
+NOTE_TAG = "mlflow.note.content"
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
+"""Make MLflow open its pages with runs and curves, not with those for language models."""
+
+CLIENT_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1",  # standard output belongs to `--json`
+    # MLflow would repeat a request whose answer was lost, and so make a run twice. A failed write is repeated as a
+    # whole instead, with the next snapshot, after its runs were listed anew.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+"""Environment of the MLflow client, where the user has not set it."""
+
+
+def connect(uri: str) -> MlflowClient:
+    """Return a client for a tracking URI; an SQLite database that does not exist is made."""
+    for name, value in CLIENT_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from mlflow.tracking import MlflowClient
+
+    database = _database_of(uri)
+    if database is not None:
+        _make_database(database)
+    return MlflowClient(uri)
+
+
+def experiment_of(client: MlflowClient, uri: str, study_name: str) -> str:
+    """Return the id of a study's experiment, which is made where it does not exist.
+
+    Args:
+        client: of the tracking URI.
+        uri: with SQLite the artifacts lie beside the database, otherwise where the server puts them.
+        study_name: names the experiment.
+    """
+    experiment = client.get_experiment_by_name(study_name)
+    if experiment is not None:
+        return experiment.experiment_id
+    database = _database_of(uri)
+    artifacts = None if database is None else (database.parent / "mlartifacts" / study_name).as_uri()
+    return client.create_experiment(study_name, artifacts, {NOTE_TAG: EXPERIMENT_NOTE, KIND_TAG: KIND})
+
+
+def runs_of(client: MlflowClient, experiment: str) -> dict[str, Run]:
+    """Return the runs of an experiment by the key of their task.
+
+    A run that was made twice, because the answer to the first request was lost, is deleted once: the one with less
+    content.
+    """
+    found: dict[str, Run] = {}
+    for run in sorted(_all_runs(client, experiment), key=_amount_written):
+        key = run.data.tags.get(KEY_TAG)
+        if key in found:
+            client.delete_run(found[key].info.run_id)
+        if key:
+            found[key] = run
+    return found
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why MLflow could not be written, in one line and without the password of its address."""
+    words = redacted((str(error).splitlines() or [""])[0])
+    return f"{type(error).__name__}: {words or 'no message'}"
+
+
+@contextmanager
+def tracking_errors(uri: str) -> Iterator[None]:
+    """Turn errors of MLflow and the network into one that says what to do, for verbs that cannot go on without MLflow.
+
+    Raises:
+        TrackingError: MLflow cannot be reached, or refuses.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError, SQLAlchemyError) as error:
+        raise TrackingError(
+            f"{redacted(uri)}: MLflow cannot be reached, or refuses ({reason_of(error)}); nothing is lost: the "
+            f"same command tries again. Another server: storage.tracking=URI, or MLFLOW_TRACKING_URI"
+        ) from error
+
+
+def _database_of(uri: str) -> Path | None:
+    """Return the SQLite file of a tracking URI; None where a server has a database of its own."""
+    path = uri.removeprefix("sqlite:///")
+    return Path(path).absolute() if path != uri else None
+
+
+def _make_database(database: Path) -> None:
+    """Make MLflow's SQLite database, unless it exists: in a temporary folder first, and moved when it is complete.
+
+    If the driver is killed while MLflow migrates a database in place, half of it stays, which MLflow cannot repair.
+    """
+    if database.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=database.parent, prefix=".mlflow-") as folder:
+        new = Path(folder) / database.name
+        store = SqlAlchemyStore(  # type: ignore[no-untyped-call]  # MLflow leaves it untyped
+            f"sqlite:///{new}", (database.parent / "mlartifacts").as_uri()
+        )
+        store.engine.dispose()
+        with suppress(FileExistsError):  # another study was quicker
+            os.link(new, database)
+
+
+def _all_runs(client: MlflowClient, experiment: str) -> list[Run]:
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment], max_results=1000, page_token=token)
+        runs.extend(page)
+        token = page.token
+        if not token:
+            return runs
+
+
+def _amount_written(run: Run) -> tuple[bool, int, str]:
+    """Return a sort key that puts the run with the least content first."""
+    return WRITTEN_TAG in run.data.tags, len(run.data.metrics), run.info.run_id
