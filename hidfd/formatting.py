@@ -5,7 +5,7 @@ A count in a sentence needs no function: `f"{images:,} images"`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,11 @@ def short_count(value: float) -> str:
 def plural(count: int, noun: str) -> str:
     """A count with its noun: `1 student`, `3 students`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(noun: str, numbers: Collection[int]) -> str:
+    """Numbers after their noun: `trial 7`, `trials 1, 2`."""
+    return f"{noun}{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
 
 
 def ordinal(number: int) -> str:

@@ -12,7 +12,7 @@ from hidfd.errors import ConfigError
 from hidfd.formatting import relative_paths
 from tune.driver import Study
 from tune.errors import StudyError, StudyLocked
-from tune.report.champion import NO_VERDICT, champion_of, input_in_words, load_expression, numbers
+from tune.report.champion import NO_VERDICT, champion_of, input_in_words, load_expression, numbers_in_words
 from tune.report.objectives import why_no_champion
 from tune.study.snapshot import StudySnapshot
 from tune.tracking.connection import tracking_errors
@@ -107,7 +107,7 @@ def promote(study: Study, *, name: str | None = None, alias: str = CHAMPION) -> 
         student=champion.student.label,
         digest=champion.student.key,
         seed=champion.student.seed,
-        numbers=numbers(champion),
+        numbers=numbers_in_words(champion),
         verdict=snapshot.verdict or NO_VERDICT,
         takes=input_in_words(snapshot),
         load=_load_command(name, alias, snapshot.tracking),

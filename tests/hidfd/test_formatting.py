@@ -63,6 +63,10 @@ def test_nouns_follow_their_count() -> None:
     assert [formatting.plural(n, "student") for n in (0, 1, 2)] == ["0 students", "1 student", "2 students"]
 
 
+def test_numbers_are_listed_after_their_noun() -> None:
+    assert (formatting.listed("trial", [7]), formatting.listed("trial", [1, 2])) == ("trial 7", "trials 1, 2")
+
+
 def test_ordinals_end_as_they_are_read() -> None:
     assert [formatting.ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 22, 103, 111)] == [
         *("1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "22nd", "103rd", "111th")

@@ -1,1 +1,1 @@
-"""A study's HTML page and figures, made from a snapshot."""
+"""A study's report page, its figures and its results in words, made from a snapshot."""

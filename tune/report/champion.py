@@ -1,8 +1,8 @@
-"""Which student a study hands over, and the words and tags that go with it. Torch-free, and MLflow-free.
+"""The champion of a study: which student it is, and the words and tags that describe it. Free of torch and MLflow.
 
-The champion is a finalist: the best trial on fresh seeds. Of its students the one nearest to their mean is handed over:
-what the study says of a setting then holds of the very network that is deployed. The best of them would be one more
-maximum over noise, and the first can be an outlier.
+The champion is the best finalist on fresh seeds. Of its students the one nearest to their mean is handed over, so that
+the study's numbers for a setting hold for the network that is deployed. Its best student would be one more maximum over
+noise, and its first one may be an outlier.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import json
 from dataclasses import dataclass
 
 from hidfd.config.schema import TrialConfig
-from hidfd.formatting import percent, percent_with_error, relative_paths, setting
+from hidfd.formatting import percent, percent_with_error, relative_paths
 from tune.planner.comparison import TABLE_METRICS, best_finalist
+from tune.report.labels import METRIC_NAMES, settings_in_markdown
 from tune.report.objectives import further_columns
-from tune.report.summary import METRIC_NAMES, best_trial
+from tune.report.selection import best_trial
 from tune.study.definition import FRESH_SEEDS
 from tune.study.search_space import changed
 from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot
@@ -22,26 +23,27 @@ from tune.study.states import TaskState
 from tune.study.task import task_specs
 
 DIGEST_TAG = "digest"
-"""Identifies a student: what a promotion recognises it by."""
+"""Tag with the digest of a student, by which a promotion recognises it."""
 
 ACCURACIES = TABLE_METRICS[:3]
-"""What a student is worth, as far as it was measured."""
+"""Accuracies that describe a champion, as far as they were measured."""
 
 NUM_DIGITS = 9
-"""Distances from a mean that differ by less are equal: two values lie equally far from theirs."""
+"""Distances from the mean are rounded to so many digits: two values are equally far from theirs, but for rounding."""
 
 NO_VERDICT = (
     "There is no verdict: the controls have not all ended with a number, so the worth of the generator is open."
 )
+"""Said instead of a verdict."""
 
 
 @dataclass(frozen=True)
 class Champion:
-    """What a study hands over.
+    """The result of a study.
 
     Attributes:
-        row: the finalist over its seeds; its numbers are the ones to quote.
-        student: of the seed nearest to the mean of the objective.
+        row: the best finalist over its seeds; its numbers are the ones to quote.
+        student: the student that is handed over, whose objective is nearest to the mean over the seeds.
     """
 
     row: RowSnapshot
@@ -49,10 +51,10 @@ class Champion:
 
 
 def champion_of(snapshot: StudySnapshot) -> Champion | None:
-    """The champion, once everything that it is held against has ended too; None until then.
+    """Return the champion once the study has finished; None until then.
 
-    It is the row that the verdict is about (`tune.planner.comparison.best_finalist`). None as well where no finalist
-    has a number from every fresh seed, or none keeps the study's constraints there.
+    It is the row that the verdict is about (`tune.planner.comparison.best_finalist`). None as well if no finalist has a
+    number from every fresh seed, or none keeps the study's constraints there.
     """
     row = best_finalist(snapshot.rows, snapshot.objective)
     if row is None or not snapshot.finished:
@@ -63,7 +65,7 @@ def champion_of(snapshot: StudySnapshot) -> Champion | None:
 
 
 def best_student(snapshot: StudySnapshot) -> TaskSnapshot | None:
-    """The champion's student; before there is one, that of the best trial of the search; or none."""
+    """Return the champion's student; before there is a champion, that of the best search trial, if there is one."""
     champion = champion_of(snapshot)
     if champion is not None:
         return champion.student
@@ -72,15 +74,15 @@ def best_student(snapshot: StudySnapshot) -> TaskSnapshot | None:
 
 
 def config_of(task: TaskSnapshot, snapshot: StudySnapshot) -> TrialConfig:
-    """The trial that a student belongs to."""
+    """Return the settings of the trial that a student belongs to."""
     seeds = {} if task.role == "search" else dict.fromkeys(FRESH_SEEDS, task.seed)
     config = changed(snapshot.trial, {**task.params, **seeds})
     assert task_specs(config)[-1].key == task.key, task.label
     return config
 
 
-def numbers(champion: Champion) -> str:
-    """What the champion is worth: `agreement 84.0 ± 0.5 %, validation accuracy 82.1 ± 0.7 % (mean ± sd, n = 3)`."""
+def numbers_in_words(champion: Champion) -> str:
+    """Return the champion's accuracies: `agreement 84.0 ± 0.5 %, test accuracy 82.1 ± 0.7 % (mean ± sd, n = 3)`."""
     row = champion.row
     parts = [
         f"{METRIC_NAMES[metric]} {percent_with_error(row.means[metric], row.deviations.get(metric))}"
@@ -92,7 +94,7 @@ def numbers(champion: Champion) -> str:
 
 
 def tags_of(champion: Champion, snapshot: StudySnapshot) -> dict[str, str]:
-    """What the registered student can be told by, as a registry keeps it: a name and a text each."""
+    """Return the tags of the registered student: where it comes from, and its numbers."""
     row, student, trial = champion.row, champion.student, snapshot.trial
     teacher = trial.teacher
     checkpoint = teacher.checkpoint.sha256 if teacher.checkpoint else None
@@ -121,38 +123,34 @@ def tags_of(champion: Champion, snapshot: StudySnapshot) -> dict[str, str]:
 
 
 def load_expression(name: str, alias: str) -> str:
-    """What loads the registered student, after `import mlflow`."""
+    """Return the Python expression that loads the registered student, after `import mlflow`."""
     return f'mlflow.pytorch.load_model("models:/{name}@{alias}")'
 
 
 def description_of(champion: Champion, snapshot: StudySnapshot, name: str, alias: str) -> str:
-    """Markdown that a person reads first, on the page of the student that is registered under a name and an alias."""
+    """Return the description of the student registered under a name and an alias, in Markdown."""
     student, trial = champion.student, snapshot.trial
-    settings = ", ".join(f"`{path}` {setting(value)}" for path, value in student.params.items())
-    which = "" if champion.row.num_complete == 1 else ", the one nearest to their mean"
-    own = ", ".join(
+    which = "" if champion.row.num_complete == 1 else ", the nearest to their mean"
+    own_numbers = ", ".join(
         f"{METRIC_NAMES[metric]} {percent(student.metrics[metric])}"
         for metric in ACCURACIES
         if metric in student.metrics
     )
     worth = (
-        f"The best setting of study `{snapshot.name}`, on fresh seeds: {numbers(champion)}. This is the student of "
-        f"seed {student.seed}{which}, by itself: {own}."
+        f"The best setting of study `{snapshot.name}`, on fresh seeds: {numbers_in_words(champion)}. This is the "
+        f"student of seed {student.seed}{which}; its own numbers: {own_numbers}."
     )
     what = (
         f"A {trial.distillation.architecture} distilled from a {trial.teacher.architecture}; "
-        f"{settings or 'settings as in the study file'}."
+        f"{settings_in_markdown(student.params) or 'settings as in the study file'}."
     )
-    use = (
-        f"{input_in_words(snapshot)} Load it with `{load_expression(name, alias)}`; that takes torch and MLflow, "
-        f"nothing else."
-    )
+    use = f"{input_in_words(snapshot)} Load it with `{load_expression(name, alias)}`; this needs torch and MLflow only."
     made = f"Made by `{relative_paths(snapshot.command)}`."
     return "\n\n".join((f"**{snapshot.verdict or NO_VERDICT}**", worth, what, use, made))
 
 
 def input_in_words(snapshot: StudySnapshot) -> str:
-    """What the network takes and gives. Normalisation is inside; uint8 images are the caller's to divide by 255."""
+    """Return what the network takes and gives. It normalises by itself, but the caller divides uint8 images by 255."""
     data = snapshot.trial.data
     channels, side = data.channels, data.image_size_pixels
     classes = f": {', '.join(data.class_names)}" if data.class_names else ""

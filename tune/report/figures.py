@@ -1,4 +1,4 @@
-"""Pictures of a study: what was compared, the objective over each searched parameter, agreement beside accuracy."""
+"""Pictures of a study's page: the comparison, the objective over each parameter, and agreement beside accuracy."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from tune.study.states import Value
 
 HIGHLIGHT = COLOURS[2]
 MAX_CHOICES_LABELLED = 8
+"""An axis of more choices has no labels."""
+
 LOG_TICKS = (1.0, 2.0, 5.0)
+"""Marks within a decade."""
+
 WIDE_DECADES = 2.5
-"""Over so many decades only powers of ten are marked."""
+"""A logarithmic axis over at least so many decades is marked at powers of ten only."""
 
 MARGIN = 0.06
-"""Room beside a searched range, as a share of it."""
-
-Pair = tuple[float, float]
+"""Room on both sides of a searched range, as a share of it."""
 
 
-def dots(rows: Mapping[str, Sequence[float]], x: str) -> Markup:
-    """One line per setting: a dot per seed, and a bar at their mean.
+def seed_dots(rows: Mapping[str, Sequence[float]], x: str) -> Markup:
+    """Draw a line per setting, with a dot per seed and a bar at their mean.
 
     Args:
         rows: name -> values in per cent, possibly none yet.
-        x: what the values are.
+        x: label of the axis.
     """
     figure, axes = new_figure(9.0, 0.75 + 0.3 * len(rows))
     axes.grid(axis="y", visible=False)
@@ -55,27 +57,27 @@ def over_parameter(
     searched: RealParameter,
     y: str,
 ) -> Markup:
-    """The objective over one parameter, over all of the range that was searched.
+    """Draw the objective over one parameter, over the whole range that was searched.
 
     Args:
-        complete, pruned: (parameter, value in per cent) of students that ran to their end, or to a rung.
-        best: the best of them.
-        searched: the parameter as `search:` has it.
-        y: what the values are.
+        complete, pruned: parameter and objective (in per cent) of students that ran to their end, or to a rung.
+        best: the same of the best student, if there is one.
+        searched: the parameter's range.
+        y: label of the axis.
     """
     figure, axes = new_figure(3.5, 2.1)
     choices = list(map(str, searched.choices)) if isinstance(searched, CategoricalParameter) else []
 
-    def place(value: Value) -> float:
+    def position(value: Value) -> float:
         return float(choices.index(str(value)) if choices else value)
 
     for entries, face, edge in ((pruned, "none", GREY), (complete, ACCENT, ACCENT)):
-        places = [place(value) for value, _ in entries]
+        positions = [position(value) for value, _ in entries]
         axes.scatter(
-            places, [v for _, v in entries], s=26, facecolors=face, edgecolors=edge, linewidths=1.1, alpha=0.85
+            positions, [v for _, v in entries], s=26, facecolors=face, edgecolors=edge, linewidths=1.1, alpha=0.85
         )
     if best is not None:
-        axes.scatter([place(best[0])], [best[1]], s=52, color=HIGHLIGHT, zorder=3)
+        axes.scatter([position(best[0])], [best[1]], s=52, color=HIGHLIGHT, zorder=3)
     if isinstance(searched, CategoricalParameter):
         axes.set_xlim(-0.5, len(choices) - 0.5)
         axes.set_xticks(range(len(choices)), choices if len(choices) <= MAX_CHOICES_LABELLED else [""] * len(choices))
@@ -97,7 +99,7 @@ def over_parameter(
 
 
 def agreement_beside_accuracy(groups: Mapping[str, Sequence[tuple[float, float, float]]]) -> Markup:
-    """Does the label-free number order students as labels would?
+    """Draw validation accuracy over agreement, a dot per student.
 
     Args:
         groups: name -> (agreement, its standard error, validation accuracy) of each student, in per cent.

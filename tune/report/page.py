@@ -1,4 +1,4 @@
-"""A study's page: one HTML file without network, made from a snapshot and the trial folders that it names."""
+"""A study's report page: one HTML file that needs no network, made from a snapshot and its trial folders."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from hidfd.report.figures import svg
 from hidfd.report.html import Picture, image, render, write_page
 from hidfd.store.disk import store_errors
 from tune.planner.comparison import TABLE_METRICS
-from tune.report import still_figures
-from tune.report import summary as findings
+from tune.report import still_figures, summary
+from tune.report.cautions import cautions
 from tune.report.champion import best_student
 from tune.report.commands import mlflow_command, verb_command
-from tune.report.figures import agreement_beside_accuracy, dots, over_parameter
-from tune.report.objectives import front_in_words, further_columns, missed
+from tune.report.figures import agreement_beside_accuracy, over_parameter, seed_dots
+from tune.report.labels import METRIC_NAMES, metric_cell, short_names
+from tune.report.objectives import front_in_words, further_columns, missed_constraints
 from tune.report.search_figures import front_of
-from tune.report.summary import METRIC_NAMES, best_trial, generator_of, short_names, students
+from tune.report.selection import best_trial, generator_of, leading_finalist, students
 from tune.report.timeline import timeline
 from tune.study.metrics import written
 from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot, TrialSnapshot
@@ -33,11 +34,11 @@ from tune.study.states import TaskState, Value
 
 @dataclass(frozen=True)
 class Link:
-    """To a page beside this one.
+    """A link to another page of the study.
 
     Attributes:
-        text: shown.
-        target: relative to the page; None where there is no page (yet).
+        text: the words shown.
+        target: path relative to this page; None if that page does not exist (yet).
     """
 
     text: str
@@ -45,28 +46,28 @@ class Link:
 
 
 def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
-    """Write `report.html` into a study's folder; what the study has not reached is left out of the page.
+    """Write `report.html` into a study's folder and return its path; parts that the study has not reached are left out.
 
     Args:
         snapshot: of the study, at any moment.
         folder: of the study; links to trials are relative to it.
 
     Raises:
-        StoreError: it cannot be written there.
+        StoreError: the page cannot be written there.
     """
     html = render(
         "tune/report/study.html",
         snapshot=snapshot,
         state="finished" if snapshot.finished else "under way",
-        verdict=findings.verdict(snapshot),
-        tiles=findings.headline_tiles(snapshot),
-        rows=[comparison(row, snapshot, folder) for row in snapshot.rows],
+        verdict=summary.verdict_in_words(snapshot),
+        tiles=summary.headline_tiles(snapshot),
+        rows=[comparison_row(row, snapshot, folder) for row in snapshot.rows],
         metrics=[METRIC_NAMES[metric] for metric in _metrics(snapshot)],
-        dots=comparison_picture(snapshot),
-        cautions=findings.cautions(snapshot),
-        asked=findings.asked(snapshot),
-        searched=findings.searched(snapshot),
-        trials=[search_trial(trial, snapshot, folder) for trial in snapshot.trials],
+        seeds=comparison_picture(snapshot),
+        cautions=cautions(snapshot),
+        asked=summary.request_facts(snapshot),
+        searched=summary.searched_parameters(snapshot),
+        trials=[trial_row(trial, snapshot, folder) for trial in snapshot.trials],
         ended_badly=bad_ends(snapshot),
         parameters=short_names(snapshot.searched),
         objective=METRIC_NAMES[snapshot.objective],
@@ -76,12 +77,12 @@ def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
         panels=parameter_pictures(snapshot),
         ranking=ranking_picture(snapshot),
         generators=generator_pictures(snapshot),
-        cost=findings.cost(snapshot),
+        cost=summary.cost_facts(snapshot),
         timeline=timeline(snapshot),
-        course=course_of_best(snapshot),
-        show_one=_show_one(snapshot),
+        training=training_of_best(snapshot),
+        show_best=_show_best(snapshot),
         notes=[relative_paths(note) for note in snapshot.notes],
-        again=relative_paths(snapshot.command),
+        command=relative_paths(snapshot.command),
         mlflow=mlflow_command(snapshot.tracking),
         tracking=snapshot.tracking,
         config=relative_paths(yaml.safe_dump({"name": snapshot.name, **snapshot.settings()}, sort_keys=False)),
@@ -90,12 +91,12 @@ def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
         return write_page(folder / "report.html", html)
 
 
-def comparison(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[str, Any]:
-    """One line of the table of comparisons."""
-    finalist = findings.finalist_of(snapshot)
-    beside = finalist.params if finalist is not None and row.role == "control" else {}
+def comparison_row(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[str, Any]:
+    """Return what a row of the comparison table shows, by the names that the template uses."""
+    finalist = leading_finalist(snapshot)
+    best_params = finalist.params if finalist is not None and row.role == "control" else {}
     tasks = [task for key in row.keys if (task := snapshot.task(key))]
-    out = {missed(row.means, snapshot)} if row.role == "finalist" and not row.feasible else set()
+    misses = {missed_constraints(row.means, snapshot)} if row.role == "finalist" and not row.feasible else set()
     return {
         "name": row.name,
         "is_first": row is finalist,
@@ -103,17 +104,16 @@ def comparison(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[
         if row.num_complete == len(row.keys)
         else f"{row.num_complete} of {len(row.keys)}",
         "cells": [
-            findings.measured(metric, row.means.get(metric), row.deviations.get(metric))
-            for metric in _metrics(snapshot)
+            metric_cell(metric, row.means.get(metric), row.deviations.get(metric)) for metric in _metrics(snapshot)
         ],
-        "settings": _settings(row, beside, snapshot),
+        "settings": _settings(row, best_params, snapshot),
         "links": [_link(str(task.seed), task, folder) for task in tasks],
-        "reasons": sorted({relative_paths(task.reason) for task in tasks if task.reason} | out),
+        "reasons": sorted({relative_paths(task.reason) for task in tasks if task.reason} | misses),
     }
 
 
-def course_of_best(snapshot: StudySnapshot) -> dict[str, list[Picture]]:
-    """Curves of the student that is handed over, or would be by now, and of its generator: stage -> panels."""
+def training_of_best(snapshot: StudySnapshot) -> dict[str, list[Picture]]:
+    """Return the curves of the best student so far and of its generator: stage -> panels."""
     best = best_student(snapshot)
     path = Path(best.folder) / "metrics.jsonl" if best is not None else None
     if path is None or not path.is_file():
@@ -121,14 +121,14 @@ def course_of_best(snapshot: StudySnapshot) -> dict[str, list[Picture]]:
     return training_pictures(map(json.loads, path.read_text().splitlines()))
 
 
-def _show_one(snapshot: StudySnapshot) -> str | None:
-    """The command that shows where the numbers of the student that is handed over, or would be, come from."""
+def _show_best(snapshot: StudySnapshot) -> str | None:
+    """Return the command that shows where the numbers of the best student so far come from."""
     best = best_student(snapshot)
     return None if best is None else verb_command("show", snapshot, best.label)
 
 
 def comparison_picture(snapshot: StudySnapshot) -> Picture | None:
-    """Every comparison's seeds as dots on one axis."""
+    """Return the picture of the comparison: each student a dot, a line for each row."""
     metric = "validation_accuracy" if "validation_accuracy" in _metrics(snapshot) else snapshot.objective
     values = {
         row.name: [
@@ -144,11 +144,11 @@ def comparison_picture(snapshot: StudySnapshot) -> Picture | None:
     has_seeds = max(map(len, values.values())) > 1
     sure = "Settings differ for sure only where their dots keep apart." if has_seeds else "One seed decides nothing."
     caption = f"A dot for each seed, a bar at their mean. {sure}"
-    return Picture(name.capitalize(), caption, dots(values, f"{name}, per cent"))
+    return Picture(name.capitalize(), caption, seed_dots(values, f"{name}, per cent"))
 
 
-def search_trial(trial: TrialSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[str, Any]:
-    """One line of the table of search trials."""
+def trial_row(trial: TrialSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[str, Any]:
+    """Return what a row of the table of search trials shows, by the names that the template uses."""
     task = snapshot.task(trial.key) if trial.key else None
     build = generator_of(task, snapshot) if task else None
     is_complete = trial.state is TaskState.COMPLETE
@@ -167,14 +167,14 @@ def search_trial(trial: TrialSnapshot, snapshot: StudySnapshot, folder: Path) ->
             written(name, task.metrics.get(name) if task and is_complete else None)
             for name in further_columns(snapshot)
         ],
-        "instead": _instead(trial, task),
+        "progress": _progress(trial, task),
         "remark": _remark(trial, task, snapshot),
         "reason": relative_paths(trial.reason or ""),
     }
 
 
 def front_picture(snapshot: StudySnapshot) -> Picture | None:
-    """What is traded off, the Pareto front marked; None with one objective."""
+    """Return the picture of the Pareto front; None with one objective."""
     words = front_in_words(snapshot)
     if words is None:
         return None
@@ -187,12 +187,12 @@ def _remark(trial: TrialSnapshot, task: TaskSnapshot | None, snapshot: StudySnap
     if trial.number in snapshot.front:
         return "on the front"
     if not trial.feasible and task is not None:
-        return missed(task.metrics, snapshot)
+        return missed_constraints(task.metrics, snapshot)
     return "from the store" if task and task.reused else ""
 
 
 def bad_ends(snapshot: StudySnapshot) -> dict[str, list[int]]:
-    """Reason -> search trials that gave no number for it; those of one generator share theirs."""
+    """Return reason -> numbers of the search trials that collapsed, diverged or failed for it."""
     reasons: dict[str, list[int]] = {}
     for trial in snapshot.trials:
         if trial.state in (TaskState.COLLAPSED, TaskState.DIVERGED, TaskState.FAILED) and trial.reason:
@@ -201,7 +201,7 @@ def bad_ends(snapshot: StudySnapshot) -> dict[str, list[int]]:
 
 
 def parameter_pictures(snapshot: StudySnapshot) -> list[Picture]:
-    """The objective over each searched parameter, once two students have ended."""
+    """Return a picture of the objective over each searched parameter, once two students have ended."""
     complete = [trial for trial in snapshot.trials if trial.state is TaskState.COMPLETE and trial.value is not None]
     pruned = [(trial, rung) for trial in snapshot.trials if (rung := _last_rung_percent(trial, snapshot)) is not None]
     if len(complete) + len(pruned) < 2:
@@ -221,8 +221,8 @@ def parameter_pictures(snapshot: StudySnapshot) -> list[Picture]:
 
 
 def ranking_picture(snapshot: StudySnapshot) -> Picture | None:
-    """Agreement against validation accuracy, with Kendall's tau in words; None without labels."""
-    words = findings.rank_words(snapshot)
+    """Return the picture of agreement against validation accuracy, with Kendall's tau in words; None without labels."""
+    words = summary.rank_agreement_in_words(snapshot)
     groups: dict[str, list[tuple[float, float, float]]] = {"search": [], "comparisons": []}
     for task in students(snapshot):
         if task.state is TaskState.COMPLETE and {"agreement", "validation_accuracy"} <= task.metrics.keys():
@@ -235,15 +235,15 @@ def ranking_picture(snapshot: StudySnapshot) -> Picture | None:
 
 
 def generator_pictures(snapshot: StudySnapshot) -> list[Picture]:
-    """Collected images, samples of the generator under the best student, and of the one whose students were worst."""
+    """Return pictures of the collected images and of samples of the generators with the best and the worst students."""
     scores: dict[str, float] = {}
     pool = [task for task in students(snapshot) if task.role == "search"] or students(snapshot)
     for task in pool:
         build = generator_of(task, snapshot)
         if build is not None and build.state.is_final and build.attempts:
-            nothing = -1.0 if build.state is TaskState.COMPLETE else -2.0
-            score = task.value if task.state is TaskState.COMPLETE and task.value is not None else nothing
-            scores[build.key] = max(score, scores.get(build.key, nothing))
+            no_student = -1.0 if build.state is TaskState.COMPLETE else -2.0  # a generator that failed comes last
+            score = task.value if task.state is TaskState.COMPLETE and task.value is not None else no_student
+            scores[build.key] = max(score, scores.get(build.key, no_student))
     ranked = [build for key in sorted(scores, key=lambda key: -scores[key]) if (build := snapshot.task(key))]
     pictures = []
     collected = next(
@@ -271,8 +271,8 @@ def _samples(title: str, build: TaskSnapshot, score: float) -> Picture | None:
     return Picture(title, "; ".join(words) + ".", image(path))
 
 
-def _instead(trial: TrialSnapshot, task: TaskSnapshot | None) -> str:
-    """What stands in place of the numbers of a student that has none (yet)."""
+def _progress(trial: TrialSnapshot, task: TaskSnapshot | None) -> str:
+    """Return how far a student came that has no final numbers (yet): its last rung, or where it is now."""
     if trial.state is TaskState.PRUNED and task is not None and task.rungs:
         rung = task.rungs[-1]
         return f"agreement {percent(rung.value)} at {rung.images:,} images"
@@ -282,7 +282,7 @@ def _instead(trial: TrialSnapshot, task: TaskSnapshot | None) -> str:
 
 
 def _last_rung_percent(trial: TrialSnapshot, snapshot: StudySnapshot) -> float | None:
-    """A pruned student's last measurement, where that is of the objective: rungs compare the agreement."""
+    """Return a pruned student's last agreement in per cent; None unless agreement is the objective, as at rungs."""
     if snapshot.objective != "agreement":
         return None
     task = snapshot.task(trial.key) if trial.key else None
@@ -292,18 +292,20 @@ def _last_rung_percent(trial: TrialSnapshot, snapshot: StudySnapshot) -> float |
 
 
 def _metrics(snapshot: StudySnapshot) -> list[str]:
-    """Columns of the table of comparisons: what at least one row has."""
+    """Return the columns of the comparison table: the metrics that at least one row has."""
     metrics = dict.fromkeys([*TABLE_METRICS, *further_columns(snapshot)])
     return [metric for metric in metrics if any(metric in row.means for row in snapshot.rows)]
 
 
-def _settings(row: RowSnapshot, beside: dict[str, Value], snapshot: StudySnapshot) -> str:
-    """Where a row differs: a control from the best trial, anything else from the study's own `trial:`."""
+def _settings(row: RowSnapshot, best_params: dict[str, Value], snapshot: StudySnapshot) -> str:
+    """Return how a row differs: a control from the best trial, any other row from the study's own `trial:`."""
     if row.role == "finalist":
         return f"the settings of trial {snapshot.best} on fresh seeds"
     own = snapshot.trial.model_dump(mode="json")
     differing = {
-        path: value for path, value in row.params.items() if value != beside.get(path, value_at(own, path.split(".")))
+        path: value
+        for path, value in row.params.items()
+        if value != best_params.get(path, value_at(own, path.split(".")))
     }
     return ", ".join(f"{path} {setting(value)}" for path, value in differing.items()) or "as the study file says"
 

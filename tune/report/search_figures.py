@@ -1,8 +1,8 @@
-"""Optuna's figures of a study, made from a snapshot: one page that answers to the mouse, and a PNG of each figure.
+"""Optuna's figures of a search, made from a snapshot: one interactive page, and a PNG of each figure.
 
-The page carries the plotting library once and needs no network. It is one page because MLflow shows an HTML artifact
-by itself, without those beside it: six pages would carry the library six times. The PNGs are drawn by
-`tune.report.still_figures`: Plotly would need a browser for them.
+The page contains the plotting library and needs no network. It is a single page because MLflow shows an HTML artifact
+without the files beside it, so that six pages would contain the library six times. `tune.report.still_figures` draws
+the PNGs, for which Plotly would need a browser.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from hidfd.report.figures import ACCENT, COLOURS, GREY, INK
 from hidfd.report.html import render, write_page
 from hidfd.store.disk import store_errors
 from tune.report import still_figures
+from tune.report.labels import METRIC_NAMES, short_names
+from tune.report.selection import generator_of
 from tune.report.still_figures import DrawnSearch
-from tune.report.summary import METRIC_NAMES, generator_of, short_names
 from tune.report.timeline import timeline
 from tune.samplers.distributions import distribution_of
 from tune.study.metrics import MEASURES, optuna_direction
@@ -34,7 +35,7 @@ from tune.study.states import TaskState
 
 PAGE, FOLDER = "figures.html", "figures"
 PAIR = ("distillation.inflation", "generation.smoothing.temperature")
-"""Seen together where both are searched: how many real views a student gets, and how even the classes of others are."""
+"""Shown together where both are searched: how often real images are seen, and how even the synthetic classes are."""
 
 PNG_DOTS_PER_INCH = 130
 
@@ -45,7 +46,7 @@ STATES = {
     TaskState.DIVERGED: TrialState.PRUNED,
     TaskState.FAILED: TrialState.FAIL,
 }
-"""As the ledger tells Optuna; what has not ended is RUNNING there."""
+"""State of a trial -> its state for Optuna, as in the ledger; a trial that has not ended is RUNNING."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ FIGURES = (
         "Interpolated between the dots, which are the students; far from them the colour means nothing.",
         min_complete=3,
         min_parameters=2,
-        still=still_figures.together,
+        still=still_figures.parameter_pair,
         interactive="plot_contour",
     ),
 )
@@ -123,7 +124,7 @@ FIGURES = (
 FRONT = SearchFigure(
     "pareto",
     "Pareto front",
-    "What is traded off: on the front stand the students that no other one surpasses in every objective.",
+    "What is traded off: the students on the front are those that no other one surpasses in every objective.",
     min_complete=1,
     min_parameters=1,
     still=still_figures.front,
@@ -132,7 +133,7 @@ FRONT = SearchFigure(
 """The figure of all objectives together, where there are several; it comes first."""
 
 MOST_AXES = 3
-"""Optuna draws the front of no more objectives."""
+"""Optuna draws the front of three objectives at most."""
 
 
 def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
@@ -146,7 +147,7 @@ def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
         Path of the page; None where there is nothing to draw yet.
 
     Raises:
-        StoreError: they cannot be written there.
+        StoreError: the files cannot be written there.
     """
     with _quiet():
         drawn = _drawn_figures(snapshot)
@@ -174,7 +175,7 @@ def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
 
 
 def study_of(snapshot: StudySnapshot) -> optuna.Study:
-    """The search as Optuna sees it, in memory, its numbers those of the study and its values in per cent."""
+    """Return the search as an Optuna study in memory, with the same trial numbers and with values in per cent."""
     names = short_names(snapshot.searched)
     searched = dict(snapshot.search.items())
     study = optuna.create_study(direction="maximize", study_name=snapshot.name)
@@ -195,7 +196,7 @@ def study_of(snapshot: StudySnapshot) -> optuna.Study:
 
 
 def front_of(snapshot: StudySnapshot) -> DrawnSearch:
-    """Return the complete students of a study of several objectives as Optuna sees them."""
+    """Return the complete students of a study with several objectives as an Optuna study in memory."""
     names = [snapshot.objective, *snapshot.study.further_objectives][:MOST_AXES]
     study = optuna.create_study(directions=[optuna_direction(name) for name in names], study_name=snapshot.name)
     scales = [100.0 if MEASURES[name].unit == "share" else 1.0 for name in names]
@@ -209,7 +210,7 @@ def front_of(snapshot: StudySnapshot) -> DrawnSearch:
 
 
 def pair_of(study: optuna.Study, snapshot: StudySnapshot) -> list[str]:
-    """Short names of the parameters to see together: `PAIR` where both are searched, else the two that matter most."""
+    """Return short names of two parameters to show together: `PAIR` if both are searched, else the most important."""
     names = short_names(snapshot.searched)
     if all(path in names for path in PAIR):
         return [names[path] for path in PAIR]
@@ -235,7 +236,7 @@ def _drawn_figures(snapshot: StudySnapshot) -> list[tuple[SearchFigure, DrawnSea
 
 
 def _constraints(trial: TrialSnapshot, snapshot: StudySnapshot) -> dict[str, float] | None:
-    """None in a study without any: Optuna would draw who keeps and who misses them."""
+    """Return whether a trial is feasible, as Optuna takes it; None without constraints, so that none are drawn."""
     return {"feasible": 0.0 if trial.feasible else 1.0} if snapshot.study.constraints else None
 
 
@@ -273,21 +274,21 @@ def _interactive(kind: SearchFigure, search: DrawnSearch) -> dict[str, Any]:
     if kind.name in ("parallel", "slice"):
         _recolour(figure)
     if kind.name == "slice":
-        figure.update_xaxes(nticks=4, tickangle=-40, tickfont={"size": 10})  # of narrow panels
+        figure.update_xaxes(nticks=4, tickangle=-40, tickfont={"size": 10})  # the panels are narrow
     plain: dict[str, Any] = json.loads(figure.to_json())
     return plain
 
 
 def _recolour(figure: Any) -> None:
-    """Optuna's scale begins in white, on which the worst student is not to be seen."""
+    """Replace Optuna's colour scale, which begins in white, so that the worst student would be invisible."""
     from plotly.colors import make_colorscale, sample_colorscale
 
     scale = make_colorscale(list(still_figures.SCALE))
     figure.update_traces(marker={"colorscale": scale, "reversescale": False}, selector={"mode": "markers"})
     for trace in figure.select_traces(selector={"mode": "lines"}):
-        if trace.y[0] is None:  # an entry of the legend
+        if trace.y[0] is None:  # it is an entry of the legend
             continue
-        (colour,) = sample_colorscale(scale, [trace.y[0]])  # over the first axis, the objective, 0..1
+        (colour,) = sample_colorscale(scale, [trace.y[0]])  # the objective, 0..1
         trace.update(line={"color": colour, "width": 2}, opacity=0.9)
 
 
@@ -299,7 +300,7 @@ def _library() -> Markup:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna calls its figures experimental, and says of small studies what their captions say."""
+    """Silence Optuna: it calls its figures experimental, and warns of small studies as the captions do."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""The figures of a search as pictures, in the style of the pages: from an Optuna study whose values are per cent."""
+"""The figures of a search as still pictures, by Matplotlib in the style of the pages."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tune.report.figures import HIGHLIGHT, MAX_CHOICES_LABELLED
 from tune.report.timeline import LANE_HEIGHT, WIDTH, Timeline
 
 MARGIN = 0.06
-"""Room beside a searched range, as a share of it."""
+"""Room on both sides of a searched range, as a share of it."""
 
 SCALE = (PALE, ACCENT, "#0b2a4a")
-"""Darker is better."""
+"""Colours from the worst to the best student: darker is better."""
 
-BETTER = LinearSegmentedColormap.from_list("better", SCALE)
+COLOUR_MAP = LinearSegmentedColormap.from_list("better", SCALE)
 
 PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES = 8.0, 4.0
 
@@ -51,7 +51,7 @@ class DrawnSearch:
 
 
 def history(search: DrawnSearch) -> Figure:
-    """Students in the order of suggestion, and the best so far."""
+    """Draw the objective of students in the order of suggestion, and the best so far."""
     figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
     complete = _complete(search.study)
     feasible = [trial for trial in complete if _is_feasible(trial)]
@@ -86,13 +86,13 @@ def history(search: DrawnSearch) -> Figure:
 
 
 def importance(search: DrawnSearch) -> Figure:
-    """A bar for each parameter."""
+    """Draw a bar for each parameter: how much it matters, by PED-ANOVA."""
     found = optuna.importance.get_param_importances(search.study)
     figure, axes = new_figure(PNG_WIDTH_INCHES, 1.1 + 0.36 * len(found))
     axes.grid(visible=False)
-    for place, share in enumerate(found.values()):
-        axes.barh(place, share, 0.6, color=ACCENT)
-        axes.text(share, place, f"  {share:.2f}", va="center", fontsize=8, color=INK)
+    for row, share in enumerate(found.values()):
+        axes.barh(row, share, 0.6, color=ACCENT)
+        axes.text(share, row, f"  {share:.2f}", va="center", fontsize=8, color=INK)
     axes.set_yticks(range(len(found)), list(found))
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.margins(x=0.1)
@@ -101,7 +101,7 @@ def importance(search: DrawnSearch) -> Figure:
 
 
 def parallel(search: DrawnSearch) -> Figure:
-    """A line for each student over all parameters, darker for a better one."""
+    """Draw a line for each student over all parameters, darker for a better one."""
     figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -109,67 +109,67 @@ def parallel(search: DrawnSearch) -> Figure:
     scale = _scale(trials)
     distributions = _distributions(search.study)
     for trial in trials:
-        places = [_place(distributions[name], trial.params[name]) for name in distributions if name in trial.params]
+        places = [_position(distributions[name], trial.params[name]) for name in distributions if name in trial.params]
         drawn = [number for number, name in enumerate(distributions) if name in trial.params]
         is_best = trial.number == search.study.best_trial.number
-        colour = HIGHLIGHT if is_best else BETTER(scale(_value(trial)))
+        colour = HIGHLIGHT if is_best else COLOUR_MAP(scale(_value(trial)))
         axes.plot(drawn, places, color=colour, linewidth=2.4 if is_best else 1.5, marker="o", markersize=4)
     for number, distribution in enumerate(distributions.values()):
         axes.axvline(number, color=PALE, linewidth=0.9, zorder=0)
         for place, words in _ticks(distribution):
             ground = {"facecolor": "white", "alpha": 0.7, "pad": 0.6, "edgecolor": "none"}
             axes.text(number + 0.02, place, words, fontsize=7, color=GREY, va="center", bbox=ground, zorder=3)
-    axes.set_xticks(range(len(distributions)), [_broken(name) for name in distributions])
+    axes.set_xticks(range(len(distributions)), [_on_two_lines(name) for name in distributions])
     axes.set_yticks([])
     axes.set_ylim(-MARGIN, 1 + MARGIN)
     axes.margins(x=0.06)
-    _bar(figure, axes, scale, f"{search.objective}; the best in orange")
+    _add_colour_bar(figure, axes, scale, f"{search.objective}; the best in orange")
     return figure
 
 
 def slices(search: DrawnSearch) -> Figure:
-    """The objective over one parameter at a time."""
+    """Draw the objective over one parameter at a time."""
     distributions = _distributions(search.study)
     width = max(PNG_WIDTH_INCHES, 2.1 * len(distributions))
     figure, panels = new_panels(width, 3.0, len(distributions))
     for axes, (name, distribution) in zip(panels, distributions.items(), strict=True):
         trials = [trial for trial in _complete(search.study) if name in trial.params]
-        places = [_place(distribution, trial.params[name]) for trial in trials]
+        places = [_position(distribution, trial.params[name]) for trial in trials]
         colours = [HIGHLIGHT if trial.number == search.study.best_trial.number else ACCENT for trial in trials]
         axes.scatter(places, [_value(trial) for trial in trials], c=colours, s=30, alpha=0.9)
-        _mark(axes, "x", distribution)
+        _set_ticks(axes, "x", distribution)
         label_axes(axes, name, search.objective if axes is panels[0] else "")
     return figure
 
 
-def together(search: DrawnSearch) -> Figure:
-    """Two parameters, the students as dots with their values; nothing is made up between them."""
+def parameter_pair(search: DrawnSearch) -> Figure:
+    """Draw students as dots with their values over two parameters; nothing is interpolated between them."""
     figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
     axes.grid(visible=False)
     trials = [trial for trial in _complete(search.study) if set(search.pair) <= trial.params.keys()]
     scale, distributions = _scale(trials), _distributions(search.study)
     across, upwards = (distributions[name] for name in search.pair)
     for trial in trials:
-        x, y = (_place(distributions[name], trial.params[name]) for name in search.pair)
+        x, y = (_position(distributions[name], trial.params[name]) for name in search.pair)
         is_best = trial.number == search.study.best_trial.number
         axes.scatter(
             [x],
             [y],
-            color=BETTER(scale(_value(trial))),
+            color=COLOUR_MAP(scale(_value(trial))),
             s=110,
             edgecolors=HIGHLIGHT if is_best else "none",
             linewidths=2.2,
         )
         axes.annotate(f"{_value(trial):.1f}", (x, y), (8, 5), textcoords="offset points", fontsize=8, color=INK)
-    _mark(axes, "x", across)
-    _mark(axes, "y", upwards)
+    _set_ticks(axes, "x", across)
+    _set_ticks(axes, "y", upwards)
     label_axes(axes, *search.pair)
-    _bar(figure, axes, scale, f"{search.objective}; the best with an orange rim")
+    _add_colour_bar(figure, axes, scale, f"{search.objective}; the best with an orange rim")
     return figure
 
 
 def front(search: DrawnSearch) -> Figure:
-    """The first objective over the second one: the Pareto front, whom it surpasses, and who misses a constraint."""
+    """Draw the first objective over the second: students on the Pareto front, surpassed ones and infeasible ones."""
     figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
     on_front = {trial.number for trial in search.study.best_trials}
     groups: dict[str, list[tuple[float, float]]] = {"on the front": [], "surpassed": [], "infeasible": []}
@@ -198,22 +198,22 @@ def front(search: DrawnSearch) -> Figure:
     return figure
 
 
-def workers(drawn: Timeline) -> Figure:
-    """Who ran when: builds in full colour, students pale, in the colour of the generator that they share."""
-    figure, axes = new_figure(11.0, 0.8 + drawn.height / 60)
+def workers(timeline: Timeline) -> Figure:
+    """Draw the timeline: builds in full colour, students pale, in the colour of the generator that they share."""
+    figure, axes = new_figure(11.0, 0.8 + timeline.height / 60)
     axes.grid(visible=False)
     middle = LANE_HEIGHT / 2
-    for bar in drawn.bars:
-        alpha = 1.0 if bar.solid else 0.3
+    for bar in timeline.bars:
+        alpha = 1.0 if bar.is_build else 0.3
         axes.barh(bar.y + middle, bar.width, 21, left=bar.x, color=bar.colour, alpha=alpha, edgecolor="white")
-        ink = "white" if bar.solid else INK
+        ink = "white" if bar.is_build else INK
         axes.text(bar.x + 4, bar.y + middle, bar.label, va="center", fontsize=7, color=ink, clip_on=True)
-    for place in drawn.cuts:
-        axes.axvline(place, color=INK, linestyle="--", linewidth=0.8)
+    for x in timeline.cuts:
+        axes.axvline(x, color=INK, linestyle="--", linewidth=0.8)
     axes.set_xlim(0, WIDTH)
-    axes.set_ylim(drawn.height, 0)
+    axes.set_ylim(timeline.height, 0)
     axes.set_yticks([])
-    axes.set_xticks([place for place, _ in drawn.ticks], [words for _, words in drawn.ticks])
+    axes.set_xticks([x for x, _ in timeline.ticks], [label for _, label in timeline.ticks])
     axes.spines["left"].set_visible(False)
     label_axes(
         axes, "full colour: builds; pale: students, in the colour of the generator that they share; one lane a slot"
@@ -235,12 +235,12 @@ def _value(trial: FrozenTrial) -> float:
 
 
 def _distributions(study: optuna.Study) -> dict[str, BaseDistribution]:
-    """Every parameter of the search, upstream first."""
+    """Return every parameter of the search, upstream first."""
     return {name: found for trial in study.get_trials(deepcopy=False) for name, found in trial.distributions.items()}
 
 
-def _place(distribution: BaseDistribution, value: Any) -> float:
-    """Where a value lies in its range, 0..1."""
+def _position(distribution: BaseDistribution, value: Any) -> float:
+    """Return where a value lies in its range, 0..1."""
     if isinstance(distribution, CategoricalDistribution):
         return (distribution.choices.index(value) + 0.5) / len(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -253,7 +253,7 @@ def _place(distribution: BaseDistribution, value: Any) -> float:
 
 
 def _ticks(distribution: BaseDistribution) -> list[tuple[float, str]]:
-    """Place and words of the choices, or of both ends and the middle."""
+    """Return position (0..1) and label of each choice, or of both ends and the middle of a range."""
     if isinstance(distribution, CategoricalDistribution):
         choices = distribution.choices
         named = len(choices) <= MAX_CHOICES_LABELLED
@@ -264,7 +264,7 @@ def _ticks(distribution: BaseDistribution) -> list[tuple[float, str]]:
     return [(0.0, f"{low:.3g}"), (0.5, f"{middle:.3g}"), (1.0, f"{high:.3g}")]
 
 
-def _mark(axes: Axes, side: str, distribution: BaseDistribution) -> None:
+def _set_ticks(axes: Axes, side: str, distribution: BaseDistribution) -> None:
     places, words = zip(*_ticks(distribution), strict=True)
     if side == "x":
         axes.set_xticks(places, words)
@@ -279,14 +279,14 @@ def _scale(trials: list[FrozenTrial]) -> Normalize:
     return Normalize(min(values), max(*values, min(values) + 1e-9))
 
 
-def _bar(figure: Figure, axes: Axes, scale: Normalize, words: str) -> None:
-    bar = figure.colorbar(ScalarMappable(scale, BETTER), ax=axes, pad=0.02, fraction=0.04)
+def _add_colour_bar(figure: Figure, axes: Axes, scale: Normalize, words: str) -> None:
+    bar = figure.colorbar(ScalarMappable(scale, COLOUR_MAP), ax=axes, pad=0.02, fraction=0.04)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, color=PALE, labelcolor=INK)
     bar.set_label(words, fontsize=8, color=GREY)
 
 
-def _broken(name: str) -> str:
-    """A long name over two lines."""
+def _on_two_lines(name: str) -> str:
+    """Return a long name broken into two lines."""
     head, _, tail = name.rpartition("_")
     return f"{head}_\n{tail}" if len(name) > 14 and head else name

@@ -1,4 +1,4 @@
-"""Who ran when: the attempts of a study as bars on as few lanes as hold them, pauses cut out."""
+"""A timeline of a study: its attempts as bars on as few lanes as possible, with pauses cut out."""
 
 from __future__ import annotations
 
@@ -7,37 +7,40 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from hidfd.formatting import clock_tick, duration
-from tune.report.summary import generator_of
+from tune.report.selection import generator_of
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind
 
 WIDTH, LANE_HEIGHT, LEFT = 1000.0, 26.0, 4.0
 COLOURS = ("#1f5f99", "#b9770e", "#5d8a66", "#8c4a6b", "#3f8797", "#7a6a3a", "#6c5b9e", "#a3563c")
-"""Of generators, in turn; a generator and the students on it share one."""
+"""Colours of generators, in turn; a generator and its students share one."""
 
-NEUTRAL = "#8c98a4"
-CHARACTER = 6.1
-"""Width of a letter at the bars' font size, in the drawing's units."""
+NEUTRAL_COLOUR = "#8c98a4"
+"""Colour of tasks without a generator."""
+
+CHARACTER_WIDTH = 6.1
+"""Width of a letter at the font size of the bars, in the units of the drawing."""
 
 CUT_SHARE = 0.02
-"""Room that a pause keeps, as a share of the busy time."""
+"""Room that a pause keeps, as a share of the busy time; shorter pauses are not cut out."""
 
 MIN_PAUSE_SECONDS = 20.0
 MAX_TICKS = 9
-STEPS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 28_800, 86_400, 172_800, 604_800)
+TICK_STEPS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 28_800, 86_400, 172_800, 604_800)
+"""Seconds between two marks of the time axis, to choose from."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One attempt; places in the drawing's units.
+    """The bar of one attempt.
 
     Attributes:
-        x, y, width: of the bar.
-        label: as much of its name as fits into the bar.
-        title: all of it in words.
-        colour: of its generator.
-        solid: a build; students are paler.
-        reused: everything was found in the store: nothing was computed.
+        x, y, width: its place, in the units of the drawing.
+        label: the longest form of its task's name that fits into it.
+        title: the attempt in words.
+        colour: the colour of its generator.
+        is_build: whether it is drawn in full colour; students are paler.
+        is_reused: whether its task was found in the store, so that nothing was computed.
     """
 
     x: float
@@ -46,19 +49,19 @@ class Bar:
     label: str
     title: str
     colour: str
-    solid: bool
-    reused: bool
+    is_build: bool
+    is_reused: bool
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """The drawing.
+    """The drawing, which is `WIDTH` units wide.
 
     Attributes:
-        bars: to draw.
-        ticks: place and words.
-        cuts: places of pauses that were cut out.
-        height: of the lanes.
+        bars: one for each attempt.
+        ticks: x and label of each mark on the time axis.
+        cuts: x of each pause that was cut out.
+        height: of all lanes together.
     """
 
     bars: tuple[Bar, ...]
@@ -68,7 +71,7 @@ class Timeline:
 
 
 def timeline(snapshot: StudySnapshot) -> Timeline | None:
-    """All attempts of a study; None before the first."""
+    """Return the timeline of all attempts of a study; None before the first one."""
     entries = sorted(
         (
             (a.started, max(a.started, a.ended or a.last_seen), a, task)
@@ -79,12 +82,12 @@ def timeline(snapshot: StudySnapshot) -> Timeline | None:
     )
     if not entries:
         return None
-    busy = _busy([(start, end) for start, end, _, _ in entries])
+    busy = _busy_spans([(start, end) for start, end, _, _ in entries])
     seconds = max(sum(end - start for start, end in busy), 1e-6)
     room = CUT_SHARE * seconds
     scale = (WIDTH - 2 * LEFT) / (seconds + room * (len(busy) - 1))
 
-    def place(moment: float) -> float:
+    def position(moment: float) -> float:
         passed = 0.0
         for start, end in busy:
             if moment <= end:
@@ -99,7 +102,7 @@ def timeline(snapshot: StudySnapshot) -> Timeline | None:
         lane = next((n for n, free in enumerate(free_from) if free <= start + 1e-3), len(free_from))
         free_from[lane : lane + 1] = [end]
         build = generator_of(task, snapshot)
-        x, width = place(start), max(1.5, place(end) - place(start))
+        x, width = position(start), max(1.5, position(end) - position(start))
         on = f" on {build.label}" if build is not None and build is not task else ""
         how = "found in the store" if task.reused else attempt.end or "running"
         bars.append(
@@ -107,26 +110,26 @@ def timeline(snapshot: StudySnapshot) -> Timeline | None:
                 x=x,
                 y=lane * LANE_HEIGHT,
                 width=width,
-                label=next((name for name in _names(task) if CHARACTER * len(name) + 6 <= width), ""),
+                label=next((name for name in _names(task) if CHARACTER_WIDTH * len(name) + 6 <= width), ""),
                 title=f"{task.label}{on}: {how} after {duration(end - start)}, at {attempt.node}",
-                colour=COLOURS[generators.index(build.key) % len(COLOURS)] if build else NEUTRAL,
-                solid=task.kind.is_build,
-                reused=task.reused,
+                colour=COLOURS[generators.index(build.key) % len(COLOURS)] if build else NEUTRAL_COLOUR,
+                is_build=task.kind.is_build,
+                is_reused=task.reused,
             )
         )
-    cuts = tuple(place(end) + scale * room / 2 for _, end in busy[:-1])
-    return Timeline(tuple(bars), tuple(_ticks(busy, place)), cuts, LANE_HEIGHT * len(free_from))
+    cuts = tuple(position(end) + scale * room / 2 for _, end in busy[:-1])
+    return Timeline(tuple(bars), tuple(_ticks(busy, position)), cuts, LANE_HEIGHT * len(free_from))
 
 
 def _names(task: TaskSnapshot) -> tuple[str, ...]:
-    """Of a bar, the longest first."""
+    """Return the forms of a task's name that its bar may show, the longest first."""
     without_seed = task.label.removesuffix(f"-seed{task.seed}")
     is_numbered = task.kind.is_build or task.role == "search"
     return (task.label, without_seed, without_seed.rpartition("-")[2]) if is_numbered else (task.label, without_seed)
 
 
-def _busy(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The spans joined, across pauses that are short."""
+def _busy_spans(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the spans, in order of their start, joined where they overlap or the pause between them is short."""
     total = sum(end - start for start, end in spans)
     short = max(MIN_PAUSE_SECONDS, CUT_SHARE * total)
     joined: list[tuple[float, float]] = []
@@ -138,12 +141,12 @@ def _busy(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return joined
 
 
-def _ticks(busy: list[tuple[float, float]], place: Callable[[float], float]) -> Iterator[tuple[float, str]]:
-    """At round numbers of busy seconds."""
+def _ticks(busy: list[tuple[float, float]], position: Callable[[float], float]) -> Iterator[tuple[float, str]]:
+    """Yield marks at round numbers of busy seconds."""
     total = sum(end - start for start, end in busy)
-    step = next((step for step in STEPS if total / step <= MAX_TICKS), STEPS[-1])
+    step = next((step for step in TICK_STEPS if total / step <= MAX_TICKS), TICK_STEPS[-1])
     passed = 0.0
     for start, end in busy:
         for count in range(math.ceil(passed / step), math.floor((passed + end - start) / step) + 1):
-            yield place(start + count * step - passed), clock_tick(count * step)
+            yield position(start + count * step - passed), clock_tick(count * step)
         passed += end - start

@@ -1,1 +1,1 @@
-"""A study on the terminal and as JSON lines."""
+"""A study on the terminal: tables, live display, explanations, and JSON lines for programs."""

@@ -1,4 +1,4 @@
-"""A running study in the terminal: a live table where there is one, else plain lines of what has changed."""
+"""A running study in the terminal: a live table on a terminal, elsewhere plain lines of what has changed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,10 @@ from rich.text import Text
 
 from hidfd.formatting import percent, progress, relative_paths
 from hidfd.live_display import LiveDisplay
-from hidfd.pipeline.console import Rate
-from tune.report.summary import result_in_words
+from tune.report.labels import result_in_words
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskState
-from tune.terminal.tables import progress_in_words
-
-LINE_EVERY_SECONDS = 20.0
-"""Between two plain lines on one task."""
-
-STILL_EVERY_SECONDS = 120.0
-"""The same where nothing has moved: a sign of life, and no news."""
+from tune.terminal.progress import ProgressWatch, progress_in_words
 
 
 class StudyDisplay(LiveDisplay):
@@ -43,75 +36,75 @@ class StudyDisplay(LiveDisplay):
         console = Console(file=self._stream, highlight=False, markup=False)
         super().__init__(console, is_live=self._stream.isatty() and not quiet)
         self._quiet = quiet
-        self._clock = clock
-        self._rates: dict[tuple[str, str | None], Rate] = {}
-        self._stands: dict[str, tuple[TaskState, int]] = {}  # a lost one may run again before anybody looks
+        self._progress = ProgressWatch(clock)
+        self._states: dict[str, tuple[TaskState, int]] = {}  # with the attempt: a lost task may run again unnoticed
         self._pictures: dict[str, str] = {}
-        self._said: dict[str, tuple[float, int]] = {}
         self._num_notes = 0
 
     def show(self, snapshot: StudySnapshot) -> None:
-        """What has changed since the last one, and what runs now."""
+        """Print what has changed since the snapshot before, and show what runs now."""
         if self._quiet:
             return
-        now = self._clock()
         for task in snapshot.tasks:
-            self._tell_change(task)
+            self._print_change(task)
         for note in snapshot.notes[self._num_notes :]:
-            self._say(note)
+            self._print(note)
         self._num_notes = len(snapshot.notes)
-        running = [task for task in snapshot.tasks if task.state is TaskState.RUNNING]
-        for task in running:
-            self._rate_of(task, now).update(task.images, now)
+        running = {
+            task.key: progress_in_words(task, self._progress.update(task))
+            for task in snapshot.tasks
+            if task.state is TaskState.RUNNING
+        }
         if self.is_live:
-            self.draw(self._table(snapshot, running))
+            self.draw(_table(snapshot, running))
             return
-        for task in running:
-            if task.stage is None:
-                continue
-            at, images = self._said.setdefault(task.key, (now, -1))
-            if now - at >= (STILL_EVERY_SECONDS if task.images == images else LINE_EVERY_SECONDS):
-                self._said[task.key] = now, task.images
-                self._say(f"{task.label}: {progress_in_words(task, self._rate_of(task, now))}")
+        for task in snapshot.tasks:
+            if task.key in running and task.stage is not None and self._progress.is_due(task):
+                self._print(f"{task.label}: {running[task.key]}")
 
-    def _tell_change(self, task: TaskSnapshot) -> None:
-        stand = task.state, max(1, len(task.attempts)) if task.state is TaskState.RUNNING else 0
-        if stand != self._stands.get(task.key, (TaskState.WAITING, 0)):
-            self._stands[task.key] = stand
+    def _print_change(self, task: TaskSnapshot) -> None:
+        state = task.state, max(1, len(task.attempts)) if task.state is TaskState.RUNNING else 0
+        if state != self._states.get(task.key, (TaskState.WAITING, 0)):
+            self._states[task.key] = state
             if task.state is TaskState.RUNNING:
                 again = " again, from its last checkpoint" if len(task.attempts) > 1 else ""
-                # A killed driver's last reports never reached the ledger: the work itself says where it resumes.
+                # A killed driver's last reports never reached the ledger: the worker itself says where it resumes.
                 reached = task.attempts[-1].images_from if task.attempts else 0
                 where = f"; it had reached {progress(reached)}" if reached else ""
-                self._say(f"{task.label}: started{again}{where}")
+                self._print(f"{task.label}: started{again}{where}")
             elif task.state.is_final:
-                self._say(f"{task.label}: {result_in_words(task)}")
+                self._print(f"{task.label}: {result_in_words(task)}")
         is_new = task.picture is not None and task.picture != self._pictures.get(task.key)
         if task.kind.is_build and task.state is TaskState.RUNNING and task.picture is not None and is_new:
             self._pictures[task.key] = task.picture
-            self._say(f"{task.label}: sample grid {relative_paths(task.picture)}")
+            self._print(f"{task.label}: sample grid {relative_paths(task.picture)}")
 
-    def _rate_of(self, task: TaskSnapshot, now: float) -> Rate:
-        return self._rates.setdefault((task.key, task.stage), Rate(task.images, now))
-
-    def _table(self, snapshot: StudySnapshot, running: list[TaskSnapshot]) -> Group:
-        table = Table(box=None, show_header=False, pad_edge=False)
-        for task in running:
-            bar = ProgressBar(
-                total=task.target_images or 1, completed=task.images if task.target_images else 0, width=24
-            )
-            table.add_row(task.label, bar, progress_in_words(task, self._rate_of(task, self._clock())))
-        ended = sum(trial.state.is_final for trial in snapshot.trials)
-        summary = f"{snapshot.name}: {ended} of {snapshot.num_students} students" if snapshot.num_students else ""
-        if snapshot.best is not None:
-            summary += f", best so far trial-{snapshot.best} {percent(snapshot.trials[snapshot.best].value)}"
-        if snapshot.rows:
-            done, wanted = (sum(n) for n in zip(*((r.num_complete, len(r.keys)) for r in snapshot.rows), strict=True))
-            summary += f"{'; ' if summary else ''}comparison {done} of {wanted}"
-        return Group(table, Text(summary))
-
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self.is_live:
             self._console.print(text, soft_wrap=True)
         else:
             print(text, file=self._stream, flush=True)
+
+
+def _table(snapshot: StudySnapshot, running: dict[str, str]) -> Group:
+    """Return a bar for each running task, above a line on the whole study.
+
+    Args:
+        snapshot: of the study.
+        running: key of a running task -> its progress in words.
+    """
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for task in snapshot.tasks:
+        if task.key in running:
+            completed = task.images if task.target_images else 0
+            bar = ProgressBar(total=task.target_images or 1, completed=completed, width=24)
+            table.add_row(task.label, bar, running[task.key])
+    ended = sum(trial.state.is_final for trial in snapshot.trials)
+    summary = f"{snapshot.name}: {ended} of {snapshot.num_students} students" if snapshot.num_students else ""
+    if snapshot.best is not None:
+        summary += f", best so far trial-{snapshot.best} {percent(snapshot.trials[snapshot.best].value)}"
+    if snapshot.rows:
+        num_complete = sum(row.num_complete for row in snapshot.rows)
+        num_wanted = sum(len(row.keys) for row in snapshot.rows)
+        summary += f"{'; ' if summary else ''}comparison {num_complete} of {num_wanted}"
+    return Group(table, Text(summary))

@@ -1,7 +1,7 @@
-"""A running study for whoever reads its log: a JSON line for each change, as docs/run-lines.md documents them.
+"""A running study for programs that read its log: a JSON line for each change, as docs/run-lines.md documents them.
 
-The first snapshot is where a study stands: what had happened before is not told again. Every later one is compared with
-what was told, by its attempts, so nothing is missed that begins and ends between two looks.
+The first snapshot gives the state that the run starts from: earlier events are counted, not written again. Every later
+one is compared with what was written, attempt by attempt, so that nothing that begins and ends between two is missed.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from hidfd.pipeline.console import Rate
 from tune.study.snapshot import StudySnapshot, TaskSnapshot, TrialSnapshot
 from tune.study.states import TaskState
-from tune.terminal.display import LINE_EVERY_SECONDS, STILL_EVERY_SECONDS
+from tune.terminal.progress import ProgressWatch
 
 BUDGET_EVERY_SECONDS = 60.0
-"""Between two lines on what was spent."""
+"""Time between two lines on the budget."""
 
 
 class RunLines:
-    """Tells one snapshot after another.
+    """The lines of a run, written snapshot after snapshot.
 
     Args:
-        stream: each line is flushed, so that a watcher reads it at once.
+        stream: where to write; each line is flushed, so that a watcher reads it at once.
         clock: seconds of a monotonic clock.
         now: seconds since the epoch.
     """
@@ -41,81 +40,82 @@ class RunLines:
         self._stream, self._clock, self._now = stream, clock, now
         self._study: str | None = None
         self._suggested: set[int] = set()
-        self._over: set[int] = set()  # trials
-        self._attempts: dict[str, tuple[int, int]] = {}  # key -> how many have been told to begin, and to end
-        self._ended: set[str] = set()
+        self._ended_trials: set[int] = set()
+        self._num_attempts: dict[str, tuple[int, int]] = {}  # key -> attempts that were written to start, and to end
+        self._ended_tasks: set[str] = set()
         self._best: int | None = None
         self._num_test_evaluations = 0
         self._num_notes = 0
         self._undone: str | None = None
         self._stopping: str | None = None
-        self._spent_told = 0.0
-        self._rates: dict[tuple[str, str | None], Rate] = {}
-        self._said: dict[str, tuple[float, int]] = {}
+        self._budget_written_at = 0.0
+        self._progress = ProgressWatch(clock)
 
     def show(self, snapshot: StudySnapshot) -> None:
-        """What has changed since the last one."""
+        """Write what has changed since the snapshot before."""
         if self._study is None:
-            self._begin(snapshot)
+            self._start(snapshot)
             return
         for trial in snapshot.trials:
-            self._tell_trial(trial)
-        for opening in snapshot.test_evaluations[self._num_test_evaluations :]:
-            self._say("test_labels_opened", opening.when, students=list(opening.students))
+            self._write_suggestion(trial)
+        for evaluation in snapshot.test_evaluations[self._num_test_evaluations :]:
+            self._write("test_labels_opened", evaluation.when, students=list(evaluation.students))
         self._num_test_evaluations = len(snapshot.test_evaluations)
         for task in snapshot.tasks:
-            self._tell_task(task)
+            self._write_task(task)
         for trial in snapshot.trials:
-            if trial.state.is_final and trial.number not in self._over:
-                self._over.add(trial.number)
-                self._say("trial_ended", trial=trial.number, state=trial.state, reason=trial.reason, value=trial.value)
+            if trial.state.is_final and trial.number not in self._ended_trials:
+                self._ended_trials.add(trial.number)
+                self._write(
+                    "trial_ended", trial=trial.number, state=trial.state, reason=trial.reason, value=trial.value
+                )
         if snapshot.best is not None and snapshot.best != self._best:
             best = snapshot.trials[snapshot.best]
-            self._say("best_changed", trial=best.number, value=best.value, params=best.params)
+            self._write("best_changed", trial=best.number, value=best.value, params=best.params)
         self._best = snapshot.best
-        self._tell_course(snapshot)
+        self._write_study_events(snapshot)
 
     def end(self, snapshot: StudySnapshot, report: Path) -> None:
-        """The last line: all of the study."""
+        """Write the last line, which has the whole study."""
         document = snapshot.to_json() | {"report": str(report)}
-        self._say("study_ended", finished=snapshot.finished, verdict=snapshot.verdict, document=document)
+        self._write("study_ended", finished=snapshot.finished, verdict=snapshot.verdict, document=document)
 
-    def _begin(self, snapshot: StudySnapshot) -> None:
+    def _start(self, snapshot: StudySnapshot) -> None:
         self._study = snapshot.name
         self._suggested = {trial.number for trial in snapshot.trials}
-        self._over = {trial.number for trial in snapshot.trials if trial.state.is_final}
-        self._ended = {task.key for task in snapshot.tasks if task.state.is_final}
-        self._attempts = {task.key: (len(task.attempts), len(task.attempts)) for task in snapshot.tasks}
+        self._ended_trials = {trial.number for trial in snapshot.trials if trial.state.is_final}
+        self._ended_tasks = {task.key for task in snapshot.tasks if task.state.is_final}
+        self._num_attempts = {task.key: (len(task.attempts), len(task.attempts)) for task in snapshot.tasks}
         self._best, self._undone = snapshot.best, snapshot.undone
         self._num_test_evaluations = len(snapshot.test_evaluations)
-        self._spent_told = self._clock()
-        self._say(
+        self._budget_written_at = self._clock()
+        self._write(
             "study_started",
             file=snapshot.file,
             command=snapshot.command,
             objective=snapshot.objective,
             num_trials=len(snapshot.trials),
-            num_ended=len(self._ended),
+            num_ended=len(self._ended_tasks),
             spent=snapshot.spent,
-            **self._stand(snapshot),
+            **self._search_so_far(snapshot),
         )
 
-    def _stand(self, snapshot: StudySnapshot) -> dict[str, Any]:
-        """What somebody needs who reads from here on."""
+    def _search_so_far(self, snapshot: StudySnapshot) -> dict[str, Any]:
+        """Return how far the search is, for whoever reads from this line on."""
         return {
             "num_students": snapshot.num_students,
-            "num_trials_ended": len(self._over),
+            "num_trials_ended": len(self._ended_trials),
             "best_trial": snapshot.best,
             "best_value": None if snapshot.best is None else snapshot.trials[snapshot.best].value,
         }
 
-    def _tell_trial(self, trial: TrialSnapshot) -> None:
+    def _write_suggestion(self, trial: TrialSnapshot) -> None:
         if trial.number not in self._suggested:
             self._suggested.add(trial.number)
-            self._say("trial_suggested", trial=trial.number, params=trial.params, group=trial.group, why=trial.why)
+            self._write("trial_suggested", trial=trial.number, params=trial.params, group=trial.group, why=trial.why)
 
-    def _tell_task(self, task: TaskSnapshot) -> None:
-        begun, ended = self._attempts.get(task.key, (0, 0))
+    def _write_task(self, task: TaskSnapshot) -> None:
+        begun, ended = self._num_attempts.get(task.key, (0, 0))
         names = {
             "work": task.label,
             "key": task.key,
@@ -125,7 +125,7 @@ class RunLines:
         }
         for attempt in task.attempts[ended:]:
             if attempt.number >= begun:
-                self._say(
+                self._write(
                     "work_started",
                     attempt.started,
                     **names,
@@ -138,11 +138,11 @@ class RunLines:
                 ended = attempt.number + 1
                 if attempt is not task.attempts[-1] or not task.state.is_final:
                     how = {"attempt": attempt.number, "end": attempt.end, "images_to": attempt.images_to}
-                    self._say("work_interrupted", attempt.ended, **names, **how)
-        self._attempts[task.key] = len(task.attempts), ended
-        if task.state.is_final and task.key not in self._ended:
-            self._ended.add(task.key)
-            self._say(
+                    self._write("work_interrupted", attempt.ended, **names, **how)
+        self._num_attempts[task.key] = len(task.attempts), ended
+        if task.state.is_final and task.key not in self._ended_tasks:
+            self._ended_tasks.add(task.key)
+            self._write(
                 "work_ended",
                 task.attempts[-1].ended if task.attempts else None,
                 **names,
@@ -154,19 +154,15 @@ class RunLines:
                 seconds=task.seconds,
             )
         elif not task.state.is_final:
-            self._ended.discard(task.key)  # what failed in an earlier run is tried again
+            self._ended_tasks.discard(task.key)  # a task that failed in an earlier run is tried again
             if task.state is TaskState.RUNNING and task.stage is not None:
-                self._tell_progress(task)
+                self._write_progress(task)
 
-    def _tell_progress(self, task: TaskSnapshot) -> None:
-        now = self._clock()
-        rate = self._rates.setdefault((task.key, task.stage), Rate(task.images, now))
-        rate.update(task.images, now)
-        at, images = self._said.setdefault(task.key, (now, -1))
-        if now - at < (STILL_EVERY_SECONDS if task.images == images else LINE_EVERY_SECONDS):
+    def _write_progress(self, task: TaskSnapshot) -> None:
+        rate = self._progress.update(task)
+        if not self._progress.is_due(task):
             return
-        self._said[task.key] = now, task.images
-        self._say(
+        self._write(
             "work_progress",
             work=task.label,
             key=task.key,
@@ -177,23 +173,23 @@ class RunLines:
             seconds_left=None if task.target_images is None else rate.seconds_left(task.target_images),
         )
 
-    def _tell_course(self, snapshot: StudySnapshot) -> None:
-        """What concerns the whole study."""
+    def _write_study_events(self, snapshot: StudySnapshot) -> None:
+        """Write events that concern the whole study."""
         for note in snapshot.notes[self._num_notes :]:
-            self._say("note", text=note)
+            self._write("note", text=note)
         self._num_notes = len(snapshot.notes)
-        if self._clock() - self._spent_told >= BUDGET_EVERY_SECONDS:
-            self._spent_told = self._clock()
+        if self._clock() - self._budget_written_at >= BUDGET_EVERY_SECONDS:
+            self._budget_written_at = self._clock()
             limits = {name: getattr(snapshot.study.budget, name) for name in snapshot.spent}
-            self._say("budget", spent=snapshot.spent, limits=limits, **self._stand(snapshot))
+            self._write("budget", spent=snapshot.spent, limits=limits, **self._search_so_far(snapshot))
         if snapshot.undone is not None and snapshot.undone != self._undone:
-            self._say("search_closed", reason=snapshot.undone)
+            self._write("search_closed", reason=snapshot.undone)
         self._undone = snapshot.undone
         if snapshot.stopping is not None and self._stopping is None:
-            self._say("stopping", reason=snapshot.stopping)
+            self._write("stopping", reason=snapshot.stopping)
         self._stopping = snapshot.stopping
 
-    def _say(self, event: str, when: float | None = None, **fields: Any) -> None:
+    def _write(self, event: str, when: float | None = None, **fields: Any) -> None:
         seconds = self._now() if when is None else when
         stamp = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
         content = {"event": event, "time": stamp, "study": self._study, **fields}

@@ -1,4 +1,4 @@
-"""Snapshots in words and tables, for terminals. Torch-free."""
+"""Snapshots and forecasts as tables and lines for terminals. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,50 +9,42 @@ from rich import box
 from rich.table import Table
 
 from hidfd.formatting import (
+    NONE,
     duration,
     duration_range,
     percent,
     percent_with_error,
     plural,
-    progress,
     short_setting,
     size,
     used_of,
 )
-from hidfd.pipeline.console import Rate
 from hidfd.pipeline.costs import Range
 from tune.planner.budget import units_of
 from tune.planner.forecast import Forecast
-from tune.report.objectives import BEST_MARK, FRONT_MARK, further_columns, missed
-from tune.report.summary import finalist_of, generator_of, measured, short_names
+from tune.report.labels import metric_cell, short_names
+from tune.report.objectives import BEST_MARK, FRONT_MARK, further_columns, missed_constraints
+from tune.report.selection import generator_of, leading_finalist
 from tune.study.definition import Definition
 from tune.study.metrics import MEASURES, written
 from tune.study.snapshot import StudySnapshot, TaskSnapshot, TrialSnapshot
 from tune.study.states import TaskState
 
 NOUNS = {"teacher": "teacher", "collection": "collection", "generation": "generator", "distillation": "student"}
-"""What a stage makes."""
-
-
-def progress_in_words(task: TaskSnapshot, rate: Rate) -> str:
-    """`generation 3,200 of 24,000 images  310 images/s  1 min 07 s left`."""
-    if task.stage is None or task.target_images is None:
-        return task.stage or "starting"
-    left = rate.seconds_left(task.target_images)
-    return f"{task.stage} {progress(task.images, task.target_images, rate.images_per_second, left)}"
+"""Stage -> the noun for what it makes."""
 
 
 def trials_table(snapshot: StudySnapshot) -> Table | None:
-    """The search, a line per student, the best first among the complete ones; None without a search."""
+    """Return the table of search trials: the complete ones first, the best on top; None without a search."""
     if not snapshot.trials:
         return None
     names = short_names(snapshot.searched)
-    labelled = any("validation_accuracy" in task.metrics for task in snapshot.tasks)
+    has_labels = any("validation_accuracy" in task.metrics for task in snapshot.tasks)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title="Search")
     for heading in ("", "trial", "generator", *names.values()):
         table.add_column(heading, justify="right" if heading in names.values() else "left")
     table.add_column(snapshot.objective.replace("_", " "), justify="right")
-    if labelled and snapshot.objective != "validation_accuracy":
+    if has_labels and snapshot.objective != "validation_accuracy":
         table.add_column("validation accuracy", justify="right")
     further = further_columns(snapshot)
     for name in further:
@@ -69,16 +61,16 @@ def trials_table(snapshot: StudySnapshot) -> Table | None:
         cells += [short_setting(trial.params.get(path)) for path in names]
         cells.append(percent_with_error(trial.value, task.value_error if task else None))
         is_complete = task is not None and trial.state is TaskState.COMPLETE
-        if labelled and snapshot.objective != "validation_accuracy":
+        if has_labels and snapshot.objective != "validation_accuracy":
             cells.append(percent(task.metrics.get("validation_accuracy") if task and is_complete else None))
         cells += [written(name, task.metrics.get(name) if task and is_complete else None) for name in further]
-        cells.append(_remark(trial, task) or (missed(task.metrics, snapshot) if task else ""))
+        cells.append(_remark(trial, task) or (missed_constraints(task.metrics, snapshot) if task else ""))
         table.add_row(*cells)
     return table
 
 
-def rows_table(snapshot: StudySnapshot) -> Table | None:
-    """The comparison, a line per setting; None without one."""
+def comparison_table(snapshot: StudySnapshot) -> Table | None:
+    """Return the comparison table, a line per setting; None without one."""
     if not snapshot.rows:
         return None
     metrics = [
@@ -93,7 +85,7 @@ def rows_table(snapshot: StudySnapshot) -> Table | None:
     ]
     further = further_columns(snapshot)
     finalists = [row for row in snapshot.rows if row.role == "finalist"]
-    best = finalist_of(snapshot)
+    best = leading_finalist(snapshot)
     title = "Comparison"
     if len(finalists) > 1:
         title = f"Finalists on fresh seeds{f', and the controls of {best.name}' if best else ''}"
@@ -105,34 +97,34 @@ def rows_table(snapshot: StudySnapshot) -> Table | None:
     for heading in [*(heading for _, heading in metrics), *(MEASURES[name].in_words for name in further)]:
         table.add_column(heading, justify="right")
     for row in snapshot.rows:
-        is_out = row.role == "finalist" and not row.feasible
-        cells = [f"{row.name} (infeasible)" if is_out else row.name, str(row.num_complete)]
+        is_infeasible = row.role == "finalist" and not row.feasible
+        cells = [f"{row.name} (infeasible)" if is_infeasible else row.name, str(row.num_complete)]
         cells += [percent_with_error(row.means.get(name), row.deviations.get(name)) for name, _ in metrics]
         for name in further:
-            value, error = measured(name, row.means.get(name), row.deviations.get(name))
+            value, error = metric_cell(name, row.means.get(name), row.deviations.get(name))
             cells.append(f"{value} ± {error}" if error else value)
         table.add_row(*cells)
     return table
 
 
 def task_table(tasks: Iterable[TaskSnapshot]) -> Table:
-    """Tasks with what they did."""
+    """Return a table of tasks: their state, and how far they came, for how long and where."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("work", "state", "stage", "images", "took", "on", ""):
+    for heading in ("task", "state", "stage", "images", "took", "on", ""):
         table.add_column(heading, justify="right" if heading in ("images", "took") else "left", overflow="fold")
     for task in tasks:
         images = f"{task.images:,}" + (f" of {task.target_images:,}" if task.target_images else "")
         if task.state is TaskState.COMPLETE and task.target_images:
-            images = f"{task.target_images:,}"  # a build's last stage counts other images than its longest
+            images = f"{task.target_images:,}"  # the images of a build's last stage are not those of its longest one
         took = "reused" if task.reused else duration(task.seconds) if task.seconds else ""
         node = task.attempts[-1].node if task.attempts else ""
-        seen = images if task.images else ""
-        table.add_row(task.label, task.state.value, task.stage or "", seen, took, node, task.reason or "")
+        row = (task.label, task.state.value, task.stage or "", images if task.images else "", took, node)
+        table.add_row(*row, task.reason or "")
     return table
 
 
 def budget_in_words(snapshot: StudySnapshot) -> str | None:
-    """What has been used of what the budget limits; None without one."""
+    """Return how much of the budget is used; None without a budget."""
     budget = snapshot.study.budget
     used = [
         used_of(snapshot.spent[name], limit, unit)
@@ -143,7 +135,7 @@ def budget_in_words(snapshot: StudySnapshot) -> str | None:
 
 
 def forecast_table(forecast: Forecast) -> Table:
-    """A plan, a line per stage."""
+    """Return the table of a plan, a line per stage."""
     table = Table("what", "in all", "in the store", "each", "left to do", "storage", box=None)
     for row in forecast.rows:
         each = f"~ {duration(row.each.expected)}" if row.each else ""
@@ -154,16 +146,16 @@ def forecast_table(forecast: Forecast) -> Table:
 
 
 def forecast_lines(forecast: Forecast, definition: Definition) -> list[str]:
-    """What a plan's table does not say."""
+    """Return what belongs to a plan besides its table, a line each."""
     prunes = bool(definition.rungs) and bool(definition.search)
     lines = [f"~ expected, {forecast.basis}{'; the low end has pruning stop what it can' if prunes else ''}"]
     if forecast.num_unsuggested:
         lines.append(
-            f"{forecast.num_unsuggested} students are not suggested yet: what the store has of them is seen then"
+            f"{forecast.num_unsuggested} students are not suggested yet: what the store has of them is known only then"
         )
     if forecast.num_users:
         lines.append(
-            f"sharing: {forecast.num_users} students rest on {forecast.num_generators} generators; one for each would "
+            f"sharing: {forecast.num_users} students use {forecast.num_generators} generators; one for each would "
             f"take ~ {duration(forecast.saved_seconds)} more"
         )
     lines += left_in_words(forecast, definition)
@@ -177,7 +169,7 @@ def forecast_lines(forecast: Forecast, definition: Definition) -> list[str]:
 
 
 def left_in_words(forecast: Forecast, definition: Definition) -> list[str]:
-    """What a study has still to do, and whether its budget suffices; a line each."""
+    """Return what a study has still to do, and the limits of its budget that may not suffice; a line each."""
     counts = [plural(count, NOUNS[row.what]) for row in forecast.rows if (count := math.ceil(row.left.high))]
     if not counts:
         return ["left to do: nothing that takes long"]
@@ -206,4 +198,4 @@ def _remark(trial: TrialSnapshot, task: TaskSnapshot | None) -> str:
 
 def _generator(snapshot: StudySnapshot, task: TaskSnapshot | None) -> str:
     build = generator_of(task, snapshot) if task else None
-    return "–" if build is None else build.label.removeprefix("generator-")
+    return NONE if build is None else build.label.removeprefix("generator-")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hidfd.formatting import percent, relative_paths, setting
-from tune.report import summary as findings
-from tune.report.champion import champion_of, numbers
+from hidfd.formatting import percent, relative_paths
+from tune.report.champion import champion_of, numbers_in_words
 from tune.report.commands import verb_command
-from tune.report.summary import best_trial, generator_of, result_in_words
+from tune.report.labels import result_in_words, settings_in_markdown
+from tune.report.selection import best_trial, generator_of
+from tune.report.summary import cost_facts, rank_agreement_in_words, request_facts, verdict_in_words
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
 
@@ -34,7 +35,7 @@ ROLES = {
     "search": "suggested by the search as trial {trial}",
     "variant": "a variant that the study file names",
     "control": "a control: it is compared with the best trial, on the same fresh seed",
-    "finalist": "one of the best trials, run again on a fresh seed; the comparison uses only such runs",
+    "finalist": "one of the best trials, run again on a fresh seed, since only such runs are compared",
 }
 """Why a student was trained, by its role."""
 
@@ -44,14 +45,14 @@ def study_note(snapshot: StudySnapshot) -> str:
     champion, best = champion_of(snapshot), best_trial(snapshot)
     facts = []
     if champion is not None:
-        facts.append(("Champion", f"run `{champion.student.label}`: {numbers(champion)}"))
-        facts.append(("Its settings", _settings(champion.student)))
+        facts.append(("Champion", f"run `{champion.student.label}`: {numbers_in_words(champion)}"))
+        facts.append(("Its settings", settings_in_markdown(champion.student.params) or "as the study file says"))
     elif best is not None:
         chosen = "chosen by this very number, so it is too high"
         facts.append(("Best trial so far", f"`trial-{best.number}` with {percent(best.value)}, {chosen}"))
     facts.append(("Asked for", _request(snapshot)))
-    facts += findings.cost(snapshot)
-    ranking = findings.rank_words(snapshot)
+    facts += cost_facts(snapshot)
+    ranking = rank_agreement_in_words(snapshot)
     if ranking:
         facts.append(("Does agreement choose well?", ranking))
     next_verb = "promote" if champion is not None else "report"
@@ -62,14 +63,15 @@ def study_note(snapshot: StudySnapshot) -> str:
         first.append(
             ("Look at", "Artifacts: `report.html` for the whole study, `figures.html` for interactive figures")
         )
-    return _note(findings.verdict(snapshot), [*first, *facts])
+    return _note(verdict_in_words(snapshot), [*first, *facts])
 
 
 def task_note(task: TaskSnapshot, snapshot: StudySnapshot) -> str:
     """Return the note of the run of one task."""
-    facts = [("What", f"{PRODUCTS[task.kind]} {_role(task)}.".strip())]
+    role = "" if task.kind.is_build else f" It is {ROLES[task.role].format(trial=task.trial)}."
+    facts = [("What", f"{PRODUCTS[task.kind]}{role}")]
     if task.params:
-        facts.append(("Settings", f"{_settings(task)}, seed {task.seed}"))
+        facts.append(("Settings", f"{settings_in_markdown(task.params)}, seed {task.seed}"))
     build = generator_of(task, snapshot)
     if build is not None and build is not task:
         shared = "students with equal generator settings share it"
@@ -85,19 +87,9 @@ def task_note(task: TaskSnapshot, snapshot: StudySnapshot) -> str:
 
 
 def _request(snapshot: StudySnapshot) -> str:
-    asked = dict(findings.asked(snapshot))
+    asked = dict(request_facts(snapshot))
     parts = [asked[name] for name in ("Traded off", "Constraints", "Search", "Variants") if name in asked]
     return f"the most {asked['Maximised']}; {'; '.join(parts)}"
-
-
-def _role(task: TaskSnapshot) -> str:
-    if task.kind.is_build:
-        return ""
-    return f"It is {ROLES[task.role].format(trial=task.trial)}"
-
-
-def _settings(task: TaskSnapshot) -> str:
-    return ", ".join(f"`{path}` {setting(value)}" for path, value in task.params.items()) or "as the study file says"
 
 
 def _note(headline: str, facts: list[tuple[str, str]]) -> str:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tune.report.objectives import constraints_in_words, missed
-from tune.report.summary import generator_of
+from tune.report.objectives import constraints_in_words, missed_constraints
+from tune.report.selection import generator_of
 from tune.study.metrics import LATENCY
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
@@ -53,7 +53,7 @@ def feasible_tag(task: TaskSnapshot, snapshot: StudySnapshot) -> str | None:
     """Return whether a complete student keeps the study's constraints, as a tag; None where there are none to keep."""
     if task.kind is not TaskKind.STUDENT or task.state is not TaskState.COMPLETE or not constraints_in_words(snapshot):
         return None
-    return "false" if missed(task.metrics, snapshot) else "true"
+    return "false" if missed_constraints(task.metrics, snapshot) else "true"
 
 
 def final_metrics(task: TaskSnapshot) -> Series:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hidfd.pipeline.graph import digest_of
 from tune.planner.comparison import TABLE_METRICS
 from tune.report.champion import Champion, best_student, config_of
-from tune.report.objectives import constraints_in_words, further_columns, traded_off
+from tune.report.objectives import constraints_in_words, further_columns, trade_offs_in_words
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
 from tune.tracking.connection import KEY_TAG, NOTE_TAG, WRITTEN_TAG, connect, experiment_of, runs_of
@@ -169,7 +169,7 @@ class Tracker:
                 STATE_TAG: state,
                 "command": snapshot.command,
                 "objective": snapshot.objective,
-                "further_objectives": traded_off(snapshot),
+                "further_objectives": trade_offs_in_words(snapshot),
                 "constraints": constraints_in_words(snapshot),
                 BEST_TAG: best.label if best else None,
                 FRONT_TAG: ", ".join(f"trial-{number}" for number in snapshot.front),

@@ -12,7 +12,7 @@ from tune.engines.local import run_local
 from tune.planner.planner import Planner
 from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
-from tune.report import summary as findings
+from tune.report import cautions
 from tune.study.definition import Definition
 from tune.study.messages import TaskEnd, TaskFailed, TaskFinished
 from tune.study.states import TaskKind, TaskState
@@ -92,12 +92,12 @@ def test_second_run_opens_nothing_and_more_seeds_are_a_further_test_evaluation_o
     again = world.planner(with_test_split(), lambda: NOON + 60)
     assert again.is_over()
     assert "opened once, 2025-10-09 12:00 UTC for 4 students" in (
-        findings.opened_labels(snapshot_of(again.state)) or ""
+        cautions.opened_test_labels(snapshot_of(again.state)) or ""
     )
     snapshot = snapshot_of(again.state)
     reused = [replace(task, reused=True) if task.kind is TaskKind.TEST_EVALUATION else task for task in snapshot.tasks]
-    words = findings.opened_labels(replace(snapshot, tasks=tuple(reused))) or ""
-    assert "had been opened before; what the store had of them was taken 2025-10-09 12:00 UTC for 4 students" in words
+    words = cautions.opened_test_labels(replace(snapshot, tasks=tuple(reused))) or ""
+    assert "had been opened before; their numbers came from the store on 2025-10-09 12:00 UTC for 4 students" in words
     world.log.clear()
     planner = world.planner(with_test_split({"seeds": [1001, 1002]}), lambda: NOON + 86_400)
     assert not planner.is_over()
@@ -106,7 +106,7 @@ def test_second_run_opens_nothing_and_more_seeds_are_a_further_test_evaluation_o
         f"{label}-test" for label in planner.state.ledger.test_evaluations[1]["students"]
     ]
     assert len(planner.state.ledger.test_evaluations[1]["students"]) == 4
-    words = findings.opened_labels(snapshot_of(planner.state)) or ""
+    words = cautions.opened_test_labels(snapshot_of(planner.state)) or ""
     assert "opened 2 times: 2025-10-09 12:00 UTC for 4 students, then 2025-10-10 12:00 UTC for 4 students" in words
 
 
@@ -125,7 +125,7 @@ def test_labels_stay_closed_where_nobody_asked_for_them_or_nothing_was_chosen(
     planner = at_noon(study, world)
     assert not [label for label in world.log if label.endswith("-test")]
     assert not planner.state.ledger.test_evaluations
-    assert findings.opened_labels(snapshot_of(planner.state)) == why
+    assert cautions.opened_test_labels(snapshot_of(planner.state)) == why
 
 
 def test_labels_stay_closed_while_something_of_the_comparison_has_failed() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.tune.snapshots import VARIANTS, study_snapshot
-from tune.report.champion import champion_of, description_of, numbers, tags_of
+from tune.report.champion import champion_of, description_of, numbers_in_words, tags_of
 from tune.study.snapshot import RowSnapshot, StudySnapshot
 from tune.study.states import TaskState
 
@@ -86,10 +86,10 @@ def test_words_and_tags_are_those_of_the_snapshot(whole: StudySnapshot) -> None:
     row, student = champion.row, champion.student
     text = description_of(champion, whole, "small", "champion")
     assert text.startswith(f"**{whole.verdict}**")
-    assert numbers(champion) in text
+    assert numbers_in_words(champion) in text
     mean, deviation = 100 * row.means["agreement"], 100 * row.deviations["agreement"]
-    assert f"agreement {mean:.1f} ± {deviation:.1f} %" in numbers(champion)
-    assert "n = 3" in numbers(champion)
+    assert f"agreement {mean:.1f} ± {deviation:.1f} %" in numbers_in_words(champion)
+    assert "n = 3" in numbers_in_words(champion)
     assert 'mlflow.pytorch.load_model("models:/small@champion")' in text
     assert "batch x 1 x 28 x 28" in text
     tags = tags_of(champion, whole)

@@ -1,4 +1,4 @@
-"""Several objectives and constraints on terminals, pages and in MLflow's tags: who stands on the front, who is out."""
+"""Several objectives and constraints on terminals, pages and in MLflow's tags: the front, and infeasible students."""
 
 import io
 from dataclasses import replace
@@ -13,19 +13,20 @@ from tests.tune.sized import TRADED_OFF, SizedWorld, sized
 from tests.tune.world import run
 from tune.planner.snapshots import snapshot_of
 from tune.promote import _why_nothing_to_promote
-from tune.report import summary as findings
+from tune.report.cautions import cautions
 from tune.report.champion import champion_of, tags_of
 from tune.report.objectives import front_in_words, why_no_champion
 from tune.report.page import write_study_report
 from tune.report.search_figures import front_of, write_study_figures
+from tune.report.summary import verdict_in_words
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskState
 from tune.terminal.explanation import explain
-from tune.terminal.tables import rows_table, trials_table
+from tune.terminal.tables import comparison_table, trials_table
 from tune.tracking.run_content import feasible_tag
 
 BOUNDED = {"constraints": {"latency_milliseconds": {"max": 2}}}
-"""Which the biggest of the three sizes misses."""
+"""Constraints that the biggest of the three sizes misses."""
 
 
 def shown(folder: Path, **study: Any) -> StudySnapshot:
@@ -58,7 +59,7 @@ def test_table_of_the_search_marks_the_front_and_says_what_is_missed(both: Study
     missing = [line for line in lines if "infeasible: latency 2.7 ms, not at most 2 ms" in line]
     assert len(missing) == sum(not trial.feasible for trial in both.trials) > 0
     assert [line for line in lines if line.strip()][-len(missing) :] == missing, "they come last"
-    assert "175,000" in "".join(printed(rows_table(both)))
+    assert "175,000" in "".join(printed(comparison_table(both)))
 
 
 def test_the_front_is_told_in_a_sentence(both: StudySnapshot) -> None:
@@ -74,7 +75,7 @@ def test_explanation_says_what_else_decides(both: StudySnapshot) -> None:
     assert out is not None
     told = "\n".join(explain(both, best))
     assert "judged by: deployed parameters 175,000, latency 1.75 ms; it keeps the constraints" in told
-    assert "it stands on the Pareto front" in told
+    assert "it is on the Pareto front" in told
     assert "latency 2.7 ms; infeasible: latency 2.7 ms, not at most 2 ms" in "\n".join(explain(both, out))
     assert (feasible_tag(best, both), feasible_tag(out, both)) == ("true", "false")
 
@@ -93,7 +94,7 @@ def test_page_shows_the_front_and_every_column(both: StudySnapshot) -> None:
 def test_pruning_by_agreement_alone_is_a_caution(tmp_path: Path) -> None:
     pruned = shown(tmp_path, pruner={"kind": "asha"}, **TRADED_OFF)
     assert any(trial.state is TaskState.PRUNED for trial in pruned.trials)
-    assert any("stopped early by their agreement alone" in caution for caution in findings.cautions(pruned))
+    assert any("stopped early by their agreement alone" in caution for caution in cautions(pruned))
 
 
 def test_figures_have_the_front_that_the_study_found(both: StudySnapshot) -> None:
@@ -111,7 +112,7 @@ def test_figures_have_the_front_that_the_study_found(both: StudySnapshot) -> Non
 def test_study_without_a_feasible_student_says_so_everywhere(hopeless: StudySnapshot) -> None:
     reason = "none of the 16 complete students keeps the constraints (deployed parameters at most 1,000)"
     assert why_no_champion(hopeless) == reason
-    assert findings.verdict(hopeless).startswith(f"There is no champion: {reason}.")
+    assert verdict_in_words(hopeless).startswith(f"There is no champion: {reason}.")
     assert reason in _why_nothing_to_promote(hopeless)
     assert "★" not in "".join(printed(trials_table(hopeless)))
     write_study_figures(hopeless, Path(hopeless.folder))
@@ -122,8 +123,8 @@ def test_finalist_that_misses_a_constraint_on_fresh_seeds_is_marked(both: StudyS
     row = both.rows[0]
     out = replace(row, feasible=False, means=row.means | {"latency_milliseconds": 9.0})
     missing = replace(both, rows=(out, *both.rows[1:]), verdict=None)
-    assert f"{row.name} (infeasible)" in "".join(printed(rows_table(missing)))
-    assert findings.verdict(missing).startswith(
+    assert f"{row.name} (infeasible)" in "".join(printed(comparison_table(missing)))
+    assert verdict_in_words(missing).startswith(
         "There is no champion: on fresh seeds no finalist keeps the constraints"
     )
     page = write_study_report(missing, Path(both.folder)).read_text()

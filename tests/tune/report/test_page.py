@@ -1,4 +1,4 @@
-"""A study's page: the verdict first, numbers as in the snapshot, links that lead somewhere, and nothing to load."""
+"""A study's page: the verdict first, numbers as in the snapshot, links that lead somewhere, and no network."""
 
 import itertools
 import re
@@ -10,8 +10,9 @@ import pytest
 from tests.hidfd.outline import Outline, text_of
 from tests.tune.snapshots import VARIANTS, study_snapshot
 from tune.report.commands import mlflow_command
+from tune.report.labels import short_names
 from tune.report.page import comparison_picture, write_study_report
-from tune.report.summary import busy_seconds, cost, headline_tiles, short_names
+from tune.report.summary import busy_seconds, cost_facts, headline_tiles
 from tune.report.timeline import timeline
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
@@ -84,7 +85,7 @@ def test_links_are_relative_and_lead_to_trials(whole: StudySnapshot, page: str) 
     assert f"trial-{best.number}/report.html" in links
 
 
-def test_page_says_what_its_numbers_do_not(whole: StudySnapshot, page: str) -> None:
+def test_page_has_the_cautions(whole: StudySnapshot, page: str) -> None:
     text = text_of(page)
     assert f"Trial {whole.best} was chosen for the very agreement that it shows" in text
     assert "in-domain" in text
@@ -138,18 +139,18 @@ def test_page_of_variants_compares_and_names_no_best(tmp_path: Path) -> None:
     assert "was chosen for" not in text
 
 
-def test_a_generator_that_copies_is_called_so(whole: StudySnapshot, tmp_path: Path) -> None:
+def test_a_generator_that_copies_is_a_caution(whole: StudySnapshot, tmp_path: Path) -> None:
     finalist = replace(whole.rows[0], means=whole.rows[0].means | {"generator.memorisation": 0.3})
     copying = replace(whole, rows=(finalist, *whole.rows[1:]))
     assert "the generator copies in part" in write_study_report(copying, tmp_path).read_text()
 
 
 def test_sharing_and_stopping_early_are_counted(whole: StudySnapshot, tmp_path: Path) -> None:
-    facts = dict(cost(study_snapshot(tmp_path, folders=False)))
+    facts = dict(cost_facts(study_snapshot(tmp_path, folders=False)))
     assert facts["Sharing"].startswith("4 generators served 11 students; one for each would have taken about")
     pruned = [task for task in whole.tasks if task.state is TaskState.PRUNED]
     assert facts["Stopping early"].startswith(f"{len(pruned)} students")
-    assert f"{whole.cpu_seconds:,.0f}" in dict(cost(whole))["CPU-seconds"]
+    assert f"{whole.cpu_seconds:,.0f}" in dict(cost_facts(whole))["CPU-seconds"]
 
 
 def test_timeline_shows_every_attempt_and_cuts_pauses(whole: StudySnapshot) -> None:
@@ -182,23 +183,23 @@ def _moved(task: TaskSnapshot, seconds: float) -> TaskSnapshot:
     return replace(task, attempts=tuple(attempts))
 
 
-def test_what_was_found_in_the_store_is_drawn_apart(whole: StudySnapshot) -> None:
+def test_tasks_found_in_the_store_are_drawn_hollow(whole: StudySnapshot) -> None:
     tasks = tuple(replace(task, reused=task.label == "trial-0") for task in whole.tasks)
     drawn = timeline(replace(whole, tasks=tasks))
     assert drawn is not None
-    found = [bar.title for bar in drawn.bars if bar.reused]
+    found = [bar.title for bar in drawn.bars if bar.is_reused]
     assert len(found) == 1
     assert found[0].startswith("trial-0 on generator-0: found in the store after ")
 
 
-def test_seeds_that_keep_apart_say_something_only_where_there_are_several(whole: StudySnapshot, page: str) -> None:
+def test_dots_are_compared_only_where_there_are_several_seeds(whole: StudySnapshot, page: str) -> None:
     assert "for sure only where their dots keep apart" in page
     alone = comparison_picture(replace(whole, rows=tuple(replace(row, keys=row.keys[:1]) for row in whole.rows)))
     assert alone is not None
     assert alone.caption.endswith("One seed decides nothing.")
 
 
-def test_teacher_stands_beside_its_students_where_there_are_labels(whole: StudySnapshot) -> None:
+def test_teacher_has_a_tile_where_there_are_labels(whole: StudySnapshot) -> None:
     tasks = tuple(
         replace(task, metrics=task.metrics | {"teacher_validation_accuracy": 0.92})
         if task.kind is TaskKind.STUDENT
@@ -210,7 +211,7 @@ def test_teacher_stands_beside_its_students_where_there_are_labels(whole: StudyS
     assert "The teacher's validation accuracy" not in {tile.name for tile in headline_tiles(whole)}
 
 
-def test_page_says_where_the_numbers_of_the_champion_come_from(whole: StudySnapshot, page: str) -> None:
+def test_page_has_the_command_that_shows_the_champion(whole: StudySnapshot, page: str) -> None:
     assert f"python -m tune show studies/fashion-small.yaml trial-{whole.best}-seed1001" in text_of(page)
 
 

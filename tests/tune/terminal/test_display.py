@@ -1,4 +1,4 @@
-"""What a running study looks like in a log: plain lines, each of which is news."""
+"""A running study in a log: plain lines, each of which is news."""
 
 import io
 from dataclasses import replace
@@ -9,7 +9,8 @@ import pytest
 from tests.tune.snapshots import study_snapshot
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskState
-from tune.terminal.display import LINE_EVERY_SECONDS, STILL_EVERY_SECONDS, StudyDisplay
+from tune.terminal.display import StudyDisplay
+from tune.terminal.progress import LINE_EVERY_SECONDS, STILL_EVERY_SECONDS
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_each_change_is_said_once(under_way: StudySnapshot) -> None:
     assert lines_of(stream) == []
 
 
-def test_task_that_was_lost_and_runs_again_before_anybody_looked_says_so(under_way: StudySnapshot) -> None:
+def test_task_that_was_lost_and_runs_again_between_two_snapshots_says_so(under_way: StudySnapshot) -> None:
     stream = io.StringIO()
     display = StudyDisplay(stream, clock=Clock())
     display.show(under_way)

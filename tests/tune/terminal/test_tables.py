@@ -15,17 +15,18 @@ from tests.tune.snapshots import study_snapshot
 from tests.tune.world import TESTED, World, definition, run
 from tune.planner.forecast import forecast_of
 from tune.report.commands import mlflow_command
-from tune.report.summary import asked, result_in_words
+from tune.report.labels import result_in_words
+from tune.report.summary import request_facts
 from tune.study.config import BudgetConfig
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
+from tune.terminal.progress import progress_in_words
 from tune.terminal.tables import (
     budget_in_words,
+    comparison_table,
     forecast_lines,
     forecast_table,
     left_in_words,
-    progress_in_words,
-    rows_table,
     task_table,
     trials_table,
 )
@@ -47,7 +48,7 @@ def one(snapshot: StudySnapshot, state: TaskState, kind: TaskKind = TaskKind.STU
     return next(task for task in snapshot.tasks if (task.state, task.kind) == (state, kind))
 
 
-def test_end_is_said_with_what_it_came_to(whole: StudySnapshot) -> None:
+def test_result_has_the_main_numbers_and_the_duration(whole: StudySnapshot) -> None:
     student = replace(
         one(whole, TaskState.COMPLETE),
         metrics={"agreement": 0.8125, "agreement_standard_error": 0.011, "validation_accuracy": 0.79},
@@ -70,7 +71,9 @@ def test_end_is_said_with_what_it_came_to(whole: StudySnapshot) -> None:
         (TaskState.FAILED, "out of memory", "failed: out of memory"),
     ],
 )
-def test_a_bad_end_says_its_state_once(state: TaskState, reason: str, words: str, whole: StudySnapshot) -> None:
+def test_result_of_a_bad_end_says_its_state_once(
+    state: TaskState, reason: str, words: str, whole: StudySnapshot
+) -> None:
     task = replace(one(whole, TaskState.COMPLETE), state=state, reason=reason, metrics={})
     assert result_in_words(task).startswith(words)
 
@@ -84,9 +87,9 @@ def test_progress_has_pace_and_time_left(whole: StudySnapshot) -> None:
     assert progress_in_words(replace(task, stage=None), rate) == "starting"
 
 
-def test_table_of_trials_is_led_by_the_best_and_gives_the_ended_badly_no_number(whole: StudySnapshot) -> None:
+def test_table_of_trials_begins_with_the_best_and_has_no_number_for_failed_ones(whole: StudySnapshot) -> None:
     failed = replace(whole.trials[0], number=8, state=TaskState.FAILED, value=None, reason="out of memory")
-    again = whole.trials[0]  # its student was tried again, and stands in the line of that
+    again = whole.trials[0]  # its student was trained again, and is in the line of that trial
     assert again.state is TaskState.COMPLETE
     title, heading, _, *lines = text_of(trials_table(replace(whole, trials=(*whole.trials, failed))))
     assert (title, "validation accuracy" in heading) == ("Search", True)
@@ -101,16 +104,16 @@ def test_table_of_trials_is_led_by_the_best_and_gives_the_ended_badly_no_number(
 
 
 def test_table_of_comparisons_has_each_row_with_its_n(whole: StudySnapshot) -> None:
-    lines = text_of(rows_table(whole))
+    lines = text_of(comparison_table(whole))
     assert lines[0] == f"Trial {whole.best} beside its controls, on fresh seeds"
     for row, line in zip(whole.rows, lines[3:], strict=True):
         assert line.split()[:2] == [row.name, "1"]
         assert f"{100 * row.means['agreement']:.1f} %" in line
-    assert rows_table(replace(whole, rows=())) is None
+    assert comparison_table(replace(whole, rows=())) is None
     assert trials_table(replace(whole, trials=())) is None
 
 
-def test_table_of_task_says_where_it_stands(whole: StudySnapshot) -> None:
+def test_table_of_tasks_has_their_progress(whole: StudySnapshot) -> None:
     task = replace(whole.tasks[1], state=TaskState.RUNNING, stage="generation", images=1_600, seconds=61.0)
     assert text_of(task_table([task]))[-1].split("  ")[0] == task.label
     assert "1,600 of 3,200" in text_of(task_table([task]))[-1]
@@ -123,7 +126,7 @@ def test_mlflow_is_opened_by_a_command_that_works_from_here(tmp_path: Path, monk
     assert mlflow_command("https://tracking.example") is None
 
 
-def test_plan_is_told_with_its_range_its_price_and_what_the_budget_lacks(tmp_path: Path) -> None:
+def test_plan_has_its_range_its_price_and_what_the_budget_lacks(tmp_path: Path) -> None:
     prices = {"price_per_cpu_hour": 3600.0, "money": 1.0, "currency": "CHF"}
     study = definition({"budget": prices, "num_finalists": 2}, data=TESTED)
     forecast = forecast_of(World().planner(study).state, Store.open(tmp_path / "store"))
@@ -133,7 +136,7 @@ def test_plan_is_told_with_its_range_its_price_and_what_the_budget_lacks(tmp_pat
     lines = forecast_lines(forecast, study)
     assert "about one CPU core; the low end has pruning stop what it can" in lines[0]
     assert lines[1].startswith("6 students are not suggested yet")
-    assert "sharing: 10 students rest on 4 generators; one for each would take" in lines[2]
+    assert "sharing: 10 students use 4 generators; one for each would take" in lines[2]
     assert "left to do: 1 teacher, 1 collection, 4 generators, 11 students: ~ " in lines[3]
     assert re.search(r"[\d.]+ CHF \([\d.e-]+ to [\d.e+]+\)$", lines[3])
     assert re.search(r"study.budget.money: 1 (may|will) not suffice: 0 spent", lines[4])
@@ -145,14 +148,14 @@ def test_plan_is_told_with_its_range_its_price_and_what_the_budget_lacks(tmp_pat
     assert forecast_lines(over, study)[-1] == "left to do: nothing that takes long", "not what is over already"
 
 
-def test_sharing_of_a_grid_is_told_as_it_is(tmp_path: Path, whole: StudySnapshot) -> None:
+def test_sharing_of_a_grid_follows_its_order(tmp_path: Path, whole: StudySnapshot) -> None:
     search = {
         "distillation.inflation": {"type": "categorical", "choices": [1.0, 2.0]},
         "generation.width": {"type": "int", "low": 8, "high": 16, "step": 8},
     }
     grid = study_snapshot(tmp_path, rounds=0, folders=False, study={"sampler": "grid"}, search=search)
-    assert "students of equal ones share it" in dict(asked(grid))["Generators"]
-    assert dict(asked(whole))["Generators"] == "a new one for every 3rd student; those between share it"
+    assert "students with equal ones share it" in dict(request_facts(grid))["Generators"]
+    assert dict(request_facts(whole))["Generators"] == "a new one for every 3rd student; those between share it"
 
 
 def test_budget_says_what_of_it_is_used(whole: StudySnapshot) -> None:
@@ -166,5 +169,5 @@ def test_budget_says_what_of_it_is_used(whole: StudySnapshot) -> None:
 def test_several_finalists_are_not_taken_for_the_best_trial_of_the_search(whole: StudySnapshot) -> None:
     first, *controls = whole.rows
     rows = (replace(first, name="trial-4"), replace(first, name="trial-2", means={"agreement": 0.99}), *controls)
-    title = rows_table(replace(whole, rows=rows)).title
+    title = comparison_table(replace(whole, rows=rows)).title
     assert title == "Finalists on fresh seeds, and the controls of trial-2"

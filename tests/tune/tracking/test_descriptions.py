@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune.snapshots import VARIANTS, study_snapshot
-from tune.report.champion import champion_of, numbers
+from tune.report.champion import champion_of, numbers_in_words
 from tune.report.commands import verb_command
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskKind, TaskState
@@ -22,7 +22,7 @@ def test_note_of_a_finished_study_leads_from_the_verdict_to_the_promotion(whole:
     note, champion = study_note(whole), champion_of(whole)
     assert champion is not None
     assert note.startswith(f"**{whole.verdict}**")
-    assert f"run `{champion.student.label}`: {numbers(champion)}" in note
+    assert f"run `{champion.student.label}`: {numbers_in_words(champion)}" in note
     assert "one for each would have taken" in note
     assert f"τ = {whole.rank_agreement:.2f}" in note
     assert note.splitlines()[2] == "* **Next**: `python -m tune promote studies/fashion-small.yaml`"
@@ -51,7 +51,7 @@ def test_note_of_a_student_says_where_it_comes_from_and_how_it_ended(whole: Stud
     assert "stopped here" in note
     assert f"`python -m tune show studies/fashion-small.yaml {pruned.label}`" in note
     build = next(task for task in whole.tasks if task.kind is TaskKind.GENERATOR)
-    assert "A generator and its synthetic images" in task_note(build, whole)
+    assert "* **What**: A generator and its synthetic images.\n" in task_note(build, whole)
     control = next(task for task in whole.tasks if task.role == "control")
     assert "a control: it is compared with the best trial" in task_note(control, whole)
 

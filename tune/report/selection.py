@@ -1,0 +1,35 @@
+"""The tasks, trials and rows of a snapshot that pages, terminals and MLflow ask for."""
+
+from __future__ import annotations
+
+from tune.planner.comparison import best_finalist
+from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot, TrialSnapshot
+from tune.study.states import TaskKind
+
+
+def students(snapshot: StudySnapshot) -> list[TaskSnapshot]:
+    """Return every student of the study."""
+    return [task for task in snapshot.tasks if task.kind is TaskKind.STUDENT]
+
+
+def generator_of(task: TaskSnapshot, snapshot: StudySnapshot) -> TaskSnapshot | None:
+    """Return the generator that a student learns from, or the task itself if it is one; None with real images only."""
+    chain = [task, *(found for key in task.needs if (found := snapshot.task(key)))]
+    return next((found for found in chain if found.kind is TaskKind.GENERATOR), None)
+
+
+def best_trial(snapshot: StudySnapshot) -> TrialSnapshot | None:
+    """Return the feasible search trial with the highest value so far."""
+    return next((trial for trial in snapshot.trials if trial.number == snapshot.best), None)
+
+
+def leading_finalist(snapshot: StudySnapshot) -> RowSnapshot | None:
+    """Return the row of the best finalist on fresh seeds; until there is one, of the first finalist with a number."""
+    numbered = (row for row in snapshot.rows if row.role == "finalist" and row.num_complete)
+    return best_finalist(snapshot.rows, snapshot.objective) or next(numbered, None)
+
+
+def teacher_accuracy(snapshot: StudySnapshot) -> float | None:
+    """Return the teacher's accuracy on the validation images, as measured beside a student; None without labels."""
+    found = (task.metrics.get("teacher_validation_accuracy") for task in students(snapshot))
+    return next((accuracy for accuracy in found if accuracy is not None), None)
