@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 NONE = "–"
-"""Shown where there is no number."""
+"""The dash where there is no number."""
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -43,10 +43,10 @@ def listed(noun: str, numbers: Collection[int]) -> str:
     return f"{noun}{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
 
 
-def ordinal(number: int) -> str:
+def ordinal(rank: int) -> str:
     """The ordinal of a positive whole number: `1st`, `2nd`, `3rd`, `11th`, `22nd`."""
-    is_teen = 10 < number % 100 < 20
-    return f"{number}{'th' if is_teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
+    is_teen = 10 < rank % 100 < 20
+    return f"{rank}{'th' if is_teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(rank % 10, 'th')}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -115,7 +115,7 @@ def progress(
     images_per_second: float | None = None,
     seconds_left: float | None = None,
 ) -> str:
-    """How far a loop is: `3,200 of 24,000 images  310 images/s  1 min 07 s left`, as far as it is known."""
+    """The progress of a loop: `3,200 of 24,000 images  310 images/s  1 min 07 s left`, as far as it is known."""
     words = f"{images:,}" + (f" of {target_images:,}" if target_images else "") + " images"
     if images_per_second is not None and seconds_left is not None:
         words += f"  {grouped(images_per_second)} images/s  {duration(seconds_left)} left"
@@ -123,7 +123,7 @@ def progress(
 
 
 def used_of(used: float, limit: float, unit: str, digits: int = 3) -> str:
-    """How much of a budget is used, in hours or money: `1.25 of 8 CPU-hours`, `3 of 20 EUR`."""
+    """The used part of a budget, in hours or money: `1.25 of 8 CPU-hours`, `3 of 20 EUR`."""
     return f"{used:.{digits}g} of {limit:g} {unit}"
 
 

@@ -1,4 +1,4 @@
-"""A watched job in the terminal: a live table where there is one, else plain lines of what has changed."""
+"""A watched job: a live table on a terminal, elsewhere plain lines of what has changed, or JSON lines."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_table_has_a_row_for_the_queue_while_it_holds_the_job_back(view: JobSnap
     assert "queue" not in drawn(view)
 
 
-def test_table_shows_work_that_was_cut_off_until_it_runs_again(view: JobSnapshot) -> None:
+def test_table_shows_a_task_that_was_cut_off_until_it_runs_again(view: JobSnapshot) -> None:
     view.progress.cut_off["generator-0"] = "lost its node at 27,000 images; it goes on from there"
     assert "lost its node" in drawn(view)
     view.progress.running["generator-0"] = "generation 30,000 of 60,000 images"

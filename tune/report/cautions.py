@@ -17,7 +17,7 @@ EXPECTED_MEMORISATION = 0.05
 """Share of samples that lie near a collected image without any copying, by the definition of the threshold."""
 
 FEW_SEEDS = 5
-"""With fewer, the standard deviation over them is uncertain itself."""
+"""Number of seeds below which the standard deviation over them is uncertain itself."""
 
 
 def cautions(snapshot: StudySnapshot) -> list[str]:

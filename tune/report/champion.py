@@ -29,12 +29,12 @@ ACCURACIES = TABLE_METRICS[:3]
 """Accuracies that describe a champion, as far as they were measured."""
 
 NUM_DIGITS = 9
-"""Distances from the mean are rounded to so many digits: two values are equally far from theirs, but for rounding."""
+"""Digits that distances from the mean are rounded to: two values are equally far from theirs, but for float errors."""
 
 NO_VERDICT = (
     "There is no verdict: the controls have not all ended with a number, so the worth of the generator is open."
 )
-"""Said instead of a verdict."""
+"""The words instead of a verdict."""
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from tune.study.states import Value
 
 HIGHLIGHT = COLOURS[2]
 MAX_CHOICES_LABELLED = 8
-"""An axis of more choices has no labels."""
+"""The most choices that an axis has labels for."""
 
 LOG_TICKS = (1.0, 2.0, 5.0)
 """Marks within a decade."""
 
 WIDE_DECADES = 2.5
-"""A logarithmic axis over at least so many decades is marked at powers of ten only."""
+"""Decades from which a logarithmic axis is marked at powers of ten only."""
 
 MARGIN = 0.06
 """Room on both sides of a searched range, as a share of it."""

@@ -10,7 +10,7 @@ from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskState
 
 BEST_MARK, FRONT_MARK = "★", "◆"
-"""Before the best trial and those on the Pareto front, in tables of the terminal."""
+"""Marks of the best trial and of those on the Pareto front, in tables of the terminal."""
 
 
 def further_columns(snapshot: StudySnapshot) -> list[str]:

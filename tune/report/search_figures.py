@@ -35,7 +35,7 @@ from tune.study.states import TaskState
 
 PAGE, FOLDER = "figures.html", "figures"
 PAIR = ("distillation.inflation", "generation.smoothing.temperature")
-"""Shown together where both are searched: how often real images are seen, and how even the synthetic classes are."""
+"""Parameters to show together: how often real images are seen, and how even the classes of synthetic ones are."""
 
 PNG_DOTS_PER_INCH = 130
 
@@ -133,7 +133,7 @@ FRONT = SearchFigure(
 """The figure of all objectives together, where there are several; it comes first."""
 
 MOST_AXES = 3
-"""Optuna draws the front of three objectives at most."""
+"""The most objectives that Optuna draws a front of."""
 
 
 def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:

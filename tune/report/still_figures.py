@@ -16,11 +16,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from hidfd.report.figures import ACCENT, GREY, INK, PALE, label_axes, new_figure, new_panels
-from tune.report.figures import HIGHLIGHT, MAX_CHOICES_LABELLED
+from tune.report.figures import HIGHLIGHT, MARGIN, MAX_CHOICES_LABELLED
 from tune.report.timeline import LANE_HEIGHT, WIDTH, Timeline
-
-MARGIN = 0.06
-"""Room on both sides of a searched range, as a share of it."""
 
 SCALE = (PALE, ACCENT, "#0b2a4a")
 """Colours from the worst to the best student: darker is better."""

@@ -23,7 +23,7 @@ from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot, TrialS
 from tune.study.states import TaskKind, TaskState
 
 FEW_STUDENTS = 10
-"""A rank correlation over fewer says little."""
+"""Number of students below which a rank correlation says little."""
 
 
 def verdict_in_words(snapshot: StudySnapshot) -> str:
@@ -211,7 +211,7 @@ def _range_in_words(parameter: RealParameter) -> str:
         return "one of " + ", ".join(map(setting, parameter.choices))
     is_every_integer = isinstance(parameter, IntParameter) and parameter.step == 1
     steps = f", in steps of {setting(parameter.step)}" if parameter.step and not is_every_integer else ""
-    log = ", even in the logarithm" if parameter.log else ""
+    log = ", on a logarithmic scale" if parameter.log else ""
     return f"{setting(parameter.low)} to {setting(parameter.high)}{steps}{log}"
 
 

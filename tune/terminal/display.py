@@ -1,4 +1,4 @@
-"""A running study in the terminal: a live table on a terminal, elsewhere plain lines of what has changed."""
+"""A running study: a live table on a terminal, elsewhere plain lines of what has changed."""
 
 from __future__ import annotations
 

@@ -16,16 +16,16 @@ from tune.tracking.connection import reason_of
 from tune.tracking.tracker import Tracker
 
 STOP_SECONDS = 5.0
-"""How long a stopped study waits for the current write; a server that does not answer would take far longer."""
+"""Time that a stopped study waits for the current write; a server that does not answer would take far longer."""
 
 FINAL_TRIES, FINAL_PAUSE_SECONDS = 3, 1.0
-"""How often the final snapshot is tried, since no later one makes up for it, and the pause between two tries."""
+"""Number of tries for the final snapshot, which no later one makes up for, and the pause between two of them."""
 
 _log = logging.getLogger(__name__)
 
 
 class BackgroundTracker:
-    """Hands the newest snapshot to a tracker as soon as the one before it is written; used by `with`.
+    """A tracker in a thread: it gets the newest snapshot as soon as the one before it is written; used by `with`.
 
     Attributes:
         error: why the last write to MLflow failed; None if it succeeded.

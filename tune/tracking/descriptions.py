@@ -29,7 +29,7 @@ PRODUCTS = {
     TaskKind.GENERATOR: "A generator and its synthetic images.",
     TaskKind.STUDENT: "A student: distilled on the collected and the synthetic images, and measured on the hold-out.",
 }
-"""What a task of each kind makes, in a sentence."""
+"""Kind of a task -> a sentence on what it makes."""
 
 ROLES = {
     "search": "suggested by the search as trial {trial}",
@@ -37,7 +37,7 @@ ROLES = {
     "control": "a control: it is compared with the best trial, on the same fresh seed",
     "finalist": "one of the best trials, run again on a fresh seed, since only such runs are compared",
 }
-"""Why a student was trained, by its role."""
+"""Role of a student -> why it was trained, after `It is`."""
 
 
 def study_note(snapshot: StudySnapshot) -> str:

@@ -36,7 +36,7 @@ STUDY_KEY = "study"
 """The key of the study's own run, among those of its tasks."""
 
 BATCH_METRICS = 900
-"""MLflow takes at most 1,000 metrics in one call."""
+"""Metrics to write in one call, of which MLflow takes at most 1,000."""
 
 STATUSES = {
     TaskState.COMPLETE: "FINISHED",
@@ -49,7 +49,7 @@ STATUSES = {
 
 
 class Tracker:
-    """Writes snapshots of one study.
+    """One study in MLflow, brought up to date snapshot by snapshot.
 
     Args:
         uri: MLflow tracking URI.
