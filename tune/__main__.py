@@ -176,7 +176,8 @@ def _print_summary(summary: RunSummary) -> None:
         print(f"MLflow could not be written ({summary.tracking_error}); this makes up for it: {snapshot.command}")
     print(f"report: {summary.report}")
     print(f"MLflow: {mlflow_command(snapshot.tracking) or snapshot.tracking}  (there: Model training, {snapshot.name})")
-    if snapshot.rows and snapshot.rows[0].role == "finalist" and len(snapshot.rows[0].keys) == 1:
+    first = next(iter(snapshot.comparison_rows), None)
+    if first is not None and first.role == "finalist" and len(first.keys) == 1:
         print(f"more seeds: {snapshot.command} --seeds 3")
     if champion_of(snapshot) is not None:
         print(f"next: {verb_command('promote', snapshot)}")

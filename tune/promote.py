@@ -133,7 +133,7 @@ def _why_nothing_to_promote(snapshot: StudySnapshot) -> str:
             f"study {snapshot.name!r} compares variants and searches nothing, so it has no best student to promote; "
             f"give it `search:` parameters"
         )
-    finalists = [row for row in snapshot.rows if row.role == "finalist"]
+    finalists = [row for row in snapshot.comparison_rows if row.role == "finalist"]
     wanted = sum(len(row.keys) for row in finalists)
     missing = why_no_champion(snapshot)
     if missing is not None:

@@ -67,7 +67,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
 def store(tmp_path_factory: pytest.TempPathFactory, whole: StudySnapshot) -> Store:
     """A store with every finalist's student."""
     store = Store.open(tmp_path_factory.mktemp("store"))
-    for key in whole.rows[0].keys:
+    for key in whole.comparison_rows[0].keys:
         task = whole.task(key)
         assert task is not None
         keep_student(store, config_of(task, whole))
@@ -82,7 +82,7 @@ def study_of(snapshot: StudySnapshot, uri: str, store: Store, name: str, **more:
 
 def winning(snapshot: StudySnapshot, seed: int) -> StudySnapshot:
     """The study with another seed's student nearest to the mean."""
-    row = snapshot.rows[0]
+    row = snapshot.comparison_rows[0]
     mean = row.means["agreement"]
     tasks = tuple(
         replace(task, value=mean if task.seed == seed else mean + 0.1) if task.key in row.keys else task
@@ -146,8 +146,8 @@ def test_the_same_student_is_never_registered_twice(whole: StudySnapshot, uri: s
     assert (first.is_new, first.is_moved) == (True, True)
     assert (second.version, second.is_new, second.is_moved) == ("1", False, False)
     assert "nothing was registered anew" in second.in_words()
-    more = replace(whole.rows[0], num_complete=2, keys=whole.rows[0].keys[:2])
-    promote(replace(study, kept=replace(study.kept, rows=(more, *whole.rows[1:]))))
+    more = replace(whole.comparison_rows[0], num_complete=2, keys=whole.comparison_rows[0].keys[:2])
+    promote(replace(study, kept=replace(study.kept, comparison_rows=(more, *whole.comparison_rows[1:]))))
     (version,) = versions_of(uri, "same")
     assert version.tags["n"] == "2"
     experiment = MlflowClient(uri).get_experiment_by_name("same")

@@ -78,7 +78,7 @@ def snapshot_of(
             for key, task in sorted(state.tasks.items(), key=lambda item: item[1].number)
             if key in state.task_queue.wanted
         ),
-        rows=rows,
+        comparison_rows=rows,
         best=best.number if best else None,
         rank_agreement=tau,
         rank_agreement_count=tau_count,

@@ -69,11 +69,11 @@ def _of_the_choice(snapshot: StudySnapshot) -> Iterator[str]:
 
 def _of_seeds_and_controls(snapshot: StudySnapshot) -> Iterator[str]:
     n = len(snapshot.study.seeds)
-    if snapshot.rows and n == 1:
+    if snapshot.comparison_rows and n == 1:
         yield "One seed (n = 1) decides nothing: differences of a point or two may be chance."
-    elif snapshot.rows and n < FEW_SEEDS:
+    elif snapshot.comparison_rows and n < FEW_SEEDS:
         yield f"The deviations come from n = {n} seeds, so they are themselves uncertain."
-    if any(row.role == "control" for row in snapshot.rows):
+    if any(row.role == "control" for row in snapshot.comparison_rows):
         yield "The controls run with the best trial’s settings; nothing was searched for them."
 
 

@@ -56,7 +56,7 @@ def champion_of(snapshot: StudySnapshot) -> Champion | None:
     It is the row that the verdict is about (`tune.planner.comparison.best_finalist`). None as well if no finalist has a
     number from every fresh seed, or none keeps the study's constraints there.
     """
-    row = best_finalist(snapshot.rows, snapshot.objective)
+    row = best_finalist(snapshot.comparison_rows, snapshot.objective)
     if row is None or not snapshot.finished:
         return None
     mean = row.means[snapshot.objective]

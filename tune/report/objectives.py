@@ -60,7 +60,7 @@ def why_no_champion(snapshot: StudySnapshot) -> str | None:
     complete = [trial for trial in snapshot.trials if trial.state is TaskState.COMPLETE]
     if complete and not any(trial.feasible for trial in complete):
         return f"none of the {len(complete)} complete students keeps the constraints ({wanted})"
-    finalists = [row for row in snapshot.rows if row.role == "finalist" and row.num_complete]
+    finalists = [row for row in snapshot.comparison_rows if row.role == "finalist" and row.num_complete]
     if finalists and not any(row.feasible for row in finalists):
         return f"on fresh seeds no finalist keeps the constraints ({wanted})"
     return None

@@ -61,7 +61,7 @@ def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
         state="finished" if snapshot.finished else "under way",
         verdict=summary.verdict_in_words(snapshot),
         tiles=summary.headline_tiles(snapshot),
-        rows=[comparison_row(row, snapshot, folder) for row in snapshot.rows],
+        rows=[comparison_row(row, snapshot, folder) for row in snapshot.comparison_rows],
         metrics=[METRIC_NAMES[metric] for metric in _metrics(snapshot)],
         seeds=comparison_picture(snapshot),
         cautions=cautions(snapshot),
@@ -136,7 +136,7 @@ def comparison_picture(snapshot: StudySnapshot) -> Picture | None:
             for key in row.keys
             if (task := snapshot.task(key)) and task.state is TaskState.COMPLETE and metric in task.metrics
         ]
-        for row in snapshot.rows
+        for row in snapshot.comparison_rows
     }
     if not any(values.values()):
         return None
@@ -294,7 +294,7 @@ def _last_rung_percent(trial: TrialSnapshot, snapshot: StudySnapshot) -> float |
 def _metrics(snapshot: StudySnapshot) -> list[str]:
     """Return the columns of the comparison table: the metrics that at least one row has."""
     metrics = dict.fromkeys([*TABLE_METRICS, *further_columns(snapshot)])
-    return [metric for metric in metrics if any(metric in row.means for row in snapshot.rows)]
+    return [metric for metric in metrics if any(metric in row.means for row in snapshot.comparison_rows)]
 
 
 def _settings(row: RowSnapshot, best_params: dict[str, Value], snapshot: StudySnapshot) -> str:

@@ -25,8 +25,8 @@ def best_trial(snapshot: StudySnapshot) -> TrialSnapshot | None:
 
 def leading_finalist(snapshot: StudySnapshot) -> RowSnapshot | None:
     """Return the row of the best finalist on fresh seeds; until there is one, of the first finalist with a number."""
-    numbered = (row for row in snapshot.rows if row.role == "finalist" and row.num_complete)
-    return best_finalist(snapshot.rows, snapshot.objective) or next(numbered, None)
+    numbered = (row for row in snapshot.comparison_rows if row.role == "finalist" and row.num_complete)
+    return best_finalist(snapshot.comparison_rows, snapshot.objective) or next(numbered, None)
 
 
 def teacher_accuracy(snapshot: StudySnapshot) -> float | None:

@@ -36,9 +36,9 @@ def verdict_in_words(snapshot: StudySnapshot) -> str:
     leader = "" if best is None else f" The best trial so far is number {best.number} with {percent(best.value)}."
     if not snapshot.finished:
         return f"Under way, so there is no verdict yet. Students: {counts}.{leader}"
-    if snapshot.rows and not any(row.role == "finalist" for row in snapshot.rows):
+    if snapshot.comparison_rows and not any(row.role == "finalist" for row in snapshot.comparison_rows):
         seeds = plural(len(snapshot.study.seeds), "seed")
-        return f"{len(snapshot.rows)} variants on {seeds} each, side by side below. Students: {counts}."
+        return f"{len(snapshot.comparison_rows)} variants on {seeds} each, side by side below. Students: {counts}."
     reason = why_no_champion(snapshot)
     if reason is not None:
         return f"There is no champion: {reason}. Students: {counts}."

@@ -13,7 +13,7 @@ from hidfd.config.schema import TrialConfig
 from tune.study.config import SearchConfig, StudyConfig
 from tune.study.states import Role, TaskKind, TaskState, Value
 
-JSON_NAMES = {"study": "config", "tasks": "works", "test_evaluations": "openings"}
+JSON_NAMES = {"study": "config", "tasks": "works", "comparison_rows": "rows", "test_evaluations": "openings"}
 """Attribute of a `StudySnapshot` -> its key in JSON, where the two differ."""
 
 
@@ -205,7 +205,7 @@ class StudySnapshot:
         study, search, trial: the resolved sections of the study file.
         trials: the search trials, in order.
         tasks: every task, in order of creation.
-        rows: the comparison table: finalists and controls on fresh seeds, or variants.
+        comparison_rows: the comparison table: finalists and controls on fresh seeds, or variants.
         best: number of the best feasible search trial so far. It is no champion: its own value chose it.
         rank_agreement: Kendall's tau between agreement and validation accuracy over pairs of complete students of one
             kind (sources of images, size of the collection, head), if labels exist.
@@ -235,7 +235,7 @@ class StudySnapshot:
     trial: TrialConfig
     trials: tuple[TrialSnapshot, ...]
     tasks: tuple[TaskSnapshot, ...]
-    rows: tuple[RowSnapshot, ...]
+    comparison_rows: tuple[RowSnapshot, ...]
     best: int | None
     rank_agreement: float | None
     rank_agreement_count: int

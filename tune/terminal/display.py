@@ -103,8 +103,8 @@ def _table(snapshot: StudySnapshot, running: dict[str, str]) -> Group:
     summary = f"{snapshot.name}: {ended} of {snapshot.num_students} students" if snapshot.num_students else ""
     if snapshot.best is not None:
         summary += f", best so far trial-{snapshot.best} {percent(snapshot.trials[snapshot.best].value)}"
-    if snapshot.rows:
-        num_complete = sum(row.num_complete for row in snapshot.rows)
-        num_wanted = sum(len(row.keys) for row in snapshot.rows)
+    if snapshot.comparison_rows:
+        num_complete = sum(row.num_complete for row in snapshot.comparison_rows)
+        num_wanted = sum(len(row.keys) for row in snapshot.comparison_rows)
         summary += f"{'; ' if summary else ''}comparison {num_complete} of {num_wanted}"
     return Group(table, Text(summary))

@@ -71,7 +71,7 @@ def trials_table(snapshot: StudySnapshot) -> Table | None:
 
 def comparison_table(snapshot: StudySnapshot) -> Table | None:
     """Return the comparison table, a line per setting; None without one."""
-    if not snapshot.rows:
+    if not snapshot.comparison_rows:
         return None
     metrics = [
         (name, heading)
@@ -81,10 +81,10 @@ def comparison_table(snapshot: StudySnapshot) -> Table | None:
             ("test_accuracy", "test accuracy"),
             ("generator.memorisation", "memorisation"),
         )
-        if any(name in row.means for row in snapshot.rows)
+        if any(name in row.means for row in snapshot.comparison_rows)
     ]
     further = further_columns(snapshot)
-    finalists = [row for row in snapshot.rows if row.role == "finalist"]
+    finalists = [row for row in snapshot.comparison_rows if row.role == "finalist"]
     best = leading_finalist(snapshot)
     title = "Comparison"
     if len(finalists) > 1:
@@ -96,7 +96,7 @@ def comparison_table(snapshot: StudySnapshot) -> Table | None:
     table.add_column("n", justify="right")
     for heading in [*(heading for _, heading in metrics), *(MEASURES[name].in_words for name in further)]:
         table.add_column(heading, justify="right")
-    for row in snapshot.rows:
+    for row in snapshot.comparison_rows:
         is_infeasible = row.role == "finalist" and not row.feasible
         cells = [f"{row.name} (infeasible)" if is_infeasible else row.name, str(row.num_complete)]
         cells += [percent_with_error(row.means.get(name), row.deviations.get(name)) for name, _ in metrics]

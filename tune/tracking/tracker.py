@@ -200,7 +200,7 @@ class Tracker:
         # The step is the number of seeds or students behind a value, so that the last point is the one over the most.
         numbers = {
             f"{row.name}/{metric}": [(row.num_complete, row.means[metric])]
-            for row in snapshot.rows
+            for row in snapshot.comparison_rows
             for metric in (*TABLE_METRICS, *further_columns(snapshot))
             if metric in row.means
         }

@@ -36,7 +36,7 @@ def test_labels_are_opened_last_and_for_the_champion_and_its_controls_alone() ->
     planner = at_noon(with_test_split({"num_finalists": 2, "seeds": [1001, 1002]}), world)
     opened = [label for label in world.log if label.endswith("-test")]
     assert world.log[-len(opened) :] == opened, "after everything else"
-    rows = {row.name: row for row in snapshot_of(planner.state).rows}
+    rows = {row.name: row for row in snapshot_of(planner.state).comparison_rows}
     with_number = {name for name, row in rows.items() if "test_accuracy" in row.means}
     (loser,) = rows.keys() - with_number
     assert rows[loser].role == "finalist"
@@ -82,7 +82,7 @@ def test_no_choice_rests_on_the_test_labels() -> None:
             for task in snapshot.tasks
             if task.kind is TaskKind.STUDENT and task.state is TaskState.COMPLETE
         ]
-        found.append((snapshot.best, [row.name for row in snapshot.rows], snapshot.verdict, students))
+        found.append((snapshot.best, [row.name for row in snapshot.comparison_rows], snapshot.verdict, students))
     assert found[0] == found[1]
 
 
@@ -144,7 +144,7 @@ def test_driver_killed_while_they_are_opened_opens_them_once() -> None:
     unhurt = KilledLedger(whole, study, 10_000)
     planner = Planner(StudyState(study, unhurt), lambda: NOON)
     run_local(planner, whole.execute)
-    total, expected = 10_000 - unhurt.left, snapshot_of(planner.state).rows
+    total, expected = 10_000 - unhurt.left, snapshot_of(planner.state).comparison_rows
     for at in range(total - 20, total):  # from the last control to the last test evaluation
         world = World()
         with pytest.raises(Killed):
@@ -153,5 +153,5 @@ def test_driver_killed_while_they_are_opened_opens_them_once() -> None:
         assert [len(evaluation["keys"]) for evaluation in again.ledger.test_evaluations] == [4], (
             f"killed before write {at}"
         )
-        assert snapshot_of(again).rows == expected, f"killed before write {at}"
+        assert snapshot_of(again).comparison_rows == expected, f"killed before write {at}"
         assert again.is_over()

@@ -121,12 +121,12 @@ def test_finalists_stand_on_the_pareto_front_best_first(sampler: str) -> None:
     snapshot = snapshot_of(state)
     assert snapshot.front == tuple(s.number for s in sorted(front, key=lambda s: -(s.value or 0.0)))
     assert snapshot.best == snapshot.front[0]
-    named = [row.name for row in snapshot.rows if row.role == "finalist"]
+    named = [row.name for row in snapshot.comparison_rows if row.role == "finalist"]
     assert named == [f"trial-{number}" for number in snapshot.front[:2]]
     champion = champion_of(snapshot)
     assert champion is not None
     assert champion.row.means["agreement"] == max(
-        row.means["agreement"] for row in snapshot.rows if row.role == "finalist"
+        row.means["agreement"] for row in snapshot.comparison_rows if row.role == "finalist"
     )
 
 
@@ -162,7 +162,7 @@ def test_without_a_feasible_student_there_is_no_champion() -> None:
     planner = run(sized(4, constraints={"deployed_parameters": {"max": 10}}), SizedWorld())
     assert planner.is_over()
     snapshot = snapshot_of(planner.state)
-    assert (snapshot.best, snapshot.rows, champion_of(snapshot)) == (None, (), None)
+    assert (snapshot.best, snapshot.comparison_rows, champion_of(snapshot)) == (None, (), None)
     assert {trial.state for trial in snapshot.trials} == {TaskState.COMPLETE}
 
 

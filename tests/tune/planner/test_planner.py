@@ -285,7 +285,7 @@ def test_several_finalists_are_run_again_and_the_best_of_them_meets_its_controls
     ranked = sorted(planner.state.search_trials, key=lambda s: -(s.value or 0))[:3]
     assert [row.name for row in planner.state.comparison_rows[:3]] == [f"trial-{s.number}" for s in ranked]
     snapshot = snapshot_of(planner.state)
-    champion = max(snapshot.rows[:3], key=lambda row: row.means["agreement"])
+    champion = max(snapshot.comparison_rows[:3], key=lambda row: row.means["agreement"])
     control = planner.state.comparison_rows[3]
     assert control.params["distillation.inflation"] == champion.params["distillation.inflation"]
     assert (snapshot.verdict or "").startswith(f"{champion.name} +")

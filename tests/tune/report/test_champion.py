@@ -20,7 +20,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
 
 def valued(snapshot: StudySnapshot, *values: float | None) -> StudySnapshot:
     """The study with these values of the finalist's students; None for one that diverged."""
-    row = snapshot.rows[0]
+    row = snapshot.comparison_rows[0]
     given = dict(zip(row.keys, values, strict=True))
     tasks = tuple(
         replace(
@@ -34,7 +34,7 @@ def valued(snapshot: StudySnapshot, *values: float | None) -> StudySnapshot:
     )
     known = [value for value in values if value is not None]
     row = replace(row, num_complete=len(known), means=row.means | {"agreement": sum(known) / len(known)})
-    return replace(snapshot, tasks=tasks, rows=(row, *snapshot.rows[1:]))
+    return replace(snapshot, tasks=tasks, comparison_rows=(row, *snapshot.comparison_rows[1:]))
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_a_study_of_variants_has_no_champion(tmp_path: Path) -> None:
 
 
 def test_of_several_finalists_the_higher_mean_wins(whole: StudySnapshot) -> None:
-    control = next(row for row in whole.rows if row.role == "control")
+    control = next(row for row in whole.comparison_rows if row.role == "control")
     other: RowSnapshot = replace(control, role="finalist", means=control.means | {"agreement": 0.99})
-    champion = champion_of(replace(whole, rows=(*whole.rows, other)))
+    champion = champion_of(replace(whole, comparison_rows=(*whole.comparison_rows, other)))
     assert champion is not None
     assert champion.row is other
 

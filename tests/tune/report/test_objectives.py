@@ -120,9 +120,9 @@ def test_study_without_a_feasible_student_says_so_everywhere(hopeless: StudySnap
 
 
 def test_finalist_that_misses_a_constraint_on_fresh_seeds_is_marked(both: StudySnapshot) -> None:
-    row = both.rows[0]
+    row = both.comparison_rows[0]
     out = replace(row, feasible=False, means=row.means | {"latency_milliseconds": 9.0})
-    missing = replace(both, rows=(out, *both.rows[1:]), verdict=None)
+    missing = replace(both, comparison_rows=(out, *both.comparison_rows[1:]), verdict=None)
     assert f"{row.name} (infeasible)" in "".join(printed(comparison_table(missing)))
     assert verdict_in_words(missing).startswith(
         "There is no champion: on fresh seeds no finalist keeps the constraints"

@@ -54,7 +54,7 @@ def test_page_loads_nothing(page: str) -> None:
 
 def test_numbers_are_those_of_the_snapshot(whole: StudySnapshot, page: str) -> None:
     rows = re.findall(r"<tr.*?</tr>", page, flags=re.DOTALL)
-    for row in whole.rows:
+    for row in whole.comparison_rows:
         line = next(text_of(found) for found in rows if f'<td class="name">{row.name}</td>' in found)
         assert f" {row.num_complete} " in line
         for metric in ("agreement", "validation_accuracy", "generator.memorisation"):
@@ -140,8 +140,8 @@ def test_page_of_variants_compares_and_names_no_best(tmp_path: Path) -> None:
 
 
 def test_a_generator_that_copies_is_a_caution(whole: StudySnapshot, tmp_path: Path) -> None:
-    finalist = replace(whole.rows[0], means=whole.rows[0].means | {"generator.memorisation": 0.3})
-    copying = replace(whole, rows=(finalist, *whole.rows[1:]))
+    finalist = replace(whole.comparison_rows[0], means=whole.comparison_rows[0].means | {"generator.memorisation": 0.3})
+    copying = replace(whole, comparison_rows=(finalist, *whole.comparison_rows[1:]))
     assert "the generator copies in part" in write_study_report(copying, tmp_path).read_text()
 
 
@@ -194,7 +194,9 @@ def test_tasks_found_in_the_store_are_drawn_hollow(whole: StudySnapshot) -> None
 
 def test_dots_are_compared_only_where_there_are_several_seeds(whole: StudySnapshot, page: str) -> None:
     assert "for sure only where their dots keep apart" in page
-    alone = comparison_picture(replace(whole, rows=tuple(replace(row, keys=row.keys[:1]) for row in whole.rows)))
+    alone = comparison_picture(
+        replace(whole, comparison_rows=tuple(replace(row, keys=row.keys[:1]) for row in whole.comparison_rows))
+    )
     assert alone is not None
     assert alone.caption.endswith("One seed decides nothing.")
 

@@ -106,10 +106,10 @@ def test_table_of_trials_begins_with_the_best_and_has_no_number_for_failed_ones(
 def test_table_of_comparisons_has_each_row_with_its_n(whole: StudySnapshot) -> None:
     lines = text_of(comparison_table(whole))
     assert lines[0] == f"Trial {whole.best} beside its controls, on fresh seeds"
-    for row, line in zip(whole.rows, lines[3:], strict=True):
+    for row, line in zip(whole.comparison_rows, lines[3:], strict=True):
         assert line.split()[:2] == [row.name, "1"]
         assert f"{100 * row.means['agreement']:.1f} %" in line
-    assert comparison_table(replace(whole, rows=())) is None
+    assert comparison_table(replace(whole, comparison_rows=())) is None
     assert trials_table(replace(whole, trials=())) is None
 
 
@@ -167,7 +167,7 @@ def test_budget_says_what_of_it_is_used(whole: StudySnapshot) -> None:
 
 
 def test_several_finalists_are_not_taken_for_the_best_trial_of_the_search(whole: StudySnapshot) -> None:
-    first, *controls = whole.rows
+    first, *controls = whole.comparison_rows
     rows = (replace(first, name="trial-4"), replace(first, name="trial-2", means={"agreement": 0.99}), *controls)
-    title = comparison_table(replace(whole, rows=rows)).title
+    title = comparison_table(replace(whole, comparison_rows=rows)).title
     assert title == "Finalists on fresh seeds, and the controls of trial-2"

@@ -107,7 +107,7 @@ def test_one_run_for_the_study_and_one_below_it_for_each_task(written: Tracker, 
     assert parent.data.tags["mlflow.note.content"] == study_note(whole)
     assert parent.data.tags["hidfd.best"] == f"trial-{whole.best}-seed1001"
     assert parent.data.metrics["kendall_tau"] == whole.rank_agreement
-    hybrid = whole.rows[0]
+    hybrid = whole.comparison_rows[0]
     assert parent.data.metrics["hybrid/agreement"] == hybrid.means["agreement"]
     assert [path.path for path in written.client.list_artifacts(parent.info.run_id)] == [
         *("figures", "figures.html", "report.html")
@@ -161,7 +161,7 @@ def test_a_pruned_student_shows_its_rung_and_no_result(written: Tracker, whole: 
 def test_test_accuracy_joins_the_run_of_its_student(uri: str, whole: StudySnapshot, tmp_path: Path) -> None:
     tracker = Tracker(uri, "opened")
     tracker.sync(whole)
-    (key,) = whole.rows[0].keys
+    (key,) = whole.comparison_rows[0].keys
     student = whole.task(key)
     assert student is not None
     tested = replace(student, metrics=student.metrics | {"test_accuracy": 0.75})
@@ -320,7 +320,7 @@ def test_best_is_the_searchs_own_until_the_finalist_is_complete(part: StudySnaps
     best = best_student(part)
     assert best is not None
     assert best.label == f"trial-{part.best}"
-    assert best_student(replace(whole, rows=(), best=None)) is None
+    assert best_student(replace(whole, comparison_rows=(), best=None)) is None
 
 
 def test_deployed_student_is_the_student_behind_its_normalisation(whole: StudySnapshot, store_with_best: Store) -> None:
