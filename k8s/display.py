@@ -23,7 +23,7 @@ LINE_EVERY_SECONDS = 60.0
 
 
 class JobDisplay(LiveDisplay):
-    """The state of a job, view after view; used by `with`.
+    """The state of a job, snapshot after snapshot; used by `with`.
 
     Args:
         stream: where to write; default standard output.
@@ -37,25 +37,25 @@ class JobDisplay(LiveDisplay):
         self._printed: dict[str, str] = {}
         self._progress_printed_at = -LINE_EVERY_SECONDS
 
-    def show(self, view: JobSnapshot) -> None:
+    def show(self, snapshot: JobSnapshot) -> None:
         """Print what has changed since the snapshot before, and draw the table."""
         if self._as_json:
-            self._show_json(view)
+            self._show_json(snapshot)
             return
-        for pod, line in view.lines:
+        for pod, line in snapshot.lines:
             self._console.print(f"{pod}: {line}")
-        self._print_news("job", str(view.state))
-        self._print_news("away", f"{view.away}; asking again" if view.away else "")
-        self._print_news("queue", view.queued or "")
-        for trouble in view.troubles:
+        self._print_news("job", str(snapshot.state))
+        self._print_news("away", f"{snapshot.away}; asking again" if snapshot.away else "")
+        self._print_news("queue", snapshot.queued or "")
+        for trouble in snapshot.troubles:
             self._print_news(trouble, trouble)
-        for name, words in view.progress.cut_off.items():
+        for name, words in snapshot.progress.cut_off.items():
             self._print_news(f"{name} cut off", f"{name} {words}")
         if self.is_live:
-            self.draw(job_table(view))
+            self.draw(job_table(snapshot))
             return
         is_due = time.monotonic() - self._progress_printed_at >= LINE_EVERY_SECONDS
-        if is_due and self._print_news("study", view.progress.words()):
+        if is_due and self._print_news("study", snapshot.progress.words()):
             self._progress_printed_at = time.monotonic()
 
     def _print_news(self, subject: str, words: str) -> bool:
@@ -68,21 +68,21 @@ class JobDisplay(LiveDisplay):
             self._console.print(f"{now}  {words}")
         return True
 
-    def _show_json(self, view: JobSnapshot) -> None:
-        document = to_json(view)
+    def _show_json(self, snapshot: JobSnapshot) -> None:
+        document = to_json(snapshot)
         text = json.dumps(document)
-        if self._printed.get("json") != text or view.lines:
+        if self._printed.get("json") != text or snapshot.lines:
             self._printed["json"] = text
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            lines = [{"pod": pod, "line": line} for pod, line in view.lines]
+            lines = [{"pod": pod, "line": line} for pod, line in snapshot.lines]
             print(json.dumps({"time": now, **document, "lines": lines}), file=self._console.file, flush=True)
 
 
-def to_json(view: JobSnapshot) -> dict[str, Any]:
+def to_json(snapshot: JobSnapshot) -> dict[str, Any]:
     """Return a snapshot as plain JSON, without its log lines."""
-    progress, state = view.progress, view.state
+    progress, state = snapshot.progress, snapshot.state
     return {
-        "job": view.name,
+        "job": snapshot.name,
         "deployment_status": state.deployment,
         "job_status": state.job,
         "tries": state.tries,
@@ -99,9 +99,9 @@ def to_json(view: JobSnapshot) -> dict[str, Any]:
         "verdict": progress.verdict,
         "running": progress.running,
         "cut_off": progress.cut_off,
-        "queued": view.queued,
-        "troubles": list(view.troubles),
-        "away": view.away,
+        "queued": snapshot.queued,
+        "troubles": list(snapshot.troubles),
+        "away": snapshot.away,
     }
 
 
@@ -117,23 +117,23 @@ def checks_table(checks: Sequence[Check]) -> Table:
     return table
 
 
-def job_table(view: JobSnapshot) -> Table:
+def job_table(snapshot: JobSnapshot) -> Table:
     """Return one snapshot of a job as a table."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("job", f"{view.name}: {view.state}")
-    if view.queued:
-        table.add_row("queue", view.queued, style="yellow")
-    table.add_row("Ray cluster", view.state.cluster or "-")
-    table.add_row("study", view.progress.words() or "not started")
-    for name, words in sorted(view.progress.running.items()):
+    table.add_row("job", f"{snapshot.name}: {snapshot.state}")
+    if snapshot.queued:
+        table.add_row("queue", snapshot.queued, style="yellow")
+    table.add_row("Ray cluster", snapshot.state.cluster or "-")
+    table.add_row("study", snapshot.progress.words() or "not started")
+    for name, words in sorted(snapshot.progress.running.items()):
         table.add_row(f"  {name}", words)
-    for name, words in sorted(view.progress.cut_off.items()):
-        if name not in view.progress.running:
+    for name, words in sorted(snapshot.progress.cut_off.items()):
+        if name not in snapshot.progress.running:
             table.add_row(f"  {name}", words, style="yellow")
-    for trouble in view.troubles:
+    for trouble in snapshot.troubles:
         table.add_row("pod", trouble, style="yellow")
-    if view.away:
-        table.add_row("API server", view.away, style="red")
+    if snapshot.away:
+        table.add_row("API server", snapshot.away, style="red")
     return table

@@ -15,32 +15,32 @@ STATE = JobState("Running", "RUNNING", 1, 3, "cluster-1", "", "")
 
 
 @pytest.fixture
-def view() -> JobSnapshot:
+def snapshot() -> JobSnapshot:
     return JobSnapshot("fashion-1", STATE, Progress(num_students=2), None, (), ())
 
 
-def drawn(view: JobSnapshot) -> str:
+def drawn(snapshot: JobSnapshot) -> str:
     stream = StringIO()
-    Console(file=stream, width=200).print(job_table(view))
+    Console(file=stream, width=200).print(job_table(snapshot))
     return stream.getvalue()
 
 
-def test_log_says_once_why_a_queue_holds_the_job_back(view: JobSnapshot) -> None:
+def test_log_says_once_why_a_queue_holds_the_job_back(snapshot: JobSnapshot) -> None:
     stream = StringIO()
     with JobDisplay(stream) as display:
         for queued in ("waits in queue research: 2 cpu more needed",) * 3 + (None,):
-            display.show(replace(view, queued=queued))
+            display.show(replace(snapshot, queued=queued))
     assert stream.getvalue().count("waits in queue research: 2 cpu more needed") == 1
 
 
-def test_table_has_a_row_for_the_queue_while_it_holds_the_job_back(view: JobSnapshot) -> None:
-    assert "waits in queue research" in drawn(replace(view, queued="waits in queue research"))
-    assert "queue" not in drawn(view)
+def test_table_has_a_row_for_the_queue_while_it_holds_the_job_back(snapshot: JobSnapshot) -> None:
+    assert "waits in queue research" in drawn(replace(snapshot, queued="waits in queue research"))
+    assert "queue" not in drawn(snapshot)
 
 
-def test_table_shows_a_task_that_was_cut_off_until_it_runs_again(view: JobSnapshot) -> None:
-    view.progress.cut_off["generator-0"] = "lost its node at 27,000 images; it goes on from there"
-    assert "lost its node" in drawn(view)
-    view.progress.running["generator-0"] = "generation 30,000 of 60,000 images"
-    assert "lost its node" not in drawn(view)
-    assert "generation 30,000" in drawn(view)
+def test_table_shows_a_task_that_was_cut_off_until_it_runs_again(snapshot: JobSnapshot) -> None:
+    snapshot.progress.cut_off["generator-0"] = "lost its node at 27,000 images; it goes on from there"
+    assert "lost its node" in drawn(snapshot)
+    snapshot.progress.running["generator-0"] = "generation 30,000 of 60,000 images"
+    assert "lost its node" not in drawn(snapshot)
+    assert "generation 30,000" in drawn(snapshot)
