@@ -15,22 +15,24 @@ from rich.table import Table
 
 from hidfd.config.study_file import redacted
 from hidfd.errors import ConfigError
-from hidfd.formatting import percent
+from hidfd.formatting import percent, short_setting
 from tune.driver import Study, open_last_run, write_pages
 from tune.planner.forecast import forecast_of
 from tune.planner.snapshots import snapshot_of
-from tune.report.objectives import front_in_words, missed, why_no_champion
-from tune.report.summary import opened_labels, rank_words, result_in_words, teacher_accuracy
+from tune.report.cautions import opened_test_labels
+from tune.report.labels import result_in_words
+from tune.report.objectives import front_in_words, missed_constraints, why_no_champion
+from tune.report.selection import teacher_accuracy
+from tune.report.summary import rank_agreement_in_words
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
 from tune.terminal.display import StudyDisplay
 from tune.terminal.explanation import explain as explain_task
 from tune.terminal.tables import (
     budget_in_words,
+    comparison_table,
     forecast_lines,
     forecast_table,
-    rows_table,
-    short_value,
     task_table,
     trials_table,
 )
@@ -130,14 +132,14 @@ def show(options: argparse.Namespace) -> None:
     print(f"{task.label}: {result_in_words(task) if task.state.is_final else task.state.value}")
     table = Table(box=None, show_header=False)
     for path, value in task.params.items():
-        table.add_row(f"trial.{path}", short_value(value))
+        table.add_row(f"trial.{path}", short_setting(value))
     table.add_row("seed", str(task.seed))
     for name, value in task.metrics.items():
-        table.add_row(name, short_value(value, 4))
+        table.add_row(name, short_setting(value, 4))
     if (
         task.state is TaskState.COMPLETE
         and task.kind is TaskKind.STUDENT
-        and (misses := missed(task.metrics, snapshot))
+        and (misses := missed_constraints(task.metrics, snapshot))
     ):
         table.add_row(*misses.split(": ", 1))
     for rung in task.rungs:
@@ -205,15 +207,15 @@ def command_line(verb: str, options: argparse.Namespace, *more: str) -> str:
 
 def print_results(snapshot: StudySnapshot) -> None:
     """Print the trials and comparisons of a study, and what they say."""
-    for table in (trials_table(snapshot), rows_table(snapshot)):
+    for table in (trials_table(snapshot), comparison_table(snapshot)):
         if table is not None:
             print_table(table)
-    words, teacher = rank_words(snapshot), teacher_accuracy(snapshot)
+    words, teacher = rank_agreement_in_words(snapshot), teacher_accuracy(snapshot)
     if teacher is not None:
         print(f"the teacher: {percent(teacher)} validation accuracy")
     if words is not None:
         print(words)
-    opened = opened_labels(snapshot) if snapshot.finished or snapshot.test_evaluations else None
+    opened = opened_test_labels(snapshot) if snapshot.finished or snapshot.test_evaluations else None
     if opened is not None:
         print(opened)
     front, missing = front_in_words(snapshot), why_no_champion(snapshot)
@@ -253,7 +255,7 @@ def _show_unplanned(snapshot: StudySnapshot, options: argparse.Namespace) -> boo
                 return True
             print(f"trial-{trial.number}: {trial.state}{f': {trial.reason}' if trial.reason else ''}")
             for path, value in trial.params.items():
-                print(f"  trial.{path}: {short_value(value)}")
+                print(f"  trial.{path}: {short_setting(value)}")
             print(f"  why: {trial.why}")
             print(f"next: {command_line('status', options)}")
             return True

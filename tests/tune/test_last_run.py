@@ -26,7 +26,7 @@ OTHER_TRIAL = ("study.num_students=3", "trial.distillation.momentum=0.5")
 READING = (("status",), ("show", "0"), ("explain", "0"), ("report",), ("stop",))
 
 
-class NoProjection:
+class NoTracking:
     """A projection to no MLflow."""
 
     error = None
@@ -72,7 +72,7 @@ def study_file(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tune.driver, "perform", perform)
     monkeypatch.setattr(tune.driver, "_import_materials", lambda *given: None)
-    monkeypatch.setattr(tune.driver, "Projection", NoProjection)
+    monkeypatch.setattr(tune.driver, "BackgroundTracker", NoTracking)
     monkeypatch.setattr(tune.driver, "write_study_figures", lambda *given: None)
     return tmp_path / "study.yaml"
 
