@@ -135,7 +135,7 @@ def needed(stages: dict[str, Stage], until: str) -> Iterator[Stage]:
     """Yield the stages that `until` needs, itself last, in building order.
 
     Args:
-        until: the name of a stage; `import` stands for all imports.
+        until: the name of a stage; `import` means all imports.
 
     Raises:
         ConfigError: the trial has no such stage.

@@ -1,0 +1,93 @@
+"""House rules: folders that can be taken in at a glance, one class for one name, docstrings in the field's words."""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("hidfd", "tune", "k8s")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+FOLDERS = sorted({path.parent for path in MODULES})
+
+WORDS_OF_OURS = ("piece of work", "pieces of work", "looks on", "look on", "stands", "is deaf")
+"""Words that only insiders understand; the field has others."""
+
+OPENINGS = frozenset(
+    {
+        "what",
+        "of",
+        "where",
+        "as",
+        "to",
+        "by",
+        "in",
+        "for",
+        "from",
+        "who",
+        "whose",
+        "which",
+        "why",
+        "how",
+        "its",
+        "it",
+        "those",
+        "everything",
+        "something",
+        "nothing",
+        "nobody",
+        "somebody",
+        "whoever",
+        "whatever",
+    }
+)
+"""First words of a docstring that neither does something nor names something."""
+
+
+def documented() -> Iterator[tuple[str, str]]:
+    """Yield `file:line` and docstring of every module, class and function."""
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = ast.get_docstring(node)
+                if text:
+                    yield f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}", text
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
+    modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert 3 <= len(modules) <= 12, modules
+
+
+def test_no_class_name_means_two_things() -> None:
+    where = defaultdict(list)
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                where[node.name].append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in where.items() if len(paths) > 1} == {}
+
+
+def test_docstrings_begin_with_a_verb_or_with_what_they_describe() -> None:
+    riddles = [f"{where} {text.splitlines()[0]}" for where, text in documented() if first_word(text) in OPENINGS]
+    assert riddles == [], "\n".join(riddles)
+
+
+def test_docstrings_and_messages_use_the_words_of_the_field() -> None:
+    found = []
+    for path in [*MODULES, *(ROOT / "hidfd").rglob("*.html"), *(ROOT / "tune").rglob("*.html")]:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            found += [
+                f"{path.relative_to(ROOT)}:{number} {word!r}"
+                for word in WORDS_OF_OURS
+                if re.search(rf"\b{word}\b", line)
+            ]
+    assert found == [], "\n".join(found)
+
+
+def first_word(text: str) -> str:
+    return text.split(maxsplit=1)[0].strip("`,.:;").lower()
