@@ -62,12 +62,12 @@ def plan(options: argparse.Namespace) -> None:
         print(json.dumps(forecast.to_json() | {"concurrency": forecast.side, "command": definition.command}))
         return
     if definition.search:
-        asked, num_parameters = definition.study, len(definition.space.parameters)
-        least = "at least " if asked.sampler == "stage-aware" else ""
+        config, num_parameters = definition.study, len(definition.space.parameters)
+        least = "at least " if config.sampler == "stage-aware" else ""
         print(
-            f"{definition.name}: {definition.limit} students by {asked.sampler} over {num_parameters} parameters, "
+            f"{definition.name}: {definition.limit} students by {config.sampler} over {num_parameters} parameters, "
             f"{least}{definition.students_per_generator} per generator, "
-            f"objective {asked.objective}"
+            f"objective {config.objective}"
         )
     print_table(forecast_table(forecast))
     for line in forecast_lines(forecast, definition):

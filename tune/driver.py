@@ -64,8 +64,10 @@ class Study:
     def state(self) -> StudyState:
         """Return the study's state over a copy of its ledger, which may be read while a driver writes the ledger."""
         is_driven = self.holder() is not None
-        asked = self.definition.study
-        ledger = copy_ledger(self.file.storage.ledger, self.definition.name, asked.objective, asked.further_objectives)
+        config = self.definition.study
+        ledger = copy_ledger(
+            self.file.storage.ledger, self.definition.name, config.objective, config.further_objectives
+        )
         return StudyState(self.definition, ledger, is_driven=is_driven)
 
     def snapshot(self) -> StudySnapshot:
@@ -124,25 +126,25 @@ def open_study(
     """
     file = studyfile.load(path, overrides, store=store)
     check_storage_lasts(file.storage)
-    asked, search, trial = read_sections(file)
+    config, search, trial = read_sections(file)
     if num_seeds is not None:
-        asked = asked.with_num_seeds(num_seeds)
-    opened = Store.open(file.storage.store)
+        config = config.with_num_seeds(num_seeds)
+    artifacts = Store.open(file.storage.store)
     words = ["python", "-m", "tune", "run", path, *overrides]
     words += [] if num_seeds is None else ["--seeds", str(num_seeds)]
     words += [] if store is None else ["--store", studyfile.redacted(store)]
     definition = define(
         file.name,
-        asked,
+        config,
         search,
-        identify(trial, opened),
+        identify(trial, artifacts),
         Path(file.storage.results) / file.name,
         file=path,
         command=shlex.join(words),
         tracking=studyfile.redacted(file.storage.tracking),
         resources=task_resources(file),
     )
-    return Study(file, opened, definition, tuple(overrides), num_seeds)
+    return Study(file, artifacts, definition, tuple(overrides), num_seeds)
 
 
 def open_last_run(
@@ -209,18 +211,18 @@ def run_study(
             f"in this one process; leave --engine out, or set resources.num_workers=1"
         )
     started = time.time()
-    chosen = [*([] if engine == "ray" else ["--engine", engine]), *([] if device == "auto" else ["--device", device])]
-    definition = replace(study.definition, command=shlex.join([*shlex.split(study.definition.command), *chosen]))
+    options = [*([] if engine == "ray" else ["--engine", engine]), *([] if device == "auto" else ["--device", device])]
+    definition = replace(study.definition, command=shlex.join([*shlex.split(study.definition.command), *options]))
     storage = study.file.storage
     with store_errors("making the results folder", definition.folder):
         definition.folder.mkdir(parents=True, exist_ok=True)
     threads = study.file.resources.cpus_per_worker
-    asked = definition.study
+    config = definition.study
     context = WorkerContext(
-        _absolute(storage.store), _absolute(str(definition.folder)), device, threads, asked.measures_latency
+        _absolute(storage.store), _absolute(str(definition.folder)), device, threads, config.measures_latency
     )
     with open_ledger(
-        storage.ledger, definition.name, asked.objective, observer.should_stop, asked.further_objectives
+        storage.ledger, definition.name, config.objective, observer.should_stop, config.further_objectives
     ) as ledger:
         state = StudyState(definition, ledger, tries_again=True)
         _record_arguments(study, ledger)
@@ -264,7 +266,7 @@ def write_pages(study: Study) -> Path:
         The path of the study's page.
     """
     state = study.state()
-    lost = [
+    without_page = [
         task
         for task in state.tasks.values()
         if task.spec.kind is not TaskKind.TEST_EVALUATION
@@ -272,10 +274,10 @@ def write_pages(study: Study) -> Path:
         and not (study.definition.folder / task.label / "report.html").exists()
         and all(study.store.find(s.name, s.digest) for s in needed(plan(task.spec.config), task.spec.kind.last_stage))
     ]
-    if lost:
+    if without_page:
         from hidfd.trial import run_trial
 
-        for task in lost:
+        for task in without_page:
             run_trial(
                 task.spec.config,
                 study.store,

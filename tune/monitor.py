@@ -78,11 +78,13 @@ class StudyMonitor:
         if now - self._read_at < READ_REQUESTS_EVERY_SECONDS:
             return
         self._read_at = now
-        requests = [asked for asked in self._planner.state.ledger.requests().values() if asked["to"] == self._holder]
+        requests = [
+            request for request in self._planner.state.ledger.requests().values() if request["to"] == self._holder
+        ]
         if requests and self._observer.stop_reason is None:
             self._observer.stop_reason = f"`tune stop` by {requests[0]['by']}"
             self._observer.note(f"{self._observer.stop_reason}: saving, then stopping")
-        if any(asked["now"] for asked in requests):
+        if any(request["now"] for request in requests):
             os.kill(os.getpid(), signal.SIGTERM)  # the second signal, which ends the process at once
 
     def write_references(self) -> None:
