@@ -72,7 +72,7 @@ class Trial:
     @property
     def built(self) -> Built:
         """The stages that have been built, for the trial's folder."""
-        return Built(self.config, self.stages, self.store, self.device, self.seconds, tuple(self.reused))
+        return Built(self.config, self.stages, self.store, self.device, self.seconds, tuple(self.reused), self.inputs)
 
     def run(self, until: str) -> None:
         """Find or build every stage up to `until`."""

@@ -54,7 +54,8 @@ class Request:
         """The overrides that have an effect, sorted by key: equal for requests that ask for the same.
 
         An override replaces every earlier one of its key and of the keys below it; one of a key below an earlier one's
-        only changes it, and a key sorts before those below it.
+        only changes it, and a key sorts before those below it. The order in which overrides add search
+        parameters counts for the search, but not here: it makes no other job.
         """
         kept: dict[str, str] = {}
         for override in self.overrides:

@@ -16,6 +16,9 @@ FOLDERS = sorted({path.parent for path in MODULES})
 WORDS_OF_OURS = ("piece of work", "pieces of work", "looks on", "look on", "stands", "is deaf")
 """Words that only insiders understand; the field has others."""
 
+RECORDED = {"k8s/preflight/check.py": ("piece of work", "pieces of work")}
+"""Words that stay in data which programs read."""
+
 OPENINGS = frozenset(
     {
         "what",
@@ -84,7 +87,7 @@ def test_docstrings_and_messages_use_the_words_of_the_field() -> None:
             found += [
                 f"{path.relative_to(ROOT)}:{number} {word!r}"
                 for word in WORDS_OF_OURS
-                if re.search(rf"\b{word}\b", line)
+                if re.search(rf"\b{word}\b", line) and word not in RECORDED.get(str(path.relative_to(ROOT)), ())
             ]
     assert found == [], "\n".join(found)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from hidfd.config import study_file as studyfile
 from hidfd.data.identify import identify
-from hidfd.errors import ConfigError, Stopped
+from hidfd.errors import ConfigError, InputError, Stopped
 from hidfd.pipeline.graph import needed, plan
 from hidfd.pipeline.observer import Observer
 from hidfd.store.disk import store_errors
@@ -168,7 +168,8 @@ def open_last_run(
         file = studyfile.load(path, overrides, store=store)
         arguments = run_arguments_of(file.storage.ledger, file.name)
         if arguments is not None:
-            with suppress(ConfigError):  # the file may have changed since, so that the overrides no longer fit it
+            # The file may have changed since, or the overrides name files of another machine.
+            with suppress(ConfigError, InputError):
                 recorded = [*arguments["overrides"], *overrides]
                 return open_study(path, recorded, store=store, num_seeds=arguments["seeds"])
     return open_study(path, overrides, store=store, num_seeds=num_seeds)

@@ -103,7 +103,12 @@ def _watch(options: argparse.Namespace) -> Study:
             is_run = study.holder() is not None
             if (newest := study.last_arguments()) != arguments:  # another run has begun
                 study, arguments = open_study_of(options), newest
-            snapshot = study.snapshot()
+            try:
+                snapshot = study.snapshot()
+            except ConfigError:  # a run with other settings has just begun; its arguments are recorded a moment later
+                time.sleep(WATCH_EVERY_SECONDS)
+                study, arguments = open_study_of(options), study.last_arguments()
+                snapshot = study.snapshot()
             display.show(snapshot)
             if options.json:
                 line = json.dumps(snapshot.to_json(), default=str)

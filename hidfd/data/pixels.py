@@ -1,4 +1,4 @@
-"""Value ranges of images, and one conversion between each two of them.
+"""Value ranges of images, and the one conversion between each range and the next.
 
     uint8       b x c x h x w, 0..255        in the store and in the memory of the device
     unit        float, [0, 1]                input and output of augmentations

@@ -17,14 +17,13 @@ import yaml
 from torch import Tensor
 
 from hidfd.config.schema import TrialConfig
-from hidfd.data.collection import open_collection
 from hidfd.data.image_set import open_images
 from hidfd.data.pictures import encode_png, tile
 from hidfd.data.pixels import resize_uint8, resize_unit, unit_from_uint8
 from hidfd.distributed.device import Device
-from hidfd.networks.teacher import load_teacher
 from hidfd.pipeline.graph import Stage, needed
 from hidfd.report.page import write_trial_report
+from hidfd.stages.inputs import StageInputs
 from hidfd.store.disk import store_errors
 from hidfd.store.store import Artifact, Store
 from hidfd.training.loop import LOOPS, rows_so_far
@@ -50,6 +49,7 @@ class Built:
         device: that they were built on.
         seconds: role -> seconds that building took.
         reused: roles that were found in the store.
+        inputs: what the stages read, opened at most once.
     """
 
     config: TrialConfig
@@ -58,6 +58,7 @@ class Built:
     device: Device
     seconds: Mapping[str, float]
     reused: Collection[str]
+    inputs: StageInputs
 
     def find(self, role: str) -> Artifact | None:
         """Return a stage's artifact; None if the trial has no such stage, or has not built it."""
@@ -197,10 +198,9 @@ def _command() -> str | None:
 def _draw_pictures(folder: Path, built: Built) -> None:
     """Draw `real.png` and `synthetic.png`, a row per class, and `neighbours.png`, the nearest pairs of the two."""
     folder.mkdir(exist_ok=True)
-    collected, candidates = built.find("collection"), built.find("candidates")
-    if collected is None or candidates is None:
+    if built.find("collection") is None or built.find("candidates") is None:
         return
-    collection = open_collection(collected, candidates)
+    collection = built.inputs.collection
     size = built.config.data.image_size_pixels
     num_classes = min(built.config.data.num_classes, 20)
     real = _rows_by_class(collection.images, collection.labels, num_classes)
@@ -211,10 +211,7 @@ def _draw_pictures(folder: Path, built: Built) -> None:
     images = open_images(synthesis)
     pixels = resize_uint8(torch.from_numpy(images.pixels[:MAX_SYNTHETIC_IMAGES]), size)
     if images.labels is None:  # the user's own images: a row per class that the teacher sees in them
-        teacher_artifact = built.find("teacher")
-        assert teacher_artifact is not None, "no collection without a teacher"
-        teacher = load_teacher(teacher_artifact, built.config, built.device)
-        labels = teacher.ask_all(pixels, built.device).logits.argmax(dim=1)
+        labels = built.inputs.teacher.ask_all(pixels, built.device).logits.argmax(dim=1)
     else:
         labels = torch.from_numpy(images.labels[: len(pixels)])
     (folder / "synthetic.png").write_bytes(encode_png(_rows_by_class(pixels, labels, num_classes)))

@@ -92,8 +92,13 @@ def run_test_evaluation(context: StageContext, student: Student, teacher: Teache
     if found is not None:
         return found
     labelled = store.get("import", stage.inputs["test"])
-    meta = labelled_measures("test", open_images(labelled), student, teacher, context.device)
-    return context.keep(partial(_write_numbers, "test.json", meta), consumed=[labelled])
+
+    def write(writer: ArtifactWriter) -> dict[str, Any]:
+        """Read the labels only when the record of it can be written."""
+        meta = labelled_measures("test", open_images(labelled), student, teacher, context.device)
+        return _write_numbers("test.json", meta, writer)
+
+    return context.keep(write, consumed=[labelled])
 
 
 def _write_numbers(file: str, meta: dict[str, Any], writer: ArtifactWriter) -> dict[str, Any]:

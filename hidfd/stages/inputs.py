@@ -1,4 +1,7 @@
-"""The inputs of stages: artifacts that other stages of the trial have put into the store, each opened once."""
+"""The inputs of stages: artifacts of other stages of the trial.
+
+Teacher and collection are opened once, the others at each access.
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def submit(request: Request, manifests: Manifests, api: Api) -> SubmittedJob:
     Raises:
         KubernetesError: another job runs this study, or the API server refuses or does not answer.
     """
-    is_submitted(request, manifests, api)
+    is_submitted(request, manifests, api)  # raises if another job runs this study
     namespace = request.cluster.namespace
     config_map, is_new_map = _create_or_find(api, core(namespace, "configmaps"), manifests.config_map, manifests)
     try:

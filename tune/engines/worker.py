@@ -120,7 +120,7 @@ def _run(task: Task, context: WorkerContext, channel: Channel) -> tuple[dict[str
     store = Store.open(context.store)
     observer = TaskObserver(channel, task.rungs)
     if task.spec.kind is TaskKind.TEST_EVALUATION:
-        known = store.find("opening", task.key)
+        known = store.find(task.spec.kind.last_stage, task.key)
         if known is not None:
             observer.note(f"the test labels had been opened for it before, {known.created}; read again")
         return numbers_of(evaluate_test(task.spec.config, store, device=context.device)), known is not None

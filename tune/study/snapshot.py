@@ -76,7 +76,7 @@ class TaskSnapshot:
         role: whether the search, a variant, a control or a finalist asked for it first.
         label: its name for people, unique in the study; also the name of its folder.
         trial: number of the search trial that asked for it first, if one did.
-        seed: the seed of generation, synthesis and distillation.
+        seed: the seed of its main stage.
         params: dotted path into `trial:` -> value, where it differs from the study's own `trial:`.
         needs: keys of the builds that it needs.
         state, reason: its state, and the reason for it in words (None where the state says enough).
