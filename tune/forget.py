@@ -12,7 +12,7 @@ from tune.tracking.tracker import Tracker
 
 @dataclass(frozen=True)
 class Leftovers:
-    """The amounts that a study has left in ledger, store and MLflow.
+    """Counts of what `forget` deletes in ledger, store and MLflow.
 
     Attributes:
         num_tasks: in the ledger.

@@ -1,1 +1,1 @@
-"""The stages of a trial, one file each, which never import each other."""
+"""The stages of a trial, which never import each other, and what they share."""

@@ -35,7 +35,7 @@ SKIPPED = "skipped_steps"
 
 
 class Training(Protocol):
-    """The networks and optimisers that a loop trains. `step` may not wait for the device."""
+    """The networks and optimisers that a loop trains. `step` must not wait for the device."""
 
     def step(self, images_seen: int) -> dict[str, Tensor]:
         """Take one optimiser step on the batch after `images_seen`; return detached scalars, `SKIPPED` among them.

@@ -71,7 +71,7 @@ class Tracker:
         return self._client
 
     def sync(self, snapshot: StudySnapshot, is_cut_short: Callable[[], bool] = lambda: False) -> None:
-        """Bring MLflow up to date with a snapshot. Tasks that were written after their end are not touched again.
+        """Bring MLflow up to date with a snapshot. Tasks whose final state is already written are not touched again.
 
         Args:
             snapshot: of the study.
