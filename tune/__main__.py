@@ -193,7 +193,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m tune",
         description="Hybrid data-free knowledge distillation: studies over trials. Only plan and run need the "
-        "overrides of a run again; where none are given, the other verbs take those of the last run.",
+        "overrides of a run again; where none are given, the verbs that read a study take those of its last run.",
         epilog=trial_epilog("study.num_students=12\nor search.distillation.inflation.high=80", OWN_EXIT_CODES),
     )
 

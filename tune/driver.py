@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import resource
 import shlex
 import socket
@@ -23,7 +24,7 @@ from hidfd.store.store import Store
 from tune.engines.environment import before_ray, before_torch
 from tune.engines.ray_job import check_storage_lasts
 from tune.engines.worker import WorkerContext, perform
-from tune.errors import StudyBlocked, StudyError
+from tune.errors import LedgerError, StudyBlocked, StudyError
 from tune.ledger.ledger import Ledger
 from tune.ledger.opening import copy_ledger, holder_of, open_ledger, run_arguments_of, send_request
 from tune.monitor import ImportObserver, StudyMonitor, live_snapshot
@@ -39,6 +40,8 @@ from tune.study.states import TaskKind, TaskState
 from tune.tracking.background import BackgroundTracker
 from tune.tracking.tracker import Tracker
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Study:
@@ -48,7 +51,7 @@ class Study:
         file: the study file.
         store: of artifacts.
         definition: the file's sections, checked against each other, with the sha256 of every material.
-        overrides, num_seeds: arguments with which the file was opened.
+        overrides, num_seeds, store_given: arguments with which the file was opened.
     """
 
     file: studyfile.StudyFile
@@ -56,6 +59,7 @@ class Study:
     definition: Definition
     overrides: tuple[str, ...] = ()
     num_seeds: int | None = None
+    store_given: str | None = None
 
     def holder(self) -> str | None:
         """Return which process drives the study now, in words; None if none does."""
@@ -144,7 +148,7 @@ def open_study(
         tracking=studyfile.redacted(file.storage.tracking),
         resources=task_resources(file),
     )
-    return Study(file, artifacts, definition, tuple(overrides), num_seeds)
+    return Study(file, artifacts, definition, tuple(overrides), num_seeds, store)
 
 
 def open_last_run(
@@ -166,18 +170,30 @@ def open_last_run(
     """
     if num_seeds is None and all(map(_locates_study, overrides)):
         file = studyfile.load(path, overrides, store=store)
-        arguments = run_arguments_of(file.storage.ledger, file.name)
+        try:
+            arguments = run_arguments_of(file.storage.ledger, file.name)
+        except LedgerError:
+            open_study(path, overrides, store=store)  # what is wrong with the file is said first
+            raise
         if arguments is not None:
+            recorded = [*arguments["overrides"], *overrides]
             # The file may have changed since, or the overrides name files of another machine.
             with suppress(ConfigError, InputError):
-                recorded = [*arguments["overrides"], *overrides]
-                return open_study(path, recorded, store=store, num_seeds=arguments["seeds"])
+                store_then = arguments.get("store")
+                return open_study(path, recorded, store=store or store_then, num_seeds=arguments["seeds"])
+            _log.warning("%s: the overrides of the last run do not fit any more, and are left out: %s", path, recorded)
     return open_study(path, overrides, store=store, num_seeds=num_seeds)
 
 
 def _locates_study(override: str) -> bool:
     """Whether an override says where the study is recorded, and changes no setting of the study."""
     return override.partition("=")[0].partition(".")[0] in ("name", "storage")
+
+
+def _says_nothing_later(override: str) -> bool:
+    """Whether an override is not recorded: it names the record's own place, or concerns only a cluster's pods."""
+    key = override.partition("=")[0]
+    return key.partition(".")[0] in ("name", "cluster") or key == "storage.ledger"
 
 
 def run_study(
@@ -254,8 +270,10 @@ def run_study(
 
 def _record_arguments(study: Study, ledger: Ledger) -> None:
     """Write the run's arguments into the ledger, from which `open_last_run` takes them."""
-    overrides = [override for override in study.overrides if not _locates_study(override)]
-    arguments = {"overrides": overrides, "seeds": study.num_seeds}
+    overrides = [override for override in study.overrides if not _says_nothing_later(override)]
+    store = study.store_given
+    has_secret = store is not None and studyfile.redacted(store) != store
+    arguments = {"overrides": overrides, "seeds": study.num_seeds, "store": None if has_secret else store}
     if ledger.run_arguments != arguments:
         ledger.set_run_arguments(arguments)
 

@@ -186,3 +186,37 @@ def test_error_that_the_user_has_to_mend_keeps_its_exit_code_and_message(
     assert said.err.endswith("error: the disk is full\n")
     event = json.loads(said.out.splitlines()[-1])
     assert (event["event"], event["error"], event["exit_code"]) == ("error", "the disk is full", 4)
+
+
+def test_places_of_the_last_run_are_remembered_but_for_its_ledger(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, "storage.results=elsewhere", "--store", "mystore"]) == 0
+    found = status(capsys)
+    assert found["folder"] == "elsewhere/s"
+    assert found["command"] == "python -m tune run study.yaml storage.results=elsewhere --store mystore"
+
+
+def test_overrides_of_pods_stay_out_of_the_ledger() -> None:
+    assert main([*RUN, "cluster.environment.TOKEN=hunter2"]) == 0
+    assert b"hunter2" not in Path(".hidfd/ledger.db").read_bytes()
+
+
+def test_mistake_in_the_file_is_said_before_a_ledger_that_cannot_be_opened(
+    study_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = yaml.safe_load(study_file.read_text())
+    tree["trial"]["generation"] = {"width": -1}
+    study_file.write_text(yaml.safe_dump(tree))
+    Path("broken.db").write_text("no database")
+    assert main(["status", "study.yaml", "storage.ledger=broken.db"]) == 2
+    assert "trial.generation.width" in capsys.readouterr().err
+
+
+def test_material_of_the_last_run_that_is_not_here_is_left_out_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(RUN) == 0
+    gone = {"overrides": ["trial.data.candidates={path: gone}"], "seeds": None}
+    monkeypatch.setattr(tune.driver, "run_arguments_of", lambda *given: gone)
+    assert status(capsys)["num_students"] == 2
+    assert "do not fit any more" in caplog.text
+    assert "path: gone" in caplog.text
