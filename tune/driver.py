@@ -190,10 +190,10 @@ def _locates_study(override: str) -> bool:
     return override.partition("=")[0].partition(".")[0] in ("name", "storage")
 
 
-def _says_nothing_later(override: str) -> bool:
-    """Whether an override is not recorded: it names the record's own place, or concerns only a cluster's pods."""
+def _is_recorded(override: str) -> bool:
+    """Whether the ledger keeps an override: all but those that locate the ledger, or concern only a cluster's pods."""
     key = override.partition("=")[0]
-    return key.partition(".")[0] in ("name", "cluster") or key == "storage.ledger"
+    return key.partition(".")[0] not in ("name", "cluster") and key != "storage.ledger"
 
 
 def run_study(
@@ -270,7 +270,7 @@ def run_study(
 
 def _record_arguments(study: Study, ledger: Ledger) -> None:
     """Write the run's arguments into the ledger, from which `open_last_run` takes them."""
-    overrides = [override for override in study.overrides if not _says_nothing_later(override)]
+    overrides = [override for override in study.overrides if _is_recorded(override)]
     store = study.store_given
     has_secret = store is not None and studyfile.redacted(store) != store
     arguments = {"overrides": overrides, "seeds": study.num_seeds, "store": None if has_secret else store}

@@ -556,3 +556,8 @@ def test_failed_checks_are_all_told_before_anything_starts(find: Any) -> None:
     assert str(caught.value).startswith("nothing was submitted:\n")
     assert "storage: the pods have no environment variable DB_PASSWORD" in str(caught.value)
     assert "priority class none: does not exist" in str(caught.value)
+
+
+def test_json_keeps_the_name_that_programs_know_for_the_check_of_a_task() -> None:
+    assert Check("a task", CheckStatus.PASS, "fits").to_json()["name"] == "a piece of work"
+    assert Check("quota", CheckStatus.PASS, "fits").to_json()["name"] == "quota"
