@@ -4,54 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 
 from hidfd.config.paths import with_values
 from hidfd.config.schema import TrialConfig
 from hidfd.errors import Stopped
-from hidfd.pipeline.graph import Stage
 from hidfd.pipeline.observer import Observer
-from hidfd.store.store import Artifact, Store
+from hidfd.store.store import Store
 from hidfd.trial import TrialResult, run_trial
-
-FILES = {"teacher": "weights.safetensors", "generation": "generator.safetensors", "distillation": "student.safetensors"}
-
-
-class Stopper(Observer):
-    """An observer that asks to stop after a stage has reported its progress some times."""
-
-    def __init__(self, stage: str, intervals: int) -> None:
-        self.stage, self.left = stage, intervals
-        self.finished: list[str] = []
-
-    def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
-        if stage.name == self.stage:
-            self.left -= 1
-            self.stop_reason = "the test asked" if self.left <= 0 else None
-
-    def stage_finished(self, stage: Stage, seconds: float) -> None:
-        self.finished.append(stage.name)
-
-
-class Killer(Stopper):
-    """An observer that ends the process without a chance to save, as far as a test can."""
-
-    def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
-        super().advanced(stage, images, target_images, metrics)
-        if self.stop_reason is not None:
-            raise KeyboardInterrupt
-
-
-def artifact(result: TrialResult, store: Store, role: str) -> Artifact:
-    return store.get(result.stages[role].name, result.stages[role].digest)
-
-
-def left_by(result: TrialResult, store: Store, role: str) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
-    """Return the weights, and the curve without its seconds."""
-    made = artifact(result, store, role)
-    curve = [{name: value for name, value in row.items() if name != "seconds"} for row in made.metrics()]
-    return safetensors.torch.load_file(made.path(FILES[role])), curve
+from tests.hidfd.interruptions import FILES, Killer, Stopper, left_by, with_own_teacher
 
 
 def assert_equal(whole: TrialResult, whole_store: Store, resumed: TrialResult, resumed_store: Store) -> None:
@@ -67,13 +28,7 @@ def assert_equal(whole: TrialResult, whole_store: Store, resumed: TrialResult, r
 
 @pytest.fixture
 def trained(trial_config: TrialConfig, world: Path) -> TrialConfig:
-    """The trial with a teacher of its own training."""
-    teacher = {
-        "architecture": "resnet8",
-        "width": 4,
-        "train": {"images": {"path": str(world / "validation")}, "target_images": 64, "batch_images": 16},
-    }
-    return TrialConfig.model_validate(trial_config.model_dump() | {"teacher": teacher})
+    return with_own_teacher(trial_config, world)
 
 
 @pytest.mark.parametrize("stage", ["teacher", "generation", "distillation"])
