@@ -28,15 +28,15 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings(PROTOTYPE)]
 OF_ROUND_OFF = 3e-4
 """Tolerance of two runs on one GPU: of losses, and of the distance between weights as a share of their length.
 
-Some sums on a GPU are in no fixed order. Such round-off moves these trials by 1e-5; an optimiser whose state was lost
-by 2e-3 or more.
+Some sums on a GPU are in no fixed order. Such round-off moves these trials by 1e-5; losing an optimiser's state moves
+them by 2e-3 or more.
 """
 
-OF_DEVICE = 5e-2
-"""Tolerance of losses on a GPU in fp32 and on a CPU: TF32 rounds products to 10 bits, through a whole trial."""
+OF_DEVICE = 2e-2
+"""Tolerance of losses on a GPU in fp32 and on a CPU: TF32 rounds products to 10 bits, which moves losses by 2e-3."""
 
-OF_BF16 = 1e-1
-"""Tolerance of losses in bf16, which rounds products and maps to 7 bits, through a whole trial."""
+OF_LONGER = {"fp32": 1e-1, "bf16": 2e-1}
+"""Tolerance by precision in the longer trial, which round-off moves by 1e-2, TF32 by 2e-2 and bf16 by 3e-2."""
 
 TERMS_ON = {"distillation.kl_weight": 1.0, "distillation.ce_weight": 1.0, "generation.flip": True}
 
@@ -182,7 +182,7 @@ def test_whole_trial_on_a_gpu_ends_like_the_one_on_a_cpu(
 ) -> None:
     on_gpu = curves_and_metrics(with_values(longer, {"precision": precision}), store)
     for role in FILES:
-        assert_losses_close(longer_on_cpu[role], on_gpu[role], OF_DEVICE if precision == "fp32" else OF_BF16)
+        assert_losses_close(longer_on_cpu[role], on_gpu[role], OF_LONGER[precision])
     expected, found = longer_on_cpu["metrics"], on_gpu["metrics"]
     assert found["teacher_validation_accuracy"] == pytest.approx(expected["teacher_validation_accuracy"], abs=0.1)
     assert found["kl_to_teacher"] == pytest.approx(expected["kl_to_teacher"], rel=0.3)
@@ -201,6 +201,6 @@ def test_two_trials_at_the_same_time_on_one_gpu_have_the_results_that_each_has_a
     both = run_side_by_side(config, tmp_path / "both", ("generation", "distillation"))
     for found in both:
         for role in FILES:
-            assert_losses_close(alone[role], found[role], OF_BF16)
+            assert_losses_close(alone[role], found[role], OF_LONGER["bf16"])
         assert found["metrics"]["num_collected"] == alone["metrics"]["num_collected"]
         assert found["metrics"]["kl_to_teacher"] == pytest.approx(alone["metrics"]["kl_to_teacher"], rel=0.3)
