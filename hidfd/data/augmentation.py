@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hidfd.distributed.device import to_device
 from hidfd.distributed.random_streams import Draws
 
 
@@ -80,7 +81,7 @@ def diff_augment(image_signed: Tensor, policies: Sequence[str], draws: Draws) ->
 
 def _color(image: Tensor, draws: Draws) -> Tensor:
     batch, channels = image.shape[:2]
-    uniform = draws.uniform(3, batch)[..., None, None, None].to(image.device, non_blocking=True)
+    uniform = to_device(draws.uniform(3, batch)[..., None, None, None], image.device)
     image = image + (uniform[0] - 0.5)
     if channels > 1:
         grey = image.mean(dim=1, keepdim=True)
@@ -92,7 +93,7 @@ def _color(image: Tensor, draws: Draws) -> Tensor:
 def _translation(image: Tensor, draws: Draws) -> Tensor:
     batch, _, height, width = image.shape
     reach = max(1, round(height / 8))
-    shift = draws.integers(-reach, reach + 1, 2, batch).to(image.device, non_blocking=True)
+    shift = to_device(draws.integers(-reach, reach + 1, 2, batch), image.device)
     rows = torch.arange(height, device=image.device) + shift[0].view(-1, 1) + reach
     columns = torch.arange(width, device=image.device) + shift[1].view(-1, 1) + reach
     padded = F.pad(image, (reach, reach, reach, reach), value=-1.0)
@@ -104,7 +105,7 @@ def _translation(image: Tensor, draws: Draws) -> Tensor:
 def _cutout(image: Tensor, draws: Draws) -> Tensor:
     batch, _, height, width = image.shape
     side = height // 2
-    corner = draws.integers(-(side // 2), height - side // 2, 2, batch).to(image.device, non_blocking=True)
+    corner = to_device(draws.integers(-(side // 2), height - side // 2, 2, batch), image.device)
     rows = torch.arange(height, device=image.device) - corner[0].view(-1, 1)
     columns = torch.arange(width, device=image.device) - corner[1].view(-1, 1)
     inside = ((rows >= 0) & (rows < side)).unsqueeze(2) & ((columns >= 0) & (columns < side)).unsqueeze(1)
@@ -117,6 +118,6 @@ _POLICIES = {"color": _color, "translation": _translation, "cutout": _cutout}
 def _sample(image: Tensor, theta: Tensor, size_pixels: int, *, padding_mode: str) -> Tensor:
     if len(image) == 0:  # one of several processes may have no real images in a batch, and torch refuses an empty grid
         return image.new_empty(0, image.shape[1], size_pixels, size_pixels)
-    theta = theta.to(image.device, non_blocking=True)
-    grid = F.affine_grid(theta, [image.shape[0], image.shape[1], size_pixels, size_pixels], align_corners=False)
+    shape = [image.shape[0], image.shape[1], size_pixels, size_pixels]
+    grid = F.affine_grid(to_device(theta, image.device), shape, align_corners=False)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode=padding_mode, align_corners=False)

@@ -64,14 +64,22 @@ class Device:
 
     def put(self, tensor: Tensor) -> Tensor:
         """Copy a tensor that was drawn on the CPU to the device, without waiting for the copy."""
-        if self.is_cuda:
-            return tensor.pin_memory().to(self.torch_device, non_blocking=True)
-        return tensor
+        return to_device(tensor, self.torch_device)
 
     def images(self, image: Tensor) -> Tensor:
         """Copy images to the device, in channels_last."""
         # Not pinned: a whole data set would stay pinned, and only the start of a stage waits for this copy.
         return image.to(self.torch_device).contiguous(memory_format=torch.channels_last)
+
+
+def to_device(tensor: Tensor, torch_device: torch.device) -> Tensor:
+    """Copy a small tensor on the CPU to a device, without waiting for the copy; on a CPU return the tensor itself.
+
+    On its way to a GPU it is pinned, since torch waits for a copy of pageable memory; torch reuses pinned memory.
+    """
+    if torch_device.type == "cuda":
+        return tensor.pin_memory().to(torch_device, non_blocking=True)
+    return tensor
 
 
 def resolve_device(name: str, precision: str, processes: ProcessGroup = ALONE) -> Device:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hidfd.config.schema import SmoothingConfig
-from hidfd.distributed.device import Device, resolve_device
+from hidfd.distributed.device import Device, resolve_device, to_device
 from hidfd.errors import DeviceError
 from hidfd.losses.adc_gan import adc_d, adc_g, hinge_d, hinge_g
 from hidfd.losses.distillation import ce_loss, feature_loss, kl_loss
@@ -76,6 +76,7 @@ def test_cpu_computes_in_fp32_and_keeps_images_and_weights_channels_last() -> No
     device = resolve_device("cpu", "fp32")
     image = torch.rand(2, 3, 4, 4)
     assert device.put(image) is image
+    assert to_device(image, image.device) is image
     placed, convolution = device.images(image), device.module(nn.Conv2d(3, 5, 3))
     assert torch.equal(placed, image)
     assert placed.is_contiguous(memory_format=torch.channels_last)
