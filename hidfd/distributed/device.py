@@ -83,7 +83,7 @@ def to_device(tensor: Tensor, torch_device: torch.device) -> Tensor:
 
 
 def resolve_device(name: str, precision: str, processes: ProcessGroup = ALONE) -> Device:
-    """Choose the device for `--device NAME`, and allow TF32 on a GPU.
+    """Choose the device for `--device NAME`; on a GPU, allow TF32 and choose the algorithms of convolutions by timing.
 
     Args:
         name: `auto` (a GPU if there is one), `cpu` or `cuda`.
@@ -107,4 +107,7 @@ def resolve_device(name: str, precision: str, processes: ProcessGroup = ALONE) -
     if kind == "cuda":  # TF32 for what autocast leaves in fp32
         torch.backends.cuda.matmul.fp32_precision = "tf32"
         torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]  # missing in its stubs
+        # A training's shapes are fixed, so the fastest algorithm of each is timed once. Runs may be timed differently:
+        # two of them agree up to round-off, not to the bit.
+        torch.backends.cudnn.benchmark = True
     return Device(torch.device(kind), precision, processes)

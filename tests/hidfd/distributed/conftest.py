@@ -9,6 +9,7 @@ FLAGS = (
     (torch.backends.cuda.matmul, "fp32_precision"),
     (torch.backends.cudnn.conv, "fp32_precision"),
     (torch.backends.cudnn, "deterministic"),
+    (torch.backends.cudnn, "benchmark"),
 )
 
 

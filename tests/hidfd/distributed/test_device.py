@@ -48,6 +48,14 @@ def test_precision_is_what_was_asked_for_and_fp32_is_tf32_on_a_gpu(precision: st
     assert torch.backends.cudnn.conv.fp32_precision == "tf32"
 
 
+@pytest.mark.usefixtures("some_gpu")
+@pytest.mark.parametrize(("name", "is_chosen"), [("cuda", True), ("cpu", False)])
+def test_algorithms_of_convolutions_are_chosen_by_timing_on_a_gpu_alone(name: str, is_chosen: bool) -> None:
+    torch.backends.cudnn.benchmark = False
+    resolve_device(name, "fp32")
+    assert torch.backends.cudnn.benchmark is is_chosen
+
+
 @pytest.mark.usefixtures("no_gpu")
 def test_gpu_that_is_not_there_is_refused_with_what_to_use_instead() -> None:
     with pytest.raises(DeviceError, match=r"--device cuda: torch finds no CUDA device here; use --device cpu, or auto"):
