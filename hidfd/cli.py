@@ -27,7 +27,7 @@ EXIT_CODES = {
     2: "the study file, an override or an argument is wrong",
     3: "the material (images, Parquet, checkpoint) cannot be used",
     4: "the store is unwritable, full or damaged, or lacks what was asked for",
-    5: "the device is not there, or cannot do what was asked",
+    5: "the device is not there, cannot do what was asked, or has too little memory",
     130: "stopped by Ctrl-C or SIGTERM; the same command goes on",
 }
 """Exit codes that trials and studies share, with their meaning; see `hidfd.errors`."""

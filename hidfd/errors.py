@@ -5,6 +5,7 @@
       InputError        3  the user's material (images, Parquet, checkpoint) cannot be used
       StoreError        4  the store is unwritable, full or damaged, or lacks a requested artifact
       DeviceError       5  the requested device does not exist, or cannot do what was requested
+      OutOfMemoryError  5  the memory of the GPU or of the machine does not suffice; earlier artifacts are intact
       DivergedError     6  a loss or a gradient became non-finite; the trial ended, earlier artifacts are intact
       ProcessLostError 12  another process of the trial is lost; the same command resumes (7 to 11 belong to `tune`)
       Stopped         130  stopped by Ctrl-C, SIGTERM or the planner; saved, and the same command resumes
@@ -32,6 +33,12 @@ class StoreError(HidfdError):
 
 
 class DeviceError(HidfdError):
+    exit_code = 5
+
+
+class OutOfMemoryError(HidfdError):
+    """The memory does not suffice for this trial. No `DeviceError`: a study goes on with trials that fit."""
+
     exit_code = 5
 
 

@@ -133,6 +133,13 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes / scale:.3g} {unit}"
 
 
+def memory_size(num_bytes: float) -> str:
+    """An amount of memory in binary units, as torch and nvidia-smi give it: `0.3 MiB`, `310 MiB`, `2.00 GiB`."""
+    if num_bytes >= 2**30:
+        return f"{num_bytes / 2**30:.2f} GiB"
+    return f"{num_bytes / 2**20:.{0 if num_bytes >= 10 * 2**20 else 1}f} MiB"
+
+
 def metrics_in_words(metrics: Mapping[str, float], at_most: int | None = None) -> str:
     """`name value` pairs without their stage; a metric with a `_standard_error` beside it as `name value ± error`."""
     words = []

@@ -29,6 +29,7 @@ from hidfd.stages.evaluation import evaluate, run_test_evaluation
 from hidfd.stages.generation import train_generator
 from hidfd.stages.image_import import import_images
 from hidfd.stages.inputs import StageInputs
+from hidfd.stages.memory import explaining_out_of_memory
 from hidfd.stages.synthesis import synthesise
 from hidfd.stages.teacher import import_teacher, train_teacher
 from hidfd.store.store import Artifact, Store
@@ -93,7 +94,15 @@ class Trial:
             self.observer.stage_finished(stage, self.seconds[stage.role])
 
     def build(self, stage: Stage) -> Artifact:
-        """Build one stage whose inputs are in the store."""
+        """Build one stage whose inputs are in the store.
+
+        Raises:
+            OutOfMemoryError: says what held the memory and which settings to lower.
+        """
+        with explaining_out_of_memory(stage, self.config, self.device):
+            return self._build(stage)
+
+    def _build(self, stage: Stage) -> Artifact:
         context, inputs = self.context(stage), self.inputs
         match stage.name:
             case "import":
@@ -171,7 +180,7 @@ def run_trial(
 
     Raises:
         ConfigError: a batch cannot be shared equally by the processes.
-        InputError, StoreError, DeviceError, DivergedError: see `hidfd.errors`.
+        InputError, StoreError, DeviceError, OutOfMemoryError, DivergedError: see `hidfd.errors`.
         ProcessLostError: another process of this trial ended.
         Stopped: the observer asked for it; the same call goes on.
     """
@@ -217,7 +226,8 @@ def evaluate_test(config: TrialConfig, store: Store, *, device: str = "auto") ->
         trial.imported("test")
 
         def numbers() -> dict[str, Any]:
-            record = run_test_evaluation(trial.context(stage), trial.inputs.student, trial.inputs.teacher)
+            with explaining_out_of_memory(stage, trial.config, trial.device):
+                record = run_test_evaluation(trial.context(stage), trial.inputs.student, trial.inputs.teacher)
             return record.meta | {"opened": record.created}
 
         return processes.from_first(numbers)

@@ -14,6 +14,7 @@ from hidfd.distributed.device import Device
 from hidfd.distributed.process_group import ProcessGroup
 from hidfd.pipeline.graph import Stage
 from hidfd.pipeline.observer import Observer
+from hidfd.stages.memory import explaining_out_of_memory
 from hidfd.store.store import Artifact, ArtifactWriter, Store
 from hidfd.training.loop import Milestone, Schedule, Training, run_loop
 
@@ -121,6 +122,7 @@ def train_and_keep(
 
     Raises:
         Stopped, DivergedError: as `run_loop`.
+        OutOfMemoryError: names what the training holds, and the settings to lower.
         StoreError: the artifact cannot be written.
     """
     stage, config = context.stage, context.config
@@ -131,16 +133,6 @@ def train_and_keep(
         config.checkpoint_every_seconds,
         is_continued=stage.trajectory is not None,
     )
-    history = run_loop(
-        training,
-        stage,
-        schedule,
-        context.store.checkpoints(stage.checkpoints),
-        context.observer,
-        milestones,
-        on_resume,
-        processes=context.device.processes,
-    )
 
     def keep() -> None:
         context.keep(
@@ -150,7 +142,18 @@ def train_and_keep(
         )
         context.clear_checkpoints()
 
-    return context.by_first(keep)
+    with explaining_out_of_memory(stage, config, context.device, training):
+        history = run_loop(
+            training,
+            stage,
+            schedule,
+            context.store.checkpoints(stage.checkpoints),
+            context.observer,
+            milestones,
+            on_resume,
+            processes=context.device.processes,
+        )
+        return context.by_first(keep)
 
 
 def write_weights(writer: ArtifactWriter, name: str, network: nn.Module) -> None:

@@ -173,7 +173,7 @@ def trials(rank: int, config: TrialConfig, folder: str) -> dict[str, Any]:
 
 
 def losses(rank: int, config: TrialConfig, folder: str) -> dict[str, Any]:
-    """Run trials of which one process fails: by an error of the store, by one of the program, and by a kill."""
+    """Run trials of which one process fails: by the store, the memory, the program, and by a kill."""
     root, found = Path(folder), dict[str, Any]()
 
     def run(name: str) -> None:
@@ -186,6 +186,8 @@ def losses(rank: int, config: TrialConfig, folder: str) -> dict[str, Any]:
 
     with mock.patch("hidfd.store.store.Store.writer", full if rank == 0 else Store.writer):
         run("store")
+    with breaking(rank, lambda: torch.empty(2**50, dtype=torch.uint8)):
+        run("memory")
     with breaking(rank, lambda: 1 / 0):
         run("program")
     (root / f"{rank}.until-kill").write_bytes(pickle.dumps(found))

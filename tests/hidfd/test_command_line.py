@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 from hidfd.networks.build import build_backbone
+from hidfd.stages.distillation import StudentTraining
 from tests.integration.conftest import Outcome, Workplace, tiny_study
 
 ROLES = ["candidates", "validation", "teacher", "collection", "generation", "synthesis", "distillation", "evaluation"]
@@ -126,6 +127,28 @@ def test_refusal_as_json_is_one_document_too(fresh: Workplace) -> None:
     document = json.loads(outcome.stdout)
     assert document["exit_code"] == 3
     assert f"error: {document['error']}" in outcome.stderr
+
+
+def test_too_little_memory_is_one_message_and_a_smaller_batch_goes_on_from_what_was_built(
+    built: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = StudentTraining.step
+
+    def limited(training: StudentTraining, images_seen: int) -> dict[str, torch.Tensor]:
+        if training.settings.batch_images > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+        return step(training, images_seen)
+
+    monkeypatch.setattr(StudentTraining, "step", limited)
+    refused = command(built, "run", "study.yaml", ANOTHER_STUDENT, exit_code=5)
+    [line] = [line for line in refused.stderr.splitlines() if line.startswith("error:")]
+    assert line.startswith("error: distillation: out of memory")
+    assert "2.00 GiB more could not be had" in line
+    assert "trial.distillation.batch_images (now 16)" in line
+    assert "Traceback" not in refused.stderr
+    smaller = command(built, "run", "study.yaml", ANOTHER_STUDENT, "trial.distillation.batch_images=8")
+    words = [line.split() for line in smaller.stdout.splitlines()]
+    assert {line[0] for line in words if "reused" in line} == set(ROLES) - {"distillation", "evaluation"}
 
 
 def test_run_in_words_names_the_report_and_what_can_be_asked_next(built: Workplace) -> None:

@@ -114,6 +114,11 @@ def test_used_budget_is_written_with_its_limit_and_unit() -> None:
     assert formatting.used_of(3, 20, "EUR", digits=4) == "3 of 20 EUR"
 
 
+def test_memory_has_binary_units() -> None:
+    sizes = (0, 300_000, 2**20 * 310, 2**30 * 2, 2**50)
+    assert [formatting.memory_size(n) for n in sizes] == ["0.0 MiB", "0.3 MiB", "310 MiB", "2.00 GiB", "1048576.00 GiB"]
+
+
 def test_sizes_have_decimal_units() -> None:
     assert [formatting.size(n) for n in (0, 310_400, 12_420_000, 1.5e9)] == ["0 kB", "310 kB", "12.4 MB", "1.5 GB"]
 

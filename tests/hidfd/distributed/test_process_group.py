@@ -12,7 +12,7 @@ from hidfd.config.schema import TrialConfig, check_shares
 from hidfd.data.identify import identify
 from hidfd.distributed.process_group import ALONE, ProcessGroup
 from hidfd.distributed.random_streams import Draws, stream
-from hidfd.errors import ConfigError, ProcessLostError, Stopped, StoreError
+from hidfd.errors import ConfigError, OutOfMemoryError, ProcessLostError, Stopped, StoreError
 from hidfd.pipeline.graph import plan
 from hidfd.store.store import Store
 from hidfd.trial import run_trial
@@ -234,7 +234,7 @@ def test_an_error_of_the_first_process_ends_all_with_the_same_error(lost: list[d
 
 
 @SEVERAL
-@pytest.mark.parametrize("how", ["program", "killed"])
+@pytest.mark.parametrize("how", ["memory", "program", "killed"])
 def test_a_process_that_waits_for_a_lost_one_ends_soon_and_says_what_to_do(
     how: str, lost: list[dict[str, Any]]
 ) -> None:
@@ -247,3 +247,5 @@ def test_a_process_that_waits_for_a_lost_one_ends_soon_and_says_what_to_do(
 @SEVERAL
 def test_the_process_that_failed_keeps_its_own_error(lost: list[dict[str, Any]]) -> None:
     assert isinstance(lost[1]["program"], ZeroDivisionError)
+    assert isinstance(lost[1]["memory"], OutOfMemoryError)
+    assert "trial.generation.batch_images" in f"{lost[1]['memory']}"
