@@ -33,6 +33,7 @@ from tune.study.messages import (
     PlacementGroupReserved,
     ProcessJoined,
     ProgressReport,
+    TaskFailed,
     TaskLost,
     TaskStopped,
     WorkerMessage,
@@ -299,4 +300,6 @@ def _run_one_of_several(config: dict[str, Any]) -> None:
         return
     send(ProcessJoined(socket.gethostname(), ray.get_runtime_context().get_node_id()))
     # Only the first process times the student.
-    perform(Task.restore(0, json.loads(record), []), replace(context, measures_latency=False), NullChannel())
+    end = perform(Task.restore(0, json.loads(record), []), replace(context, measures_latency=False), NullChannel())
+    if isinstance(end, TaskFailed):  # the first process may only have seen this one go away
+        _log.error("process %d: %s", rank, end.reason)

@@ -78,6 +78,8 @@ class Channel:
         (hidfd.errors.InputError("too few images"), "collection", TaskBlocked, 3),
         (hidfd.errors.StoreError("the disk is full"), "evaluation", TaskBlocked, 4),
         (hidfd.errors.DeviceError("no CUDA"), "evaluation", TaskBlocked, 5),
+        (hidfd.errors.OutOfMemoryError("out of memory"), "evaluation", TaskFailed, None),
+        (hidfd.errors.OutOfMemoryError("out of memory"), "collection", TaskBlocked, 5),
         (ZeroDivisionError("by zero"), "evaluation", TaskFailed, None),
     ],
 )
@@ -168,6 +170,26 @@ def test_a_ledger_that_fails_beside_a_student_stops_the_study(
         run_local(planner, lambda task, channel: perform(task, context, channel))
     resumed = world.planner(definition({"pruner": {"kind": "none"}}))
     assert resumed.state.search_trials[0].state.value == "waiting", "it is tried again, not failed for good"
+
+
+def test_a_student_that_does_not_fit_into_memory_fails_once_and_the_study_goes_on(
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, tried = World(), list[str]()
+    planner = world.planner(definition({"pruner": {"kind": "none"}}))
+
+    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool]:
+        tried.append(task.label)
+        if task.label == "trial-1":
+            raise hidfd.errors.OutOfMemoryError("distillation: out of memory on the GPU")
+        return NUMBERS, False
+
+    monkeypatch.setattr(worker, "_run", run)
+    run_local(planner, lambda task, channel: perform(task, context, channel))
+    states = {trial.number: trial.state.value for trial in planner.state.search_trials}
+    assert states.pop(1) == "failed"
+    assert set(states.values()) == {"complete"}
+    assert tried.count("trial-1") == 1
 
 
 def test_measurements_are_reported_at_once_and_progress_seldom() -> None:
