@@ -4,6 +4,8 @@
 # make test-cluster       tests against a real Kubernetes control plane and KubeRay, which Go builds once (some ten minutes)
 # make test-python312     `pytest -q` on Python 3.12, where there is one beside the Python of .venv
 # make test-node          the product on a real Kubernetes node; needs root, 25 GB of disk and 15 minutes
+# make gpu                measures a GPU in nine minutes; needs no set-up where torch and gpu-carry/ are
+# make gpu-carry          DATA="FILE.parquet ..." writes gpu-carry/, for a machine without a network
 # make kill-matrix        kills parts of real studies at drawn moments; ARGS="--only worker/generation" runs one cell
 # make setup | lint | types | imports | tests | format | lock | clean
 #
@@ -15,7 +17,7 @@ SHELL := bash
 .SILENT:
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test lint types imports tests quick-tests test-integration test-cluster test-python312 test-node \
-	kill-matrix servers format lock clean
+	kill-matrix gpu gpu-carry servers format lock clean
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
@@ -37,7 +39,7 @@ unexport VIRTUAL_ENV CONDA_PREFIX
 unexport PYTHONDONTWRITEBYTECODE
 
 help:
-	sed -n 's/^# \{0,1\}//p' Makefile | head -8
+	sed -n 's/^# \{0,1\}//p' Makefile | head -10
 
 setup: $(STAMP)
 
@@ -116,6 +118,20 @@ test-node: $(STAMP) servers
 
 kill-matrix: $(STAMP) servers
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.integration.kills --write $(ARGS)
+
+# With the Python of .venv where there is one. Packages that another one lacks come from gpu-carry.
+gpu:
+	python=$(BIN)/python
+	[ -x $$python ] || python=$(PYTHON)
+	if ! $$python -c 'import pydantic' 2>/dev/null; then
+		packages=$$PWD/build/gpu-packages
+		$$python -m pip install --quiet --no-index --no-deps --upgrade --target $$packages gpu-carry/wheels/*.whl
+		export PYTHONPATH=$$packages
+	fi
+	$$python -m benchmarks.gpu $(ARGS)
+
+gpu-carry: $(STAMP)
+	$(BIN)/python -m benchmarks.gpu.carry $(DATA) $(ARGS)
 
 # What some tests start on loopback, each in a folder of its own; without it they skip and say how to get it.
 servers: $(STAMP)

@@ -18,17 +18,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hidfd.config.presets import PRESETS
-from hidfd.config.schema import TrialConfig
+from hidfd.config.schema import Material, TeacherConfig, TeacherTrainingConfig, TrialConfig
 from hidfd.data.collection import Collection
+from hidfd.data.image_set import ImageSet
+from hidfd.data.pixels import unit_from_uint8
 from hidfd.distributed.device import Device, resolve_device
 from hidfd.errors import HidfdError
 from hidfd.networks.teacher import Teacher, build_teacher_backbone
 from hidfd.stages.distillation import StudentTraining
 from hidfd.stages.gan_training import AdversarialTraining
+from hidfd.stages.teacher import TeacherTraining
 
 NUM_CLASSES = 10
 HOLDOUT_IMAGES = 64
@@ -73,6 +78,23 @@ class Row:
     flops_per_image: float
     images_per_second: float
     precision: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the code that trains, ready to be called.
+
+    Attributes:
+        networks: their names.
+        batch_images: images of one call.
+        call: takes the step, given the number of images seen.
+        modules: the networks whose forward passes `torch.compile` may replace.
+    """
+
+    networks: str
+    batch_images: int
+    call: Callable[[int], object]
+    modules: tuple[nn.Module, ...]
 
 
 def main(arguments: list[str]) -> int:
@@ -122,45 +144,98 @@ def measure_and_print(device_name: str, seconds: float, presets: list[str]) -> N
 def measure(preset: str, device: Device, seconds: float) -> Iterator[Row]:
     """Measure teacher forward, GAN step and KD step of one preset, on random images and weights."""
     config = trial_config(preset, device)
-    size, channels = config.data.image_size_pixels, config.data.channels
-    batch = config.generation.batch_images
-    draws = torch.Generator().manual_seed(0)
+    for kind in ("teacher forward", "GAN step", "KD step"):
+        step = STEPS[kind](config, device)
+        flops, rate = count_and_time(step.call, step.batch_images, seconds, device)
+        yield Row(preset, f"{kind} ({step.networks})", step.batch_images, flops, rate, device.precision)
 
-    def images(count: int) -> torch.Tensor:
-        return torch.randint(256, (count, channels, size, size), generator=draws, dtype=torch.uint8)
 
+def teacher_forward(config: TrialConfig, device: Device) -> Step:
+    """Build the teacher's forward pass, as of a student's step."""
+    teacher = _teacher(config, device)
+    images = device.images(_images(config, config.distillation.batch_images))
+
+    def forward(_images_seen: int) -> object:
+        with torch.no_grad(), device.autocast():
+            return teacher(unit_from_uint8(images))
+
+    return Step(config.teacher.architecture, len(images), forward, (teacher.map_network,))
+
+
+def teacher_step(config: TrialConfig, device: Device) -> Step:
+    """Build a step of the teacher's own training, at the batch of the student's."""
+    batch = config.distillation.batch_images
+    train = TeacherTrainingConfig(images=Material(sha256="0" * 64), batch_images=batch)
+    teacher = TeacherConfig(architecture=config.teacher.architecture, width=config.teacher.width, train=train)
     labels = torch.arange(2 * batch) % NUM_CLASSES
-    collection = Collection(
-        images=images(len(labels)),
-        labels=labels,
-        holdout=images(HOLDOUT_IMAGES),
+    images = ImageSet(_images(config, 2 * batch).numpy(), labels.numpy(), np.zeros(2 * batch, np.uint64), ())
+    training = TeacherTraining(config.model_copy(update={"teacher": teacher}), images, device)
+    return Step(teacher.architecture, batch, training.step, (training.backbone,))
+
+
+def gan_step(config: TrialConfig, device: Device) -> Step:
+    """Build a GAN step: D's updates and G's, with the teacher's terms."""
+    settings = config.generation
+    training = AdversarialTraining(config, _collection(config), _teacher(config, device), device)
+    return Step(
+        f"{settings.networks}, width {settings.width}, {settings.image_size_pixels} px",
+        settings.batch_images * settings.discriminator_steps,
+        training.step,
+        (training.generator, training.discriminator, training.teacher.map_network),
+    )
+
+
+def kd_step(config: TrialConfig, device: Device) -> Step:
+    """Build a step of a student on collected and synthetic images."""
+    settings = config.distillation
+    synthetic = _images(config, 2 * settings.batch_images)
+    training = StudentTraining(config, _collection(config), synthetic, _teacher(config, device), device)
+    return Step(
+        settings.architecture,
+        settings.batch_images,
+        training.step,
+        (training.student, training.teacher.map_network),
+    )
+
+
+STEPS: dict[str, Callable[[TrialConfig, Device], Step]] = {
+    "teacher forward": teacher_forward,
+    "teacher step": teacher_step,
+    "GAN step": gan_step,
+    "KD step": kd_step,
+}
+"""Kind of a step -> what builds it on random images and weights."""
+
+
+def _images(config: TrialConfig, count: int) -> Tensor:
+    size = config.data.image_size_pixels
+    draws = torch.Generator().manual_seed(0)
+    return torch.randint(256, (count, config.data.channels, size, size), generator=draws, dtype=torch.uint8)
+
+
+def _teacher(config: TrialConfig, device: Device) -> Teacher:
+    data = config.data
+    normalisation = [0.5] * data.channels, [0.25] * data.channels
+    return device.module(Teacher(build_teacher_backbone(config), *normalisation, data.image_size_pixels))
+
+
+def _collection(config: TrialConfig) -> Collection:
+    count = 2 * config.generation.batch_images
+    return Collection(
+        images=_images(config, count),
+        labels=torch.arange(count) % NUM_CLASSES,
+        holdout=_images(config, HOLDOUT_IMAGES),
         reference=torch.ones(HOLDOUT_IMAGES, dtype=torch.bool),
     )
-    teacher = device.module(
-        Teacher(build_teacher_backbone(config), [0.5] * channels, [0.25] * channels, config.data.image_size_pixels)
-    )
-
-    def row(step: str, batch_images: int, call: Callable[[int], object]) -> Row:
-        flops, rate = count_and_time(call, batch_images, seconds, device)
-        return Row(preset, step, batch_images, flops, rate, device.precision)
-
-    forward_batch = collection.images.repeat(3, 1, 1, 1)[: 5 * batch]
-    yield row(
-        f"teacher forward ({config.teacher.architecture})",
-        len(forward_batch),
-        lambda _: teacher.ask_all(forward_batch, device),
-    )
-    adversarial = AdversarialTraining(config, collection, teacher, device)
-    generation = config.generation
-    name = f"GAN step ({generation.networks}, width {generation.width}, {generation.image_size_pixels} px)"
-    yield row(name, batch * generation.discriminator_steps, adversarial.step)
-    student = StudentTraining(config, collection, images(2 * batch), teacher, device)
-    distillation = config.distillation
-    yield row(f"KD step ({distillation.architecture})", distillation.batch_images, student.step)
 
 
-def trial_config(preset: str, device: Device) -> TrialConfig:
-    """Return a trial with the networks of a preset; its materials are never read."""
+def trial_config(preset: str, device: Device, batch_images: int | None = None) -> TrialConfig:
+    """Return a trial with the networks of a preset; its materials are never read.
+
+    Args:
+        preset: `quick` or `paper`.
+        batch_images: of every step; None = the preset's own, on a CPU `CPU_PAPER_BATCH_IMAGES` for the paper's.
+    """
     nothing = {"sha256": "0" * 64}
     channels, size, teacher = (1, 28, "resnet14") if preset == "quick" else (3, 32, "resnet34-32px")
     values = PRESETS[preset] | {
@@ -178,41 +253,65 @@ def trial_config(preset: str, device: Device) -> TrialConfig:
             "std": [0.25] * channels,
         },
     }
-    if preset == "paper" and not device.is_cuda:
-        small = {"batch_images": CPU_PAPER_BATCH_IMAGES}
-        values |= {"generation": small, "distillation": small}
+    if batch_images is None and preset == "paper" and not device.is_cuda:
+        batch_images = CPU_PAPER_BATCH_IMAGES
+    if batch_images is not None:
+        for section in ("generation", "distillation"):
+            values[section] = {**values.get(section, {}), "batch_images": batch_images}
     return TrialConfig.model_validate(values)
+
+
+class StepTimer:
+    """A step that is run, counted and timed.
+
+    Args:
+        call: the step, given the number of images seen.
+        batch_images: images of one call.
+        device: the device that it runs on.
+    """
+
+    def __init__(self, call: Callable[[int], object], batch_images: int, device: Device) -> None:
+        self._call, self._batch_images, self._device = call, batch_images, device
+        self._seen = 0
+
+    def run(self, count: int) -> float:
+        """Take some steps and return their seconds, with the device's work done."""
+        synchronize(self._device)
+        started = time.perf_counter()
+        for _ in range(count):
+            self._call(self._seen)
+            self._seen += self._batch_images
+        synchronize(self._device)
+        return time.perf_counter() - started
+
+    def operations_per_image(self) -> float:
+        """Count the operations of one step, forward and backward as far as it has them."""
+        with FlopCounterMode(display=False) as counter:
+            self.run(1)
+        operations: int = counter.get_total_flops()
+        return operations / self._batch_images
+
+    def warm_up(self) -> None:
+        """Take the steps in which kernels are chosen and memory is reserved."""
+        self.run(WARM_UP_STEPS if self._device.is_cuda else 1)
+
+    def images_per_second(self, seconds: float) -> float:
+        """Measure the rate over at least `seconds`."""
+        count, elapsed = 1, self.run(1)
+        while elapsed < seconds:
+            count = min(10 * count, max(count + 1, int(1.1 * count * seconds / elapsed)))
+            elapsed = self.run(count)
+        return count * self._batch_images / elapsed
 
 
 def count_and_time(
     call: Callable[[int], object], batch_images: int, seconds: float, device: Device
 ) -> tuple[float, float]:
-    """Return the operations per image of a step, and its images/s over at least `seconds`.
-
-    Args:
-        call: the step, given the number of images seen.
-    """
-    seen = 0
-
-    def run(count: int) -> float:
-        nonlocal seen
-        synchronize(device)
-        started = time.perf_counter()
-        for _ in range(count):
-            call(seen)
-            seen += batch_images
-        synchronize(device)
-        return time.perf_counter() - started
-
-    with FlopCounterMode(display=False) as counter:
-        run(1)
-    flops = counter.get_total_flops() / batch_images
-    run(WARM_UP_STEPS if device.is_cuda else 1)
-    count, elapsed = 1, run(1)
-    while elapsed < seconds:
-        count = min(10 * count, max(count + 1, int(1.1 * count * seconds / elapsed)))
-        elapsed = run(count)
-    return flops, count * batch_images / elapsed
+    """Return the operations per image of a step, and its images/s over at least `seconds`."""
+    timer = StepTimer(call, batch_images, device)
+    operations = timer.operations_per_image()
+    timer.warm_up()
+    return operations, timer.images_per_second(seconds)
 
 
 def measure_peak(device: Device, seconds: float) -> Peak:

@@ -22,7 +22,6 @@ from hidfd.data.pictures import encode_png, tile
 from hidfd.data.pixels import resize_uint8, resize_unit, unit_from_uint8
 from hidfd.distributed.device import Device
 from hidfd.pipeline.graph import Stage, needed
-from hidfd.report.page import write_trial_report
 from hidfd.stages.inputs import StageInputs
 from hidfd.store.disk import store_errors
 from hidfd.store.store import Artifact, Store
@@ -173,6 +172,8 @@ def _write(folder: Path, name: str, built: Built, until: str) -> Path:
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     (folder / "result.json").write_text(json.dumps(result_of(built, until), indent=1))
     _draw_pictures(folder / "pictures", built)
+    from hidfd.report.page import write_trial_report  # only here: a trial without a folder needs no matplotlib
+
     return write_trial_report(folder)
 
 

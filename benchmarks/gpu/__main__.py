@@ -1,0 +1,137 @@
+"""Run every part of the measurement, each in a process of its own, in the order of their worth.
+
+    python -m benchmarks.gpu [--device cuda|cpu] [--tiny] [--minutes 9] [--data FOLDER] [--output FOLDER]
+
+A part that fails, hangs or takes more than its share of the minutes is ended and said in the record; the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.gpu.part import command
+from benchmarks.gpu.record import Record
+from benchmarks.gpu.settings import Options
+from hidfd.errors import ConfigError, DeviceError
+
+ROOT = Path(__file__).parents[2]
+
+CARRIED_DATA = ROOT / "gpu-carry/data"
+"""Images that `make gpu-carry` has brought along."""
+
+BUNDLED_DATA = ROOT / "studies/data/fashion"
+
+SHARES = {"machine": 0.1, "gpu_tests": 0.2, "rates": 0.25, "compiled": 0.2, "together": 0.12, "recipe": 1.0}
+"""Part -> the largest share of the run's minutes that it may take; the last one has what is left."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; return 0, 1 if a part failed, 2 for a wrong argument, 5 without the device."""
+    chosen = _parser().parse_args(arguments)
+    if chosen.device == "cpu" and not chosen.tiny:
+        print(
+            "error: --device cpu: the paper's networks would take hours on a CPU; add --tiny, which tries every line "
+            "with small ones, or use benchmarks.steps",
+            file=sys.stderr,
+        )
+        return ConfigError.exit_code
+    options = _options(chosen)
+    Record(Path(options.record)).begin(
+        f"A GPU in {chosen.minutes:g} minutes" if options.device == "cuda" else "Every line, tried on a CPU",
+        {"command": f"python -m benchmarks.gpu {' '.join(arguments)}".strip()},
+    )
+    failed = []
+    seconds: dict[str, int] = {}
+    total = 60 * chosen.minutes
+    for name, share in SHARES.items():
+        started = time.time()
+        problem = _run(name, replace(options, seconds=min(share * total, options.ends_at - started)))
+        seconds[name] = round(time.time() - started)
+        if name == "machine" and problem == f"ended with exit code {DeviceError.exit_code}":
+            return DeviceError.exit_code
+        if problem is not None:
+            failed.append(name)
+            Record(Path(options.record)).section("What did not work").note(f"`{name}` {problem}")
+    Record(Path(options.record)).add_facts({"seconds": ", ".join(f"{name} {took}" for name, took in seconds.items())})
+    print(f"\nwritten: {options.record}.md and .json")
+    return 1 if failed else 0
+
+
+def _run(name: str, options: Options) -> str | None:
+    """Run a part in a process group of its own; return what went wrong, in words."""
+    if options.seconds <= 1:
+        return "was left out: no time was left"
+    process = subprocess.Popen(command(name, options), cwd=ROOT, start_new_session=True)
+    try:
+        code = process.wait(timeout=options.seconds)
+    except subprocess.TimeoutExpired:
+        return f"was ended after its {options.seconds:.0f} s; the rows until then are here"
+    finally:
+        if process.returncode != 0:
+            _kill_group(process)
+    return None if code == 0 else f"ended with exit code {code}"
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End whatever is left of a part's processes."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+def _options(chosen: argparse.Namespace) -> Options:
+    data = chosen.data or (CARRIED_DATA if CARRIED_DATA.is_dir() else BUNDLED_DATA)
+    day = datetime.now(tz=UTC).strftime("%Y-%m-%d")
+    return Options(
+        device=chosen.device,
+        tiny=chosen.tiny,
+        data=str(Path(data).resolve()),
+        record=str(chosen.output.resolve() / f"{day}-{_device_name(chosen.device)}"),
+        ends_at=time.time() + 60 * chosen.minutes,
+        seconds=60 * chosen.minutes,
+    )
+
+
+def _device_name(device: str) -> str:
+    """Return the device's name for a file: `nvidia-h200`, or `cpu`."""
+    if device == "cuda":
+        try:
+            query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+            name = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
+        except (OSError, subprocess.SubprocessError):
+            return "cuda"
+        return re.sub(r"[^a-z0-9]+", "-", name.splitlines()[0].lower()).strip("-") if name.strip() else "cuda"
+    return device
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="measure a GPU in minutes")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--tiny", action="store_true", help="small networks and budgets: tries every line in a minute")
+    parser.add_argument("--minutes", type=float, default=9.0, help="of the whole run (9)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="labelled Parquet files for the recipe, and, if there are any, `collected*.parquet` to collect from "
+        "(gpu-carry/data if that is there, else the quickstart's Fashion-MNIST)",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", default=ROOT / "benchmarks/gpu", help="for the record (benchmarks/gpu)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

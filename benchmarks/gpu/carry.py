@@ -1,0 +1,82 @@
+"""Write the folder that a machine without a network needs beside the project: wheels and images, at most 64 MiB.
+
+    python -m benchmarks.gpu.carry FILE.parquet [FILE.parquet ...] [--folder gpu-carry]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from hidfd.errors import ConfigError, HidfdError, InputError
+
+ROOT = Path(__file__).parents[2]
+
+MAX_BYTES = 64 << 20
+
+MISSING = ("pydantic",)
+"""What a trial needs beside the packages of a usual image: torch, torchvision, numpy, pandas, pyarrow, Pillow, PyYAML,
+rich, safetensors and pytest. Its own dependencies come with it."""
+
+PLATFORM = ("--implementation", "cp", "--python-version", "3.12", "--platform", "manylinux2014_x86_64")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line and return its exit code."""
+    parser = argparse.ArgumentParser(prog="make gpu-carry DATA=", description="wheels and images for `make gpu`")
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE.parquet", help="images, e.g. a shard of CIFAR-10")
+    parser.add_argument("--folder", type=Path, default=ROOT / "gpu-carry", help="to write (gpu-carry)")
+    chosen = parser.parse_args(arguments)
+    try:
+        size = carry(chosen.files, chosen.folder)
+    except HidfdError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"{chosen.folder}: {size / 2**20:.1f} MiB. Copy it beside the project and run: make gpu")
+    return 0
+
+
+def carry(files: list[Path], folder: Path) -> int:
+    """Write the folder anew and return its bytes.
+
+    Args:
+        files: Parquet files as `benchmarks.gpu.images.cut` reads them; none = the quickstart's images are used.
+
+    Raises:
+        ConfigError: the folder exists and was not written by this command.
+        InputError: a file does not exist or is no Parquet file, or all of them are too large.
+        HidfdError: the wheels could not be had.
+    """
+    for file in files:
+        if not file.is_file() or file.suffix != ".parquet":
+            raise InputError(f"DATA: {file}: no such Parquet file")
+    total = sum(file.stat().st_size for file in files)
+    if total > MAX_BYTES:
+        raise InputError(f"DATA: {total / 2**20:.1f} MiB of images, at most {MAX_BYTES >> 20} MiB; name fewer shards")
+    if folder.exists() and {path.name for path in folder.iterdir()} - {"wheels", "data"}:
+        raise ConfigError(f"--folder {folder}: holds other files than this command writes; name another folder")
+    for name in ("wheels", "data"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    _download(folder / "wheels")
+    if files:
+        (folder / "data").mkdir(parents=True)
+    for file in files:
+        shutil.copyfile(file, folder / "data" / file.name)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if size > MAX_BYTES:
+        raise InputError(f"{folder}: {size / 2**20:.1f} MiB with its wheels, at most {MAX_BYTES >> 20}; name fewer shards")
+    return size
+
+
+def _download(folder: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", *PLATFORM]
+    command += ["--constraint", str(ROOT / "requirements.lock"), "--dest", str(folder), *MISSING]
+    if subprocess.run(command, check=False).returncode != 0:
+        raise HidfdError(f"{' '.join(command)} failed, see above; it needs a package index")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
