@@ -1,6 +1,6 @@
 """Write the folder that a machine without a network needs beside the project: wheels and images, at most 64 MiB.
 
-    python -m benchmarks.gpu.carry FILE.parquet [FILE.parquet ...] [--folder gpu-carry]
+python -m benchmarks.gpu.carry FILE.parquet [FILE.parquet ...] [--folder gpu-carry]
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def carry(files: list[Path], folder: Path) -> int:
         shutil.copyfile(file, folder / "data" / file.name)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > MAX_BYTES:
-        raise InputError(f"{folder}: {size / 2**20:.1f} MiB with its wheels, at most {MAX_BYTES >> 20}; name fewer shards")
+        raise InputError(f"{folder}: {size / 2**20:.1f} MiB with wheels, at most {MAX_BYTES >> 20}; name fewer shards")
     return size
 
 
