@@ -59,8 +59,8 @@ def main(arguments: list[str]) -> int:
         if name == "machine" and problem == f"ended with exit code {DeviceError.exit_code}":
             return DeviceError.exit_code
         if problem is not None:
-            failed.append(name)
-            Record(Path(options.record)).section("What did not work").note(f"`{name}` {problem}")
+            failed.append(f"{name} {problem}")
+            Record(Path(options.record)).add_facts({"did not work": "; ".join(failed)})
     Record(Path(options.record)).add_facts({"seconds": ", ".join(f"{name} {took}" for name, took in seconds.items())})
     print(f"\nwritten: {options.record}.md and .json")
     return 1 if failed else 0

@@ -20,30 +20,29 @@ def run(options: Options, record: Record) -> None:
     size, section = options.size, record.section(SECTION, TEXT)
     device = resolve_device(options.device, options.precisions[0])
     until = time.monotonic() + options.seconds - SPARED_SECONDS
-    workers = {
-        kind: Worker(Spec(options.device, size.preset, device.precision, {kind: batch}, size.compiler))
-        for kind, batch in size.compiled_batches.items()
-    }
-    ready = {kind: worker.answer(until - time.monotonic()) for kind, worker in workers.items()}
-    for kind, said in ready.items():
+    workers = [
+        Worker(Spec(options.device, size.preset, device.precision, {kind: batch}, compiler.backend, compiler.mode))
+        for kind, batch, compiler in size.compiled
+    ]
+    ready = [worker.answer(until - time.monotonic()) for worker in workers]
+    for worker, said in zip(workers, ready, strict=True):
         if said is None:
-            workers[kind].end()
-            section.note(f"{kind}, batch {size.compiled_batches[kind]}: not compiled within {options.seconds:.0f} s")
-    for kind, said in ready.items():
-        if said is None:
+            worker.end()
+    for (kind, batch, compiler), worker, said in zip(size.compiled, workers, ready, strict=True):
+        answer = None
+        if said is not None:
+            worker.ask(kind, size.row_seconds)
+            answer = worker.answer(60.0)
+            worker.end()
+        if said is None or answer is None:
+            section.note(f"{kind}, batch {batch}, {compiler}: failed, or not ready within {options.seconds:.0f} s")
             continue
-        workers[kind].ask(kind, size.row_seconds)
-        answer = workers[kind].answer(60.0)
-        if answer is not None:
-            rate, memory = answer["images_per_second"], answer["memory"]
-            step, batch = f"{kind} ({said['networks'][kind]})", size.compiled_batches[kind]
-            execution = f"torch.compile, {size.compiler}"
-            operations = said["operations"][kind]
-            section.row(
-                row_of(step, device, "channels_last", execution, batch, operations, rate, memory, record)
-                | {"ready after, s": said["seconds"]}
-            )
-        workers[kind].end()
+        step, operations = f"{kind} ({said['networks'][kind]})", said["operations"][kind]
+        rate, memory = answer["images_per_second"], answer["memory"]
+        section.row(
+            row_of(step, device, "channels_last", str(compiler), batch, operations, rate, memory, record)
+            | {"ready after, s": said["seconds"]}
+        )
     section.note(
         f"compiled steps ({named(device)}): only the networks are compiled, the optimisers and losses around them are "
         "not; all were compiled at the same time and measured one after the other"

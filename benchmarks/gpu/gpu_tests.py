@@ -30,7 +30,15 @@ def run(options: Options, record: Record) -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-o", "addopts=--import-mode=importlib"]
-        command += ["-p", "no:cacheprovider", f"--junitxml={results}", "--tb=short", *files]
+        command += [
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "filterwarnings=default",
+            f"--junitxml={results}",
+            "--tb=short",
+            *files,
+        ]
         code = subprocess.run(command, check=False, cwd=TESTS.parent).returncode
         cases = list(ET.parse(results).getroot().iter("testcase"))
     for case in cases:

@@ -6,6 +6,22 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Compiler:
+    """A way of `torch.compile`: its backend, and the mode of that, if it has modes."""
+
+    backend: str
+    mode: str | None = None
+
+    def __str__(self) -> str:
+        return f"torch.compile, {self.backend}{'' if self.mode is None else f', {self.mode}'}"
+
+
+INDUCTOR = Compiler("inductor")
+GRAPHS = Compiler("inductor", "reduce-overhead")
+"""With CUDA graphs around each network's passes."""
+
+
+@dataclass(frozen=True)
 class Size:
     """The size of a run.
 
@@ -13,10 +29,9 @@ class Size:
         preset: whose networks are measured, `paper` or `quick`.
         batches: images of a step.
         precisions: in which steps are measured on a GPU; a CPU measures the first of them in fp32.
-        compiled_batches: kind of a step -> images of its compiled measurement.
+        compiled: kind, images and compiler of each compiled step.
         processes: numbers of processes that train side by side.
         row_seconds: of measuring, for each rate.
-        compiler: backend of `torch.compile`.
         teachers: names of networks, the largest first; a student is the network after its teacher.
         teacher_epochs: passes over the labelled images that a teacher must be able to take in its time.
         teacher_batch, gan_batch, student_batch: images of the recipe's steps.
@@ -29,10 +44,9 @@ class Size:
     preset: str
     batches: tuple[int, ...]
     precisions: tuple[str, ...]
-    compiled_batches: dict[str, int]
+    compiled: tuple[tuple[str, int, Compiler], ...]
     processes: tuple[int, ...]
     row_seconds: float
-    compiler: str
     teachers: tuple[str, ...]
     teacher_epochs: int
     teacher_batch: int
@@ -51,10 +65,15 @@ FULL = Size(
     preset="paper",
     batches=(64, 100, 256, 512),
     precisions=("bf16", "fp32"),
-    compiled_batches={"KD step": 64, "GAN step": 100, "teacher forward": 512},
+    compiled=(
+        ("KD step", 64, INDUCTOR),
+        ("GAN step", 100, INDUCTOR),
+        ("teacher forward", 512, INDUCTOR),
+        ("KD step", 64, GRAPHS),
+        ("KD step", 512, INDUCTOR),
+    ),
     processes=(1, 2, 4, 8),
     row_seconds=0.7,
-    compiler="inductor",
     teachers=("resnet34-32px", "resnet18-32px", "wrn-40-2", "wrn-16-2", "resnet20", "resnet8"),
     teacher_epochs=30,
     teacher_batch=128,
@@ -70,10 +89,9 @@ TINY = Size(
     preset="quick",
     batches=(4, 8),
     precisions=("bf16", "fp32"),
-    compiled_batches={"KD step": 4},
+    compiled=(("KD step", 4, Compiler("aot_eager")),),  # needs no C++ compiler and takes a second
     processes=(1, 2),
     row_seconds=0.02,
-    compiler="aot_eager",  # needs no C++ compiler and takes a second
     teachers=("resnet14", "resnet8"),
     teacher_epochs=1,
     teacher_batch=16,

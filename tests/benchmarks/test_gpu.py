@@ -1,0 +1,287 @@
+"""The script that measures a GPU, every line of it tried on a CPU; its record, its parts, and what is carried."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from torch.autograd import DeviceType
+
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import carry, compiled, machine, profiles, rates, recipe, together
+from benchmarks.gpu.images import cut
+from benchmarks.gpu.record import Record
+from benchmarks.gpu.settings import FULL, TINY
+from hidfd.errors import ConfigError, InputError
+
+ROOT = Path(__file__).parents[2]
+
+PROVIDED = {"torch", "torchvision", "numpy", "pyarrow", "pillow", "pyyaml", "rich", "safetensors", "pytest"}
+"""Packages of a usual image with torch."""
+COMES_ALONG = {"pydantic", "jinja2"}
+"""What `make gpu-carry` brings along, and what torch itself needs."""
+IMPORT_NAMES = {"scikit-learn": "sklearn", "pytest-xdist": "xdist", "import-linter": "importlinter"}
+
+
+def lacking() -> set[str]:
+    """Return the import names of all packages of this project that a bare machine does not have."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = [*project["dependencies"], *(r for rs in project["optional-dependencies"].values() for r in rs)]
+    names = {re.match(r"[a-z0-9-]+", requirement)[0] for requirement in requirements}  # type: ignore[index]
+    return {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in names - PROVIDED - COMES_ALONG}
+
+
+def bare_environment(folder: Path) -> dict[str, str]:
+    """Return an environment in which no Python process finds what a bare machine lacks."""
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "from importlib.machinery import PathFinder\n"
+        "class Bare(PathFinder):\n"
+        "    @classmethod\n"
+        "    def find_spec(cls, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] not in {sorted(lacking())!r}:\n"
+        "            return super().find_spec(name, path, target)\n"
+        "sys.meta_path[sys.meta_path.index(PathFinder)] = Bare\n"
+    )
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+
+
+def test_a_bare_machine_lacks_ray_optuna_mlflow_and_matplotlib() -> None:
+    assert {"ray", "optuna", "mlflow", "kubernetes", "matplotlib", "scipy", "xdist"} <= lacking()
+
+
+@pytest.mark.slow
+def test_every_line_runs_on_a_cpu_with_the_packages_of_a_bare_machine(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--tiny", "--output", str(tmp_path / "out")]
+    done = subprocess.run(
+        command, cwd=ROOT, env=bare_environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (result,) = (tmp_path / "out").glob("*.json")
+    content = json.loads(result.read_text())
+    sections = {section["title"]: section for section in content["sections"]}
+
+    assert "did not work" not in content["facts"]
+    assert sections[machine.SECTION]["rows"]
+    assert len(sections["GPU tests"]["rows"]) >= 3
+    rows = sections[rates.SECTION]["rows"]
+    assert {row["execution"].split(",")[0] for row in rows} == {"eager", "torch.compile"}
+    assert {row["layout"] for row in rows} == {"channels_last", "contiguous"}
+    for kind in rates.KINDS:
+        assert {row["batch"] for row in rows if row["step"].startswith(kind)} >= set(TINY.batches)
+        assert any(title.startswith(f"Profile: {kind}") for title in sections)
+    assert all(0 < row["% of the peak"] < 150 for row in rows)
+    assert {row["processes"] for row in sections[together.SECTION]["rows"]} == set(TINY.processes)
+    trained = [row["of"] for row in sections[recipe.SECTION]["rows"]]
+    assert trained == ["teacher resnet14", "GAN", "student resnet8, hybrid", "student resnet8, real-only"]
+    assert {row["of"] for row in sections[recipe.CURVES]["rows"]} == {"teacher", "GAN", "hybrid", "real-only"}
+    assert [row["stage"] for row in sections[recipe.WHOLE]["rows"]] == ["teacher step", "GAN step", "KD step"]
+
+    text = result.with_suffix(".md").read_text()
+    (picture,) = re.findall(r"!\[.*\]\((.*\.png)\)", text)
+    assert (result.parent / picture).stat().st_size > 0
+    assert all(f"## {title}\n" in text for title in sections)
+
+
+def test_a_run_that_is_cut_off_leaves_the_rows_until_then(tmp_path: Path) -> None:
+    record = Record(tmp_path / "cut")
+    record.begin("Cut off", {"device": "some GPU"})
+    record.section("Rates", "Of steps.").row({"step": "KD step", "images/s": 12345.6, "batch": 64, "memory": None})
+    assert (tmp_path / "cut.md").read_text() == (
+        "# Cut off\n* **device**: some GPU\n\n## Rates\nOf steps.\n\n"
+        "| step | images/s | batch | memory |\n|---|---:|---:|---:|\n| KD step | 12,346 | 64 | – |\n"
+    )
+    again = Record(tmp_path / "cut")
+    again.section("Rates").row({"step": "GAN step", "images/s": 0.5})
+    assert [row["images/s"] for row in Record(tmp_path / "cut").rows("Rates")] == [12345.6, 0.5]
+
+
+@pytest.fixture
+def run_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Run Python programs in place of the parts; return the exit code and the record."""
+
+    def run(minutes: float, **programs: str) -> tuple[int, Record]:
+        monkeypatch.setattr(gpu, "SHARES", dict.fromkeys(programs, 0.4))
+        monkeypatch.setattr(gpu, "command", lambda name, options: [sys.executable, "-c", programs[name]])
+        words = ["--device", "cpu", "--tiny", "--minutes", f"{minutes}", "--output", str(tmp_path)]
+        code = gpu.main(words)
+        (path,) = tmp_path.glob("*.json")
+        return code, Record(path.with_suffix(""))
+
+    return run
+
+
+def test_a_part_that_fails_or_hangs_is_said_and_the_others_go_on(run_parts: Any, tmp_path: Path) -> None:
+    last = tmp_path / "last"
+    hangs = "import subprocess, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
+    code, record = run_parts(0.1, fails="raise SystemExit(3)", hangs=hangs, ends=f"open({str(last)!r}, 'w')")
+    assert code == 1
+    assert record.content["facts"]["did not work"].startswith("fails ended with exit code 3; hangs was ended after its")
+    assert last.exists()
+
+
+def test_parts_for_which_no_time_is_left_are_named(run_parts: Any) -> None:
+    code, record = run_parts(0.001, rates="raise AssertionError")
+    assert code == 1
+    assert record.content["facts"]["did not work"] == "rates was left out: no time was left"
+
+
+def test_without_its_device_a_run_ends_at_once_with_the_documented_exit_code(run_parts: Any, tmp_path: Path) -> None:
+    later = tmp_path / "later"
+    code, _ = run_parts(1, machine="raise SystemExit(5)", rates=f"open({str(later)!r}, 'w')")
+    assert code == 5
+    assert not later.exists()
+
+
+def test_missing_gpu_is_one_message(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    command = [sys.executable, "-m", "benchmarks.gpu", "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    assert "no CUDA device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_papers_networks_on_a_cpu_are_refused_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--device", "cpu"]) == 2
+    assert "add --tiny" in capsys.readouterr().err
+
+
+def test_time_in_which_kernels_overlap_counts_once() -> None:
+    def event(start: float, end: float, kind: DeviceType = DeviceType.CUDA, *, annotation: bool = False) -> Any:
+        span = SimpleNamespace(start=start, end=end)
+        return SimpleNamespace(time_range=span, device_type=kind, is_user_annotation=annotation)
+
+    events = [event(0, 10), event(5, 20), event(7, 8), event(30, 31)]
+    ignored = [event(0, 100, DeviceType.CPU), event(0, 100, annotation=True)]
+    profiler: Any = SimpleNamespace(events=lambda: events + ignored)
+    assert profiles._device_work(profiler) == (4, pytest.approx(21e-6))
+
+
+def write_images(path: Path, count: int, *, labels: bool, colour: int = 0) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32), (colour, 0, 0)).save(picture, "PNG")
+    columns: dict[str, Any] = {"image": [{"bytes": picture.getvalue(), "path": None}] * count}
+    if labels:
+        columns["label"] = [number % 10 for number in range(count)]
+    pq.write_table(pa.table(columns), path)
+
+
+def test_photos_beside_labelled_images_are_collected_from_and_test_images_are_left_alone(tmp_path: Path) -> None:
+    write_images(tmp_path / "train-00000-of-00003.parquet", 600, labels=True)
+    write_images(tmp_path / "test-00000-of-00001.parquet", 50, labels=True)
+    write_images(tmp_path / "collected.parquet", 90, labels=False)
+    images = cut(tmp_path, TINY, tmp_path / "cut")
+    assert images.counts == {"validation": 120, "candidates": 90, "teacher": 480}
+    assert (images.num_classes, images.channels, images.side_pixels, images.in_domain) == (10, 3, 32, False)
+    assert "test" not in images.origin
+    assert pq.read_schema(images.candidates).names == ["image"]
+
+
+def test_without_photos_some_labelled_images_are_collected_from_and_no_row_is_used_twice(tmp_path: Path) -> None:
+    write_images(tmp_path / "train.parquet", 600, labels=True)
+    images = cut(tmp_path, TINY, tmp_path / "cut")
+    assert images.in_domain
+    assert images.counts == {"validation": 120, "candidates": TINY.collected + TINY.holdout, "teacher": 360}
+    assert sum(images.counts.values()) == 600
+
+
+def test_images_without_labels_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos.parquet", 10, labels=False)
+    with pytest.raises(InputError, match=r"no Parquet file with a column `label`"):
+        cut(tmp_path, TINY, tmp_path / "cut")
+
+
+def test_the_largest_teacher_whose_epochs_fit_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path / "train.parquet", 600, labels=True)
+    images = cut(tmp_path, TINY, tmp_path / "cut")
+    speed = {"resnet34-32px": 100.0, "resnet18-32px": 1_000.0, "wrn-40-2": 10_000.0}
+    monkeypatch.setattr(recipe, "_rate", lambda kind, config, *_: speed.get(config.teacher.architecture, 1e5))
+    device: Any = SimpleNamespace(precision="fp32")
+    needed = FULL.teacher_epochs * images.counts["teacher"]
+    config, rate = recipe._largest_teacher(images, FULL, device, 1.01 * needed / 1_000)
+    assert (config.teacher.architecture, config.distillation.architecture, rate) == ("resnet18-32px", "wrn-40-2", 1_000)
+
+
+def test_the_whole_recipe_is_extrapolated_from_the_measured_rates(tmp_path: Path) -> None:
+    record = Record(tmp_path / "run")
+    section = record.section(rates.SECTION)
+    row = {"precision": "bf16", "layout": "channels_last", "execution": "eager"}
+    section.row(row | {"step": "KD step (x)", "batch": 64, "images/s": 10_000.0})
+    section.row(row | {"step": "KD step (x)", "batch": 512, "images/s": 40_000.0})
+    section.row(row | {"step": "KD step (x)", "batch": 256, "images/s": "out of memory"})
+    recipe.extrapolate(record, FULL, "bf16")
+    (found,) = record.rows(recipe.WHOLE)
+    assert found["as the paper, minutes"] == pytest.approx(24e6 / 10_000 / 60)
+    assert found["fastest, minutes"] == pytest.approx(24e6 / 40_000 / 60)
+    assert found["fastest is"] == "eager, bf16, batch 512"
+
+
+def test_compiled_steps_that_take_too_long_are_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow:
+        def __init__(self, spec: Any) -> None: ...
+
+        def answer(self, seconds: float) -> None: ...
+
+        def end(self) -> None: ...
+
+    monkeypatch.setattr(compiled, "Worker", Slow)
+    options: Any = SimpleNamespace(size=TINY, device="cpu", precisions=("fp32",), seconds=20)
+    compiled.run(options, Record(tmp_path / "run"))
+    assert (
+        "KD step, batch 4, torch.compile, aot_eager: failed, or not ready within 20 s"
+        in (tmp_path / "run.md").read_text()
+    )
+
+
+@pytest.fixture
+def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "pydantic-2.14.3-py3-none-any.whl").write_bytes(b"wheel")
+
+    monkeypatch.setattr(carry, "_download", download)
+
+
+@pytest.mark.usefixtures("no_index")
+def test_what_is_carried_is_wheels_and_images_and_is_written_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "gpu-carry"
+    for name in ("old.parquet", "new.parquet"):
+        write_images(tmp_path / name, 5, labels=True)
+        carry.carry([tmp_path / name], folder)
+    written = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert written == ["data/new.parquet", "wheels/pydantic-2.14.3-py3-none-any.whl"]
+
+
+@pytest.mark.usefixtures("no_index")
+def test_more_images_than_can_be_carried_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    shard = tmp_path / "train.parquet"
+    with shard.open("wb") as file:
+        file.truncate(carry.MAX_BYTES + 1)
+    with pytest.raises(InputError, match=r"64.0 MiB of images, at most 64 MiB; name fewer shards"):
+        carry.carry([shard], tmp_path / "gpu-carry")
+    with pytest.raises(InputError, match=r"missing.parquet: no such Parquet file"):
+        carry.carry([tmp_path / "missing.parquet"], tmp_path / "gpu-carry")
+    assert not (tmp_path / "gpu-carry").exists()
+
+
+@pytest.mark.usefixtures("no_index")
+def test_a_folder_with_other_files_is_not_written_into(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds other files"):
+        carry.carry([], tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
