@@ -8,6 +8,7 @@ A part that fails, hangs or takes more than its share of the minutes is ended an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -76,17 +77,14 @@ def _run(name: str, options: Options) -> str | None:
     except subprocess.TimeoutExpired:
         return f"was ended after its {options.seconds:.0f} s; the rows until then are here"
     finally:
-        if process.returncode != 0:
-            _kill_group(process)
+        _kill_group(process)
     return None if code == 0 else f"ended with exit code {code}"
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
     """End whatever is left of a part's processes."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
     process.wait()
 
 
