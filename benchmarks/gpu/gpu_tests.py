@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from benchmarks.gpu.record import Record
@@ -41,13 +42,20 @@ def run(options: Options, record: Record) -> None:
         ]
         code = subprocess.run(command, check=False, cwd=TESTS.parent).returncode
         cases = list(ET.parse(results).getroot().iter("testcase"))
+    outcomes: dict[str, Counter[str]] = defaultdict(Counter)
+    seconds: dict[str, float] = defaultdict(float)
     for case in cases:
         outcome = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
-        name = f"{case.get('name')}".removeprefix("test_").replace("_", " ")
-        section.row({"test": name, "outcome": _outcome(outcome), "seconds": float(case.get("time", 0))})
+        test, _, parameters = f"{case.get('name')}".removeprefix("test_").partition("[")
+        test = test.replace("_", " ")
+        outcomes[test][_outcome(outcome)] += 1
+        seconds[test] += float(case.get("time", 0))
         if outcome is not None and outcome.tag != "skipped":
             lines = (outcome.text or outcome.get("message") or "").strip().splitlines()[-SHOWN_LINES:]
-            section.note(f"{name}:\n\n      " + "\n      ".join(lines) + "\n")
+            section.note(f"{test} [{parameters}:\n\n      " + "\n      ".join(lines) + "\n")
+    for test, counts in outcomes.items():
+        said = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        section.row({"test": test, "outcome": said, "seconds": seconds[test]})
     if code != 0 or not cases:
         raise HidfdError(f"pytest ended with exit code {code} after {len(cases)} tests")
 

@@ -43,9 +43,8 @@ def random_resized_crop(image_unit: Tensor, size_pixels: int, draws: Draws, *, s
     centre_y = (uniform[3] * 2 - 1) * (1 - height)
     if flip:
         width = torch.where(uniform[4] < 0.5, -width, width)
-    zero = torch.zeros(batch)
-    theta = torch.stack([width, zero, centre_x, zero, height, centre_y], dim=1).view(batch, 2, 3)
-    return _sample(image_unit, theta, size_pixels, padding_mode="border")
+    box = torch.stack([width, height, centre_x, centre_y])
+    return _sample(image_unit, box, size_pixels, padding_mode="border")
 
 
 def random_shift(image_unit: Tensor, padding_pixels: int, draws: Draws, *, flip: bool) -> Tensor:
@@ -56,9 +55,8 @@ def random_shift(image_unit: Tensor, padding_pixels: int, draws: Draws, *, flip:
     batch, _, size, _ = image_unit.shape
     shift = draws.integers(-padding_pixels, padding_pixels + 1, 2, batch) * (2.0 / size)
     sign = torch.where(draws.uniform(1, batch)[0] < 0.5, -1.0, 1.0) if flip else torch.ones(batch)
-    zero, one = torch.zeros(batch), torch.ones(batch)
-    theta = torch.stack([sign, zero, shift[0], zero, one, shift[1]], dim=1).view(batch, 2, 3)
-    return _sample(image_unit, theta, size, padding_mode="zeros")
+    box = torch.stack([sign, torch.ones(batch), shift[0], shift[1]])
+    return _sample(image_unit, box, size, padding_mode="zeros")
 
 
 def diff_augment(image_signed: Tensor, policies: Sequence[str], draws: Draws) -> Tensor:
@@ -115,9 +113,19 @@ def _cutout(image: Tensor, draws: Draws) -> Tensor:
 _POLICIES = {"color": _color, "translation": _translation, "cutout": _cutout}
 
 
-def _sample(image: Tensor, theta: Tensor, size_pixels: int, *, padding_mode: str) -> Tensor:
+def _sample(image: Tensor, box: Tensor, size_pixels: int, *, padding_mode: str) -> Tensor:
+    """Sample one box of each image bilinearly, `b x c x h x w` to `b x c x size x size`.
+
+    Args:
+        box: `4 x b` on the CPU: half width (negative mirrors), half height and centre (x, y) of each box, where the
+            image reaches from -1 to 1.
+    """
     if len(image) == 0:  # one of several processes may have no real images in a batch, and torch refuses an empty grid
         return image.new_empty(0, image.shape[1], size_pixels, size_pixels)
-    shape = [image.shape[0], image.shape[1], size_pixels, size_pixels]
-    grid = F.affine_grid(to_device(theta, image.device), shape, align_corners=False)
+    width, height, centre_x, centre_y = to_device(box, image.device)[..., None]
+    # Not `F.affine_grid`, which is a matrix product: TF32 would round its coordinates to 1/100 of a pixel.
+    middles = torch.linspace(-1, 1, size_pixels, device=image.device) * (size_pixels - 1) / size_pixels
+    x, y = middles * width + centre_x, middles * height + centre_y  # `b x size` each
+    shape = (len(image), size_pixels, size_pixels)
+    grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=3)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode=padding_mode, align_corners=False)

@@ -152,6 +152,17 @@ def test_shift_of_nothing_is_the_image_and_the_same_draws_give_the_same_shift() 
     assert not torch.equal(first, random_shift(image_unit, 4, draws(4), flip=True))
 
 
+@pytest.mark.gpu
+def test_views_on_a_gpu_are_those_of_a_cpu_although_its_matrix_products_are_rounded() -> None:
+    device = resolve_device("cuda", "fp32")
+    image = noise(64, size_pixels=32)
+    crop = {"size_pixels": 32, "scale_min": 0.08, "flip": True}
+    found = random_resized_crop(device.images(image), draws=draws(), **crop)
+    assert torch.allclose(found.cpu(), random_resized_crop(image, draws=draws(), **crop), atol=2e-5)
+    found = random_shift(device.images(image), 4, draws(), flip=True)
+    assert torch.allclose(found.cpu(), random_shift(image, 4, draws(), flip=True), atol=2e-5)
+
+
 def test_no_policy_is_the_image_itself() -> None:
     image_signed = noise(low=-1)
     assert torch.equal(diff_augment(image_signed, (), draws()), image_signed)
