@@ -31,7 +31,7 @@ def run(options: Options, record: Record) -> None:
         "The best of some plain matrix products and of some 3x3 convolutions, on random data. On a GPU TF32 is what "
         "`precision: fp32` computes in; IEEE fp32 is here for comparison alone.",
     )
-    seconds = 2 * options.size.row_seconds
+    seconds = options.size.row_seconds
     for precision in options.precisions:
         at_precision = resolve_device(options.device, precision)
         _peak(section, named(at_precision), at_precision, seconds)

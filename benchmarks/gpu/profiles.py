@@ -25,7 +25,7 @@ def write_profile(
         step_seconds: time of a step without the profiler, which slows the host down.
     """
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.is_cuda else [])]
-    with profile(activities=activities) as profiler:
+    with profile(activities=activities, acc_events=True) as profiler:
         timer.run(PROFILED_STEPS)
     section = record.section(
         f"Profile: {name}, {named(device)}, batch {batch_images}",

@@ -37,20 +37,29 @@ class ContiguousDevice(Device):
 
 
 def run(options: Options, record: Record) -> None:
-    """Write a row per step, batch and precision, then those in the other layout; profiles as soon as bf16 is done."""
+    """Write a row per step and batch in the first precision, profiles, the other layout, and the other precisions."""
     section, size = record.section(SECTION, TEXT), options.size
-    for precision in options.precisions:
-        device = resolve_device(options.device, precision)
-        for kind in KINDS:
-            for batch in sorted({*size.batches, paper_batch(kind, size)}):
-                section.row(measure(kind, batch, device, size, record))
-        if precision == options.precisions[0]:
-            for kind in KINDS:
-                _profile(kind, device, size, record)
     device = resolve_device(options.device, options.precisions[0])
+    for kind in KINDS:
+        for batch in batches(kind, size):
+            section.row(measure(kind, batch, device, size, record))
+    for kind in KINDS:
+        _profile(kind, device, size, record)
     contiguous = ContiguousDevice(device.torch_device, device.precision)
     for kind in KINDS:
         section.row(measure(kind, paper_batch(kind, size), contiguous, size, record, layout="contiguous"))
+    for precision in options.precisions[1:]:
+        device = resolve_device(options.device, precision)
+        for kind in KINDS:
+            for batch in batches(kind, size):
+                section.row(measure(kind, batch, device, size, record))
+
+
+def batches(kind: str, size: Size) -> list[int]:
+    """Return the images of the measured steps of a kind; of the teacher's own only the recipe's and the most."""
+    if kind == "teacher step":
+        return sorted({paper_batch(kind, size), max(size.batches)})
+    return sorted({*size.batches, paper_batch(kind, size)})
 
 
 def paper_batch(kind: str, size: Size) -> int:

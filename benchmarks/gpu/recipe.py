@@ -40,8 +40,10 @@ TEACHER_SHARE = 0.25
 """The most of the time left that a teacher takes."""
 GENERATOR_SHARE = 0.45
 """Share of what is left after the teacher."""
-RESERVED_SECONDS = 30.0
+RESERVED_SECONDS = 20.0
 """Kept back twice: for the synthesis of images and the start of three processes, and for evaluation."""
+MIN_SECONDS = 100.0
+"""With less than these a run of all stages says nothing."""
 
 STUDENTS: dict[str, dict[str, Any]] = {
     "hybrid": {},
@@ -99,6 +101,9 @@ def _run(options: Options, record: Record, device: Device, folder: Path) -> None
             cells = {key.split("/")[-1].replace("_", " "): value for key, value in row.items() if key != "seconds"}
             curves.row({"of": name} | cells)
 
+    if size.recipe_images is None and left() < MIN_SECONDS:
+        section.note(f"not run: {left():.0f} s were left, and it takes at least {MIN_SECONDS:.0f} s")
+        return
     config, rate = _largest_teacher(images, size, device, min(TEACHER_SECONDS, TEACHER_SHARE * left()))
     seconds = min(TEACHER_SECONDS, TEACHER_SHARE * left())
     config = with_values(config, _budget("teacher.train", size.recipe_images or int(rate * seconds), size.points))

@@ -91,6 +91,12 @@ class Section:
         print("  " + ", ".join(f"{name} {_shown(value)}" for name, value in cells.items()), flush=True)
         self._record.write()
 
+    def replace(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Replace all rows, in silence."""
+        self._content["rows"] = [dict(cells) for cells in rows]
+        self._content["columns"] = list(rows[0]) if rows else []
+        self._record.write()
+
     def note(self, text: str) -> None:
         """Add a sentence below the table."""
         self._content["notes"].append(text)

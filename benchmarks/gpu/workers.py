@@ -29,15 +29,14 @@ class Spec:
         device: `cuda` or `cpu`.
         preset, precision: of `benchmarks.steps.trial_config`.
         steps: kind -> images of a step.
-        backend, mode: of `torch.compile`; no backend = eager.
+        compiler: backend of `torch.compile`; None = eager.
     """
 
     device: str
     preset: str
     precision: str
     steps: dict[str, int]
-    backend: str | None = None
-    mode: str | None = None
+    compiler: str | None = None
 
 
 class Worker:
@@ -97,9 +96,9 @@ def main(spec: Spec) -> None:
         step = STEPS[kind](trial_config(spec.preset, device, batch_images), device)
         timer = StepTimer(step.call, step.batch_images, device)
         operations[kind], networks[kind] = timer.operations_per_image(), step.networks
-        if spec.backend is not None:
+        if spec.compiler is not None:
             for module in step.modules:
-                module.compile(backend=spec.backend, mode=spec.mode, dynamic=False)
+                module.compile(backend=spec.compiler, dynamic=False)
         timer.warm_up()
         timers[kind] = step.batch_images, timer
     said = {"seconds": time.monotonic() - started, "operations": operations, "networks": networks}
