@@ -216,7 +216,7 @@ def _images(config: TrialConfig, count: int) -> Tensor:
 def _teacher(config: TrialConfig, device: Device) -> Teacher:
     data = config.data
     normalisation = [0.5] * data.channels, [0.25] * data.channels
-    return device.module(Teacher(build_teacher_backbone(config), *normalisation, data.image_size_pixels))
+    return Teacher(build_teacher_backbone(config), *normalisation, data.image_size_pixels).on(device)
 
 
 def _collection(config: TrialConfig) -> Collection:

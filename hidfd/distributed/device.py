@@ -49,6 +49,18 @@ class Device:
         """Move a module to the device, in channels_last."""
         return module.to(self.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # torch's stubs lack the keyword
 
+    def frozen(self, module: ModuleT) -> ModuleT:
+        """Move a module that never changes, and is called in autocast alone.
+
+        In bf16 its convolutions and linear layers are stored in it, in which autocast would cast them for each call.
+        """
+        module = self.module(module)
+        if self.precision == "bf16":
+            for layer in module.modules():
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    layer.to(torch.bfloat16)
+        return module
+
     def trained(self, module: ModuleT) -> ModuleT:
         """Move a module whose batches are spread over the processes: its batch norms see the global batch.
 

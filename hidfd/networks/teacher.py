@@ -89,6 +89,11 @@ class Teacher(nn.Module):
         """Stay in eval mode, whatever is asked for: a teacher's statistics never move."""
         return super().train(False)
 
+    def on(self, device: Device) -> Teacher:
+        """Move it to the device that it answers on; its own weights stay in fp32, for heads that are shared."""
+        device.frozen(self.map_network)
+        return device.module(self)
+
     def normalised(self, image_unit: Tensor) -> Tensor:
         """Resize and normalise unit images of any side to what the teacher and its student see."""
         normalised: Tensor = self.normalization(resize_unit(image_unit, self.image_size_pixels))
@@ -147,7 +152,7 @@ def load_teacher(artifact: Artifact, config: TrialConfig, device: Device) -> Tea
     teacher = Teacher(backbone, artifact.meta["mean"], artifact.meta["std"], size, artifact.digest)
     if config.distillation.head == "shared":
         check_shareable(teacher, config)
-    return device.module(teacher)
+    return teacher.on(device)
 
 
 @torch.no_grad()

@@ -133,7 +133,8 @@ class StudentTraining:
         image_normalised = self.teacher.normalised(self._views(images_seen))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.settings, images_seen)
-        self.student.train()
+        if not self.student.training:  # as a measurement leaves it
+            self.student.train()
         with self.device.autocast():
             with torch.no_grad():
                 answer = self.teacher.ask(image_normalised)

@@ -11,6 +11,7 @@ generated, as in the global batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -69,6 +70,11 @@ class AdversarialTraining:
             fused=True,
         )
         self.grids: dict[str, Tensor] = {}
+        # Kept, because walking through the modules in each step takes the host longer than the device.
+        self._discriminator_parameters = list(self.discriminator.parameters())
+        self._averages: list[Tensor] = list(self.ema.parameters())
+        self._averaged: list[Tensor] = list(self.generator.parameters())
+        self._copied = _by_dtype(self.ema.buffers(), self.generator.buffers())
 
         # The real images at the GAN's size, resident as uint8, and the teacher's features of them, both also mirrored:
         # the teacher sees no DiffAugment, so t(x_r) never changes.
@@ -115,7 +121,7 @@ class AdversarialTraining:
         """Generate this process's x_g for its y'; with `ask`, also the teacher's answer to x_g."""
         z, labels = map(self.device.processes.part, self.latents(position, self.settings.batch_images))
         with self.device.autocast():
-            fake: Tensor = self.generator.train()(z, labels)
+            fake: Tensor = self.generator(z, labels)
             return fake, labels, self.teacher(unit_from_signed(fake)) if ask else None
 
     def _real_batch(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,7 +148,7 @@ class AdversarialTraining:
         settings, weights = self.settings, self.settings.integration
         real, labels_real, teacher_real = self._real_batch(position)
         draws = self._draws("augment_d", position, halves=2)
-        self.discriminator.train().requires_grad_(True)
+        self._train_discriminator(True)
         with self.device.autocast():
             both = diff_augment(torch.cat([real, fake]), settings.diff_augment, draws)
             output = self.discriminator(both)
@@ -188,7 +194,7 @@ class AdversarialTraining:
     ) -> dict[str, Tensor]:
         settings = self.settings
         draws = self._draws("augment_g", position, halves=1)
-        self.discriminator.requires_grad_(False)
+        self._train_discriminator(False)
         with self.device.autocast():
             output = self.discriminator(diff_augment(fake, settings.diff_augment, draws))
         losses = {"hinge_g": hinge_g(output.adversarial), "adc_g": adc_g(output.adc, labels)}
@@ -205,15 +211,18 @@ class AdversarialTraining:
             self.smoothing.count(answer.logits)  # after the backward pass, which still needs the old weights
         return {name: loss.detach() for name, loss in losses.items()}
 
+    def _train_discriminator(self, trained: bool) -> None:
+        """Choose whether gradients of the next losses reach the discriminator's weights."""
+        for parameter in self._discriminator_parameters:
+            parameter.requires_grad_(trained)
+
     @torch.no_grad()
     def _update_ema(self, images_seen: int, step_images: int) -> None:
         beta = ema_beta(self.settings.ema, images_seen, step_images)
-        averages: list[Tensor] = list(self.ema.parameters())
-        values: list[Tensor] = list(self.generator.parameters())
-        torch._foreach_lerp_(averages, values, 1.0 - beta)
+        torch._foreach_lerp_(self._averages, self._averaged, 1.0 - beta)
         # Spectral-norm vectors follow G; batch-norm statistics are re-estimated before sampling.
-        for average, value in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
-            average.copy_(value)
+        for averages, values in self._copied:
+            torch._foreach_copy_(averages, values)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -231,6 +240,16 @@ class AdversarialTraining:
         for name in ("generator", "discriminator", "regressor", "ema", "smoothing", "optimizer_g", "optimizer_d"):
             getattr(self, name).load_state_dict(state[name])
         self.grids = state["grids"]
+
+
+def _by_dtype(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """Return targets and their sources in lists of one dtype each, which one kernel can copy."""
+    lists: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for target, source in zip(targets, sources, strict=True):
+        of_targets, of_sources = lists.setdefault(target.dtype, ([], []))
+        of_targets.append(target)
+        of_sources.append(source)
+    return list(lists.values())
 
 
 def ema_beta(config: EmaConfig, images_seen: int, step_images: int) -> float:

@@ -146,8 +146,7 @@ def _validation_accuracy(context: StageContext, training: TeacherTraining, image
     backbone = build_teacher_backbone(context.config)  # plain batch norms, which can be folded
     backbone.load_state_dict(training.backbone.state_dict())
     teacher = Teacher(backbone, training.mean, training.std, context.config.data.image_size_pixels)
-    teacher = context.device.module(teacher)
-    predicted = teacher.ask_all(torch.from_numpy(images.pixels), context.device).logits.argmax(dim=1)
+    predicted = teacher.on(context.device).ask_all(torch.from_numpy(images.pixels), context.device).logits.argmax(dim=1)
     accuracy = (predicted == torch.from_numpy(images.required_labels)).float().mean().item()
     context.observer.note(f"teacher: {percent(accuracy, 2)} on {len(images.pixels):,} validation images")
     return accuracy

@@ -98,6 +98,22 @@ class HiddenLayerHead(CifarResNet):
         return logits
 
 
+@pytest.mark.parametrize("architecture", ["resnet8", "wrn-16-1", "resnet18-32px"])
+def test_teacher_that_is_stored_in_bf16_answers_to_the_bit_as_autocast_alone(architecture: str) -> None:
+    torch.manual_seed(0)
+    backbone = seasoned(build_backbone(architecture, num_classes=10, channels=3))
+    image_unit = torch.rand(4, 3, 32, 32)
+    answers = []
+    for stored in ("fp32", "bf16"):
+        teacher = Teacher(backbone, [0.5] * 3, [0.25] * 3, 32).on(Device(torch.device("cpu"), stored))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            answers.append(teacher(image_unit))
+        assert teacher.backbone.classifier.weight.dtype == torch.float32, "students share it"
+    assert answers[0].feature_map.dtype == torch.bfloat16
+    assert torch.equal(answers[0].feature_map, answers[1].feature_map)
+    assert torch.equal(answers[0].logits, answers[1].logits)
+
+
 def test_head_that_is_not_the_classifier_of_the_pooled_map_is_refused_with_the_way_out() -> None:
     torch.manual_seed(0)
     teacher = Teacher(HiddenLayerHead(8, 8, 10, 1), [0.2], [0.5], 28)
