@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from pathlib import Path
 
 import torch
 
@@ -64,7 +65,7 @@ def _facts(device: Device) -> dict[str, str]:
         "device": machine(device),
         "processor": f"{os.cpu_count()} cores, {platform.machine()}",
         "software": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "commit": git_commit() or "not known",
+        "commit": _commit(),
     }
     if device.is_cuda:
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -72,6 +73,16 @@ def _facts(device: Device) -> dict[str, str]:
         facts["device"] += f", {properties.multi_processor_count} multiprocessors, {_gib(properties.total_memory)}"
         facts["software"] += f", CUDA {torch.version.cuda}, cuDNN {cudnn}, driver {_driver()}"
     return facts
+
+
+def _commit() -> str:
+    """Return the commit of the project, and whether files differ from it."""
+    commit = git_commit()
+    if commit is None:
+        return "not known"
+    status = ["git", "status", "--porcelain"]
+    changes = subprocess.run(status, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout
+    return f"{commit}{', with changes' if changes else ''}"
 
 
 def _driver() -> str:
