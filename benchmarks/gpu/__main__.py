@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.gpu.part import command
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import Options
-from hidfd.errors import ConfigError, DeviceError
+from hidfd.errors import ConfigError, DeviceError, HidfdError
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,12 +32,17 @@ CARRIED_DATA = ROOT / "gpu-carry/data"
 
 BUNDLED_DATA = ROOT / "studies/data/fashion"
 
-SHARES = {"machine": 0.1, "compiled": 0.32, "rates": 0.28, "together": 0.12, "recipe": 1.0}
+PART = "part"
+"""First argument of a part's process, before the part's name and its options."""
+
+SHARES = {"machine": 0.1, "compiled": 0.3, "rates": 0.32, "together": 0.12, "recipe": 1.0}
 """Part -> the largest share of the run's minutes that it may take; the last one has what is left."""
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line; return 0, 1 if a part failed, 2 for a wrong argument, 5 without the device."""
+    if arguments[:1] == [PART]:
+        return run_part(*arguments[1:])
     chosen = _parser().parse_args(arguments)
     if chosen.device == "cpu" and not chosen.tiny:
         print(
@@ -65,6 +71,22 @@ def main(arguments: list[str]) -> int:
     Record(Path(options.record)).add_facts({"seconds": ", ".join(f"{name} {took}" for name, took in seconds.items())})
     print(f"\nwritten: {options.record}.md and .json")
     return 1 if failed else 0
+
+
+def command(name: str, options: Options) -> list[str]:
+    """Return the command of a part's process."""
+    return [sys.executable, "-m", "benchmarks.gpu", PART, name, json.dumps(asdict(options))]
+
+
+def run_part(name: str, options: str) -> int:
+    """Call `run` of the module of a part's name; return the exit code."""
+    known = Options(**json.loads(options))
+    try:
+        importlib.import_module(f"benchmarks.gpu.{name}").run(known, Record(Path(known.record)))
+    except HidfdError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 def _run(name: str, options: Options) -> str | None:

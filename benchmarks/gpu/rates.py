@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import DeviceType  # torch.autograd has it too, but does not say so
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.machine import named, peak_of
-from benchmarks.gpu.profiles import write_profile
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import Options, Size
 from benchmarks.steps import STEPS, StepTimer, trial_config
@@ -17,6 +18,9 @@ from hidfd.distributed.device import Device, resolve_device
 
 SECTION = "Rates"
 KINDS = ("KD step", "GAN step", "teacher forward", "teacher step")
+
+PROFILED_STEPS = 5
+SHOWN_OPERATIONS = 10
 
 TEXT = (
     "Images/s of the code that trains, on random images and weights: data resident on the device, augmentation, "
@@ -46,8 +50,8 @@ def run(options: Options, record: Record) -> None:
     for kind in KINDS:
         _profile(kind, device, size, record)
     contiguous = ContiguousDevice(device.torch_device, device.precision)
-    for kind in KINDS:
-        section.row(measure(kind, paper_batch(kind, size), contiguous, size, record, layout="contiguous"))
+    for kind in KINDS:  # with the most images, where the layout decides and not the host
+        section.row(measure(kind, max(size.batches), contiguous, size, record, layout="contiguous"))
     for precision in options.precisions[1:]:
         device = resolve_device(options.device, precision)
         for kind in KINDS:
@@ -134,3 +138,64 @@ def _profile(kind: str, device: Device, size: Size, record: Record) -> None:
     timer.warm_up()
     seconds = step.batch_images / timer.images_per_second(size.row_seconds)
     write_profile(f"{kind} ({step.networks})", timer, step.batch_images, seconds, device, record)
+
+
+def write_profile(
+    name: str, timer: StepTimer, batch_images: int, step_seconds: float, device: Device, record: Record
+) -> None:
+    """Profile some steps and write a section.
+
+    Args:
+        step_seconds: time of a step without the profiler, which slows the host down.
+    """
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.is_cuda else [])]
+    with profile(activities=activities, acc_events=True) as profiler:
+        timer.run(PROFILED_STEPS)
+    section = record.section(
+        f"Profile: {name}, {named(device)}, batch {batch_images}",
+        f"Per step, over {PROFILED_STEPS} steps. An operation's own time, without that of operations it calls; the "
+        "host's is longer here than without the profiler.",
+    )
+    operations = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
+    on_device = {event.key: _device_microseconds(event) for event in operations}
+    total = sum(on_device.values()) or sum(event.self_cpu_time_total for event in operations)
+    operations.sort(key=lambda event: on_device[event.key] or event.self_cpu_time_total / 1e6, reverse=True)
+    for event in operations[:SHOWN_OPERATIONS]:
+        own = on_device[event.key] if device.is_cuda else event.self_cpu_time_total
+        section.row(
+            {
+                "operation": event.key.replace("|", "/")[:70],
+                "calls": event.count / PROFILED_STEPS,
+                "GPU ms": on_device[event.key] / 1e3 / PROFILED_STEPS if device.is_cuda else None,
+                "host ms": event.self_cpu_time_total / 1e3 / PROFILED_STEPS,
+                "% of all": 100 * own / total,
+            }
+        )
+    if device.is_cuda:
+        launches, busy = _device_work(profiler)
+        launches, busy = round(launches / PROFILED_STEPS), busy / PROFILED_STEPS
+        section.note(
+            f"{launches:,} kernels and copies a step, busy for {1e3 * busy:.3g} ms of {1e3 * step_seconds:.3g} ms: the "
+            f"GPU waits for launches {max(0.0, 1 - busy / step_seconds):.0%} of the time"
+        )
+    else:
+        calls = sum(event.count for event in operations) / PROFILED_STEPS
+        section.note(f"{calls:,.0f} operations a step in {1e3 * step_seconds:.3g} ms; no GPU that could wait for them")
+
+
+def _device_microseconds(event: Any) -> float:
+    return float(event.self_device_time_total)
+
+
+def _device_work(profiler: profile) -> tuple[int, float]:
+    """Return the number of kernels and copies on the device, and the seconds in which at least one of them ran."""
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in profiler.events() or []  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if event.device_type == DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
+    )
+    busy, until = 0.0, float("-inf")
+    for start, end in spans:
+        busy += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return len(spans), busy / 1e6

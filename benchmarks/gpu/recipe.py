@@ -32,11 +32,11 @@ from hidfd.store.store import Store
 from hidfd.trial import TrialResult, run_trial
 
 SECTION = "The paper's recipe, cut to the minutes left"
-CURVES = "Curves"
+CURVE = "Curve"
 WHOLE = "The whole recipe, extrapolated"
 
 TEACHER_SECONDS = 60.0
-TEACHER_SHARE = 0.25
+TEACHER_SHARE = 0.33
 """The most of the time left that a teacher takes."""
 GENERATOR_SHARE = 0.45
 """Share of what is left after the teacher."""
@@ -94,12 +94,11 @@ def _run(options: Options, record: Record, device: Device, folder: Path) -> None
         "the minutes allow, and for the generator's average, which follows a shorter run more closely: this run says "
         f"that the recipe runs, and no accuracy of the paper. {named(device)}.",
     )
-    curves = record.section(CURVES, "Means over the interval before the images; agreement on the hold-out.")
 
     def add_curve(name: str, rows: list[dict[str, float]]) -> None:
+        curve = record.section(f"{CURVE}: {name}")
         for row in rows:
-            cells = {key.split("/")[-1].replace("_", " "): value for key, value in row.items() if key != "seconds"}
-            curves.row({"of": name} | cells)
+            curve.row({key.split("/")[-1].replace("_", " "): value for key, value in row.items() if key != "seconds"})
 
     if size.recipe_images is None and left() < MIN_SECONDS:
         section.note(f"not run: {left():.0f} s were left, and it takes at least {MIN_SECONDS:.0f} s")
@@ -120,7 +119,7 @@ def _run(options: Options, record: Record, device: Device, folder: Path) -> None
     config = with_values(config, _budget("generation", size.recipe_images or int(rate * seconds), size.points))
     result, curve = _trained(config, store, "generation", device)
     add_curve("GAN", curve.rows)
-    section.row(_cells("GAN", result, "generation", config.generation.target_images))
+    section.row(_cells("GAN", result, "generation", config.generation.target_images) | {"validation accuracy, %": None})
     proxies = store.get("generation", result.stages["generation"].digest)
     for name, value in proxies.meta["proxies"].items():
         if value is not None:
