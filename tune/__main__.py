@@ -88,7 +88,14 @@ def run(options: argparse.Namespace) -> None:
             StudyDisplay(quiet=options.json) as display,
         ):
             shown_by = lines.show if options.json else display.show
-            summary = run_study(study, engine=options.engine, device=options.device, observer=observer, show=shown_by)
+            summary = run_study(
+                study,
+                engine=options.engine,
+                device=options.device,
+                observer=observer,
+                show=shown_by,
+                adopts=options.adopt,
+            )
     except StudyLocked as error:
         raise StudyLocked(f"{error}; watch it with: {command_line('status', options)} --watch") from error
     if options.json:
@@ -209,6 +216,11 @@ def _parser() -> Parser:
     running.add_argument("--engine", choices=["ray", "local"], default="ray", help="local = one by one, without Ray")
     running.add_argument(
         "--wait", action="store_true", help="first wait for another driver of the study to end, at most 10 min"
+    )
+    running.add_argument(
+        "--adopt",
+        action="store_true",
+        help="take over what another ledger has left in store, results folder and MLflow under the study's name",
     )
     running.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     watching = add("status", status)

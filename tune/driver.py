@@ -26,8 +26,9 @@ from tune.engines.ray_job import check_storage_lasts
 from tune.engines.worker import WorkerContext, perform
 from tune.errors import LedgerError, StudyBlocked, StudyError
 from tune.ledger.ledger import Ledger
-from tune.ledger.opening import copy_ledger, holder_of, open_ledger, run_arguments_of, send_request
+from tune.ledger.opening import copy_ledger, holder_of, ledger_id_of, open_ledger, run_arguments_of, send_request
 from tune.monitor import ImportObserver, StudyMonitor, live_snapshot
+from tune.ownership import SharedPlaces, owner_of
 from tune.planner.planner import Planner
 from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
@@ -81,6 +82,10 @@ class Study:
     def last_arguments(self) -> dict[str, Any] | None:
         """Return the arguments of the study's last run, as the ledger has them; None where none are known."""
         return run_arguments_of(self.file.storage.ledger, self.definition.name)
+
+    def ledger_id(self) -> str | None:
+        """Return the id of the study's ledger; None if there is none, or an older version made it."""
+        return ledger_id_of(self.file.storage.ledger, self.definition.name)
 
     def ask_to_stop(self, holder: str, *, now: bool) -> None:
         """Ask a driver, on whatever machine, to stop.
@@ -203,6 +208,7 @@ def run_study(
     device: str,
     observer: Observer,
     show: Callable[[StudySnapshot], None],
+    adopts: bool = False,
 ) -> RunSummary:
     """Run a study, or go on with it, to its report.
 
@@ -212,12 +218,14 @@ def run_study(
         device: auto, cpu or cuda.
         observer: of imports; its `stop_reason` stops the study.
         show: called with a new snapshot, about once a second while something runs.
+        adopts: whether the study takes over what another ledger has left under its name.
 
     Returns:
         A summary of the run.
 
     Raises:
         StudyLocked: another driver runs the study.
+        OtherLedger: another ledger has written under the study's name.
         StudyError: the study ended without a single finished student.
         Stopped: the observer has a `stop_reason`; the same command goes on.
         StudyBlocked: an error that the user has to mend before anything can go on.
@@ -238,17 +246,31 @@ def run_study(
     context = WorkerContext(
         _absolute(storage.store), _absolute(str(definition.folder)), device, threads, config.measures_latency
     )
+
+    def check_places(ledger: Ledger) -> None:
+        places = _places(study, ledger)
+        if adopts:
+            places.adopt(ledger, observer.note)
+        else:
+            places.check(ledger, observer.note)
+
     with open_ledger(
-        storage.ledger, definition.name, config.objective, observer.should_stop, config.further_objectives
+        storage.ledger,
+        definition.name,
+        config.objective,
+        observer.should_stop,
+        config.further_objectives,
+        check_places,
     ) as ledger:
+        places = _places(study, ledger)
+        owner = places.take(ledger, observer.note)
         state = StudyState(definition, ledger, tries_again=True)
         _record_arguments(study, ledger)
         planner = Planner(state, time.time)
-        tracker = Tracker(storage.tracking, definition.name)
         is_new = not planner.is_over()
-        with BackgroundTracker(tracker) as projection:
+        with BackgroundTracker(places.tracker) as projection:
             if is_new:
-                monitor = StudyMonitor(planner, study.store, study.holder(), projection, observer, show)
+                monitor = StudyMonitor(planner, study.store, study.holder(), projection, observer, show, owner)
                 monitor.write_references()
                 _import_materials(study, threads, ImportObserver(observer, monitor.read_requests))
                 if engine == "ray":
@@ -266,6 +288,13 @@ def run_study(
     if not any(task.state is TaskState.COMPLETE for task in snapshot.tasks if task.kind is TaskKind.STUDENT):
         raise StudyError(snapshot.undone or _without_result_in_words(snapshot, report))
     return RunSummary(snapshot, report, is_new, projection.error, _cpu_seconds(snapshot, engine, started))
+
+
+def _places(study: Study, ledger: Ledger) -> SharedPlaces:
+    storage, name = study.file.storage, study.definition.name
+    where = owner_of(ledger, storage.ledger, epoch=ledger.epoch)["where"]
+    tracker = Tracker(storage.tracking, name, ledger.id, where)
+    return SharedPlaces(name, study.store, study.definition.folder, tracker, storage.ledger)
 
 
 def _record_arguments(study: Study, ledger: Ledger) -> None:

@@ -3,6 +3,7 @@
     HidfdError
       LedgerError      7  the ledger cannot be opened, read or written, or belongs to a newer version
         ConnectionLost 7  its database does not answer now; a running driver waits for it
+        OtherLedger    7  what the study left in store, results folder or MLflow belongs to another ledger of its name
         StudyLocked    8  another driver runs this study now
       StudyBlocked        a task met an error that the user has to mend; its exit code is that of the task's error
       StudyError       9  the study ended without a single finished student, or has no champion to promote
@@ -25,6 +26,10 @@ class LedgerError(HidfdError):
 
 class ConnectionLost(LedgerError):
     """The ledger's database does not answer now, which is no fault of the study; a running driver waits for it."""
+
+
+class OtherLedger(LedgerError):
+    """The study's name is taken in store, results folder or MLflow by another ledger, or a newer copy of this one."""
 
 
 class StudyLocked(LedgerError):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
+from hidfd.store.store import Store
 from tune.driver import Study
-from tune.ledger.opening import database_at, drop_ledger
+from tune.errors import OtherLedger
+from tune.ledger.ledger import Ledger
+from tune.ledger.opening import copy_ledger, database_at, drop_ledger, mark_forgotten
+from tune.ownership import unmark
 from tune.tracking.connection import tracking_errors
 from tune.tracking.tracker import Tracker
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ def forget(study: Study, *, really: bool) -> Leftovers:
     """Delete a study for good; models that were registered in MLflow and the folder of results are kept.
 
     The ledger and the study's references in the store go last, so that the same command finishes an interrupted one.
+    What another ledger has left under the same name is no part of it.
 
     Args:
         study: to delete.
@@ -47,17 +56,46 @@ def forget(study: Study, *, really: bool) -> Leftovers:
         StudyLocked: a driver runs the study.
         LedgerError, StoreError, TrackingError: the ledger, the store or MLflow cannot be reached; the rest is kept.
     """
-    name, ledger, uri = study.definition.name, study.file.storage.ledger, study.file.storage.tracking
-    with database_at(ledger).lock(name):
-        references = study.store.references()
-        own = references.pop(name, frozenset())
-        unshared = own.difference(*references.values())
+    name, uri, address = study.definition.name, study.file.storage.tracking, study.file.storage.ledger
+    config = study.definition.study
+    with database_at(address).lock(name):
+        ledger = copy_ledger(address, name, config.objective, config.further_objectives, half_forgotten=True)
+        keys = {task.key for task in ledger.tasks()}
+        own = _own_references(study.store, name, ledger, keys)
+        others = (digests for study_name, digests in study.store.references().items() if study_name != name)
+        unshared = own.difference(*others)
         rows = [row for row in study.store.list() if row.digest in unshared]
-        num_tasks = len(study.state().ledger.tasks())
-        with tracking_errors(uri):
-            num_runs = Tracker(uri, name).delete_runs(really=really)
+        try:
+            with tracking_errors(uri):
+                tracker = Tracker(uri, name, ledger.known_id)
+                num_runs = tracker.delete_runs(keys, really=False)
+        except OtherLedger as error:
+            _log.warning("%s", error)
+            tracker, num_runs = None, 0
         if really:
-            study.store.remove(unshared, forgotten=name)
-            study.store.drop_references(name)
-            drop_ledger(ledger, name)
-    return Leftovers(num_tasks, len(rows), sum(row.bytes for row in rows), num_runs)
+            mark_forgotten(address, name)
+            with tracking_errors(uri):
+                if tracker is not None:
+                    tracker.delete_runs(keys, really=True)
+                    tracker.release()
+            study.store.remove(unshared, forgotten=name if own else None)
+            if own:
+                study.store.drop_references(name)
+            unmark(study.definition.folder, ledger.known_id)
+            drop_ledger(address, name)
+    return Leftovers(len(keys), len(rows), sum(row.bytes for row in rows), num_runs)
+
+
+def _own_references(store: Store, name: str, ledger: Ledger, keys: Collection[str]) -> frozenset[str]:
+    """Return the digests that this ledger's study refers to; none where another ledger has taken the name."""
+    references = store.references_of(name)
+    if references.owner is None:
+        return references.digests if references.digests.intersection(keys) else frozenset()
+    if references.owner.get("ledger") == ledger.known_id:
+        return references.digests
+    _log.warning(
+        "the store's references of %r belong to another ledger, %s: what they name is left alone",
+        name,
+        references.owner.get("where"),
+    )
+    return frozenset()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from hidfd.pipeline.graph import Stage, kept_digests
 from hidfd.pipeline.observer import Observer
@@ -38,6 +39,7 @@ class StudyMonitor:
         projection: BackgroundTracker,
         observer: Observer,
         show: Callable[[StudySnapshot], None],
+        owner: Mapping[str, Any] | None = None,
     ) -> None:
         """Build a monitor that has shown nothing yet.
 
@@ -48,7 +50,9 @@ class StudyMonitor:
             projection: to MLflow.
             observer: its `stop_reason` stops the study.
             show: called with a new snapshot.
+            owner: of the study's references in the store; see `tune.ownership`.
         """
+        self._owner = owner
         self._planner, self._store, self._projection = planner, store, projection
         self._observer, self._show, self._holder = observer, show, holder
         self._shown_at = self._read_at = 0.0
@@ -97,7 +101,7 @@ class StudyMonitor:
         if new or not self._digests:
             configs = [definition.base, *(tasks[key].spec.config for key in new)]
             self._digests.update(digest for config in configs for digest in kept_digests(config))
-            self._store.write_references(definition.name, self._digests)
+            self._store.write_references(definition.name, self._digests, self._owner)
             self._referenced |= new
 
 

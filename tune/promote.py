@@ -95,7 +95,7 @@ def promote(study: Study, *, name: str | None = None, alias: str = CHAMPION) -> 
         raise StudyError(_why_nothing_to_promote(snapshot))
     uri = study.file.storage.tracking
     with tracking_errors(uri):
-        tracker = Tracker(uri, snapshot.name)
+        tracker = Tracker(uri, snapshot.name, study.ledger_id())
         tracker.sync(snapshot)
         registered = tracker.register(champion, snapshot, study.store, name, alias)
     return Promotion(

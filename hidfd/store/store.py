@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,6 +63,19 @@ class StoreEntry:
     created: str | None
     referenced_by: tuple[str, ...]
     keys: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class References:
+    """References of a study or a trial.
+
+    Attributes:
+        digests: of artifacts and checkpoints.
+        owner: the ledger that wrote them, as plain JSON; None for a trial, and for references of older versions.
+    """
+
+    digests: frozenset[str]
+    owner: Mapping[str, Any] | None
 
 
 class Store:
@@ -141,9 +154,17 @@ class Store:
         """Return the checkpoints of a training loop by its digest."""
         return Checkpoints(self._backend, digest)
 
-    def write_references(self, study: str, digests: Iterable[str]) -> None:
-        """Record which digests a study refers to, replacing its earlier record."""
-        content = {"study": study, "digests": sorted(set(digests))}
+    def write_references(self, study: str, digests: Iterable[str], owner: Mapping[str, Any] | None = None) -> None:
+        """Record which digests a study refers to, replacing its earlier record.
+
+        Args:
+            study: its name.
+            digests: of artifacts and checkpoints.
+            owner: see `References`.
+        """
+        content: dict[str, Any] = {"study": study, "digests": sorted(set(digests))}
+        if owner is not None:
+            content["owner"] = dict(owner)
         self._backend.write(_references_key(study), json.dumps(content, indent=1).encode())
 
     def drop_references(self, study: str) -> None:
@@ -160,14 +181,30 @@ class Store:
         for file in self._backend.walk("studies"):
             parts = file.key.split("/")
             if len(parts) == 3 and parts[2] == "references.json":
-                try:
-                    found[parts[1]] = frozenset(json.loads(self._backend.read(file.key) or b"")["digests"])
-                except (ValueError, KeyError, TypeError) as error:
-                    raise StoreError(
-                        f"{self._backend.where(file.key)}: damaged ({error}); nothing can be removed safely. Run the "
-                        f"study again, which writes it anew, or delete the file if the study is to be forgotten"
-                    ) from error
+                found[parts[1]] = self._read_references(file.key).digests
         return dict(sorted(found.items()))
+
+    def references_of(self, study: str) -> References:
+        """Return what a study refers to; nothing, of nobody, where the store does not know it.
+
+        Raises:
+            StoreError: its references.json is damaged.
+        """
+        key = _references_key(study)
+        return References(frozenset(), None) if self._backend.read(key) is None else self._read_references(key)
+
+    def _read_references(self, key: str) -> References:
+        try:
+            content = json.loads(self._backend.read(key) or b"")
+            owner = content.get("owner")
+            if owner is not None:
+                owner = {str(name): value for name, value in owner.items()}
+            return References(frozenset(content["digests"]), owner)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"{self._backend.where(key)}: damaged ({error}); nothing can be removed safely. Run the "
+                f"study again, which writes it anew, or delete the file if the study is to be forgotten"
+            ) from error
 
     def list(self) -> tuple[StoreEntry, ...]:
         """List the artifacts, the checkpoints, and the leftovers of attempts whose writer has ended."""

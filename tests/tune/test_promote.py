@@ -51,6 +51,9 @@ class SnapshotStudy(Study):
     def snapshot(self) -> StudySnapshot:
         return self.kept
 
+    def ledger_id(self) -> None:
+        return None
+
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:

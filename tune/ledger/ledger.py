@@ -2,7 +2,7 @@
 
 A ledger is two Optuna studies in one SQLite file or PostgreSQL database (see `tune.ledger.opening`):
     <name>        one trial per search trial; attributes `group`, `work` (keys of its tasks), `rungs`, `outcome`
-    <name>/work   one trial without parameters per task; attributes `work`, `attempt/<n>`; study attribute `epoch`
+    <name>/work   one trial without parameters per task; attributes `work`, `attempt/<n>`; the study has `epoch`, `id`
 
 The driver is the only writer: it holds a lock, and raises `epoch` when it claims the ledger, which every write checks.
 A fact is written as an attribute first and told to Optuna last, so a kill between two writes loses nothing.
@@ -10,6 +10,7 @@ A fact is written as an attribute first and told to Optuna last, so a kill betwe
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -71,11 +72,20 @@ class Ledger:
                 f"use the version that made it, or give the study another name"
             )
         self._epoch: int | None = None
+        # Random, so that no two ledgers take each other's artifacts and runs for their own.
+        self.known_id: str | None = self._tasks_study.user_attrs.get("id")
+        self.id: str = self.known_id or secrets.token_hex(8)
+
+    @property
+    def epoch(self) -> int:
+        """The number of times that the ledger was claimed."""
+        return int(self._tasks_study.user_attrs.get("epoch", 0))
 
     def claim(self) -> None:
         """Become the writer of the ledger: a driver that claimed it before can write no more."""
-        epoch = int(self._tasks_study.user_attrs.get("epoch", 0)) + 1
+        epoch = self.epoch + 1
         self._tasks_study.set_user_attr("schema", SCHEMA)
+        self._tasks_study.set_user_attr("id", self.id)
         self._tasks_study.set_user_attr("epoch", epoch)
         self._epoch = epoch
         if isinstance(self._storage, MirroredStorage):

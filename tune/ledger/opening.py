@@ -20,6 +20,9 @@ from tune.ledger.mirrored_storage import MirroredStorage, storage_errors
 from tune.ledger.postgres import ADDRESS_FORM, PostgresDatabase
 from tune.ledger.sqlite import SqliteFile
 
+FORGOTTEN = "forgotten"
+"""Name of the study attribute of a ledger whose study is being deleted."""
+
 
 def database_at(address: str) -> SqliteFile | PostgresDatabase:
     """Return the database at a `storage.ledger`: a path, `sqlite:///path` or `postgresql://...`.
@@ -45,6 +48,7 @@ def open_ledger(
     objective: str,
     should_stop: Callable[[], str | None] = lambda: None,
     further: Iterable[str] = (),
+    check: Callable[[Ledger], None] = lambda _: None,
 ) -> Iterator[Ledger]:
     """Open the ledger of a study for reading and writing, and lock the study for as long as the block lasts.
 
@@ -54,27 +58,42 @@ def open_ledger(
         objective: metric of a student that Optuna is told.
         should_stop: called while the ledger's database does not answer; a reason ends the wait with `Stopped`.
         further: more objectives that Optuna is told.
+        check: called with the ledger before it is claimed, so that an error leaves it as it is.
 
     Raises:
         StudyLocked: another driver runs the study.
-        LedgerError: it cannot be opened.
+        LedgerError: it cannot be opened, or its study was not forgotten to the end.
     """
     database = database_at(address)
     with database.lock(name) as lock, database.open() as storage:
+        _refuse_half_forgotten(storage, name)
         ledger = Ledger(MirroredStorage(storage, lock, should_stop), name, objective, further)
+        check(ledger)
         ledger.claim()
         yield ledger
 
 
-def copy_ledger(address: str, name: str, objective: str, further: Iterable[str] = ()) -> Ledger:
+def copy_ledger(
+    address: str, name: str, objective: str, further: Iterable[str] = (), *, half_forgotten: bool = False
+) -> Ledger:
     """Copy the ledger of a study into memory, as it is now, whoever writes it; the copy is empty if there is none yet.
 
     A reader draws the same conclusions from the copy as the driver would, and leaves no trace.
+
+    Args:
+        address: see `database_at`.
+        name, objective, further: see `open_ledger`.
+        half_forgotten: whether a study may be copied that was not forgotten to the end.
+
+    Raises:
+        LedgerError: it cannot be read, or its study was not forgotten to the end.
     """
     database = database_at(address)
     copy = InMemoryStorage()
     if database.has_ledger():
         with database.open() as storage, storage_errors():
+            if not half_forgotten:
+                _refuse_half_forgotten(storage, name)
             copy = _copy_of(storage, name)
     ledger = Ledger(copy, name, objective, further)
     ledger.claim()
@@ -112,12 +131,24 @@ def run_arguments_of(address: str, name: str) -> dict[str, Any] | None:
         address: see `database_at`.
         name: of the study.
     """
+    arguments: dict[str, Any] | None = _attribute(address, name, RUN_ARGUMENTS)
+    return arguments
+
+
+def ledger_id_of(address: str, name: str) -> str | None:
+    """Return the id of a study's ledger; None if there is no ledger, or an older version made it."""
+    known: str | None = _attribute(address, f"{name}/work", "id")
+    return known
+
+
+def _attribute(address: str, study: str, attribute: str) -> Any:
+    """Return an attribute of one of the Optuna studies in a ledger; None where there is none."""
     database = database_at(address)
     if not database.has_ledger():
         return None
     with database.open() as storage, storage_errors():
-        known = {study.study_name: study for study in storage.get_all_studies()}
-        return known[name].user_attrs.get(RUN_ARGUMENTS) if name in known else None
+        known = {found.study_name: found for found in storage.get_all_studies()}
+        return known[study].user_attrs.get(attribute) if study in known else None
 
 
 def holder_of(address: str, name: str) -> str | None:
@@ -142,6 +173,32 @@ def send_request(address: str, name: str, request: dict[str, Any]) -> None:
         except KeyError:
             raise LedgerError(f"the ledger has no study {name!r}") from None
         storage.set_study_user_attr(study_id, f"{REQUEST}{secrets.token_hex(8)}", request)
+
+
+def mark_forgotten(address: str, name: str) -> None:
+    """Write into a ledger that its study is being forgotten, so that nobody goes on with what is left after a kill.
+
+    Raises:
+        LedgerError: it cannot be written.
+    """
+    database = database_at(address)
+    if not database.has_ledger():
+        return
+    with database.open() as storage, storage_errors():
+        known = {study.study_name: study._study_id for study in storage.get_all_studies()}
+        if f"{name}/work" in known:
+            storage.set_study_user_attr(known[f"{name}/work"], FORGOTTEN, True)
+
+
+def _refuse_half_forgotten(storage: BaseStorage, name: str) -> None:
+    with storage_errors():
+        known = {study.study_name: study for study in storage.get_all_studies()}
+    tasks = known.get(f"{name}/work")
+    if tasks is not None and (tasks.user_attrs.get(FORGOTTEN) or name not in known):
+        raise LedgerError(
+            f"study {name!r}: `forget` was ended before it had deleted everything; end it with "
+            f"`python -m tune forget FILE --yes`, after which the study can begin anew"
+        )
 
 
 def drop_ledger(address: str, name: str) -> None:

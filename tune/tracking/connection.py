@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +20,14 @@ from tune.errors import TrackingError
 from tune.tracking.descriptions import EXPERIMENT_NOTE
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
     from mlflow.tracking import MlflowClient
 
 KEY_TAG, WRITTEN_TAG = "hidfd.key", "hidfd.written"
 """Tags of a run: the key of its task, and how much of the task MLflow has already."""
+
+LEDGER_TAG, WHERE_TAG = "hidfd.ledger", "hidfd.ledger_place"
+"""Tags of an experiment and its runs: the id of the study's ledger, and where it lies."""
 
 NOTE_TAG = "mlflow.note.content"
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
@@ -55,8 +58,8 @@ def connect(uri: str) -> MlflowClient:
     return MlflowClient(uri)
 
 
-def experiment_of(client: MlflowClient, uri: str, study_name: str) -> str:
-    """Return the id of a study's experiment, which is made where it does not exist.
+def experiment_of(client: MlflowClient, uri: str, study_name: str) -> Experiment:
+    """Return a study's experiment, which is made where it does not exist.
 
     Args:
         client: of the tracking URI.
@@ -65,20 +68,27 @@ def experiment_of(client: MlflowClient, uri: str, study_name: str) -> str:
     """
     experiment = client.get_experiment_by_name(study_name)
     if experiment is not None:
-        return experiment.experiment_id
+        return experiment
     database = _database_of(uri)
     artifacts = None if database is None else (database.parent / "mlartifacts" / study_name).as_uri()
-    return client.create_experiment(study_name, artifacts, {NOTE_TAG: EXPERIMENT_NOTE, KIND_TAG: KIND})
+    made = client.create_experiment(study_name, artifacts, {NOTE_TAG: EXPERIMENT_NOTE, KIND_TAG: KIND})
+    return client.get_experiment(made)
 
 
-def runs_of(client: MlflowClient, experiment: str) -> dict[str, Run]:
-    """Return the runs of an experiment by the key of their task.
+def is_new(uri: str) -> bool:
+    """Return whether a tracking URI names an SQLite file that does not exist yet."""
+    database = _database_of(uri)
+    return database is not None and not database.exists()
+
+
+def runs_of(client: MlflowClient, experiment: str, is_own: Callable[[Run], bool] = lambda _: True) -> dict[str, Run]:
+    """Return the study's own runs of an experiment by the key of their task.
 
     A run that was made twice, because the answer to the first request was lost, is deleted once: the one with less
     content.
     """
     found: dict[str, Run] = {}
-    for run in sorted(_all_runs(client, experiment), key=_amount_written):
+    for run in sorted(filter(is_own, all_runs(client, experiment)), key=_amount_written):
         key = run.data.tags.get(KEY_TAG)
         if key in found:
             client.delete_run(found[key].info.run_id)
@@ -137,7 +147,8 @@ def _make_database(database: Path) -> None:
             os.link(new, database)
 
 
-def _all_runs(client: MlflowClient, experiment: str) -> list[Run]:
+def all_runs(client: MlflowClient, experiment: str) -> list[Run]:
+    """Return all runs of an experiment, of whatever study."""
     runs: list[Run] = []
     token: str | None = None
     while True:

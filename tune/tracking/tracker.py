@@ -7,23 +7,35 @@ resumed study goes on in the same ones. Metrics come from the trial folders, in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hidfd.pipeline.graph import digest_of
+from tune.errors import OtherLedger
 from tune.planner.comparison import TABLE_METRICS
 from tune.report.champion import Champion, best_student, config_of
 from tune.report.objectives import constraints_in_words, further_columns, trade_offs_in_words
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
-from tune.tracking.connection import KEY_TAG, NOTE_TAG, WRITTEN_TAG, connect, experiment_of, runs_of
+from tune.tracking.connection import (
+    KEY_TAG,
+    LEDGER_TAG,
+    NOTE_TAG,
+    WHERE_TAG,
+    WRITTEN_TAG,
+    all_runs,
+    connect,
+    experiment_of,
+    is_new,
+    runs_of,
+)
 from tune.tracking.descriptions import study_note, task_note
 from tune.tracking.model_registry import MODEL_TAG, Registration, log_student, register
 from tune.tracking.run_content import Series, curves_of, feasible_tag, final_metrics, tags_of_run
 
 if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel, Metric
+    from mlflow.entities import LoggedModel, Metric, Run
     from mlflow.tracking import MlflowClient
 
     from hidfd.store.store import Store
@@ -54,12 +66,14 @@ class Tracker:
     Args:
         uri: MLflow tracking URI.
         study_name: names the experiment.
+        ledger: id of the study's ledger, which marks experiment and runs; None where an older version made the ledger.
+        place: where the ledger lies, for people.
     """
 
-    def __init__(self, uri: str, study_name: str) -> None:
-        self.uri, self.study_name = uri, study_name
+    def __init__(self, uri: str, study_name: str, ledger: str | None = None, place: str = "") -> None:
+        self.uri, self.study_name, self.ledger, self.place = uri, study_name, ledger, place
         self._client: MlflowClient | None = None
-        self._experiment = ""
+        self._experiment, self._is_marked = "", False
         self._runs: dict[str, str] = {}
         self._written: dict[str, str] = {}
 
@@ -117,13 +131,49 @@ class Tracker:
         model = self._model_of(champion.student, snapshot, store)
         return register(self.client, model, champion, snapshot, name, alias)
 
-    def delete_runs(self, *, really: bool) -> int:
+    def owner(self) -> dict[str, str] | None:
+        """Return the ledger that the study's experiment belongs to, and its place; None if it has none."""
+        if is_new(self.uri):
+            return None
+        experiment = connect(self.uri).get_experiment_by_name(self.study_name)
+        if experiment is None or LEDGER_TAG not in experiment.tags:
+            return None
+        return {"ledger": experiment.tags[LEDGER_TAG], "where": experiment.tags.get(WHERE_TAG, "not known")}
+
+    def adopt(self) -> int:
+        """Make the study's experiment and all of its runs this ledger's; return how many runs these are."""
+        if is_new(self.uri):
+            return 0
+        client = connect(self.uri)
+        experiment = client.get_experiment_by_name(self.study_name)
+        if experiment is None:
+            return 0
+        runs = all_runs(client, experiment.experiment_id)
+        assert self.ledger is not None
+        for run in runs:
+            client.set_tag(run.info.run_id, LEDGER_TAG, self.ledger)
+        self._mark_experiment(client, experiment.experiment_id)
+        return len(runs)
+
+    def release(self) -> None:
+        """Take the ledger's mark off the study's experiment, which keeps its deleted runs and registered models."""
+        self._connect()
+        if self._is_marked:
+            for tag in (LEDGER_TAG, WHERE_TAG):
+                self.client.delete_experiment_tag(self._experiment, tag)
+            self._is_marked = False
+
+    def delete_runs(self, keys: Collection[str], *, really: bool) -> int:
         """Mark the study's runs as deleted, which `mlflow gc` then removes; return how many there are.
 
         Args:
+            keys: of the tasks in the ledger, by which runs of older versions are known.
             really: whether to delete them, or only to count them.
+
+        Raises:
+            OtherLedger: the experiment belongs to another ledger.
         """
-        self._connect()
+        self._connect(keys)
         if really:
             for run in self._runs.values():
                 self.client.delete_run(run)
@@ -140,18 +190,45 @@ class Tracker:
         self.client.set_tag(self._runs[STUDY_KEY], MODEL_TAG, f"models:/{model.model_id}")
         return model
 
-    def _connect(self) -> None:
-        """Make the client and list the study's runs, unless that is done already."""
+    def _connect(self, keys: Collection[str] = ()) -> None:
+        """Make the client and list the study's runs, unless that is done already.
+
+        Raises:
+            OtherLedger: the experiment belongs to another ledger.
+        """
         if self._client is not None:
             return
         client = connect(self.uri)
-        self._experiment = experiment_of(client, self.uri, self.study_name)
-        for key, run in runs_of(client, self._experiment).items():
+        experiment = experiment_of(client, self.uri, self.study_name)
+        of = experiment.tags.get(LEDGER_TAG)
+        if of is not None and of != self.ledger:
+            raise OtherLedger(
+                f"MLflow's experiment {self.study_name!r} belongs to another ledger: "
+                f"{experiment.tags.get(WHERE_TAG, 'not known')} ({of}); its runs are left alone"
+            )
+        self._experiment, self._is_marked = experiment.experiment_id, of is not None
+
+        def is_own(run: Run) -> bool:
+            marked, key = run.data.tags.get(LEDGER_TAG), run.data.tags.get(KEY_TAG)
+            if marked is not None or self.ledger is None:
+                return marked == self.ledger
+            return key in keys or (key == STUDY_KEY and of is None)
+
+        for key, run in runs_of(client, self._experiment, is_own).items():
             self._runs[key] = run.info.run_id
             self._written[key] = run.data.tags.get(WRITTEN_TAG, "")
         self._client = client  # last: without the known runs every one would be made a second time
 
+    def _mark_experiment(self, client: MlflowClient, experiment: str) -> None:
+        assert self.ledger is not None
+        client.set_experiment_tag(experiment, LEDGER_TAG, self.ledger)
+        client.set_experiment_tag(experiment, WHERE_TAG, self.place)
+
     def _sync(self, snapshot: StudySnapshot, is_cut_short: Callable[[], bool]) -> None:
+        self._connect({task.key for task in snapshot.tasks})
+        if self.ledger is not None and not self._is_marked:
+            self._mark_experiment(self.client, self._experiment)
+            self._is_marked = True
         tags = {NAME_TAG: snapshot.name, STUDY_TAG: snapshot.name, "kind": "study"}
         parent = self._run(STUDY_KEY, tags, _first_start(snapshot.tasks))
         for task in snapshot.tasks:
@@ -245,7 +322,8 @@ class Tracker:
         client = self.client
         if key not in self._runs:
             start = None if started is None else round(1000 * started)
-            created = client.create_run(self._experiment, start, tags={**tags, KEY_TAG: key})
+            marks = {KEY_TAG: key} | ({LEDGER_TAG: self.ledger} if self.ledger is not None else {})
+            created = client.create_run(self._experiment, start, tags={**tags, **marks})
             self._runs[key] = created.info.run_id
         return self._runs[key]
 
@@ -253,7 +331,8 @@ class Tracker:
         """Set tags of a run, and with them the mark that its content is written."""
         from mlflow.entities import RunTag
 
-        content = [RunTag(name, value) for name, value in {**tags, WRITTEN_TAG: mark}.items() if value]
+        marks = {WRITTEN_TAG: mark, LEDGER_TAG: self.ledger}
+        content = [RunTag(name, value) for name, value in {**tags, **marks}.items() if value]
         self.client.log_batch(self._runs[key], tags=content)
         self._written[key] = mark
 
