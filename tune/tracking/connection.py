@@ -26,12 +26,17 @@ if TYPE_CHECKING:
 KEY_TAG, WRITTEN_TAG = "hidfd.key", "hidfd.written"
 """Tags of a run: the key of its task, and how much of the task MLflow has already."""
 
+DELETED = "deleted"
+"""Lifecycle stage of an experiment that was deleted on MLflow's pages."""
+
 LEDGER_TAG, WHERE_TAG = "hidfd.ledger", "hidfd.ledger_place"
 """Tags of an experiment and its runs: the id of the study's ledger, and where it lies."""
 
 NOTE_TAG = "mlflow.note.content"
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 """Make MLflow open its pages with runs and curves, not with those for language models."""
+
+_log = logging.getLogger(__name__)
 
 CLIENT_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "1",
@@ -68,6 +73,13 @@ def experiment_of(client: MlflowClient, uri: str, study_name: str) -> Experiment
     """
     experiment = client.get_experiment_by_name(study_name)
     if experiment is not None:
+        if experiment.lifecycle_stage == DELETED:
+            client.restore_experiment(experiment.experiment_id)
+            _log.warning(
+                "MLflow's experiment %r was deleted there, and is restored: a study writes into it. "
+                "`python -m tune forget FILE` deletes a study",
+                study_name,
+            )
         return experiment
     database = _database_of(uri)
     artifacts = None if database is None else (database.parent / "mlartifacts" / study_name).as_uri()

@@ -19,6 +19,7 @@ from tune.report.objectives import constraints_in_words, further_columns, trade_
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
 from tune.tracking.connection import (
+    DELETED,
     KEY_TAG,
     LEDGER_TAG,
     NOTE_TAG,
@@ -131,6 +132,11 @@ class Tracker:
         model = self._model_of(champion.student, snapshot, store)
         return register(self.client, model, champion, snapshot, name, alias)
 
+    def _is_deleted(self) -> bool:
+        """Return whether the experiment was deleted on MLflow's pages, and its runs with it."""
+        experiment = connect(self.uri).get_experiment_by_name(self.study_name)
+        return experiment is not None and experiment.lifecycle_stage == DELETED
+
     def owner(self) -> dict[str, str] | None:
         """Return the ledger that the study's experiment belongs to, and its place; None if it has none."""
         if is_new(self.uri):
@@ -157,6 +163,8 @@ class Tracker:
 
     def release(self) -> None:
         """Take the ledger's mark off the study's experiment, which keeps its deleted runs and registered models."""
+        if self._client is None and self._is_deleted():
+            return
         self._connect()
         if self._is_marked:
             for tag in (LEDGER_TAG, WHERE_TAG):
@@ -173,6 +181,8 @@ class Tracker:
         Raises:
             OtherLedger: the experiment belongs to another ledger.
         """
+        if self._client is None and self._is_deleted():
+            return 0
         self._connect(keys)
         if really:
             for run in self._runs.values():

@@ -19,6 +19,7 @@ from tests.tune.sized import TRADED_OFF, SizedWorld, sized
 from tests.tune.snapshots import study_snapshot
 from tests.tune.students import keep_student
 from tests.tune.world import run
+from tune.errors import OtherLedger
 from tune.planner.snapshots import snapshot_of
 from tune.report.champion import best_student, config_of
 from tune.study.snapshot import StudySnapshot
@@ -337,3 +338,48 @@ def test_deployed_student_is_the_student_behind_its_normalisation(whole: StudySn
         with pytest.raises(RuntimeError, match=r"must be in \[0, 1\]"):
             network(wrong)
     assert resolve_device("cpu", "fp32").torch_device == next(network.parameters()).device
+
+
+def test_an_experiment_that_was_deleted_on_mlflows_pages_is_restored_and_said_once(
+    uri: str, part: StudySnapshot, whole: StudySnapshot, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Tracker(uri, "deleted")
+    first.sync(part)
+    experiment = first.client.get_experiment_by_name("deleted")
+    assert experiment is not None
+    first.client.delete_experiment(experiment.experiment_id)
+    assert Tracker(uri, "deleted").delete_runs([], really=False) == 0
+    again = Tracker(uri, "deleted")
+    again.sync(part)
+    again.sync(whole)
+    said = [record.getMessage() for record in caplog.records if "was deleted there" in record.getMessage()]
+    assert len(said) == 1
+    assert "is restored" in said[0]
+    assert "tune forget FILE" in said[0]
+    assert {run.info.run_id for run in runs_of(first)} <= {run.info.run_id for run in runs_of(again)}
+
+
+def test_a_tracker_of_another_ledger_touches_no_run(uri: str, part: StudySnapshot) -> None:
+    Tracker(uri, "owned", "anna", "anna's").sync(part)
+    before = {run.info.run_id: run.data.tags for run in runs_of(Tracker(uri, "owned", "anna"))}
+    assert {tags["hidfd.ledger"] for tags in before.values()} == {"anna"}
+    for stranger in (Tracker(uri, "owned", "ben"), Tracker(uri, "owned")):
+        with pytest.raises(OtherLedger, match="anna's"):
+            stranger.sync(part)
+        with pytest.raises(OtherLedger, match="left alone"):
+            stranger.delete_runs({task.key for task in part.tasks}, really=True)
+    assert {run.info.run_id: run.data.tags for run in runs_of(Tracker(uri, "owned", "anna"))} == before
+
+
+def test_runs_of_an_older_version_become_the_ledgers_own_by_the_keys_of_its_tasks(
+    uri: str, part: StudySnapshot
+) -> None:
+    older = Tracker(uri, "older")
+    older.sync(part)
+    stranger = older.client.create_run(older._experiment, tags={"hidfd.key": "of nobody here"})
+    tracker = Tracker(uri, "older", "anna")
+    tracker.sync(part)
+    runs = {run.info.run_id: run.data.tags.get("hidfd.ledger") for run in runs_of(tracker)}
+    assert len(runs) == len(older._runs) + 1, "no run was made twice"
+    assert tracker.delete_runs({task.key for task in part.tasks}, really=True) == len(older._runs)
+    assert [run.info.run_id for run in runs_of(tracker)] == [stranger.info.run_id]
