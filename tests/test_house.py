@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,14 @@ def test_docstrings_and_messages_use_the_words_of_the_field() -> None:
                 if re.search(rf"\b{word}\b", line) and word not in RECORDED.get(str(path.relative_to(ROOT)), ())
             ]
     assert found == [], "\n".join(found)
+
+
+def test_no_committed_file_is_one_that_git_ignores() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout")
+    command = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert found == ""
 
 
 def first_word(text: str) -> str:
