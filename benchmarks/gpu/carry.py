@@ -9,6 +9,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from hidfd.errors import ConfigError, HidfdError, InputError
@@ -18,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 MAX_BYTES = 64 << 20
 
 MISSING = ("pydantic",)
-"""What a trial needs beside the packages of a usual image: torch, torchvision, numpy, pandas, pyarrow, Pillow, PyYAML,
-rich, safetensors and pytest. Its own dependencies come with it."""
+"""What a trial needs beside the packages of a usual image: torch, torchvision, numpy, pyarrow, Pillow, PyYAML, rich,
+safetensors and pytest. Its own dependencies come with it."""
 
 PLATFORM = ("--implementation", "cp", "--python-version", "3.12", "--platform", "manylinux2014_x86_64")
 
@@ -40,34 +41,45 @@ def main(arguments: list[str]) -> int:
 
 
 def carry(files: list[Path], folder: Path) -> int:
-    """Write the folder anew and return its bytes.
+    """Write the folder anew and return its bytes; after an error it is as it was.
 
     Args:
         files: Parquet files as `benchmarks.gpu.images.cut` reads them; none = the quickstart's images are used.
 
     Raises:
         ConfigError: the folder exists and was not written by this command.
-        InputError: a file does not exist or is no Parquet file, or all of them are too large.
+        InputError: a file does not exist or is no Parquet file, two have one name, or all of them are too large.
         HidfdError: the wheels could not be had.
     """
     for file in files:
         if not file.is_file() or file.suffix != ".parquet":
             raise InputError(f"DATA: {file}: no such Parquet file")
+    names = [file.name for file in files]
+    if len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"DATA: two files are called {repeated}; one would replace the other, rename one")
     total = sum(file.stat().st_size for file in files)
     if total > MAX_BYTES:
         raise InputError(f"DATA: {total / 2**20:.1f} MiB of images, at most {MAX_BYTES >> 20} MiB; name fewer shards")
-    if folder.exists() and {path.name for path in folder.iterdir()} - {"wheels", "data"}:
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {"wheels", "data"}):
         raise ConfigError(f"--folder {folder}: holds other files than this command writes; name another folder")
-    for name in ("wheels", "data"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    _download(folder / "wheels")
-    if files:
-        (folder / "data").mkdir(parents=True)
-    for file in files:
-        shutil.copyfile(file, folder / "data" / file.name)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    if size > MAX_BYTES:
-        raise InputError(f"{folder}: {size / 2**20:.1f} MiB with wheels, at most {MAX_BYTES >> 20}; name fewer shards")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as made:
+        new = Path(made)
+        _download(new / "wheels")
+        if files:
+            (new / "data").mkdir()
+        for file in files:
+            shutil.copyfile(file, new / "data" / file.name)
+        size = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
+        if size > MAX_BYTES:
+            raise InputError(
+                f"{folder}: {size / 2**20:.1f} MiB with wheels, at most {MAX_BYTES >> 20}; name fewer shards"
+            )
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for part in new.iterdir():
+            part.replace(folder / part.name)
     return size
 
 

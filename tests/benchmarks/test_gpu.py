@@ -23,7 +23,7 @@ from benchmarks.gpu import carry, compiled, machine, rates, recipe, together
 from benchmarks.gpu.images import cut
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import FULL, TINY
-from hidfd.errors import ConfigError, InputError
+from hidfd.errors import ConfigError, HidfdError, InputError
 
 ROOT = Path(__file__).parents[2]
 
@@ -282,8 +282,37 @@ def test_more_images_than_can_be_carried_are_refused_before_anything_is_written(
 
 
 @pytest.mark.usefixtures("no_index")
+def test_images_that_lie_in_the_folder_itself_are_kept_when_it_is_written_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "gpu-carry"
+    write_images(tmp_path / "train.parquet", 5, labels=True)
+    carry.carry([tmp_path / "train.parquet"], folder)
+    carry.carry([folder / "data/train.parquet"], folder)
+    assert (folder / "data/train.parquet").read_bytes() == (tmp_path / "train.parquet").read_bytes()
+
+
+def test_without_a_package_index_the_folder_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "gpu-carry"
+    (folder / "wheels").mkdir(parents=True)
+    monkeypatch.setattr(carry.subprocess, "run", lambda command, check: SimpleNamespace(returncode=1))
+    with pytest.raises(HidfdError, match=r"it needs a package index"):
+        carry.carry([], folder)
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["gpu-carry", "gpu-carry/wheels"]
+
+
+@pytest.mark.usefixtures("no_index")
+def test_two_files_of_one_name_are_refused_since_one_would_replace_the_other(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_images(tmp_path / name / "train.parquet", 5, labels=True)
+    with pytest.raises(InputError, match=r"two files are called train.parquet"):
+        carry.carry([tmp_path / "a/train.parquet", tmp_path / "b/train.parquet"], tmp_path / "gpu-carry")
+
+
+@pytest.mark.usefixtures("no_index")
 def test_a_folder_with_other_files_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"holds other files"):
         carry.carry([], tmp_path)
+    with pytest.raises(ConfigError, match=r"holds other files"):
+        carry.carry([], tmp_path / "mine.txt")
     assert (tmp_path / "mine.txt").read_text() == "mine"
