@@ -13,17 +13,20 @@ import importlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.gpu.images import find
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import Options
-from hidfd.errors import ConfigError, DeviceError, HidfdError
+from hidfd.errors import ConfigError, DeviceError, HidfdError, Stopped
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,12 +38,14 @@ BUNDLED_DATA = ROOT / "studies/data/fashion"
 PART = "part"
 """First argument of a part's process, before the part's name and its options."""
 
+MAX_MINUTES = 24 * 60
+
 SHARES = {"machine": 0.1, "compiled": 0.3, "rates": 0.32, "together": 0.12, "recipe": 1.0}
 """Part -> the largest share of the run's minutes that it may take; the last one has what is left."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; return 0, 1 if a part failed, 2 for a wrong argument, 5 without the device."""
+    """Run the command line; return an exit code of `hidfd.errors`: 1 if a part failed, 130 if it was stopped."""
     if arguments[:1] == [PART]:
         return run_part(*arguments[1:])
     chosen = _parser().parse_args(arguments)
@@ -52,13 +57,29 @@ def main(arguments: list[str]) -> int:
         )
         return ConfigError.exit_code
     options = _options(chosen)
-    Record(Path(options.record)).begin(
-        f"A GPU in {chosen.minutes:g} minutes" if options.device == "cuda" else "Every line, tried on a CPU",
-        {"command": f"python -m benchmarks.gpu {' '.join(arguments)}".strip()},
-    )
+    try:
+        find(Path(options.data))
+        Record(Path(options.record)).begin(
+            f"A GPU in {chosen.minutes:g} minutes" if options.device == "cuda" else "Every line, tried on a CPU",
+            {"command": shlex.join(["python", "-m", "benchmarks.gpu", *arguments])},
+        )
+    except HidfdError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"error: --output {chosen.output}: {error}", file=sys.stderr)
+        return ConfigError.exit_code
+    try:
+        return _run_all(options)
+    except KeyboardInterrupt:
+        print(f"\nstopped; the rows until now are in {options.record}.md", file=sys.stderr)
+        return Stopped.exit_code
+
+
+def _run_all(options: Options) -> int:
     failed = []
     seconds: dict[str, int] = {}
-    total = 60 * chosen.minutes
+    total = options.seconds
     for name, share in SHARES.items():
         started = time.time()
         problem = _run(name, replace(options, seconds=min(share * total, options.ends_at - started)))
@@ -93,13 +114,16 @@ def _run(name: str, options: Options) -> str | None:
     """Run a part in a process group of its own; return what went wrong, in words."""
     if options.seconds <= 1:
         return "was left out: no time was left"
-    process = subprocess.Popen(command(name, options), cwd=ROOT, start_new_session=True)
-    try:
-        code = process.wait(timeout=options.seconds)
-    except subprocess.TimeoutExpired:
-        return f"was ended after its {options.seconds:.0f} s; the rows until then are here"
-    finally:
-        _kill_group(process)
+    # A part that is ended cannot remove its own files. Compilers keep theirs there too, so they begin anew.
+    with tempfile.TemporaryDirectory(prefix="hidfd-gpu-", ignore_cleanup_errors=True) as folder:
+        environment = os.environ | {"TMPDIR": folder}
+        process = subprocess.Popen(command(name, options), cwd=ROOT, env=environment, start_new_session=True)
+        try:
+            code = process.wait(timeout=options.seconds)
+        except subprocess.TimeoutExpired:
+            return f"was ended after its {options.seconds:.0f} s; the rows until then are here"
+        finally:
+            _kill_group(process)
     return None if code == 0 else f"ended with exit code {code}"
 
 
@@ -135,16 +159,23 @@ def _device_name(device: str) -> str:
     return device
 
 
+def _minutes(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (minutes := float(text)) < MAX_MINUTES:
+            return minutes
+    raise argparse.ArgumentTypeError(f"{text}: must be a number above 0 and below {MAX_MINUTES}, such as 9")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="measure a GPU in minutes")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--tiny", action="store_true", help="small networks and budgets: tries every line in a minute")
-    parser.add_argument("--minutes", type=float, default=9.0, help="of the whole run (9)")
+    parser.add_argument("--minutes", type=_minutes, default=9.0, help="of the whole run (9)")
     parser.add_argument(
         "--data",
         type=Path,
         metavar="FOLDER",
-        help="labelled Parquet files for the recipe, and, if there are any, `collected*.parquet` to collect from "
+        help="Parquet files for the recipe: those with a column `label` for the teacher, others to collect from "
         "(gpu-carry/data if that is there, else the quickstart's Fashion-MNIST)",
     )
     parser.add_argument(
@@ -154,4 +185,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that parts end with it, as with Ctrl-C
     raise SystemExit(main(sys.argv[1:]))

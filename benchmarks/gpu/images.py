@@ -42,6 +42,31 @@ class Images:
     origin: str
 
 
+def find(data: Path) -> tuple[list[Path], list[Path]]:
+    """Return the Parquet files of a folder: those with a column `label`, but for `test*`, and those without one.
+
+    Raises:
+        InputError: no file has labels, or one cannot be read or has no images.
+    """
+    labelled: list[Path] = []
+    photos: list[Path] = []
+    for path in sorted(data.glob("*.parquet")):
+        try:
+            columns = pq.read_schema(path).names
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(f"--data {path}: {error}") from None
+        if "image" not in columns:
+            raise InputError(f"--data {path}: no column `image`, only {', '.join(columns)}")
+        is_labelled = LABEL in columns
+        if not (is_labelled and path.name.startswith("test")):
+            (labelled if is_labelled else photos).append(path)
+    if not labelled:
+        raise InputError(
+            f"--data {data}: no Parquet file with a column `{LABEL}` in it; a teacher needs labelled images"
+        )
+    return labelled, photos
+
+
 def cut(data: Path, size: Size, folder: Path) -> Images:
     """Cut the Parquet files of a folder, in the order of their rows.
 
@@ -51,16 +76,7 @@ def cut(data: Path, size: Size, folder: Path) -> Images:
     Raises:
         InputError: there are too few labelled images, or none.
     """
-    labelled: list[Path] = []
-    photos: list[Path] = []
-    for path in sorted(data.glob("*.parquet")):
-        is_labelled = LABEL in pq.read_schema(path).names
-        if not (is_labelled and path.name.startswith("test")):
-            (labelled if is_labelled else photos).append(path)
-    if not labelled:
-        raise InputError(
-            f"--data {data}: no Parquet file with a column `{LABEL}` in it; a teacher needs labelled images"
-        )
+    labelled, photos = find(data)
     table = pa.concat_tables([pq.read_table(path, columns=["image", LABEL]) for path in labelled])
     validation = min(size.validation, len(table) // 5)
     wanted = size.collected + size.holdout

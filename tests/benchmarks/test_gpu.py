@@ -4,8 +4,10 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +22,7 @@ from torch.autograd import DeviceType
 
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import carry, compiled, machine, rates, recipe, together
-from benchmarks.gpu.images import cut
+from benchmarks.gpu.images import cut, find
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import FULL, TINY
 from hidfd.errors import ConfigError, HidfdError, InputError
@@ -130,6 +132,54 @@ def test_a_part_that_fails_or_hangs_is_said_and_the_others_go_on(run_parts: Any,
     assert code == 1
     assert record.content["facts"]["did not work"].startswith("fails ended with exit code 3; hangs was ended after its")
     assert last.exists()
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize(("minutes", "code"), [(0.1, 1), (1.0, 130)], ids=["its time is over", "SIGTERM"])
+def test_a_part_that_is_ended_leaves_no_process_and_no_file(
+    minutes: float, code: int, run_parts: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGTERM, before))
+    left = tmp_path / "left"
+    hangs = (
+        "import os, pathlib, signal, subprocess, tempfile, time\n"
+        "child = subprocess.Popen(['sleep', '60'])\n"
+        f"pathlib.Path({str(left)!r}).write_text(f'{{child.pid}} {{tempfile.mkdtemp()}}')\n"
+        f"{code} == 130 and os.kill(os.getppid(), signal.SIGTERM)\n"
+        "time.sleep(60)"
+    )
+    assert run_parts(minutes, hangs=hangs)[0] == code
+    child, folder = left.read_text().split()
+    deadline = time.monotonic() + 10
+    while is_running(int(child)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_running(int(child))
+    assert not Path(folder).exists()
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "nine"])
+def test_minutes_that_are_no_time_are_refused(minutes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main(["--minutes", minutes])
+    assert f"{minutes}: must be a number above 0" in capsys.readouterr().err
+
+
+def test_a_wrong_folder_is_one_message_before_anything_is_measured_or_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert gpu.main(["--data", str(tmp_path / "missing"), "--output", str(tmp_path / "out")]) == 3
+    assert "missing: no Parquet file with a column `label`" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert gpu.main(["--output", str(tmp_path / "file")]) == 2
+    assert f"--output {tmp_path / 'file'}: " in capsys.readouterr().err
 
 
 def test_parts_for_which_no_time_is_left_are_named(run_parts: Any) -> None:
@@ -257,6 +307,15 @@ def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / "pydantic-2.14.3-py3-none-any.whl").write_bytes(b"wheel")
 
     monkeypatch.setattr(carry, "_download", download)
+
+
+def test_files_that_hold_no_images_are_refused_by_name(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"label": [1]}), tmp_path / "labels.parquet")
+    with pytest.raises(InputError, match=r"labels.parquet: no column `image`, only label"):
+        find(tmp_path)
+    (tmp_path / "broken.parquet").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"broken.parquet: .*Parquet"):
+        find(tmp_path)
 
 
 @pytest.mark.usefixtures("no_index")
