@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu.record import Record
 from hidfd.errors import HidfdError
@@ -17,6 +19,9 @@ TESTS = Path(__file__).parents[2] / "tests"
 
 SHOWN_LINES = 40
 """Number of lines of pytest's report that are kept if a test failed: the last ones."""
+
+END_SECONDS = 5.0
+"""Time that pytest has for ending when it is told to."""
 
 _LINE = re.compile(r"\S+::(?:test_)?(?P<test>\w+)\S*(?: .*?)?(?P<outcome>PASSED|FAILED|ERROR|SKIPPED)")
 
@@ -42,34 +47,57 @@ def run(record: Record, seconds_left: float) -> None:
     seconds: dict[str, float] = defaultdict(float)
     lines: list[str] = []
     before = time.monotonic()
-    with subprocess.Popen(command, cwd=TESTS.parent, stdout=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(command, cwd=TESTS.parent, stdout=subprocess.PIPE, text=True)
+
+    def rows() -> list[dict[str, Any]]:
+        return [
+            {
+                "test": name,
+                "outcome": ", ".join(f"{count} {outcome}" for outcome, count in counts.items()),
+                "seconds": seconds[name],
+            }
+            for name, counts in outcomes.items()
+        ]
+
+    def read() -> None:
+        nonlocal before
         assert process.stdout is not None
-        limit = threading.Timer(seconds_left, process.kill)
-        limit.start()
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            match = _LINE.match(line)
-            if match is not None:
-                test = match["test"].replace("_", " ")
-                outcomes[test][match["outcome"].lower()] += 1
-                seconds[test] += time.monotonic() - before
+        with process.stdout as report:
+            for line in report:
+                lines.append(line.rstrip())
+                match = _LINE.match(line)
+                if match is not None:
+                    test = match["test"].replace("_", " ")
+                    outcomes[test][match["outcome"].lower()] += 1
+                    seconds[test] += time.monotonic() - before
+                    section.replace(rows())
                 before = time.monotonic()
-                section.replace(
-                    [
-                        {
-                            "test": name,
-                            "outcome": ", ".join(f"{count} {outcome}" for outcome, count in counts.items()),
-                            "seconds": seconds[name],
-                        }
-                        for name, counts in outcomes.items()
-                    ]
-                )
-        limit.cancel()
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    was_ended = _wait(process, seconds_left)
+    reader.join(END_SECONDS)  # a process that a test has left may hold the pipe open
     if process.returncode != 0:
         print("\n".join(lines))
         section.note("the end of pytest's report:\n\n      " + "\n      ".join(lines[-SHOWN_LINES:]) + "\n")
-        raise HidfdError(f"pytest ended with exit code {process.returncode}")
+        how = f"was ended after {seconds_left:.0f} s" if was_ended else f"ended with exit code {process.returncode}"
+        raise HidfdError(f"pytest {how}")
     print(lines[-1])
+
+
+def _wait(process: subprocess.Popen[str], seconds: float) -> bool:
+    """Wait for pytest to end; return whether it had to be ended after some seconds, with its tests' processes."""
+    try:
+        process.wait(max(0.0, seconds))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        return True
+    return False
 
 
 def is_marked(path: Path) -> bool:

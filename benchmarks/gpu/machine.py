@@ -76,11 +76,11 @@ def _facts(device: Device) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """Return the commit of the project, and whether files differ from it."""
+    """Return the commit of the project, and whether its Python files differ from it. The record is none of them."""
     commit = git_commit()
     if commit is None:
         return "not known"
-    status = ["git", "status", "--porcelain"]
+    status = ["git", "status", "--porcelain", "--", ":/*.py"]
     changes = subprocess.run(status, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout
     return f"{commit}{', with changes' if changes else ''}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +76,7 @@ def measure(
     kind: str, batch_images: int, device: Device, size: Size, record: Record, layout: str = "channels_last"
 ) -> dict[str, Any]:
     """Return a row: one step in eager mode."""
+    gc.collect()  # a folded teacher is a cycle: those of earlier rows would count as this row's memory
     try:
         step = STEPS[kind](trial_config(size.preset, device, batch_images), device)
         timer = StepTimer(step.call, step.batch_images, device)

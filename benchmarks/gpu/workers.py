@@ -7,6 +7,7 @@ that it reads with a measurement; each message is a line of JSON.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -68,7 +69,8 @@ class Worker:
     def ask(self, kind: str, seconds: float) -> None:
         """Have it measure a step for some seconds; the answer has `images_per_second` and `memory` (bytes)."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"kind": kind, "seconds": seconds}) + "\n")
+        with contextlib.suppress(BrokenPipeError):  # of a process that has ended, whose answer is None
+            self._process.stdin.write(json.dumps({"kind": kind, "seconds": seconds}) + "\n")
 
     def end(self) -> None:
         """End the process."""

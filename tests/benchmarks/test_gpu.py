@@ -1,5 +1,6 @@
 """The script that measures a GPU, every line of it tried on a CPU; its record, its parts, and what is carried."""
 
+import gc
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +23,11 @@ from PIL import Image
 from torch.autograd import DeviceType
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import carry, compiled, machine, rates, recipe, together
+from benchmarks.gpu import carry, compiled, gpu_tests, machine, rates, recipe, together, workers
 from benchmarks.gpu.images import cut, find
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import FULL, TINY
+from hidfd.distributed.device import Device
 from hidfd.errors import ConfigError, HidfdError, InputError
 
 ROOT = Path(__file__).parents[2]
@@ -164,6 +167,38 @@ def test_a_part_that_is_ended_leaves_no_process_and_no_file(
     assert not Path(folder).exists()
 
 
+def test_gpu_tests_that_take_too_long_are_ended_with_their_processes_and_the_outcomes_until_then_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_hangs.py").write_text(
+        "import multiprocessing, pathlib, time, pytest\n"
+        "@pytest.mark.gpu\n"
+        "def test_of_sums():\n"
+        "    assert 1 + 1 == 2\n"
+        "@pytest.mark.gpu\n"
+        "def test_that_hangs():\n"
+        "    child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,), daemon=True)\n"
+        "    child.start()\n"
+        f"    pathlib.Path({str(tmp_path / 'child')!r}).write_text(str(child.pid))\n"
+        "    time.sleep(60)\n"
+    )
+    monkeypatch.setattr(gpu_tests, "TESTS", tmp_path / "tests")
+    record = Record(tmp_path / "run")
+    with pytest.raises(HidfdError, match=r"pytest was ended after 4 s"):
+        gpu_tests.run(record, 4.0)
+    assert [(row["test"], row["outcome"]) for row in record.rows("GPU tests")] == [("of sums", "1 passed")]
+    assert not is_running(int((tmp_path / "child").read_text()))
+
+
+def test_a_process_that_has_ended_answers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "false")
+    worker = workers.Worker(workers.Spec("cpu", "quick", "fp32", {"KD step": 4}))
+    assert worker.answer(60) is None
+    worker.ask("KD step", 1.0)
+    worker.end()
+
+
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "nine"])
 def test_minutes_that_are_no_time_are_refused(minutes: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -208,6 +243,27 @@ def test_missing_gpu_is_one_message(tmp_path: Path) -> None:
 def test_the_papers_networks_on_a_cpu_are_refused_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--device", "cpu"]) == 2
     assert "add --tiny" in capsys.readouterr().err
+
+
+def test_memory_of_a_row_is_not_that_of_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[int] = []
+    built: list[weakref.ref[torch.nn.Module]] = []
+    forward = rates.STEPS["teacher forward"]
+
+    def build(config: Any, device: Any) -> Any:
+        alive.append(sum(reference() is not None for reference in built))
+        step = forward(config, device)
+        built.extend(map(weakref.ref, step.modules))
+        return step
+
+    monkeypatch.setitem(rates.STEPS, "teacher forward", build)
+    gc.disable()
+    try:
+        for _ in range(3):
+            rates.measure("teacher forward", 2, Device(torch.device("cpu"), "fp32"), TINY, Record(tmp_path / "run"))
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0]
 
 
 def test_time_in_which_kernels_overlap_counts_once() -> None:
