@@ -119,14 +119,22 @@ test-node: $(STAMP) servers
 kill-matrix: $(STAMP) servers
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.integration.kills --write $(ARGS)
 
-# With the Python of .venv where there is one. Packages that another one lacks come from gpu-carry.
+# With the Python of .venv where there is one. Packages that another one lacks are unpacked from gpu-carry, without pip.
 gpu:
 	python=$(BIN)/python
 	[ -x $$python ] || python=$(PYTHON)
+	$$python -c 'from importlib.util import find_spec; raise SystemExit(find_spec("torch") is None)' || {
+		echo "error: $$python has no torch; name a Python that has: make gpu PYTHON=/path/to/python3.12" >&2; exit 2; }
 	if ! $$python -c 'import pydantic' 2>/dev/null; then
+		compgen -G 'gpu-carry/wheels/*.whl' >/dev/null || {
+			echo "error: $$python has no pydantic, nor is there gpu-carry/wheels to take it from; where there is a" \
+				"network, \`make gpu-carry\` writes that folder" >&2; exit 2; }
 		packages=$$PWD/build/gpu-packages
-		$$python -m pip install --quiet --no-index --no-deps --upgrade --target $$packages gpu-carry/wheels/*.whl
-		export PYTHONPATH=$$packages
+		rm -rf $$packages
+		for wheel in gpu-carry/wheels/*.whl; do $$python -m zipfile -e $$wheel $$packages; done
+		export PYTHONPATH=$$packages$${PYTHONPATH:+:$$PYTHONPATH}
+		$$python -c 'import pydantic' || {
+			echo "error: the wheels in gpu-carry are for Python 3.12 on Linux (x86-64), not for $$($$python -V)" >&2; exit 2; }
 	fi
 	$$python -m benchmarks.gpu $(ARGS)
 

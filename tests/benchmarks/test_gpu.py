@@ -5,12 +5,14 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import tomllib
 import weakref
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -431,3 +433,41 @@ def test_a_folder_with_other_files_is_not_written_into(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds other files"):
         carry.carry([], tmp_path / "mine.txt")
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+@pytest.fixture
+def make_gpu(tmp_path: Path) -> Any:
+    """Run `make gpu` beside a Makefile alone, by a Python without packages; return the exit code and the output."""
+    if shutil.which("make") is None:
+        pytest.skip("no make here")
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    python = tmp_path / "python3"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+
+    def run() -> tuple[int, str]:
+        command = ["make", "gpu", f"PYTHON={python}"]
+        outer = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}  # of a make that runs the tests
+        environment = {name: value for name, value in os.environ.items() if name not in outer}
+        environment["PYTHONPATH"] = str(tmp_path / "packages")
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+def test_make_gpu_names_what_a_machine_lacks_and_unpacks_what_was_carried(make_gpu: Any, tmp_path: Path) -> None:
+    code, said = make_gpu()
+    assert (code, "has no torch; name a Python that has" in said) == (2, True), said
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages/torch.py").write_text("")
+    code, said = make_gpu()
+    assert (code, "nor is there gpu-carry/wheels" in said) == (2, True), said
+    assert "Traceback" not in said
+    (tmp_path / "gpu-carry/wheels").mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "gpu-carry/wheels/pydantic-2-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("pydantic.py", "")
+    (tmp_path / "benchmarks/gpu").mkdir(parents=True)
+    (tmp_path / "benchmarks/gpu/__main__.py").write_text("import pydantic, torch; print(pydantic.__file__)")
+    code, said = make_gpu()
+    assert (code, said) == (0, f"{tmp_path}/build/gpu-packages/pydantic.py\n")
