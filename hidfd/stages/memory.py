@@ -106,7 +106,7 @@ def _explanation(error: Exception, stage: Stage, config: TrialConfig, device: De
     parts = ", ".join(f"{name} {memory_size(num_bytes)}" for name, num_bytes in held.items() if num_bytes)
     asked = _ASKED.search(str(error))
     more = f"{memory_size(float(asked[1]) * _UNITS[asked[2].lower()])} more" if asked else "what it asked for"
-    settings = ", ".join(f"{name} (now {value:,})" for name, value in _settings(stage, config, images_are_large))
+    settings = " or ".join(f"{name} (now {value:,})" for name, value in _settings(stage, config, images_are_large))
     return (
         f"{stage.role}: out of memory on {'the GPU' if on_gpu else 'this machine'}, {more} could not be had. {facts}"
         f"{f'; the training: {parts}' if parts else ''}. {advice}"

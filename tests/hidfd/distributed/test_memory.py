@@ -95,7 +95,7 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
 )
 def test_a_training_names_its_batch_with_its_present_size_first(stage: str, settings: dict[str, Any]) -> None:
     text = message(FAULTS["Python"][0], stage, training=Holder(image_mib=0), **settings)
-    words = ", ".join(f"trial.{name} (now {value:,})" for name, value in settings.items())
+    words = " or ".join(f"trial.{name} (now {value:,})" for name, value in settings.items())
     assert f"Lower {words}; that makes another trial." in text
 
 
