@@ -168,15 +168,17 @@ def _minutes(text: str) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="measure a GPU in minutes")
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--tiny", action="store_true", help="small networks and budgets: tries every line in a minute")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu takes --tiny (cuda)")
+    parser.add_argument(
+        "--tiny", action="store_true", help="small networks and budgets: tries every line in a minute or two"
+    )
     parser.add_argument("--minutes", type=_minutes, default=9.0, help="of the whole run (9)")
     parser.add_argument(
         "--data",
         type=Path,
         metavar="FOLDER",
         help="Parquet files for the recipe: those with a column `label` for the teacher, others to collect from "
-        "(gpu-carry/data if that is there, else the quickstart's Fashion-MNIST)",
+        "(gpu-carry/data, which `make gpu-carry` writes, if that is there; else the quickstart's Fashion-MNIST)",
     )
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", default=ROOT / "benchmarks/gpu", help="for the record (benchmarks/gpu)"

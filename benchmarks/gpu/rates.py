@@ -27,7 +27,8 @@ TEXT = (
     "Images/s of the code that trains, on random images and weights: data resident on the device, augmentation, "
     "teacher, optimisers and EMA included. Share of the peak: counted operations (convolutions and matrix products, "
     "forward and backward) over the matrix products of the same precision above. Memory: the most that tensors "
-    "took in a step, networks and resident images included."
+    "took in a step, networks and resident images included. Ready after: seconds from the start of a compiled step's "
+    "process until the step could be measured."
 )
 
 
@@ -70,6 +71,16 @@ def batches(kind: str, size: Size) -> list[int]:
 def paper_batch(kind: str, size: Size) -> int:
     """Return the number of images in a step of the recipe."""
     return {"GAN step": size.gan_batch, "teacher step": size.teacher_batch}.get(kind, size.student_batch)
+
+
+def paper_row(record: Record, kind: str, size: Size, precision: str) -> dict[str, Any] | None:
+    """Return the measured row of a kind's step as the recipe takes it: eager, channels_last, the recipe's batch."""
+    recipes = (precision, "channels_last", "eager", paper_batch(kind, size))
+    for row in record.rows(SECTION):
+        is_recipes = (row["precision"], row["layout"], row["execution"], row["batch"]) == recipes
+        if is_recipes and str(row["step"]).startswith(kind) and isinstance(row["images/s"], float):
+            return row
+    return None
 
 
 def measure(
@@ -156,7 +167,7 @@ def write_profile(
     section = record.section(
         f"Profile: {name}, {named(device)}, batch {batch_images}",
         f"Per step, over {PROFILED_STEPS} steps. An operation's own time, without that of operations it calls; the "
-        "host's is longer here than without the profiler.",
+        f"host's is longer here than without the profiler. `% of all`: of {'GPU' if device.is_cuda else 'host'} ms.",
     )
     operations = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
     on_device = {event.key: _device_microseconds(event) for event in operations}
@@ -178,7 +189,7 @@ def write_profile(
         launches, busy = round(launches / PROFILED_STEPS), busy / PROFILED_STEPS
         section.note(
             f"{launches:,} kernels and copies a step, busy for {1e3 * busy:.3g} ms of {1e3 * step_seconds:.3g} ms: the "
-            f"GPU waits for launches {max(0.0, 1 - busy / step_seconds):.0%} of the time"
+            f"GPU idles {max(0.0, 1 - busy / step_seconds):.0%} of the time, waiting for the host to launch more"
         )
     else:
         calls = sum(event.count for event in operations) / PROFILED_STEPS

@@ -16,10 +16,10 @@ from typing import Any
 from benchmarks.gpu.images import Images, cut
 from benchmarks.gpu.machine import named
 from benchmarks.gpu.rates import SECTION as RATES
-from benchmarks.gpu.rates import paper_batch
+from benchmarks.gpu.rates import paper_batch, paper_row
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.settings import Options, Size
-from benchmarks.gpu.together import gain
+from benchmarks.gpu.together import gain, in_short
 from benchmarks.steps import STEPS, StepTimer
 from hidfd.config.paths import with_values
 from hidfd.config.presets import PRESETS
@@ -72,6 +72,7 @@ def run(options: Options, record: Record) -> None:
     """Train the teacher, the generator and three students, and write what became of them."""
     size = options.size
     device = resolve_device(options.device, options.precisions[0])
+    record.add_facts({"in short": in_short(record, size, named(device))})
     extrapolate(record, size, named(device))
     folder = Path(tempfile.mkdtemp(prefix="hidfd-gpu-"))
     try:
@@ -92,11 +93,14 @@ def _run(options: Options, record: Record, device: Device, folder: Path) -> None
         SECTION,
         f"Images of {images.origin}: {counts}. The settings are the paper's but for the images seen, which are what "
         "the minutes allow, and for the generator's average, which follows a shorter run more closely: this run says "
-        f"that the recipe runs, and no accuracy of the paper. {named(device)}.",
+        f"that the recipe runs, and no accuracy of the paper. {named(device)}."
+        + ("" if size.preset == "paper" else " The networks are small ones, not the paper's."),
     )
 
     def add_curve(name: str, rows: list[dict[str, float]]) -> None:
-        curve = record.section(f"{CURVE}: {name}")
+        curve = record.section(
+            f"{CURVE}: {name}", "Losses (docs/method.md names them) and shares between 0 and 1, after so many images."
+        )
         for row in rows:
             curve.row({key.split("/")[-1].replace("_", " "): value for key, value in row.items() if key != "seconds"})
 
@@ -241,7 +245,8 @@ def extrapolate(record: Record, size: Size, precision: str) -> None:
     section = record.section(
         WHOLE,
         "Not run: the images of the paper's budgets over the rates above. `as the paper`: eager, the paper's batch. "
-        "`fastest`: the fastest row of that step, which is another recipe where its batch is another one.",
+        "`fastest`: the fastest row of that step, which is another recipe where its batch is another one."
+        + ("" if size.preset == "paper" else " The networks are small ones, so this says nothing about the paper's."),
     )
     budgets = {
         "teacher step": TeacherTrainingConfig.model_fields["target_images"].default,
@@ -255,13 +260,12 @@ def extrapolate(record: Record, size: Size, precision: str) -> None:
             for row in record.rows(RATES)
             if str(row["step"]).startswith(kind) and isinstance(row["images/s"], float)
         ]
-        papers = [row for row in rows if (row["precision"], row["layout"], row["execution"], row["batch"])
-                  == (precision, "channels_last", "eager", paper_batch(kind, size))]  # fmt: skip
-        if not papers:
+        paper = paper_row(record, kind, size, precision)
+        if paper is None:
             section.note(f"{kind}: no rate was measured")
             continue
         fastest = max(rows, key=lambda row: float(row["images/s"]))
-        minutes = {"as the paper": images / papers[0]["images/s"] / 60, "fastest": images / fastest["images/s"] / 60}
+        minutes = {"as the paper": images / paper["images/s"] / 60, "fastest": images / fastest["images/s"] / 60}
         for name, value in minutes.items():
             totals[name] += value
         section.row(

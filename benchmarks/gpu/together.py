@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from benchmarks.gpu.machine import named
-from benchmarks.gpu.rates import paper_batch
+from benchmarks.gpu.rates import paper_batch, paper_row
 from benchmarks.gpu.record import Record
-from benchmarks.gpu.settings import Options
+from benchmarks.gpu.settings import Options, Size
 from benchmarks.gpu.workers import Spec, Worker
 from hidfd.distributed.device import resolve_device
 from hidfd.errors import HidfdError
 
 SECTION = "Side by side"
 KINDS = ("KD step", "GAN step")
+
+ENOUGH = 0.95
+"""Share of the best rate of several processes with which fewer processes are preferred."""
 
 
 def run(options: Options, record: Record) -> None:
@@ -24,7 +27,8 @@ def run(options: Options, record: Record) -> None:
     section = record.section(
         SECTION,
         "Images/s of all processes together, each with a trial's step of its own on the same device, measured at the "
-        "same time. `x alone` compares with one process.",
+        "same time. `x alone`: how many times the rate of one process alone. `slowest`: of the process with the lowest "
+        "rate.",
     )
     device = resolve_device(options.device, options.precisions[0])
     steps = {kind: paper_batch(kind, size) for kind in KINDS}
@@ -47,6 +51,25 @@ def run(options: Options, record: Record) -> None:
             section.row(cells | {"images/s": total, "x alone": total / alone, "slowest, images/s": min(rates)})
     for worker in workers:
         worker.end()
+
+
+def in_short(record: Record, size: Size, precision: str) -> str:
+    """Return in one line what the recipe's steps reach, alone and side by side."""
+    said = []
+    for kind in KINDS:
+        paper = paper_row(record, kind, size, precision)
+        if paper is None:
+            continue
+        words = f"{kind}, batch {paper['batch']}: {paper['images/s']:,.0f} images/s"
+        if paper["% of the peak"] is not None:
+            words += f", {paper['% of the peak']:.1f}% of the {precision} peak"
+        rows = [row for row in record.rows(SECTION) if row["step"] == kind]
+        enough = ENOUGH * gain(record, kind, max(size.processes))
+        fewest = next((row for row in rows if row["x alone"] >= enough), None)
+        if fewest is not None and fewest["processes"] > 1:
+            words += f", {fewest['x alone']:.1f} times as many in {fewest['processes']} processes side by side"
+        said.append(words)
+    return "; ".join(said) or "no step of the recipe was measured"
 
 
 def gain(record: Record, kind: str, processes: int) -> float:

@@ -340,6 +340,24 @@ def test_the_whole_recipe_is_extrapolated_from_the_measured_rates(tmp_path: Path
     assert found["fastest is"] == "eager, bf16, batch 512"
 
 
+def test_the_record_says_in_short_what_the_steps_reach_and_the_fewest_processes_that_are_worth_it(
+    tmp_path: Path,
+) -> None:
+    record = Record(tmp_path / "run")
+    assert together.in_short(record, FULL, "bf16") == "no step of the recipe was measured"
+    row = {"step": "KD step (x)", "precision": "bf16", "layout": "channels_last", "execution": "eager"}
+    section = record.section(rates.SECTION)
+    section.row(row | {"batch": 512, "images/s": 31_100.0, "% of the peak": 23.4})
+    section.row(row | {"batch": 64, "images/s": 4_414.0, "% of the peak": 3.33})
+    section.row(row | {"step": "GAN step (x)", "batch": 100, "images/s": 1_385.0, "% of the peak": None})
+    for processes, times in ((1, 1.0), (2, 1.93), (4, 3.43), (8, 3.47)):
+        record.section(together.SECTION).row({"step": "KD step", "processes": processes, "x alone": times})
+    assert together.in_short(record, FULL, "bf16") == (
+        "KD step, batch 64: 4,414 images/s, 3.3% of the bf16 peak, 3.4 times as many in 4 processes side by side; "
+        "GAN step, batch 100: 1,385 images/s"
+    )
+
+
 def test_compiled_steps_that_take_too_long_are_left_out_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
