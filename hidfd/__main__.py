@@ -85,7 +85,7 @@ def import_material(options: argparse.Namespace) -> None:
 
     store = Store.open(file.storage.store)
     with console_observer(quiet=options.json) as observer, interruptible(observer):
-        identified = import_all(config, store, observer)
+        identified = import_all(config, store, observer, Path(file.storage.results) / file.name)
         _refer(store, file, identified)
     imported = {where: material.sha256 for where, material in materials(identified).items()}
     if options.json:

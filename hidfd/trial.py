@@ -69,6 +69,7 @@ class Trial:
         self.seconds: dict[str, float] = {}
         self.reused: list[str] = []
         self.samples: Path | None = None
+        self.folder: Path | None = None
 
     @property
     def built(self) -> Built:
@@ -129,7 +130,7 @@ class Trial:
 
     def context(self, stage: Stage) -> StageContext:
         """Return the context to build a stage of this trial in."""
-        return StageContext(stage, self.config, self.store, self.device, self.observer)
+        return StageContext(stage, self.config, self.store, self.device, self.observer, self.folder)
 
     def imported(self, split: str) -> Artifact | None:
         """Return the images of a split and import them if need be; None where the trial has no such split."""
@@ -190,6 +191,7 @@ def run_trial(
 
         def prepare() -> None:
             if folder is not None:
+                trial.folder = folder
                 trial.samples = trial_folder.prepare(folder, name, trial.config, store)
 
         def explain() -> None:
@@ -233,8 +235,11 @@ def evaluate_test(config: TrialConfig, store: Store, *, device: str = "auto") ->
         return processes.from_first(numbers)
 
 
-def import_all(config: TrialConfig, store: Store, observer: Observer) -> TrialConfig:
+def import_all(config: TrialConfig, store: Store, observer: Observer, folder: Path | None = None) -> TrialConfig:
     """Bring the teacher and every image of a trial into the store.
+
+    Args:
+        folder: the results folder, for lists of images that cannot be read; None = nowhere.
 
     Returns:
         The trial with the sha256 of every material.
@@ -243,6 +248,7 @@ def import_all(config: TrialConfig, store: Store, observer: Observer) -> TrialCo
         InputError: something cannot be read, or the checkpoint does not fit its architecture.
     """
     trial = Trial(config, store, resolve_device("cpu", "fp32"), observer)
+    trial.folder = folder
     for stage in trial.stages.values():
         is_import = stage.name == "import" or (stage.name == "teacher" and trial.config.teacher.train is None)
         if is_import and store.find(stage.name, stage.digest) is None:

@@ -375,7 +375,7 @@ def _import_materials(study: Study, threads: int, observer: Observer) -> None:
     before_torch(threads)
     from hidfd.trial import import_all
 
-    import_all(base, store, observer)
+    import_all(base, store, observer, study.definition.folder)
 
 
 def _cpu_seconds(snapshot: StudySnapshot, engine: str, since: float) -> float:

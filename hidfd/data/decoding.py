@@ -1,38 +1,83 @@
-"""Decoding of JPEG and PNG of any size and colour mode to uint8 pixels of one size. Torch-free.
+"""Decoding of images of any size and colour mode to uint8 pixels of one size. Torch-free.
 
 EXIF rotation is applied; transparent images are put on white; CMYK and palettes become RGB; 16 bits are scaled to 8;
-colour profiles are ignored.
+colour profiles are ignored; of several frames or pages the first one counts.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import hashlib
 import io
-import struct
-import zlib
-from collections.abc import Sequence
+import logging
+import re
+import stat
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError, _imaging
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-_FORMATS = ("JPEG", "PNG", "WEBP")  # some servers send WebP under the name .jpg
-_PIL_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    NotImplementedError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
+from hidfd.errors import InputError
+
+FIRST_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+"""Suffixes that were read before there were others: a content hash may have been taken over files of these alone."""
+
+IMAGE_SUFFIXES = FIRST_SUFFIXES | {".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+MAX_FILE_BYTES = 2 << 30
+"""Bytes above which a file is not read: more than the pixels of the largest image that Pillow decodes."""
+
+_FIRST_FORMATS = ("JPEG", "PNG", "WEBP")  # some servers send WebP under the name .jpg
+_FORMATS = (*_FIRST_FORMATS, "BMP", "GIF", "TIFF")
+
+_SIGNATURES = (
+    (rb"\xff\xd8\xff", "JPEG"),
+    (rb"\x89PNG", "PNG"),
+    (rb"RIFF....WEBP", "WebP"),
+    (rb"GIF8", "GIF"),
+    (rb"BM", "BMP"),
+    (rb"II[*+]\0|MM\0[*+]", "TIFF"),
+    (rb"....ftyp(avif|avis)", "AVIF"),
+    (rb"....ftyp(hei|hev|mif1|msf1)", "HEIC"),
+    (rb"....ftyp", "MP4 or a film of its kind"),
+    (rb"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
+    (rb"8BPS", "Photoshop file"),
+    (rb"%PDF", "PDF"),
+    (rb"PK\x03\x04", "ZIP archive"),
+    (rb"\x1f\x8b", "gzip archive"),
+    (rb"version https://git-lfs", "Git LFS pointer (`git lfs pull` fetches what it points to)"),
+    (rb"/annex/objects/", "git-annex pointer (`git annex get` fetches what it points to)"),
+    (rb"(?i)\s*<(!doctype html|html)", "HTML page"),
+    (rb"(?i)\s*<(svg|\?xml)", "SVG or other XML"),
 )
-"""Errors that Pillow raises for damaged files."""
+"""How files begin, as regular expressions, and what they then are."""
+
+_WORDS = {
+    errno.ENOENT: "is not there any more",
+    errno.ELOOP: "is a link that leads to itself",
+    errno.ENOTDIR: "is a link to nowhere",
+    errno.ENAMETOOLONG: "is a link to a name that is too long",
+    errno.EACCES: "may not be read (permission denied)",
+    errno.EPERM: "may not be read (not permitted)",
+    errno.EIO: "cannot be read from its disk (input/output error)",
+}
+"""Error numbers that concern one file, which then counts as broken; all others end the import."""
+
+
+_PLAIN_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""Errors of Pillow whose message says it all; of others the class is named too."""
+
+
+class UnreadableImageError(ValueError):
+    """One image cannot be read; the message is the reason, the same in every run."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +127,8 @@ def decode(sources: Sequence[Path | bytes | None], channels: int, side: int, fit
             image = open_image(source, channels)
             hashes[good] = pixel_hash(_array(image))
             pixels[good] = _array(fit_image(image, side, fit)).transpose(2, 0, 1)
-        except _PIL_ERRORS as error:
-            broken[index] = str(error) or type(error).__name__
+        except ValueError as error:
+            broken[index] = _one_line(error)
         else:
             good += 1
     return Decoded(pixels[:good], hashes[:good], broken)
@@ -92,23 +137,124 @@ def decode(sources: Sequence[Path | bytes | None], channels: int, side: int, fit
 def open_image(source: Path | bytes | None, channels: int) -> Image.Image:
     """Read one image, upright, in mode `L` (1 channel) or `RGB` (3).
 
+    Bytes, and files named as JPEG or PNG, are read as JPEG, PNG or WebP alone: their content hashes are older than the
+    other formats, and name the same images as ever.
+
     Raises:
-        OSError, ValueError, SyntaxError, ...: it cannot be read; Pillow has no common error for it, see `_PIL_ERRORS`.
+        UnreadableImageError: it cannot be read.
+        InputError: nothing can be read, as after the loss of a network drive.
     """
+    content = _content_of(source)
+    try:
+        image: Image.Image = Image.open(io.BytesIO(content), formats=_formats_of(source))
+        kind = image.format
+        image.load()
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(_what_it_is(content[:64], source)) from error
+    except Exception as error:  # whatever a damaged file makes Pillow raise, which has no common error for it
+        raise UnreadableImageError(_one_line(error)) from error
+    if kind == "TIFF" and image.mode in ("I", "F"):
+        raise UnreadableImageError(
+            f"is a TIFF of numbers whose range is not known (mode {image.mode}); save it with 8 or 16 bits"
+        )
+    try:
+        image = ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UnreadableImageError("has damaged EXIF, so that it is not known which side is up") from error
+    try:
+        return _in_mode(image, "L" if channels == 1 else "RGB")
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UnreadableImageError(_one_line(error)) from error
+
+
+@contextlib.contextmanager
+def silent_pillow() -> Iterator[None]:
+    """Keep Pillow and libtiff, which do not name the file, from printing inside the block. For one thread at a time."""
+    log = logging.getLogger("PIL")
+    level = log.level
+    with contextlib.suppress(AttributeError, OSError):  # a Pillow without libtiff, or with one built into it
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        log.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
+
+
+def reason_of(path: Path, error: OSError) -> str:
+    """Return why one file of many cannot be read.
+
+    Raises:
+        InputError: the error does not concern this file alone.
+    """
+    if error.errno not in _WORDS:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if error.errno == errno.ENOENT and path.is_symlink():
+        return "is a link to nowhere"
+    return _WORDS[error.errno]
+
+
+def _content_of(source: Path | bytes | None) -> bytes:
     if source is None:
-        raise ValueError("no image bytes in this row")
-    content = source.read_bytes() if isinstance(source, Path) else source
-    image: Image.Image = Image.open(io.BytesIO(content), formats=_FORMATS)
-    image.load()
-    image = ImageOps.exif_transpose(image)
+        raise UnreadableImageError("no image bytes in this row")
+    if isinstance(source, bytes):
+        return source
+    try:
+        status = source.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImageError("is no regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise UnreadableImageError(f"has {status.st_size / 2**30:,.0f} GiB, more than any image that can be read")
+        return source.read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(reason_of(source, error)) from error
+
+
+def _formats_of(source: Path | bytes | None) -> tuple[str, ...]:
+    is_named_later = isinstance(source, Path) and source.suffix.lower() not in FIRST_SUFFIXES
+    return _FORMATS if is_named_later else _FIRST_FORMATS
+
+
+def _what_it_is(start: bytes, source: Path | bytes | None) -> str:
+    """Return what bytes are that Pillow does not take for an image, from how they begin."""
+    if not start.strip(b"\0"):
+        return "holds nothing but zeros" if start else "is empty"
+    kind = next((kind for begin, kind in _SIGNATURES if re.match(begin, start, re.DOTALL)), None)
+    if kind is None:
+        return "is no image that is known"
+    article = "an" if kind[0] in "AH" and kind != "HEIC" else "a"
+    formats = _formats_of(source)
+    others = "JPEG, PNG or WebP" if formats is _FIRST_FORMATS else "JPEG, PNG, WebP, BMP, GIF or TIFF"
+    if kind.upper() in formats:
+        return f"is a damaged {kind}"
+    if kind in _FORMATS and isinstance(source, Path):
+        return f"is {article} {kind}, not a {others}; under a name that ends in .{kind.lower()} it is read"
+    return f"is {article} {kind}, not a {others}"
+
+
+def _one_line(error: Exception) -> str:
+    """Return an error's first line, without the addresses of Python objects."""
+    lines = re.sub(r"<[^<>]* at 0x[0-9a-fA-F]+>", "the image", str(error)).splitlines()
+    name = "" if isinstance(error, _PLAIN_ERRORS) else f"{type(error).__name__}: "
+    return (name + lines[0])[:200] if lines else type(error).__name__
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         wide = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.rint(np.clip(wide, 0, 65535) / 257).astype(np.uint8))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    wanted = "L" if channels == 1 else "RGB"
-    return image if image.mode == wanted else image.convert(wanted)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def fit_image(image: Image.Image, side: int, fit: Literal["crop", "pad"]) -> Image.Image:

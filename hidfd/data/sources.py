@@ -1,21 +1,24 @@
 """The user's materials, identified by their content: images as folders or Parquet, checkpoints as files. Torch-free.
 
-A material may be a folder of JPEG/PNG (nested), a Parquet file, a folder of Parquet shards, a pattern of shards such as
-`data/train-*.parquet`, or (a checkpoint) one file. Its hash covers the files that import reads and their names within
-the folder, but not the location of the folder.
+A material may be a folder of images (nested), a Parquet file, a folder of Parquet shards, a pattern of shards such
+as `data/train-*.parquet`, or (a checkpoint) one file. Its hash covers the files that import reads and their names
+within the folder, but not the location of the folder. An image that cannot be read, such as a link to nowhere, is one
+of these files.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from hidfd.config.schema import Material, TrialConfig
-from hidfd.data.decoding import IMAGE_SUFFIXES
+from hidfd.data.decoding import FIRST_SUFFIXES, IMAGE_SUFFIXES, reason_of
 from hidfd.errors import InputError
 from hidfd.pipeline.graph import digest_of
 from hidfd.store.disk import file_sha256
@@ -30,18 +33,35 @@ _SHARD = re.compile(r"(?P<split>.*)-(?P<index>\d{5})-of-(?P<count>\d{5})(-[0-9a-
 
 
 @dataclass(frozen=True)
+class _Listing:
+    """The content of a folder and of those below it, apart from what is hidden.
+
+    Attributes:
+        names: sorted relative names of the files, and of links that lead nowhere.
+        special: sorted relative names of pipes, sockets and devices.
+        closed: sorted relative names of folders that cannot be listed.
+    """
+
+    names: list[str]
+    special: list[str]
+    closed: list[str]
+
+
+@dataclass(frozen=True)
 class Files:
     """The files of a material.
 
     Attributes:
-        kind: `images` (a folder of JPEG/PNG), `parquet` (shards), or `file` (a single file of another kind).
+        kind: `images` (a folder of images), `parquet` (shards), or `file` (a single file of another kind).
         root: the folder that names are relative to.
         names: sorted relative paths with `/`.
+        left_out: sentences about what else lies in the folder and is not read.
     """
 
     kind: Literal["images", "parquet", "file"]
     root: Path
     names: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def paths(self) -> list[Path]:
@@ -73,6 +93,13 @@ def files_of(path: str | Path, where: str = "") -> Files:
     """
     path = Path(path)
     start = f"{where}: " if where else ""
+    try:
+        return _files_of(path, where, start)
+    except OSError as error:
+        raise InputError(f"{start}{error.filename or path}: cannot be read ({error.strerror or error})") from error
+
+
+def _files_of(path: Path, where: str, start: str) -> Files:
     if path.is_file():
         return Files("parquet" if path.suffix.lower() == ".parquet" else "file", path.parent, (path.name,))
     if path.is_dir():
@@ -83,7 +110,9 @@ def files_of(path: str | Path, where: str = "") -> Files:
             raise InputError(f"{start}{path}: no Parquet file matches; {_content_in_words(path.parent)}")
         _check_shards(names, path, start, beside=tuple(p.name for p in path.parent.iterdir()))
         return Files("parquet", path.parent, names)
-    expected = "a file of weights" if "teacher.checkpoint" in where else "a folder of JPEG/PNG, or Parquet"
+    expected = "a file of weights" if "teacher.checkpoint" in where else "a folder of images, or Parquet"
+    if path.exists():
+        raise InputError(f"{start}{path}: is a pipe, a socket or a device; expected {expected}")
     raise InputError(f"{start}{path}: no such file or folder; expected {expected}")
 
 
@@ -103,8 +132,8 @@ def content_sha256_of(files: Files) -> str:
         InputError: a file cannot be read.
     """
     try:
-        stats = [(name, path.stat()) for name, path in zip(files.names, files.paths, strict=True)]
-        state = digest_of([str(files.root), *([n, s.st_size, s.st_mtime_ns, s.st_ino] for n, s in stats)])
+        stats = [_state_of(path, files.kind) for path in files.paths]
+        state = digest_of([str(files.root), *([name, *state] for name, state in zip(files.names, stats, strict=True))])
         if state not in _content_hashes:
             _content_hashes[state] = _read_and_hash(files)
         return _content_hashes[state]
@@ -115,12 +144,36 @@ def content_sha256_of(files: Files) -> str:
 def _read_and_hash(files: Files) -> str:
     if len(files.names) == 1 and files.kind != "images":
         return file_sha256(files.paths[0])
+    hashed = _image_sha256 if files.kind == "images" else file_sha256
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        return digest_of([list(pair) for pair in zip(files.names, pool.map(file_sha256, files.paths), strict=True)])
+        return digest_of([list(pair) for pair in zip(files.names, pool.map(hashed, files.paths), strict=True)])
+
+
+def _state_of(path: Path, kind: str) -> tuple[int, ...]:
+    """Return size, time of change and number of a file; nothing of an image that cannot be read."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        if kind != "images":
+            raise
+        reason_of(path, error)
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _image_sha256(path: Path) -> str:
+    """Return the sha256 of an image's bytes; of one that cannot be read the word `unreadable`."""
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        reason_of(path, error)
+        return "unreadable"
 
 
 def located(material: Material, sha256: str | None, where: str) -> Files:
     """List the files of a material after checking their content.
+
+    A sha256 that was taken when JPEG and PNG were all that was read is accepted, and means these files alone.
 
     Args:
         sha256: content hash that the files must have; None = unknown, not checked.
@@ -138,6 +191,15 @@ def located(material: Material, sha256: str | None, where: str) -> Files:
     if sha256 is not None:
         found = content_sha256_of(files)
         if found != sha256:
+            first = tuple(name for name in files.names if _suffix(name) in FIRST_SUFFIXES)
+            older = replace(files, names=first)
+            if files.kind == "images" and 0 < len(first) < len(files.names) and content_sha256_of(older) == sha256:
+                others = [name for name in files.names if _suffix(name) not in FIRST_SUFFIXES]
+                word = (
+                    f"{_counted(others)}: {where}.sha256 was taken when JPEG and PNG were all that was read; "
+                    f"with sha256 {found} they are read as well"
+                )
+                return replace(older, left_out=(word, *files.left_out))
             raise InputError(
                 f"{where}: {material.path} has content sha256 {found}, but the study file says {sha256}; "
                 f"correct the path, or take the new sha256 if the content was changed on purpose"
@@ -146,9 +208,11 @@ def located(material: Material, sha256: str | None, where: str) -> Files:
 
 
 def _files_of_folder(folder: Path, start: str) -> Files:
-    visible = _visible_files(folder)
-    images = tuple(name for name in visible if Path(name).suffix.lower() in IMAGE_SUFFIXES)
-    shards = tuple(name for name in visible if name.lower().endswith(".parquet"))
+    listing = _listing(folder)
+    images = tuple(name for name in listing.names if _suffix(name) in IMAGE_SUFFIXES)
+    shards = tuple(name for name in listing.names if _suffix(name) == ".parquet")
+    if shards and not any(_suffix(name) in FIRST_SUFFIXES for name in images):
+        images = ()  # such a folder was read as Parquet before other images were read at all
     if images and shards:
         raise InputError(
             f"{start}{folder}: holds both images ({len(images):,}, first {images[0]}) and Parquet ({len(shards):,}, "
@@ -156,26 +220,87 @@ def _files_of_folder(folder: Path, start: str) -> Files:
         )
     if not images and not shards:
         raise InputError(
-            f"{start}{folder}: no images in it; expected JPEG, PNG or Parquet files; {_content_in_words(folder)}"
+            f"{start}{folder}: no images in it; expected JPEG, PNG, WebP, BMP, GIF, TIFF or Parquet files; "
+            f"{_content_in_words(folder)}"
         )
     _check_shards(shards, folder, start)
-    return Files("images" if images else "parquet", folder, images or shards)
+    names = images or shards
+    return Files("images" if images else "parquet", folder, names, _left_out(listing, set(names)))
 
 
-def _visible_files(folder: Path) -> list[str]:
-    """Return the sorted relative names of all files that are not hidden; each link is followed once."""
+def _left_out(listing: _Listing, read: set[str]) -> tuple[str, ...]:
+    words = []
+    if len(listing.names) > len(read):
+        words.append(f"{_counted(name for name in listing.names if name not in read)} (suffixes that are not read)")
+    if listing.special:
+        words.append(f"pipes, sockets and devices: {len(listing.special):,}, the first {plain(listing.special[0])}")
+    if listing.closed:
+        words.append(f"folders that cannot be opened: {len(listing.closed):,}, the first {plain(listing.closed[0])}")
+    return tuple(words)
+
+
+def _counted(names: Iterable[str]) -> str:
+    """Return the numbers of files of each suffix, the most frequent first, such as `3 .txt, 1 without a suffix`."""
+    counts = Counter(plain(_suffix(name)) or "without a suffix" for name in names)
+    shown = [f"{count:,} {suffix}" for suffix, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+    return ", ".join(shown)
+
+
+def _suffix(name: str) -> str:
+    return Path(name).suffix.lower()
+
+
+def plain(name: str) -> str:
+    """Return a file name for a line on a terminal: what cannot be printed is replaced."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in name)
+
+
+def _listing(folder: Path) -> _Listing:
+    """List all files that are not hidden, in all folders below; each link to a folder is followed once."""
     names: list[str] = []
+    special: list[str] = []
+    closed: list[str] = []
     seen: set[tuple[int, int]] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        status = Path(root).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
+    waiting = [""]
+    while waiting:
+        relative = waiting.pop()
+        try:
+            status = (folder / relative).stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder / relative) as entries:
+                visible = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError:
+            if not relative:
+                raise
+            closed.append(relative)
             continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        relative = Path(root).relative_to(folder)
-        names.extend((relative / name).as_posix() for name in files if not name.startswith("."))
-    return sorted(names)
+        folders = []
+        for entry in visible:
+            name = f"{relative}/{entry.name}" if relative else entry.name
+            kind = _kind_of(entry)
+            if kind == "folder" and entry.name != "__MACOSX":
+                folders.append(name)
+            elif kind == "file":
+                names.append(name)
+            elif kind == "special":
+                special.append(name)
+        waiting.extend(sorted(folders, reverse=True))
+    return _Listing(sorted(names), sorted(special), sorted(closed))
+
+
+def _kind_of(entry: os.DirEntry[str]) -> Literal["folder", "file", "special"]:
+    """Return what an entry is after following links; a link that leads nowhere is a file, which cannot be read."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        entry.stat()
+    except OSError:
+        return "file"
+    return "special"
 
 
 def _check_shards(names: tuple[str, ...], path: Path, start: str, beside: tuple[str, ...] = ()) -> None:
@@ -214,6 +339,6 @@ def _shards_of(names: tuple[str, ...]) -> dict[str, dict[int, int]]:
 
 def _content_in_words(folder: Path) -> str:
     """Return the number and the suffixes of the files in a folder, for messages."""
-    names = _visible_files(folder)
-    suffixes = sorted({Path(name).suffix.lower() or "no suffix" for name in names})
+    names = _listing(folder).names
+    suffixes = sorted({plain(_suffix(name)) or "no suffix" for name in names})
     return f"found {len(names):,} files ({', '.join(suffixes[:8])})" if names else "it is empty"

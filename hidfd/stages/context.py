@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -33,6 +34,7 @@ class StageContext:
         store: the store that the artifact goes into.
         device: the device to compute on, and the processes that compute.
         observer: is told of the progress and may ask to stop.
+        folder: the results folder, for lists of broken images; None = nowhere.
     """
 
     stage: Stage
@@ -40,6 +42,7 @@ class StageContext:
     store: Store
     device: Device
     observer: Observer
+    folder: Path | None = None
 
     def find(self) -> Artifact | None:
         """Return the stage's artifact if the first process finds it in the store, else None: the same in every process.

@@ -7,18 +7,20 @@ material is looked for in the store first, and its path need not exist any more.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal
 
 from hidfd.config.schema import DataConfig, Material
-from hidfd.data.decoding import Decoded, decode
+from hidfd.data.decoding import Decoded, decode, silent_pillow
 from hidfd.data.image_set import IMAGES, ImageWriter
 from hidfd.data.readers import Chunk, Encoded, folder_images, parquet_images
-from hidfd.data.sources import located
+from hidfd.data.sources import located, plain
 from hidfd.errors import InputError, Stopped
 from hidfd.pipeline.stage_specs import MATERIAL_SETTINGS, material_of
 from hidfd.stages.context import StageContext
@@ -26,6 +28,9 @@ from hidfd.store.store import Artifact, ArtifactWriter
 
 LISTED_BROKEN = 100
 """Number of broken images that a manifest names."""
+
+SHOWN_BROKEN = 10
+"""Number of broken images that are shown on the screen."""
 
 MAX_THREADS = 4
 """Number of decoding threads. Pillow decodes outside the interpreter lock; the code around it gains from no more."""
@@ -56,9 +61,11 @@ def import_images(context: StageContext) -> Artifact:
     files = located(material, settings["source"], where)
     if files.kind == "file":
         raise InputError(
-            f"{where}: {material.path} is neither a folder nor Parquet; expected a folder of JPEG/PNG, or Parquet with "
+            f"{where}: {material.path} is neither a folder nor Parquet; expected a folder of images, or Parquet with "
             f"an `image` column"
         )
+    for words in files.left_out:
+        observer.note(f"{stage.role}: left out: {words}")
     read = folder_images if files.kind == "images" else parquet_images
     channels, side = settings["channels"], settings["image_size_pixels"]
     encoded = read(files, settings["num_classes"], channels * side * side, where)
@@ -66,37 +73,38 @@ def import_images(context: StageContext) -> Artifact:
 
     def write(writer: ArtifactWriter) -> dict[str, Any]:
         broken: list[dict[str, str]] = []
-        num_images = num_broken = 0
+        num_images = 0
         with ImageWriter(writer.path(IMAGES), (channels, side, side)) as images:
             for chunk, decoded in _decoded(encoded, channels, side, settings["fit"]):
                 good = [i for i in range(len(chunk.names)) if i not in decoded.broken]
                 labels = None if chunk.labels is None else chunk.labels[good]
                 images.write(decoded, labels, [chunk.names[i] for i in good])
                 num_images += len(good)
-                num_broken += len(decoded.broken)
-                for i, reason in decoded.broken.items():
-                    if len(broken) < LISTED_BROKEN:
-                        broken.append({"path": chunk.names[i], "reason": reason})
+                broken += [{"path": chunk.names[i], "reason": reason} for i, reason in decoded.broken.items()]
+                num_broken = len(broken)
                 observer.advanced(stage, num_images + num_broken, encoded.total, {"import/broken": float(num_broken)})
                 stop = observer.should_stop()
                 if stop is not None:
                     raise Stopped(f"import of {stage.role}: stopped ({stop}); the same command imports it anew")
-        _check_broken(broken, num_broken, encoded.total, config.data, where, material)
-        if num_broken:
+        lines = _broken_in_words(broken, _write_list(broken, context.folder, stage.role))
+        _check_broken(lines, len(broken), encoded.total, config.data, where, material)
+        if broken:
             observer.note(
-                f"import of {stage.role}: skipped {num_broken:,} of {encoded.total:,} images that cannot be read, "
-                f"the first: {broken[0]['path']} ({broken[0]['reason']})"
+                f"import of {stage.role}: skipped {len(broken):,} of {encoded.total:,} images that cannot be read:"
             )
+            for line in lines:
+                observer.note(line)
         return {
             "num_images": num_images,
-            "num_broken": num_broken,
-            "broken": broken,
+            "num_broken": len(broken),
+            "broken": broken[:LISTED_BROKEN],
             "shape": [channels, side, side],
             "label_names": encoded.label_names,
             "seconds": round(time.monotonic() - started, 3),
         }
 
-    return context.keep(write, is_computed=False)
+    with silent_pillow():
+        return context.keep(write, is_computed=False)
 
 
 def _decoded(
@@ -119,14 +127,41 @@ def _decoded(
         pool.shutdown(cancel_futures=True)
 
 
+def _write_list(broken: list[dict[str, str]], folder: Path | None, role: str) -> Path | None:
+    """Write all broken images with their reasons into a folder, or delete the list of an earlier import.
+
+    Returns:
+        The list; None where nothing is broken, there is no folder, or it cannot be written to.
+    """
+    if folder is None:
+        return None
+    path = folder / f"broken-{role}.txt"
+    with contextlib.suppress(OSError):  # the import does not depend on it
+        if not broken:
+            path.unlink(missing_ok=True)
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{plain(image['path'])}: {image['reason']}\n" for image in broken), "utf-8")
+        return path
+    return None
+
+
+def _broken_in_words(broken: list[dict[str, str]], path: Path | None) -> list[str]:
+    """Return indented lines that name the first broken images and the list of all."""
+    lines = [f"  {plain(image['path'])}: {image['reason']}" for image in broken[:SHOWN_BROKEN]]
+    if len(broken) > SHOWN_BROKEN:
+        lines.append(f"  and {len(broken) - SHOWN_BROKEN:,} more")
+    return lines if path is None else [*lines, f"  all of them: {path}"]
+
+
 def _check_broken(
-    broken: list[dict[str, str]], num_broken: int, total: int, data: DataConfig, where: str, material: Material
+    lines: list[str], num_broken: int, total: int, data: DataConfig, where: str, material: Material
 ) -> None:
     """Refuse a material with more broken images than the trial allows, or with no other ones."""
     if num_broken > data.max_broken_fraction * total or num_broken == total:
-        first = "; ".join(f"{image['path']} ({image['reason']})" for image in broken[:3])
-        raise InputError(
-            f"{where}: {num_broken:,} of {total:,} images of {material.path} cannot be read, more than "
-            f"trial.data.max_broken_fraction {data.max_broken_fraction:g} allows: {first}. "
-            f"Repair or delete them, or raise trial.data.max_broken_fraction"
-        )
+        share = f"trial.data.max_broken_fraction {data.max_broken_fraction:g}"
+        end = f"{num_broken:,} of {total:,} is more than {share} allows. Repair or delete them, or raise it"
+        if num_broken == total:
+            end = "none of them is left. Repair them, or correct the path"
+        start = f"{where}: {num_broken:,} of {total:,} images of {material.path} cannot be read:"
+        raise InputError("\n".join([start, *lines, end]))

@@ -1,16 +1,20 @@
-"""Every kind of JPEG and PNG is decoded to upright uint8 pixels of one size; unreadable files are listed."""
+"""Every kind of image is decoded to upright uint8 pixels of one size; unreadable files are listed with a reason."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
+import random
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hidfd.data.decoding import decode, fit_image, open_image, pixel_hash
+from hidfd.data.decoding import decode, fit_image, open_image, pixel_hash, silent_pillow
 
 ORIENTATION = 0x0112
 
@@ -126,3 +130,142 @@ def test_pixel_hash_does_not_depend_on_size_or_fit() -> None:
     hashes = {int(decode([coded(RGB)], 3, side, "crop").pixel_hashes[0]) for side in (8, 16, 32)}
     hashes |= {int(decode([coded(RGB)], 3, 16, "pad").pixel_hashes[0])}
     assert len(hashes) == 1
+
+
+def file_of(folder: Path, name: str, content: bytes) -> Path:
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+def reason_for(source: Path | bytes) -> str:
+    with silent_pillow():
+        return decode([source], 3, 8, "crop").broken[0]
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".gif", ".tif", ".TIFF", ".webp", ".jfif"])
+def test_other_formats_are_read_under_their_names(tmp_path: Path, suffix: str) -> None:
+    kind = {".tif": "TIFF", ".TIFF": "TIFF", ".jfif": "JPEG"}.get(suffix, suffix[1:].upper())
+    image = Image.fromarray(np.indices((12, 20)).sum(0).astype(np.uint8) * 4)
+    pixels = np.asarray(open_image(file_of(tmp_path, f"x{suffix}", coded(image, kind)), 1))
+    assert np.abs(pixels.astype(int) - np.asarray(image)).max() <= (0 if kind in ("BMP", "GIF", "TIFF") else 12)
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("gif", "GIF"), ("tif", "TIFF"), ("webp", "WEBP"), ("png", "PNG")])
+def test_first_frame_or_page_counts(tmp_path: Path, suffix: str, kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    black = Image.new("RGB", (8, 8))
+    path = file_of(tmp_path, f"x.{suffix}", coded(RED, kind, save_all=True, append_images=[black, RED], **options))
+    assert np.abs(np.asarray(open_image(path, 3)).astype(int) - np.asarray(RED)).max() <= 2
+
+
+def test_content_decides_under_a_name_of_the_formats_that_came_later(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "x.gif", coded(RGB, "BMP"))
+    np.testing.assert_array_equal(np.asarray(open_image(path, 3)), np.asarray(RGB))
+
+
+def test_sixteen_bit_tiff_of_either_byte_order_is_scaled_to_eight(tmp_path: Path) -> None:
+    for kind in ("<u2", ">u2"):
+        wide = Image.fromarray(np.array([[0, 257, 32896, 65535]], dtype=kind))
+        path = file_of(tmp_path, "x.tif", coded(wide, "TIFF"))
+        assert np.asarray(open_image(path, 1)).tolist() == [[0, 1, 128, 255]]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_tiff_of_numbers_without_a_known_range_is_no_image(tmp_path: Path, kind: type) -> None:
+    path = file_of(tmp_path, "x.tif", coded(Image.fromarray(np.ones((4, 4), dtype=kind)), "TIFF"))
+    assert "save it with 8 or 16 bits" in reason_for(path)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
+def test_name_of_a_jpeg_over_another_format_is_said_with_the_way_out(tmp_path: Path, kind: str) -> None:
+    content = coded(RGB, kind)
+    expected = f"is a {kind}, not a JPEG, PNG or WebP"
+    assert reason_for(content) == expected
+    assert reason_for(file_of(tmp_path, "x.jpg", content)).startswith(f"{expected}; under a name that ends in")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (bytes(999), "holds nothing but zeros"),
+        (b"hello", "is no image that is known"),
+        (b"\n<!DOCTYPE html><html>", "is an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer"),
+        (b"\0\0\0\x18ftypheic" + bytes(50), "is a HEIC"),
+        (b"%PDF-1.7", "is a PDF"),
+        (b"\x89PNG" + bytes(20), "is a damaged PNG"),
+        (coded(RGB)[:20], "Truncated File Read"),
+        (coded(RGB, "JPEG")[:-200], "image file is truncated"),
+    ],
+)
+def test_reason_says_what_a_file_is_instead(content: bytes, reason: str) -> None:
+    assert reason_for(content).startswith(reason)
+
+
+def test_image_of_too_many_pixels_is_not_unpacked() -> None:
+    size = struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)
+    chunks = ((b"IHDR", size), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    assert reason_for(content).startswith("Image size (3600000000 pixels) exceeds limit")
+
+
+def test_whatever_error_damaged_exif_raises_concerns_that_image_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (TypeError("x"), KeyError(1), AttributeError("y"), RecursionError()):
+        monkeypatch.setattr("hidfd.data.decoding.ImageOps.exif_transpose", lambda image, error=error: raise_(error))
+        assert "has damaged EXIF" in reason_for(coded(RGB))
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+def test_damaged_exif_and_what_pillow_says_of_it_are_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    jpeg = coded(RGB, "JPEG")
+    exif = b"\xff\xe1\x00\x1eExif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\xff\xff\xff\xff\6\0\0\0"
+    with silent_pillow():
+        assert decode([jpeg[:2] + exif + jpeg[2:]], 3, 8, "crop").broken == {}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_damaged_tiff_is_not_printed_by_its_library(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    content = bytearray(coded(RGB, "TIFF", compression="tiff_lzw"))
+    content[8:200] = bytes(192)
+    assert reason_for(file_of(tmp_path, "x.tif", bytes(content)))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    reasons = {name: reason_for(tmp_path / f"{name}.png") for name in ("pipe", "folder", "link", "loop")}
+    assert reasons == {
+        "pipe": "is no regular file",
+        "folder": "is no regular file",
+        "link": "is a link to nowhere",
+        "loop": "is a link that leads to itself",
+    }
+
+
+def test_bytes_changed_at_random_are_read_or_have_a_reason_of_one_line(tmp_path: Path) -> None:
+    draws = random.Random(0)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    exif[0x010F] = "maker"
+    seeds = [coded(RGB, kind, exif=exif) for kind in ("JPEG", "PNG", "WEBP", "TIFF")]
+    seeds += [coded(RGB.convert("P"), kind) for kind in ("GIF", "BMP", "PNG", "TIFF")]
+    seeds += [coded(RGB, "TIFF", compression=name) for name in ("tiff_lzw", "tiff_adobe_deflate", "packbits")]
+    with silent_pillow():
+        for number in range(300):
+            content = bytearray(draws.choice(seeds))
+            for _ in range(draws.choice([1, 2, 8])):
+                content[draws.randrange(min(len(content), 300))] = draws.choice([0, 255, draws.randrange(256)])
+            content = content[: draws.choice([len(content), draws.randrange(len(content))])]
+            decoded = decode([file_of(tmp_path, "x.tif", bytes(content))], 1 + 2 * (number % 2), 8, "crop")
+            for reason in decoded.broken.values():
+                assert reason.isprintable(), reason
+                assert " at 0x" not in reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,14 +119,80 @@ def test_broken_images_are_skipped_and_listed(photos: Path, store: Store) -> Non
     assert [image["path"] for image in artifact.meta["broken"]] == ["b.jpg"]
     assert artifact.meta["broken"][0]["reason"]
     assert "b.jpg" not in open_images(artifact).paths
-    assert "skipped 1 of 6 images that cannot be read, the first: b.jpg" in listener.notes[0]
+    assert listener.notes[:2] == [
+        "candidates: left out: 1 .txt (suffixes that are not read)",
+        "import of candidates: skipped 1 of 6 images that cannot be read:",
+    ]
+    assert listener.notes[2].startswith("  b.jpg: image file is truncated")
 
 
 def test_too_many_broken_images_are_an_error_that_names_some(photos: Path, store: Store) -> None:
     (photos / "a.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"1 of 6 images of .* cannot be read, more than .*0.01 allows: a.png"):
+    with pytest.raises(InputError) as error:
         run_import(config_of(photos), store)
+    assert str(error.value).splitlines() == [
+        f"trial.data.candidates: 1 of 6 images of {photos} cannot be read:",
+        "  a.png: is empty",
+        "1 of 6 is more than trial.data.max_broken_fraction 0.01 allows. Repair or delete them, or raise it",
+    ]
     assert store.list() == ()
+
+
+def import_into(folder: Path, config: TrialConfig, store: Store, listener: Listener) -> None:
+    context = context_of(identify(config, store), store, observer=listener)
+    import_images(replace(context, folder=folder))
+
+
+@pytest.mark.parametrize("allowed", [0.01, 1.0])
+def test_results_list_all_broken_images_whether_the_import_is_refused_or_not(
+    photos: Path, store: Store, tmp_path: Path, allowed: float
+) -> None:
+    for number in range(12):
+        (photos / f"n{number:02}.png").write_bytes(b"no image")
+    (photos / "odd\nname.png").symlink_to("/nowhere")
+    listener, results = Listener(), tmp_path / "results"
+    config = config_of(photos, max_broken_fraction=allowed)
+    if allowed == 1:
+        import_into(results, config, store, listener)
+        shown = listener.notes[2:]
+    else:
+        with pytest.raises(InputError) as error:
+            import_into(results, config, store, listener)
+        shown = str(error.value).splitlines()[1:-1]
+    listed = [f"n{number:02}.png: is no image that is known" for number in range(12)]
+    listed.append("odd\ufffdname.png: is a link to nowhere")
+    assert (results / "broken-candidates.txt").read_text("utf-8").splitlines() == listed
+    more = ["  and 3 more", f"  all of them: {results / 'broken-candidates.txt'}"]
+    assert shown == [f"  {line}" for line in listed[:10]] + more
+
+
+def test_list_of_broken_images_goes_when_they_are_repaired(photos: Path, store: Store, tmp_path: Path) -> None:
+    (photos / "z.png").write_bytes(b"no image")
+    import_into(tmp_path, config_of(photos, max_broken_fraction=0.5), store, Listener())
+    assert (tmp_path / "broken-candidates.txt").exists()
+    (photos / "z.png").unlink()
+    import_into(tmp_path, config_of(photos), store, Listener())
+    assert not (tmp_path / "broken-candidates.txt").exists()
+
+
+def test_import_with_the_sha256_of_jpeg_and_png_alone_reads_these_and_says_so(photos: Path, store: Store) -> None:
+    sha256 = identify(config_of(photos)).data.candidates.sha256
+    before = run_import(config_of(photos), store)
+    store.remove()
+    picture(7).save(photos / "new.webp")
+    listener = Listener()
+    after = run_import(with_sha256(config_of(photos), sha256), store, observer=listener)
+    assert after.digest == before.digest
+    assert after.meta["num_images"] == 6
+    assert "left out: 1 .webp: trial.data.candidates.sha256 was taken when" in listener.notes[0]
+
+
+def test_reasons_are_the_same_in_every_import(photos: Path, store: Store) -> None:
+    picture(0).save(photos / "is-gif.jpg", "GIF")
+    first = run_import(config_of(photos, max_broken_fraction=1.0), store).meta["broken"]
+    store.remove()
+    assert run_import(config_of(photos, max_broken_fraction=1.0), store).meta["broken"] == first
+    assert first[0]["reason"].startswith("is a GIF, not a JPEG, PNG or WebP")
 
 
 def test_folder_in_which_nothing_can_be_read_is_an_error_whatever_is_allowed(tmp_path: Path, store: Store) -> None:
