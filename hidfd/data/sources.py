@@ -105,7 +105,8 @@ def _files_of(path: Path, where: str, start: str) -> Files:
     if path.is_dir():
         return _files_of_folder(path, start)
     if any(sign in path.name for sign in "*?[") and path.parent.is_dir():
-        names = tuple(sorted(p.name for p in path.parent.glob(path.name) if p.suffix.lower() == ".parquet"))
+        found = [p for p in path.parent.glob(path.name) if p.is_file() or p.is_dir() or not p.exists()]  # no pipe
+        names = tuple(sorted(p.name for p in found if p.suffix.lower() == ".parquet"))
         if not names:
             raise InputError(f"{start}{path}: no Parquet file matches; {_content_in_words(path.parent)}")
         _check_shards(names, path, start, beside=tuple(p.name for p in path.parent.iterdir()))

@@ -251,6 +251,12 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     }
 
 
+def test_file_larger_than_any_image_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "film.png").open("wb") as file:
+        file.truncate(3 << 30)  # a hole, which takes no space
+    assert reason_for(tmp_path / "film.png") == "has 3 GiB, more than any image that can be read"
+
+
 def test_bytes_changed_at_random_are_read_or_have_a_reason_of_one_line(tmp_path: Path) -> None:
     draws = random.Random(0)
     exif = Image.Exif()

@@ -212,6 +212,20 @@ def test_pattern_takes_the_shards_of_one_split(tmp_path: Path) -> None:
         files_of(data / "valid-*.parquet")
 
 
+def test_pattern_passes_over_pipes(tmp_path: Path) -> None:
+    data = shards(tmp_path / "d", "a.parquet")
+    os.mkfifo(data / "b.parquet")
+    assert files_of(data / "*.parquet").names == ("a.parquet",)
+
+
+def test_shard_that_is_a_link_to_nowhere_is_refused_as_no_image_is(tmp_path: Path) -> None:
+    data = shards(tmp_path / "d", "a.parquet")
+    (data / "b.parquet").symlink_to("/nowhere")
+    for path in (data, data / "*.parquet"):
+        with pytest.raises(InputError, match=r"b.parquet: cannot be read \(No such file"):
+            content_sha256(path)
+
+
 def test_folder_with_shards_of_train_and_test_is_refused(tmp_path: Path) -> None:
     data = shards(tmp_path / "d", "train-00000-of-00001.parquet", "test-00000-of-00001.parquet")
     with pytest.raises(InputError, match=r"several splits \(test, train\); name one, as in .*/d/test-\*.parquet"):
