@@ -37,6 +37,9 @@ MAX_FILE_BYTES = 2 << 30
 _FIRST_FORMATS = ("JPEG", "PNG", "WEBP")  # some servers send WebP under the name .jpg
 _FORMATS = (*_FIRST_FORMATS, "BMP", "GIF", "TIFF")
 
+PHOTOMETRIC_INTERPRETATION, WHITE_IS_ZERO = 262, 0
+"""A tag of TIFF, and its value in images whose largest number is black."""
+
 _SIGNATURES = (
     (rb"\xff\xd8\xff", "JPEG"),
     (rb"\x89PNG", "PNG"),
@@ -159,6 +162,8 @@ def open_image(source: Path | bytes | None, channels: int) -> Image.Image:
         raise UnreadableImageError(
             f"is a TIFF of numbers whose range is not known (mode {image.mode}); save it with 8 or 16 bits"
         )
+    is_negative = getattr(image, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO
+    is_negative = is_negative and image.mode.startswith("I;16")  # Pillow sees to it for 1 and 8 bits alone
     try:
         image = ImageOps.exif_transpose(image)
     except MemoryError:
@@ -166,6 +171,8 @@ def open_image(source: Path | bytes | None, channels: int) -> Image.Image:
     except Exception as error:
         raise UnreadableImageError("has damaged EXIF, so that it is not known which side is up") from error
     try:
+        if is_negative:
+            image = Image.fromarray(65535 - np.asarray(image))
         return _in_mode(image, "L" if channels == 1 else "RGB")
     except MemoryError:
         raise

@@ -170,6 +170,14 @@ def test_sixteen_bit_tiff_of_either_byte_order_is_scaled_to_eight(tmp_path: Path
         assert np.asarray(open_image(path, 1)).tolist() == [[0, 1, 128, 255]]
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_tiff_whose_largest_number_is_black_comes_out_positive(tmp_path: Path, bits: int) -> None:
+    numbers = np.array([[0, 2**bits - 1]], dtype=f"u{bits // 8}")
+    content = bytearray(coded(Image.fromarray(numbers), "TIFF"))
+    content[content.index(b"\x06\x01\x03\0") + 8] = 0  # the tag of what zero means
+    assert np.asarray(open_image(file_of(tmp_path, "x.tif", bytes(content)), 1)).tolist() == [[255, 0]]
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_tiff_of_numbers_without_a_known_range_is_no_image(tmp_path: Path, kind: type) -> None:
     path = file_of(tmp_path, "x.tif", coded(Image.fromarray(np.ones((4, 4), dtype=kind)), "TIFF"))
