@@ -11,13 +11,14 @@ import json
 import math
 import platform
 import re
+import reprlib
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from hidfd.errors import HidfdError, StoreError
@@ -26,11 +27,16 @@ from hidfd.store.disk import ADVISED_ERRORS, Workspace, explain, file_sha256, st
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
-ATTEMPT_NAME = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
+ATTEMPT_NAME = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+"""Names of the files of an attempt: below its folder, and the same on every disk."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
 NEARLY_FULL_BYTES = 1 << 20
 """Free bytes below which a failed write is reported as a full disk, whatever its exception says."""
 
+_CREATED = re.compile(r"[0-9T:.+Z -]{10,40}")
+_MAX_QUANTITY = 1e30
+"""Bound on the seconds and operations of a manifest, and on the bytes of a file, that are believed."""
 _RECORDED_PACKAGES = ("hidfd", "torch", "numpy", "pyarrow", "pillow")
 
 
@@ -85,7 +91,14 @@ class Artifact:
         """Return the rows of its `metrics.jsonl`; an empty list if it has no such file."""
         if METRICS not in self.files:
             return []
-        return [json.loads(line) for line in self.path(METRICS).read_text().splitlines()]
+        path = self.path(METRICS)
+        try:
+            return [parse_object(line) for line in path.read_bytes().splitlines()]
+        except ValueError as error:
+            raise StoreError(f"{path}: a row is no JSON object ({error}). {self._advice()}") from error
+
+    def _advice(self) -> str:
+        return f"Delete {self.backend.where(f'{self.stage}/{self.digest}')} and run again, which builds it anew"
 
 
 class ArtifactWriter:
@@ -105,11 +118,8 @@ class ArtifactWriter:
 
     def path(self, name: str) -> Path:
         """Return the local path to write a file of this name to, with its folders created (names may hold `/`)."""
-        relative = PurePosixPath(name)
-        assert relative.parts, "a file needs a name"
-        assert not relative.is_absolute(), name
-        assert ".." not in relative.parts, name
-        path = self.folder / relative
+        assert FILE_NAME.fullmatch(name), name
+        path = self.folder / name
         with store_errors("writing to", path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -211,30 +221,91 @@ def read_artifact(backend: StorageBackend, stage: str, digest: str) -> Artifact 
     """Read the manifest of an artifact; return None if there is none.
 
     Raises:
-        StoreError: the manifest cannot be read.
+        StoreError: the manifest cannot be read, or says what no writer of this store says.
     """
     key = f"{stage}/{digest}/{MANIFEST}"
     content = backend.read(key)
     if content is None:
         return None
     try:
-        manifest = json.loads(content)
+        manifest = parse_object(content)
+        attempt = _matching(_field(manifest, "attempt", str), ATTEMPT_NAME, "attempt")
+        for name, expected in (("stage", stage), ("digest", digest)):
+            if manifest.get(name) != expected:
+                raise ValueError(f"{name}: {reprlib.repr(manifest.get(name))}, which is another artifact's")
+        _field(_field(manifest, "environment", dict), "device", str | None)
+        for name in ("seconds", "operations"):
+            value = _field(manifest, "meta", dict).get(name)
+            if value is not None and not _is_quantity(value):
+                raise ValueError(f"meta.{name}: {reprlib.repr(value)}")
         return Artifact(
             backend=backend,
             stage=stage,
             digest=digest,
-            attempt=manifest["attempt"],
-            identity=manifest["identity"],
-            files={name: FileRecord(**record) for name, record in manifest["files"].items()},
+            attempt=attempt,
+            identity=_field(manifest, "identity", dict),
+            files=_parse_files(_field(manifest, "files", dict)),
             meta=manifest["meta"],
-            created=manifest["created"],
+            created=_matching(_field(manifest, "created", str), _CREATED, "created"),
             environment=manifest["environment"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         folder = backend.where(f"{stage}/{digest}")
         raise StoreError(
             f"{backend.where(key)}: damaged manifest ({error}). Delete {folder} and run again, which builds it anew"
         ) from error
+
+
+def parse_object(content: bytes) -> dict[str, Any]:
+    """Parse the JSON object of a small file that others may have written.
+
+    Raises:
+        ValueError: the content is none, or holds NaN, text that cannot be printed, or more levels than can be parsed.
+    """
+    try:
+        parsed = json.loads(content, parse_constant=_refuse_constant)
+        json.dumps(parsed, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{type(parsed).__name__} instead of an object")
+    return parsed
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _field(record: dict[str, Any], name: str, kind: Any) -> Any:
+    value = record.get(name)
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}: {reprlib.repr(value)}")
+    return value
+
+
+def _matching(text: str, pattern: re.Pattern[str], name: str) -> str:
+    if not pattern.fullmatch(text):
+        raise ValueError(f"{name}: {reprlib.repr(text)}, expected {pattern.pattern}")
+    return text
+
+
+def _parse_files(records: dict[str, Any]) -> dict[str, FileRecord]:
+    files = {}
+    for name, record in records.items():
+        _matching(name, FILE_NAME, "files")
+        if not isinstance(record, dict) or record.keys() != {"sha256", "bytes"}:
+            raise ValueError(f"files: {name}: {reprlib.repr(record)}")
+        size = record["bytes"]
+        if not (_is_quantity(size) and isinstance(size, int)):
+            raise ValueError(f"files: {name}: bytes: {reprlib.repr(size)}")
+        files[name] = FileRecord(_matching(_field(record, "sha256", str), DIGEST, f"files: {name}: sha256"), size)
+    if not files:
+        raise ValueError("files: none")
+    return files
+
+
+def _is_quantity(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MAX_QUANTITY
 
 
 def _storage_failure(error: Exception, folder: Path) -> StoreError | None:

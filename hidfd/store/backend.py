@@ -2,8 +2,11 @@
 
 `hidfd.store.local` implements it for a folder, `hidfd.store.object_store` for every file system of `pyarrow.fs`.
 
-Keys are relative paths with `/`. A file is either complete or absent: on a disk because it is renamed or linked only
-after its content has reached the disk, on S3 because an object appears only when its upload has ended.
+Keys are relative paths with `/`; one that could lead out of the root is refused, as names and manifests in a shared
+store are data from outside.
+
+A file is either complete or absent: on a disk because it is renamed or linked only after its content has reached the
+disk, on S3 because an object appears only when its upload has ended.
 """
 
 from __future__ import annotations
@@ -32,6 +35,11 @@ class StoredFile:
     key: str
     bytes: int
     modified: float
+
+
+def is_safe(key: str) -> bool:
+    """Whether a relative path stays below the folder that it is appended to, as far as its text tells."""
+    return "\0" not in key and not {"", ".", ".."}.intersection(key.split("/"))
 
 
 class StorageBackend(ABC):
@@ -82,10 +90,29 @@ class StorageBackend(ABC):
         """Return the full path or URI of a key, for messages."""
         return f"{self.uri}/{key}"
 
+    def local(self, key: str) -> Path:
+        """Return the local path of a key, below `base`.
+
+        Raises:
+            StoreError: the key could lead out of the store.
+        """
+        return self.base / self.checked(key)
+
+    def checked(self, key: str) -> str:
+        """Return a key, the empty one of the root included.
+
+        Raises:
+            StoreError: the key could lead out of the store.
+        """
+        if key and not is_safe(key):
+            raise StoreError(f"{self.uri}: {key!r} could lead out of the store; nothing was done with it")
+        return key
+
     def workspace(self, key: str) -> Workspace:
         """Create a local folder in which the files below `key` are written."""
-        with store_errors("writing to", self.base / key):
-            return Workspace(self.base / key)
+        folder = self.local(key)
+        with store_errors("writing to", folder):
+            return Workspace(folder)
 
     def fetch(self, key: str, record: FileRecord) -> Path:
         """Return a local path of a file, after checking its content against the record once per process.
@@ -93,7 +120,7 @@ class StorageBackend(ABC):
         Raises:
             StoreError: the file is missing or damaged.
         """
-        path = self.base / key
+        path = self.local(key)
         with store_errors("reading", self.where(key)):
             if not self._matches(path, record):
                 self._download(key, path)

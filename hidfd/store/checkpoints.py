@@ -7,12 +7,13 @@ checkpoints/<digest>/<images>-end/  the end of one generator length; kept, so th
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from hidfd.errors import StoreError
-from hidfd.store.artifacts import DIGEST, MANIFEST, Artifact, open_writer, read_artifact
+from hidfd.store.artifacts import ATTEMPT_NAME, DIGEST, MANIFEST, Artifact, open_writer, read_artifact
 from hidfd.store.backend import StorageBackend
 from hidfd.store.disk import claimed
 
@@ -22,6 +23,7 @@ NUM_KEPT = 2
 END = "-end"
 """Suffix of the folder of a checkpoint that was saved where a generator length ended."""
 
+_NAME = re.compile(f"(0|[1-9][0-9]{{0,17}})({END})?")
 _log = logging.getLogger(__name__)
 
 
@@ -113,12 +115,13 @@ class Checkpoints:
         """Return the checkpoints that have a manifest, newest first: name -> (images, is_end)."""
         suffix = f"/{MANIFEST}"
         keys = (file.key.removeprefix(f"{self._stage}/") for file in self._backend.walk(self._stage))
-        names = {key.removesuffix(suffix) for key in keys if key.endswith(suffix) and key.count("/") == 1}
+        names = {key.removesuffix(suffix) for key in keys if key.endswith(suffix)}
+        names = {name for name in names if _NAME.fullmatch(name)}
         found = {name: (int(name.removesuffix(END)), name.endswith(END)) for name in names}
         return dict(sorted(found.items(), key=lambda checkpoint: checkpoint[1], reverse=True))
 
     def _folder(self, name: str, artifact: Artifact) -> Path:
-        return self._backend.base / self._stage / name / artifact.attempt
+        return self._backend.local(f"{self._stage}/{name}/{artifact.attempt}")
 
     def _intact(self, name: str) -> Artifact | None:
         try:
@@ -134,7 +137,9 @@ class Checkpoints:
     def _drop(self, name: str) -> None:
         key = f"{self._stage}/{name}"
         self._backend.delete(f"{key}/{MANIFEST}")  # first, so that no reader finds a manifest without its files
-        for attempt in {file.key.removeprefix(f"{key}/").split("/")[0] for file in self._backend.walk(key)}:
-            with claimed(self._backend.base / key / attempt) as free:
-                if free or not (self._backend.base / key / attempt).exists():
+        names = {file.key.removeprefix(f"{key}/").split("/")[0] for file in self._backend.walk(key)}
+        for attempt in filter(ATTEMPT_NAME.fullmatch, names):
+            folder = self._backend.local(f"{key}/{attempt}")
+            with claimed(folder) as free:
+                if free or not folder.exists():
                     self._backend.delete(f"{key}/{attempt}")

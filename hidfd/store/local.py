@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from hidfd.errors import StoreError
 from hidfd.store.backend import StorageBackend, StoredFile
 from hidfd.store.disk import store_errors, sync_folder
 
@@ -23,9 +24,10 @@ class LocalBackend(StorageBackend):
         self.uri = str(self.base)
 
     def read(self, key: str) -> bytes | None:
-        with store_errors("reading", self.base / key):
+        path = self.local(key)
+        with store_errors("reading", path):
             try:
-                return (self.base / key).read_bytes()
+                return path.read_bytes()
             except FileNotFoundError:
                 return None
 
@@ -36,7 +38,7 @@ class LocalBackend(StorageBackend):
         return self._write(key, content, exclusive=True)
 
     def _write(self, key: str, content: bytes, *, exclusive: bool) -> bool:
-        path = self.base / key
+        path = self.local(key)
         temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
         with store_errors("writing", path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +60,7 @@ class LocalBackend(StorageBackend):
         return True
 
     def publish(self, key: str, names: Sequence[str]) -> None:
-        folder = self.base / key
+        folder = self.local(key)
         with store_errors("writing", folder):
             for name in names:
                 with (folder / name).open("rb") as file:
@@ -72,8 +74,10 @@ class LocalBackend(StorageBackend):
 
     def walk(self, prefix: str = "") -> list[StoredFile]:
         files = []
-        with store_errors("listing", self.base / prefix):
-            for folder, _, names in os.walk(self.base / prefix):
+        top = self.local(prefix)
+        # A part that cannot be read must not seem empty; of the whole store, only what is readable is looked at.
+        with store_errors("listing", top):
+            for folder, _, names in os.walk(top, onerror=_raise_unless_gone if prefix else None):
                 for name in names:
                     path = Path(folder, name)
                     with contextlib.suppress(FileNotFoundError):  # deleted by its writer meanwhile
@@ -83,9 +87,10 @@ class LocalBackend(StorageBackend):
         return files
 
     def delete(self, key: str) -> None:
-        path = self.base / key
+        path = self.local(key)
         with store_errors("deleting", path):
-            if path.is_dir():
+            self._check_links(path)
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
@@ -104,5 +109,18 @@ class LocalBackend(StorageBackend):
             path.touch(exist_ok=False)
             path.unlink()
 
+    def _check_links(self, path: Path) -> None:
+        """Refuse to delete what lies behind a symbolic link; only the folders at the top of a store may be links."""
+        top = self.base / path.relative_to(self.base).parts[0]
+        if path != top and not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(top)):
+            raise StoreError(
+                f"{path}: a symbolic link on its way leads out of the store, so it was not deleted. Delete the link"
+            )
+
     def _download(self, key: str, path: Path) -> None:
         pass
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error

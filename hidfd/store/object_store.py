@@ -11,7 +11,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from hidfd.store.backend import StorageBackend, StoredFile
+from hidfd.store.backend import StorageBackend, StoredFile, is_safe
 from hidfd.store.disk import store_errors
 
 
@@ -57,7 +57,7 @@ class ObjectStoreBackend(StorageBackend):
             with store_errors("uploading", self.where(f"{key}/{name}")):
                 self._create_parent(f"{key}/{name}")
                 with (
-                    (self.base / key / name).open("rb") as source,
+                    (self.local(key) / name).open("rb") as source,
                     self.filesystem.open_output_stream(self._path(f"{key}/{name}")) as target,
                 ):
                     shutil.copyfileobj(source, target, 8 << 20)
@@ -65,11 +65,12 @@ class ObjectStoreBackend(StorageBackend):
     def walk(self, prefix: str = "") -> list[StoredFile]:
         with store_errors("listing", self.where(prefix)):
             selector = fs.FileSelector(self._path(prefix), recursive=True, allow_not_found=True)
-            return [
+            files = [
                 StoredFile(info.path[len(self.root) + 1 :], info.size, info.mtime_ns / 1e9 if info.mtime_ns else 0.0)
                 for info in self.filesystem.get_file_info(selector)
                 if info.type == fs.FileType.File
             ]
+        return [file for file in files if is_safe(file.key)]  # an object's name may hold `..`
 
     def delete(self, key: str) -> None:
         with store_errors("deleting", self.where(key)):
@@ -78,7 +79,7 @@ class ObjectStoreBackend(StorageBackend):
                 self.filesystem.delete_dir(self._path(key))
             elif kind == fs.FileType.File:
                 self.filesystem.delete_file(self._path(key))
-            shutil.rmtree(self.base / key, ignore_errors=True)
+            shutil.rmtree(self.local(key), ignore_errors=True)
 
     def probe(self) -> None:
         key = f".probe-{secrets.token_hex(4)}"
@@ -106,4 +107,4 @@ class ObjectStoreBackend(StorageBackend):
         return self.filesystem.get_file_info(self._path(key))
 
     def _path(self, key: str) -> str:
-        return f"{self.root}/{key}" if key else self.root
+        return f"{self.root}/{self.checked(key)}" if key else self.root

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import reprlib
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -23,7 +24,16 @@ import pyarrow as pa
 from pyarrow import fs
 
 from hidfd.errors import StoreError
-from hidfd.store.artifacts import ATTEMPT_NAME, DIGEST, MANIFEST, Artifact, ArtifactWriter, open_writer, read_artifact
+from hidfd.store.artifacts import (
+    ATTEMPT_NAME,
+    DIGEST,
+    MANIFEST,
+    Artifact,
+    ArtifactWriter,
+    open_writer,
+    parse_object,
+    read_artifact,
+)
 from hidfd.store.backend import StorageBackend, StoredFile
 from hidfd.store.checkpoints import Checkpoints
 from hidfd.store.disk import claimed
@@ -181,7 +191,9 @@ class Store:
         for file in self._backend.walk("studies"):
             parts = file.key.split("/")
             if len(parts) == 3 and parts[2] == "references.json":
-                found[parts[1]] = self._read_references(file.key).digests
+                known = self._read_references(parts[1], file.key)
+                if known is not None:  # else it was dropped since it was listed
+                    found[parts[1]] = known.digests
         return dict(sorted(found.items()))
 
     def references_of(self, study: str) -> References:
@@ -190,17 +202,15 @@ class Store:
         Raises:
             StoreError: its references.json is damaged.
         """
-        key = _references_key(study)
-        return References(frozenset(), None) if self._backend.read(key) is None else self._read_references(key)
+        return self._read_references(study, _references_key(study)) or References(frozenset(), None)
 
-    def _read_references(self, key: str) -> References:
+    def _read_references(self, study: str, key: str) -> References | None:
+        content = self._backend.read(key)
+        if content is None:
+            return None
         try:
-            content = json.loads(self._backend.read(key) or b"")
-            owner = content.get("owner")
-            if owner is not None:
-                owner = {str(name): value for name, value in owner.items()}
-            return References(frozenset(content["digests"]), owner)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return _parse_references(study, content)
+        except ValueError as error:
             raise StoreError(
                 f"{self._backend.where(key)}: damaged ({error}); nothing can be removed safely. Run the "
                 f"study again, which writes it anew, or delete the file if the study is to be forgotten"
@@ -208,9 +218,10 @@ class Store:
 
     def list(self) -> tuple[StoreEntry, ...]:
         """List the artifacts, the checkpoints, and the leftovers of attempts whose writer has ended."""
-        references = self.references()
         groups: dict[tuple[str, str], list[StoredFile]] = {}
-        for file in self._backend.walk():
+        files = self._backend.walk()
+        references = self.references()  # after the files, as references are written before what they refer to
+        for file in files:
             stage, _, rest = file.key.partition("/")
             digest, _, inner = rest.partition("/")
             known = stage == "checkpoints" or (_STAGE.fullmatch(stage) and stage not in _RESERVED)
@@ -264,7 +275,7 @@ class Store:
             for entry in removed:
                 for key in entry.keys:
                     # A writer that has just created this folder waits for the lock, then creates the folder anew.
-                    with claimed(self._backend.base / key):
+                    with claimed(self._backend.local(key)):
                         self._backend.delete(key)
         return removed
 
@@ -281,7 +292,8 @@ class Store:
                 modified[attempt] = max(modified.get(attempt, 0.0), file.modified)
         artifact = read_artifact(self._backend, stage, digest)
         if artifact is not None:
-            keys = (f"{folder}/{MANIFEST}", f"{folder}/{artifact.attempt}", f"cache/{folder}")
+            attempt = f"{folder}/{artifact.attempt}"
+            keys = (f"{folder}/{MANIFEST}", attempt, f"cache/{attempt}")
             yield StoreEntry("artifact", stage, digest, sizes.pop(artifact.attempt, 0), artifact.created, studies, keys)
         for attempt, size in sizes.items():
             if not self._is_being_written(f"{folder}/{attempt}", modified[attempt]):
@@ -290,7 +302,7 @@ class Store:
     def _is_being_written(self, key: str, modified: float) -> bool:
         if isinstance(self._backend, ObjectStoreBackend):
             return time.time() - modified < _REMOTE_LEFTOVER_SECONDS
-        with claimed(self._backend.base / key) as free:
+        with claimed(self._backend.local(key)) as free:
             return not free
 
 
@@ -307,6 +319,23 @@ def _references_key(study: str) -> str:
             f"study name {study!r}: use letters, digits, `.`, `_` and `-`, beginning with a letter or digit"
         )
     return f"studies/{study}/references.json"
+
+
+def _parse_references(study: str, content: bytes) -> References:
+    found = parse_object(content)
+    digests, owner = found.get("digests"), found.get("owner")
+    if not _STUDY.fullmatch(study):
+        raise ValueError("its folder has no name of a study")
+    if not isinstance(digests, list) or not all(isinstance(one, str) and DIGEST.fullmatch(one) for one in digests):
+        raise ValueError(f"digests: {reprlib.repr(digests)}")
+    if owner is not None and not (
+        isinstance(owner, dict)
+        and isinstance(owner.get("ledger"), str)
+        and isinstance(owner.get("where"), str)
+        and type(owner.get("epoch")) is int
+    ):
+        raise ValueError(f"owner: {reprlib.repr(owner)}")
+    return References(frozenset(digests), owner)
 
 
 def _without_secrets(uri: str) -> str:
