@@ -85,9 +85,11 @@ def import_material(options: argparse.Namespace) -> None:
 
     store = Store.open(file.storage.store)
     with console_observer(quiet=options.json) as observer, interruptible(observer):
-        identified = import_all(config, store, observer, Path(file.storage.results) / file.name)
-        _refer(store, file, identified)
-    imported = {where: material.sha256 for where, material in materials(identified).items()}
+        config = identify(config, store)
+        # Before anything is imported, so that `store remove` keeps what an import that is under way has brought in.
+        _refer(store, file, config)
+        import_all(config, store, observer, Path(file.storage.results) / file.name)
+    imported = {where: material.sha256 for where, material in materials(config).items()}
     if options.json:
         print(json.dumps(imported))
         return
@@ -138,6 +140,8 @@ def evaluate(options: argparse.Namespace) -> None:
             "trial.data.test: missing, so there are no test labels to evaluate on; add the test split to the study file"
         )
     if options.test:
+        config = identify(config, store)
+        _refer(store, file, config)
         numbers = evaluate_test(config, store, device=options.device)
     else:
         stage = plan(identify(config, store))["evaluation"]

@@ -18,8 +18,12 @@ import torch
 import yaml
 from PIL import Image
 
+import hidfd.trial
 from hidfd.networks.build import build_backbone
+from hidfd.stages.context import StageContext
 from hidfd.stages.distillation import StudentTraining
+from hidfd.stages.image_import import import_images
+from hidfd.store.store import Artifact
 from tests.integration.conftest import Outcome, Workplace, tiny_study
 
 ROLES = ["candidates", "validation", "teacher", "collection", "generation", "synthesis", "distillation", "evaluation"]
@@ -233,6 +237,20 @@ def test_import_prints_sha256_lines_that_take_the_place_of_the_paths(fresh: Work
     assert shown(fresh, "import", "study.yaml") == {
         path.removeprefix("trial."): value["sha256"] for path, value in materials.items()
     }
+
+
+def test_store_remove_beside_an_import_spares_what_is_imported_already(
+    fresh: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def import_then_remove(context: StageContext) -> Artifact:
+        artifact = import_images(context)
+        assert command(fresh, "store", "remove", "--store", ".hidfd/store").stdout.endswith("0 entries, 0.0 MB\n")
+        return artifact
+
+    monkeypatch.setattr(hidfd.trial, "import_images", import_then_remove)
+    command(fresh, "import", "study.yaml")
+    built = {row["stage"] for row in shown(fresh, "stages", "study.yaml") if row["built"]}
+    assert built == {"candidates", "validation", "teacher"}
 
 
 def test_evaluate_before_a_run_names_the_command_to_run(fresh: Workplace) -> None:
