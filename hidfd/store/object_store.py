@@ -11,6 +11,7 @@ from typing import Any
 
 from pyarrow import fs
 
+from hidfd.errors import StoreError
 from hidfd.store.backend import StorageBackend, StoredFile, is_safe
 from hidfd.store.disk import store_errors
 
@@ -65,11 +66,16 @@ class ObjectStoreBackend(StorageBackend):
     def walk(self, prefix: str = "") -> list[StoredFile]:
         with store_errors("listing", self.where(prefix)):
             selector = fs.FileSelector(self._path(prefix), recursive=True, allow_not_found=True)
+            found = [info for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File]
+        try:
             files = [
                 StoredFile(info.path[len(self.root) + 1 :], info.size, info.mtime_ns / 1e9 if info.mtime_ns else 0.0)
-                for info in self.filesystem.get_file_info(selector)
-                if info.type == fs.FileType.File
+                for info in found
             ]
+        except UnicodeDecodeError as error:
+            raise StoreError(
+                f"{self.where(prefix)}: a file's name below it is no UTF-8 ({error}); rename it"
+            ) from error
         return [file for file in files if is_safe(file.key)]  # an object's name may hold `..`
 
     def delete(self, key: str) -> None:
