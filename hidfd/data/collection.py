@@ -36,16 +36,17 @@ def open_collection(artifact: Artifact, candidates: Artifact) -> Collection:
         artifact: of the stage `collection`.
         candidates: the imported images that it selects from.
     """
-    table = pq.read_table(artifact.path("collection.parquet"))
     pixels = open_images(candidates).pixels
-    candidate = table["candidate"].to_numpy()
-    collected = np.asarray(table["part"].to_pylist()) == "collected"
-    labels = torch.from_numpy(table["pseudo_label"].to_numpy().astype(np.int64))
-    reference = torch.from_numpy(table["reference"].to_numpy(zero_copy_only=False).astype(bool))
-    is_collected = torch.from_numpy(collected)
-    return Collection(
-        images=torch.from_numpy(pixels[candidate[collected]]),
-        labels=labels[is_collected],
-        holdout=torch.from_numpy(pixels[candidate[~collected]]),
-        reference=reference[~is_collected],
-    )
+    with artifact.reading():
+        table = pq.read_table(artifact.path("collection.parquet"))
+        candidate = table["candidate"].to_numpy()
+        collected = np.asarray(table["part"].to_pylist()) == "collected"
+        labels = torch.from_numpy(table["pseudo_label"].to_numpy().astype(np.int64))
+        reference = torch.from_numpy(table["reference"].to_numpy(zero_copy_only=False).astype(bool))
+        is_collected = torch.from_numpy(collected)
+        return Collection(
+            images=torch.from_numpy(pixels[candidate[collected]]),
+            labels=labels[is_collected],
+            holdout=torch.from_numpy(pixels[candidate[~collected]]),
+            reference=reference[~is_collected],
+        )

@@ -131,7 +131,7 @@ def open_images(artifact: Artifact) -> ImageSet:
     try:
         with pq.ParquetFile(path) as file:
             return _read(file, artifact)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: not the Parquet file of an image set ({error})") from error
 
 
@@ -144,7 +144,7 @@ def open_pixel_hashes(artifact: Artifact) -> NDArray[np.uint64]:
     path = artifact.path(IMAGES)
     try:
         return _hashes(pq.read_table(path, columns=["pixel_hash"])["pixel_hash"])
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: not the Parquet file of an image set ({error})") from error
 
 

@@ -149,6 +149,7 @@ def build_student(config: TrialConfig, teacher: Teacher, teacher_map_size: int, 
 def load_student(artifact: Artifact, config: TrialConfig, teacher: Teacher, device: Device) -> Student:
     """Load the finished student of a trial, in eval mode on the device."""
     meta = artifact.meta
-    student = build_student(config, teacher, meta["teacher_map_size"], last_relu=meta["last_relu"])
-    student.load_state_dict(safetensors.torch.load_file(artifact.path("student.safetensors")))
+    with artifact.reading():
+        student = build_student(config, teacher, int(meta["teacher_map_size"]), last_relu=meta["last_relu"])
+        student.load_state_dict(safetensors.torch.load_file(artifact.path("student.safetensors")))
     return device.module(student).eval()

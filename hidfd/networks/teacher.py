@@ -147,9 +147,10 @@ def load_teacher(artifact: Artifact, config: TrialConfig, device: Device) -> Tea
         InputError: its classifier cannot be shared (see `CONTRACT_TOLERANCE`) though the student asks for it.
     """
     backbone = build_teacher_backbone(config)
-    backbone.load_state_dict(safetensors.torch.load_file(artifact.path("weights.safetensors")))
     size = config.data.image_size_pixels
-    teacher = Teacher(backbone, artifact.meta["mean"], artifact.meta["std"], size, artifact.digest)
+    with artifact.reading():
+        backbone.load_state_dict(safetensors.torch.load_file(artifact.path("weights.safetensors")))
+        teacher = Teacher(backbone, artifact.meta["mean"], artifact.meta["std"], size, artifact.digest)
     if config.distillation.head == "shared":
         check_shareable(teacher, config)
     return teacher.on(device)

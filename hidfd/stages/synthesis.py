@@ -44,9 +44,10 @@ def synthesise(context: StageContext, generation: Artifact, teacher: Teacher) ->
     wanted = config.synthesis.num_images
     observer.stage_started(stage, wanted)
     generator = generator_of(config.generation, config.data)
-    generator.load_state_dict(safetensors.torch.load_file(generation.path("generator.safetensors")))
+    with generation.reading():
+        generator.load_state_dict(safetensors.torch.load_file(generation.path("generator.safetensors")))
+        present = torch.tensor(generation.meta["present_classes"])
     generator = device.module(generator).eval()
-    present = torch.tensor(generation.meta["present_classes"])
 
     pixels: list[Tensor] = []
     labels: list[Tensor] = []

@@ -15,6 +15,7 @@ import reprlib
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -96,6 +97,11 @@ class Artifact:
             return [parse_object(line) for line in path.read_bytes().splitlines()]
         except ValueError as error:
             raise StoreError(f"{path}: a row is no JSON object ({error}). {self._advice()}") from error
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Turn what fails inside a block into a StoreError, as `meta` and files may not be what their stage writes."""
+        where = self.backend.where(f"{self.stage}/{self.digest}")
+        return reading(where, where)
 
     def _advice(self) -> str:
         return f"Delete {self.backend.where(f'{self.stage}/{self.digest}')} and run again, which builds it anew"
@@ -253,6 +259,28 @@ def read_artifact(backend: StorageBackend, stage: str, digest: str) -> Artifact 
         folder = backend.where(f"{stage}/{digest}")
         raise StoreError(
             f"{backend.where(key)}: damaged manifest ({error}). Delete {folder} and run again, which builds it anew"
+        ) from error
+
+
+@contextlib.contextmanager
+def reading(what: str, whole: str) -> Iterator[None]:
+    """Turn what fails inside the block into a StoreError, except too little memory.
+
+    Args:
+        what: is read inside the block, and may not be what a stage writes.
+        whole: has to be deleted in that case.
+    """
+    try:
+        yield
+    except (HidfdError, MemoryError):
+        raise
+    except Exception as error:
+        if "alloc" in str(error):  # torch says so of a machine's memory in a RuntimeError
+            raise
+        reason = (str(error) or type(error).__name__).partition("\n")[0]
+        raise StoreError(
+            f"{what}: not what a stage of this version writes ({reason}). Delete {whole} and run again, which builds "
+            f"it anew"
         ) from error
 
 

@@ -24,6 +24,7 @@ from hidfd.distributed.process_group import ALONE, ProcessGroup
 from hidfd.errors import DivergedError, Stopped
 from hidfd.pipeline.graph import Stage
 from hidfd.pipeline.observer import Observer
+from hidfd.store.artifacts import reading
 from hidfd.store.checkpoints import Checkpoints
 from hidfd.training.stopping import Interruptions
 
@@ -232,7 +233,15 @@ def rows_so_far(checkpoints: Checkpoints, target_images: int | None = None) -> l
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    """Return the content of a checkpoint.
+
+    Raises:
+        StoreError: it holds something else, which its manifest says is what was written.
+    """
+    with reading(str(folder / "state.pt"), str(folder.parent)):
+        state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        if missing := {"task", "rows", "seconds", "sums", "steps"}.difference(state):
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     return state
 
 

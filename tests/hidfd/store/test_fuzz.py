@@ -145,7 +145,9 @@ def _harm(root: Path, draws: random.Random, victim: Path) -> list[str]:
     """Damage one to three files or names of a store; return the paths that were touched, relative to its root."""
     harmed = []
     for _ in range(draws.randint(1, 3)):
-        paths = sorted(path for path in root.rglob("*") if path.name in SMALL_FILES and path.is_file())
+        paths = sorted(
+            path for path in root.rglob("*") if path.name in SMALL_FILES and path.is_file() and not path.is_symlink()
+        )
         if not paths:
             break
         path = draws.choice(paths)
