@@ -80,7 +80,7 @@ def prepare(folder: Path, name: str, config: TrialConfig, store: Store) -> Path:
     with store_errors("writing into the trial's folder", folder):
         samples.mkdir(parents=True, exist_ok=True)
         configuration = folder / "config.yaml"
-        if configuration.exists() and configuration.read_text() != text:
+        if configuration.exists() and configuration.read_bytes() != text.encode():
             for picture in (*samples.glob("generation-*.png"), *(folder / "pictures").glob("*.png")):
                 picture.unlink()
         configuration.write_text(text)

@@ -28,6 +28,9 @@ _ADVICE = {
 ADVISED_ERRORS = frozenset(_ADVICE)
 """Error numbers that point to a problem of the store rather than of the program."""
 
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""Exceptions of code that takes apart a small file that somebody else may have written or damaged."""
+
 
 def explain(error: Exception, doing: str, where: str | Path) -> StoreError:
     """Return a StoreError for a failed read or write that says what failed, where, why, and what to do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from hidfd.formatting import NONE, percent, points, progress, relative_paths, se
 from hidfd.report.curves import training_pictures
 from hidfd.report.figures import svg
 from hidfd.report.html import Picture, image, render, write_page
-from hidfd.store.disk import store_errors
+from hidfd.store.disk import DAMAGE, store_errors
 from tune.planner.comparison import TABLE_METRICS
 from tune.report import still_figures, summary
 from tune.report.cautions import cautions
@@ -113,12 +114,14 @@ def comparison_row(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> d
 
 
 def training_of_best(snapshot: StudySnapshot) -> dict[str, list[Picture]]:
-    """Return the curves of the best student so far and of its generator: stage -> panels."""
+    """Return the curves of the best student so far and of its generator: stage -> panels; none of a damaged file."""
     best = best_student(snapshot)
     path = Path(best.folder) / "metrics.jsonl" if best is not None else None
     if path is None or not path.is_file():
         return {}
-    return training_pictures(map(json.loads, path.read_text().splitlines()))
+    with contextlib.suppress(*DAMAGE):
+        return training_pictures(map(json.loads, path.read_text().splitlines()))
+    return {}
 
 
 def _show_best(snapshot: StudySnapshot) -> str | None:

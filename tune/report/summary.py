@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from pathlib import Path
 
 from hidfd.formatting import NONE, duration, grouped, number, ordinal, percent, plural, points, setting
 from hidfd.report.html import Tile
+from hidfd.store.disk import DAMAGE
 from tune.planner.comparison import TABLE_METRICS, TRUSTED_TAU
 from tune.report.labels import METRIC_NAMES, metric_cell
 from tune.report.objectives import (
@@ -247,5 +249,7 @@ def _build_seconds(build: TaskSnapshot | None) -> float:
     path = Path(build.folder) / "manifest.json"
     if not path.is_file():
         return build.seconds
-    stages = json.loads(path.read_text())["stages"]
-    return sum(stage["seconds"] or 0.0 for stage in stages if stage["role"] in ("generation", "synthesis"))
+    with contextlib.suppress(*DAMAGE):
+        stages = json.loads(path.read_text())["stages"]
+        return float(sum(stage["seconds"] or 0.0 for stage in stages if stage["role"] in ("generation", "synthesis")))
+    return build.seconds

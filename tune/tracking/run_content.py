@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
+from hidfd.store.disk import DAMAGE
 from tune.report.objectives import constraints_in_words, missed_constraints
 from tune.report.selection import generator_of
 from tune.study.metrics import LATENCY
@@ -68,16 +70,18 @@ def curves_of(path: Path, kind: TaskKind) -> Series:
     """Return the curves in a trial folder: of the distillation for a student's run, of the generation for a build's.
 
     Args:
-        path: of `metrics.jsonl`; it may not exist.
+        path: of `metrics.jsonl`; it may not exist, and a damaged one counts as far as it is readable.
         kind: of the task.
     """
     if not path.is_file():
         return {}
     wanted = [name for name in CURVES if name.startswith("distillation/") == (kind is TaskKind.STUDENT)]
     curves: Series = {}
-    for line in path.read_text().splitlines():
-        row: dict[str, Any] = json.loads(line)
-        for name in wanted:
-            if row.get(name) is not None:
-                curves.setdefault(name, []).append((int(row["images"]), float(row[name])))
+    with contextlib.suppress(*DAMAGE):
+        for line in path.read_text().splitlines():
+            row: dict[str, Any] = json.loads(line)
+            for name in wanted:
+                if row.get(name) is not None:
+                    point = (int(row["images"]), float(row[name]))
+                    curves.setdefault(name, []).append(point)
     return curves
