@@ -8,6 +8,7 @@ of these files.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
@@ -22,6 +23,9 @@ from hidfd.data.decoding import FIRST_SUFFIXES, IMAGE_SUFFIXES, reason_of
 from hidfd.errors import InputError
 from hidfd.pipeline.graph import digest_of
 from hidfd.store.disk import file_sha256
+
+CHECKPOINT_SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".t7", ".bin", ".tar"}
+"""Suffixes of files that messages take for checkpoints."""
 
 HASHING_THREADS = 4
 """Threads that hash files in parallel; reading and hashing release the interpreter lock."""
@@ -103,6 +107,8 @@ def _files_of(path: Path, where: str, start: str) -> Files:
     if path.is_file():
         return Files("parquet" if path.suffix.lower() == ".parquet" else "file", path.parent, (path.name,))
     if path.is_dir():
+        if "teacher.checkpoint" in where:
+            raise InputError(f"{start}{path}: {_folder_of_weights(path)}")
         return _files_of_folder(path, start)
     if any(sign in path.name for sign in "*?[") and path.parent.is_dir():
         found = [p for p in path.parent.glob(path.name) if p.is_file() or p.is_dir() or not p.exists()]  # no pipe
@@ -227,6 +233,23 @@ def _files_of_folder(folder: Path, start: str) -> Files:
     _check_shards(shards, folder, start)
     names = images or shards
     return Files("images" if images else "parquet", folder, names, _left_out(listing, set(names)))
+
+
+def _folder_of_weights(folder: Path) -> str:
+    """Return why a folder is no checkpoint, and what to give instead."""
+    names = [name for name in _listing(folder).names if Path(name).suffix.lower() in CHECKPOINT_SUFFIXES]
+    if len(names) == 1:
+        return f"a folder, but a checkpoint is one file; give {folder / names[0]}"
+    shards = [name for name in names if name.endswith(".safetensors")]
+    if shards and shards == names:
+        pattern = f"pathlib.Path({json.dumps(str(folder))}).glob('**/*.safetensors')"
+        return (
+            f"a folder of {len(names):,} safetensors files, but a checkpoint is one file; if they are parts of one, "
+            f"join them: `state = {{k: v for p in {pattern} for k, v in safetensors.torch.load_file(p).items()}}` and "
+            f"`safetensors.torch.save_file(state, 'teacher.safetensors')`"
+        )
+    some = f"; it holds {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else ""
+    return f"a folder, but a checkpoint is one file of weights{some or f'; {_content_in_words(folder)}'}"
 
 
 def _left_out(listing: _Listing, read: set[str]) -> tuple[str, ...]:

@@ -17,10 +17,11 @@ from hidfd.data.sampler import HybridSampler
 from hidfd.data.sources import located
 from hidfd.distributed.device import Device
 from hidfd.distributed.random_streams import Draws, stream
+from hidfd.errors import InputError
 from hidfd.formatting import percent
 from hidfd.networks.backbone import Backbone, num_parameters
 from hidfd.networks.teacher import Teacher, build_teacher_backbone
-from hidfd.networks.weights import check_fit, read_state_dict
+from hidfd.networks.weights import check_finite, check_fit, read_state_dict
 from hidfd.stages.context import StageContext, train_and_keep, write_weights
 from hidfd.store.store import Artifact, ArtifactWriter
 from hidfd.training.gradients import apply_gradients
@@ -32,8 +33,9 @@ def import_teacher(context: StageContext) -> Artifact:
     """Bring the user's checkpoint into the store.
 
     Raises:
-        InputError: the file cannot be read, has other content than the stage's digest was taken of, or does not fit
-            the architecture; the message lists the keys.
+        InputError: the file cannot be read, has other content than the stage's digest was taken of, does not fit the
+            architecture (the message lists the keys), or holds weights that are not finite; or its mean and std are
+            not of images in [0, 1].
     """
     started, config = time.monotonic(), context.config
     material = config.teacher.checkpoint
@@ -41,19 +43,49 @@ def import_teacher(context: StageContext) -> Artifact:
     where = "trial.teacher.checkpoint"
     located(material, context.stage.identity["settings"]["checkpoint"], where)
     assert material.path is not None
-    backbone = build_teacher_backbone(config)
-    state = read_state_dict(material.path)
-    check_fit(state, backbone, f"{where} {material.path} ({config.teacher.architecture})")
-    backbone.load_state_dict(state)
     mean, std = config.teacher.mean, config.teacher.std
     assert mean is not None
     assert std is not None
+    check_normalization(mean, std)
+    backbone = build_teacher_backbone(config)
+    state = read_state_dict(material.path, context.observer.note)
+    check_fit(state, backbone, f"{where} {material.path} ({config.teacher.architecture})", material.path)
+    backbone.load_state_dict(state)
+    check_finite(backbone.state_dict(), f"{where} {material.path}")  # as loaded: another precision may overflow
 
     def write(writer: ArtifactWriter) -> dict[str, Any]:
         return _write_teacher(writer, backbone, mean, std) | {"trained_here": False}
 
     # No rows, but `metrics.jsonl` all the same: a teacher that was trained elsewhere has an empty curve.
     return context.keep(write, seconds=time.monotonic() - started, rows=(), is_computed=False)
+
+
+def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse a mean and standard deviation that no images in [0, 1] can have.
+
+    Raises:
+        InputError: says for which images they seem to be, and which values to give instead.
+    """
+    if all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std):
+        return
+    found = f"trial.teacher.mean {list(mean)} and std {list(std)}"
+    if not all(value > 0 for value in std):
+        raise InputError(f"{found}: a standard deviation is above 0; give those that the teacher was trained with")
+    if any(value < 0 for value in mean):
+        cause, scaled = "are for images in [-1, 1]", ([(v + 1) / 2 for v in mean], [v / 2 for v in std])
+    else:
+        cause, scaled = "are for images in 0..255", ([v / 255 for v in mean], [v / 255 for v in std])
+    fits = all(0 <= value <= 1 for value in scaled[0]) and all(value <= 1 for value in scaled[1])
+    values = [f"trial.teacher.{name}={_rounded(new)}" for name, new in zip(("mean", "std"), scaled, strict=True)]
+    likely = f"probably they {cause}: then set {' '.join(values)}" if fits else "no images have such values"
+    raise InputError(
+        f"{found}: images are in [0, 1] here, so a mean is from 0 to 1 and a std at most 1; else a teacher gives "
+        f"nearly all images one class; {likely}"
+    )
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return f"[{','.join(f'{value:.4g}' for value in values)}]"
 
 
 def train_teacher(context: StageContext, images: Artifact, validation: Artifact | None) -> Artifact:

@@ -1,18 +1,26 @@
 """The user's state dicts: every way in which they are saved is read, and what does not fit is said in plain words."""
 
+import argparse
+import contextlib
+import gzip
+import pathlib
 import pickle
 import random
-from pathlib import Path
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+import hidfd.networks.weights
 from hidfd.errors import InputError
 from hidfd.networks.build import build_backbone
-from hidfd.networks.weights import MAX_LISTED_KEYS, WRAPPERS, check_fit, read_state_dict
+from hidfd.networks.weights import MAX_LISTED_KEYS, WRAPPERS, check_finite, check_fit, read_state_dict
 
 STATE = {"conv.weight": torch.arange(4.0).view(2, 2), "fc.bias": torch.tensor([1.0, 2.0])}
 
@@ -94,10 +102,6 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, kind: str) -> N
     assert not sprung.exists()
     torch.load(path, weights_only=False) if kind == "torch" else pickle.loads(path.read_bytes())  # noqa: S301  this test made it
     assert sprung.exists(), "the trap would not have sprung anyway"
-
-
-def test_whole_model_is_refused_with_what_to_save_instead(tmp_path: Path) -> None:
-    assert "save `model.state_dict()`" in refusal(saved(tmp_path / "teacher.pt", nn.Linear(2, 2)))
 
 
 @pytest.mark.parametrize(
@@ -196,3 +200,201 @@ def test_another_number_of_classes_is_told_in_one_plain_sentence() -> None:
 def test_another_width_is_not_taken_for_another_number_of_classes() -> None:
     message = misfit(build_backbone("resnet8", num_classes=7, channels=1, width=8).state_dict())
     assert "mis-shaped: conv1.weight (8, 1, 3, 3) instead of (4, 1, 3, 3)" in message
+
+
+def in_two_lines(message: str, folder: Path) -> dict[str, Tensor]:
+    """Run the two lines of Python that a message gives, in a folder, and read the state dict that they write."""
+    first, second = re.findall(r"`((?:state = |torch\.save|safetensors\.torch\.save).*?)`", message)
+    names = {"torch": torch, "safetensors": safetensors, "pathlib": pathlib, "hidfd": hidfd}
+    with contextlib.chdir(folder):
+        exec(f"{first}\n{second}", names)  # noqa: S102  the message is what is tested
+        match = re.search(r"[\"']([^\"']*-state\.pt|teacher\.safetensors)[\"']\)$", second)
+        assert match is not None, second
+        return read_state_dict(match[1])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"model": STATE, "best": np.float64(91.2)}, "scalar (a NumPy number or array)"),
+        ({"state_dict": STATE, "acc": np.float32(0.9), "epoch": 3}, "scalar (a NumPy number or array)"),
+        ({"opt": argparse.Namespace(lr=0.05), "net": STATE}, "argparse.Namespace (options of a script)"),
+        ({"args": {"out": PurePosixPath("x")}, "weights": STATE}, "PosixPath (an object of the script"),
+        ({"run": {"lists": [np.arange(3)], "student": STATE}}, "_reconstruct (a NumPy number or array)"),
+    ],
+)
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_what_weights_only_refuses_is_named_with_two_lines_that_mend_it(
+    tmp_path: Path, content: Any, words: str, is_zip: bool
+) -> None:
+    path = tmp_path / "teacher.pth.tar"
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+    message = refusal(path)
+    assert "damaged" not in message
+    assert words in message
+    check_same(in_two_lines(message, tmp_path), STATE)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("key", [None, "net"])
+def test_pickled_network_is_named_with_two_lines_that_mend_it(tmp_path: Path, is_zip: bool, key: str | None) -> None:
+    path, whole = tmp_path / "teacher.pt", nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    torch.save(whole if key is None else {key: whole, "acc": 3}, path, _use_new_zipfile_serialization=is_zip)
+    message = refusal(path)
+    assert "a whole pickled network (torch.nn.modules.container.Sequential)" in message
+    check_same(in_two_lines(message, tmp_path), whole.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_scripted_network_is_named_with_two_lines_that_mend_it(tmp_path: Path) -> None:
+    whole = nn.Linear(2, 2)
+    torch.jit.save(torch.jit.script(whole), tmp_path / "teacher.pt")
+    message = refusal(tmp_path / "teacher.pt")
+    assert "TorchScript" in message
+    check_same(in_two_lines(message, tmp_path), whole.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n", "Git LFS pointer"),
+        (b"/annex/objects/SHA256E-s1--0.pt\n", "git-annex pointer"),
+        (b"\n <!DOCTYPE html>\n<html>", "web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "web page or XML"),
+        (b'{"metadata": {"total_size": 1}, "weight_map": {}}', "JSON"),
+        (gzip.compress(b"x"), "gzip"),
+        (b"", "empty"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_file_of_something_else_is_called_what_it_is(tmp_path: Path, content: bytes, words: str, suffix: str) -> None:
+    path = tmp_path / f"teacher{suffix}"
+    path.write_bytes(content)
+    assert words in refusal(path)
+    assert "damaged" not in refusal(path)
+
+
+def test_checkpoint_under_the_suffix_of_the_other_format_is_to_be_renamed(tmp_path: Path) -> None:
+    saved(tmp_path / "a.safetensors", STATE).rename(tmp_path / "a.pt")
+    assert "rename it to .safetensors" in refusal(tmp_path / "a.pt")
+    saved(tmp_path / "b.pt", STATE).rename(tmp_path / "b.safetensors")
+    assert "rename it to .pt" in refusal(tmp_path / "b.safetensors")
+
+
+RAW = {name: tensor + 1 for name, tensor in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "taken", "left"),
+    [
+        ({"state_dict": RAW, "state_dict_ema": STATE}, "state_dict", "state_dict_ema (averaged weights)"),
+        ({"model": RAW, "ema": STATE}, "model", "ema (averaged weights)"),
+        ({"net": RAW, "averaging": {"swa_model": {"module.a": torch.ones(1), **STATE}}}, "net", "averaging.swa_model"),
+    ],
+)
+def test_averaged_weights_beside_the_raw_ones_are_said_with_two_lines_that_take_them(
+    tmp_path: Path, content: Any, taken: str, left: str
+) -> None:
+    notes: list[str] = []
+    check_same(read_state_dict(saved(tmp_path / "teacher.pt", content), notes.append), RAW)
+    [note] = notes
+    assert f"taken from {taken}, not from {left}" in note
+    mended = in_two_lines(note, tmp_path)
+    assert all(torch.equal(mended[name], STATE[name]) for name in STATE)
+
+
+def test_optimizer_beside_the_weights_is_no_other_choice(tmp_path: Path) -> None:
+    content = {"model": STATE, "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2, 2)}}}, "scaler": {}}
+    notes: list[str] = []
+    read_state_dict(saved(tmp_path / "teacher.pt", content), notes.append)
+    assert len(notes) == 1
+    assert notes[0].endswith("taken from model")
+
+
+def test_plain_state_dict_needs_no_word(tmp_path: Path) -> None:
+    notes: list[str] = []
+    read_state_dict(saved(tmp_path / "teacher.pt", STATE), notes.append)
+    assert notes == []
+
+
+@pytest.mark.parametrize("keys", [("model_ema",), ("ema_state_dict",), ("weights", "student")])
+def test_state_dict_under_another_key_is_found_and_said(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    content: Any = STATE
+    for key in reversed(keys):
+        content = {key: content, "epoch": 3}
+    message = refusal(saved(tmp_path / "teacher.pt", content))
+    assert f"but under {'.'.join(keys)}" in message
+    check_same(in_two_lines(message, tmp_path), STATE)
+
+
+def test_numbers_among_the_tensors_are_named(tmp_path: Path) -> None:
+    message = refusal(saved(tmp_path / "teacher.pt", {**STATE, "epoch": 3, "name": "x"}))
+    assert "epoch (int), name (str)" in message
+    check_same(in_two_lines(message, tmp_path), STATE)
+
+
+def mended_names(state: dict[str, Tensor], folder: Path, architecture: str = "resnet8") -> str:
+    """Check that a state dict is refused with two lines that make it fit; return the message."""
+    path = saved(folder / "teacher.pt", state)
+    net = build_backbone(architecture, num_classes=3, channels=1, width=None)
+    with pytest.raises(InputError) as caught:
+        check_fit(read_state_dict(path), net, "teacher.pt", path)
+    check_fit(in_two_lines(str(caught.value), folder), net, "mended")
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def named(rename: Callable[[str], str], architecture: str = "resnet8") -> dict[str, Tensor]:
+    state = build_backbone(architecture, num_classes=3, channels=1, width=None).state_dict()
+    return {rename(name): tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("prefix", ["model.", "1.", "teacher.backbone.", "net-"])
+def test_weights_that_agree_but_for_a_prefix_are_said_so_with_two_lines(tmp_path: Path, prefix: str) -> None:
+    message = mended_names(named(lambda name: prefix + name) | {"loss.weight": torch.ones(3)}, tmp_path)
+    assert f"every weight is there, under its name with {prefix!r} before it" in message
+    assert "; not of this network: loss.weight" in message
+
+
+def test_counters_and_averages_beside_the_weights_are_named_with_two_lines_that_drop_them(tmp_path: Path) -> None:
+    extra = {"total_ops": torch.zeros(1), "layer1.0.total_params": torch.zeros(1), "n_averaged": torch.tensor(5)}
+    message = mended_names(named(str) | extra, tmp_path)
+    assert "; not of this network: total_ops, layer1.0.total_params, n_averaged" in message
+
+
+@pytest.mark.parametrize(
+    ("architecture", "rename"),
+    [
+        ("resnet8", lambda name: name.replace("downsample", "shortcut").replace("fc.", "linear.")),
+        ("resnet8", lambda name: "model." + name.replace("fc.", "classifier.")),
+        ("wrn-16-1", lambda name: re.sub(r"(block\d)\.", r"\1.layer.", name).replace("shortcut", "convShortcut")),
+        ("resnet18-32px", lambda name: name.replace("layer", "stage").replace("bn1.", "norm1.")),
+    ],
+)
+def test_weights_that_agree_but_for_names_are_said_so_with_two_lines(
+    tmp_path: Path, architecture: str, rename: Callable[[str], str]
+) -> None:
+    message = mended_names(named(rename, architecture), tmp_path, architecture)
+    assert "the right shapes in the right order, but other names" in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_counted_and_the_first_is_named(value: float) -> None:
+    state = network().state_dict()
+    state["layer2.0.conv1.weight"][0, 0, 0, :2] = value
+    state["fc.bias"][0] = value
+    with pytest.raises(
+        InputError, match=r"^here: 3 weights are not finite, in 2 of \d+ tensors; the first is layer2.0"
+    ):
+        check_finite(state, "here")
+
+
+def test_negative_variances_are_refused() -> None:
+    state = network().state_dict()
+    state["bn1.running_var"][0] = -1
+    with pytest.raises(InputError, match=r"bn1\.running_var has variances below 0"):
+        check_finite(state, "here")
+
+
+def test_finite_weights_pass() -> None:
+    check_finite(network().state_dict(), "here")

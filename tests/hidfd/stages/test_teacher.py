@@ -9,7 +9,7 @@ from hidfd.data.image_set import open_images
 from hidfd.distributed.device import resolve_device
 from hidfd.errors import InputError
 from hidfd.pipeline.observer import Observer
-from hidfd.stages.teacher import TeacherTraining
+from hidfd.stages.teacher import TeacherTraining, check_normalization
 from hidfd.store.store import Store
 from hidfd.trial import Trial
 
@@ -61,3 +61,52 @@ def test_training_images_are_normalised_once(training: TeacherTraining) -> None:
     image_unit = seen[0] * training.std[0] + training.mean[0]
     assert -1e-5 < image_unit.min() < 0.02
     assert 0.8 < image_unit.max() < 1 + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "advice"),
+    [
+        ([72.9], [90.0], "0..255: then set trial.teacher.mean=[0.2859] trial.teacher.std=[0.3529]"),
+        ([125.3, 123.0, 113.9], [63.0, 62.1, 66.7], "trial.teacher.mean=[0.4914,0.4824,0.4467]"),
+        ([-0.5], [0.5], "[-1, 1]: then set trial.teacher.mean=[0.25] trial.teacher.std=[0.25]"),
+        ([0.5], [1.2], "0..255"),
+        ([1000.0], [1000.0], "no images have such values"),
+        ([0.5, 0.5, 2.0], [0.5, 0.5, 0.5], "0..255"),
+        ([0.5], [0.0], "above 0"),
+    ],
+)
+def test_mean_and_std_that_no_images_in_0_to_1_have_are_refused_with_those_meant(
+    mean: list[float], std: list[float], advice: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        check_normalization(mean, std)
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize(("mean", "std"), [([0.0], [1.0]), ([1.0], [0.001]), ([0.485, 0.456, 0.406], [1 / 255] * 3)])
+def test_usual_normalisations_pass(mean: list[float], std: list[float]) -> None:
+    check_normalization(mean, std)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"mean": (72.9,), "std": (90.0,)}, r"trial\.teacher\.mean \[72\.9\] and std \[90\.0\]"),
+        ({}, r"trial\.teacher\.checkpoint .*: 1 weights are not finite, .* first is fc\.bias"),
+    ],
+)
+def test_nothing_is_kept_of_a_teacher_that_cannot_be_right(
+    trial_config: TrialConfig, store: Store, change: dict[str, object], words: str
+) -> None:
+    material = trial_config.teacher.checkpoint
+    assert material is not None
+    assert material.path is not None
+    if not change:
+        state = safetensors.torch.load_file(material.path)
+        state["fc.bias"][1] = float("inf")
+        safetensors.torch.save_file(state, material.path)
+    config = trial_config.model_copy(update={"teacher": trial_config.teacher.model_copy(update=change)})
+    trial = Trial(config, store, resolve_device("cpu", "fp32"), Observer())
+    with pytest.raises(InputError, match=words):
+        trial.run("teacher")
+    assert store.find("teacher", trial.stages["teacher"].digest) is None
