@@ -3,6 +3,7 @@
     HidfdError          1  base of all errors below
       ConfigError       2  the study file, an override or an argument is wrong
       InputError        3  the user's material (images, Parquet, checkpoint) cannot be used
+        TeacherError    3  the teacher was read, but what it answers shows that something is wrong with it
       StoreError        4  the store is unwritable, full or damaged, or lacks a requested artifact
       DeviceError       5  the requested device does not exist, or cannot do what was requested
       OutOfMemoryError  5  the memory of the GPU or of the machine does not suffice; earlier artifacts are intact
@@ -26,6 +27,10 @@ class ConfigError(HidfdError):
 
 class InputError(HidfdError):
     exit_code = 3
+
+
+class TeacherError(InputError):
+    """The teacher answers as a network that was read rightly does not. Everything depends on it, so a study ends."""
 
 
 class StoreError(HidfdError):

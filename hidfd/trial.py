@@ -18,7 +18,7 @@ from hidfd.data.identify import identify
 from hidfd.distributed.device import Device, resolve_device
 from hidfd.distributed.process_group import joined
 from hidfd.errors import Stopped
-from hidfd.pipeline.graph import Stage, needed, plan, test_evaluation_of
+from hidfd.pipeline.graph import Stage, needed, plan, teacher_check_of, test_evaluation_of
 from hidfd.pipeline.observer import Observer
 from hidfd.report import folder as trial_folder
 from hidfd.report.folder import Built
@@ -31,7 +31,7 @@ from hidfd.stages.image_import import import_images
 from hidfd.stages.inputs import StageInputs
 from hidfd.stages.memory import explaining_out_of_memory
 from hidfd.stages.synthesis import synthesise
-from hidfd.stages.teacher import import_teacher, train_teacher
+from hidfd.stages.teacher import import_teacher, judge_teacher, measure_teacher, train_teacher
 from hidfd.store.store import Artifact, Store
 from hidfd.training.loop import LOOPS
 
@@ -70,6 +70,7 @@ class Trial:
         self.reused: list[str] = []
         self.samples: Path | None = None
         self.folder: Path | None = None
+        self.is_teacher_checked = False
 
     @property
     def built(self) -> Built:
@@ -89,6 +90,8 @@ class Trial:
             reason = self.processes.from_first(self.observer.should_stop)
             if reason is not None:
                 raise Stopped(f"stopped before {stage.role} ({reason}); what was built is kept, nothing is lost")
+            if stage.name not in ("import", "teacher"):
+                self.check_teacher()
             started = time.monotonic()
             artifact = self.build(stage)
             self.seconds[stage.role] = float(artifact.meta.get("seconds", time.monotonic() - started))
@@ -127,6 +130,23 @@ class Trial:
                 return context.by_first(
                     lambda: evaluate(context, inputs.student, inputs.teacher, inputs.collection, validation)
                 )
+
+    def check_teacher(self) -> None:
+        """Measure the teacher unless the store has the record, and refuse one that cannot be right; once in a trial.
+
+        Raises:
+            TeacherError: names the likely causes.
+        """
+        if self.is_teacher_checked:
+            return
+        context, validation = self.context(teacher_check_of(self.stages)), self.imported("validation")
+        record = context.find()
+        if record is None:
+            with explaining_out_of_memory(context.stage, self.config, self.device):
+                candidates = self.inputs.artifact("candidates")
+                record = context.by_first(lambda: measure_teacher(context, self.inputs.teacher, candidates, validation))
+        judge_teacher(record, context)
+        self.is_teacher_checked = True
 
     def context(self, stage: Stage) -> StageContext:
         """Return the context to build a stage of this trial in."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from hidfd.cli import Parser, Verb, parse, run_verb, trial_epilog
+from hidfd.formatting import percent
 from hidfd.pipeline.console import console_observer, interruptible
 from tune.driver import RunSummary, Study, open_study, run_study
 from tune.errors import StudyLocked
@@ -142,6 +143,8 @@ def promote(options: argparse.Namespace) -> None:
         return
     print(promotion.in_words())
     print(f"verdict: {promotion.verdict}")
+    if promotion.teacher_validation_accuracy is not None:
+        print(f"the teacher's validation accuracy: {percent(promotion.teacher_validation_accuracy)}")
     print(promotion.takes)
     print(f"load it:\n    {promotion.load}")
     shown = mlflow_command(promotion.tracking)

@@ -14,6 +14,7 @@ from tune.driver import Study
 from tune.errors import StudyError, StudyLocked
 from tune.report.champion import NO_VERDICT, champion_of, input_in_words, load_expression, numbers_in_words
 from tune.report.objectives import why_no_champion
+from tune.report.selection import teacher_accuracy
 from tune.study.snapshot import StudySnapshot
 from tune.tracking.connection import tracking_errors
 from tune.tracking.tracker import Tracker
@@ -36,6 +37,7 @@ class Promotion:
         student, digest, seed: its label, the digest of its last artifact, its seed.
         numbers: mean and spread of its setting over fresh seeds, in words.
         verdict: of the study.
+        teacher_validation_accuracy: of the teacher, from 0 to 1; None without labelled validation images.
         takes: input and output of the network, in words.
         load: the command that loads it; torch and MLflow are enough.
         tracking: the MLflow URI, without its password.
@@ -51,6 +53,7 @@ class Promotion:
     seed: int
     numbers: str
     verdict: str
+    teacher_validation_accuracy: float | None
     takes: str
     load: str
     tracking: str
@@ -109,6 +112,7 @@ def promote(study: Study, *, name: str | None = None, alias: str = CHAMPION) -> 
         seed=champion.student.seed,
         numbers=numbers_in_words(champion),
         verdict=snapshot.verdict or NO_VERDICT,
+        teacher_validation_accuracy=teacher_accuracy(snapshot),
         takes=input_in_words(snapshot),
         load=_load_command(name, alias, snapshot.tracking),
         tracking=snapshot.tracking,

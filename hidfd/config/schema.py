@@ -135,6 +135,10 @@ class TeacherConfig(Section):
     std: tuple[Annotated[float, Field(gt=0.0, allow_inf_nan=False)], ...] | None = None
     """Per-channel standard deviation, as for `mean`."""
 
+    accept: bool = Field(default=False, json_schema_extra=OUTCOME_NEUTRAL)
+    """Whether to take a teacher that is no better than guessing on labelled validation or, without labels, gives nearly
+    all candidates one class. Else that is an error before anything is built."""
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.checkpoint is None) == (self.train is None):

@@ -1,1 +1,1 @@
-"""Measures of students and generators."""
+"""Measures of teachers, students and generators."""

@@ -39,6 +39,9 @@ STAGE_NAMES = tuple(VERSIONS)
 TEST_EVALUATION = "opening"
 """The stage name of a test evaluation in the store."""
 
+TEACHER_CHECK = "teacher_check"
+"""The stage name of a check of the teacher in the store."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -127,7 +130,8 @@ def snapshots(config: TrialConfig) -> tuple[Stage, ...]:
 
 def kept_digests(config: TrialConfig) -> set[str]:
     """Return the digests of all that a trial needs in the store, with the checkpoints that a longer one continues."""
-    stages = (*plan(config).values(), *snapshots(config))
+    planned = plan(config)
+    stages = (*planned.values(), teacher_check_of(planned), *snapshots(config))
     return {digest for stage in stages for digest in (stage.digest, stage.checkpoints)}
 
 
@@ -163,3 +167,10 @@ def test_evaluation_of(stages: dict[str, Stage]) -> Stage:
         raise ConfigError("trial.data.test: the study file names no test split")
     inputs = {role: stages[role].digest for role in ("evaluation", "test")}
     return Stage(TEST_EVALUATION, TEST_EVALUATION, digest_of(inputs), inputs, inputs)
+
+
+def teacher_check_of(stages: dict[str, Stage]) -> Stage:
+    """Return the check of a trial's teacher: a record in the store that no stage reads, so no digest depends on it."""
+    roles: tuple[str, ...] = ("teacher", "candidates", "validation")
+    inputs = {role: stages[role].digest for role in roles if role in stages}
+    return Stage(TEACHER_CHECK, TEACHER_CHECK, digest_of({"stage": TEACHER_CHECK, "inputs": inputs}), inputs, inputs)

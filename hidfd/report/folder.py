@@ -21,7 +21,7 @@ from hidfd.data.image_set import open_images
 from hidfd.data.pictures import encode_png, tile
 from hidfd.data.pixels import resize_uint8, resize_unit, unit_from_uint8
 from hidfd.distributed.device import Device
-from hidfd.pipeline.graph import Stage, needed
+from hidfd.pipeline.graph import TEACHER_CHECK, Stage, needed, teacher_check_of
 from hidfd.stages.inputs import StageInputs
 from hidfd.store.disk import store_errors
 from hidfd.store.store import Artifact, Store
@@ -71,10 +71,13 @@ def prepare(folder: Path, name: str, config: TrialConfig, store: Store) -> Path:
     Pictures that another trial has left in the same folder are deleted, or its report would show them.
     """
     samples = folder / "samples"
+    left_out: dict[str, Any] = {"preset": True}
+    if not config.teacher.accept:
+        left_out["teacher"] = {"accept"}  # folders of before have no such line, and their pictures remain
     resolved = {
         "name": name,
         "storage": {"store": store.uri},
-        "trial": config.model_dump(mode="json", exclude={"preset"}),
+        "trial": config.model_dump(mode="json", exclude=left_out),
     }
     text = yaml.safe_dump(resolved, sort_keys=False)
     with store_errors("writing into the trial's folder", folder):
@@ -109,6 +112,8 @@ def result_of(built: Built, until: str) -> dict[str, Any]:
         # Measured when the teacher was trained; comparable only if that was on the same images.
         same = teacher.get("validation_digest") == built.stages["validation"].digest
         teacher_accuracy = teacher.get("validation_accuracy") if same else None
+    if teacher_accuracy is None and (check := store.find(TEACHER_CHECK, teacher_check_of(built.stages).digest)):
+        teacher_accuracy = check.meta["accuracy"]
     return {key: evaluation.get(key) for key in keys} | {
         "teacher_validation_accuracy": teacher_accuracy,
         "class_histogram_collection": collection.get("histogram"),

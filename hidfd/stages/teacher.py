@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +20,9 @@ from hidfd.data.sampler import HybridSampler
 from hidfd.data.sources import located
 from hidfd.distributed.device import Device
 from hidfd.distributed.random_streams import Draws, stream
-from hidfd.errors import InputError
+from hidfd.errors import InputError, Stopped, TeacherError
 from hidfd.formatting import percent
+from hidfd.metrics.teacher_check import CAUSES, TeacherCheck
 from hidfd.networks.backbone import Backbone, num_parameters
 from hidfd.networks.teacher import Teacher, build_teacher_backbone
 from hidfd.networks.weights import check_finite, check_fit, read_state_dict
@@ -27,6 +31,12 @@ from hidfd.store.store import Artifact, ArtifactWriter
 from hidfd.training.gradients import apply_gradients
 from hidfd.training.loop import SKIPPED
 from hidfd.training.lr_schedule import warmup_cosine
+
+CHECKED_CANDIDATES = 10_000
+"""Number of candidates, at most, that a check asks the teacher about."""
+
+CHUNK_IMAGES = 2_000
+"""Number of images of a check that are in memory at once."""
 
 
 def import_teacher(context: StageContext) -> Artifact:
@@ -107,6 +117,88 @@ def train_teacher(context: StageContext, images: Artifact, validation: Artifact 
         return meta
 
     return train_and_keep(context, training, write, target_images=train.target_images, step_images=train.batch_images)
+
+
+def measure_teacher(
+    context: StageContext, teacher: Teacher, candidates: Artifact, validation: Artifact | None
+) -> Artifact:
+    """Measure what the teacher answers, before anything is built on it; the meta holds a `TeacherCheck`.
+
+    Args:
+        context: with the stage that `hidfd.pipeline.graph.teacher_check_of` returns.
+        validation: labelled images to measure its accuracy on; None where the trial has none.
+
+    Raises:
+        Stopped: the observer asked for it.
+    """
+    started, pool = time.monotonic(), open_images(candidates)
+    drawn = torch.randperm(len(pool.pixels), generator=stream(0, "teacher", "check"))[:CHECKED_CANDIDATES]
+    logits = _answers(context, teacher, pool, drawn.sort().values.numpy())
+    probabilities = logits.softmax(dim=1)
+    shares = torch.bincount(logits.argmax(dim=1), minlength=logits.shape[1]).double() / len(logits)
+    num_not_finite = int((~logits.isfinite()).any(dim=1).sum())
+    num_labelled, accuracy, largest_class_share = 0, None, None
+    if validation is not None:
+        labelled = open_images(validation)
+        labels = torch.from_numpy(labelled.required_labels).long()
+        logits = _answers(context, teacher, labelled, np.arange(len(labels)))
+        num_not_finite += int((~logits.isfinite()).any(dim=1).sum())
+        num_labelled, accuracy = len(labels), (logits.argmax(dim=1) == labels).float().mean().item()
+        largest_class_share = torch.bincount(labels).max().item() / len(labels)
+    check = TeacherCheck(
+        num_labelled=num_labelled,
+        accuracy=accuracy,
+        largest_class_share=largest_class_share,
+        num_candidates=len(drawn),
+        # An infinite answer must not make the record unreadable; it is counted.
+        mean_confidence=probabilities.max(dim=1).values.nan_to_num().mean().item(),
+        class_shares=shares.tolist(),
+        num_not_finite=num_not_finite,
+    )
+
+    def write(writer: ArtifactWriter) -> dict[str, Any]:
+        meta = asdict(check)
+        writer.path("teacher_check.json").write_text(json.dumps(meta, indent=1))
+        return meta
+
+    return context.keep(write, seconds=time.monotonic() - started)
+
+
+def judge_teacher(record: Artifact, context: StageContext) -> None:
+    """Say what the teacher answers, and refuse one that cannot be right unless `trial.teacher.accept` takes it.
+
+    Raises:
+        TeacherError: names the likely causes, and how to go on nevertheless.
+    """
+    check = TeacherCheck(**{field.name: record.meta[field.name] for field in fields(TeacherCheck)})
+    note, config = context.observer.note, context.config
+    note(check.in_words(config.data.class_names))
+    for warning in check.warnings:
+        note(f"warning: teacher: {warning}. {CAUSES}")
+    if check.error is None:
+        return
+    if config.teacher.accept and not check.num_not_finite:
+        note(f"warning: teacher: {check.error}; taken all the same (trial.teacher.accept). {CAUSES}")
+        return
+    nevertheless = "" if check.num_not_finite else "; to go on with it all the same: trial.teacher.accept=true"
+    raise TeacherError(f"trial.teacher: {check.error}. {CAUSES}{nevertheless}")
+
+
+def _answers(context: StageContext, teacher: Teacher, images: ImageSet, chosen: np.ndarray) -> Tensor:
+    """Return the logits of chosen images, `n x K` float32 on the CPU.
+
+    Raises:
+        Stopped: the observer asked for it.
+    """
+    parts = []
+    for chunk in np.split(chosen, range(CHUNK_IMAGES, len(chosen), CHUNK_IMAGES)):
+        reason = context.observer.should_stop()
+        if reason is not None:
+            raise Stopped(
+                f"check of the teacher: stopped ({reason}); it starts anew, and what was built before is kept"
+            )
+        parts.append(teacher.ask_all(torch.from_numpy(images.pixels[chunk]), context.device).logits)
+    return torch.cat(parts)
 
 
 class TeacherTraining:

@@ -75,8 +75,8 @@ def perform(task: Task, context: WorkerContext, channel: Channel) -> TaskEnd:
     """Run a task to its end.
 
     Returns:
-        Its end: `TaskBlocked` for an error of the store or the device, or of the collection, on which every student
-        depends.
+        Its end: `TaskBlocked` for an error of the store, the device or the teacher, or of the collection, on which
+            every student depends.
 
     Raises:
         ProcessLostError: another process of the task is gone.
@@ -94,7 +94,8 @@ def perform(task: Task, context: WorkerContext, channel: Channel) -> TaskEnd:
         raise
     except hidfd.errors.HidfdError as error:
         cpu_seconds = time.process_time() - started
-        blocks_study = isinstance(error, hidfd.errors.StoreError | hidfd.errors.DeviceError)
+        blocking = hidfd.errors.StoreError | hidfd.errors.DeviceError | hidfd.errors.TeacherError
+        blocks_study = isinstance(error, blocking)
         if blocks_study or task.spec.kind is TaskKind.COLLECTION:
             return TaskBlocked(str(error), error.exit_code, cpu_seconds)
         return TaskFailed(str(error), cpu_seconds)

@@ -229,10 +229,12 @@ def verdict_of(rows: Sequence[RowSnapshot], objective: str) -> str | None:
         return None
     gains = [_gain(finalist, other, metric) for other in beside]
     levels = ", ".join(f"{100 * other.means[metric]:.1f}" for other in beside)
+    teacher = finalist.means.get("teacher_validation_accuracy") if metric == "validation_accuracy" else None
+    beside_teacher = "" if teacher is None else f"; the teacher's is {percent(teacher)}"
     caution = "; one seed decides nothing, seeds differ by 1-2 points: --seeds 3 says more" if n == 1 else ""
     return (
         f"{finalist.name} {', '.join(gains)} (n = {n}): "
-        f"{metric.replace('_', ' ')} {percent(finalist.means[metric])} against {levels}{caution}"
+        f"{metric.replace('_', ' ')} {percent(finalist.means[metric])} against {levels}{beside_teacher}{caution}"
     )
 
 

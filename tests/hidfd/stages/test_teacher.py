@@ -7,7 +7,8 @@ import torch
 from hidfd.config.schema import Material, TeacherConfig, TeacherTrainingConfig, TrialConfig
 from hidfd.data.image_set import open_images
 from hidfd.distributed.device import resolve_device
-from hidfd.errors import InputError
+from hidfd.errors import InputError, TeacherError
+from hidfd.pipeline.graph import Stage, kept_digests, teacher_check_of
 from hidfd.pipeline.observer import Observer
 from hidfd.stages.teacher import TeacherTraining, check_normalization
 from hidfd.store.store import Store
@@ -110,3 +111,97 @@ def test_nothing_is_kept_of_a_teacher_that_cannot_be_right(
     with pytest.raises(InputError, match=words):
         trial.run("teacher")
     assert store.find("teacher", trial.stages["teacher"].digest) is None
+
+
+class Listener(Observer):
+    """An observer that keeps what it is told, and which stages were built."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.built: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def stage_finished(self, stage: Stage, seconds: float) -> None:
+        self.built.append(stage.name)
+
+
+def with_one_class(config: TrialConfig, **settings: object) -> TrialConfig:
+    """Return the trial with a teacher that names class 2 whatever it is shown."""
+    material = config.teacher.checkpoint
+    assert material is not None
+    assert material.path is not None
+    state = safetensors.torch.load_file(material.path)
+    state["fc.bias"] += torch.tensor([0.0, 0.0, 1000.0])
+    safetensors.torch.save_file(state, material.path)
+    return config.model_copy(update={"teacher": config.teacher.model_copy(update=settings)})
+
+
+def trial_of(config: TrialConfig, store: Store) -> tuple[Trial, Listener]:
+    observer = Listener()
+    return Trial(config, store, resolve_device("cpu", "fp32"), observer), observer
+
+
+def test_teacher_that_names_one_class_is_refused_before_anything_is_built(
+    trial_config: TrialConfig, store: Store
+) -> None:
+    config = with_one_class(trial_config)
+    for _ in range(2):  # the second time by the record of the first
+        trial, observer = trial_of(config, store)
+        with pytest.raises(TeacherError) as caught:
+            trial.run("evaluation")
+        for words in ("100.0 % of 150 candidates one class, 2", "0..255", "channels swapped", "teacher.accept=true"):
+            assert words in str(caught.value)
+        assert set(observer.built) <= {"import", "teacher"}
+    assert store.find("collection", trial.stages["collection"].digest) is None
+
+
+def test_accepted_teacher_goes_on_with_a_warning_and_the_same_digests(trial_config: TrialConfig, store: Store) -> None:
+    config = with_one_class(trial_config)
+    trial, observer = trial_of(
+        config.model_copy(update={"teacher": config.teacher.model_copy(update={"accept": True})}), store
+    )
+    trial.run("collection")
+    assert "collection" in observer.built
+    assert any("taken all the same" in note for note in observer.notes)
+    assert trial.stages == trial_of(config, store)[0].stages
+
+
+def test_teacher_is_asked_once_and_its_numbers_are_said_and_kept(trial_config: TrialConfig, store: Store) -> None:
+    trial, observer = trial_of(trial_config, store)
+    trial.run("collection")
+    said = [note for note in observer.notes if "accuracy on 30 validation images" in note]
+    assert len(said) == 1
+    stage = teacher_check_of(trial.stages)
+    record = store.get(stage.name, stage.digest)
+    assert record.meta["num_labelled"] == 30
+    assert record.meta["num_candidates"] == 150
+    assert sum(record.meta["class_shares"]) == pytest.approx(1)
+    trial.run("evaluation")
+    evaluation = store.get("evaluation", trial.stages["evaluation"].digest)
+    assert evaluation.meta["teacher_validation_accuracy"] == pytest.approx(record.meta["accuracy"])
+    assert [note for note in observer.notes if "accuracy on 30 validation images" in note] == said
+
+
+def test_record_of_the_check_is_kept_by_the_store(trial_config: TrialConfig, store: Store) -> None:
+    trial, _ = trial_of(trial_config, store)
+    trial.run("collection")
+    store.write_references("study", kept_digests(trial.config))
+    store.remove()
+    stage = teacher_check_of(trial.stages)
+    assert store.find(stage.name, stage.digest) is not None
+
+
+def test_answers_that_are_not_finite_are_refused_though_all_weights_are(
+    trial_config: TrialConfig, store: Store
+) -> None:
+    config = with_one_class(trial_config, accept=True)
+    assert config.teacher.checkpoint is not None
+    path = str(config.teacher.checkpoint.path)
+    state = {n: t * 1e25 if "conv" in n or "fc" in n else t for n, t in safetensors.torch.load_file(path).items()}
+    safetensors.torch.save_file(state, path)
+    head = {"head": "own", "feature_weight": 0.0, "kl_weight": 1.0}
+    trial, _ = trial_of(config.model_copy(update={"distillation": config.distillation.model_copy(update=head)}), store)
+    with pytest.raises(TeacherError, match="images are not finite"):
+        trial.run("collection")
