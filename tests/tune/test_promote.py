@@ -158,6 +158,13 @@ def test_the_same_student_is_never_registered_twice(whole: StudySnapshot, uri: s
     assert len(MlflowClient(uri).search_logged_models([experiment.experiment_id])) == 1
 
 
+def test_promotion_repeats_the_accuracy_of_the_teacher(whole: StudySnapshot, uri: str, store: Store) -> None:
+    tasks = tuple(replace(task, metrics=task.metrics | {"teacher_validation_accuracy": 0.912}) for task in whole.tasks)
+    promotion = promote(study_of(replace(whole, tasks=tasks), uri, store, "teacher"))
+    assert promotion.teacher_validation_accuracy == 0.912
+    assert promotion.to_json()["teacher_validation_accuracy"] == 0.912
+
+
 def test_another_winner_is_another_version_and_takes_the_alias(whole: StudySnapshot, uri: str, store: Store) -> None:
     def promoted(seed: int) -> tuple[str, bool]:
         done = promote(study_of(winning(whole, seed), uri, store, "other"))

@@ -76,6 +76,7 @@ class Channel:
         (hidfd.errors.DivergedError("a loss was not finite"), "synthesis", TaskDiverged, None),
         (hidfd.errors.InputError("too few images"), "evaluation", TaskFailed, None),
         (hidfd.errors.InputError("too few images"), "collection", TaskBlocked, 3),
+        (hidfd.errors.TeacherError("one class"), "evaluation", TaskBlocked, 3),
         (hidfd.errors.StoreError("the disk is full"), "evaluation", TaskBlocked, 4),
         (hidfd.errors.DeviceError("no CUDA"), "evaluation", TaskBlocked, 5),
         (hidfd.errors.OutOfMemoryError("out of memory"), "evaluation", TaskFailed, None),

@@ -74,6 +74,14 @@ def test_no_verdict_before_every_seed_has_a_number() -> None:
     assert verdict_of([finalist, row("small", "variant", 0.7)], "agreement") is None
 
 
+def test_verdict_repeats_the_accuracy_of_the_teacher() -> None:
+    rows = [
+        replace(found, means=found.means | {"teacher_validation_accuracy": 0.912})
+        for found in (row("hybrid", "finalist", 0.8), row("real-only", "control", 0.75))
+    ]
+    assert "validation accuracy 80.0 % against 75.0; the teacher's is 91.2 %" in (verdict_of(rows, "agreement") or "")
+
+
 def test_verdict_without_labels_is_about_the_objective() -> None:
     rows = [
         replace(found, means={"agreement": found.means["agreement"] - 0.5})
