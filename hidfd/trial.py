@@ -91,7 +91,7 @@ class Trial:
             if reason is not None:
                 raise Stopped(f"stopped before {stage.role} ({reason}); what was built is kept, nothing is lost")
             if stage.name not in ("import", "teacher"):
-                self.check_teacher()
+                self.check_teacher(is_first=stage.name == "collection")
             started = time.monotonic()
             artifact = self.build(stage)
             self.seconds[stage.role] = float(artifact.meta.get("seconds", time.monotonic() - started))
@@ -131,8 +131,11 @@ class Trial:
                     lambda: evaluate(context, inputs.student, inputs.teacher, inputs.collection, validation)
                 )
 
-    def check_teacher(self) -> None:
+    def check_teacher(self, *, is_first: bool) -> None:
         """Measure the teacher unless the store has the record, and refuse one that cannot be right; once in a trial.
+
+        Args:
+            is_first: whether nothing is built on it yet, so that what it answers is said even if it is known.
 
         Raises:
             TeacherError: names the likely causes.
@@ -141,11 +144,12 @@ class Trial:
             return
         context, validation = self.context(teacher_check_of(self.stages)), self.imported("validation")
         record = context.find()
+        is_new = record is None
         if record is None:
             with explaining_out_of_memory(context.stage, self.config, self.device):
                 candidates = self.inputs.artifact("candidates")
                 record = context.by_first(lambda: measure_teacher(context, self.inputs.teacher, candidates, validation))
-        judge_teacher(record, context)
+        judge_teacher(record, context, is_said=is_first or is_new)
         self.is_teacher_checked = True
 
     def context(self, stage: Stage) -> StageContext:

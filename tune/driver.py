@@ -244,7 +244,12 @@ def run_study(
     threads = study.file.resources.cpus_per_worker
     config = definition.study
     context = WorkerContext(
-        _absolute(storage.store), _absolute(str(definition.folder)), device, threads, config.measures_latency
+        _absolute(storage.store),
+        _absolute(str(definition.folder)),
+        device,
+        threads,
+        config.measures_latency,
+        definition.base.teacher.accept,
     )
 
     def check_places(ledger: Ledger) -> None:

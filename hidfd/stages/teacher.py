@@ -164,21 +164,26 @@ def measure_teacher(
     return context.keep(write, seconds=time.monotonic() - started)
 
 
-def judge_teacher(record: Artifact, context: StageContext) -> None:
+def judge_teacher(record: Artifact, context: StageContext, *, is_said: bool = True) -> None:
     """Say what the teacher answers, and refuse one that cannot be right unless `trial.teacher.accept` takes it.
+
+    Args:
+        is_said: whether numbers and warnings are said; an error always is.
 
     Raises:
         TeacherError: names the likely causes, and how to go on nevertheless.
     """
     check = TeacherCheck(**{field.name: record.meta[field.name] for field in fields(TeacherCheck)})
-    note, config = context.observer.note, context.config
-    note(check.in_words(config.data.class_names))
-    for warning in check.warnings:
-        note(f"warning: teacher: {warning}. {CAUSES}")
-    if check.error is None:
-        return
-    if config.teacher.accept and not check.num_not_finite:
-        note(f"warning: teacher: {check.error}; taken all the same (trial.teacher.accept). {CAUSES}")
+    config = context.config
+    is_taken = check.error is None or (config.teacher.accept and not check.num_not_finite)
+    if is_said or not is_taken:
+        said = [check.in_words(config.data.class_names)]
+        said += [f"warning: teacher: {warning}. {CAUSES}" for warning in check.warnings]
+        if is_taken and check.error is not None:
+            said.append(f"warning: teacher: {check.error}; taken all the same (trial.teacher.accept). {CAUSES}")
+        for line in said:
+            context.observer.note(line)
+    if is_taken:
         return
     nevertheless = "" if check.num_not_finite else "; to go on with it all the same: trial.teacher.accept=true"
     raise TeacherError(f"trial.teacher: {check.error}. {CAUSES}{nevertheless}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hidfd.errors
+from hidfd.config.paths import with_values
 from hidfd.pipeline.graph import Stage, needed
 from hidfd.pipeline.observer import Observer
 from tune.engines.environment import before_torch
@@ -46,6 +47,7 @@ class WorkerContext:
         device: auto, cpu or cuda.
         threads: of one task.
         measures_latency: whether finished students are timed.
+        accepts_teacher: whether the study file accepts its teacher now, whatever it did when a task was written down.
     """
 
     store: str
@@ -53,6 +55,7 @@ class WorkerContext:
     device: str
     threads: int
     measures_latency: bool = False
+    accepts_teacher: bool = False
 
 
 Perform = Callable[[Task, WorkerContext, Channel], TaskEnd]
@@ -126,7 +129,7 @@ def _run(task: Task, context: WorkerContext, channel: Channel) -> tuple[dict[str
             observer.note(f"the test labels had been opened for it before, {known.created}; read again")
         return numbers_of(evaluate_test(task.spec.config, store, device=context.device)), known is not None
     result = run_trial(
-        task.config,
+        with_values(task.config, {"teacher.accept": True}) if context.accepts_teacher else task.config,
         store,
         until=task.spec.kind.last_stage,
         folder=Path(context.folder) / task.label,

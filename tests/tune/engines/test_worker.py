@@ -231,3 +231,21 @@ def test_a_lost_process_is_not_the_tasks_own_failure(context: WorkerContext, mon
     monkeypatch.setattr(worker, "_run", raising(hidfd.errors.ProcessLostError("another process is lost")))
     with pytest.raises(hidfd.errors.ProcessLostError):
         perform(task_until("evaluation"), context, Channel())
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+def test_teacher_that_the_study_file_accepts_now_is_accepted_by_tasks_of_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, accepts: bool
+) -> None:
+    seen: list[TrialConfig] = []
+
+    def run(config: TrialConfig, *_: Any, **__: Any) -> Any:
+        seen.append(config)
+        raise hidfd.errors.Stopped("enough")
+
+    monkeypatch.setattr("hidfd.trial.run_trial", run)
+    task = task_until("evaluation")
+    context = WorkerContext(str(tmp_path / "store"), str(tmp_path), "cpu", 1, accepts_teacher=accepts)
+    perform(task, context, Channel())
+    assert [config.teacher.accept for config in seen] == [accepts]
+    assert plan(seen[0]) == plan(task.config)
