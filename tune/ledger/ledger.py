@@ -6,10 +6,14 @@ A ledger is two Optuna studies in one SQLite file or PostgreSQL database (see `t
 
 The driver is the only writer: it holds a lock, and raises `epoch` when it claims the ledger, which every write checks.
 A fact is written as an attribute first and told to Optuna last, so a kill between two writes loses nothing.
+
+Others may put trials into these studies (`enqueue_trial`, Optuna Dashboard): they are left alone. So numbers here count
+the ledger's own trials, and may be lower than Optuna's.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -37,6 +41,8 @@ REQUEST = "request/"
 
 RUN_ARGUMENTS = "run_arguments"
 """Name of the study attribute with the arguments of the last run."""
+
+_log = logging.getLogger(__name__)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna announces every study that it opens
 
@@ -75,11 +81,31 @@ class Ledger:
         # Random, so that no two ledgers take each other's artifacts and runs for their own.
         self.known_id: str | None = self._tasks_study.user_attrs.get("id")
         self.id: str = self.known_id or secrets.token_hex(8)
+        self._own = {study._study_id: own_trials(study) for study in (self._search_study, self._tasks_study)}
+        self.mention_others()
 
     @property
     def epoch(self) -> int:
         """The number of times that the ledger was claimed."""
         return int(self._tasks_study.user_attrs.get("epoch", 0))
+
+    def mention_others(self) -> None:
+        """Log a line for each of the two Optuna studies to which others have added trials, once for their number."""
+        for study in (self._search_study, self._tasks_study):
+            study_id, own = study._study_id, len(self._own[study._study_id])
+            if isinstance(self._storage, MirroredStorage):
+                num_others = self._storage.count_in_database(study_id) - own
+            else:
+                num_others = self._storage.get_n_trials(study_id) - own
+            if num_others > _mentioned.get(study.study_name, 0):
+                _mentioned[study.study_name] = num_others
+                trials = "1 trial that was" if num_others == 1 else f"{num_others:,} trials that were"
+                _log.warning(
+                    "the ledger's Optuna study %r holds %s added from outside (enqueue_trial, Optuna Dashboard); left "
+                    "alone: values to be tried belong into study.points",
+                    study.study_name,
+                    trials,
+                )
 
     def claim(self) -> None:
         """Become the writer of the ledger: a driver that claimed it before can write no more."""
@@ -138,22 +164,23 @@ class Ledger:
 
     def requests(self) -> dict[str, dict[str, Any]]:
         """Return id -> request of other processes to the driver; see `tune.ledger.opening.send_request`."""
+        self.mention_others()
         attributes = self._search_study.user_attrs
         return {name.removeprefix(REQUEST): asked for name, asked in attributes.items() if name.startswith(REQUEST)}
 
     def history(self) -> list[FrozenTrial]:
         """Return all search trials in the form that Optuna's samplers read."""
-        return self._search_study.get_trials(deepcopy=False)
+        return self._trials(self._search_study)
 
     def search_trials(self) -> list[SearchTrial]:
         """Return all search trials in order of their numbers."""
         found = []
-        for trial in self.history():
+        for number, trial in enumerate(self.history()):
             attributes = trial.user_attrs
             outcome = attributes.get("outcome", {})
             found.append(
                 SearchTrial(
-                    number=trial.number,
+                    number=number,
                     params=dict(trial.params),
                     group=attributes["group"],
                     why=attributes.get("why", ""),
@@ -177,13 +204,13 @@ class Ledger:
             LedgerError: a task has settings that this version does not know.
         """
         found = []
-        for trial in self._tasks_study.get_trials(deepcopy=False):
+        for number, trial in enumerate(self._trials(self._tasks_study)):
             attributes = trial.user_attrs
             attempts: list[Attempt] = []
             while (record := attributes.get(f"attempt/{len(attempts)}")) is not None:
                 attempts.append(Attempt(**record))
             try:
-                found.append(Task.restore(trial.number, attributes["work"], attempts))
+                found.append(Task.restore(number, attributes["work"], attempts))
             except ValidationError as error:
                 raise LedgerError(
                     f"the ledger's {attributes['work']['label']!r} has settings that this version does not know "
@@ -208,7 +235,7 @@ class Ledger:
             distributions=dict(distributions),
             user_attrs=attributes,
         )
-        self._write(lambda: self._search_study.add_trial(trial))
+        self._add(self._search_study, trial)
 
     def set_task_keys(self, search_trial: SearchTrial) -> None:
         """Write the keys of a search trial's tasks, which must be in the ledger already."""
@@ -250,14 +277,12 @@ class Ledger:
         if state is TrialState.COMPLETE:
             assert search_trial.value is not None
             values = [search_trial.value, *search_trial.further.values()]
-        self._write(lambda: self._search_study.tell(search_trial.number, values, state, skip_if_finished=True))
+        self._tell(self._search_study, search_trial.number, state, values)
 
     def add_task(self, task: Task) -> None:
         """Write a new task, whole or not at all."""
         record = task.record()
-        self._write(
-            lambda: self._tasks_study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"work": record}))
-        )
+        self._add(self._tasks_study, create_trial(state=TrialState.RUNNING, user_attrs={"work": record}))
 
     def set_attempt(self, task: Task, number: int) -> None:
         """Write an attempt at a task.
@@ -275,18 +300,30 @@ class Ledger:
         self._set(self._tasks_study, task.number, "work", task.record())
         state = _optuna_state(outcome.state)
         value = outcome.metrics.get(self._objective, 0.0) if state is TrialState.COMPLETE else None
-        self._write(lambda: self._tasks_study.tell(task.number, value, state, skip_if_finished=True))
+        self._tell(self._tasks_study, task.number, state, value)
 
     def repair(self) -> None:
         """Tell Optuna the outcomes that it has not been told, because a driver was killed after it had written them."""
         for search_trial, trial in zip(self.search_trials(), self.history(), strict=True):
             if search_trial.state.is_final and not trial.state.is_finished():
                 self.finish_search_trial(search_trial)
-        trials = self._tasks_study.get_trials(deepcopy=False)
-        unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
-        for task in self.tasks():
-            if task.outcome is not None and task.number in unfinished:
+        for task, trial in zip(self.tasks(), self._trials(self._tasks_study), strict=True):
+            if task.outcome is not None and not trial.state.is_finished():
                 self.finish_task(task)
+
+    def _trials(self, study: optuna.Study) -> list[FrozenTrial]:
+        """Return the ledger's own trials of one of its studies, in order."""
+        own = set(self._own[study._study_id])
+        return [trial for trial in study.get_trials(deepcopy=False) if trial._trial_id in own]
+
+    def _add(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        added: list[int] = []
+        self._write(lambda: added.append(self._storage.create_new_trial(study._study_id, trial)))
+        self._own[study._study_id] += added
+
+    def _tell(self, study: optuna.Study, number: int, state: TrialState, values: Any) -> None:
+        number_there = self._frozen(study, number).number
+        self._write(lambda: study.tell(number_there, values, state, skip_if_finished=True))
 
     def _set(self, study: optuna.Study, number: int, name: str, value: Any) -> None:
         trial = self._frozen(study, number)
@@ -299,7 +336,7 @@ class Ledger:
         return self._storage.get_trial(self._trial_id(study, number))
 
     def _trial_id(self, study: optuna.Study, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+        return self._own[study._study_id][number]
 
     def _write(self, action: Callable[[], object]) -> None:
         """Make a write; every write goes through here.
@@ -318,6 +355,23 @@ class Ledger:
                     f"stops here"
                 )
         action()
+
+
+_mentioned: dict[str, int] = {}
+"""Name of an Optuna study -> trials added from outside of which this process has told the user."""
+
+
+def own_trials(study: optuna.Study) -> list[int]:
+    """Return the ids of the trials of one of a ledger's two studies that a ledger has made, in order."""
+    return [trial._trial_id for trial in study.get_trials(deepcopy=False) if is_own(trial)]
+
+
+def is_own(trial: FrozenTrial) -> bool:
+    """Whether a ledger has made a trial of its studies, rather than somebody else by Optuna."""
+    attributes = trial.user_attrs
+    return "fixed_params" not in trial.system_attrs and (
+        isinstance(attributes.get("group"), int) or isinstance(attributes.get("work"), dict)
+    )
 
 
 def _optuna_state(state: TaskState) -> TrialState:

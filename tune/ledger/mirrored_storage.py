@@ -122,24 +122,28 @@ class MirroredStorage(InMemoryStorage):
         """Add a trial, which must be given as a template so that it is written whole."""
         assert template_trial is not None
         template_trial.user_attrs = _plain(template_trial.user_attrs)
-        database_study_id, number = self._study_ids[study_id], self.get_n_trials(study_id)
+        database_study_id = self._study_ids[study_id]
 
         def find() -> int | None:
-            try:
-                trial_id = self._database.get_trial_id_from_study_id_trial_number(database_study_id, number)
-            except KeyError:
-                return None
-            trial = self._database.get_trial(trial_id)
-            if (trial.params, trial.user_attrs) != (template_trial.params, template_trial.user_attrs):
-                raise StudyLocked(
-                    f"another driver has written into this study (its entry {number}); this one stops here"
-                )
-            return trial_id
+            known = set(self._trial_ids.values())
+            for trial in self._database.get_all_trials(database_study_id, deepcopy=False):
+                if trial._trial_id in known or not template_trial.user_attrs.keys() <= trial.user_attrs.keys():
+                    continue  # the second kind was added from outside, by `enqueue_trial` say
+                if (trial.params, trial.user_attrs) != (template_trial.params, template_trial.user_attrs):
+                    raise StudyLocked(
+                        f"another driver has written into this study (its entry {trial.number}); this one stops here"
+                    )
+                return trial._trial_id
+            return None
 
         database_id = self._write(lambda: self._database.create_new_trial(database_study_id, template_trial), find)
         trial_id = super().create_new_trial(study_id, template_trial)
         self._trial_ids[trial_id] = database_id
         return trial_id
+
+    def count_in_database(self, study_id: int) -> int:
+        """Return how many trials the database has of a study, with those that others have added since it was read."""
+        return self._retry(lambda: self._database.get_n_trials(self._study_ids[study_id]))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Set an attribute of a trial."""

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 
 from hidfd.config.study_file import redacted
 from tune.errors import LedgerError
-from tune.ledger.ledger import REQUEST, RUN_ARGUMENTS, Ledger
+from tune.ledger.ledger import REQUEST, RUN_ARGUMENTS, Ledger, is_own, own_trials
 from tune.ledger.mirrored_storage import MirroredStorage, storage_errors
 from tune.ledger.postgres import ADDRESS_FORM, PostgresDatabase
 from tune.ledger.sqlite import SqliteFile
@@ -107,7 +107,7 @@ def _copy_of(storage: BaseStorage, name: str) -> InMemoryStorage:
     num_search_trials = 0
     if name in known:
         optuna.copy_study(from_study_name=name, from_storage=storage, to_storage=copy)
-        num_search_trials = copy.get_n_trials(copy.get_study_id_from_name(name))
+        num_search_trials = len(own_trials(optuna.load_study(study_name=name, storage=copy)))
     if tasks in known:
         found = optuna.load_study(study_name=tasks, storage=storage)
         copied = optuna.create_study(study_name=tasks, storage=copy, direction="maximize")
@@ -119,8 +119,11 @@ def _copy_of(storage: BaseStorage, name: str) -> InMemoryStorage:
 
 
 def _trial_of(task: FrozenTrial) -> int:
-    """Return the number of the search trial that a task was made for; -1 for a task of the comparison at the end."""
-    number: int | None = task.user_attrs["work"]["trial"]
+    """Return the number of the search trial that a task was made for; -1 for a task of the comparison at the end.
+
+    It is -1, too, for a trial that is no task because somebody else added it.
+    """
+    number: int | None = task.user_attrs["work"]["trial"] if is_own(task) else None
     return -1 if number is None else number
 
 
