@@ -235,7 +235,6 @@ def run_study(
             f"resources.num_workers: {study.file.resources.num_workers}, but --engine local runs every task "
             f"in this one process; leave --engine out, or set resources.num_workers=1"
         )
-    started = time.time()
     options = [*([] if engine == "ray" else ["--engine", engine]), *([] if device == "auto" else ["--device", device])]
     definition = replace(study.definition, command=shlex.join([*shlex.split(study.definition.command), *options]))
     storage = study.file.storage
@@ -270,8 +269,9 @@ def run_study(
         places = _places(study, ledger)
         owner = places.take(ledger, observer.note)
         state = StudyState(definition, ledger, tries_again=True)
+        cpu_seconds_before = sum(attempt.cpu_seconds or 0.0 for attempt in state.task_table.attempts())
         _record_arguments(study, ledger)
-        planner = Planner(state, time.time)
+        planner = Planner(state, time.monotonic, time.time)
         is_new = not planner.is_over()
         with BackgroundTracker(places.tracker) as projection:
             if is_new:
@@ -292,7 +292,7 @@ def run_study(
             projection.finish(snapshot, study.store)
     if not any(task.state is TaskState.COMPLETE for task in snapshot.tasks if task.kind is TaskKind.STUDENT):
         raise StudyError(snapshot.undone or _without_result_in_words(snapshot, report))
-    return RunSummary(snapshot, report, is_new, projection.error, _cpu_seconds(snapshot, engine, started))
+    return RunSummary(snapshot, report, is_new, projection.error, _cpu_seconds(snapshot, engine, cpu_seconds_before))
 
 
 def _places(study: Study, ledger: Ledger) -> SharedPlaces:
@@ -383,14 +383,13 @@ def _import_materials(study: Study, threads: int, observer: Observer) -> None:
     import_all(base, store, observer, study.definition.folder)
 
 
-def _cpu_seconds(snapshot: StudySnapshot, engine: str, since: float) -> float:
-    """Return the CPU-seconds of this process and its children (Ray's node), and of attempts started since a time."""
+def _cpu_seconds(snapshot: StudySnapshot, engine: str, before: float) -> float:
+    """Return the CPU-seconds of this process and its children (Ray's node), and of attempts beyond those `before`."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     own = time.process_time() + children.ru_utime + children.ru_stime
     if engine == "local":
         return own  # the tasks ran in this process
-    attempts = [attempt for task in snapshot.tasks for attempt in task.attempts if attempt.started >= since]
-    return own + sum(attempt.cpu_seconds or 0.0 for attempt in attempts)
+    return own + snapshot.cpu_seconds - before
 
 
 def _stopped_in_words(snapshot: StudySnapshot, reason: str) -> str:

@@ -118,6 +118,11 @@ class Ledger:
             self._storage.fence(self._tasks_study._study_id, "epoch", epoch)
 
     @property
+    def epoch(self) -> int | None:
+        """The number of the driver that has claimed the ledger by this object: 1, 2, ...; None before."""
+        return self._epoch
+
+    @property
     def has_other_objectives(self) -> bool:
         """Whether the ledger was made for other objectives than it was opened for; Optuna cannot change them."""
         return [direction.name.lower() for direction in self._search_study.directions] != self._directions

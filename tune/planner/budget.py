@@ -6,6 +6,7 @@ attempt, including those that were lost with their node.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -78,30 +79,35 @@ class Account:
         self._before_start = Cost()  # what running attempts would have cost from second 0 until they started
         self._num_running = 0
         self._busy_since = 0.0
-        until = float("-inf")
-        for attempt in sorted(attempts, key=lambda attempt: attempt.started):
-            end = attempt.ended if attempt.ended is not None else attempt.last_seen
-            own = max(0.0, end - max(attempt.started, until))
-            until = max(until, end)
-            seconds = max(0.0, end - attempt.started)
+        busy_until: dict[int | None, float] = {}  # by driver: what two drivers ran never overlaps
+        for attempt in sorted(attempts, key=lambda attempt: attempt.start):
+            seconds = max(0.0, attempt.seconds)
+            end, until = attempt.start + seconds, busy_until.get(attempt.run, -math.inf)
+            busy_until[attempt.run] = max(until, end)
+            own = max(0.0, end - max(attempt.start, until))
             self._ended += cost_of(attempt.resources, seconds) + Cost(wall_seconds=own)
 
     def open(self, attempt: Attempt) -> None:
         """Count an attempt as running from now on."""
         if not self._num_running:
-            self._busy_since = attempt.started
+            self._busy_since = attempt.start
         self._count_running(attempt, 1)
 
     def close(self, attempt: Attempt) -> None:
         """Count an attempt that has ended, from its start to its end."""
         assert attempt.ended is not None
         self._count_running(attempt, -1)
-        self._ended += cost_of(attempt.resources, attempt.ended - attempt.started)
+        self._ended += cost_of(attempt.resources, attempt.seconds)
         if not self._num_running:
-            self._ended += Cost(wall_seconds=attempt.ended - self._busy_since)
+            self._ended += Cost(wall_seconds=attempt.start + attempt.seconds - self._busy_since)
 
     def spent(self, now: float, ahead_seconds: float = 0.0) -> Cost:
-        """Return the cost until now, or until all running attempts have run for some seconds more."""
+        """Return the cost until now, or until all running attempts have run for some seconds more.
+
+        Args:
+            now: seconds by the clock of `Attempt.start`.
+            ahead_seconds: that running attempts run on.
+        """
         if not self._num_running:
             return self._ended
         until = now + ahead_seconds
@@ -114,7 +120,7 @@ class Account:
     def _count_running(self, attempt: Attempt, change: int) -> None:
         self._num_running += change
         self._rate += cost_of(attempt.resources, change)
-        self._before_start += cost_of(attempt.resources, change * attempt.started)
+        self._before_start += cost_of(attempt.resources, change * attempt.start)
         if not self._num_running:
             self._rate = self._before_start = Cost()  # rounding errors shall not pile up
 

@@ -87,13 +87,21 @@ class Planner:
         blocking_failure: a failure whose cause the user has to mend before anything can go on; None if there is none.
     """
 
-    def __init__(self, state: StudyState, clock: Callable[[], float]) -> None:
-        """Plan over a state; `clock` gives seconds since the epoch."""
+    def __init__(
+        self, state: StudyState, clock: Callable[[], float], calendar: Callable[[], float] | None = None
+    ) -> None:
+        """Plan over a state.
+
+        Args:
+            state: of the study.
+            clock: gives seconds that never jump, for all durations.
+            calendar: gives seconds since the epoch, to which the machine's clock may jump; None if `clock` does that.
+        """
         self.state = state
         self.running: dict[str, RunningTask] = {}
         self.notes: list[str] = []
         self.blocking_failure: TaskBlocked | None = None
-        self._clock = clock
+        self._clock, self._calendar = clock, calendar or clock
         self._now = -math.inf
         self._last_listened = self.now()
         self._drain_reason: str | None = None
@@ -123,7 +131,7 @@ class Planner:
             return Wait()
         task = self.state.task_queue.first_ready(self.state.startable) or self._suggest_until_ready()
         if task is None and self.state.final_evaluation.untested():
-            self.state.final_evaluation.open_test_labels(self.now())
+            self.state.final_evaluation.open_test_labels(self._calendar())
             task = self.state.task_queue.first_ready(self.state.startable)
         if task is None:
             return Wait() if self.running else Done("everything that was asked for has ended")
@@ -138,10 +146,21 @@ class Planner:
 
     def on_start(self, task: Task, node: str) -> None:
         """Record that an attempt at a task has begun on a node."""
-        now, running = self.now(), self.running[task.key]
+        now, stamp, running = self.now(), self._calendar(), self.running[task.key]
         since = task.attempts[-1].images_to if task.attempts else 0
         resources = dict(self.state.definition.resources)
-        task.attempts.append(Attempt(node, resources, now, now, images_from=since, images_to=since))
+        task.attempts.append(
+            Attempt(
+                node,
+                resources,
+                stamp,
+                stamp,
+                images_from=since,
+                images_to=since,
+                run=self.state.ledger.epoch,
+                begun=now,
+            )
+        )
         running.attempt_number, running.last_written, running.images = len(task.attempts) - 1, now, since
         self._account.open(task.attempts[-1])
         self.state.ledger.set_attempt(task, running.attempt_number)
@@ -155,7 +174,7 @@ class Planner:
         running = self.running.get(key)
         if running is None:
             return None
-        task, now = self.state.tasks[key], self.now()
+        task = self.state.tasks[key]
         running.silent_seconds = 0.0
         if report.note:
             self.notes.append(f"{task.label}: {report.note}")
@@ -171,7 +190,8 @@ class Planner:
             self._compare(task, report)
         if running.attempt_number is not None:
             attempt = task.attempts[running.attempt_number]
-            attempt.last_seen, attempt.images_to, attempt.stage = now, running.images, running.stage
+            attempt.last_seen = self._stamp(attempt)
+            attempt.images_to, attempt.stage = running.images, running.stage
         return self.verdict(key)
 
     def verdict(self, key: str) -> str | None:
@@ -186,6 +206,10 @@ class Planner:
         """Return the clock's time, or the latest time that it has given if it goes backwards."""
         self._now = max(self._now, self._clock())
         return self._now
+
+    def _stamp(self, attempt: Attempt) -> float:
+        """Return the time of now as an attempt has it: when it started, and the seconds since."""
+        return attempt.started + self.now() - attempt.start
 
     def spent(self) -> Cost:
         """Return what the study has cost until now."""
@@ -224,7 +248,7 @@ class Planner:
         elif isinstance(end, TaskLost) and not end.node_is_gone and self._has_overdrawn():
             end = TaskStopped(end.reason, end.cpu_seconds)  # killed because of the budget, which is not its own fault
         attempt = task.attempts[-1]
-        attempt.ended = attempt.last_seen = self.now()
+        attempt.ended = attempt.last_seen = self._stamp(attempt)
         self._account.close(attempt)
         attempt.end, attempt.cpu_seconds = end.word, end.cpu_seconds
         if isinstance(end, TaskLost) and end.node_is_gone:

@@ -103,7 +103,15 @@ def upstream_key(config: TrialConfig) -> str:
 
 @dataclass
 class Attempt:
-    """An attempt at a task: one time that an engine ran it. `AttemptSnapshot` describes the fields."""
+    """An attempt at a task: one time that an engine ran it. `AttemptSnapshot` describes the other fields.
+
+    `last_seen` and `ended` are `started` plus the seconds that passed by a monotonic clock, so that a jump of the
+    machine's clock changes no duration.
+
+    Attributes:
+        run: number of the driver that ran it (`Ledger.epoch`); None in older ledgers.
+        begun: seconds of that driver's monotonic clock at its start; None in older ledgers.
+    """
 
     node: str
     resources: dict[str, float]
@@ -115,6 +123,13 @@ class Attempt:
     end: str | None = None
     cpu_seconds: float | None = None
     stage: str | None = None
+    run: int | None = None
+    begun: float | None = None
+
+    @property
+    def start(self) -> float:
+        """Seconds at its start, by a clock that all attempts of one driver share and that never jumps."""
+        return self.started if self.begun is None else self.begun
 
     @property
     def seconds(self) -> float:

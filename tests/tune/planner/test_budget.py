@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from tests.tune.world import World, definition
+from tests.tune.world import Silent, World, definition
 from tune.engines.simulation import Simulation
+from tune.ledger.ledger import Ledger
 from tune.planner.budget import Account, Cost, exhausted
 from tune.planner.planner import OBEY_SECONDS, STOP_SECONDS, Planner
 from tune.planner.snapshots import snapshot_of
+from tune.planner.state import StudyState
 from tune.study.config import BudgetConfig
 from tune.study.definition import Definition
-from tune.study.messages import TaskFailed, TaskLost
+from tune.study.messages import ProgressReport, TaskFailed, TaskLost, TaskStopped
 from tune.study.states import TaskState
 from tune.study.task import Attempt, Task
 
@@ -162,3 +164,67 @@ def test_budget_that_is_used_up_does_not_wait_for_what_cannot_stop_half_way() ->
     planner.on_end(task, TaskLost("it was killed"))
     assert task.attempts[-1].end == "stopped", "not its own fault, however often the budget is raised a little"
     assert run(definition(budget(cpu_hours=10)), world).is_over()
+
+
+class Clocks:
+    """A machine whose calendar may be set while its monotonic clock goes on."""
+
+    def __init__(self) -> None:
+        self.seconds, self.calendar = 0.0, 1_000_000_000.0
+
+    def driver(self, study: Definition, world: World) -> Planner:
+        """Return the planner of a new driver; its monotonic clock begins anew, as after a restart of the machine."""
+        began = self.seconds
+        ledger = Ledger(world.storage, study.name, study.study.objective)
+        ledger.claim()
+        return Planner(StudyState(study, ledger), lambda: self.seconds - began, lambda: self.calendar)
+
+    def work(self, planner: Planner, jump: float, *, num_tasks: int) -> None:
+        """Run tasks for 100 s each, in the middle of which the calendar jumps."""
+        for _ in range(num_tasks):
+            task = planner.next_task(1)
+            assert isinstance(task, Task)
+            planner.on_start(task, "here")
+            for step in (0.0, jump):
+                self.seconds += 50
+                self.calendar += 50 + step
+                planner.tick()
+            planner.on_end(task, TaskStopped("for now"))
+
+
+@pytest.mark.parametrize("jump", [86_400.0, -31_536_000.0, -70.0])
+def test_jumps_of_the_clock_cost_nothing_and_hide_no_cost(jump: float) -> None:
+    world, clocks = World(), Clocks()
+    study = definition({"budget": {"wall_hours": 0.25}})
+    for number in range(1, 4):
+        planner = clocks.driver(study, world)
+        clocks.work(planner, jump, num_tasks=2)
+        assert planner.spent() == Cost(cpu_seconds=200 * number, wall_seconds=200 * number)
+        assert planner.stopping is None
+        clocks.calendar += jump
+    found = snapshot_of(clocks.driver(study, world).state)
+    assert found.spent["wall_hours"] == pytest.approx(600 / 3600)
+    assert sum(task.seconds for task in found.tasks) == pytest.approx(600)
+    planner = clocks.driver(study, world)
+    clocks.work(planner, jump, num_tasks=3)
+    assert "study.budget.wall_hours: 0.25" in (planner.stopping or "")
+
+
+def test_work_side_by_side_counts_once_although_the_clock_was_set_between_its_starts() -> None:
+    world, clocks = World(), Clocks()
+    variants = {"a": {}, "b": {"generation.generator_learning_rate": 0.002}}
+    planner = clocks.driver(definition({"variants": variants}, search={}), world)
+    collection = planner.next_task(1)
+    assert isinstance(collection, Task)
+    planner.on_end(collection, world.execute(collection, Silent()))
+    for _ in range(2):
+        task = planner.next_task(1)
+        assert isinstance(task, Task)
+        planner.on_start(task, "here")
+        clocks.seconds += 10
+        clocks.calendar -= 5_000
+        for key in planner.running:
+            planner.on_report(key, ProgressReport("generation", 1, 2))
+    spent = snapshot_of(planner.state).spent
+    assert spent["wall_hours"] == pytest.approx(20 / 3600)
+    assert planner.spent() == Cost(cpu_seconds=20 + 10, wall_seconds=20)
