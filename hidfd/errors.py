@@ -4,6 +4,7 @@
       ConfigError       2  the study file, an override or an argument is wrong
       InputError        3  the user's material (images, Parquet, checkpoint) cannot be used
         TeacherError    3  the teacher was read, but what it answers shows that something is wrong with it
+        UnbuildableError 3 the settings ask more of the material than it has; with other settings it can be used
       StoreError        4  the store is unwritable, full or damaged, or lacks a requested artifact
       DeviceError       5  the requested device does not exist, or cannot do what was requested
       OutOfMemoryError  5  the memory of the GPU or of the machine does not suffice; earlier artifacts are intact
@@ -31,6 +32,10 @@ class InputError(HidfdError):
 
 class TeacherError(InputError):
     """The teacher answers as a network that was read rightly does not. Everything depends on it, so a study ends."""
+
+
+class UnbuildableError(InputError):
+    """The settings ask more of the material than it has. A study goes on with trials of other settings."""
 
 
 class StoreError(HidfdError):

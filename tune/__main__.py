@@ -16,6 +16,7 @@ from tune.driver import RunSummary, Study, open_study, run_study
 from tune.errors import StudyLocked
 from tune.forget import forget as forget_study
 from tune.inspection import command_line, explain, open_study_of, print_results, print_table, report, show, status
+from tune.planner.buildable import check_buildable
 from tune.planner.forecast import forecast_of
 from tune.promote import CHAMPION
 from tune.promote import promote as promote_study
@@ -58,6 +59,7 @@ def check(options: argparse.Namespace) -> None:
 def plan(options: argparse.Namespace) -> None:
     """Say what the study would do, how long that takes and what it costs; check all of it, and run nothing."""
     study = _open(options)
+    check_buildable(study.definition, study.store)
     forecast, definition = forecast_of(study.state(), study.store), study.definition
     if options.json:
         print(json.dumps(forecast.to_json() | {"concurrency": forecast.side, "command": definition.command}))

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from hidfd.config.schema import CollectionConfig
 from hidfd.data.image_set import open_images, open_pixel_hashes
 from hidfd.distributed.random_streams import stream
-from hidfd.errors import InputError, Stopped
+from hidfd.errors import Stopped, UnbuildableError
 from hidfd.networks.teacher import Teacher
 from hidfd.stages.context import StageContext
 from hidfd.store.store import Artifact, ArtifactWriter
@@ -38,7 +38,7 @@ def collect(context: StageContext, candidates: Artifact, test: Artifact | None, 
         test: the images of the test split, to leave them out; None where the trial has none.
 
     Raises:
-        InputError: too few distinct candidates for the hold-out and `num_images`.
+        UnbuildableError: too few distinct candidates for the hold-out and `num_images`.
         Stopped: the observer asked for it.
     """
     started = time.monotonic()
@@ -49,7 +49,7 @@ def collect(context: StageContext, candidates: Artifact, test: Artifact | None, 
     )
     settings = config.collection
     if len(kept) < settings.holdout_images + settings.num_images:
-        raise InputError(
+        raise UnbuildableError(
             f"trial.data.candidates: {len(kept):,} distinct images for trial.collection.num_images "
             f"{settings.num_images:,} and trial.collection.holdout_images {settings.holdout_images:,}; collect more, "
             f"or lower one of the two"

@@ -19,7 +19,7 @@ from hidfd.data.image_set import write_images
 from hidfd.data.pixels import uint8_from_unit, unit_from_signed
 from hidfd.distributed.device import Device
 from hidfd.distributed.random_streams import stream
-from hidfd.errors import InputError, Stopped
+from hidfd.errors import Stopped, UnbuildableError
 from hidfd.networks.generator import generator_of
 from hidfd.networks.teacher import Teacher
 from hidfd.stages.context import StageContext
@@ -36,7 +36,7 @@ def synthesise(context: StageContext, generation: Artifact, teacher: Teacher) ->
     """Sample n_s images and write them into the store, with the labels that they were sampled for.
 
     Raises:
-        InputError: the agreement filter keeps too few.
+        UnbuildableError: the agreement filter keeps too few.
         Stopped: the observer asked for it.
     """
     started = time.monotonic()
@@ -55,7 +55,7 @@ def synthesise(context: StageContext, generation: Artifact, teacher: Teacher) ->
     num_kept = num_drawn = 0
     while num_kept < wanted:
         if num_drawn >= MAX_TRIES * wanted:
-            raise InputError(
+            raise UnbuildableError(
                 f"trial.synthesis.filter: agreement kept {num_kept:,} of {num_drawn:,} drawn images, {wanted:,} are "
                 f"wanted; train the generator longer, or set trial.synthesis.filter=none"
             )

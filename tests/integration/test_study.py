@@ -423,5 +423,5 @@ def test_trial_whose_values_do_not_fit_together_says_so(tiny: Workplace) -> None
     for verb in ("show", "explain"):
         said = tiny.run("tune", verb, "study.yaml", "0")
         assert said.returncode == 0, said.stderr
-        assert said.stdout.startswith("trial-0: failed: these values do not fit together: ")
+        assert said.stdout.startswith("trial-0: infeasible: these values do not fit together: ")
         assert "why: the next point of the grid" in said.stdout

@@ -33,6 +33,7 @@ from tune.study.messages import (
     TaskEnd,
     TaskFailed,
     TaskFinished,
+    TaskInfeasible,
     TaskLost,
     TaskStopped,
 )
@@ -120,7 +121,7 @@ class World:
     running: list[str] = field(default_factory=list)
     collapsed: Callable[[Task], bool] = lambda task: False
     diverged: Callable[[Task], bool] = lambda task: False
-    failing: Callable[[Task], TaskFailed | TaskBlocked | None] = lambda task: None
+    failing: Callable[[Task], TaskFailed | TaskInfeasible | TaskBlocked | None] = lambda task: None
     lose: Callable[[Task, int], bool] = lambda task, step: False
     log: list[str] = field(default_factory=list)
 

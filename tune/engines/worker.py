@@ -25,6 +25,7 @@ from tune.study.messages import (
     TaskEnd,
     TaskFailed,
     TaskFinished,
+    TaskInfeasible,
     TaskStopped,
 )
 from tune.study.metrics import LATENCY
@@ -78,8 +79,8 @@ def perform(task: Task, context: WorkerContext, channel: Channel) -> TaskEnd:
     """Run a task to its end.
 
     Returns:
-        Its end: `TaskBlocked` for an error of the store, the device or the teacher, or of the collection, on which
-            every student depends.
+        Its end: `TaskInfeasible` where its settings cannot be built; `TaskBlocked` for an error of the store, the device
+            or the teacher, or another one of the collection, on which every student depends.
 
     Raises:
         ProcessLostError: another process of the task is gone.
@@ -97,6 +98,8 @@ def perform(task: Task, context: WorkerContext, channel: Channel) -> TaskEnd:
         raise
     except hidfd.errors.HidfdError as error:
         cpu_seconds = time.process_time() - started
+        if isinstance(error, hidfd.errors.UnbuildableError | hidfd.errors.ConfigError):
+            return TaskInfeasible(str(error), error.exit_code, cpu_seconds)
         blocking = hidfd.errors.StoreError | hidfd.errors.DeviceError | hidfd.errors.TeacherError
         blocks_study = isinstance(error, blocking)
         if blocks_study or task.spec.kind is TaskKind.COLLECTION:

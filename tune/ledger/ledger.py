@@ -255,8 +255,8 @@ class Ledger:
         """Write the outcome of a search trial, and tell Optuna; a second call changes nothing.
 
         Optuna learns COMPLETE with the values, infeasible by how much the constraints are missed; PRUNED with the value
-        at the last rung; PRUNED without a value and infeasible for collapse and divergence, so that the sampler keeps
-        away from them; FAIL for what the parameters are not to blame for.
+        at the last rung; PRUNED without a value and infeasible for collapse, divergence and values that cannot be
+        built, so that the sampler keeps away from them; FAIL for what the parameters are not to blame for.
         """
         outcome: dict[str, Any] = {
             "state": search_trial.state,
@@ -267,7 +267,8 @@ class Ledger:
         }
         self._set(self._search_study, search_trial.number, "outcome", outcome)
         trial = optuna.Trial(self._search_study, self._trial_id(self._search_study, search_trial.number))
-        violation = 1.0 if search_trial.state in (TaskState.COLLAPSED, TaskState.DIVERGED) else search_trial.violation
+        to_blame = (TaskState.COLLAPSED, TaskState.DIVERGED, TaskState.INFEASIBLE)
+        violation = 1.0 if search_trial.state in to_blame else search_trial.violation
         if not self._frozen(self._search_study, search_trial.number).constraints:
             self._write(lambda: trial.set_constraint("feasible", violation))
         state = _optuna_state(search_trial.state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import statistics
@@ -36,7 +37,7 @@ class ComparisonRow:
         name: unique among the rows.
         role: finalist, control or variant.
         params: dotted path -> value, where the trial differs from the study's own `trial:`.
-        configs: one trial per seed, in the order of `study.seeds`.
+        configs: one trial per seed, in the order of `study.seeds`; empty, as `keys`, if they cannot be built.
         keys, labels: of the students, in the same order.
         test_evaluations: keys of the students' test evaluations, in the same order; empty if the row gets none.
     """
@@ -98,7 +99,7 @@ def variant_rows(definition: Definition) -> list[ComparisonRow]:
 
 def finalist_rows(definition: Definition, finalists: Sequence[SearchTrial]) -> list[ComparisonRow]:
     """Build the rows of the finalists; a single one is called hybrid if it learns from real and synthetic images."""
-    rows = []
+    rows: list[ComparisonRow] = []
     for trial in finalists:
         name = f"trial-{trial.number}"
         if len(finalists) == 1:
@@ -131,7 +132,8 @@ def comparison_specs(definition: Definition, trials: Iterable[SearchTrial]) -> I
             rows += [{**values, **control} for control in controls_of(definition, chosen).values()]
         for row in rows:
             for seed in definition.study.seeds:
-                yield from task_specs(definition.with_seed(row, seed))
+                with contextlib.suppress(ConfigError):  # a row without numbers
+                    yield from task_specs(definition.with_seed(row, seed))
 
 
 def best_finalist(rows: Sequence[RowSnapshot], objective: str) -> RowSnapshot | None:
@@ -173,7 +175,9 @@ def _row(definition: Definition, name: str, role: Role, values: dict[str, Any], 
     try:
         configs = tuple(definition.with_seed(values, seed) for seed in seeds)
     except ConfigError as error:
-        raise ConfigError(f"{role} {name}: {error}") from error
+        if role == "finalist":
+            raise ConfigError(f"{role} {name}: {error}") from error
+        return ComparisonRow(name, role, values, (), (), ())  # a row without numbers
     keys = tuple(task_specs(config)[-1].key for config in configs)
     test_evaluations: tuple[str, ...] = ()
     if role != "variant" and definition.base.data.test is not None and definition.study.test_labels == "once":
@@ -207,7 +211,12 @@ def summarise(row: ComparisonRow, tasks: Mapping[str, Task], study: StudyConfig)
     means = {name: statistics.fmean(found[name] for found in metrics) for name in names}
     deviations = {name: statistics.stdev([found[name] for found in metrics]) for name in names if len(metrics) > 1}
     feasible = not metrics or (study.unmeasured(means) is None and not study.violation(means))
-    return RowSnapshot(row.name, row.role, row.params, row.keys, len(metrics), means, deviations, feasible)
+    keys = tuple(key for key in row.keys if row.role == "finalist" or not _is_infeasible(tasks.get(key)))
+    return RowSnapshot(row.name, row.role, row.params, keys, len(metrics), means, deviations, feasible)
+
+
+def _is_infeasible(task: Task | None) -> bool:
+    return task is not None and task.outcome is not None and task.outcome.state is TaskState.INFEASIBLE
 
 
 def verdict_of(rows: Sequence[RowSnapshot], objective: str) -> str | None:
@@ -217,7 +226,7 @@ def verdict_of(rows: Sequence[RowSnapshot], objective: str) -> str | None:
     asked for them, else of the objective.
     """
     finalist = best_finalist(rows, objective)
-    controls = [row for row in rows if row.role == "control"]
+    controls = [row for row in rows if row.role == "control" and row.keys]  # others cannot be built
     if finalist is None or any(row.num_complete < len(row.keys) for row in controls):
         return None
     metric = "validation_accuracy" if "validation_accuracy" in finalist.means else objective

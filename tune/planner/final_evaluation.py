@@ -141,7 +141,7 @@ class FinalEvaluation:
         self.rows = rows
         self.keys = set()
         for number in range(len(self._definition.study.seeds)):
-            for row in rows:
+            for row in (row for row in rows if row.configs):
                 origin = TaskOrigin(row.role, row.labels[number], row.params)
                 keys = self._task_table.add_trial(row.configs[number], origin)
                 self._task_table.task_queue.want(keys)

@@ -24,6 +24,7 @@ from tune.study.messages import (
     TaskEnd,
     TaskFailed,
     TaskFinished,
+    TaskInfeasible,
     TaskLost,
     TaskStopped,
     Wait,
@@ -366,10 +367,14 @@ class Planner:
                 return Outcome(state, reason, metrics, reused)
             case TaskDiverged(reason):
                 return Outcome(TaskState.DIVERGED, reason)
+            case TaskInfeasible(reason, exit_code, cpu_seconds):
+                if task.key in self.state.definition.shared_keys:
+                    return self._outcome(task, TaskBlocked(reason, exit_code, cpu_seconds))
+                return Outcome(TaskState.INFEASIBLE, reason)
             case TaskFailed(reason):
                 return Outcome(TaskState.FAILED, reason)
-            case TaskBlocked(reason):
-                self.blocking_failure = end
+            case TaskBlocked(reason) as blocked:
+                self.blocking_failure = blocked
                 self.drain(f"{task.label}: {reason}")
                 return None
             case TaskLost(reason):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
+from hidfd.errors import ConfigError
 from hidfd.pipeline.costs import NOTHING, Range
 from hidfd.pipeline.graph import Stage, plan
 from hidfd.store.store import Store
@@ -120,5 +122,6 @@ def num_users(state: StudyState, unseen: dict[str, Range]) -> int:
     real_only_controls = 0
     if unseen["distillation"].high and definition.limit and not _has_rows(state, "control"):
         controls = controls_of(definition, definition.base).values()
-        real_only_controls = sum(not changed(definition.base, values).uses_generator for values in controls)
+        with suppress(ConfigError):  # a control that cannot be built uses none
+            real_only_controls = sum(not changed(definition.base, values).uses_generator for values in controls)
     return len(known) + round(unseen["distillation"].high) - len(definition.study.seeds) * real_only_controls

@@ -261,7 +261,7 @@ class StudyState:
             params = self.definition.settings_of(trial.params, trial.group)
             config = changed(self.definition.base, params)
         except ConfigError as error:
-            trial.state, trial.reason = TaskState.FAILED, f"these values do not fit together: {error}"
+            trial.state, trial.reason = TaskState.INFEASIBLE, f"these values do not fit together: {error}"
             self.ledger.finish_search_trial(trial)
             self._register_end(trial)
             return

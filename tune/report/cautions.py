@@ -124,6 +124,7 @@ def _of_bad_ends(snapshot: StudySnapshot) -> Iterator[str]:
     for state, words in (
         (TaskState.COLLAPSED, "collapsed: its generator shows too few classes to be worth a student"),
         (TaskState.DIVERGED, "diverged: a loss was no longer finite"),
+        (TaskState.INFEASIBLE, "infeasible: the settings cannot be built; the table says why"),
         (TaskState.FAILED, "failed; the table or the terminal says why"),
     ):
         if ended[state]:

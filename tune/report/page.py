@@ -195,10 +195,13 @@ def _remark(trial: TrialSnapshot, task: TaskSnapshot | None, snapshot: StudySnap
 
 
 def bad_ends(snapshot: StudySnapshot) -> dict[str, list[int]]:
-    """Return reason -> numbers of the search trials that collapsed, diverged or failed for it."""
+    """Return reason -> numbers of the search trials that collapsed, diverged, failed or could not be built for it."""
     reasons: dict[str, list[int]] = {}
     for trial in snapshot.trials:
-        if trial.state in (TaskState.COLLAPSED, TaskState.DIVERGED, TaskState.FAILED) and trial.reason:
+        if (
+            trial.state in (TaskState.COLLAPSED, TaskState.DIVERGED, TaskState.INFEASIBLE, TaskState.FAILED)
+            and trial.reason
+        ):
             reasons.setdefault(relative_paths(trial.reason), []).append(trial.number)
     return reasons
 

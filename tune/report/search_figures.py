@@ -44,6 +44,7 @@ STATES = {
     TaskState.PRUNED: TrialState.PRUNED,
     TaskState.COLLAPSED: TrialState.PRUNED,
     TaskState.DIVERGED: TrialState.PRUNED,
+    TaskState.INFEASIBLE: TrialState.PRUNED,
     TaskState.FAILED: TrialState.FAIL,
 }
 """State of a trial -> its state for Optuna, as in the ledger; a trial that has not ended is RUNNING."""

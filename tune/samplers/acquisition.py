@@ -165,8 +165,8 @@ def _student_probability(observations: Observations) -> Probability | None:
     **Source**: expected improvement times the probability of feasibility, Gardner et al. 2014.
     """
     on_good = [s for s in observations.search_trials if observations.builds.get(s.group) is TaskState.COMPLETE]
-    ended = [s for s in on_good if s.state in (TaskState.COMPLETE, TaskState.PRUNED, TaskState.DIVERGED)]
-    ok = np.array([s.state is not TaskState.DIVERGED and not s.violation for s in ended], float)
+    ended = [s for s in on_good if s.state in (TaskState.COMPLETE, TaskState.PRUNED, *INFEASIBLE)]
+    ok = np.array([s.state not in INFEASIBLE and not s.violation for s in ended], float)
     if ok.all():
         return None
     points = observations.encoding.encode([s.params for s in ended])

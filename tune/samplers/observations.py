@@ -17,7 +17,7 @@ from tune.study.states import TaskState
 NEW_GENERATOR = -1
 """Number in `Leaders` of students that get a new generator instead of sharing one."""
 
-INFEASIBLE = (TaskState.COLLAPSED, TaskState.DIVERGED)
+INFEASIBLE = (TaskState.COLLAPSED, TaskState.DIVERGED, TaskState.INFEASIBLE)
 """States of tasks whose parameters are to blame."""
 
 MAX_STUDENTS = 300

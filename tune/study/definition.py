@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hidfd.pipeline.stage_specs import result_settings
 from tune.study.asha import rung_images
 from tune.study.config import FRESH_SEED, SearchConfig, StudyConfig
 from tune.study.search_space import Space, build_space, changed
+from tune.study.task import task_specs
 
 FRESH_SEEDS = ("seeds.generation", "seeds.synthesis", "seeds.distillation")
 """Paths of the seeds that a fresh seed replaces; teacher and collection stay the same."""
@@ -78,6 +80,16 @@ class Definition:
         return rung_images(
             student.target_images, student.batch_images, pruner.first_rung_fraction, pruner.reduction_factor
         )
+
+    @cached_property
+    def shared_keys(self) -> frozenset[str]:
+        """The key of the collection if every student of the study needs the same one; empty if they differ."""
+        trials = [changed(self.base, values) for values in self.study.variants.values()]
+        if self.search:
+            ends = [(path, end) for path, parameter in self.space.parameters.items() for end in parameter.edges()]
+            trials += [self.base, *(changed(self.base, {path: end}) for path, end in ends)]
+        keys = frozenset(task_specs(trial)[0].key for trial in trials)
+        return keys if len(keys) == 1 else frozenset()
 
     def settings_of(self, params: dict[str, Any], group: int) -> dict[str, Any]:
         """Return everything that a search trial changes in the study's `trial:`.

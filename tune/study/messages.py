@@ -107,6 +107,21 @@ class TaskDiverged:
 
 
 @dataclass(frozen=True)
+class TaskInfeasible:
+    """The settings of the task cannot be built: not from this material, or not at all.
+
+    Attributes:
+        reason: the message of the `HidfdError` behind it.
+        exit_code: of that error, which ends a study all of whose students have these settings.
+    """
+
+    word: ClassVar[str] = "failed"
+    reason: str
+    exit_code: int
+    cpu_seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class TaskFailed:
     """The task failed for its own reasons: trying again would fail again."""
 
@@ -145,7 +160,7 @@ class TaskLost:
     node_is_gone: bool = False
 
 
-TaskEnd = TaskFinished | TaskStopped | TaskDiverged | TaskFailed | TaskBlocked | TaskLost
+TaskEnd = TaskFinished | TaskStopped | TaskDiverged | TaskInfeasible | TaskFailed | TaskBlocked | TaskLost
 """The end of an attempt at a task; the ledger keeps its `word` as `Attempt.end`."""
 
 WorkerMessage = AttemptStarted | ProcessJoined | PlacementGroupReserved | ProgressReport | TaskEnd

@@ -56,9 +56,10 @@ class TaskState(StrEnum):
            ^                           |       +---> pruned     (students only)
            |  attempt stopped or lost  |       +---> collapsed
            +---------------------------+       +---> diverged
+                                               +---> infeasible
                                                +---> failed
 
-    The five on the right are final, and only they are written into the ledger. A task ends without running when a build
+    The six on the right are final, and only they are written into the ledger. A task ends without running when a build
     that it needs ends otherwise than complete, with the state of that build. A failed task is tried again by the next
     run of the study, as a new task of the same key.
     """
@@ -80,6 +81,9 @@ class TaskState(StrEnum):
 
     DIVERGED = "diverged"
     """Diverged: a loss became non-finite, in this task or in a build that it needs."""
+
+    INFEASIBLE = "infeasible"
+    """Infeasible: its settings cannot be built, from this material or at all. It is never tried again."""
 
     FAILED = "failed"
     """Failed by an error of the machine, of the input or of the code; the reason says which."""

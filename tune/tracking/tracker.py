@@ -56,6 +56,7 @@ STATUSES = {
     TaskState.COLLAPSED: "FINISHED",
     TaskState.PRUNED: "KILLED",
     TaskState.DIVERGED: "FAILED",
+    TaskState.INFEASIBLE: "FAILED",
     TaskState.FAILED: "FAILED",
 }
 """MLflow's own status of a task that has ended; the tag `hidfd.state` has more states."""

@@ -208,7 +208,7 @@ def test_grid_goes_on_after_a_failed_student_without_leaving_a_combination_out()
     assert sorted(complete) == sorted(tuple(params.values()) for params in study.space.grid())
 
 
-def test_values_that_do_not_fit_together_fail_that_search_trial_only() -> None:
+def test_values_that_do_not_fit_together_end_that_search_trial_only() -> None:
     search = {
         "distillation.feature_weight": {"type": "categorical", "choices": [0.0, 1.0]},
         "distillation.kl_weight": {"type": "categorical", "choices": [0.0, 1.0]},
@@ -227,7 +227,8 @@ def test_values_that_do_not_fit_together_fail_that_search_trial_only() -> None:
     )
     planner = run(study, World())
     first = planner.state.search_trials[0]
-    assert first.state is TaskState.FAILED
+    assert first.state is TaskState.INFEASIBLE
+    assert planner.state.ledger.history()[0].constraints["feasible"] == 1.0
     assert "would learn nothing" in (first.reason or "")
     assert planner.is_over()
 
