@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from hidfd.errors import StoreError
+from hidfd.store.locks import holders_of, try_flock, wait_for
 
 _ELSEWHERE = "Choose another folder (`storage:` of the study file, or HIDFD_STORE)"
 _ADVICE = {
@@ -114,7 +115,9 @@ def _create_locked(folder: Path) -> int:
         except FileNotFoundError:
             continue
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if not wait_for(lambda: try_flock(descriptor, fcntl.LOCK_SH), str(folder), lambda: holders_of(folder)):  # noqa: B023
+                os.close(descriptor)
+                raise StoreError(f"{folder}: held by {holders_of(folder)}; end that process, or let it go on")
         if folder.exists() and folder.stat().st_ino == os.fstat(descriptor).st_ino:
             return descriptor
         os.close(descriptor)

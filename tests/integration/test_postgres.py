@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from hidfd.errors import Stopped
+from hidfd.store import locks
 from tests.integration.conftest import Workplace, tiny_study
 from tests.integration.postgres import USER, PostgresServer, running_postgres
 from tests.integration.test_study import started, wait_for
@@ -26,7 +27,7 @@ from tune.errors import ConnectionLost, LedgerError, StudyLocked
 from tune.ledger import mirrored_storage as ledger_storage
 from tune.ledger.ledger import Ledger
 from tune.ledger.opening import copy_ledger, holder_of, open_ledger
-from tune.ledger.postgres import PostgresDatabase
+from tune.ledger.postgres import PostgresDatabase, _lock_key_of
 from tune.planner.planner import Planner
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
@@ -235,6 +236,32 @@ def test_pausing_driver_stops_when_it_is_asked_to(server: PostgresServer, place:
         with pytest.raises(Stopped, match="stopped by Ctrl-C while the ledger was away"):
             ledger.set_identity({})
     server.start()
+
+
+def test_lock_of_a_session_that_stands_still_is_waited_for_with_a_limit(
+    place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(locks, "SAY_SECONDS", 0.2)
+    monkeypatch.setattr(locks, "LIMIT_SECONDS", 1.0)
+    with psycopg.connect(place, autocommit=True, application_name="elsewhere") as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [_lock_key_of("tables")])
+        with pytest.raises(LedgerError, match=r"session \d+ of the server \(elsewhere\) has made the ledger's tables"):
+            Planner(StudyState(STUDY, ledger_of(place)), lambda: 0.0)
+    assert "(elsewhere); at most 1 s" in caplog.text
+    with held(place) as ledger, psycopg.connect(place) as other:
+        planner = Planner(StudyState(STUDY, ledger), lambda: 0.0)
+        other.execute("LOCK TABLE trials IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(LedgerError, match="another session has kept a row or table of the ledger locked") as raised:
+            run_local(planner, World().execute)
+        assert raised.value.exit_code == 7
+        other.rollback()
+    with held(place) as ledger:
+        run_local(Planner(StudyState(STUDY, ledger), lambda: 0.0), World().execute)
+
+
+def ledger_of(place: str) -> Ledger:
+    with held(place) as ledger:
+        return ledger
 
 
 def test_several_studies_may_be_the_first_in_one_database(place: str) -> None:

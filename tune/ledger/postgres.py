@@ -19,6 +19,8 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
+from hidfd.store import locks
+from hidfd.store.locks import wait_for
 from tune.errors import ConnectionLost, LedgerError, StudyLocked
 from tune.ledger.mirrored_storage import open_storage, storage_errors
 
@@ -97,7 +99,23 @@ class PostgresDatabase:
         """
         with self.connect() as first, storage_errors():
             # Drivers of several studies may be the first at the same time; this lock ends with the connection.
-            _query_one(first, "SELECT pg_advisory_lock(%s)", _lock_key_of("tables"))
+            key = _lock_key_of("tables")
+
+            def take() -> bool:
+                free = _query_one(first, "SELECT pg_try_advisory_lock(%s)", key)
+                return bool(free or _query_one(first, f"SELECT {HAS_TABLES}"))
+
+            def holder() -> str:
+                found = _query_holder(first, key)
+                return "another session" if found is None else f"session {found[0]} of the server ({found[1]})"
+
+            if not _query_one(first, f"SELECT {HAS_TABLES}") and not wait_for(
+                take, f"the tables of {self.shown}", holder
+            ):
+                raise LedgerError(
+                    f"{self.shown}: {holder()} has made the ledger's tables for more than {locks.LIMIT_SECONDS:g} s; "
+                    f"end it (pg_terminate_backend), then give the same command again"
+                )
             if not _query_one(first, MAY_OPEN):
                 raise self._no_right("no tables yet, and no right to make them")
             # A password that is in no URL is in no error of SQLAlchemy, Alembic or Optuna.
@@ -109,6 +127,8 @@ class PostgresDatabase:
                 raise self.error_of(getattr(cause, "orig", None) or error, True) from None
             except RuntimeError as error:
                 raise LedgerError(f"{self.shown}: not a ledger of this version ({error})") from error
+        sqlalchemy.event.listen(storage.engine, "connect", _limit_lock_waits)
+        storage.engine.dispose()
         with open_storage(storage, self.error_of):
             yield storage
 
@@ -180,10 +200,25 @@ class PostgresDatabase:
             return ConnectionLost(f"{self.shown}: the connection is lost ({message})")
         if sqlstate == "42501":
             return self._no_right(message)
+        if sqlstate == "55P03":
+            return LedgerError(
+                f"{self.shown}: another session has kept a row or table of the ledger locked for more than "
+                f"{locks.LIMIT_SECONDS:g} s ({message}): {self._idle_holders()}; end it (pg_terminate_backend); what "
+                f"was written before is kept, and the same command goes on"
+            )
         return LedgerError(
             f"{self.shown}: the ledger cannot be read or written ({message}); what was written before is kept, and the "
             f"same command goes on once that is mended"
         )
+
+    def _idle_holders(self) -> str:
+        """Return in words which sessions hold locks although they do nothing."""
+        try:
+            with self.connect() as connection:
+                rows = connection.execute(FIND_IDLE_HOLDERS).fetchall()
+        except LedgerError:
+            rows = []
+        return ", ".join(f"session {pid} of the server ({name})" for pid, name in rows) or "pg_stat_activity shows it"
 
     def _no_right(self, message: str) -> LedgerError:
         return LedgerError(
@@ -261,6 +296,19 @@ WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = %s AND ob
 AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 """Query for the process that holds an advisory lock, given the two halves of its key."""
+
+
+FIND_IDLE_HOLDERS = """
+SELECT pid, application_name FROM pg_stat_activity
+WHERE datname = current_database() AND state LIKE 'idle in transaction%' AND state_change < now() - interval '5 seconds'
+"""
+"""Query for the sessions that hold locks and do nothing, as a stopped process leaves them."""
+
+
+def _limit_lock_waits(connection: Any, _record: object) -> None:
+    """Have statements end with SQLSTATE 55P03 rather than wait for a lock without a limit."""
+    connection.execute(f"SET lock_timeout = '{int(1000 * locks.LIMIT_SECONDS)}ms'")
+    connection.commit()
 
 
 def _lock_key_of(name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -12,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
+from hidfd.store import locks
+from hidfd.store.locks import holders_of, said_if_slow, try_flock, wait_for
 from tune.errors import LedgerError, StudyLocked
 from tune.ledger.mirrored_storage import open_storage
 
@@ -53,15 +56,15 @@ class SqliteFile:
     def open(self) -> Iterator[RDBStorage]:
         """Open the file as Optuna's storage, and make it if it is not there.
 
-        It uses write-ahead logging, with which readers never wait and a write costs a third.
+        It uses write-ahead logging, with which readers never wait and a write costs a third. Only while the tables are
+        made there is a lock, so that a reader of a ledger that exists holds up nobody.
 
         Raises:
-            LedgerError: it is no database, or cannot be read.
+            LedgerError: it is no database, or cannot be read, or another process keeps it locked.
         """
         try:
             # Optuna makes the tables one by one; another process waits here until the first one has made all of them.
-            with self._beside("lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with self._lock_while_made():
                 with sqlite3.connect(self.path, timeout=BUSY_SECONDS) as connection:
                     connection.execute("PRAGMA journal_mode=WAL")
                 connection.close()
@@ -75,9 +78,53 @@ class SqliteFile:
                 f"it away: finished artifacts stay in the store, and the study is rebuilt from them"
             ) from error
         sqlalchemy.event.listen(storage.engine, "connect", _set_synchronous)
+        sqlalchemy.event.listen(storage.engine, "do_execute", self._execute)
         storage.engine.dispose()
         with open_storage(storage, self._error_of):
             yield storage
+
+    @contextmanager
+    def _lock_while_made(self) -> Iterator[None]:
+        """Lock the file against other processes that make its tables; do nothing once all of them are there."""
+        if self._is_made():
+            yield
+            return
+        path = self._beside("lock")
+        with path.open("a") as lock:
+
+            def take() -> bool:
+                return self._is_made() or try_flock(lock.fileno(), fcntl.LOCK_EX)
+
+            if not wait_for(take, str(path), lambda: holders_of(path)):
+                raise LedgerError(
+                    f"{path}: held by {holders_of(path)} for more than {locks.LIMIT_SECONDS:g} s, while the ledger was "
+                    f"to be made; end that process or let it go on, then give the same command again"
+                )
+            yield
+
+    def _is_made(self) -> bool:
+        """Whether the file has all of Optuna's tables, of which alembic_version gets its row last."""
+        if not self.path.exists():
+            return False
+        try:
+            with contextlib.closing(
+                sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)
+            ) as connection:
+                mode = connection.execute("PRAGMA journal_mode").fetchone()
+                return mode == ("wal",) and connection.execute("SELECT 1 FROM alembic_version").fetchone() is not None
+        except sqlite3.Error:
+            return False
+
+    def _execute(self, cursor: Any, statement: str, parameters: Any, _context: object) -> bool:
+        """Execute a statement as SQLAlchemy would, and say who holds the file if a write has to wait for it."""
+        if statement.lstrip()[:6].upper() not in ("INSERT", "UPDATE", "DELETE"):
+            return False
+        with said_if_slow(str(self.path), self._holders):
+            cursor.execute(statement, parameters)
+        return True
+
+    def _holders(self) -> str:
+        return holders_of(self.path, self.path.with_name(f"{self.path.name}-shm"))
 
     @contextmanager
     def lock(self, name: str) -> Iterator[FileLock]:
@@ -128,8 +175,8 @@ class SqliteFile:
         advice = "what was written before is kept, and the same command goes on"
         if "database is locked" in message:
             return LedgerError(
-                f"{self.path}: another program has kept it for more than {BUSY_SECONDS} s ({message}); close that "
-                f"program (a database browser, a backup); {advice}"
+                f"{self.path}: another program has kept it for more than {BUSY_SECONDS} s ({message}): "
+                f"{self._holders()}; close that program (a database browser, a backup); {advice}"
             )
         if "disk is full" in message:
             return LedgerError(f"{self.path}: its disk is full ({message}); make room there; {advice}")
