@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import json
 import os
 import re
@@ -82,6 +83,8 @@ class Parser(argparse.ArgumentParser):
 
 def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     """Return the options of a verb; if it takes a study file, the remaining words are its `overrides`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # characters that its encoding lacks; standard error escapes them
     options, rest = parser.parse_known_args(words)
     unknown = [word for word in rest if word.startswith("-") or "file" not in options]
     if unknown:

@@ -215,7 +215,7 @@ def _ray_pod(request: Request, name: str, part: str, pod: PodConfig) -> ApiObjec
         ],
     }
     if not is_head and cluster.drain_seconds:
-        words = ["bash", "-c", DRAIN.read_text(), "drain", str(cluster.drain_seconds)]
+        words = ["bash", "-c", DRAIN.read_text(encoding="utf-8"), "drain", str(cluster.drain_seconds)]
         container["lifecycle"] = {"preStop": {"exec": {"command": words}}}
     spec: ApiObject = {
         **_pod_spec(request),

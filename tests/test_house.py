@@ -103,3 +103,54 @@ def test_no_committed_file_is_one_that_git_ignores() -> None:
 
 def first_word(text: str) -> str:
     return text.split(maxsplit=1)[0].strip("`,.:;").lower()
+
+
+def test_text_is_read_and_written_in_a_named_encoding_whatever_the_locale() -> None:
+    unnamed = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and takes_the_encoding_of_the_locale(node)
+    ]
+    assert unnamed == []
+
+
+def takes_the_encoding_of_the_locale(call: ast.Call) -> bool:
+    """Whether a call reads or writes text without naming its encoding."""
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    if "encoding" in given:
+        return False
+    name = getattr(call.func, "attr", getattr(call.func, "id", None))
+    if name in ("run", "Popen", "check_output", "check_call", "call", "getoutput"):
+        return bool({"text", "universal_newlines"} & given.keys())
+    if name in ("read_text", "write_text"):
+        return True
+    opens_a_file = isinstance(call.func, ast.Name) or "path" in ast.unparse(call.func) or any(map(is_mode, call.args))
+    if name not in ("open", "fdopen", "NamedTemporaryFile", "TextIOWrapper") or not opens_a_file:
+        return False
+    modes = [given["mode"]] if "mode" in given else [argument for argument in call.args if is_mode(argument)]
+    return not any("b" in ast.literal_eval(mode) for mode in modes)
+
+
+def is_mode(argument: ast.expr) -> bool:
+    """Whether an argument is the mode of an opened file."""
+    return isinstance(argument, ast.Constant) and bool(re.fullmatch(r"[rwxab+t]{1,3}", str(argument.value)))
+
+
+@pytest.mark.parametrize(
+    ("line", "depends"),
+    [
+        ("path.open('a+')", True),
+        ("path.open()", True),
+        ("open(path, 'w')", True),
+        ("subprocess.run(words, text=True)", True),
+        ("path.write_text(text)", True),
+        ("path.open('xb')", False),
+        ("path.read_text(encoding='utf-8')", False),
+        ("Store.open(uri)", False),
+    ],
+)
+def test_check_of_encodings_knows_text_from_bytes(line: str, depends: bool) -> None:
+    call = ast.parse(line, mode="eval").body
+    assert isinstance(call, ast.Call)
+    assert takes_the_encoding_of_the_locale(call) is depends

@@ -251,6 +251,8 @@ def _storage(
                 f"repeat; write ${{NAME}} in its place, and set that environment variable"
             )
         elif given_here:
+            if origins[name] != COMMAND_LINE and "://" not in values[name].removeprefix("sqlite:///"):
+                values[name] = _as_the_system_names(values[name], Path())
             values[name] = _expanded(values[name], f"{origins[name]}: storage.{name}", yaml_tree.problems, environment)
         if environment and environment.get(variable) and origins[name] != COMMAND_LINE:
             values[name], origins[name] = environment[variable], variable
@@ -290,11 +292,20 @@ def _with_paths(
     path = result.get("path")
     if isinstance(path, str):
         here = (*keys, "path")
-        expanded = Path(
-            _expanded(path, f"{yaml_tree.where(here)}: {'.'.join(here)}", problems, environment)
-        ).expanduser()
-        result["path"] = str((yaml_tree.path.parent / expanded).absolute())
+        where, folder = yaml_tree.where(here), yaml_tree.path.parent
+        named = path if where == COMMAND_LINE else _as_the_system_names(path, folder)
+        expanded = Path(_expanded(named, f"{where}: {'.'.join(here)}", problems, environment)).expanduser()
+        result["path"] = str((folder / expanded).absolute())
     return result
+
+
+def _as_the_system_names(path: str, folder: Path) -> str:
+    """Return a path from a file, which is UTF-8, as a locale with another encoding names the same bytes.
+
+    Where only the path as it is written leads to something, this locale has named it already.
+    """
+    named = os.fsdecode(path.encode("utf-8", "surrogateescape"))
+    return path if not os.path.lexists(folder / named) and os.path.lexists(folder / path) else named
 
 
 def has_plain_password(uri: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,5 +247,5 @@ def _checked_labels(column: pa.Array, row: int, num_classes: int, where: str) ->
 
 
 def _readable(name: str) -> str:
-    """Return a file name as valid UTF-8 text, with bytes that are not UTF-8 replaced."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """Return a file name as valid UTF-8 text whatever the locale, with bytes that are not UTF-8 replaced."""
+    return os.fsencode(name).decode("utf-8", "replace")

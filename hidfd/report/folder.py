@@ -86,7 +86,7 @@ def prepare(folder: Path, name: str, config: TrialConfig, store: Store) -> Path:
         if configuration.exists() and configuration.read_bytes() != text.encode():
             for picture in (*samples.glob("generation-*.png"), *(folder / "pictures").glob("*.png")):
                 picture.unlink()
-        configuration.write_text(text)
+        configuration.write_text(text, encoding="utf-8")
     return samples
 
 
@@ -173,9 +173,9 @@ def _write(folder: Path, name: str, built: Built, until: str) -> Path:
         "git_commit": git_commit(),
         "command": _command(),
     }
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    (folder / "result.json").write_text(json.dumps(result_of(built, until), indent=1))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    (folder / "result.json").write_text(json.dumps(result_of(built, until), indent=1), encoding="utf-8")
     _draw_pictures(folder / "pictures", built)
     from hidfd.report.page import write_trial_report  # only here: a trial without a folder needs no matplotlib
 
@@ -186,7 +186,11 @@ def git_commit() -> str | None:
     """Return the commit of the checkout that this package runs from; None without a checkout or without git."""
     try:
         answer = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
     except FileNotFoundError:
         return None

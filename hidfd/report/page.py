@@ -48,7 +48,7 @@ def write_trial_report(folder: Path) -> Path:
         training=training_pictures(trial.rows),
         stages=stages,
         total=duration(total),
-        config=relative_paths((folder / "config.yaml").read_text()),
+        config=relative_paths((folder / "config.yaml").read_text(encoding="utf-8")),
         again=relative_paths(f"python -m hidfd run {folder / 'config.yaml'}"),
         command=relative_paths(trial.manifest["command"] or ""),
     )

@@ -44,14 +44,14 @@ class TrialFolder:
         Args:
             folder: with `manifest.json`, `result.json`, `config.yaml` and `metrics.jsonl` (see `hidfd.report.folder`).
         """
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         return cls(
             folder=folder,
             name=manifest["name"],
             manifest=manifest,
-            result=json.loads((folder / "result.json").read_text()),
-            config=yaml.safe_load((folder / "config.yaml").read_text())["trial"],
-            rows=[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
+            result=json.loads((folder / "result.json").read_text(encoding="utf-8")),
+            config=yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["trial"],
+            rows=[json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()],
             metas={stage["role"]: stage["meta"] for stage in manifest["stages"]},
         )
 

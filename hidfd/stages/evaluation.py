@@ -102,7 +102,7 @@ def run_test_evaluation(context: StageContext, student: Student, teacher: Teache
 
 
 def _write_numbers(file: str, meta: dict[str, Any], writer: ArtifactWriter) -> dict[str, Any]:
-    writer.path(file).write_text(json.dumps(meta, indent=1))
+    writer.path(file).write_text(json.dumps(meta, indent=1), encoding="utf-8")
     return meta
 
 

@@ -135,7 +135,7 @@ class ArtifactWriter:
         lines = [json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows]
         path = self.path(METRICS)
         with store_errors("writing", path):
-            path.write_text("".join(lines))
+            path.write_text("".join(lines), encoding="utf-8")
 
     def commit(
         self, meta: dict[str, Any], *, device: str | None = None, consumed: Sequence[Artifact] | None = None

@@ -126,6 +126,27 @@ def test_run_as_json_is_one_document_with_the_numbers_of_the_result_file(run_onc
     assert set(document["seconds"]) == set(ROLES)
 
 
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+"""Environment of a login whose locale knows ASCII only."""
+
+
+@pytest.mark.slow
+def test_study_runs_in_a_locale_that_has_neither_the_dashes_of_a_report_nor_the_letters_of_a_path(
+    fresh: Workplace,
+) -> None:
+    (fresh.folder / "photos").rename(fresh.folder / "Fötos №1")
+    study = (fresh.folder / "study.yaml").read_text(encoding="utf-8")
+    (fresh.folder / "study.yaml").write_text(study.replace("path: photos", "path: Fötos №1"), encoding="utf-8")
+    outcome = fresh.run_process("hidfd", "run", "study.yaml", "--device", "cpu", **ASCII)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "agreement with the teacher" in outcome.stdout
+    assert "?" in outcome.stdout  # in place of ±
+    [report] = fresh.folder.glob(".hidfd/results/*/*/report.html")
+    assert "–" in report.read_text(encoding="utf-8")
+    again = fresh.run_process("hidfd", "run", str(report.parent / "config.yaml"), "--dry-run", **ASCII)
+    assert again.returncode == 0, again.stderr
+
+
 def test_refusal_as_json_is_one_document_too(fresh: Workplace) -> None:
     outcome = command(fresh, "run", "study.yaml", "--json", "trial.data.candidates.path=nowhere", exit_code=3)
     document = json.loads(outcome.stdout)

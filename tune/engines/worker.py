@@ -221,7 +221,7 @@ def _write_traceback(folder: Path) -> str:
     path = folder / "error.txt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(traceback.format_exc())
+        path.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         return f"the log: {path} cannot be written, {error.strerror}"
     return str(path)

@@ -137,7 +137,7 @@ class SqliteFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock_path = self._beside(f"{name}.lock")
-            file = lock_path.open("a+")
+            file = lock_path.open("a+", encoding="utf-8")
         except OSError as error:
             raise self._not_writable(error) from error
         with file:
@@ -154,7 +154,7 @@ class SqliteFile:
         lock_path = self._beside(f"{name}.lock")
         if not lock_path.exists():
             return None
-        with lock_path.open() as lock:
+        with lock_path.open("rb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -206,7 +206,7 @@ def _acquire(file: IO[str], path: Path, name: str) -> None:
 
 def _holder_in_words(lock: Path) -> str:
     try:
-        holder = json.loads(lock.read_text())
+        holder = json.loads(lock.read_text(encoding="utf-8"))
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, KeyError):
         return "another process"

@@ -120,7 +120,7 @@ def training_of_best(snapshot: StudySnapshot) -> dict[str, list[Picture]]:
     if path is None or not path.is_file():
         return {}
     with contextlib.suppress(*DAMAGE):
-        return training_pictures(map(json.loads, path.read_text().splitlines()))
+        return training_pictures(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
     return {}
 
 

@@ -250,6 +250,6 @@ def _build_seconds(build: TaskSnapshot | None) -> float:
     if not path.is_file():
         return build.seconds
     with contextlib.suppress(*DAMAGE):
-        stages = json.loads(path.read_text())["stages"]
+        stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
         return float(sum(stage["seconds"] or 0.0 for stage in stages if stage["role"] in ("generation", "synthesis")))
     return build.seconds

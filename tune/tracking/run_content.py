@@ -78,7 +78,7 @@ def curves_of(path: Path, kind: TaskKind) -> Series:
     wanted = [name for name in CURVES if name.startswith("distillation/") == (kind is TaskKind.STUDENT)]
     curves: Series = {}
     with contextlib.suppress(*DAMAGE):
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             row: dict[str, Any] = json.loads(line)
             for name in wanted:
                 if row.get(name) is not None:
