@@ -44,6 +44,12 @@ class Architecture:
         """Whether a study file may set the width of this network."""
         return self.family == "resnet-cifar"
 
+    def feature_width(self, width: int | None = None) -> int:
+        """Return the channels of its last feature map, at another width of its first stage where one is given."""
+        if self.family.startswith("resnet-torchvision"):
+            return 512
+        return 64 * self.widen if self.family == "wrn" else 4 * (width or self.width)
+
     def forward_flops(self, image_size_pixels: int, width: int | None = None) -> float:
         """Return the floating-point operations of a forward pass of one image of that side."""
         scale = (image_size_pixels / self.native_size_pixels) ** 2

@@ -139,16 +139,49 @@ class Costs:
 
 
 def expected_bytes(config: TrialConfig) -> dict[str, float]:
-    """Return the approximate bytes of a trial's artifacts, by stage; the stages left out take next to nothing."""
-    data, generation, student, teacher = config.data, config.generation, config.distillation, config.teacher
-    # Generators were counted at these widths: 0.25 M parameters at 32, 4.3 M at 256.
-    parameters, width = (0.25e6, 32) if generation.networks == "light" else (4.3e6, 256)
+    """Return the approximate bytes of a trial's artifacts, by stage; the stages left out take next to nothing.
+
+    `generation` is the generator alone: `checkpoint_bytes` stay beside it.
+    """
+    data, student, teacher = config.data, config.distillation, config.teacher
     return {
         "teacher": _network_bytes(teacher.architecture, teacher.width),
-        "generation": 4 * parameters * (generation.width / width) ** 2,
+        "generation": 4.0 * _num_generator_parameters(config),
         "synthesis": float(config.synthesis.num_images * data.channels * data.image_size_pixels**2),
         "distillation": _network_bytes(student.architecture, student.width),
     }
+
+
+def checkpoint_bytes(config: TrialConfig) -> float:
+    """Return the approximate bytes of the checkpoint that stays where a generator ends, for longer ones to go on from.
+
+    It holds G, its average and the two moments of G's optimiser; D and the two moments of its optimiser.
+    """
+    return 4.0 * (4 * _num_generator_parameters(config) + 3 * _num_discriminator_parameters(config))
+
+
+def _num_generator_parameters(config: TrialConfig) -> int:
+    """Return the weights of `hidfd.networks.generator`."""
+    width, latent, channels = config.generation.width, config.generation.latent_dim, config.data.channels
+    num_classes, is_small = config.data.num_classes, config.generation.image_size_pixels == 28
+    to_image = (9 * width + 1) * channels
+    if config.generation.networks == "light":
+        first = (latent + 1) * (7 if is_small else 8) ** 2 * width // 2
+        return first + 178 * width**2 + 2 * num_classes * 7 * width + to_image
+    first, num_blocks = (latent + 1) * (7 if is_small else 4) ** 2 * width, 2 if is_small else 3
+    return first + num_blocks * (19 * width**2 + 3 * width + 4 * num_classes * width) + 2 * width + to_image
+
+
+def _num_discriminator_parameters(config: TrialConfig) -> int:
+    """Return the weights of `hidfd.networks.discriminator` and of the regressor onto the teacher's features."""
+    width, channels = config.generation.width, config.data.channels
+    if config.generation.networks == "light":
+        trunk, features = 9 * channels * width + 104 * width**2 + 7 * width, 4 * width
+    else:
+        trunk, features = 10 * channels * width + 64 * width**2 + 10 * width, width
+    hidden, teacher = config.generation.integration.hidden_width, ARCHITECTURES[config.teacher.architecture]
+    seen = teacher.feature_width(config.teacher.width)
+    return trunk + (features + 1) * (2 * config.data.num_classes + 1) + (features + 1) * hidden + (hidden + 1) * seen
 
 
 def _network_bytes(architecture: str, width: int | None) -> float:

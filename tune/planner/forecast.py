@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from hidfd.pipeline.costs import NOTHING, Costs, Range, expected_bytes
+from hidfd.pipeline.costs import NOTHING, Costs, Range, checkpoint_bytes, expected_bytes
 from hidfd.pipeline.graph import Stage, plan
 from hidfd.store.store import Store
 from tune.planner.budget import HOUR, LIMITS, Account, Cost, cost_of
@@ -36,7 +36,7 @@ class ForecastRow:
         left: how many are still to be built; one that is under way counts as the part that is left of it, and students
             that will probably be pruned count less.
         each: seconds for one, None if they are not estimated.
-        bytes_each: size of one in the store; a generator's includes its synthetic images.
+        bytes_each: size of one in the store; a generator's includes its last checkpoint and its synthetic images.
     """
 
     what: str
@@ -189,7 +189,9 @@ class _StageEstimates:
 
     def bytes_each(self, name: str) -> float:
         """Return the size of one artifact of a stage: the mean of this study's own, else by its configuration."""
-        return sum(self._bytes(part) for part in ((name, "synthesis") if name == "generation" else (name,)))
+        if name != "generation":
+            return self._bytes(name)
+        return self._bytes(name) + checkpoint_bytes(self._base) + self._bytes("synthesis")
 
     def _bytes(self, name: str) -> float:
         found = [artifact.bytes for digest in self._own_digests[name] if (artifact := self._store.find(name, digest))]
