@@ -249,7 +249,7 @@ def _print_provenance(file: studyfile.StudyFile, options: argparse.Namespace) ->
 
 
 def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    return Console(markup=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 def _print_result(metrics: dict[str, Any], seconds: dict[str, float], reused: tuple[str, ...]) -> None:

@@ -236,9 +236,9 @@ def print_results(snapshot: StudySnapshot) -> None:
 
 def print_table(table: RenderableType) -> None:
     """Print a table, as wide as the terminal, or `PLAIN_WIDTH` where there is none."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=PLAIN_WIDTH)
+        console = Console(highlight=False, markup=False, width=PLAIN_WIDTH)
     console.print(table)
 
 

@@ -13,6 +13,7 @@ from hidfd.formatting import relative_paths
 from tune.driver import Study
 from tune.errors import StudyError, StudyLocked
 from tune.report.champion import NO_VERDICT, champion_of, input_in_words, load_expression, numbers_in_words
+from tune.report.commands import tracking_address
 from tune.report.objectives import why_no_champion
 from tune.report.selection import teacher_accuracy
 from tune.study.snapshot import StudySnapshot
@@ -159,4 +160,4 @@ def _why_nothing_to_promote(snapshot: StudySnapshot) -> str:
 
 def _load_command(name: str, alias: str, tracking: str) -> str:
     code = f"import mlflow; student = {load_expression(name, alias)}"
-    return f"MLFLOW_TRACKING_URI={shlex.quote(relative_paths(tracking))} python -i -c {shlex.quote(code)}"
+    return f"MLFLOW_TRACKING_URI={shlex.quote(tracking_address(tracking))} python -i -c {shlex.quote(code)}"

@@ -20,6 +20,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field, field_validator
 from pydantic.json_schema import models_json_schema
 
+from hidfd.addresses import SQLITE
 from hidfd.config.presets import PRESETS
 from hidfd.config.schema import Section, TrialConfig
 from hidfd.config.validation import checked, leaves, nearest
@@ -221,7 +222,9 @@ def json_schema(**sections: type[BaseModel]) -> dict[str, Any]:
 
 
 def redacted(uri: str) -> str:
-    """Return a URI without its password and without the query, which may hold keys."""
+    """Return a URI without its password and without the query, which may hold keys; an SQLite file has neither."""
+    if uri.startswith(SQLITE):
+        return uri
     uri = re.sub(r"(?<=://)([^/@:]*):(?!\d+/).*@", r"\1:***@", uri)
     return re.sub(r"(://[^?]*)\?.*", r"\1?***", uri)
 
@@ -251,7 +254,7 @@ def _storage(
                 f"repeat; write ${{NAME}} in its place, and set that environment variable"
             )
         elif given_here:
-            if origins[name] != COMMAND_LINE and "://" not in values[name].removeprefix("sqlite:///"):
+            if origins[name] != COMMAND_LINE and "://" not in values[name].removeprefix(SQLITE):
                 values[name] = _as_the_system_names(values[name], Path())
             values[name] = _expanded(values[name], f"{origins[name]}: storage.{name}", yaml_tree.problems, environment)
         if environment and environment.get(variable) and origins[name] != COMMAND_LINE:

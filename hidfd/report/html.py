@@ -66,7 +66,7 @@ def write_page(path: Path, html: str) -> Path:
     """Write a page whole or not at all, so that a reader never sees half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(html, encoding="utf-8")
+    unfinished.write_text(html, encoding="utf-8", errors="replace")  # names of files may be no text
     return unfinished.replace(path)
 
 

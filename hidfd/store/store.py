@@ -23,6 +23,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pyarrow as pa
 from pyarrow import fs
 
+from hidfd.addresses import path_at
 from hidfd.errors import StoreError
 from hidfd.store.artifacts import (
     ATTEMPT_NAME,
@@ -108,7 +109,7 @@ class Store:
         text = str(uri)
         backend: StorageBackend
         if "://" not in text or text.startswith("file://"):
-            backend = LocalBackend(Path(text.removeprefix("file://")).expanduser())
+            backend = LocalBackend(path_at(text, "file://"))
         else:
             shown = _without_secrets(text)
             try:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hidfd.addresses import SQLITE, path_at
 from hidfd.config.study_file import StorageConfig
 from hidfd.errors import ConfigError
 
 JOB_FOLDER = ("runtime_resources", "working_dir_files")
 """Folders below that of Ray's session, in which Ray unpacks `--working-dir`."""
-
-SQLITE = "sqlite:///"
 
 
 def check_storage_lasts(storage: StorageConfig) -> None:
@@ -35,6 +34,6 @@ def check_storage_lasts(storage: StorageConfig) -> None:
 def _folder_of_job(address: str) -> Path | None:
     if "://" in address and not address.startswith(SQLITE):
         return None
-    path = Path(address.removeprefix(SQLITE)).expanduser().absolute()
+    path = path_at(address).absolute()
     inside = (folder for folder in path.parents if folder.parts[-3:-1] == JOB_FOLDER)
     return next(inside, None)

@@ -6,13 +6,13 @@ import itertools
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial
 
+from hidfd.addresses import SQLITE, path_at
 from hidfd.config.study_file import redacted
 from tune.errors import LedgerError
 from tune.ledger.ledger import REQUEST, RUN_ARGUMENTS, Ledger, is_own, own_trials
@@ -31,8 +31,8 @@ def database_at(address: str) -> SqliteFile | PostgresDatabase:
         LedgerError: it is the address of another kind of database, or no address.
     """
     scheme, is_address, _ = address.partition("://")
-    if not is_address or address.startswith("sqlite:///"):
-        return SqliteFile(Path(address.removeprefix("sqlite:///")).expanduser())
+    if not is_address or address.startswith(SQLITE):
+        return SqliteFile(path_at(address))
     if scheme in ("postgresql", "postgres", "postgresql+psycopg"):
         return PostgresDatabase(address)
     raise LedgerError(

@@ -65,11 +65,10 @@ class SqliteFile:
         try:
             # Optuna makes the tables one by one; another process waits here until the first one has made all of them.
             with self._lock_while_made():
-                with sqlite3.connect(self.path, timeout=BUSY_SECONDS) as connection:
+                with self._connect() as connection:
                     connection.execute("PRAGMA journal_mode=WAL")
                 connection.close()
-                arguments = {"connect_args": {"timeout": BUSY_SECONDS}}
-                storage = RDBStorage(f"sqlite:///{self.path}", engine_kwargs=arguments)
+                storage = RDBStorage("sqlite:///ledger.db", engine_kwargs={"creator": self._connect})
         except OSError as error:
             raise self._not_writable(error) from error
         except (sqlite3.Error, StorageInternalError, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
@@ -160,6 +159,10 @@ class SqliteFile:
             except BlockingIOError:
                 return _holder_in_words(lock_path)
         return None
+
+    def _connect(self) -> sqlite3.Connection:
+        """Connect to the file itself, as Optuna would take an address with some names of folders for another one."""
+        return sqlite3.connect(self.path.absolute(), timeout=BUSY_SECONDS, check_same_thread=False)
 
     def _beside(self, ending: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{ending}")

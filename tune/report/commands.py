@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from hidfd.addresses import SQLITE, path_at, sqlite_address
 from hidfd.formatting import relative_paths
 from tune.study.snapshot import StudySnapshot
 
@@ -12,7 +13,13 @@ def mlflow_command(tracking: str) -> str | None:
     """Return the command that opens MLflow's pages; None where a server shows them."""
     if not tracking or tracking.startswith(("http://", "https://", "databricks")):
         return None
-    return shlex.join(["python", "-m", "mlflow", "ui", "--backend-store-uri", relative_paths(tracking)])
+    return shlex.join(["python", "-m", "mlflow", "ui", "--backend-store-uri", tracking_address(tracking)])
+
+
+def tracking_address(tracking: str) -> str:
+    """Return a tracking URI as MLflow reads it, relative to the working directory where it lies below it."""
+    relative = relative_paths(tracking)
+    return sqlite_address(path_at(relative)) if relative.startswith(SQLITE) else relative
 
 
 def verb_command(verb: str, snapshot: StudySnapshot, *more: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from hidfd.addresses import SQLITE, path_at, sqlite_address
 from hidfd.config.study_file import redacted
 from tune.errors import TrackingError
 from tune.tracking.descriptions import EXPERIMENT_NOTE
@@ -50,7 +51,11 @@ CLIENT_SETTINGS = {
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client for a tracking URI; an SQLite database that does not exist is made."""
+    """Return a client for a tracking URI; an SQLite database that does not exist is made.
+
+    Raises:
+        TrackingError: the database would lie in a folder whose name is not UTF-8.
+    """
     for name, value in CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
@@ -59,8 +64,13 @@ def connect(uri: str) -> MlflowClient:
 
     database = _database_of(uri)
     if database is not None:
+        if not _is_text(database):
+            raise TrackingError(
+                f"{database}: MLflow keeps its addresses as text, and this name is not UTF-8; rename the folder, or "
+                f"give another place: storage.tracking=sqlite:///PATH, or MLFLOW_TRACKING_URI"
+            )
         _make_database(database)
-    return MlflowClient(uri)
+    return MlflowClient(uri if database is None else sqlite_address(path_at(uri)))
 
 
 def experiment_of(client: MlflowClient, uri: str, study_name: str) -> Experiment:
@@ -135,8 +145,16 @@ def tracking_errors(uri: str) -> Iterator[None]:
 
 def _database_of(uri: str) -> Path | None:
     """Return the SQLite file of a tracking URI; None where a server has a database of its own."""
-    path = uri.removeprefix("sqlite:///")
-    return Path(path).absolute() if path != uri else None
+    return path_at(uri).absolute() if uri.startswith(SQLITE) else None
+
+
+def _is_text(path: Path) -> bool:
+    """Whether the bytes of a path are UTF-8."""
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _make_database(database: Path) -> None:
@@ -152,7 +170,7 @@ def _make_database(database: Path) -> None:
     with tempfile.TemporaryDirectory(dir=database.parent, prefix=".mlflow-") as folder:
         new = Path(folder) / database.name
         store = SqlAlchemyStore(  # type: ignore[no-untyped-call]  # MLflow leaves it untyped
-            f"sqlite:///{new}", (database.parent / "mlartifacts").as_uri()
+            sqlite_address(new), (database.parent / "mlartifacts").as_uri()
         )
         store.engine.dispose()
         with suppress(FileExistsError):  # another study was quicker

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import multiprocessing
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -28,6 +29,17 @@ def _hold(address: str, ready: multiprocessing.synchronize.Event, leave: multipr
     with open_ledger(address, "s", "agreement"):
         ready.set()
         leave.wait(30)
+
+
+@pytest.mark.parametrize("name", ["which #1?", "my%20study", "x{y} & z", os.fsdecode(b"b\xffd")])
+def test_ledger_lies_in_its_folder_whatever_the_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    with open_ledger(str(folder / "ledger.db"), "s", "agreement"):
+        pass
+    assert holder_of(str(folder / "ledger.db"), "s") is None
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (folder / "ledger.db").stat().st_size > 0
 
 
 def test_second_driver_is_told_who_holds_the_study(tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""Addresses of files, such as `sqlite:///path`, from paths and back: a folder may have any name. Torch-free."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import quote, unquote_to_bytes
+
+SQLITE = "sqlite:///"
+
+ENCODED_SLASH = "%2F"
+
+
+def path_at(address: str, scheme: str = SQLITE) -> Path:
+    """Return the path of an address that begins with `scheme`, or of a plain path, as it was typed.
+
+    A `?`, `#` or `%20` belongs to the name of a folder, as people paste paths behind a scheme. The path is decoded as a
+    URL where `sqlite_address` or another program encoded it: it has an encoded slash or a query such as `?timeout=20`,
+    or only the decoded path leads to a folder.
+    """
+    text = address.removeprefix(scheme)
+    typed = Path(text).expanduser()
+    if text == address:
+        return typed
+    without_query = re.sub(r"\?\w+=[^/]*$", "", text)
+    decoded = Path(os.fsdecode(unquote_to_bytes(without_query))).expanduser()
+    is_url = without_query != text or ENCODED_SLASH in text
+    return decoded if is_url or (decoded.parent.is_dir() and not typed.parent.is_dir()) else typed
+
+
+def sqlite_address(path: Path) -> str:
+    """Return the address of an SQLite file for SQLAlchemy and MLflow, without encoding where none is needed.
+
+    Slashes are encoded as well where it is: MLflow makes the parents of a path that it has not decoded.
+    """
+    name = os.fsencode(path)
+    return f"{SQLITE}{path}" if quote(name, safe="/ +~,:@=&()!$'*;") == str(path) else SQLITE + quote(name, safe="")
