@@ -19,7 +19,7 @@ from hidfd.config.schema import TrialConfig
 from hidfd.data.identify import identify
 from hidfd.data.sources import materials
 from hidfd.errors import ConfigError, StoreError
-from hidfd.formatting import duration, percent, points
+from hidfd.formatting import duration, percent, plural, points
 from hidfd.pipeline.console import console_observer, interruptible
 from hidfd.pipeline.costs import Costs
 from hidfd.pipeline.graph import STAGE_NAMES, Stage, kept_digests, needed, plan
@@ -182,7 +182,7 @@ def store_verb(options: argparse.Namespace) -> None:
         table.add_row(entry.kind, entry.stage, entry.digest[:12], size, entry.created or "", studies)
     _console().print(table)
     verb = ("would remove" if options.dry_run else "removed") if options.action == "remove" else "in all"
-    print(f"{verb}: {len(entries)} entries, {sum(entry.bytes for entry in entries) / 1e6:.1f} MB")
+    print(f"{verb}: {plural(len(entries), 'entry', 'entries')}, {sum(entry.bytes for entry in entries) / 1e6:.1f} MB")
 
 
 def _forget(store: Store, options: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import io
 import json
 import os
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from hidfd.errors import HidfdError, Stopped
+from hidfd.formatting import near_match
 
 Verb = Callable[[argparse.Namespace], None]
 
@@ -89,7 +89,8 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     unknown = [word for word in rest if word.startswith("-") or "file" not in options]
     if unknown:
         known: Parser = options.parser
-        near = next((hint for word in unknown if (hint := _hint(word.partition("=")[0], known.options))), "")
+        hints = (_hint(word.partition("=")[0], known.options) for word in unknown)
+        near = next(filter(None, hints), f"; known: {', '.join(known.options)}")
         known.error(f"unknown arguments: {' '.join(unknown)}{near}")
     options.overrides = rest
     return options
@@ -156,5 +157,5 @@ def trial_epilog(example: str, own_codes: Mapping[int, str]) -> str:
 
 
 def _hint(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = near_match(word, known)
+    return "" if near is None else f"; did you mean {near}?"

@@ -1,11 +1,13 @@
 """Numbers, durations, sizes and paths as people read them: the one place for all three packages.
 
-A count in a sentence needs no function: `f"{images:,} images"`.
+A count that may be one goes through `plural`; one that never is needs no function: `f"{images:,} images"`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,22 @@ def short_count(value: float) -> str:
     return f"{value:g}"
 
 
-def plural(count: int, noun: str) -> str:
-    """A count with its noun: `1 student`, `3 students`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def plural(count: float, noun: str, plural_noun: str | None = None) -> str:
+    """A count with its noun: `1 student`, `3 students`, `0.5 GPUs`; `plural_noun` for `3 entries` or `3 trials are`."""
+    return f"{count if isinstance(count, int) else f'{count:g}'} {noun if count == 1 else plural_noun or f'{noun}s'}"
+
+
+def near_match(word: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
+    """The known word that a mistyped one most resembles, if any does; other numbers make another word, not a typo."""
+    numbers = re.findall(r"\d+", word)
+    same = [candidate for candidate in known if re.findall(r"\d+", candidate) == numbers]
+    return next(iter(difflib.get_close_matches(word, same, n=1, cutoff=similarity)), None)
+
+
+def meant_or_known(word: str, known: Collection[str]) -> str:
+    """A hint at the known word that was probably meant, or else at all of them: `did you mean x?`, `known: x, y`."""
+    near = near_match(word, known)
+    return f"did you mean {near}?" if near is not None else f"known: {', '.join(known) or 'none'}"
 
 
 def listed(noun: str, numbers: Collection[int]) -> str:

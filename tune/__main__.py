@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from hidfd.cli import Parser, Verb, parse, run_verb, trial_epilog
-from hidfd.formatting import percent
+from hidfd.formatting import percent, plural
 from hidfd.pipeline.console import console_observer, interruptible
 from tune.driver import RunSummary, Study, open_study, run_study
 from tune.errors import StudyLocked
@@ -67,9 +67,12 @@ def plan(options: argparse.Namespace) -> None:
     if definition.search:
         config, num_parameters = definition.study, len(definition.space.parameters)
         least = "at least " if config.sampler == "stage-aware" else ""
+        drawn: str = config.sampler
+        if drawn in ("tpe", "stage-aware") and definition.limit <= config.startup_students:
+            drawn += " (all drawn at random: it begins after study.startup_students)"
         print(
-            f"{definition.name}: {definition.limit} students by {config.sampler} over {num_parameters} parameters, "
-            f"{least}{definition.students_per_generator} per generator, "
+            f"{definition.name}: {plural(definition.limit, 'student')} by {drawn} over "
+            f"{plural(num_parameters, 'parameter')}, {least}{definition.students_per_generator} per generator, "
             f"objective {config.objective}"
         )
     print_table(forecast_table(forecast))
@@ -133,7 +136,10 @@ def stop(options: argparse.Namespace) -> None:
         print(json.dumps({"stopped": holder is None, "run_by": holder, "finished": snapshot.finished}))
         return
     ended = sum(task.state.is_final for task in snapshot.tasks)
-    print(f"{snapshot.name}: {f'run by {holder} now' if holder else 'nobody runs it'}; {ended} tasks have ended")
+    print(
+        f"{snapshot.name}: {f'run by {holder} now' if holder else 'nobody runs it'}; "
+        f"{plural(ended, 'task has', 'tasks have')} ended"
+    )
     print(f"next: {command_line('status', options) if snapshot.finished or holder else snapshot.command}")
 
 
@@ -166,8 +172,9 @@ def forget(options: argparse.Namespace) -> None:
         print(json.dumps({"forgotten": options.yes, **found.to_json()}))
         return
     words = (
-        f"{found.num_tasks} tasks in the ledger, {found.num_artifacts} artifacts of "
-        f"{found.num_bytes / 1e6:,.1f} MB in the store that no other study refers to, {found.num_runs} runs in MLflow"
+        f"{plural(found.num_tasks, 'task')} in the ledger, {plural(found.num_artifacts, 'artifact')} of "
+        f"{found.num_bytes / 1e6:,.1f} MB in the store that no other study refers to, "
+        f"{plural(found.num_runs, 'run')} in MLflow"
     )
     if options.yes:
         print(f"{study.definition.name}: forgotten: {words}")

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hidfd.config.study_file import NAME_PATTERN
+from hidfd.config.study_file import NAME_PATTERN, why_no_name
 from hidfd.errors import ConfigError
 from hidfd.formatting import relative_paths
 from tune.driver import Study
@@ -122,9 +122,7 @@ def promote(study: Study, *, name: str | None = None, alias: str = CHAMPION) -> 
 
 def _check_names(name: str, alias: str) -> None:
     if not re.fullmatch(NAME_PATTERN, name):
-        raise ConfigError(
-            f"--name: {name!r}; expected letters, digits, `.`, `_` and `-`, beginning with a letter or digit"
-        )
+        raise ConfigError(f"--name: {why_no_name(name)}")
     if not re.fullmatch(ALIAS_PATTERN, alias):
         raise ConfigError(
             f"--alias: {alias!r}; expected letters, digits, `_` and `-`, and neither `latest` nor `v` with a number, "

@@ -6,7 +6,6 @@ Counts are those of the source named in the row, at its number of classes;
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,8 +78,3 @@ _ROWS = (
 
 ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}
 """Name in a study file -> architecture."""
-
-
-def nearest_architecture(name: str) -> str:
-    """Return the known name that is most similar to a mistyped one."""
-    return difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.0)[0]

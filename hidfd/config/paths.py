@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
@@ -12,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from hidfd.config.schema import TrialConfig
 from hidfd.errors import ConfigError
+from hidfd.formatting import near_match
 
 
 def with_values(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
@@ -49,9 +49,25 @@ def field_at(path: str) -> FieldInfo:
     """
     known = _known_fields()
     if path not in known:
-        nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"trial.{path}: no such setting; did you mean trial.{nearest}?")
+        section, _, name = path.rpartition(".")
+        inside = _names_in(section)
+        near = near_match(path, known) if not inside else near_match(name, inside)
+        if near is not None:
+            meant = f"{section}.{near}" if section and inside else near
+            raise ConfigError(f"trial.{path}: no such setting; did you mean trial.{meant}?")
+        while not inside:
+            section = section.rpartition(".")[0]
+            inside = _names_in(section)
+        where = f"trial.{section}" if section else "trial"
+        raise ConfigError(f"trial.{path}: no such setting; known in {where}: {', '.join(inside)}")
     return known[path]
+
+
+def _names_in(section: str) -> list[str]:
+    """Return the names of the settings and sections in a section; none if there is no such section."""
+    start = f"{section}." if section else ""
+    inside = (path.removeprefix(start) for path in _known_fields() if path.startswith(start))
+    return list(dict.fromkeys(path.split(".")[0] for path in inside))
 
 
 @functools.cache

@@ -16,8 +16,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
-from hidfd.config.architectures import ARCHITECTURES, nearest_architecture
+from hidfd.config.architectures import ARCHITECTURES
 from hidfd.errors import ConfigError
+from hidfd.formatting import meant_or_known, plural
 
 OUTCOME_NEUTRAL: JsonDict = {"outcome_neutral": True}
 """Mark of a field that changes no result, such as a name or an interval of measurements."""
@@ -369,7 +370,7 @@ class TrialConfig(Section):
             ("distillation.architecture", self.distillation.architecture, self.distillation.width),
         ):
             if name not in ARCHITECTURES:
-                problems.append(f"{where}: unknown architecture {name!r}; did you mean {nearest_architecture(name)!r}?")
+                problems.append(f"{where}: unknown architecture {name!r}; {meant_or_known(name, ARCHITECTURES)}")
             elif width is not None and not ARCHITECTURES[name].has_width_setting:
                 problems.append(f"{where.replace('architecture', 'width')}: {name} has no width setting; leave it out")
         if self.uses_generator and self.data.num_classes < 3 and self.smoothing_is_on:
@@ -380,11 +381,16 @@ class TrialConfig(Section):
         if not self.uses_real_images and not self.uses_synthetic_images:
             problems.append("distillation.inflation and synthesis.num_images are both 0: no images to learn from")
         if self.data.class_names and len(self.data.class_names) != self.data.num_classes:
-            problems.append(f"data.class_names: {len(self.data.class_names)} names for {self.data.num_classes} classes")
+            problems.append(
+                f"data.class_names: {plural(len(self.data.class_names), 'name')} for "
+                f"{plural(self.data.num_classes, 'class', 'classes')}"
+            )
         for name in ("mean", "std"):
             values = getattr(self.teacher, name)
             if values is not None and len(values) != self.data.channels:
-                problems.append(f"teacher.{name}: {len(values)} values for {self.data.channels} channels")
+                problems.append(
+                    f"teacher.{name}: {plural(len(values), 'value')} for {plural(self.data.channels, 'channel')}"
+                )
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel, Field, field_validator
@@ -23,7 +23,7 @@ from pydantic.json_schema import models_json_schema
 from hidfd.addresses import SQLITE
 from hidfd.config.presets import PRESETS
 from hidfd.config.schema import Section, TrialConfig
-from hidfd.config.validation import checked, leaves, nearest
+from hidfd.config.validation import checked, leaves, nearest, shown
 from hidfd.config.yaml_tree import COMMAND_LINE, YamlTree, read_tree, value_at
 from hidfd.errors import ConfigError
 
@@ -146,7 +146,7 @@ def load(
     overrides: Sequence[str] = (),
     *,
     store: str | None = None,
-    environment: Mapping[str, str] | None = os.environ,
+    environment: Mapping[str, str] | Literal["own"] | None = "own",
 ) -> StudyFile:
     """Read a study file.
 
@@ -154,14 +154,16 @@ def load(
         path: of the YAML file.
         overrides: `key=value` with dotted keys from the top level, such as `trial.distillation.inflation=5`.
         store: store of the command line, which replaces those of HIDFD_STORE and the file.
-        environment: variables for `ENVIRONMENT` and `${NAME}`; None = the file is for another machine, so neither is
-            resolved.
+        environment: variables for `ENVIRONMENT` and `${NAME}`; "own" = those of this process; None = the file is for
+            another machine, so neither is resolved.
 
     Raises:
         ConfigError: the file is missing or malformed, or keys, names or overrides are unknown, repeated or malformed.
             The message then has the problems of `trial:` as well.
     """
     path = Path(path)
+    if environment == "own":
+        environment = os.environ
     yaml_tree = read_tree(path)
     for override in overrides:
         yaml_tree.override(override)
@@ -174,11 +176,7 @@ def load(
     ]
     name = yaml_tree.get(["name"])
     if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
-        found = "missing" if name is None else f"found {name!r}"
-        problems.append(
-            f"{yaml_tree.where(['name'])}: name: {found}; expected letters, digits, `.`, `_` and `-`, beginning with a "
-            f"letter or digit (it names folders)"
-        )
+        problems.append(f"{yaml_tree.where(['name'])}: name: {why_no_name(name)} (it names folders)")
         name = ""
     storage, origins = _storage(yaml_tree, store, environment)
     given = yaml_tree.get(["resources"])
@@ -189,6 +187,14 @@ def load(
             problems += _trial(yaml_tree, environment)[1]
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     return StudyFile(name, path, storage, resources, yaml_tree, origins, environment)
+
+
+def why_no_name(name: object) -> str:
+    """Return, in words, why a value does not match `NAME_PATTERN`."""
+    if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        return f"has {len(name)} characters; expected at most 100"
+    found = "missing" if name is None else f"found {shown(name)}"
+    return f"{found}; expected letters, digits, `.`, `_` and `-`, beginning with a letter or digit, at most 100"
 
 
 def json_schema(**sections: type[BaseModel]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from hidfd.config.yaml_tree import YamlTree, value_at
+from hidfd.formatting import near_match
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -31,6 +32,8 @@ def checked(model: type[ModelT], values: Any, section: str, yaml_tree: YamlTree)
     except ValidationError as error:
         messages: dict[str, str] = {}
         for problem in error.errors(include_url=False):
+            if problem["type"] == "too_short" and problem["input"]:
+                continue  # it has items, and each of them has a message of its own
             for where, message in _messages(problem, model, values, section, yaml_tree):
                 messages.setdefault(where, message)  # of the alternatives of a union, only the first is reported
         return None, [f"{where}: {message}" for where, message in messages.items()]
@@ -54,9 +57,9 @@ def leaves(values: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 def nearest(key: str, known: Sequence[str]) -> str:
     """Return a hint at the key that may have been meant; if none is similar, the list of all known keys."""
-    matches = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if matches:
-        return f"did you mean `{matches[0]}`?"
+    near = near_match(key, known)
+    if near is not None:
+        return f"did you mean `{near}`?"
     return f"known here: {', '.join(known)}" if known else "no key is allowed here"
 
 
@@ -126,10 +129,11 @@ def _expectation(problem: ErrorDetails, model: type[BaseModel]) -> str:
     elif kind == "union_tag_invalid":
         return f"expected `type:` {context['expected_tags']}, found {context['tag']!r}"
     message = re.sub(r"^Input should be ", "expected ", message)
-    return f"{message}, found {_shown(found)}"
+    return f"{message}, found {shown(found)}"
 
 
-def _shown(found: Any) -> str:
+def shown(found: Any) -> str:
+    """Return a value of the wrong kind as a message names it, on one line."""
     if found is None:
         return "nothing"
     if isinstance(found, Mapping):

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from hidfd.formatting import progress, used_of
+from hidfd.formatting import plural, progress, used_of
 
 ENDS_IN_WORDS = {"lost": "lost its process", "node lost": "lost its node", "interrupted": "lost its driver"}
 """The `end` of an attempt that was cut off -> words."""
@@ -82,7 +82,11 @@ class Progress:
         """Describe the progress in a line; empty before the first run line."""
         if self.num_students is None:
             return ""
-        parts = [f"{self.num_ended} of {self.num_students} trials" if self.num_students else f"{self.num_ended} trials"]
+        parts = [
+            f"{self.num_ended} of {plural(self.num_students, 'trial')}"
+            if self.num_students
+            else plural(self.num_ended, "trial")
+        ]
         if self.best is not None:
             parts.append(f"best {self.best:.4f} (trial {self.best_trial})")
         parts += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from hidfd.formatting import plural
 from k8s.api_paths import CORE, ApiObject
 from k8s.client import Server
 from k8s.config import PodConfig, Toleration
@@ -42,7 +43,7 @@ def nodes(request: Request, server: Server) -> Iterator[Check]:
         words = f"room for {room:,} pods of {wanted}"
         is_enough &= room >= max(count, 1)
         if room >= max(count, 1):
-            yield passed(f"nodes for {name}", f"{words} on {len(suitable)} nodes")
+            yield passed(f"nodes for {name}", f"{words} on {plural(len(suitable), 'node')}")
         elif autoscaler:
             yield warned(f"nodes for {name}", f"{words} now, {count} wanted; {autoscaler} may bring nodes")
         elif room:

@@ -138,3 +138,23 @@ def test_metrics_are_written_without_their_stage_and_with_their_errors() -> None
 def test_paths_below_the_working_directory_become_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert formatting.relative_paths(f"see {tmp_path}/a/b.txt and /c") == "see a/b.txt and /c"
+
+
+def test_counts_agree_with_their_nouns_and_verbs() -> None:
+    assert formatting.plural(1, "student is", "students are") == "1 student is"
+    assert formatting.plural(2, "entry", "entries") == "2 entries"
+    assert formatting.plural(1.0, "CPU") == "1 CPU"
+    assert formatting.plural(0.5, "GPU") == "0.5 GPUs"
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("resent18", "did you mean resnet18?"),
+        ("resnet50", "known: resnet18, wrn-40-2"),  # another network, not a mistyped resnet56
+        ("wrn40-2", "did you mean wrn-40-2?"),
+        ("vit", "known: resnet18, wrn-40-2"),
+    ],
+)
+def test_hint_names_what_was_mistyped_or_else_all_that_exists(word: str, hint: str) -> None:
+    assert formatting.meant_or_known(word, ["resnet18", "wrn-40-2"]) == hint

@@ -50,7 +50,7 @@ def test_process_ends_with_the_documented_exit_code(tiny: Any, override: str, ex
     [
         ("trial.generation.widht=8", ("generation.widht", "did you mean", "width")),
         ("trial.distillation.inflation=-1", ("distillation.inflation", "-1")),
-        ("trial.distillation.architecture=resnet9", ("resnet9", "did you mean")),
+        ("trial.distillation.architecture=resnet9", ("resnet9", "known: resnet8,")),
         ("trial.distillation.learning_rate=fast", ("distillation.learning_rate", "fast")),
         ("trial.precision=bf16", ("trial.precision", "fp32")),
     ],

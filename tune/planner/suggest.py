@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hidfd.errors import ConfigError
+from hidfd.formatting import plural
 from tune.planner.state import StudyState
 from tune.samplers.optuna_samplers import suggest
 from tune.samplers.stage_aware import choose
@@ -96,9 +97,10 @@ def _reason(state: StudyState, point: int | None, leader: SearchTrial | None) ->
     elif study.sampler == "random":
         words = "drawn at random"
     elif ended < study.startup_students:
-        words = f"drawn at random: TPE begins when {study.startup_students} students have ended, {ended} had"
+        begins = plural(study.startup_students, "student has", "students have")
+        words = f"drawn at random: TPE begins when {begins} ended, {ended} had"
     else:
-        words = f"suggested by TPE from {ended} students that had ended"
+        words = f"suggested by TPE from {plural(ended, 'student')} that had ended"
     if leader is None:
         return f"{words}; a generator of its own"
     position = state.size_of_group(leader) + 1

@@ -39,8 +39,8 @@ def verdict_in_words(snapshot: StudySnapshot) -> str:
     if not snapshot.finished:
         return f"Under way, so there is no verdict yet. Students: {counts}.{leader}"
     if snapshot.comparison_rows and not any(row.role == "finalist" for row in snapshot.comparison_rows):
-        seeds = plural(len(snapshot.study.seeds), "seed")
-        return f"{len(snapshot.comparison_rows)} variants on {seeds} each, side by side below. Students: {counts}."
+        seeds, variants = plural(len(snapshot.study.seeds), "seed"), plural(len(snapshot.comparison_rows), "variant")
+        return f"{variants} on {seeds} each, side by side below. Students: {counts}."
     reason = why_no_champion(snapshot)
     if reason is not None:
         return f"There is no champion: {reason}. Students: {counts}."
@@ -186,7 +186,7 @@ def _trial_tile(best: TrialSnapshot, snapshot: StudySnapshot) -> Tile:
 
 def _search_facts(snapshot: StudySnapshot) -> list[tuple[str, str]]:
     study = snapshot.study
-    begins = f" (at random until {study.startup_students} students have ended)"
+    begins = f" (at random until {plural(study.startup_students, 'student has', 'students have')} ended)"
     sampler = {
         "tpe": f"Optuna's TPE{begins}",
         "stage-aware": f"the stage-aware sampler{begins}",

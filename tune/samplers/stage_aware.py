@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from hidfd.formatting import plural
 from tune.samplers.acquisition import Candidates, ExpectedImprovement
 from tune.samplers.observations import NEW_GENERATOR, Observations
 from tune.study.config import StudyConfig
@@ -85,7 +86,7 @@ def choose(
     expected = ExpectedImprovement(observations)
     new = _best_option(observations, expected.on_new_generators(random, NUM_PRICED), remaining)
     shared = _best_option(observations, expected.on_built_generators(random, NUM_PRICED), remaining)
-    words = f"suggested by the stage-aware sampler from {num_ended} students that had ended"
+    words = f"suggested by the stage-aware sampler from {plural(num_ended, 'student')} that had ended"
     if new is None and shared is None:
         return Choice(
             observations.params_of(observations.draw(random, 1)[0], None),
@@ -110,7 +111,7 @@ def choose(
     if observations.num_since_new * shared.cost * NEW_GENERATOR_SHARE >= (new.cost - shared.cost) * (
         1 - NEW_GENERATOR_SHARE
     ):
-        spent = f"{observations.num_since_new} students since the last new one"
+        spent = f"{plural(observations.num_since_new, 'student')} since the last new one"
         return Choice(new.params, None, f"{words}; a generator of its own, because it is time for one ({spent}): {new}")
     if new.rate > shared.rate:
         return Choice(new.params, None, f"{words}; a generator of its own: {new}, better than {on_one}")
@@ -154,8 +155,8 @@ def _best_option(observations: Observations, candidates: Candidates, remaining: 
 
 def _at_random(study: StudyConfig, observations: Observations, random: np.random.Generator, num_ended: int) -> Choice:
     """Choose the parameters evenly at random, with `students_per_generator` students on each generator."""
-    begins = max(study.startup_students, 2)
-    words = f"drawn at random: the stage-aware sampler begins when {begins} students have ended, {num_ended} had"
+    begins = f"begins when {max(study.startup_students, 2)} students have ended"
+    words = f"drawn at random: the stage-aware sampler {begins}, {num_ended} had"
     for leader in observations.leaders:
         position = observations.num_students_of(leader.number) + 1
         points = observations.on_generator_of(leader, observations.draw(random, 20))

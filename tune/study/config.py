@@ -25,12 +25,24 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, RootModel, field_validator, model_validator
+from pydantic import BeforeValidator, Field, RootModel, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from hidfd.config.schema import LearningRate, Section, Seed
 from tune.study.metrics import LATENCY, MEASURES, Direction, MeasureName, Objective
 
-Choice = bool | int | float | str
+
+def _one_value(value: object) -> object:
+    if not isinstance(value, bool | int | float | str):
+        raise PydanticCustomError(
+            "no_single_value",
+            "Input should be a word, a number or true/false (for anything else, compare study.variants, or search a "
+            "setting inside it)",
+        )
+    return value
+
+
+Choice = Annotated[bool | int | float | str, BeforeValidator(_one_value)]
 """A value of a searched parameter."""
 
 FRESH_SEED = "seeds.generation"

@@ -7,7 +7,6 @@ none), else *downstream*: students that differ only downstream share one generat
 from __future__ import annotations
 
 import contextlib
-import difflib
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 from hidfd.config.paths import field_at, with_values
 from hidfd.config.schema import TrialConfig
 from hidfd.errors import ConfigError
+from hidfd.formatting import meant_or_known
 from tune.study.config import (
     FRESH_SEED,
     CategoricalParameter,
@@ -153,9 +153,8 @@ def _in_order(
         for other, allowed in needed.items():
             found = parameters.get(other)
             if found is None:
-                near = difflib.get_close_matches(other, parameters, n=1)
-                meant = f"; did you mean {near[0]}?" if near else ""
-                problems.append(f"search.{path}.when: {other} is not searched{meant}")
+                others = [known for known in parameters if known != path]
+                problems.append(f"search.{path}.when: {other} is not searched; {meant_or_known(other, others)}")
             elif isinstance(found, FloatParameter):
                 problems.append(f"search.{path}.when: {other} is continuous; conditions need int or categorical")
             else:
@@ -187,8 +186,7 @@ def _check_points(space: Space, search: SearchConfig, study: StudyConfig, base: 
         for path, value in point.items():
             parameter = search.get(path)
             if parameter is None:
-                near = difflib.get_close_matches(path, space.parameters, n=1)
-                problems.append(f"{where}.{path}: not searched{f'; did you mean {near[0]}?' if near else ''}")
+                problems.append(f"{where}.{path}: not searched; {meant_or_known(path, space.parameters)}")
             elif not _lies_within(value, parameter):
                 problems.append(f"{where}.{path}: {value!r} is outside of what is searched")
             elif not space.is_active(path, point):

@@ -151,18 +151,20 @@ def forecast_lines(forecast: Forecast, definition: Definition) -> list[str]:
     lines = [f"~ expected, {forecast.basis}{'; the low end has pruning stop what it can' if prunes else ''}"]
     if forecast.num_unsuggested:
         lines.append(
-            f"{forecast.num_unsuggested} students are not suggested yet: what the store has of them is known only then"
+            f"{plural(forecast.num_unsuggested, 'student is', 'students are')} not suggested yet: what the store has "
+            f"of {'it' if forecast.num_unsuggested == 1 else 'them'} is known only then"
         )
     if forecast.num_users:
+        generators = plural(forecast.num_generators, "generator")
         lines.append(
-            f"sharing: {forecast.num_users} students use {forecast.num_generators} generators; one for each would "
+            f"sharing: {plural(forecast.num_users, 'student uses', 'students use')} {generators}; one for each would "
             f"take ~ {duration(forecast.saved_seconds)} more"
         )
     lines += left_in_words(forecast, definition)
     if not forecast.seconds.high:
         return lines
-    gpus = f" and {forecast.gpus:g} GPUs" if forecast.gpus else ""
-    lines.append(f"at once: {forecast.cpus:g} CPUs{gpus}; the store grows by ~ {size(forecast.bytes_left)}")
+    gpus = f" and {plural(forecast.gpus, 'GPU')}" if forecast.gpus else ""
+    lines.append(f"at once: {plural(forecast.cpus, 'CPU')}{gpus}; the store grows by ~ {size(forecast.bytes_left)}")
     if definition.base.data.test is not None and definition.study.test_labels == "once" and definition.search:
         lines.append("at the end the test labels are opened for the best trial and its controls (study.test_labels)")
     return lines

@@ -1,5 +1,6 @@
 """The study file: the origins of values, and the message for every mistake in it."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -163,9 +164,11 @@ def test_all_errors_are_told_at_once_with_their_lines(write: Any) -> None:
         ("trial.teacher.checkpoint.sha256=abc", "expected 64 digits 0-9a-f, found 'abc'"),
         ("trial.teacher.mean=0.5", "trial.teacher.mean: expected a list, found 0.5"),
         ("trial.teacher.architecture=resnet9", "trial.teacher.architecture: unknown architecture 'resnet9'"),
-        ("trial.data.channels=1", "study.yaml:9: trial.teacher.mean: 3 values for 1 channels"),
+        ("trial.data.channels=1", "study.yaml:9: trial.teacher.mean: 3 values for 1 channel"),
         ("trial.preset=quik", "did you mean 'quick'?"),
+        ("trial.teacher.architecture=resnet50", "'resnet50'; known: resnet8, resnet14"),
         ("name=../tiny", "name: found '../tiny'"),
+        (f"name={'x' * 101}", "name: has 101 characters; expected at most 100"),
         ("=3", "'=3' is no override"),
     ],
 )
@@ -317,3 +320,8 @@ def test_secrets_of_uris_are_redacted() -> None:
 def test_plan_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in ('torch', 'ray', 'mlflow')))"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_help_of_loading_shows_no_variable_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIDFD_TEST_PASSWORD", "xyzzy")
+    assert "xyzzy" not in str(inspect.signature(load))

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from hidfd.config.study_file import load
 from hidfd.errors import ConfigError
 from tests.tune.world import definition, trial
 from tune.study.config import FloatParameter, SearchConfig, StudyConfig
@@ -49,6 +51,7 @@ def test_parameters_are_sorted_by_whether_they_change_the_generator() -> None:
         ({"generation.width": number(8.0, 16.0)}, r"the field takes int"),
         ({"distillation.head": {"type": "categorical", "choices": ["shared", "mine"]}}, r"'mine' is not allowed"),
         ({"distillation.architecture": {"type": "categorical", "choices": ["resnet9"]}}, r"unknown architecture"),
+        ({"distillation.zzz": number(1, 2)}, r"known in trial\.distillation: architecture, width"),
         ({"seeds.generation": {"type": "int", "low": 0, "high": 9}}, r"cannot be searched"),
         ({"data.image_size_pixels": {"type": "int", "low": 28, "high": 32}}, r"cannot be searched"),
         ({"collection.holdout_images": {"type": "int", "low": 100, "high": 200}}, r"the hold-out is what students"),
@@ -259,3 +262,18 @@ def test_given_point_outside_the_space_is_refused(point: dict[str, Any], words: 
 def test_fresh_seed_has_one_place() -> None:
     with pytest.raises(ValidationError, match=r"has its place at seeds\.generation only"):
         build({"distillation.inflation": {"type": "fresh_seed"}})
+
+
+def test_choice_that_is_no_single_value_is_told_with_what_one_is(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "name: s\nsearch:\n"
+        "  a: {type: categorical, choices: [null, 4]}\n"
+        "  b: {type: categorical, choices: [[], [x]]}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(path).section("search", SearchConfig)
+    told = [line.split(" (")[0].partition(": search.")[2] for line in str(caught.value).splitlines()]
+    keys = ("a.choices.0", "b.choices.0", "b.choices.1")
+    assert told == [f"{key}: expected a word, a number or true/false" for key in keys]
