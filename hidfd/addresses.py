@@ -29,6 +29,15 @@ def path_at(address: str, scheme: str = SQLITE) -> Path:
     return decoded if is_url or (decoded.parent.is_dir() and not typed.parent.is_dir()) else typed
 
 
+def is_text(path: Path) -> bool:
+    """Whether the bytes of a path are UTF-8, as MLflow and pyarrow need them."""
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def sqlite_address(path: Path) -> str:
     """Return the address of an SQLite file for SQLAlchemy and MLflow, without encoding where none is needed.
 

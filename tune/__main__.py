@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from hidfd.cli import Parser, Verb, parse, run_verb, trial_epilog
 from hidfd.formatting import percent, plural
 from hidfd.pipeline.console import console_observer, interruptible
 from tune.driver import RunSummary, Study, open_study, run_study
+from tune.engines.environment import crowding_in_words
 from tune.errors import StudyLocked
 from tune.forget import forget as forget_study
 from tune.inspection import command_line, explain, open_study_of, print_results, print_table, report, show, status
@@ -78,6 +80,11 @@ def plan(options: argparse.Namespace) -> None:
     print_table(forecast_table(forecast))
     for line in forecast_lines(forecast, definition):
         print(line)
+    resources = study.file.resources
+    each = resources.num_workers * resources.cpus_per_worker
+    warning = crowding_in_words(definition.study.concurrency, each, os.cpu_count() or 1, "this machine")
+    if warning is not None and "RAY_ADDRESS" not in os.environ:
+        print(warning)
     print(f"next: {definition.command}")
 
 

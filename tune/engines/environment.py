@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 
+from hidfd.formatting import plural
+
 FUNCTION_STOP_SECONDS = 120
 """Seconds that a stopped function may take to return; after Ray's default of 2 the next trial of its actor is lost."""
 
@@ -18,6 +20,24 @@ def before_torch(threads: int) -> dict[str, str]:
     settings = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     os.environ.update(settings)
     return settings
+
+
+def crowding_in_words(concurrency: int, cpus_each: int, available: float, where: str) -> str | None:
+    """Return a warning where the tasks side by side hold more CPUs than there are; None where they fit.
+
+    Args:
+        concurrency: tasks side by side.
+        cpus_each: CPUs of a task.
+        available: CPUs that there are.
+        where: what has them, such as `this machine`.
+    """
+    if concurrency == 1 or concurrency * cpus_each <= available:
+        return None
+    fitting = max(1, int(available // cpus_each))
+    return (
+        f"study.concurrency: {concurrency} tasks of {plural(cpus_each, 'CPU')} ask for {concurrency * cpus_each}, and "
+        f"{where} has {available:g}: more than {fitting} side by side slow each other down, or wait"
+    )
 
 
 def before_ray(threads: int, concurrency: int) -> dict[str, str]:

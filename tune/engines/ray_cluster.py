@@ -78,6 +78,11 @@ def check_fits_cluster(num_workers: int, each: Mapping[str, float]) -> None:
         )
 
 
+def num_cluster_cpus() -> float:
+    """Return the CPUs of all nodes of the cluster that are alive."""
+    return sum(float(node["Resources"].get("CPU", 0.0)) for node in _nodes() if node["Alive"])
+
+
 def check_store_is_shared(context: WorkerContext) -> None:
     """Check that every node sees the store, where it is a folder.
 

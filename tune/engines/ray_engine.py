@@ -25,6 +25,7 @@ from ray.tune.search import SearchAlgorithm
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hidfd.config.study_file import ResourcesConfig
+from tune.engines.environment import crowding_in_words
 from tune.engines.ray_cluster import (
     alive_nodes,
     check_cluster_answers,
@@ -33,6 +34,7 @@ from tune.engines.ray_cluster import (
     check_store_is_shared,
     free_placement_group,
     node_answers,
+    num_cluster_cpus,
     starting_ray,
 )
 from tune.engines.ray_worker import MESSAGE, Actors, StopRequests, trainable
@@ -109,6 +111,12 @@ def run_ray(
     try:
         if not resources.autoscaling:
             check_fits_cluster(resources.num_workers, {"CPU": context.threads, "GPU": resources.gpus_per_worker})
+        if address is None or not resources.autoscaling:
+            here = address is None
+            available = float(os.cpu_count() or 1) if here else num_cluster_cpus()
+            where = "this machine" if here else "the Ray cluster"
+            warning = crowding_in_words(concurrency, num_workers * context.threads, available, where)
+            planner.notes += [] if warning is None else [warning]
         check_store_is_shared(context)
         actors = start_actors(context.folder)
         adapter = Adapter(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from hidfd.addresses import SQLITE, path_at, sqlite_address
+from hidfd.addresses import SQLITE, is_text, path_at, sqlite_address
 from hidfd.config.study_file import redacted
 from tune.errors import TrackingError
 from tune.tracking.descriptions import EXPERIMENT_NOTE
@@ -64,7 +64,7 @@ def connect(uri: str) -> MlflowClient:
 
     database = _database_of(uri)
     if database is not None:
-        if not _is_text(database):
+        if not is_text(database):
             raise TrackingError(
                 f"{database}: MLflow keeps its addresses as text, and this name is not UTF-8; rename the folder, or "
                 f"give another place: storage.tracking=sqlite:///PATH, or MLFLOW_TRACKING_URI"
@@ -146,15 +146,6 @@ def tracking_errors(uri: str) -> Iterator[None]:
 def _database_of(uri: str) -> Path | None:
     """Return the SQLite file of a tracking URI; None where a server has a database of its own."""
     return path_at(uri).absolute() if uri.startswith(SQLITE) else None
-
-
-def _is_text(path: Path) -> bool:
-    """Whether the bytes of a path are UTF-8."""
-    try:
-        os.fsencode(path).decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _make_database(database: Path) -> None:
