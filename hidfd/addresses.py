@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_to_bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SQLITE = "sqlite:///"
 
@@ -30,12 +34,21 @@ def path_at(address: str, scheme: str = SQLITE) -> Path:
 
 
 def is_text(path: Path) -> bool:
-    """Whether the bytes of a path are UTF-8, as MLflow and pyarrow need them."""
+    """Whether the bytes of a path are UTF-8, as MLflow, pyarrow and safetensors need them."""
     try:
         os.fsencode(path).decode("utf-8")
     except UnicodeDecodeError:
         return False
     return True
+
+
+def arrow_file(path: Path, mode: str = "rb") -> Path | pa.NativeFile:
+    """Return what pyarrow opens: the path itself, or an open file where its name is not UTF-8."""
+    if is_text(path):
+        return path
+    import pyarrow as pa
+
+    return pa.OSFile(os.fsencode(path), mode)
 
 
 def sqlite_address(path: Path) -> str:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from hidfd.addresses import arrow_file
 from hidfd.data.image_set import open_images
 from hidfd.store.store import Artifact
 
@@ -38,7 +39,7 @@ def open_collection(artifact: Artifact, candidates: Artifact) -> Collection:
     """
     pixels = open_images(candidates).pixels
     with artifact.reading():
-        table = pq.read_table(artifact.path("collection.parquet"))
+        table = pq.read_table(arrow_file(artifact.path("collection.parquet")))
         candidate = table["candidate"].to_numpy()
         collected = np.asarray(table["part"].to_pylist()) == "collected"
         labels = torch.from_numpy(table["pseudo_label"].to_numpy().astype(np.int64))

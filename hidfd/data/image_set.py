@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hidfd.addresses import arrow_file
 from hidfd.data.decoding import Decoded
 from hidfd.errors import StoreError
 from hidfd.store.artifacts import Artifact
@@ -74,7 +75,7 @@ class ImageWriter:
             ],
             metadata={"shape": ",".join(map(str, shape))},
         )
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=False)
+        self._writer = pq.ParquetWriter(arrow_file(path, "wb"), self._schema, compression="zstd", use_dictionary=False)
         self._group = max(1, ROW_GROUP_BYTES // math.prod(shape))
         self._pending: list[pa.RecordBatch] = []
         self._num_pending = 0
@@ -129,7 +130,7 @@ def open_images(artifact: Artifact) -> ImageSet:
     """
     path = artifact.path(IMAGES)
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(arrow_file(path)) as file:
             return _read(file, artifact)
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: not the Parquet file of an image set ({error})") from error
@@ -143,7 +144,7 @@ def open_pixel_hashes(artifact: Artifact) -> NDArray[np.uint64]:
     """
     path = artifact.path(IMAGES)
     try:
-        return _hashes(pq.read_table(path, columns=["pixel_hash"])["pixel_hash"])
+        return _hashes(pq.read_table(arrow_file(path), columns=["pixel_hash"])["pixel_hash"])
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: not the Parquet file of an image set ({error})") from error
 

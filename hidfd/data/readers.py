@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hidfd.addresses import arrow_file
 from hidfd.data.sources import Files
 from hidfd.errors import InputError
 
@@ -150,7 +151,7 @@ def _class_folders(files: Files, num_classes: int, where: str) -> tuple[dict[str
 
 def _open(shard: Path, where: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(shard)
+        return pq.ParquetFile(arrow_file(shard))
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(shard, where, error) from error
 

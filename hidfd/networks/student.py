@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +17,7 @@ from hidfd.distributed.device import Device
 from hidfd.networks.backbone import Backbone, num_parameters
 from hidfd.networks.build import build_backbone
 from hidfd.networks.teacher import Teacher
+from hidfd.networks.weights import load_safetensors
 from hidfd.store.store import Artifact
 
 
@@ -151,5 +151,5 @@ def load_student(artifact: Artifact, config: TrialConfig, teacher: Teacher, devi
     meta = artifact.meta
     with artifact.reading():
         student = build_student(config, teacher, int(meta["teacher_map_size"]), last_relu=meta["last_relu"])
-        student.load_state_dict(safetensors.torch.load_file(artifact.path("student.safetensors")))
+        student.load_state_dict(load_safetensors(artifact.path("student.safetensors")))
     return device.module(student).eval()

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
@@ -18,6 +17,7 @@ from hidfd.distributed.random_streams import stream
 from hidfd.errors import InputError
 from hidfd.networks.backbone import Backbone
 from hidfd.networks.build import build_backbone
+from hidfd.networks.weights import load_safetensors
 from hidfd.store.store import Artifact
 
 CONTRACT_TOLERANCE = 1e-4
@@ -149,7 +149,7 @@ def load_teacher(artifact: Artifact, config: TrialConfig, device: Device) -> Tea
     backbone = build_teacher_backbone(config)
     size = config.data.image_size_pixels
     with artifact.reading():
-        backbone.load_state_dict(safetensors.torch.load_file(artifact.path("weights.safetensors")))
+        backbone.load_state_dict(load_safetensors(artifact.path("weights.safetensors")))
         teacher = Teacher(backbone, artifact.meta["mean"], artifact.meta["std"], size, artifact.digest)
     if config.distillation.head == "shared":
         check_shareable(teacher, config)

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from hidfd.addresses import is_text
 from hidfd.errors import InputError
 from hidfd.networks.checkpoint_files import (
     Keys,
@@ -40,6 +41,11 @@ COUNTER = "num_batches_tracked"
 """End of the names of batch counters, which a checkpoint may lack."""
 
 _AVERAGED = re.compile(r"(^|_)(ema|swa|shadow|averaged?)(_|$)")
+
+
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, whatever its path."""
+    return safetensors.torch.load_file(path) if is_text(path) else safetensors.torch.load(path.read_bytes())
 
 
 def read_state_dict(path: str | Path, note: Callable[[str], None] = lambda text: None) -> dict[str, Tensor]:
@@ -82,7 +88,7 @@ def _content_of(path: Path) -> Any:
         if foreign is not None:
             raise InputError(f"{path}: not a readable state dict: {foreign}")
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return load_safetensors(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (MemoryError, InputError):
         raise

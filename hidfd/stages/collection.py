@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hidfd.addresses import arrow_file
 from hidfd.config.schema import CollectionConfig
 from hidfd.data.image_set import open_images, open_pixel_hashes
 from hidfd.distributed.random_streams import stream
@@ -84,7 +85,7 @@ def collect(context: StageContext, candidates: Artifact, test: Artifact | None, 
     )
 
     def write(writer: ArtifactWriter) -> dict[str, Any]:
-        pq.write_table(table, writer.path("collection.parquet"))
+        pq.write_table(table, arrow_file(writer.path("collection.parquet"), "wb"))
         return {
             "num_candidates": len(images.pixels),
             "num_duplicates": num_duplicates,

@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from hidfd.distributed.random_streams import stream
 from hidfd.errors import Stopped, UnbuildableError
 from hidfd.networks.generator import generator_of
 from hidfd.networks.teacher import Teacher
+from hidfd.networks.weights import load_safetensors
 from hidfd.stages.context import StageContext
 from hidfd.store.store import Artifact, ArtifactWriter
 
@@ -45,7 +45,7 @@ def synthesise(context: StageContext, generation: Artifact, teacher: Teacher) ->
     observer.stage_started(stage, wanted)
     generator = generator_of(config.generation, config.data)
     with generation.reading():
-        generator.load_state_dict(safetensors.torch.load_file(generation.path("generator.safetensors")))
+        generator.load_state_dict(load_safetensors(generation.path("generator.safetensors")))
         present = torch.tensor(generation.meta["present_classes"])
     generator = device.module(generator).eval()
 

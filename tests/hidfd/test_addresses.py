@@ -3,10 +3,15 @@
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
+import torch
 from sqlalchemy.engine import make_url
 
-from hidfd.addresses import path_at, sqlite_address
+from hidfd.addresses import arrow_file, path_at, sqlite_address
+from hidfd.networks.weights import load_safetensors
 
 NAMES = ["plain", "which #1?", "my%20study", "my study", "a'b\"c", "x{0}&y=z", "100%", "?a=b", "[/red]", "über→"]
 
@@ -41,3 +46,12 @@ def test_address_that_needs_no_encoding_has_none() -> None:
 def test_name_that_is_not_utf8_comes_back_byte_for_byte(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"b\xffd") / "ledger.db"
     assert path_at(sqlite_address(path)) == path
+
+
+def test_tables_and_weights_are_written_and_read_in_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"b\xffd")
+    folder.mkdir()
+    pq.write_table(pa.table({"a": [1, 2]}), arrow_file(folder / "a.parquet", "wb"))
+    assert pq.read_table(arrow_file(folder / "a.parquet")).num_rows == 2
+    safetensors.torch.save_file({"w": torch.ones(3)}, folder / "w.safetensors")
+    assert load_safetensors(folder / "w.safetensors")["w"].tolist() == [1.0, 1.0, 1.0]
