@@ -140,7 +140,7 @@ def test_plan_has_its_range_its_price_and_what_the_budget_lacks(tmp_path: Path) 
     assert "left to do: 1 teacher, 1 collection, 4 generators, 11 students: ~ " in lines[3]
     assert re.search(r"[\d.]+ CHF \([\d.e-]+ to [\d.e+]+\)$", lines[3])
     assert re.search(r"study.budget.money: 1 (may|will) not suffice: 0 spent", lines[4])
-    assert lines[5].startswith("at once: 1 CPUs; the store grows by ~ ")
+    assert lines[5].startswith("at once: 1 CPU; the store grows by ~ ")
     assert "test labels are opened" in lines[6]
     assert left_in_words(forecast, study) == lines[3:5]
     over = forecast_of(run(definition(data=TESTED), World()).state, Store.open(tmp_path / "store"))
