@@ -297,7 +297,7 @@ def run_study(
 
 def _places(study: Study, ledger: Ledger) -> SharedPlaces:
     storage, name = study.file.storage, study.definition.name
-    where = owner_of(ledger, storage.ledger, epoch=ledger.epoch)["where"]
+    where = owner_of(ledger, storage.ledger, epoch=ledger.num_claims)["where"]
     tracker = Tracker(storage.tracking, name, ledger.id, where)
     return SharedPlaces(name, study.store, study.definition.folder, tracker, storage.ledger)
 

@@ -64,7 +64,7 @@ class SharedPlaces:
         Raises:
             OtherLedger: another ledger, or a newer copy of this one, has written under the study's name.
         """
-        ours = owner_of(ledger, self.address, epoch=ledger.epoch + 1)
+        ours = owner_of(ledger, self.address, epoch=ledger.num_claims + 1)
         for place, other in self._others(ledger, note):
             if other["ledger"] == ledger.id:
                 raise OtherLedger(
@@ -102,7 +102,7 @@ class SharedPlaces:
         Returns:
             The owner to write the study's references with.
         """
-        owner = owner_of(ledger, self.address, epoch=ledger.epoch)
+        owner = owner_of(ledger, self.address, epoch=ledger.num_claims)
         known = self.store.references_of(self.name)
         stranger = known.owner is None or known.owner.get("ledger") != ledger.id
         recorded = {task.key for task in ledger.tasks()}
@@ -126,7 +126,7 @@ class SharedPlaces:
             (f"the store {self.store.uri}", of_store),
             (f"the folder {self.folder}", _mark_in(self.folder)),
         ):
-            if owner is not None and (owner["ledger"] != ledger.id or owner["epoch"] > ledger.epoch):
+            if owner is not None and (owner["ledger"] != ledger.id or owner["epoch"] > ledger.num_claims):
                 yield place, owner
         try:
             with tracking_errors(self.tracker.uri):

@@ -88,7 +88,7 @@ def test_a_second_study_of_one_name_is_refused_before_anything_is_written_with_b
         assert words in message
     assert store.references() == {"mine": frozenset({A})}
     assert list((tmp_path / "ben").iterdir()) == []
-    assert ben.ledger.epoch == 0
+    assert ben.ledger.num_claims == 0
 
 
 @pytest.mark.parametrize("place", ["folder", "MLflow"])

@@ -85,8 +85,8 @@ class Ledger:
         self.mention_others()
 
     @property
-    def epoch(self) -> int:
-        """The number of times that the ledger was claimed."""
+    def num_claims(self) -> int:
+        """The number of times that the ledger was claimed, by whatever driver."""
         return int(self._tasks_study.user_attrs.get("epoch", 0))
 
     def mention_others(self) -> None:
@@ -109,7 +109,7 @@ class Ledger:
 
     def claim(self) -> None:
         """Become the writer of the ledger: a driver that claimed it before can write no more."""
-        epoch = self.epoch + 1
+        epoch = self.num_claims + 1
         self._tasks_study.set_user_attr("schema", SCHEMA)
         self._tasks_study.set_user_attr("id", self.id)
         self._tasks_study.set_user_attr("epoch", epoch)
