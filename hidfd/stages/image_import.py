@@ -141,7 +141,7 @@ def _write_list(broken: list[dict[str, str]], folder: Path | None, role: str) ->
             path.unlink(missing_ok=True)
             return None
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{plain(image['path'])}: {image['reason']}\n" for image in broken), "utf-8")
+        path.write_text("".join(f"{plain(image['path'])}: {image['reason']}\n" for image in broken), encoding="utf-8")
         return path
     return None
 

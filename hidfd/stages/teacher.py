@@ -158,7 +158,7 @@ def measure_teacher(
 
     def write(writer: ArtifactWriter) -> dict[str, Any]:
         meta = asdict(check)
-        writer.path("teacher_check.json").write_text(json.dumps(meta, indent=1))
+        writer.path("teacher_check.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         return meta
 
     return context.keep(write, seconds=time.monotonic() - started)

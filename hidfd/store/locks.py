@@ -78,7 +78,7 @@ def holders_of(*paths: Path) -> str:
             inodes.add(path.stat().st_ino)
     pids: set[int] = set()
     with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/locks").read_text().splitlines():
+        for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
             fields = line.split()
             if "->" not in fields and int(fields[5].rpartition(":")[2]) in inodes:
                 pids.add(int(fields[4]))
@@ -89,7 +89,7 @@ def holders_of(*paths: Path) -> str:
 def _process_in_words(pid: int) -> str | None:
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         return f"process {pid}" if pid > 0 else None
     stopped = f", which is stopped (kill -CONT {pid} lets it go on)" if state in "Tt" else ""

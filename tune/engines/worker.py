@@ -79,8 +79,8 @@ def perform(task: Task, context: WorkerContext, channel: Channel) -> TaskEnd:
     """Run a task to its end.
 
     Returns:
-        Its end: `TaskInfeasible` where its settings cannot be built; `TaskBlocked` for an error of the store, the device
-            or the teacher, or another one of the collection, on which every student depends.
+        Its end: `TaskInfeasible` where its settings cannot be built; `TaskBlocked` for an error of the store, the
+            device or the teacher, or another one of the collection, on which every student depends.
 
     Raises:
         ProcessLostError: another process of the task is gone.

@@ -89,7 +89,7 @@ class SqliteFile:
             yield
             return
         path = self._beside("lock")
-        with path.open("a") as lock:
+        with path.open("a", encoding="utf-8") as lock:
 
             def take() -> bool:
                 return self._is_made() or try_flock(lock.fileno(), fcntl.LOCK_EX)
