@@ -16,7 +16,7 @@ from hidfd.store.backend import StorageBackend, StoredFile, is_safe
 from hidfd.store.disk import store_errors
 
 
-class ObjectStoreBackend(StorageBackend):
+class RemoteBackend(StorageBackend):
     """A prefix of a `pyarrow.fs` file system; files are written and read through a local folder.
 
     Two writers may both find no manifest and both write one. Then the later manifest replaces the earlier one, and the

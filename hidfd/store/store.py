@@ -39,7 +39,7 @@ from hidfd.store.backend import StorageBackend, StoredFile
 from hidfd.store.checkpoints import Checkpoints
 from hidfd.store.disk import claimed
 from hidfd.store.local import LocalBackend
-from hidfd.store.object_store import ObjectStoreBackend
+from hidfd.store.object_store import RemoteBackend
 
 __all__ = ["Artifact", "ArtifactWriter", "Checkpoints", "Store", "StoreEntry"]
 
@@ -121,7 +121,7 @@ class Store:
                 ) from None  # the original error may show the secrets of the URI
             if not root.strip("/"):
                 raise StoreError(f"{shown}: no bucket in it; give a path or s3://BUCKET/PREFIX")
-            backend = ObjectStoreBackend(
+            backend = RemoteBackend(
                 filesystem, root, shown, Path(cache or os.environ.get("HIDFD_CACHE", ".hidfd/cache"))
             )
         backend.probe()
@@ -301,7 +301,7 @@ class Store:
                 yield StoreEntry("leftover", stage, digest, size, None, studies, (f"{folder}/{attempt}",))
 
     def _is_being_written(self, key: str, modified: float) -> bool:
-        if isinstance(self._backend, ObjectStoreBackend):
+        if isinstance(self._backend, RemoteBackend):
             return time.time() - modified < _REMOTE_LEFTOVER_SECONDS
         with claimed(self._backend.local(key)) as free:
             return not free

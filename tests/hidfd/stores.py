@@ -8,7 +8,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from hidfd.store.object_store import ObjectStoreBackend
+from hidfd.store.object_store import RemoteBackend
 from hidfd.store.store import Artifact, Store
 
 DIGEST = "d" * 64
@@ -43,7 +43,7 @@ class SpyFileSystem:
 def remote_store(tmp_path: Path, cache: str = "cache") -> tuple[Store, SpyFileSystem]:
     (tmp_path / "bucket").mkdir(exist_ok=True)
     spy = SpyFileSystem(tmp_path / "bucket")
-    return Store(ObjectStoreBackend(spy, "prefix/store", "s3://bucket/prefix/store", tmp_path / cache)), spy
+    return Store(RemoteBackend(spy, "prefix/store", "s3://bucket/prefix/store", tmp_path / cache)), spy
 
 
 def build(

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from hidfd.errors import StoreError
-from hidfd.store.object_store import ObjectStoreBackend
+from hidfd.store.object_store import RemoteBackend
 from hidfd.store.store import Store
 from tests.hidfd.stores import (
     DIGEST,
@@ -221,7 +221,7 @@ def test_remote_writers_that_both_saw_no_manifest_keep_both_their_files(
     first, _ = remote_store(tmp_path, "cache1")
     second, _ = remote_store(tmp_path, "cache2")
     early = build(first)
-    monkeypatch.setattr(ObjectStoreBackend, "create", lambda backend, key, content: backend.write(key, content) or True)
+    monkeypatch.setattr(RemoteBackend, "create", lambda backend, key, content: backend.write(key, content) or True)
     late = build(second)
     assert first.get("teacher", DIGEST) == late
     shutil.rmtree(tmp_path / "cache1")

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import fs
 
 from hidfd.store.checkpoints import Checkpoints
-from hidfd.store.object_store import ObjectStoreBackend
+from hidfd.store.object_store import RemoteBackend
 from hidfd.store.store import Store
 
 DIGEST = "c" * 64
@@ -21,7 +21,7 @@ def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
     if request.param == "local":
         return Store.open(tmp_path / "store").checkpoints(DIGEST)
     (tmp_path / "store").mkdir()
-    backend = ObjectStoreBackend(fs.LocalFileSystem(), str(tmp_path / "store"), "s3://bucket", tmp_path / "cache")
+    backend = RemoteBackend(fs.LocalFileSystem(), str(tmp_path / "store"), "s3://bucket", tmp_path / "cache")
     return Store(backend).checkpoints(DIGEST)
 
 
@@ -156,8 +156,8 @@ def _die(folder: Path) -> None:
 
 def _reopened(checkpoints: Checkpoints, tmp_path: Path) -> Checkpoints:
     """Open the same checkpoints as another process would: nothing cached, nothing verified."""
-    if isinstance(checkpoints._backend, ObjectStoreBackend):
-        backend = ObjectStoreBackend(
+    if isinstance(checkpoints._backend, RemoteBackend):
+        backend = RemoteBackend(
             fs.LocalFileSystem(), str(tmp_path / "store"), "s3://bucket", tmp_path / "other-cache"
         )
         return Checkpoints(backend, DIGEST)

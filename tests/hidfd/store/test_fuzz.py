@@ -21,7 +21,7 @@ from pyarrow import fs
 from hidfd.__main__ import main
 from hidfd.errors import HidfdError
 from hidfd.pipeline.costs import Costs
-from hidfd.store.object_store import ObjectStoreBackend
+from hidfd.store.object_store import RemoteBackend
 from hidfd.store.store import Store
 from tests.hidfd.stores import DIGEST, OTHER, build
 
@@ -75,7 +75,7 @@ class _Place:
     def open(self) -> Store:
         if self._kind == "local":
             return Store.open(self.root)
-        return Store(ObjectStoreBackend(fs.LocalFileSystem(), str(self.root), "s3://bucket/store", self._cache))
+        return Store(RemoteBackend(fs.LocalFileSystem(), str(self.root), "s3://bucket/store", self._cache))
 
     def outside(self) -> dict[str, tuple[int, bytes]]:
         """Return time of change and content of everything that lies beside the store and its cache."""

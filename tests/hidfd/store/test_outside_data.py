@@ -14,7 +14,7 @@ from pyarrow import fs
 
 from hidfd.errors import StoreError
 from hidfd.pipeline.costs import Costs
-from hidfd.store.object_store import ObjectStoreBackend
+from hidfd.store.object_store import RemoteBackend
 from hidfd.store.store import Store
 from tests.hidfd.stores import DIGEST, OTHER, StoreFactory, build, names_below, remote_store, root_of
 
@@ -105,7 +105,7 @@ def test_remote_file_name_with_dots_writes_nothing_outside_the_cache(tmp_path: P
     bucket = tmp_path / "bucket"
     (bucket / "evil").mkdir(parents=True)
     (bucket / "evil" / "images.parquet").write_bytes(SECRET)
-    backend = ObjectStoreBackend(fs.LocalFileSystem(), str(bucket / "store"), "s3://bucket/store", tmp_path / "cache")
+    backend = RemoteBackend(fs.LocalFileSystem(), str(bucket / "store"), "s3://bucket/store", tmp_path / "cache")
     build(Store(backend))
     _change(_manifest(bucket / "store"), _with_file("../../../../evil/images.parquet"))
     before = names_below(tmp_path)
