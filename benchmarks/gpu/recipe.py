@@ -188,6 +188,7 @@ def recipe(images: Images, size: Size, precision: str, teacher: str, student: st
         },
         "teacher": {
             "architecture": teacher,
+            "accept": True,  # however little it has learned in its seconds
             "train": {"images": {"path": str(images.teacher)}, "batch_images": size.teacher_batch},
         },
         "checkpoint_every_seconds": 3600.0,

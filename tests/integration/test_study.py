@@ -150,7 +150,9 @@ def test_study_killed_at_any_stage_ends_as_the_uninterrupted_one(study: Workplac
         process.communicate()
     assert study.run("tune", *LOCAL).returncode == 0
     interrupted = results(study)
-    whole = study.run("tune", *LOCAL, HIDFD_STORE=str(tmp_path / "other"), HIDFD_LEDGER=str(tmp_path / "other.db"))
+    elsewhere = ("storage.results=other/results", f"storage.tracking=sqlite:///{tmp_path}/other/mlflow.db")
+    places = {"HIDFD_STORE": str(tmp_path / "other"), "HIDFD_LEDGER": str(tmp_path / "other.db")}
+    whole = study.run("tune", *LOCAL, *elsewhere, **places)
     assert whole.returncode == 0, whole.stderr
     os.environ["HIDFD_LEDGER"] = str(tmp_path / "other.db")
     try:
@@ -235,7 +237,7 @@ def test_forgotten_study_leaves_what_others_need_and_can_be_run_anew(study: Work
     assert forgotten["num_runs"] == len(before["works"]) + 1
     assert "not started" in study.run("tune", "status", "study.yaml").stdout
     left = {path.parent.parent.name for path in (study.folder / ".hidfd" / "store").glob("*/*/manifest.json")}
-    assert left == {"import", "teacher", "collection"}, "what another trial refers to"
+    assert left == {"import", "teacher", "teacher_check", "collection"}, "what another trial refers to"
     assert json.loads(study.run("tune", "forget", "study.yaml", "--yes", "--json", tracking).stdout)["num_works"] == 0
     assert study.run("tune", *LOCAL, tracking).returncode == 0
     assert results(study)["trials"] == before["trials"]

@@ -70,7 +70,8 @@ def connect(uri: str) -> MlflowClient:
                 f"give another place: storage.tracking=sqlite:///PATH, or MLFLOW_TRACKING_URI"
             )
         _make_database(database)
-    return MlflowClient(uri if database is None else sqlite_address(path_at(uri)))
+    # MLflow keeps what it has opened by its address, which must not depend on the folder that a process is in.
+    return MlflowClient(uri if database is None else sqlite_address(database))
 
 
 def experiment_of(client: MlflowClient, uri: str, study_name: str) -> Experiment:

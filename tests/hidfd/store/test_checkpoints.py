@@ -157,8 +157,6 @@ def _die(folder: Path) -> None:
 def _reopened(checkpoints: Checkpoints, tmp_path: Path) -> Checkpoints:
     """Open the same checkpoints as another process would: nothing cached, nothing verified."""
     if isinstance(checkpoints._backend, RemoteBackend):
-        backend = RemoteBackend(
-            fs.LocalFileSystem(), str(tmp_path / "store"), "s3://bucket", tmp_path / "other-cache"
-        )
+        backend = RemoteBackend(fs.LocalFileSystem(), str(tmp_path / "store"), "s3://bucket", tmp_path / "other-cache")
         return Checkpoints(backend, DIGEST)
     return Store.open(tmp_path / "store").checkpoints(DIGEST)
