@@ -76,6 +76,7 @@ class Tracker:
         self.uri, self.study_name, self.ledger, self.place = uri, study_name, ledger, place
         self._client: MlflowClient | None = None
         self._experiment, self._is_marked = "", False
+        self._unclaimed: dict[str, Run] = {}
         self._runs: dict[str, str] = {}
         self._written: dict[str, str] = {}
 
@@ -225,6 +226,11 @@ class Tracker:
                 return marked == self.ledger
             return key in keys or (key == STUDY_KEY and of is None)
 
+        self._unclaimed = {
+            run.data.tags[KEY_TAG]: run
+            for run in all_runs(client, self._experiment)
+            if self.ledger is not None and LEDGER_TAG not in run.data.tags and KEY_TAG in run.data.tags
+        }
         for key, run in runs_of(client, self._experiment, is_own).items():
             self._runs[key] = run.info.run_id
             self._written[key] = run.data.tags.get(WRITTEN_TAG, "")
@@ -237,6 +243,10 @@ class Tracker:
 
     def _sync(self, snapshot: StudySnapshot, is_cut_short: Callable[[], bool]) -> None:
         self._connect({task.key for task in snapshot.tasks})
+        for key in {task.key for task in snapshot.tasks} - self._runs.keys():
+            run = self._unclaimed.get(key)
+            if run is not None:  # of an older version, and of a task that the ledger has shown only now
+                self._runs[key], self._written[key] = run.info.run_id, run.data.tags.get(WRITTEN_TAG, "")
         if self.ledger is not None and not self._is_marked:
             self._mark_experiment(self.client, self._experiment)
             self._is_marked = True
