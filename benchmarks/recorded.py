@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmarks.landscapes import NUM_RANDOM_POINTS, Landscape, Searched, Unit, fractions_of, normal
-from tune.driver import open_study
+from tune.opened_study import open_study
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
 

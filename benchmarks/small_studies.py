@@ -154,7 +154,7 @@ def _small_study(folder: Path, name: str, search: dict[str, Any], *overrides: st
     from hidfd.pipeline.observer import Observer
     from hidfd.store.store import Store
     from hidfd.trial import import_all
-    from tune.driver import open_study
+    from tune.opened_study import open_study
 
     tree = yaml.safe_load(STUDY_FILE.read_text())
     trial = tree["trial"]

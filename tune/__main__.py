@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from hidfd.cli import Parser, Verb, parse, run_verb, trial_epilog
 from hidfd.formatting import percent, plural
 from hidfd.pipeline.console import console_observer, interruptible
-from tune.driver import RunSummary, Study, open_study, run_study
+from tune.driver import RunSummary, run_study
 from tune.engines.environment import crowding_in_words
 from tune.errors import StudyLocked
 from tune.forget import forget as forget_study
 from tune.inspection import command_line, explain, open_study_of, print_results, print_table, report, show, status
+from tune.opened_study import Study, open_study
 from tune.planner.buildable import check_buildable
 from tune.planner.forecast import forecast_of
 from tune.promote import CHAMPION

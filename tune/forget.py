@@ -7,10 +7,10 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 from hidfd.store.store import Store
-from tune.driver import Study
 from tune.errors import OtherLedger
 from tune.ledger.ledger import Ledger
 from tune.ledger.opening import copy_ledger, database_at, drop_ledger, mark_forgotten
+from tune.opened_study import Study
 from tune.ownership import unmark
 from tune.tracking.connection import tracking_errors
 from tune.tracking.tracker import Tracker

@@ -16,7 +16,8 @@ from rich.table import Table
 from hidfd.config.study_file import redacted
 from hidfd.errors import ConfigError
 from hidfd.formatting import percent, short_setting
-from tune.driver import Study, open_last_run, write_pages
+from tune.driver import write_pages
+from tune.opened_study import Study, open_last_run
 from tune.planner.forecast import forecast_of
 from tune.planner.snapshots import snapshot_of
 from tune.report.cautions import opened_test_labels

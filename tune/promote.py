@@ -10,8 +10,8 @@ from typing import Any
 from hidfd.config.study_file import NAME_PATTERN, why_no_name
 from hidfd.errors import ConfigError
 from hidfd.formatting import relative_paths
-from tune.driver import Study
 from tune.errors import StudyError, StudyLocked
+from tune.opened_study import Study
 from tune.report.champion import NO_VERDICT, champion_of, input_in_words, load_expression, numbers_in_words
 from tune.report.commands import tracking_address
 from tune.report.objectives import why_no_champion

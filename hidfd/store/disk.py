@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -115,7 +116,7 @@ def _create_locked(folder: Path) -> int:
         except FileNotFoundError:
             continue
         with contextlib.suppress(OSError):  # a file system without locks
-            if not wait_for(lambda: try_flock(descriptor, fcntl.LOCK_SH), str(folder), lambda: holders_of(folder)):  # noqa: B023
+            if not wait_for(partial(try_flock, descriptor, fcntl.LOCK_SH), str(folder), partial(holders_of, folder)):
                 os.close(descriptor)
                 raise StoreError(f"{folder}: held by {holders_of(folder)}; end that process, or let it go on")
         if folder.exists() and folder.stat().st_ino == os.fstat(descriptor).st_ino:

@@ -18,7 +18,7 @@ import mlflow
 from mlflow.tracking import MlflowClient
 
 from tests.integration.conftest import tiny_study, tiny_workplace
-from tune.driver import Study, open_study
+from tune.opened_study import Study, open_study
 
 CHECKPOINT_SECONDS = 1.0
 

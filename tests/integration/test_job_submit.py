@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.conftest import Workplace, tiny_study
 from tests.integration.ray_jobs import JobServer, job_server
-from tune.driver import open_study
+from tune.opened_study import open_study
 
 pytestmark = pytest.mark.integration
 

@@ -23,8 +23,8 @@ from hidfd.errors import InputError
 from hidfd.store.store import Store
 from hidfd.trial import import_all
 from tests.integration.conftest import Outcome, Workplace, tiny_study
-from tune.driver import open_study
 from tune.ledger.opening import database_at
+from tune.opened_study import open_study
 
 LOCAL = ("run", "study.yaml", "--engine", "local")
 

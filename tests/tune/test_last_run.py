@@ -12,6 +12,7 @@ import yaml
 
 import tune.driver
 import tune.inspection
+import tune.opened_study
 from tests.tune.world import SEARCH, World, trial
 from tune.__main__ import main
 from tune.ledger.ledger import Ledger
@@ -216,7 +217,7 @@ def test_material_of_the_last_run_that_is_not_here_is_left_out_with_a_word(
 ) -> None:
     assert main(RUN) == 0
     gone = {"overrides": ["trial.data.candidates={path: gone}"], "seeds": None}
-    monkeypatch.setattr(tune.driver, "run_arguments_of", lambda *given: gone)
+    monkeypatch.setattr(tune.opened_study, "run_arguments_of", lambda *given: gone)
     assert status(capsys)["num_students"] == 2
     assert "do not fit any more" in caplog.text
     assert "path: gone" in caplog.text

@@ -18,8 +18,8 @@ from hidfd.export import deployed_student
 from hidfd.store.store import Store
 from tests.tune.snapshots import VARIANTS, study_snapshot
 from tests.tune.students import keep_student
-from tune.driver import Study
 from tune.errors import StudyError, StudyLocked, TrackingError
+from tune.opened_study import Study
 from tune.promote import promote
 from tune.report.champion import champion_of, config_of
 from tune.study.snapshot import StudySnapshot

@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial
 
 from hidfd.addresses import SQLITE, path_at
@@ -146,12 +147,27 @@ def ledger_id_of(address: str, name: str) -> str | None:
 
 def _attribute(address: str, study: str, attribute: str) -> Any:
     """Return an attribute of one of the Optuna studies in a ledger; None where there is none."""
+    with _existing(address) as (_, known):
+        return known[study].user_attrs.get(attribute) if study in known else None
+
+
+@contextmanager
+def _existing(address: str) -> Iterator[tuple[BaseStorage, dict[str, FrozenStudy]]]:
+    """Open a ledger with its Optuna studies by name; an empty one in memory where there is none, so that none is made.
+
+    Raises:
+        LedgerError: it cannot be read or written.
+    """
     database = database_at(address)
     if not database.has_ledger():
-        return None
+        yield InMemoryStorage(), {}
+        return
     with database.open() as storage, storage_errors():
-        known = {found.study_name: found for found in storage.get_all_studies()}
-        return known[study].user_attrs.get(attribute) if study in known else None
+        yield storage, _studies_in(storage)
+
+
+def _studies_in(storage: BaseStorage) -> dict[str, FrozenStudy]:
+    return {study.study_name: study for study in storage.get_all_studies()}
 
 
 def holder_of(address: str, name: str) -> str | None:
@@ -184,18 +200,14 @@ def mark_forgotten(address: str, name: str) -> None:
     Raises:
         LedgerError: it cannot be written.
     """
-    database = database_at(address)
-    if not database.has_ledger():
-        return
-    with database.open() as storage, storage_errors():
-        known = {study.study_name: study._study_id for study in storage.get_all_studies()}
+    with _existing(address) as (storage, known):
         if f"{name}/work" in known:
-            storage.set_study_user_attr(known[f"{name}/work"], FORGOTTEN, True)
+            storage.set_study_user_attr(known[f"{name}/work"]._study_id, FORGOTTEN, True)
 
 
 def _refuse_half_forgotten(storage: BaseStorage, name: str) -> None:
     with storage_errors():
-        known = {study.study_name: study for study in storage.get_all_studies()}
+        known = _studies_in(storage)
     tasks = known.get(f"{name}/work")
     if tasks is not None and (tasks.user_attrs.get(FORGOTTEN) or name not in known):
         raise LedgerError(
@@ -210,11 +222,7 @@ def drop_ledger(address: str, name: str) -> None:
     Raises:
         LedgerError: it cannot be written.
     """
-    database = database_at(address)
-    if not database.has_ledger():
-        return
-    with database.open() as storage, storage_errors():
-        known = {study.study_name: study._study_id for study in storage.get_all_studies()}
+    with _existing(address) as (storage, known):
         for part in (name, f"{name}/work"):
             if part in known:
-                storage.delete_study(known[part])
+                storage.delete_study(known[part]._study_id)

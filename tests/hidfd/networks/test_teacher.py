@@ -108,6 +108,13 @@ def test_teacher_that_is_stored_in_bf16_answers_to_the_bit_as_autocast_alone(arc
         teacher = Teacher(backbone, [0.5] * 3, [0.25] * 3, 32).on(Device(torch.device("cpu"), stored))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             answers.append(teacher(image_unit))
+        kept = {
+            p.dtype
+            for layer in teacher.map_network.modules()
+            if isinstance(layer, nn.Conv2d)
+            for p in layer.parameters()
+        }
+        assert kept == {torch.bfloat16 if stored == "bf16" else torch.float32}
         assert teacher.backbone.classifier.weight.dtype == torch.float32, "students share it"
     assert answers[0].feature_map.dtype == torch.bfloat16
     assert torch.equal(answers[0].feature_map, answers[1].feature_map)

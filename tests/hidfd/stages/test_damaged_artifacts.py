@@ -45,6 +45,14 @@ def _vouch(manifest: Path, name: str, content: bytes) -> None:
     manifest.write_text(json.dumps(record))
 
 
+def store_before(stage: str, whole: Path, tmp_path: Path) -> Path:
+    """Return a copy of a store without the artifacts of a stage and of those after it."""
+    root = Path(shutil.copytree(whole, tmp_path / "store"))
+    for later in ORDER[ORDER.index(stage) :]:
+        shutil.rmtree(root / later)
+    return root
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"rubbish" * 100, b"PAR1" + bytes(50) + b"PAR1"], ids=["empty", "rubbish", "like Parquet"]
 )
@@ -62,9 +70,7 @@ def _vouch(manifest: Path, name: str, content: bytes) -> None:
 def test_file_that_no_stage_writes_is_said_by_the_stage_that_reads_it(
     built: tuple[TrialConfig, Path], tmp_path: Path, stage: str, file: str, rebuilt: str, content: bytes
 ) -> None:
-    root = shutil.copytree(built[1], tmp_path / "store")
-    for later in ORDER[ORDER.index(rebuilt) :]:
-        shutil.rmtree(root / later)
+    root = store_before(rebuilt, built[1], tmp_path)
     for manifest in (root / stage).glob("*/manifest.json"):
         _vouch(manifest, file, content)
     with pytest.raises(StoreError, match=r"not what a stage.*Delete .*run again|not the Parquet file"):
@@ -83,9 +89,7 @@ def test_file_that_no_stage_writes_is_said_by_the_stage_that_reads_it(
 def test_small_result_of_another_type_is_said(
     built: tuple[TrialConfig, Path], tmp_path: Path, stage: str, name: str, value: Any, rebuilt: str
 ) -> None:
-    root = shutil.copytree(built[1], tmp_path / "store")
-    for later in ORDER[ORDER.index(rebuilt) :]:
-        shutil.rmtree(root / later)
+    root = store_before(rebuilt, built[1], tmp_path)
     [manifest] = (root / stage).glob("*/manifest.json")
     record = json.loads(manifest.read_text())
     record["meta"][name] = value
