@@ -8,6 +8,7 @@ from mlflow.tracking import MlflowClient
 
 from hidfd.store.store import Store
 from tests.integration.conftest import Workplace, tiny_study, tiny_workplace
+from tune.ledger.opening import mark_forgotten
 
 pytestmark = pytest.mark.integration
 
@@ -82,3 +83,20 @@ def test_a_lost_ledger_is_taken_over_and_nothing_is_built_twice(tmp_path: Path, 
     assert students(store) == before
     assert active_runs(shared, "tiny") == runs
     assert anna.run(*run).returncode == 0
+
+
+def test_a_study_that_was_forgotten_half_way_is_said_and_forgotten_to_the_end(
+    tmp_path: Path, shared: dict[str, Any]
+) -> None:
+    anna = person(tmp_path / "anna", shared, 1.0)
+    run = ("tune", "run", "study.yaml", "--engine", "local")
+    assert anna.run(*run).returncode == 0
+    mark_forgotten(str(anna.folder / ".hidfd" / "ledger.db"), "tiny")  # as one that is killed now leaves it
+    for verb in (run, ("tune", "status", "study.yaml")):
+        refused = anna.run(*verb)
+        assert refused.returncode == 7
+        assert "forget FILE --yes" in refused.stderr
+    assert anna.run("tune", "forget", "study.yaml", "--yes").returncode == 0
+    assert not students(Store.open(shared["store"]))
+    assert not active_runs(shared, "tiny")
+    assert "not started" in anna.run("tune", "status", "study.yaml").stdout

@@ -383,3 +383,14 @@ def test_runs_of_an_older_version_become_the_ledgers_own_by_the_keys_of_its_task
     assert len(runs) == len(older._runs) + 1, "no run was made twice"
     assert tracker.delete_runs({task.key for task in part.tasks}, really=True) == len(older._runs)
     assert [run.info.run_id for run in runs_of(tracker)] == [stranger.info.run_id]
+
+
+def test_runs_of_an_older_version_are_not_written_twice_though_their_tasks_are_shown_later(
+    uri: str, part: StudySnapshot, whole: StudySnapshot
+) -> None:
+    Tracker(uri, "later").sync(whole)
+    before = {run.info.run_id for run in runs_of(Tracker(uri, "later"))}
+    tracker = Tracker(uri, "later", "anna")
+    tracker.sync(part)
+    tracker.sync(whole)
+    assert {run.info.run_id for run in runs_of(tracker)} == before
