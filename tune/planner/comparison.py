@@ -1,4 +1,4 @@
-"""The comparison of a study: its variants, and its finalists beside their controls on fresh seeds; and the verdict."""
+"""The comparison of a study: its variants, and its finalists beside their controls on fresh seeds."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hidfd.config.schema import TrialConfig
 from hidfd.errors import ConfigError
-from hidfd.formatting import percent
 from tune.study.config import StudyConfig
 from tune.study.definition import Definition
 from tune.study.metrics import merit
@@ -40,6 +39,7 @@ class ComparisonRow:
         configs: one trial per seed, in the order of `study.seeds`; empty, as `keys`, if they cannot be built.
         keys, labels: of the students, in the same order.
         test_evaluations: keys of the students' test evaluations, in the same order; empty if the row gets none.
+        trial, search_value: of a finalist, the number of its search trial, and the objective's value that chose it.
     """
 
     name: str
@@ -49,6 +49,8 @@ class ComparisonRow:
     keys: tuple[str, ...]
     labels: tuple[str, ...]
     test_evaluations: tuple[str, ...] = ()
+    trial: int | None = None
+    search_value: float | None = None
 
 
 def best_of(trials: Iterable[SearchTrial]) -> SearchTrial | None:
@@ -104,7 +106,8 @@ def finalist_rows(definition: Definition, finalists: Sequence[SearchTrial]) -> l
         name = f"trial-{trial.number}"
         if len(finalists) == 1:
             name = "hybrid" if _is_hybrid(changed(definition.base, trial.params)) else "best"
-        rows.append(_row(definition, name, "finalist", trial.params, f"trial-{trial.number}"))
+        row = _row(definition, name, "finalist", trial.params, f"trial-{trial.number}")
+        rows.append(replace(row, trial=trial.number, search_value=trial.value))
     return rows
 
 
@@ -202,59 +205,35 @@ def summarise(row: ComparisonRow, tasks: Mapping[str, Task], study: StudyConfig)
         tasks: key -> task of the study.
         study: its constraints decide whether the row is feasible.
     """
-    metrics = [
-        found | (measured_by(test_evaluation, tasks) or {})
+    by_seed = [
+        found | (measured_by(test_evaluation, tasks) or {}) if (found := measured_by(key, tasks)) is not None else None
         for key, test_evaluation in itertools.zip_longest(row.keys, row.test_evaluations)
-        if (found := measured_by(key, tasks)) is not None
     ]
+    metrics = [found for found in by_seed if found is not None]
     names = [name for name in (metrics[0] if metrics else {}) if all(name in found for found in metrics)]
     means = {name: statistics.fmean(found[name] for found in metrics) for name in names}
     deviations = {name: statistics.stdev([found[name] for found in metrics]) for name in names if len(metrics) > 1}
-    feasible = not metrics or (study.unmeasured(means) is None and not study.violation(means))
-    keys = tuple(key for key in row.keys if row.role == "finalist" or not _is_infeasible(tasks.get(key)))
-    return RowSnapshot(row.name, row.role, row.params, keys, len(metrics), means, deviations, feasible)
+    return RowSnapshot(
+        name=row.name,
+        role=row.role,
+        params=row.params,
+        keys=tuple(key for key in row.keys if row.role == "finalist" or not _is_infeasible(tasks.get(key))),
+        num_complete=len(metrics),
+        means=means,
+        deviations=deviations,
+        feasible=not metrics or (study.unmeasured(means) is None and not study.violation(means)),
+        values={
+            name: tuple(found.get(name) if found is not None else None for found in by_seed)
+            for name in TABLE_METRICS
+            if any(name in found for found in metrics)
+        },
+        trial=row.trial,
+        search_value=row.search_value,
+    )
 
 
 def _is_infeasible(task: Task | None) -> bool:
     return task is not None and task.outcome is not None and task.outcome.state is TaskState.INFEASIBLE
-
-
-def verdict_of(rows: Sequence[RowSnapshot], objective: str) -> str | None:
-    """Say in words how the best finalist compares with the second and with its controls; None until all have a number.
-
-    The gains are percentage points of validation accuracy if there are labels, which the search has not seen unless it
-    asked for them, else of the objective.
-    """
-    finalist = best_finalist(rows, objective)
-    controls = [row for row in rows if row.role == "control" and row.keys]  # others cannot be built
-    if finalist is None or any(row.num_complete < len(row.keys) for row in controls):
-        return None
-    metric = "validation_accuracy" if "validation_accuracy" in finalist.means else objective
-    n = finalist.num_complete
-    others = [row for row in rows if row.role == "finalist" and row is not finalist and metric in row.means]
-    second = max(others, key=lambda row: row.means[objective], default=None)
-    beside = [*([second] if second else []), *controls]
-    if not beside:
-        return None
-    gains = [_gain(finalist, other, metric) for other in beside]
-    levels = ", ".join(f"{100 * other.means[metric]:.1f}" for other in beside)
-    teacher = finalist.means.get("teacher_validation_accuracy") if metric == "validation_accuracy" else None
-    beside_teacher = "" if teacher is None else f"; the teacher's is {percent(teacher)}"
-    caution = "; one seed decides nothing, seeds differ by 1-2 points: --seeds 3 says more" if n == 1 else ""
-    return (
-        f"{finalist.name} {', '.join(gains)} (n = {n}): "
-        f"{metric.replace('_', ' ')} {percent(finalist.means[metric])} against {levels}{beside_teacher}{caution}"
-    )
-
-
-def _gain(finalist: RowSnapshot, other: RowSnapshot, metric: str) -> str:
-    gain = 100 * (finalist.means[metric] - other.means[metric])
-    text = f"{gain:+.1f} over {other.name}"
-    if metric in finalist.deviations and metric in other.deviations:
-        errors = [row.deviations[metric] / math.sqrt(row.num_complete) for row in (finalist, other)]
-        error = 100 * math.hypot(*errors)
-        text += f" ± {error:.1f}{' (not separable)' if abs(gain) < 2 * error else ''}"
-    return text
 
 
 def rank_agreement(tasks: Iterable[Task]) -> tuple[float | None, int]:

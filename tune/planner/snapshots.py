@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tune.planner.budget import Account, Cost, cost_of, exhausted
-from tune.planner.comparison import front_of, measured_by, rank_agreement, summarise, verdict_of
+from tune.planner.comparison import front_of, measured_by, rank_agreement, summarise
 from tune.planner.planner import STOP_SECONDS, RunningTask
 from tune.planner.state import StudyState
+from tune.planner.verdict import gains_of, verdict_in_words
 from tune.study.search_trial import SearchTrial
 from tune.study.snapshot import (
     AttemptSnapshot,
@@ -47,6 +48,8 @@ def snapshot_of(
         for student, evaluation in zip(row.keys, row.test_evaluations, strict=False)
     }
     best = state.best
+    finished = not state.task_queue.running and state.is_over()
+    gains = gains_of(rows, study.objective, has_ended=finished)
     spent = Account(state.task_table.attempts()).spent(0.0)  # up to the last report of each attempt
     tau, tau_count = rank_agreement(state.tasks.values())
     return StudySnapshot(
@@ -82,9 +85,9 @@ def snapshot_of(
         best=best.number if best else None,
         rank_agreement=tau,
         rank_agreement_count=tau_count,
-        verdict=verdict_of(rows, definition.study.objective),
+        verdict=verdict_in_words(gains, rows),
         undone=_undone(state, spent),
-        finished=not state.task_queue.running and state.is_over(),
+        finished=finished,
         folder=str(definition.folder),
         tracking=definition.tracking,
         cpu_seconds=sum(attempt.cpu_seconds or 0.0 for attempt in state.task_table.attempts()),
@@ -96,6 +99,7 @@ def snapshot_of(
             for record in state.final_evaluation.test_evaluations
         ),
         front=tuple(trial.number for trial in front_of(state.search_trials)) if study.further_objectives else (),
+        gains=gains,
     )
 
 

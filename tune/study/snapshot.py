@@ -11,7 +11,7 @@ from typing import Any
 
 from hidfd.config.schema import TrialConfig
 from tune.study.config import SearchConfig, StudyConfig
-from tune.study.states import Role, TaskKind, TaskState, Value
+from tune.study.states import Role, Standing, TaskKind, TaskState, Value
 
 JSON_NAMES = {"study": "config", "tasks": "works", "comparison_rows": "rows", "test_evaluations": "openings"}
 """Attribute of a `StudySnapshot` -> its key in JSON, where the two differ."""
@@ -165,6 +165,8 @@ class RowSnapshot:
         num_complete: n, the number of students that have ended with a number.
         means, deviations: metric -> mean and sample standard deviation over the n (deviations only for n >= 2).
         feasible: False where the means miss a constraint of the study.
+        values: metric of the tables -> its value on each of `study.seeds`, in their order; None where there is none.
+        trial, search_value: of a finalist, the number of its search trial, and the objective's value that chose it.
     """
 
     name: str
@@ -175,6 +177,46 @@ class RowSnapshot:
     means: dict[str, float]
     deviations: dict[str, float]
     feasible: bool = True
+    values: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
+    trial: int | None = None
+    search_value: float | None = None
+
+
+@dataclass(frozen=True)
+class GainSnapshot:
+    """The lead of the best finalist over another row of the comparison, on the fresh seeds that both have.
+
+    Shares and their differences are from 0 to 1, intervals are at 95 %; `tune.planner.verdict` says how they are made.
+
+    Attributes:
+        name, other: of the finalist's row, and of the row that it is held against.
+        role: of that row: the second finalist, or a control.
+        metric: that is compared: validation accuracy if there are labels, else the objective.
+        value, other_value: means of the two rows over these seeds.
+        gain: `value` minus `other_value`.
+        num_seeds: the number n of seeds that both have.
+        degrees_of_freedom: of the variance behind the interval; 0 where there is none.
+        low, high: ends of the gain's interval over seeds; None with one seed.
+        image_error: half-width of the gain's interval over images, of which it was measured on so many; None where it
+            is not known.
+        num_images: the number of labelled images; None for agreement.
+        standing: `won` and `lost` where the interval over seeds excludes 0, else `undecided`; `open` without one.
+    """
+
+    name: str
+    other: str
+    role: Role
+    metric: str
+    value: float
+    other_value: float
+    gain: float
+    num_seeds: int
+    degrees_of_freedom: int
+    low: float | None
+    high: float | None
+    image_error: float | None
+    num_images: int | None
+    standing: Standing
 
 
 @dataclass(frozen=True)
@@ -211,6 +253,7 @@ class StudySnapshot:
             kind (sources of images, size of the collection, head), if labels exist.
         rank_agreement_count: the number of those students.
         verdict: the result in words, once there is one.
+        gains: the numbers behind the verdict: the best finalist beside the second one and each control.
         undone: what the budget left undone, in words; None where nothing was.
         finished: whether nothing is left to do.
         folder: the folder of the report and the trial folders.
@@ -250,6 +293,7 @@ class StudySnapshot:
     stopping: str | None = None
     spent: dict[str, float] = field(default_factory=dict)
     front: tuple[int, ...] = ()
+    gains: tuple[GainSnapshot, ...] = ()
 
     def task(self, key: str) -> TaskSnapshot | None:
         """Return the task with that key, or None where the study has none."""

@@ -11,6 +11,9 @@ Value = bool | int | float | str
 Role = Literal["search", "variant", "control", "finalist"]
 """The role in which a task was asked for first: by the search, or by a row of the comparison."""
 
+Standing = Literal["won", "lost", "undecided", "open"]
+"""How the best finalist stands beside another row: `undecided` where seeds differ too much, `open` on one seed."""
+
 
 class TaskKind(Enum):
     """The kind of a task, by what it builds. The value is its last stage, which the ledger keeps as `until`."""

@@ -1,93 +1,15 @@
-"""Comparison rows and the verdict: numbers that one can follow with pencil and paper."""
+"""Comparison rows, and how agreement ranks students: numbers that one can follow with pencil and paper."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.tune.world import World, definition
 from tune.engines.local import run_local
-from tune.planner.comparison import controls_of, kendall_tau, rank_agreement, summarise, verdict_of
-from tune.study.snapshot import RowSnapshot
-from tune.study.states import Role, TaskState
+from tune.planner.comparison import controls_of, kendall_tau, rank_agreement, summarise
+from tune.study.states import TaskState
 from tune.study.task import Outcome, Task
-
-
-def row(name: str, role: Role, mean: float, deviation: float = 0.0, *, n: int = 1, wanted: int = 0) -> RowSnapshot:
-    metrics = {"agreement": mean + 0.5, "validation_accuracy": mean}
-    deviations = {"validation_accuracy": deviation, "agreement": deviation} if n > 1 else {}
-    keys = tuple(f"{name}-{number}" for number in range(wanted or n))
-    return RowSnapshot(name, role, {}, keys, n, metrics, deviations)
-
-
-def test_verdict_on_one_seed_has_the_sign_of_the_gain_and_no_error() -> None:
-    rows = [row("hybrid", "finalist", 0.80), row("real-only", "control", 0.75), row("plain-kd", "control", 0.82)]
-    assert verdict_of(rows, "agreement") == (
-        "hybrid +5.0 over real-only, -2.0 over plain-kd (n = 1): validation accuracy 80.0 % against 75.0, 82.0; "
-        "one seed decides nothing, seeds differ by 1-2 points: --seeds 3 says more"
-    )
-
-
-def test_verdict_on_three_seeds_has_an_error_and_says_what_cannot_be_told_apart() -> None:
-    rows = [
-        row("hybrid", "finalist", 0.80, 0.03, n=3),
-        row("real-only", "control", 0.70, 0.04, n=3),  # 10 points, +- sqrt(9 + 16) / sqrt(3) = 2.9
-        row("plain-kd", "control", 0.81, 0.04, n=3),
-    ]
-    assert verdict_of(rows, "agreement") == (
-        "hybrid +10.0 over real-only ± 2.9, -1.0 over plain-kd ± 2.9 (not separable) (n = 3): "
-        "validation accuracy 80.0 % against 70.0, 81.0"
-    )
-
-
-def test_verdict_says_whether_the_winner_can_be_told_from_the_second() -> None:
-    def verdict(second: float) -> str:
-        rows = [
-            row("trial-4", "finalist", 0.60, 0.01, n=3),
-            row("trial-2", "finalist", 0.80, 0.03, n=3),
-            row("trial-7", "finalist", second, 0.04, n=3),
-            row("real-only", "control", 0.70, 0.04, n=3),
-        ]
-        return verdict_of(rows, "agreement") or ""
-
-    assert verdict(0.79).startswith(
-        "trial-2 +1.0 over trial-7 ± 2.9 (not separable), +10.0 over real-only ± 2.9 (n = 3)"
-    )
-    assert verdict(0.72).startswith("trial-2 +8.0 over trial-7 ± 2.9, +10.0 over real-only ± 2.9 (n = 3)")
-
-
-def test_verdict_without_controls_is_about_the_second() -> None:
-    rows = [row("trial-2", "finalist", 0.8, 0.01, n=3), row("trial-5", "finalist", 0.7, 0.02, n=3)]
-    verdict = verdict_of(rows, "agreement")
-    assert verdict is not None
-    assert verdict.startswith("trial-2 +10.0 over trial-5 ± 1.3 (n = 3): ")
-    assert verdict.endswith("80.0 % against 70.0")
-    assert verdict_of(rows[:1], "agreement") is None
-
-
-def test_no_verdict_before_every_seed_has_a_number() -> None:
-    finalist, control = row("hybrid", "finalist", 0.8), row("real-only", "control", 0.7)
-    assert verdict_of([finalist, row("real-only", "control", 0.7, wanted=2)], "agreement") is None
-    assert verdict_of([row("hybrid", "finalist", 0.8, wanted=2), control], "agreement") is None
-    assert verdict_of([control], "agreement") is None
-    assert verdict_of([finalist, row("small", "variant", 0.7)], "agreement") is None
-
-
-def test_verdict_repeats_the_accuracy_of_the_teacher() -> None:
-    rows = [
-        replace(found, means=found.means | {"teacher_validation_accuracy": 0.912})
-        for found in (row("hybrid", "finalist", 0.8), row("real-only", "control", 0.75))
-    ]
-    assert "validation accuracy 80.0 % against 75.0; the teacher's is 91.2 %" in (verdict_of(rows, "agreement") or "")
-
-
-def test_verdict_without_labels_is_about_the_objective() -> None:
-    rows = [
-        replace(found, means={"agreement": found.means["agreement"] - 0.5})
-        for found in (row("hybrid", "finalist", 0.8), row("real-only", "control", 0.75))
-    ]
-    assert (verdict_of(rows, "agreement") or "").startswith("hybrid +5.0 over real-only (n = 1): agreement 80.0 %")
 
 
 @pytest.mark.parametrize(
@@ -154,6 +76,7 @@ def test_row_is_summed_up_over_what_has_ended() -> None:
     summary = summarise(found, planner.state.tasks, planner.state.definition.study)
     assert (summary.num_complete, summary.deviations) == (1, {})
     assert summary.means["agreement"] == values[0]
+    assert summary.values["agreement"] == (values[0], None), "each number stays with its seed"
 
 
 def test_controls_are_those_that_make_sense_beside_a_trial() -> None:
