@@ -20,10 +20,10 @@ from tune.driver import write_pages
 from tune.opened_study import Study, open_last_run
 from tune.planner.forecast import forecast_of
 from tune.planner.snapshots import snapshot_of
-from tune.report.cautions import opened_test_labels
+from tune.report.cautions import choice_in_words, opened_test_labels
 from tune.report.labels import result_in_words
 from tune.report.objectives import front_in_words, missed_constraints, why_no_champion
-from tune.report.selection import teacher_accuracy
+from tune.report.selection import leading_finalist, teacher_accuracy
 from tune.report.summary import rank_agreement_in_words
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
@@ -37,6 +37,7 @@ from tune.terminal.tables import (
     task_table,
     trials_table,
 )
+from tune.terminal.verdict import verdict_text
 
 WATCH_EVERY_SECONDS = 2.0
 """Seconds after which `status --watch` reads the ledger again."""
@@ -229,8 +230,11 @@ def print_results(snapshot: StudySnapshot) -> None:
         print(front)
     if missing is not None:
         print(f"no champion: {missing}")
-    if snapshot.verdict:
-        print(f"verdict: {snapshot.verdict}")
+    if leading_finalist(snapshot) is not None and (choice := choice_in_words(snapshot)) is not None:
+        print(choice)
+    verdict = verdict_text(snapshot)
+    if verdict is not None:
+        Console(highlight=False).print(verdict, soft_wrap=True)
     if snapshot.undone:
         print(f"undone: {snapshot.undone}")
 

@@ -240,11 +240,12 @@ def _further(gains: Sequence[GainSnapshot], rows: Sequence[RowSnapshot]) -> Iter
     if any(gain.image_error is not None for gain in gains):
         words = f"images: the 95 % error that {images} leave by themselves"
         unsure = [gain.other for gain in gains if gain.image_error is not None and abs(gain.gain) <= gain.image_error]
-        yield words + (f", too few to tell {first.name} from {' and '.join(unsure)}" if unsure else "")
+        from_whom = "any of these" if len(unsure) == len(gains) > 1 else ", ".join(unsure)
+        yield words + (f", too few to tell {first.name} from {from_whom}" if unsure else "")
     compared = {gain.other for gain in gains}
     silent = [row.name for row in rows if row.role == "control" and row.keys and row.name not in compared]
     if silent:
-        yield f"no number of {' and '.join(silent)} to compare with"
+        yield f"no number of {', '.join(silent)} to compare with"
 
 
 def _interval(low: float, high: float) -> str:

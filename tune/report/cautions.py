@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from hidfd.formatting import percent, plural
+from hidfd.formatting import ordinal, percent, percent_with_error, plural
 from tune.report.labels import METRIC_NAMES
 from tune.report.objectives import further_columns
 from tune.report.selection import best_trial, leading_finalist, students
@@ -23,7 +23,7 @@ FEW_SEEDS = 5
 def cautions(snapshot: StudySnapshot) -> list[str]:
     """Return the cautions that apply to a study, the most important ones first."""
     return [
-        *_of_the_choice(snapshot),
+        *([choice] if (choice := choice_in_words(snapshot)) is not None else []),
         *_of_seeds_and_controls(snapshot),
         *_of_the_images(snapshot),
         *_of_trade_offs(snapshot),
@@ -53,24 +53,35 @@ def opened_test_labels(snapshot: StudySnapshot) -> str | None:
     return f"The test labels were opened {len(times)} times: {', then '.join(times)}, each time after all else had run."
 
 
-def _of_the_choice(snapshot: StudySnapshot) -> Iterator[str]:
-    best = best_trial(snapshot)
-    if best is None:
-        return
-    num_complete = sum(trial.state is TaskState.COMPLETE for trial in snapshot.trials)
-    rerun = "quote it only after a re-run on fresh seeds"
-    if leading_finalist(snapshot):
-        rerun = "its re-run on fresh seeds is the number to quote"
-    yield (
-        f"Trial {best.number} was chosen for the very {METRIC_NAMES[snapshot.objective]} that it shows, out of "
-        f"{num_complete} complete ones. The highest of several noisy numbers is too high: {rerun}."
+def choice_in_words(snapshot: StudySnapshot) -> str | None:
+    """Return the value that chose the champion beside that of its re-run on fresh seeds; None before there is a trial.
+
+    Until finalists have run, it is about the best trial so far.
+    """
+    row, best, metric = leading_finalist(snapshot), best_trial(snapshot), snapshot.objective
+    trials = [trial for trial in snapshot.trials if trial.state is TaskState.COMPLETE and trial.value is not None]
+    number, value = (
+        (row.trial, row.search_value) if row is not None else (best.number, best.value) if best else (None, None)
     )
+    if number is None or value is None:
+        return None
+    rank = 1 + sum((trial.value or 0.0) > value for trial in trials if trial.feasible)
+    place = "highest" if rank == 1 else f"{ordinal(rank)} highest"
+    words = (
+        f"Trial {number} was chosen for the very {METRIC_NAMES[metric]} that it shows, {percent(value)}, the {place} "
+        f"of {len(trials)} complete ones"
+    )
+    high = "The highest of several noisy numbers is too high (the winner’s curse)"
+    if row is None or metric not in row.means:
+        return f"{words}. {high}: quote it only after a re-run on fresh seeds."
+    fresh = percent_with_error(row.means[metric], row.deviations.get(metric))
+    return f"{words}; on {plural(row.num_complete, 'fresh seed')} its settings reach {fresh}. {high}: quote the latter."
 
 
 def _of_seeds_and_controls(snapshot: StudySnapshot) -> Iterator[str]:
     n = len(snapshot.study.seeds)
     if snapshot.comparison_rows and n == 1:
-        yield "One seed (n = 1) decides nothing: differences of a point or two may be chance."
+        yield "One seed (n = 1) decides nothing: it does not show how much seeds differ."
     elif snapshot.comparison_rows and n < FEW_SEEDS:
         yield f"The deviations come from n = {n} seeds, so they are themselves uncertain."
     if any(row.role == "control" for row in snapshot.comparison_rows):

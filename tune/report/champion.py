@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from hidfd.config.schema import TrialConfig
 from hidfd.formatting import percent, percent_with_error, relative_paths
 from tune.planner.comparison import TABLE_METRICS, best_finalist
+from tune.report.cautions import choice_in_words
 from tune.report.labels import METRIC_NAMES, settings_in_markdown
 from tune.report.objectives import further_columns
-from tune.report.selection import best_trial
+from tune.report.selection import best_trial, teacher_accuracy
 from tune.study.definition import FRESH_SEEDS
 from tune.study.search_space import changed
-from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot
+from tune.study.snapshot import GainSnapshot, RowSnapshot, StudySnapshot, TaskSnapshot
 from tune.study.states import TaskState
 from tune.study.task import task_specs
 
@@ -34,7 +35,13 @@ NUM_DIGITS = 9
 NO_VERDICT = (
     "There is no verdict: the controls have not all ended with a number, so the worth of the generator is open."
 )
-"""The words instead of a verdict."""
+"""The words instead of a verdict where the champion has controls."""
+
+NOTHING_BESIDE = (
+    "There is no verdict: neither a control nor a second finalist stands beside the champion, so the worth of the "
+    "generator is open."
+)
+"""The words instead of a verdict where `study.controls` are off, or none makes sense beside the champion."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,23 @@ def numbers_in_words(champion: Champion) -> str:
     return f"{', '.join(parts)} ({how})"
 
 
+def verdict_or_why_none(snapshot: StudySnapshot) -> str:
+    """Return the verdict on a champion, or why there is none."""
+    is_alone = len([row for row in snapshot.comparison_rows if row.role in ("finalist", "control")]) == 1
+    return snapshot.verdict or (NOTHING_BESIDE if is_alone else NO_VERDICT)
+
+
+def loss_in_words(gain: GainSnapshot) -> str:
+    """Say that a control beat the champion: `hybrid lost to real-only by 23.0 points of agreement (...)`."""
+    assert gain.low is not None
+    assert gain.high is not None
+    return (
+        f"{gain.name} lost to {gain.other} by {-100 * gain.gain:.1f} points of {METRIC_NAMES[gain.metric]} "
+        f"({percent(gain.value)} against {percent(gain.other_value)}, 95 % interval {-100 * gain.high:.1f} to "
+        f"{-100 * gain.low:.1f}, n = {gain.num_seeds})"
+    )
+
+
 def tags_of(champion: Champion, snapshot: StudySnapshot) -> dict[str, str]:
     """Return the tags of the registered student: where it comes from, and its numbers."""
     row, student, trial = champion.row, champion.student, snapshot.trial
@@ -111,6 +135,10 @@ def tags_of(champion: Champion, snapshot: StudySnapshot) -> dict[str, str]:
     }
     if "deployed_parameters" in student.metrics:
         tags["parameters"] = f"{student.metrics['deployed_parameters']:.0f}"
+    if row.search_value is not None:
+        tags[f"{snapshot.objective}_in_search"] = f"{row.search_value:.4f}"
+    if (accuracy := teacher_accuracy(snapshot)) is not None:
+        tags["teacher_validation_accuracy"] = f"{accuracy:.4f}"
     for metric in further_columns(snapshot):
         tags[metric], tags[f"{metric}_mean"] = f"{student.metrics[metric]:.6g}", f"{row.means[metric]:.6g}"
     for metric in ACCURACIES:
@@ -140,13 +168,18 @@ def description_of(champion: Champion, snapshot: StudySnapshot, name: str, alias
         f"The best setting of study `{snapshot.name}`, on fresh seeds: {numbers_in_words(champion)}. This is the "
         f"student of seed {student.seed}{which}; its own numbers: {own_numbers}."
     )
+    accuracy = teacher_accuracy(snapshot)
+    measured = "" if accuracy is None else f" ({percent(accuracy)} validation accuracy)"
     what = (
-        f"A {trial.distillation.architecture} distilled from a {trial.teacher.architecture}; "
+        f"A {trial.distillation.architecture} distilled from a {trial.teacher.architecture}{measured}; "
         f"{settings_in_markdown(student.params) or 'settings as in the study file'}."
     )
     use = f"{input_in_words(snapshot)} Load it with `{load_expression(name, alias)}`; this needs torch and MLflow only."
     made = f"Made by `{relative_paths(snapshot.command)}`."
-    return "\n\n".join((f"**{snapshot.verdict or NO_VERDICT}**", worth, what, use, made))
+    chosen = choice_in_words(snapshot) or ""
+    return "\n\n".join(
+        part for part in (f"**{verdict_or_why_none(snapshot)}**", worth, chosen, what, use, made) if part
+    )
 
 
 def input_in_words(snapshot: StudySnapshot) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hidfd.formatting import duration, percent, percent_with_error, points, setting
 from tune.study.metrics import MEASURES, written
-from tune.study.snapshot import TaskSnapshot
+from tune.study.snapshot import GainSnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
 
 METRIC_NAMES = {name: measure.in_words for name, measure in MEASURES.items()} | {
@@ -33,6 +33,14 @@ def metric_cell(metric: str, value: float | None, error: float | None) -> tuple[
     if metric in MEASURES and MEASURES[metric].unit != "share":
         return written(metric, value), written(metric, error) if error else None
     return percent(value), points(error)
+
+
+def gain_cell(gain: GainSnapshot) -> str:
+    """Return the champion's gain over a row in points, with its interval over seeds: `+3.1 [1.2, 5.0]`."""
+    words = f"{round(100 * gain.gain, 1) + 0.0:+.1f}"
+    if gain.low is None or gain.high is None:
+        return f"{words}, not yet decided"
+    return f"{words} [{100 * gain.low:.1f}, {100 * gain.high:.1f}]"
 
 
 def result_in_words(task: TaskSnapshot) -> str:

@@ -18,15 +18,23 @@ from hidfd.report.figures import svg
 from hidfd.report.html import Picture, image, render, write_page
 from hidfd.store.disk import DAMAGE, store_errors
 from tune.planner.comparison import TABLE_METRICS
+from tune.planner.verdict import parts_of
 from tune.report import still_figures, summary
 from tune.report.cautions import cautions
 from tune.report.champion import best_student
 from tune.report.commands import mlflow_command, verb_command
 from tune.report.figures import agreement_beside_accuracy, over_parameter, seed_dots
-from tune.report.labels import METRIC_NAMES, metric_cell, short_names
+from tune.report.labels import METRIC_NAMES, gain_cell, metric_cell, short_names
 from tune.report.objectives import front_in_words, further_columns, missed_constraints
 from tune.report.search_figures import front_of
-from tune.report.selection import best_trial, generator_of, leading_finalist, students
+from tune.report.selection import (
+    best_of_comparison,
+    best_trial,
+    generator_of,
+    leading_finalist,
+    students,
+    winning_controls,
+)
 from tune.report.timeline import timeline
 from tune.study.metrics import written
 from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot, TrialSnapshot
@@ -60,7 +68,11 @@ def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
         "tune/report/study.html",
         snapshot=snapshot,
         state="finished" if snapshot.finished else "under way",
-        verdict=summary.verdict_in_words(snapshot),
+        verdict=list(parts_of(summary.verdict_in_words(snapshot), snapshot.gains)),
+        is_beaten=bool(winning_controls(snapshot)),
+        leading=snapshot.gains[0].name if snapshot.gains else None,
+        compared=METRIC_NAMES[snapshot.gains[0].metric] if snapshot.gains else None,
+        has_search=any(row.search_value is not None for row in snapshot.comparison_rows),
         tiles=summary.headline_tiles(snapshot),
         rows=[comparison_row(row, snapshot, folder) for row in snapshot.comparison_rows],
         metrics=[METRIC_NAMES[metric] for metric in _metrics(snapshot)],
@@ -97,10 +109,14 @@ def comparison_row(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> d
     finalist = leading_finalist(snapshot)
     best_params = finalist.params if finalist is not None and row.role == "control" else {}
     tasks = [task for key in row.keys if (task := snapshot.task(key))]
+    gain = next((gain for gain in snapshot.gains if gain.other == row.name), None)
     misses = {missed_constraints(row.means, snapshot)} if row.role == "finalist" and not row.feasible else set()
     return {
         "name": row.name,
-        "is_first": row is finalist,
+        "is_best": row is best_of_comparison(snapshot),
+        "gain": None if gain is None else (gain_cell(gain), gain.standing),
+        "image_error": points(gain.image_error) if gain is not None else None,
+        "search_value": None if row.search_value is None else percent(row.search_value),
         "count": f"{row.num_complete}"
         if row.num_complete == len(row.keys)
         else f"{row.num_complete} of {len(row.keys)}",
@@ -145,7 +161,7 @@ def comparison_picture(snapshot: StudySnapshot) -> Picture | None:
         return None
     name = METRIC_NAMES[metric]
     has_seeds = max(map(len, values.values())) > 1
-    sure = "Settings differ for sure only where their dots keep apart." if has_seeds else "One seed decides nothing."
+    sure = "The verdict compares them seed by seed." if has_seeds else "One seed decides nothing."
     caption = f"A dot for each seed, a bar at their mean. {sure}"
     return Picture(name.capitalize(), caption, seed_dots(values, f"{name}, per cent"))
 
@@ -306,7 +322,7 @@ def _metrics(snapshot: StudySnapshot) -> list[str]:
 def _settings(row: RowSnapshot, best_params: dict[str, Value], snapshot: StudySnapshot) -> str:
     """Return how a row differs: a control from the best trial, any other row from the study's own `trial:`."""
     if row.role == "finalist":
-        return f"the settings of trial {snapshot.best} on fresh seeds"
+        return f"the settings of trial {row.trial} on fresh seeds"
     own = snapshot.trial.model_dump(mode="json")
     differing = {
         path: value

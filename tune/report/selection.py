@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tune.planner.comparison import best_finalist
-from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot, TrialSnapshot
+from tune.planner.verdict import best_row
+from tune.study.snapshot import GainSnapshot, RowSnapshot, StudySnapshot, TaskSnapshot, TrialSnapshot
 from tune.study.states import TaskKind
 
 
@@ -27,6 +28,16 @@ def leading_finalist(snapshot: StudySnapshot) -> RowSnapshot | None:
     """Return the row of the best finalist on fresh seeds; until there is one, of the first finalist with a number."""
     numbered = (row for row in snapshot.comparison_rows if row.role == "finalist" and row.num_complete)
     return best_finalist(snapshot.comparison_rows, snapshot.objective) or next(numbered, None)
+
+
+def best_of_comparison(snapshot: StudySnapshot) -> RowSnapshot | None:
+    """Return the best row of the comparison, be it a finalist or a control; None until one has all its numbers."""
+    return best_row(snapshot.comparison_rows, snapshot.objective)
+
+
+def winning_controls(snapshot: StudySnapshot) -> list[GainSnapshot]:
+    """Return the controls that beat the champion beyond the interval over seeds."""
+    return [gain for gain in snapshot.gains if gain.role == "control" and gain.standing == "lost"]
 
 
 def teacher_accuracy(snapshot: StudySnapshot) -> float | None:

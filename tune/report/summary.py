@@ -44,6 +44,8 @@ def verdict_in_words(snapshot: StudySnapshot) -> str:
     reason = why_no_champion(snapshot)
     if reason is not None:
         return f"There is no champion: {reason}. Students: {counts}."
+    if leading_finalist(snapshot) is not None and not any(row.role == "control" for row in snapshot.comparison_rows):
+        return f"The study has ended without a verdict: nothing was compared with its best trial. Students: {counts}."
     return f"The study has ended without a verdict: part of the comparison has no number. Students: {counts}."
 
 
@@ -165,6 +167,8 @@ def _finalist_tiles(row: RowSnapshot, snapshot: StudySnapshot) -> list[Tile]:
             meaning = f"of {row.name}, {n}"
             if metric == "generator.memorisation":
                 meaning = "5 % is expected without copying"
+            if metric == snapshot.objective and row.search_value is not None:
+                meaning += f"; in the search trial {row.trial} had {percent(row.search_value)}, which chose it"
             error = points(row.deviations.get(metric))
             tiles.append(Tile(METRIC_NAMES[metric].capitalize(), percent(row.means[metric]), meaning, error))
     for metric in further_columns(snapshot):

@@ -24,7 +24,7 @@ from tune.planner.budget import units_of
 from tune.planner.forecast import Forecast
 from tune.report.labels import metric_cell, short_names
 from tune.report.objectives import BEST_MARK, FRONT_MARK, further_columns, missed_constraints
-from tune.report.selection import generator_of, leading_finalist
+from tune.report.selection import best_of_comparison, generator_of, leading_finalist
 from tune.study.definition import Definition
 from tune.study.metrics import MEASURES, written
 from tune.study.snapshot import StudySnapshot, TaskSnapshot, TrialSnapshot
@@ -98,7 +98,8 @@ def comparison_table(snapshot: StudySnapshot) -> Table | None:
         table.add_column(heading, justify="right")
     for row in snapshot.comparison_rows:
         is_infeasible = row.role == "finalist" and not row.feasible
-        cells = [f"{row.name} (infeasible)" if is_infeasible else row.name, str(row.num_complete)]
+        name = f"{row.name} (infeasible)" if is_infeasible else row.name
+        cells = [f"{name} {BEST_MARK}" if row is best_of_comparison(snapshot) else name, str(row.num_complete)]
         cells += [percent_with_error(row.means.get(name), row.deviations.get(name)) for name, _ in metrics]
         for name in further:
             value, error = metric_cell(name, row.means.get(name), row.deviations.get(name))

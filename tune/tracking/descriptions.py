@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hidfd.formatting import percent, relative_paths
+from hidfd.formatting import NONE, percent, relative_paths
+from tune.report.cautions import choice_in_words
 from tune.report.champion import champion_of, numbers_in_words
 from tune.report.commands import verb_command
 from tune.report.labels import result_in_words, settings_in_markdown
-from tune.report.selection import best_trial, generator_of
+from tune.report.selection import best_trial, generator_of, winning_controls
 from tune.report.summary import cost_facts, rank_agreement_in_words, request_facts, verdict_in_words
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
@@ -47,6 +48,7 @@ def study_note(snapshot: StudySnapshot) -> str:
     if champion is not None:
         facts.append(("Champion", f"run `{champion.student.label}`: {numbers_in_words(champion)}"))
         facts.append(("Its settings", settings_in_markdown(champion.student.params) or "as the study file says"))
+        facts.append(("In the search and on fresh seeds", choice_in_words(snapshot) or NONE))
     elif best is not None:
         chosen = "chosen by this very number, so it is too high"
         facts.append(("Best trial so far", f"`trial-{best.number}` with {percent(best.value)}, {chosen}"))
@@ -55,7 +57,7 @@ def study_note(snapshot: StudySnapshot) -> str:
     ranking = rank_agreement_in_words(snapshot)
     if ranking:
         facts.append(("Does agreement choose well?", ranking))
-    next_verb = "promote" if champion is not None else "report"
+    next_verb = "promote" if champion is not None and not winning_controls(snapshot) else "report"
     command = verb_command(next_verb, snapshot) if snapshot.finished else relative_paths(snapshot.command)
     # MLflow folds all but the first lines away.
     first = [("Next", f"`{command}`")]

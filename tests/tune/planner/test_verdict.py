@@ -166,6 +166,8 @@ def test_too_few_validation_images_are_named_beside_the_interval() -> None:
     assert words.endswith(
         "images: the 95 % error that 200 validation images leave by themselves, too few to tell hybrid from real-only"
     )
+    words = verdict(finalist, near, replace(near, name="plain-kd", keys=("a", "b", "c"))) or ""
+    assert words.endswith("too few to tell hybrid from any of these")
 
 
 def test_an_accuracy_of_all_or_nothing_has_an_error_as_well() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.tune.snapshots import VARIANTS, study_snapshot
 from tune.report.champion import champion_of, description_of, numbers_in_words, tags_of
+from tune.report.summary import verdict_in_words
 from tune.study.snapshot import RowSnapshot, StudySnapshot
 from tune.study.states import TaskState
 
@@ -103,7 +104,19 @@ def test_words_and_tags_are_those_of_the_snapshot(whole: StudySnapshot) -> None:
     assert "distillation.inflation" in tags["settings"]
 
 
+def test_description_has_the_accuracy_of_the_teacher(whole: StudySnapshot) -> None:
+    tasks = tuple(replace(task, metrics=task.metrics | {"teacher_validation_accuracy": 0.912}) for task in whole.tasks)
+    taught = replace(whole, tasks=tasks)
+    champion = champion_of(taught)
+    assert champion is not None
+    assert "distilled from a resnet14 (91.2 % validation accuracy)" in description_of(champion, taught, "a", "b")
+    assert tags_of(champion, taught)["teacher_validation_accuracy"] == "0.9120"
+
+
 def test_without_a_verdict_that_is_said(whole: StudySnapshot) -> None:
     champion = champion_of(whole)
     assert champion is not None
+    alone = replace(whole, verdict=None, gains=(), comparison_rows=whole.comparison_rows[:1])
+    assert "neither a control nor a second finalist" in description_of(champion, alone, "a", "b")
+    assert "nothing was compared with its best trial" in verdict_in_words(alone)
     assert "worth of the generator is open" in description_of(champion, replace(whole, verdict=None), "a", "b")

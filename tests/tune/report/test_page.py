@@ -9,13 +9,15 @@ import pytest
 
 from tests.hidfd.outline import Outline, text_of
 from tests.tune.snapshots import VARIANTS, study_snapshot
+from tune.planner.verdict import verdict_in_words
+from tune.report.cautions import choice_in_words
 from tune.report.commands import mlflow_command
 from tune.report.labels import short_names
 from tune.report.page import comparison_picture, write_study_report
 from tune.report.summary import busy_seconds, cost_facts, headline_tiles
 from tune.report.timeline import timeline
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
-from tune.study.states import TaskKind, TaskState
+from tune.study.states import Standing, TaskKind, TaskState
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,51 @@ def test_verdict_comes_first(whole: StudySnapshot, page: str) -> None:
     text = text_of(page)
     assert whole.verdict in text
     assert text.index(whole.verdict) < text.index("The comparison") < text.index("What was asked")
+
+
+def test_what_was_won_lost_and_left_open_has_a_colour_of_its_own(whole: StudySnapshot, tmp_path: Path) -> None:
+    standings: list[Standing] = ["won", "lost", "undecided"]
+    gains = tuple(
+        replace(gain, standing=how, gain=lead, low=lead - 0.03, high=lead + 0.03, image_error=0.021)
+        for gain, how, lead in zip(whole.gains, standings, (0.1, -0.23, 0.01), strict=True)
+    )
+    shown = replace(whole, gains=gains, verdict=verdict_in_words(gains, whole.comparison_rows))
+    html = write_study_report(shown, tmp_path).read_text()
+    assert re.search(
+        r'<p class="verdict beaten">.*<span class="lost">lost to synthetic-only by 23.0 \[20.0, 26.0\]', html
+    )
+    rows = [text_of(found) for found in re.findall(r"<tr.*?</tr>", html, flags=re.DOTALL)]
+    for name, words in (("real-only", "+10.0 [7.0, 13.0]"), ("synthetic-only", "-23.0 [-26.0, -20.0]")):
+        assert f"{words} ± 2.1" in next(line for line in rows if line.startswith(f" {name} "))
+    assert 'class="verdict"' in write_study_report(whole, tmp_path).read_text(), "no control has beaten it"
+
+
+def test_the_best_row_is_marked_be_it_a_control_or_the_champion(whole: StudySnapshot, tmp_path: Path) -> None:
+    first, *others = whole.comparison_rows
+    for better in (first, *others):
+        rows = tuple(
+            replace(row, means=row.means | {"validation_accuracy": 0.99}) if row is better else row
+            for row in whole.comparison_rows
+        )
+        html = write_study_report(replace(whole, comparison_rows=rows), tmp_path).read_text()
+        marked = re.findall(r'<tr class="strong"><td class="name">(\S+) ★</td>', html)
+        assert marked == [better.name]
+
+
+def test_the_value_of_the_search_stands_beside_that_of_fresh_seeds(whole: StudySnapshot, tmp_path: Path) -> None:
+    row = replace(whole.comparison_rows[0], search_value=0.538)
+    fresh = f"{100 * row.means['agreement']:.1f}"
+    shown = replace(whole, comparison_rows=(row, *whole.comparison_rows[1:]))
+    html = write_study_report(shown, tmp_path).read_text()
+    lines = [text_of(found) for found in re.findall(r"<tr.*?</tr>", html, flags=re.DOTALL)]
+    assert "agreement in the search agreement" in next(line for line in lines if "agreement in the search" in line)
+    assert f"53.8 % {fresh} %" in next(line for line in lines if line.strip().startswith(row.name))
+    sentence = choice_in_words(shown)
+    assert sentence is not None
+    assert "that it shows, 53.8 %, the" in sentence
+    assert f"on 2 fresh seeds its settings reach {fresh} ±" in sentence
+    assert "winner’s curse" in sentence
+    assert sentence in text_of(html)
 
 
 def test_page_of_a_whole_study_has_every_section(page: str) -> None:
@@ -55,7 +102,7 @@ def test_page_loads_nothing(page: str) -> None:
 def test_numbers_are_those_of_the_snapshot(whole: StudySnapshot, page: str) -> None:
     rows = re.findall(r"<tr.*?</tr>", page, flags=re.DOTALL)
     for row in whole.comparison_rows:
-        line = next(text_of(found) for found in rows if f'<td class="name">{row.name}</td>' in found)
+        line = next(text_of(found) for found in rows if re.search(f'<td class="name">{row.name}( ★)?</td>', found))
         assert f" {row.num_complete} " in line
         for metric in ("agreement", "validation_accuracy", "generator.memorisation"):
             if metric in row.means:
@@ -193,7 +240,7 @@ def test_tasks_found_in_the_store_are_drawn_hollow(whole: StudySnapshot) -> None
 
 
 def test_dots_are_compared_only_where_there_are_several_seeds(whole: StudySnapshot, page: str) -> None:
-    assert "for sure only where their dots keep apart" in page
+    assert "compares them seed by seed" in page
     alone = comparison_picture(
         replace(whole, comparison_rows=tuple(replace(row, keys=row.keys[:1]) for row in whole.comparison_rows))
     )

@@ -14,8 +14,10 @@ from hidfd.store.store import Store
 from tests.tune.snapshots import study_snapshot
 from tests.tune.world import TESTED, World, definition, run
 from tune.planner.forecast import forecast_of
+from tune.planner.verdict import verdict_in_words
 from tune.report.commands import mlflow_command
 from tune.report.labels import result_in_words
+from tune.report.selection import best_of_comparison
 from tune.report.summary import request_facts
 from tune.study.config import BudgetConfig
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
@@ -30,6 +32,7 @@ from tune.terminal.tables import (
     task_table,
     trials_table,
 )
+from tune.terminal.verdict import verdict_text
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +110,23 @@ def test_table_of_comparisons_has_each_row_with_its_n(whole: StudySnapshot) -> N
     lines = text_of(comparison_table(whole))
     assert lines[0] == f"Trial {whole.best} beside its controls, on fresh seeds"
     for row, line in zip(whole.comparison_rows, lines[3:], strict=True):
-        assert line.split()[:2] == [row.name, "1"]
+        assert line.replace("★", "").split()[:2] == [row.name, "1"]
         assert f"{100 * row.means['agreement']:.1f} %" in line
+        assert ("★" in line) == (row is best_of_comparison(whole))
     assert comparison_table(replace(whole, comparison_rows=())) is None
     assert trials_table(replace(whole, trials=())) is None
+
+
+def test_verdict_on_a_terminal_shows_a_loss_in_its_own_colour(whole: StudySnapshot) -> None:
+    gains = tuple(replace(gain, standing="lost", gain=-0.23, low=-0.3, high=-0.2) for gain in whole.gains[:1])
+    shown = replace(whole, gains=gains, verdict=verdict_in_words(gains, ()))
+    text = verdict_text(shown)
+    assert text is not None
+    assert text.plain == f"verdict: {shown.verdict}"
+    (span,) = text.spans
+    assert text.plain[span.start : span.end] == "lost to real-only by 23.0 [20.0, 30.0]"
+    assert span.style == "bold red"
+    assert verdict_text(replace(whole, verdict=None)) is None
 
 
 def test_table_of_tasks_has_their_progress(whole: StudySnapshot) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune.snapshots import VARIANTS, study_snapshot
+from tune.report.cautions import choice_in_words
 from tune.report.champion import champion_of, numbers_in_words
 from tune.report.commands import verb_command
 from tune.study.snapshot import StudySnapshot
@@ -23,9 +24,15 @@ def test_note_of_a_finished_study_leads_from_the_verdict_to_the_promotion(whole:
     assert champion is not None
     assert note.startswith(f"**{whole.verdict}**")
     assert f"run `{champion.student.label}`: {numbers_in_words(champion)}" in note
+    assert f"* **In the search and on fresh seeds**: {choice_in_words(whole)}" in note
     assert "one for each would have taken" in note
     assert f"τ = {whole.rank_agreement:.2f}" in note
     assert note.splitlines()[2] == "* **Next**: `python -m tune promote studies/fashion-small.yaml`"
+
+
+def test_note_of_a_beaten_champion_does_not_lead_to_the_promotion(whole: StudySnapshot) -> None:
+    gains = tuple(replace(gain, standing="lost", low=-0.3, high=-0.2, gain=-0.25) for gain in whole.gains)
+    assert "* **Next**: `python -m tune report " in study_note(replace(whole, gains=gains))
 
 
 def test_note_of_a_study_under_way_names_the_command_that_goes_on(tmp_path: Path) -> None:
