@@ -25,6 +25,7 @@ from tune.promote import CHAMPION
 from tune.promote import promote as promote_study
 from tune.report.champion import champion_of
 from tune.report.commands import mlflow_command, verb_command
+from tune.report.selection import winning_controls
 from tune.study.check import check_study
 from tune.terminal.display import StudyDisplay
 from tune.terminal.events import RunLines
@@ -33,7 +34,7 @@ from tune.terminal.tables import forecast_lines, forecast_table
 OWN_EXIT_CODES = {
     7: "the ledger cannot be opened, read or written",
     8: "another driver runs this study now",
-    9: "the study ended without a single finished student, or has none yet to promote",
+    9: "the study ended without a single finished student, or has none (yet) that `promote` would register",
     10: "Ray does not start, or the cluster of RAY_ADDRESS does not answer",
     11: "MLflow cannot be reached, or refuses (`promote`)",
 }
@@ -153,12 +154,14 @@ def stop(options: argparse.Namespace) -> None:
 
 def promote(options: argparse.Namespace) -> None:
     """Register the study's best student in MLflow, from where it loads without this project."""
-    promotion = promote_study(open_study_of(options), name=options.name, alias=options.alias)
+    promotion = promote_study(open_study_of(options), name=options.name, alias=options.alias, anyway=options.anyway)
     if options.json:
         print(json.dumps(promotion.to_json()))
         return
     print(promotion.in_words())
     print(f"verdict: {promotion.verdict}")
+    if promotion.choice is not None:
+        print(promotion.choice)
     if promotion.teacher_validation_accuracy is not None:
         print(f"the teacher's validation accuracy: {percent(promotion.teacher_validation_accuracy)}")
     print(promotion.takes)
@@ -206,7 +209,7 @@ def _print_summary(summary: RunSummary) -> None:
     first = next(iter(snapshot.comparison_rows), None)
     if first is not None and first.role == "finalist" and len(first.keys) == 1:
         print(f"more seeds: {snapshot.command} --seeds 3")
-    if champion_of(snapshot) is not None:
+    if champion_of(snapshot) is not None and not winning_controls(snapshot):
         print(f"next: {verb_command('promote', snapshot)}")
 
 
@@ -257,6 +260,7 @@ def _parser() -> Parser:
     forgetting.add_argument("--yes", action="store_true", help="delete; without, it is only counted")
     promoting.add_argument("--name", help="of the registered model; default the study's name")
     promoting.add_argument("--alias", default=CHAMPION, help=f"by which it is loaded; default {CHAMPION}")
+    promoting.add_argument("--anyway", action="store_true", help="register it although a control has beaten it")
     return parser
 
 

@@ -6,7 +6,7 @@
         OtherLedger    7  what the study left in store, results folder or MLflow belongs to another ledger of its name
         StudyLocked    8  another driver runs this study now
       StudyBlocked        a task met an error that the user has to mend; its exit code is that of the task's error
-      StudyError       9  the study ended without a single finished student, or has no champion to promote
+      StudyError       9  the study ended without a finished student, or has no champion that `promote` would register
       EngineError     10  Ray does not start, or the cluster of RAY_ADDRESS does not answer
       TrackingError   11  MLflow cannot be reached, or refuses; a running study goes on without it
 
@@ -52,7 +52,7 @@ class StudyBlocked(HidfdError):
 
 
 class StudyError(HidfdError):
-    """The study ended without a single finished student, or has no champion to promote."""
+    """The study ended without a finished student, or has no champion to promote, or one that a control has beaten."""
 
     exit_code = 9
 

@@ -12,10 +12,18 @@ from hidfd.errors import ConfigError
 from hidfd.formatting import relative_paths
 from tune.errors import StudyError, StudyLocked
 from tune.opened_study import Study
-from tune.report.champion import NO_VERDICT, champion_of, input_in_words, load_expression, numbers_in_words
-from tune.report.commands import tracking_address
+from tune.report.cautions import choice_in_words
+from tune.report.champion import (
+    champion_of,
+    input_in_words,
+    load_expression,
+    loss_in_words,
+    numbers_in_words,
+    verdict_or_why_none,
+)
+from tune.report.commands import tracking_address, verb_command
 from tune.report.objectives import why_no_champion
-from tune.report.selection import teacher_accuracy
+from tune.report.selection import teacher_accuracy, winning_controls
 from tune.study.snapshot import StudySnapshot
 from tune.tracking.connection import tracking_errors
 from tune.tracking.tracker import Tracker
@@ -38,6 +46,8 @@ class Promotion:
         student, digest, seed: its label, the digest of its last artifact, its seed.
         numbers: mean and spread of its setting over fresh seeds, in words.
         verdict: of the study.
+        search_value, fresh_value: the objective that chose the trial, and its mean over the fresh seeds; 0 to 1.
+        choice: these two in a sentence, with what the first is worth.
         teacher_validation_accuracy: of the teacher, from 0 to 1; None without labelled validation images.
         takes: input and output of the network, in words.
         load: the command that loads it; torch and MLflow are enough.
@@ -54,6 +64,9 @@ class Promotion:
     seed: int
     numbers: str
     verdict: str
+    search_value: float | None
+    fresh_value: float
+    choice: str | None
     teacher_validation_accuracy: float | None
     takes: str
     load: str
@@ -69,7 +82,7 @@ class Promotion:
         return asdict(self)
 
 
-def promote(study: Study, *, name: str | None = None, alias: str = CHAMPION) -> Promotion:
+def promote(study: Study, *, name: str | None = None, alias: str = CHAMPION, anyway: bool = False) -> Promotion:
     """Register the champion of a study, and give it an alias.
 
     The runs in MLflow are completed first, so that a server that was away during the study is no obstacle.
@@ -78,11 +91,12 @@ def promote(study: Study, *, name: str | None = None, alias: str = CHAMPION) -> 
         study: whose champion is registered.
         name: of the registered model; the study's name if None.
         alias: that is moved to the champion.
+        anyway: whether to register a champion that a control has beaten, too.
 
     Raises:
         ConfigError: MLflow does not accept the name or the alias.
         StudyLocked: the study still runs, and its driver writes to MLflow.
-        StudyError: the study has no champion (yet).
+        StudyError: the study has no champion (yet), or a control has beaten it by more than its seeds scatter.
         StoreError: the student or its teacher is not in the store.
         TrackingError: MLflow cannot be reached, or refuses.
     """
@@ -97,6 +111,8 @@ def promote(study: Study, *, name: str | None = None, alias: str = CHAMPION) -> 
     champion = champion_of(snapshot)
     if champion is None:
         raise StudyError(_why_nothing_to_promote(snapshot))
+    if not anyway and winning_controls(snapshot):
+        raise StudyError(_why_not_worth_promoting(snapshot))
     uri = study.file.storage.tracking
     with tracking_errors(uri):
         tracker = Tracker(uri, snapshot.name, study.ledger_id())
@@ -112,7 +128,10 @@ def promote(study: Study, *, name: str | None = None, alias: str = CHAMPION) -> 
         digest=champion.student.key,
         seed=champion.student.seed,
         numbers=numbers_in_words(champion),
-        verdict=snapshot.verdict or NO_VERDICT,
+        verdict=verdict_or_why_none(snapshot),
+        search_value=champion.row.search_value,
+        fresh_value=champion.row.means[snapshot.objective],
+        choice=choice_in_words(snapshot),
         teacher_validation_accuracy=teacher_accuracy(snapshot),
         takes=input_in_words(snapshot),
         load=_load_command(name, alias, snapshot.tracking),
@@ -153,6 +172,19 @@ def _why_nothing_to_promote(snapshot: StudySnapshot) -> str:
         f"study {snapshot.name!r} has no champion yet: only a student of fresh seeds is promoted, after its controls "
         f"and the test labels, and {progress}; "
         f"the study goes on with: {relative_paths(snapshot.command)}"
+    )
+
+
+def _why_not_worth_promoting(snapshot: StudySnapshot) -> str:
+    """Return why a champion is not registered that its controls have beaten, and what to do instead."""
+    losses = winning_controls(snapshot)
+    best = min(losses, key=lambda gain: gain.gain)
+    row = next(row for row in snapshot.comparison_rows if row.name == best.other)
+    folders = [task.folder for key in row.keys if (task := snapshot.task(key)) is not None]
+    return (
+        f"study {snapshot.name!r}: {'; '.join(map(loss_in_words, losses))}, so nothing is registered. Either use "
+        f"{best.other}, whose students and settings are in {relative_paths(', '.join(folders))}; or search more or "
+        f"other settings; or register {best.name} all the same: {verb_command('promote', snapshot)} --anyway"
     )
 
 

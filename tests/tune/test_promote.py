@@ -13,6 +13,7 @@ import torch
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
+import tune.__main__
 from hidfd.errors import ConfigError, StoreError
 from hidfd.export import deployed_student
 from hidfd.store.store import Store
@@ -23,6 +24,7 @@ from tune.opened_study import Study
 from tune.promote import promote
 from tune.report.champion import champion_of, config_of
 from tune.study.snapshot import StudySnapshot
+from tune.study.states import Standing
 
 ELSEWHERE = """
 import sys
@@ -235,3 +237,80 @@ def test_names_that_mlflow_refuses_are_refused_before_anything_is_done(
 ) -> None:
     with pytest.raises(ConfigError, match=word):
         promote(study_of(whole, "http://127.0.0.1:1", store, "named"), **names)
+
+
+def beaten(snapshot: StudySnapshot, control: str, standing: Standing = "lost") -> StudySnapshot:
+    """The study with a control 23.0 points ahead of its champion, over all of its seeds or within what they scatter."""
+    gains = tuple(
+        replace(gain, gain=-0.23, value=0.423, other_value=0.653, low=-0.26, high=-0.20, standing=standing)
+        if gain.other == control
+        else gain
+        for gain in snapshot.gains
+    )
+    return replace(snapshot, gains=gains)
+
+
+@pytest.mark.parametrize("control", ["real-only", "plain-kd"])
+def test_a_champion_that_a_control_beat_is_refused_with_both_and_what_to_do(
+    control: str, whole: StudySnapshot, uri: str, store: Store
+) -> None:
+    study = study_of(beaten(whole, control), uri, store, "beaten")
+    with pytest.raises(StudyError) as refused:
+        promote(study)
+    assert refused.value.exit_code == 9
+    words = str(refused.value)
+    assert f"hybrid lost to {control} by 23.0 points of validation accuracy (42.3 % against 65.3 %" in words
+    assert "95 % interval 20.0 to 26.0, n = 3" in words
+    assert f"-{control}-seed1001" in words, "where the better students are"
+    assert "python -m tune promote studies/fashion-small.yaml --anyway" in words
+    assert MlflowClient(uri).get_experiment_by_name("beaten") is None, "nothing is written before"
+
+
+def test_a_beaten_champion_is_registered_anyway_where_asked_for(whole: StudySnapshot, uri: str, store: Store) -> None:
+    study = study_of(beaten(whole, "real-only"), uri, store, "anyway")
+    assert promote(study, anyway=True).is_new
+    assert len(versions_of(uri, "anyway")) == 1
+
+
+def test_promote_ends_with_9_where_a_control_won_and_with_0_anyway(
+    whole: StudySnapshot,
+    uri: str,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    study = study_of(beaten(whole, "real-only"), uri, store, "by-command")
+    monkeypatch.setattr(tune.__main__, "open_study_of", lambda options: study)
+    assert tune.__main__.main(["promote", "study.yaml"]) == 9
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "hybrid lost to real-only by 23.0 points" in told.err
+    assert "Traceback" not in told.err
+    assert tune.__main__.main(["promote", "study.yaml", "--anyway"]) == 0
+    assert "by-command version 1 is now the champion" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("standing", ["undecided", "open"])
+def test_a_champion_that_no_control_beat_beyond_doubt_is_registered(
+    standing: Standing, whole: StudySnapshot, uri: str, store: Store
+) -> None:
+    assert promote(study_of(beaten(whole, "real-only", standing), uri, store, "doubted")).version == "1"
+
+
+def test_a_finalist_that_is_better_on_the_labels_is_no_control(whole: StudySnapshot, uri: str, store: Store) -> None:
+    other = replace(whole.gains[0], other="trial-7", role="finalist", standing="lost", low=-0.3, high=-0.2, gain=-0.25)
+    assert promote(study_of(replace(whole, gains=(other, *whole.gains)), uri, store, "second")).version == "1"
+
+
+def test_promotion_shows_the_value_of_the_search_beside_that_of_fresh_seeds(
+    whole: StudySnapshot, uri: str, store: Store
+) -> None:
+    row = replace(whole.comparison_rows[0], search_value=0.991)
+    shown = replace(whole, comparison_rows=(row, *whole.comparison_rows[1:]))
+    promotion = promote(study_of(shown, uri, store, "curse"))
+    assert promotion.search_value == 0.991
+    assert promotion.fresh_value == row.means["agreement"]
+    assert "99.1 %" in (promotion.choice or "")
+    (version,) = versions_of(uri, "curse")
+    assert version.tags["agreement_in_search"] == "0.9910"
+    assert (promotion.choice or "") in version.description
