@@ -25,7 +25,7 @@ from tune.promote import CHAMPION
 from tune.promote import promote as promote_study
 from tune.report.champion import champion_of
 from tune.report.commands import mlflow_command, verb_command
-from tune.report.selection import winning_controls
+from tune.report.selection import first_student, winning_controls
 from tune.study.check import check_study
 from tune.terminal.display import StudyDisplay
 from tune.terminal.events import RunLines
@@ -209,8 +209,12 @@ def _print_summary(summary: RunSummary) -> None:
     first = next(iter(snapshot.comparison_rows), None)
     if first is not None and first.role == "finalist" and len(first.keys) == 1:
         print(f"more seeds: {snapshot.command} --seeds 3")
-    if champion_of(snapshot) is not None and not winning_controls(snapshot):
-        print(f"next: {verb_command('promote', snapshot)}")
+    if champion_of(snapshot) is None:
+        return
+    winners = sorted(winning_controls(snapshot), key=lambda gain: gain.gain)
+    better = first_student(winners[0].other, snapshot) if winners else None
+    following = verb_command("promote", snapshot) if better is None else verb_command("show", snapshot, better.label)
+    print(f"next: {following}{'' if better is None else '  (a control that has beaten the champion)'}")
 
 
 def _count(text: str) -> int:

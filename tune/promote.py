@@ -23,7 +23,7 @@ from tune.report.champion import (
 )
 from tune.report.commands import tracking_address, verb_command
 from tune.report.objectives import why_no_champion
-from tune.report.selection import teacher_accuracy, winning_controls
+from tune.report.selection import first_student, teacher_accuracy, winning_controls
 from tune.study.snapshot import StudySnapshot
 from tune.tracking.connection import tracking_errors
 from tune.tracking.tracker import Tracker
@@ -179,12 +179,12 @@ def _why_not_worth_promoting(snapshot: StudySnapshot) -> str:
     """Return why a champion is not registered that its controls have beaten, and what to do instead."""
     losses = winning_controls(snapshot)
     best = min(losses, key=lambda gain: gain.gain)
-    row = next(row for row in snapshot.comparison_rows if row.name == best.other)
-    folders = [task.folder for key in row.keys if (task := snapshot.task(key)) is not None]
+    student = first_student(best.other, snapshot)
+    folder = "" if student is None else f", whose settings and first student are in {relative_paths(student.folder)}"
     return (
         f"study {snapshot.name!r}: {'; '.join(map(loss_in_words, losses))}, so nothing is registered. Either use "
-        f"{best.other}, whose students and settings are in {relative_paths(', '.join(folders))}; or search more or "
-        f"other settings; or register {best.name} all the same: {verb_command('promote', snapshot)} --anyway"
+        f"{best.other}{folder}; or search more or other settings; or register {best.name} all the same: "
+        f"{verb_command('promote', snapshot)} --anyway"
     )
 
 

@@ -139,16 +139,6 @@ def comparison_specs(definition: Definition, trials: Iterable[SearchTrial]) -> I
                     yield from task_specs(definition.with_seed(row, seed))
 
 
-def best_finalist(rows: Sequence[RowSnapshot], objective: str) -> RowSnapshot | None:
-    """Return the feasible finalist of the highest mean over the fresh seeds; None while none has all its numbers.
-
-    A finalist that lacks the number of a seed is passed over: its mean is over other seeds than those of the others.
-    """
-    finalists = [row for row in rows if row.role == "finalist" and row.feasible]
-    whole = [row for row in finalists if row.num_complete == len(row.keys) and objective in row.means]
-    return max(whole, key=lambda row: row.means[objective], default=None)
-
-
 def _is_hybrid(config: TrialConfig) -> bool:
     return config.uses_real_images and config.uses_synthetic_images
 

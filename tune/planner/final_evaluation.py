@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from tune.ledger.ledger import Ledger
 from tune.planner.comparison import (
     ComparisonRow,
-    best_finalist,
     control_rows,
     finalist_rows,
     finalists_of,
@@ -20,6 +19,7 @@ from tune.study.search_trial import SearchTrial
 from tune.study.snapshot import RowSnapshot
 from tune.study.states import Role, TaskState
 from tune.study.task import test_evaluation_spec
+from tune.study.verdict import best_finalist
 
 
 class FinalEvaluation:

@@ -10,7 +10,6 @@ from tune.planner.budget import Account, Cost, cost_of, exhausted
 from tune.planner.comparison import front_of, measured_by, rank_agreement, summarise
 from tune.planner.planner import STOP_SECONDS, RunningTask
 from tune.planner.state import StudyState
-from tune.planner.verdict import gains_of, verdict_in_words
 from tune.study.search_trial import SearchTrial
 from tune.study.snapshot import (
     AttemptSnapshot,
@@ -22,6 +21,7 @@ from tune.study.snapshot import (
 )
 from tune.study.states import TaskKind, TaskState
 from tune.study.task import Task
+from tune.study.verdict import gains_of, verdict_in_words
 
 
 def snapshot_of(

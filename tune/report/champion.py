@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hidfd.config.schema import TrialConfig
 from hidfd.formatting import percent, percent_with_error, relative_paths
-from tune.planner.comparison import TABLE_METRICS, best_finalist
+from tune.planner.comparison import TABLE_METRICS
 from tune.report.cautions import choice_in_words
 from tune.report.labels import METRIC_NAMES, settings_in_markdown
 from tune.report.objectives import further_columns
@@ -22,6 +22,7 @@ from tune.study.search_space import changed
 from tune.study.snapshot import GainSnapshot, RowSnapshot, StudySnapshot, TaskSnapshot
 from tune.study.states import TaskState
 from tune.study.task import task_specs
+from tune.study.verdict import best_finalist
 
 DIGEST_TAG = "digest"
 """Tag with the digest of a student, by which a promotion recognises it."""
@@ -38,7 +39,7 @@ NO_VERDICT = (
 """The words instead of a verdict where the champion has controls."""
 
 NOTHING_BESIDE = (
-    "There is no verdict: neither a control nor a second finalist stands beside the champion, so the worth of the "
+    "There is no verdict: neither a control nor a second finalist ran beside the champion, so the worth of the "
     "generator is open."
 )
 """The words instead of a verdict where `study.controls` are off, or none makes sense beside the champion."""
@@ -60,7 +61,7 @@ class Champion:
 def champion_of(snapshot: StudySnapshot) -> Champion | None:
     """Return the champion once the study has finished; None until then.
 
-    It is the row that the verdict is about (`tune.planner.comparison.best_finalist`). None as well if no finalist has a
+    It is the row that the verdict is about (`tune.study.verdict.best_finalist`). None as well if no finalist has a
     number from every fresh seed, or none keeps the study's constraints there.
     """
     row = best_finalist(snapshot.comparison_rows, snapshot.objective)

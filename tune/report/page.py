@@ -18,7 +18,6 @@ from hidfd.report.figures import svg
 from hidfd.report.html import Picture, image, render, write_page
 from hidfd.store.disk import DAMAGE, store_errors
 from tune.planner.comparison import TABLE_METRICS
-from tune.planner.verdict import parts_of
 from tune.report import still_figures, summary
 from tune.report.cautions import cautions
 from tune.report.champion import best_student
@@ -39,6 +38,7 @@ from tune.report.timeline import timeline
 from tune.study.metrics import written
 from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot, TrialSnapshot
 from tune.study.states import TaskState, Value
+from tune.study.verdict import parts_of
 
 
 @dataclass(frozen=True)

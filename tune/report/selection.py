@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tune.planner.comparison import best_finalist
-from tune.planner.verdict import best_row
 from tune.study.snapshot import GainSnapshot, RowSnapshot, StudySnapshot, TaskSnapshot, TrialSnapshot
 from tune.study.states import TaskKind
+from tune.study.verdict import best_finalist, best_row
 
 
 def students(snapshot: StudySnapshot) -> list[TaskSnapshot]:
@@ -38,6 +37,12 @@ def best_of_comparison(snapshot: StudySnapshot) -> RowSnapshot | None:
 def winning_controls(snapshot: StudySnapshot) -> list[GainSnapshot]:
     """Return the controls that beat the champion beyond the interval over seeds."""
     return [gain for gain in snapshot.gains if gain.role == "control" and gain.standing == "lost"]
+
+
+def first_student(row_name: str, snapshot: StudySnapshot) -> TaskSnapshot | None:
+    """Return the student of the first seed that a row of the comparison has."""
+    keys = [key for row in snapshot.comparison_rows if row.name == row_name for key in row.keys]
+    return next((task for key in keys if (task := snapshot.task(key)) is not None), None)
 
 
 def teacher_accuracy(snapshot: StudySnapshot) -> float | None:

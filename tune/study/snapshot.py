@@ -186,7 +186,7 @@ class RowSnapshot:
 class GainSnapshot:
     """The lead of the best finalist over another row of the comparison, on the fresh seeds that both have.
 
-    Shares and their differences are from 0 to 1, intervals are at 95 %; `tune.planner.verdict` says how they are made.
+    Shares and their differences are from 0 to 1, intervals are at 95 %; `tune.study.verdict` says how they are made.
 
     Attributes:
         name, other: of the finalist's row, and of the row that it is held against.

@@ -12,7 +12,7 @@ Role = Literal["search", "variant", "control", "finalist"]
 """The role in which a task was asked for first: by the search, or by a row of the comparison."""
 
 Standing = Literal["won", "lost", "undecided", "open"]
-"""How the best finalist stands beside another row: `undecided` where seeds differ too much, `open` on one seed."""
+"""Standing of the best finalist beside another row: `undecided` where seeds differ too much, `open` on one seed."""
 
 
 class TaskKind(Enum):

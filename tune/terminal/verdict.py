@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from tune.planner.verdict import parts_of
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import Standing
+from tune.study.verdict import parts_of
 
 STYLES: dict[Standing, str] = {"won": "green", "lost": "bold red", "undecided": "yellow", "open": "yellow"}
-"""How the best finalist stands beside another row -> the style of the words that say so."""
+"""Standing of the best finalist beside another row -> the style of the words that say so."""
 
 
 def verdict_text(snapshot: StudySnapshot) -> Text | None:

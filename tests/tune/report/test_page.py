@@ -9,7 +9,6 @@ import pytest
 
 from tests.hidfd.outline import Outline, text_of
 from tests.tune.snapshots import VARIANTS, study_snapshot
-from tune.planner.verdict import verdict_in_words
 from tune.report.cautions import choice_in_words
 from tune.report.commands import mlflow_command
 from tune.report.labels import short_names
@@ -18,6 +17,7 @@ from tune.report.summary import busy_seconds, cost_facts, headline_tiles
 from tune.report.timeline import timeline
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import Standing, TaskKind, TaskState
+from tune.study.verdict import verdict_in_words
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from hidfd.store.store import Store
 from tests.tune.snapshots import study_snapshot
 from tests.tune.world import TESTED, World, definition, run
 from tune.planner.forecast import forecast_of
-from tune.planner.verdict import verdict_in_words
 from tune.report.commands import mlflow_command
 from tune.report.labels import result_in_words
 from tune.report.selection import best_of_comparison
@@ -22,6 +21,7 @@ from tune.report.summary import request_facts
 from tune.study.config import BudgetConfig
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
+from tune.study.verdict import verdict_in_words
 from tune.terminal.progress import progress_in_words
 from tune.terminal.tables import (
     budget_in_words,

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
-from tune.planner.verdict import best_row, gains_of, parts_of, residual_variance, verdict_in_words
 from tune.study.snapshot import GainSnapshot, RowSnapshot
 from tune.study.states import Role
+from tune.study.verdict import best_row, gains_of, parts_of, residual_variance, verdict_in_words
 
 
 def row(
@@ -191,11 +191,11 @@ def test_verdict_repeats_the_accuracy_of_the_teacher() -> None:
     assert "validation accuracy 82.0 % against 72.0; the teacher's is 91.2 %" in (verdict(taught, REAL_ONLY) or "")
 
 
-def test_the_best_row_may_be_a_control_but_none_that_lacks_a_seed_or_misses_a_constraint() -> None:
+def test_the_best_row_may_be_a_control_but_none_that_lacks_a_seed_and_no_infeasible_finalist() -> None:
     better = row("real-only", "control", 0.90, 0.91, 0.92)
     assert best_row([HYBRID, better], "agreement") is better
     assert best_row([HYBRID, row("real-only", "control", 0.90, None, 0.92)], "agreement") is HYBRID
-    assert best_row([HYBRID, replace(better, feasible=False)], "agreement") is HYBRID
+    assert best_row([HYBRID, replace(better, role="finalist", feasible=False)], "agreement") is HYBRID
     assert best_row([], "agreement") is None
 
 

@@ -1,4 +1,4 @@
-"""The verdict: how the best finalist stands beside the second one and its controls, with the error of each difference.
+"""The verdict: the lead of the best finalist over the second one and its controls, with the error of each difference.
 
 **Seeds.** Every row of the comparison is trained on the same fresh seeds, so rows are compared seed by seed: each of
 the R x n numbers is taken as row + seed + noise. What is left after the means of rows and of seeds are taken out gives
@@ -28,7 +28,6 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from hidfd.formatting import percent, plural
-from tune.planner.comparison import best_finalist
 from tune.study.snapshot import GainSnapshot, RowSnapshot
 from tune.study.states import Standing
 
@@ -63,7 +62,7 @@ def gains_of(rows: Sequence[RowSnapshot], objective: str, *, has_ended: bool = F
 
 
 def verdict_in_words(gains: Sequence[GainSnapshot], rows: Sequence[RowSnapshot]) -> str | None:
-    """Say in a sentence how the best finalist stands beside the others; None as long as there is nothing to say.
+    """Say in a sentence by how much the best finalist is ahead or behind; None as long as there is nothing to say.
 
     Args:
         gains: as `gains_of` returns them.
@@ -102,7 +101,7 @@ def gain_in_words(gain: GainSnapshot) -> str:
 
 
 def parts_of(verdict: str, gains: Sequence[GainSnapshot]) -> Iterator[tuple[str, Standing | None]]:
-    """Split a verdict after each gain and its comma: yield a piece of text, and how the finalist stands in it."""
+    """Split a verdict after each gain and its comma: yield a piece of text, and the standing in it."""
     rest = verdict
     for gain in gains:
         before, words, after = rest.partition(gain_in_words(gain))
@@ -113,12 +112,23 @@ def parts_of(verdict: str, gains: Sequence[GainSnapshot]) -> Iterator[tuple[str,
     yield rest, None
 
 
-def best_row(rows: Sequence[RowSnapshot], objective: str) -> RowSnapshot | None:
-    """Return the row of the highest mean, whatever its role, of those that have all numbers and keep the constraints.
+def best_finalist(rows: Sequence[RowSnapshot], objective: str) -> RowSnapshot | None:
+    """Return the feasible finalist of the highest mean over the fresh seeds; None while none has all its numbers.
 
-    The metric is that of the verdict. None while no row is complete.
+    A finalist that lacks the number of a seed is passed over: its mean is over other seeds than those of the others.
     """
-    whole = [row for row in rows if row.feasible and row.keys and row.num_complete == len(row.keys)]
+    finalists = [row for row in rows if row.role == "finalist" and row.feasible]
+    whole = [row for row in finalists if row.num_complete == len(row.keys) and objective in row.means]
+    return max(whole, key=lambda row: row.means[objective], default=None)
+
+
+def best_row(rows: Sequence[RowSnapshot], objective: str) -> RowSnapshot | None:
+    """Return the row of the highest mean, whatever its role, of those that have all their numbers; None without one.
+
+    The metric is that of the verdict. A finalist that misses a constraint is left out; controls have to meet none.
+    """
+    judged = [row for row in rows if row.feasible or row.role != "finalist"]
+    whole = [row for row in judged if row.keys and row.num_complete == len(row.keys)]
     has_labels = any("validation_accuracy" in row.means for row in whole)
     metric = "validation_accuracy" if has_labels else objective
     return max((row for row in whole if metric in row.means), key=lambda row: row.means[metric], default=None)
