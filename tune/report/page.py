@@ -116,12 +116,15 @@ def comparison_row(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> d
         "is_best": row is best_of_comparison(snapshot),
         "gain": None if gain is None else (gain_cell(gain), gain.standing),
         "image_error": points(gain.image_error) if gain is not None else None,
-        "search_value": None if row.search_value is None else percent(row.search_value),
         "count": f"{row.num_complete}"
         if row.num_complete == len(row.keys)
         else f"{row.num_complete} of {len(row.keys)}",
         "cells": [
-            metric_cell(metric, row.means.get(metric), row.deviations.get(metric)) for metric in _metrics(snapshot)
+            (
+                *metric_cell(metric, row.means.get(metric), row.deviations.get(metric)),
+                percent(row.search_value) if metric == snapshot.objective and row.search_value is not None else None,
+            )
+            for metric in _metrics(snapshot)
         ],
         "settings": _settings(row, best_params, snapshot),
         "links": [_link(str(task.seed), task, folder) for task in tasks],

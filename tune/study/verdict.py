@@ -9,7 +9,9 @@ one variance for all rows,
 and the mean difference of two rows has the 95 % interval  d ± t(0.975, (R - 1)(n - 1)) * sqrt(2 s^2 / n).  With two
 rows this is the paired t-test. More rows add degrees of freedom, which three seeds hardly have; the price is that all
 rows are taken to scatter alike, and a row that scatters more widens every interval. Each interval is at 95 % by itself:
-nothing is corrected for their number. One seed leaves no degree of freedom, and so no interval.
+nothing is corrected for their number. One seed leaves no degree of freedom, and so no interval. An accuracy on m images
+is a multiple of 1 / m, so s^2 is at least 1 / (12 m^2): two seeds that happen to differ by the same number of images do
+not make a difference certain.
 
 **Images.** All seeds are measured on the same images, so an error of these stays however many seeds there are. It is
 shown beside the interval, and not part of it: 1.96 * sqrt(p (1 - p) / m + q (1 - q) / m) for accuracies p and q on m
@@ -75,14 +77,9 @@ def verdict_in_words(gains: Sequence[GainSnapshot], rows: Sequence[RowSnapshot])
     usual = max(gains, key=lambda gain: gain.num_seeds)
     parts = [gain_in_words(gain) + _on_fewer_seeds(gain, usual) for gain in gains]
     levels = ", ".join(f"{100 * gain.other_value:.1f}" for gain in gains)
-    how = f"n = {usual.num_seeds}"
-    if usual.degrees_of_freedom:
-        freedom = plural(usual.degrees_of_freedom, "degree of freedom", "degrees of freedom")
-        how += f"; 95 % intervals, {freedom}"
-    begin = f"not yet decided (n = 1; --seeds 3 says more): {first.name} " if is_open else f"{first.name} "
-    words = begin + ", ".join(parts) + ("" if is_open else f" ({how})")
-    value = max(gains, key=lambda gain: gain.num_seeds).value
-    words += f": {first.metric.replace('_', ' ')} {percent(value)} against {levels}"
+    begin = "not yet decided (n = 1), --seeds 3 says more: " if is_open else ""
+    words = f"{begin}{first.name} {', '.join(parts)}" + ("" if is_open else f" (n = {usual.num_seeds})")
+    words += f": {first.metric.replace('_', ' ')} {percent(usual.value)} against {levels}"
     return "; ".join([words, *_further(gains, rows)])
 
 
@@ -183,10 +180,12 @@ def _gain(finalist: RowSnapshot, other: RowSnapshot, rows: Sequence[RowSnapshot]
             columns[row.keys] = known
     value, other_value = (statistics.fmean(columns[row.keys]) for row in (finalist, other))
     variance, degrees = residual_variance(list(columns.values()))
+    num_images = finalist.means.get("validation_images") if metric == "validation_accuracy" else None
+    if num_images:
+        variance = max(variance, 1 / (12 * num_images**2))
     gain, half = value - other_value, None
     if degrees:
         half = t_quantile(degrees) * math.sqrt(2 * variance / len(seeds))
-    num_images = finalist.means.get("validation_images") if metric == "validation_accuracy" else None
     return GainSnapshot(
         name=finalist.name,
         other=other.name,
@@ -239,13 +238,17 @@ def _on_fewer_seeds(gain: GainSnapshot, usual: GainSnapshot) -> str:
 
 
 def _further(gains: Sequence[GainSnapshot], rows: Sequence[RowSnapshot]) -> Iterator[str]:
-    """Yield what a verdict says besides the gains: the teacher's accuracy, too few images, rows without any number."""
+    """Yield the teacher's accuracy, what the intervals are, whether images are too few, and rows without a number."""
     first = gains[0]
     if first.metric == "validation_accuracy":
         teachers = (row.means.get("teacher_validation_accuracy") for row in rows)
         teacher = next((accuracy for accuracy in teachers if accuracy is not None), None)
         if teacher is not None:
             yield f"the teacher's is {percent(teacher)}"
+    degrees = max(gains, key=lambda gain: gain.num_seeds).degrees_of_freedom
+    if degrees:
+        freedom = plural(degrees, "degree of freedom", "degrees of freedom")
+        yield f"in brackets: 95 % over seeds, paired, {freedom}"
     images = "the hold-out images" if first.num_images is None else f"{first.num_images:,} validation images"
     if any(gain.image_error is not None for gain in gains):
         words = f"images: the 95 % error that {images} leave by themselves"

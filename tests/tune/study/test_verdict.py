@@ -57,7 +57,8 @@ def test_interval_over_seeds_by_hand() -> None:
     )
     assert verdict(HYBRID, REAL_ONLY, PLAIN_KD) == (
         "hybrid +10.0 over real-only [6.8, 13.2], not separable from plain-kd: +0.0 [-3.2, 3.2] "
-        "(n = 3; 95 % intervals, 4 degrees of freedom): validation accuracy 82.0 % against 72.0, 82.0"
+        "(n = 3): validation accuracy 82.0 % against 72.0, 82.0; "
+        "in brackets: 95 % over seeds, paired, 4 degrees of freedom"
     )
 
 
@@ -67,7 +68,7 @@ def test_a_champion_that_a_control_beat_is_said_to_have_lost() -> None:
         replace(HYBRID, name="real-only", role="control"),
     )
     assert (verdict(beaten, better, PLAIN_KD) or "").startswith(
-        "hybrid lost to real-only by 10.0 [6.8, 13.2], lost to plain-kd by 10.0 [6.8, 13.2] (n = 3;"
+        "hybrid lost to real-only by 10.0 [6.8, 13.2], lost to plain-kd by 10.0 [6.8, 13.2] (n = 3)"
     )
 
 
@@ -105,7 +106,7 @@ def test_nineteen_of_twenty_intervals_contain_the_true_difference() -> None:
 def test_one_seed_decides_nothing_and_the_command_that_says_more_is_named() -> None:
     rows = row("hybrid", "finalist", 0.42), row("real-only", "control", 0.65), row("plain-kd", "control", 0.40)
     assert verdict(*rows) == (
-        "not yet decided (n = 1; --seeds 3 says more): hybrid -23.0 over real-only, +2.0 over plain-kd: "
+        "not yet decided (n = 1), --seeds 3 says more: hybrid -23.0 over real-only, +2.0 over plain-kd: "
         "validation accuracy 42.0 % against 65.0, 40.0"
     )
     assert {gain.standing for gain in gains_of(rows, "agreement")} == {"open"}
@@ -116,7 +117,7 @@ def test_second_finalist_is_held_against_the_first() -> None:
     third = replace(REAL_ONLY, name="trial-5", role="finalist")
     first = replace(HYBRID, name="trial-2")
     assert (verdict(third, second, first) or "").startswith(
-        "trial-2 not separable from trial-7: +0.0 [-3.2, 3.2] (n = 3;"
+        "trial-2 not separable from trial-7: +0.0 [-3.2, 3.2] (n = 3)"
     )
     assert verdict(first) is None, "it stands alone"
 
@@ -162,12 +163,23 @@ def test_too_few_validation_images_are_named_beside_the_interval() -> None:
     assert gain.image_error == pytest.approx(1.96 * math.sqrt(sum(p * (1 - p) for p in shares) / 200), rel=1e-3)
     assert gain.standing == "won"
     words = verdict(finalist, near, far) or ""
-    assert "+4.0 over real-only [4.0, 4.0] (images ± 8.0), +30.0 over plain-kd [30.0, 30.0] (images ± 8.8)" in words
+    assert "+4.0 over real-only [3.7, 4.3] (images ± 8.0), +30.0 over plain-kd [29.7, 30.3] (images ± 8.8)" in words
     assert words.endswith(
         "images: the 95 % error that 200 validation images leave by themselves, too few to tell hybrid from real-only"
     )
     words = verdict(finalist, near, replace(near, name="plain-kd", keys=("a", "b", "c"))) or ""
     assert words.endswith("too few to tell hybrid from any of these")
+
+
+def test_the_same_difference_on_two_seeds_is_not_certain_on_few_images() -> None:
+    def gain(num_images: int) -> GainSnapshot:
+        champion, control = ((5 / 15, 7 / 15), (6 / 15, 8 / 15))
+        return only(
+            row("hybrid", "finalist", *champion, validation_images=num_images), row("real-only", "control", *control)
+        )
+
+    assert gain(15).standing == "undecided"
+    assert gain(15_000).standing == "lost"
 
 
 def test_an_accuracy_of_all_or_nothing_has_an_error_as_well() -> None:
@@ -181,7 +193,7 @@ def test_without_labels_the_verdict_is_about_the_objective() -> None:
         row("real-only", "control", 0.75, 0.77, metric="agreement", agreement_standard_error=0.04),
     ]
     words = verdict(*rows) or ""
-    assert words.startswith("hybrid +5.0 over real-only [5.0, 5.0] (images ± 9.8) (n = 2;")
+    assert words.startswith("hybrid +5.0 over real-only [5.0, 5.0] (images ± 9.8) (n = 2)")
     assert "agreement 81.0 % against 76.0" in words
     assert words.endswith("that the hold-out images leave by themselves, too few to tell hybrid from real-only")
 
