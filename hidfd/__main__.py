@@ -49,6 +49,8 @@ def run(options: argparse.Namespace) -> None:
     if options.dry_run:
         _print_provenance(file, options)
         return
+    from hidfd.report.index import write_index
+    from hidfd.report.links import REPORT, renew_navigation
     from hidfd.trial import run_trial
 
     store = Store.open(file.storage.store)
@@ -61,6 +63,8 @@ def run(options: argparse.Namespace) -> None:
         result = run_trial(
             config, store, until=options.until, folder=folder, device=options.device, observer=observer, name=file.name
         )
+    write_index(Path(file.storage.results))
+    renew_navigation([folder / REPORT])
     if options.json:
         print(json.dumps({"metrics": result.metrics, "seconds": result.seconds, "folder": str(folder)}))
         return

@@ -21,11 +21,10 @@ from tune.inspection import command_line, explain, open_study_of, print_results,
 from tune.opened_study import Study, open_study
 from tune.planner.buildable import check_buildable
 from tune.planner.forecast import forecast_of
-from tune.promote import CHAMPION
 from tune.promote import promote as promote_study
-from tune.report.champion import champion_of
+from tune.report.champion import CHAMPION, champion_of
 from tune.report.commands import mlflow_command, verb_command
-from tune.report.selection import first_student, winning_controls
+from tune.report.selection import better_student
 from tune.study.check import check_study
 from tune.terminal.display import StudyDisplay
 from tune.terminal.events import RunLines
@@ -211,8 +210,7 @@ def _print_summary(summary: RunSummary) -> None:
         print(f"more seeds: {snapshot.command} --seeds 3")
     if champion_of(snapshot) is None:
         return
-    winners = sorted(winning_controls(snapshot), key=lambda gain: gain.gain)
-    better = first_student(winners[0].other, snapshot) if winners else None
+    better = better_student(snapshot)
     following = verb_command("promote", snapshot) if better is None else verb_command("show", snapshot, better.label)
     print(f"next: {following}{'' if better is None else '  (a control that has beaten the champion)'}")
 

@@ -26,8 +26,7 @@ from tune.ownership import SharedPlaces, owner_of
 from tune.planner.planner import Planner
 from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
-from tune.report.page import write_study_report
-from tune.report.search_figures import write_study_figures
+from tune.report.pages import write_study_pages
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskKind, TaskState
 from tune.tracking.background import BackgroundTracker
@@ -147,8 +146,7 @@ def run_study(
                 raise StudyBlocked(planner.blocking_failure.reason, planner.blocking_failure.exit_code)
             if observer.stop_reason is not None:
                 raise Stopped(_stopped_in_words(snapshot, observer.stop_reason))
-            report = write_study_report(snapshot, definition.folder)
-            write_study_figures(snapshot, definition.folder)
+            report = write_study_pages(snapshot, definition.folder, study.store)
             projection.finish(snapshot, study.store)
     if not any(task.state is TaskState.COMPLETE for task in snapshot.tasks if task.kind is TaskKind.STUDENT):
         raise StudyError(snapshot.undone or _without_result_in_words(snapshot, report))
@@ -199,9 +197,7 @@ def write_pages(study: Study) -> Path:
                 device="auto",
                 name=task.label,
             )
-    snapshot = snapshot_of(state)
-    write_study_figures(snapshot, study.definition.folder)
-    return write_study_report(snapshot, study.definition.folder)
+    return write_study_pages(snapshot_of(state), study.definition.folder, study.store)
 
 
 def _absolute(address: str) -> str:

@@ -14,6 +14,7 @@ from tune.errors import StudyError, StudyLocked
 from tune.opened_study import Study
 from tune.report.cautions import choice_in_words
 from tune.report.champion import (
+    CHAMPION,
     champion_of,
     input_in_words,
     load_expression,
@@ -23,13 +24,10 @@ from tune.report.champion import (
 )
 from tune.report.commands import tracking_address, verb_command
 from tune.report.objectives import why_no_champion
-from tune.report.selection import first_student, teacher_accuracy, winning_controls
+from tune.report.selection import better_student, teacher_accuracy, winning_controls
 from tune.study.snapshot import StudySnapshot
 from tune.tracking.connection import tracking_errors
 from tune.tracking.tracker import Tracker
-
-CHAMPION = "champion"
-"""The default alias of a study's champion."""
 
 ALIAS_PATTERN = r"(?!latest$|[vV]\d+$)[\w-]{1,255}"
 """Form of an alias; MLflow keeps `latest` and `v<number>` for versions."""
@@ -179,7 +177,7 @@ def _why_not_worth_promoting(snapshot: StudySnapshot) -> str:
     """Return why a champion is not registered that its controls have beaten, and what to do instead."""
     losses = winning_controls(snapshot)
     best = min(losses, key=lambda gain: gain.gain)
-    student = first_student(best.other, snapshot)
+    student = better_student(snapshot)
     folder = "" if student is None else f", whose settings and first student are in {relative_paths(student.folder)}"
     return (
         f"study {snapshot.name!r}: {'; '.join(map(loss_in_words, losses))}, so nothing is registered. Either use "

@@ -22,6 +22,7 @@ from hidfd.data.pictures import encode_png, tile
 from hidfd.data.pixels import resize_uint8, resize_unit, unit_from_uint8
 from hidfd.distributed.device import Device
 from hidfd.pipeline.graph import TEACHER_CHECK, Stage, needed, teacher_check_of
+from hidfd.report.class_rows import MAX_ROWS
 from hidfd.stages.inputs import StageInputs
 from hidfd.store.disk import store_errors
 from hidfd.store.store import Artifact, Store
@@ -158,6 +159,7 @@ def _write(folder: Path, name: str, built: Built, until: str) -> Path:
                 "digest": stage.digest,
                 "reused": role in built.reused,
                 "seconds": built.seconds.get(role),
+                "created": artifact.created,
                 "meta": artifact.meta,
             }
         )
@@ -212,7 +214,7 @@ def _draw_pictures(folder: Path, built: Built) -> None:
         return
     collection = built.inputs.collection
     size = built.config.data.image_size_pixels
-    num_classes = min(built.config.data.num_classes, 20)
+    num_classes = min(built.config.data.num_classes, MAX_ROWS)
     real = _rows_by_class(collection.images, collection.labels, num_classes)
     (folder / "real.png").write_bytes(encode_png(real))
     synthesis = built.find("synthesis")

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import base64
+import json
+import os
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
+
+from hidfd.formatting import plural
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,14 @@ class Picture:
     html: Markup
 
 
-def render(template: str, **content: Any) -> str:
+def render(template: str, *, about: Mapping[str, Any], navigation: Markup, **content: Any) -> str:
     """Render a page as HTML.
 
     Args:
         template: `<package>/<file>.html`, which extends `hidfd/report/base.html`.
-        content: its variables; a missing one is an error.
+        about: what the page says of itself to other pages, plain JSON (see `hidfd.report.links.about`).
+        navigation: its links to other pages.
+        content: its other variables; a missing one is an error.
     """
     package = template.split("/", 1)[0]
     loaders = {name: jinja2.PackageLoader(name, ".") for name in {"hidfd", package}}
@@ -59,15 +67,22 @@ def render(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["plural"] = plural
+    environment.globals |= {"about": json.dumps(about), "navigation": navigation}  # macros of the base need them, too
     return environment.get_template(template).render(**content)
 
 
-def write_page(path: Path, html: str) -> Path:
-    """Write a page whole or not at all, so that a reader never sees half of one."""
+def write_page(path: Path, html: str | bytes) -> Path:
+    """Write a page whole or not at all, so that a reader never sees half of one, whoever else writes it meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(html, encoding="utf-8", errors="replace")  # names of files may be no text
-    return unfinished.replace(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        unfinished.write_bytes(
+            html if isinstance(html, bytes) else html.encode(errors="replace")
+        )  # a name may be no text
+        return unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def image(path: Path) -> Markup:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from hidfd.formatting import duration, percent, relative_paths
+from hidfd.report.class_rows import generated_classes, picture_of_classes
 from hidfd.report.curves import training_pictures
 from hidfd.report.figures import bars, confusion
 from hidfd.report.html import Picture, image, render, write_page
-from hidfd.report.summary import TrialFolder, all_numbers, cautions, headline_tiles, settings_in_words
+from hidfd.report.links import REPORT, navigation_element, navigation_of
+from hidfd.report.summary import TrialFolder, about_trial, all_numbers, cautions, headline_tiles, settings_in_words
 
 SHOWN_GRIDS = 4
 """Number of points of the generator's training whose sample grid the page shows."""
@@ -35,6 +37,8 @@ def write_trial_report(folder: Path) -> Path:
     ]
     html = render(
         "hidfd/report/trial.html",
+        about=about_trial(trial),
+        navigation=navigation_element(navigation_of("trial", folder)),
         name=trial.name,
         manifest=trial.manifest,
         reached=trial.manifest["stages"][-1]["name"],
@@ -42,8 +46,8 @@ def write_trial_report(folder: Path) -> Path:
         tiles=headline_tiles(trial),
         numbers=all_numbers(trial),
         cautions=cautions(trial),
-        images=image_pictures(folder),
-        grids=sample_grids(folder),
+        images=image_pictures(trial),
+        grids=sample_grids(trial),
         classes=class_pictures(trial.result),
         training=training_pictures(trial.rows),
         stages=stages,
@@ -52,26 +56,36 @@ def write_trial_report(folder: Path) -> Path:
         again=relative_paths(f"python -m hidfd run {folder / 'config.yaml'}"),
         command=relative_paths(trial.manifest["command"] or ""),
     )
-    return write_page(folder / "report.html", html)
+    return write_page(folder / REPORT, html)
 
 
-def image_pictures(folder: Path) -> list[Picture]:
+def image_pictures(trial: TrialFolder) -> list[Picture]:
     """Return the pictures of collected and synthetic images, then the nearest pairs, as far as they were drawn."""
     known = (
         ("real", "Collected images", "A row per class, by the teacher's argmax; white where it has no more."),
         ("synthetic", "Synthetic images", "A row per class that the generator was asked for; drawn, not picked."),
-        ("neighbours", "The closest pairs", CLOSEST_PAIRS),
     )
-    paths = [(folder / "pictures" / f"{name}.png", title, caption) for name, title, caption in known]
-    return [Picture(title, caption, image(path)) for path, title, caption in paths if path.is_file()]
+    folder, names = trial.folder / "pictures", trial.result["class_names"]
+    pictures = [
+        Picture(title, caption, picture_of_classes(path, names))
+        for name, title, caption in known
+        if (path := folder / f"{name}.png").is_file()
+    ]
+    if (path := folder / "neighbours.png").is_file():
+        pictures.append(Picture("The closest pairs", CLOSEST_PAIRS, image(path)))
+    return pictures
 
 
-def sample_grids(folder: Path) -> list[Picture]:
+def sample_grids(trial: TrialFolder) -> list[Picture]:
     """Return the sample grids of some points of the generator's training, the last among them."""
-    grids = sorted((folder / "samples").glob("generation-*.png"))
+    grids = sorted((trial.folder / "samples").glob("generation-*.png"))
     if len(grids) > SHOWN_GRIDS:
         grids = [grids[round(i * (len(grids) - 1) / (SHOWN_GRIDS - 1))] for i in range(SHOWN_GRIDS)]
-    return [Picture(f"{int(grid.stem.split('-')[1]):,} images", "", image(grid)) for grid in grids]
+    names, classes = trial.result["class_names"], generated_classes(trial.metas)
+    return [
+        Picture(f"{int(grid.stem.split('-')[1]):,} images", "", picture_of_classes(grid, names, classes))
+        for grid in grids
+    ]
 
 
 def class_pictures(result: Mapping[str, Any]) -> list[Picture]:

@@ -56,6 +56,20 @@ class TrialFolder:
         )
 
 
+def about_trial(trial: TrialFolder) -> dict[str, Any]:
+    """Return what the trial's page says of itself to the page over all results."""
+    stages, accuracy = trial.manifest["stages"], trial.result.get("validation_accuracy")
+    reached = stages[-1]["name"]
+    best = [f"agreement {_with_error(trial.result, 'agreement')}"] if trial.result.get("agreement") is not None else []
+    return {
+        "page": "trial",
+        "name": trial.name,
+        "state": "finished" if reached == "evaluation" else f"built up to its {reached}",
+        "best": ", ".join(best + ([f"validation accuracy {percent(accuracy)}"] if accuracy is not None else [])),
+        "when": max((stage.get("created") or "" for stage in stages), default=""),
+    }
+
+
 def headline_tiles(trial: TrialFolder) -> list[Tile]:
     """Return the few numbers to see first, as far as the trial has them."""
     result, tiles = trial.result, []

@@ -1,7 +1,10 @@
 """A page as a reader and a browser see it."""
 
 import re
+from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
 
 VOID = {"meta", "img", "br", "link", "input", "wbr"}
 
@@ -37,3 +40,17 @@ class Outline(HTMLParser):
 def text_of(html: str) -> str:
     """Return the text of a page, in one line."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+
+
+def links_of(html: str) -> list[str]:
+    """Return where the links of a page lead, in its order."""
+    return [unescape(target) for target in re.findall(r'<a href="([^"]*)"', html)]
+
+
+def followed(folder: Path, link: str) -> Path:
+    """Return the path that a browser opens for a link of a page in a folder."""
+    address = urlsplit(urljoin(f"{folder.as_uri()}/", link))
+    assert address.scheme == "file"
+    assert not address.query
+    assert not address.fragment
+    return Path(unquote(address.path))

@@ -24,6 +24,9 @@ from tune.study.states import TaskState
 from tune.study.task import task_specs
 from tune.study.verdict import best_finalist
 
+CHAMPION = "champion"
+"""The default alias of a study's champion in MLflow's registry."""
+
 DIGEST_TAG = "digest"
 """Tag with the digest of a student, by which a promotion recognises it."""
 

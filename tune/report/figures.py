@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from hidfd.report.figures import ACCENT, COLOURS, GREY, INK, PALE, label_axes, new_figure, svg
+from tune.report.log_axes import log_marks, marks_in_words
 from tune.study.config import CategoricalParameter, RealParameter
 from tune.study.states import Value
 
 HIGHLIGHT = COLOURS[2]
 MAX_CHOICES_LABELLED = 8
 """The most choices that an axis has labels for."""
-
-LOG_TICKS = (1.0, 2.0, 5.0)
-"""Marks within a decade."""
-
-WIDE_DECADES = 2.5
-"""Decades from which a logarithmic axis is marked at powers of ten only."""
 
 MARGIN = 0.06
 """Room on both sides of a searched range, as a share of it."""
@@ -85,10 +79,9 @@ def over_parameter(
         beyond = (searched.high / searched.low) ** MARGIN
         axes.set_xscale("log")
         axes.set_xlim(searched.low / beyond, searched.high * beyond)
-        decades = math.log10(searched.high / searched.low)
-        axes.xaxis.set_major_locator(LogLocator(subs=LOG_TICKS if decades < WIDE_DECADES else (1.0,), numticks=12))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        marks = log_marks(searched.low, searched.high)
         axes.minorticks_off()
+        axes.set_xticks(marks, marks_in_words(marks))
     else:
         beyond = MARGIN * (searched.high - searched.low)
         axes.set_xlim(searched.low - beyond, searched.high + beyond)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +11,20 @@ import yaml
 
 from hidfd.config.yaml_tree import value_at
 from hidfd.formatting import NONE, percent, points, progress, relative_paths, setting
+from hidfd.report.class_rows import generated_classes, picture_of_classes
 from hidfd.report.curves import training_pictures
 from hidfd.report.figures import svg
-from hidfd.report.html import Picture, image, render, write_page
+from hidfd.report.html import Picture, render, write_page
+from hidfd.report.links import FIGURES, REPORT, Link, link_to, navigation_element, navigation_of
 from hidfd.store.disk import DAMAGE, store_errors
+from hidfd.store.store import Store
 from tune.planner.comparison import TABLE_METRICS
 from tune.report import still_figures, summary
 from tune.report.cautions import cautions
 from tune.report.champion import best_student
 from tune.report.commands import mlflow_command, verb_command
 from tune.report.figures import agreement_beside_accuracy, over_parameter, seed_dots
+from tune.report.handover import handover_of
 from tune.report.labels import METRIC_NAMES, gain_cell, metric_cell, short_names
 from tune.report.objectives import front_in_words, further_columns, missed_constraints
 from tune.report.search_figures import front_of
@@ -41,31 +43,22 @@ from tune.study.states import TaskState, Value
 from tune.study.verdict import parts_of
 
 
-@dataclass(frozen=True)
-class Link:
-    """A link to another page of the study.
-
-    Attributes:
-        text: the words shown.
-        target: path relative to this page; None if that page does not exist (yet).
-    """
-
-    text: str
-    target: str | None
-
-
-def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
+def write_study_report(snapshot: StudySnapshot, folder: Path, store: Store | None = None) -> Path:
     """Write `report.html` into a study's folder and return its path; parts that the study has not reached are left out.
 
     Args:
         snapshot: of the study, at any moment.
         folder: of the study; links to trials are relative to it.
+        store: that holds its students; without one the page does not say where their weights are.
 
     Raises:
         StoreError: the page cannot be written there.
     """
     html = render(
         "tune/report/study.html",
+        about=summary.about_study(snapshot),
+        navigation=navigation_element(navigation_of("study", folder)),
+        handover=handover_of(snapshot, folder, store),
         snapshot=snapshot,
         state="finished" if snapshot.finished else "under way",
         verdict=list(parts_of(summary.verdict_in_words(snapshot), snapshot.gains)),
@@ -90,6 +83,8 @@ def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
         panels=parameter_pictures(snapshot),
         ranking=ranking_picture(snapshot),
         generators=generator_pictures(snapshot),
+        builds=build_links(snapshot, folder),
+        figures=link_to("Figures of the search", folder / FIGURES, folder),
         cost=summary.cost_facts(snapshot),
         timeline=timeline(snapshot),
         training=training_of_best(snapshot),
@@ -101,7 +96,7 @@ def write_study_report(snapshot: StudySnapshot, folder: Path) -> Path:
         config=relative_paths(yaml.safe_dump({"name": snapshot.name, **snapshot.settings()}, sort_keys=False)),
     )
     with store_errors("writing the report into", folder):
-        return write_page(folder / "report.html", html)
+        return write_page(folder / REPORT, html)
 
 
 def comparison_row(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> dict[str, Any]:
@@ -269,6 +264,8 @@ def generator_pictures(snapshot: StudySnapshot) -> list[Picture]:
             no_student = -1.0 if build.state is TaskState.COMPLETE else -2.0  # a generator that failed comes last
             score = task.value if task.state is TaskState.COMPLETE and task.value is not None else no_student
             scores[build.key] = max(score, scores.get(build.key, no_student))
+    data = snapshot.trial.data
+    names = list(data.class_names) or [str(k) for k in range(data.num_classes)]
     ranked = [build for key in sorted(scores, key=lambda key: -scores[key]) if (build := snapshot.task(key))]
     pictures = []
     collected = next(
@@ -276,16 +273,26 @@ def generator_pictures(snapshot: StudySnapshot) -> list[Picture]:
     )
     if collected is not None:
         caption = "A row per class, by the teacher’s argmax; white where it has no more."
-        pictures.append(Picture("Collected images", caption, image(collected)))
+        pictures.append(Picture("Collected images", caption, picture_of_classes(collected, names)))
     for title, builds in (("Best generator", ranked[:1]), ("Worst generator", ranked[1:][-1:])):
-        pictures += [drawn for task in builds if (drawn := _samples(title, task, scores[task.key])) is not None]
+        samples = [_samples(title, task, scores[task.key], names) for task in builds]
+        pictures += [drawn for drawn in samples if drawn is not None]
     return pictures
 
 
-def _samples(title: str, build: TaskSnapshot, score: float) -> Picture | None:
-    paths = [Path(build.folder) / "pictures" / "synthetic.png", *([Path(build.picture)] if build.picture else [])]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
+def build_links(snapshot: StudySnapshot, folder: Path) -> list[Link]:
+    """Return links to the pages of collections and generators that have one."""
+    links = [_link(task.label, task, folder) for task in snapshot.tasks if task.kind.is_build]
+    return [link for link in links if link.target is not None]
+
+
+def _samples(title: str, build: TaskSnapshot, score: float, names: list[str]) -> Picture | None:
+    samples = Path(build.folder) / "pictures" / "synthetic.png"
+    if samples.is_file():
+        drawn = picture_of_classes(samples, names)
+    elif build.picture and (grid := Path(build.picture)).is_file():
+        drawn = picture_of_classes(grid, names, _generated_classes(build))
+    else:
         return None
     words = [f"{build.label}, {build.state}"]
     words.append(f"its best student reached {percent(score)}" if score >= 0 else "none of its students ran to the end")
@@ -293,7 +300,15 @@ def _samples(title: str, build: TaskSnapshot, score: float) -> Picture | None:
         words.append(f"{build.metrics['generator.effective_classes']:.1f} effective classes")
     if "generator.label_agreement" in build.metrics:
         words.append(f"{percent(build.metrics['generator.label_agreement'], 0)} show their class")
-    return Picture(title, "; ".join(words) + ".", image(path))
+    return Picture(title, "; ".join(words) + ".", drawn)
+
+
+def _generated_classes(build: TaskSnapshot) -> list[int]:
+    """Return the classes that a generator makes, as the manifest in its folder says; none where it says nothing."""
+    with contextlib.suppress(OSError, *DAMAGE):
+        stages = json.loads((Path(build.folder) / "manifest.json").read_text(encoding="utf-8"))["stages"]
+        return generated_classes({stage["role"]: stage["meta"] for stage in stages})
+    return []
 
 
 def _progress(trial: TrialSnapshot, task: TaskSnapshot | None) -> str:
@@ -336,7 +351,4 @@ def _settings(row: RowSnapshot, best_params: dict[str, Value], snapshot: StudySn
 
 
 def _link(text: str, task: TaskSnapshot | None, folder: Path) -> Link:
-    page = Path(task.folder) / "report.html" if task is not None else None
-    if page is None or not page.is_file():
-        return Link(text, None)
-    return Link(text, Path(os.path.relpath(page, folder)).as_posix())
+    return Link(text, None) if task is None else link_to(text, Path(task.folder) / REPORT, folder)

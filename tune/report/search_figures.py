@@ -8,22 +8,22 @@ the PNGs, for which Plotly would need a browser.
 from __future__ import annotations
 
 import contextlib
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from optuna.trial import TrialState, create_trial
 
-from hidfd.report.figures import ACCENT, COLOURS, GREY, INK
 from hidfd.report.html import render, write_page
+from hidfd.report.links import FIGURES as PAGE
+from hidfd.report.links import REPORT, Link, link_to, navigation_element, navigation_of
 from hidfd.store.disk import store_errors
 from tune.report import still_figures
+from tune.report.interactive_figures import interactive_figure
 from tune.report.labels import METRIC_NAMES, short_names
 from tune.report.selection import generator_of
 from tune.report.still_figures import DrawnSearch
@@ -33,7 +33,9 @@ from tune.study.metrics import MEASURES, optuna_direction
 from tune.study.snapshot import StudySnapshot, TrialSnapshot
 from tune.study.states import TaskState
 
-PAGE, FOLDER = "figures.html", "figures"
+FOLDER = "figures"
+"""Folder of the PNGs."""
+
 PAIR = ("distillation.inflation", "generation.smoothing.temperature")
 """Parameters to show together: how often real images are seen, and how even the classes of synthetic ones are."""
 
@@ -156,7 +158,9 @@ def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
     if not drawn and lanes is None:
         return None
     with _quiet():
-        interactive = {figure.name: _interactive(figure, search) for figure, search in drawn}
+        interactive = {
+            figure.name: interactive_figure(figure.name, figure.interactive, search) for figure, search in drawn
+        }
         stills = {figure.name: figure.still(search) for figure, search in drawn}
         if lanes is not None:
             stills["timeline"] = still_figures.workers(lanes)
@@ -166,6 +170,9 @@ def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
             still.savefig(folder / FOLDER / f"{name}.png", dpi=PNG_DOTS_PER_INCH)
         html = render(
             "tune/report/figures.html",
+            about={"page": "figures", "name": snapshot.name},
+            navigation=navigation_element(navigation_of("figures", folder)),
+            trials=[trial_link(trial, snapshot, folder) for trial in snapshot.trials],
             snapshot=snapshot,
             figures=[figure for figure, _ in drawn],
             interactive=interactive,
@@ -173,6 +180,13 @@ def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
             library=_library() if interactive else "",
         )
         return write_page(folder / PAGE, html)
+
+
+def trial_link(trial: TrialSnapshot, snapshot: StudySnapshot, folder: Path) -> Link:
+    """Return a link from the page of figures to that of a search trial, by its number."""
+    task = snapshot.task(trial.key) if trial.key else None
+    text = str(trial.number)
+    return Link(text, None) if task is None else link_to(text, Path(task.folder) / REPORT, folder)
 
 
 def study_of(snapshot: StudySnapshot) -> optuna.Study:
@@ -250,47 +264,6 @@ def _generator(trial: TrialSnapshot, snapshot: StudySnapshot) -> str | None:
     task = snapshot.task(trial.key) if trial.key else None
     build = generator_of(task, snapshot) if task is not None else None
     return None if build is None else build.label
-
-
-def _interactive(kind: SearchFigure, search: DrawnSearch) -> dict[str, Any]:
-    """Return data and layout for `Plotly.newPlot`, in the style of the pages."""
-    import optuna.visualization  # slow
-
-    draw = getattr(optuna.visualization, kind.interactive)
-    match kind.name:
-        case "contour":
-            figure = draw(search.study, params=search.pair, target_name=search.objective)
-        case "pareto":
-            figure = draw(search.study, target_names=search.objectives)
-        case _:
-            figure = draw(search.study, target_name=search.objective)
-    figure.update_layout(
-        title=None,
-        template="plotly_white",
-        font={"family": "system-ui, sans-serif", "color": INK, "size": 12},
-        colorway=[ACCENT, *COLOURS[2:], GREY],
-        margin={"l": 70, "r": 30, "t": 40, "b": 60},
-        width=None,
-    )
-    if kind.name in ("parallel", "slice"):
-        _recolour(figure)
-    if kind.name == "slice":
-        figure.update_xaxes(nticks=4, tickangle=-40, tickfont={"size": 10})  # the panels are narrow
-    plain: dict[str, Any] = json.loads(figure.to_json())
-    return plain
-
-
-def _recolour(figure: Any) -> None:
-    """Replace Optuna's colour scale, which begins in white, so that the worst student would be invisible."""
-    from plotly.colors import make_colorscale, sample_colorscale
-
-    scale = make_colorscale(list(still_figures.SCALE))
-    figure.update_traces(marker={"colorscale": scale, "reversescale": False}, selector={"mode": "markers"})
-    for trace in figure.select_traces(selector={"mode": "lines"}):
-        if trace.y[0] is None:  # it is an entry of the legend
-            continue
-        (colour,) = sample_colorscale(scale, [trace.y[0]])  # the objective, 0..1
-        trace.update(line={"color": colour, "width": 2}, opacity=0.9)
 
 
 def _library() -> Markup:

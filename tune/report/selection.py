@@ -39,6 +39,12 @@ def winning_controls(snapshot: StudySnapshot) -> list[GainSnapshot]:
     return [gain for gain in snapshot.gains if gain.role == "control" and gain.standing == "lost"]
 
 
+def better_student(snapshot: StudySnapshot) -> TaskSnapshot | None:
+    """Return the first student of the control that beats the champion by most; None where no control does."""
+    winner = min(winning_controls(snapshot), key=lambda gain: gain.gain, default=None)
+    return None if winner is None else first_student(winner.other, snapshot)
+
+
 def first_student(row_name: str, snapshot: StudySnapshot) -> TaskSnapshot | None:
     """Return the student of the first seed that a row of the comparison has."""
     keys = [key for row in snapshot.comparison_rows if row.name == row_name for key in row.keys]

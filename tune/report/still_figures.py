@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hidfd.report.figures import ACCENT, GREY, INK, PALE, label_axes, new_figure, new_panels
 from tune.report.figures import HIGHLIGHT, MARGIN, MAX_CHOICES_LABELLED
+from tune.report.log_axes import log_marks, marks_in_words
 from tune.report.timeline import LANE_HEIGHT, WIDTH, Timeline
 
 SCALE = (PALE, ACCENT, "#0b2a4a")
@@ -50,7 +51,7 @@ class DrawnSearch:
 def history(search: DrawnSearch) -> Figure:
     """Draw the objective of students in the order of suggestion, and the best so far."""
     figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
-    complete = _complete(search.study)
+    complete = complete_trials(search.study)
     feasible = [trial for trial in complete if _is_feasible(trial)]
     best_so_far: list[float] = []
     for trial in feasible:
@@ -102,9 +103,9 @@ def parallel(search: DrawnSearch) -> Figure:
     figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    trials = sorted(_complete(search.study), key=_value)
+    trials = sorted(complete_trials(search.study), key=_value)
     scale = _scale(trials)
-    distributions = _distributions(search.study)
+    distributions = distributions_of(search.study)
     for trial in trials:
         places = [_position(distributions[name], trial.params[name]) for name in distributions if name in trial.params]
         drawn = [number for number, name in enumerate(distributions) if name in trial.params]
@@ -126,11 +127,11 @@ def parallel(search: DrawnSearch) -> Figure:
 
 def slices(search: DrawnSearch) -> Figure:
     """Draw the objective over one parameter at a time."""
-    distributions = _distributions(search.study)
+    distributions = distributions_of(search.study)
     width = max(PNG_WIDTH_INCHES, 2.1 * len(distributions))
     figure, panels = new_panels(width, 3.0, len(distributions))
     for axes, (name, distribution) in zip(panels, distributions.items(), strict=True):
-        trials = [trial for trial in _complete(search.study) if name in trial.params]
+        trials = [trial for trial in complete_trials(search.study) if name in trial.params]
         places = [_position(distribution, trial.params[name]) for trial in trials]
         colours = [HIGHLIGHT if trial.number == search.study.best_trial.number else ACCENT for trial in trials]
         axes.scatter(places, [_value(trial) for trial in trials], c=colours, s=30, alpha=0.9)
@@ -143,8 +144,8 @@ def parameter_pair(search: DrawnSearch) -> Figure:
     """Draw students as dots with their values over two parameters; nothing is interpolated between them."""
     figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
     axes.grid(visible=False)
-    trials = [trial for trial in _complete(search.study) if set(search.pair) <= trial.params.keys()]
-    scale, distributions = _scale(trials), _distributions(search.study)
+    trials = [trial for trial in complete_trials(search.study) if set(search.pair) <= trial.params.keys()]
+    scale, distributions = _scale(trials), distributions_of(search.study)
     across, upwards = (distributions[name] for name in search.pair)
     for trial in trials:
         x, y = (_position(distributions[name], trial.params[name]) for name in search.pair)
@@ -170,7 +171,7 @@ def front(search: DrawnSearch) -> Figure:
     figure, axes = new_figure(PNG_WIDTH_INCHES, PNG_HEIGHT_INCHES)
     on_front = {trial.number for trial in search.study.best_trials}
     groups: dict[str, list[tuple[float, float]]] = {"on the front": [], "surpassed": [], "infeasible": []}
-    for trial in _complete(search.study):
+    for trial in complete_trials(search.study):
         beside = "surpassed" if _is_feasible(trial) else "infeasible"
         group = "on the front" if trial.number in on_front else beside
         groups[group].append((trial.values[1], trial.values[0]))
@@ -218,7 +219,8 @@ def workers(timeline: Timeline) -> Figure:
     return figure
 
 
-def _complete(study: optuna.Study) -> list[FrozenTrial]:
+def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that ran to their end."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
@@ -231,7 +233,7 @@ def _value(trial: FrozenTrial) -> float:
     return trial.value
 
 
-def _distributions(study: optuna.Study) -> dict[str, BaseDistribution]:
+def distributions_of(study: optuna.Study) -> dict[str, BaseDistribution]:
     """Return every parameter of the search, upstream first."""
     return {name: found for trial in study.get_trials(deepcopy=False) for name, found in trial.distributions.items()}
 
@@ -250,15 +252,19 @@ def _position(distribution: BaseDistribution, value: Any) -> float:
 
 
 def _ticks(distribution: BaseDistribution) -> list[tuple[float, str]]:
-    """Return position (0..1) and label of each choice, or of both ends and the middle of a range."""
+    """Return position (0..1) and label of each choice, of ends and middle, or of the marks of a logarithmic range."""
     if isinstance(distribution, CategoricalDistribution):
         choices = distribution.choices
         named = len(choices) <= MAX_CHOICES_LABELLED
         return [((n + 0.5) / len(choices), str(choice) if named else "") for n, choice in enumerate(choices)]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     low, high = distribution.low, distribution.high
-    middle = math.sqrt(low * high) if distribution.log else (low + high) / 2
-    return [(0.0, f"{low:.3g}"), (0.5, f"{middle:.3g}"), (1.0, f"{high:.3g}")]
+    if distribution.log and low < high:
+        marks = log_marks(low, high)
+        return [
+            (_position(distribution, mark), label) for mark, label in zip(marks, marks_in_words(marks), strict=True)
+        ]
+    return [(0.0, f"{low:.3g}"), (0.5, f"{(low + high) / 2:.3g}"), (1.0, f"{high:.3g}")]
 
 
 def _set_ticks(axes: Axes, side: str, distribution: BaseDistribution) -> None:

@@ -6,8 +6,20 @@ import contextlib
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from hidfd.formatting import NONE, duration, grouped, number, ordinal, percent, plural, points, setting
+from hidfd.formatting import (
+    NONE,
+    duration,
+    grouped,
+    number,
+    ordinal,
+    percent,
+    percent_with_error,
+    plural,
+    points,
+    setting,
+)
 from hidfd.report.html import Tile
 from hidfd.store.disk import DAMAGE
 from tune.planner.comparison import TABLE_METRICS, TRUSTED_TAU
@@ -47,6 +59,25 @@ def verdict_in_words(snapshot: StudySnapshot) -> str:
     if leading_finalist(snapshot) is not None and not any(row.role == "control" for row in snapshot.comparison_rows):
         return f"The study has ended without a verdict: nothing was compared with its best trial. Students: {counts}."
     return f"The study has ended without a verdict: part of the comparison has no number. Students: {counts}."
+
+
+def about_study(snapshot: StudySnapshot) -> dict[str, Any]:
+    """Return what the study's page says of itself to the page over all results."""
+    row, best, name = leading_finalist(snapshot), best_trial(snapshot), METRIC_NAMES[snapshot.objective]
+    variants = [row for row in snapshot.comparison_rows if row.role == "variant" and snapshot.objective in row.means]
+    value = ""
+    if row is None and variants:
+        row = max(variants, key=lambda variant: variant.means[snapshot.objective])
+    if row is not None and snapshot.objective in row.means:
+        on = f"{row.name}, {plural(row.num_complete, 'fresh seed')}"
+        value = (
+            f"{name} {percent_with_error(row.means[snapshot.objective], row.deviations.get(snapshot.objective))} ({on})"
+        )
+    elif best is not None:
+        value = f"{name} {percent(best.value)} (trial {best.number}, the best so far)"
+    times = [attempt.ended or attempt.last_seen for task in snapshot.tasks for attempt in task.attempts]
+    state = "finished" if snapshot.finished else "under way"
+    return {"page": "study", "name": snapshot.name, "state": state, "best": value, "when": max(times, default=None)}
 
 
 def headline_tiles(snapshot: StudySnapshot) -> list[Tile]:
