@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from hidfd.formatting import number, percent, points
+from hidfd.formatting import number, percent, plural, points
 from hidfd.report.html import Tile
 
 MIN_CLASSES_SHARE = 1 / 3
@@ -145,9 +145,10 @@ def settings_in_words(trial: TrialFolder) -> list[tuple[str, str]]:
 def all_numbers(trial: TrialFolder) -> list[tuple[str, str, str]]:
     """Return name, value and meaning of every number that the trial has."""
     result, generator = trial.result, trial.result.get("generator") or {}
-    classes = f"mean over {result.get('agreement_classes')} classes"
+    counted = plural(result.get("agreement_classes") or 0, "class", "classes")
+    classes = f"mean over {counted}"
     if result.get("agreement_is_plain_mean"):
-        classes = f"share of all held-out images: those with 10 or more: {result.get('agreement_classes')} classes"
+        classes = f"share of all held-out images; only {counted} of them {'has' if counted == '1 class' else 'have'} 10"
     rows = (
         ("agreement", _with_error(result, "agreement"), classes),
         (

@@ -65,6 +65,13 @@ def choice_in_words(snapshot: StudySnapshot) -> str | None:
     )
     if number is None or value is None:
         return None
+    if len(trials) == 1:
+        words = f"Trial {number} is the only one that ran to its end: it was compared with no other one"
+        if row is None or metric not in row.means:
+            return f"{words}."
+        fresh = percent_with_error(row.means[metric], row.deviations.get(metric))
+        seeds = plural(row.num_complete, "fresh seed")
+        return f"{words}. Its {METRIC_NAMES[metric]} was {percent(value)}; on {seeds} its settings reach {fresh}."
     rank = 1 + sum((trial.value or 0.0) > value for trial in trials if trial.feasible)
     place = "highest" if rank == 1 else f"{ordinal(rank)} highest"
     words = (
@@ -102,8 +109,8 @@ def _of_trade_offs(snapshot: StudySnapshot) -> Iterator[str]:
     num_pruned = sum(trial.state is TaskState.PRUNED for trial in snapshot.trials)
     if num_pruned and further_columns(snapshot):
         yield (
-            f"Students were stopped early by their agreement alone ({num_pruned} of them), whatever else they are "
-            f"judged by: a small or fast one may be missing. With `pruner: {{kind: none}}` all run to their end."
+            f"{plural(num_pruned, 'student was', 'students were')} stopped early by their agreement alone, whatever "
+            f"else decides: a small or fast one may be missing. With `pruner: {{kind: none}}` all run to their end."
         )
     if snapshot.study.measures_latency:
         yield (

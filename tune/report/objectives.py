@@ -58,6 +58,8 @@ def why_no_champion(snapshot: StudySnapshot) -> str | None:
     if not snapshot.finished or not wanted:
         return None
     complete = [trial for trial in snapshot.trials if trial.state is TaskState.COMPLETE]
+    if len(complete) == 1 and not complete[0].feasible:
+        return f"the one complete student does not keep the constraints ({wanted})"
     if complete and not any(trial.feasible for trial in complete):
         return f"none of the {len(complete)} complete students keeps the constraints ({wanted})"
     finalists = [row for row in snapshot.comparison_rows if row.role == "finalist" and row.num_complete]

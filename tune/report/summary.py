@@ -156,9 +156,10 @@ def cost_facts(snapshot: StudySnapshot) -> list[tuple[str, str]]:
         facts.append(("Sharing", f"{served}; one for each would have taken about {duration(saved)} more"))
     pruned = [task for task in students(snapshot) if task.state is TaskState.PRUNED and task.target_images]
     if pruned:
-        whole = sum(1 - task.images / (task.target_images or 1) for task in pruned)
+        whole = round(sum(1 - task.images / (task.target_images or 1) for task in pruned), 1)
+        noun = "one" if whole == 1 else "ones"
         facts.append(
-            ("Stopping early", f"{plural(len(pruned), 'student')}; this saved the work of {whole:.1f} whole ones")
+            ("Stopping early", f"{plural(len(pruned), 'student')}; this saved the work of {whole:.1f} whole {noun}")
         )
     num_reused = sum(task.reused for task in snapshot.tasks)
     if num_reused:
