@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from selenium.common.exceptions import TimeoutException
@@ -65,6 +66,25 @@ class Browser:
         picture = self._find("//img[starts-with(@src, 'blob:') or contains(@src, 'generation-')]")
         self._wait.until(lambda driver: driver.execute_script("return arguments[0].naturalWidth", picture))
         return picture
+
+    def overflow_of(self, page: Path, width: int) -> int:
+        """Return by how many pixels a page on the disk is wider than a window; it has to scroll sideways for those."""
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self._driver.get(page.as_uri())
+        time.sleep(SETTLE_SECONDS if "Plotly" in self._driver.page_source else 0.0)
+        element = "document.documentElement"
+        overflow: int = self._driver.execute_script(f"return {element}.scrollWidth - {element}.clientWidth")
+        return overflow
+
+    def top_of(self, selector: str) -> float:
+        """Return how far below the top of the page the first element lies that a CSS selector finds."""
+        return float(self._driver.find_element(By.CSS_SELECTOR, selector).rect["y"])
+
+    def follow(self, words: str) -> Path:
+        """Click the link with these words, and return the file that the browser shows then."""
+        self._click(f"//a[normalize-space()='{words}']")
+        return Path(unquote(urlsplit(self._driver.current_url).path))
 
     def keep(self, path: Path) -> None:
         """Write what the window shows now as a PNG."""

@@ -85,8 +85,12 @@ def test_writing_the_pages_again_changes_nothing(whole: StudySnapshot) -> None:
     assert not list(Path(whole.folder).parent.rglob(".*.part"))
 
 
-def test_no_page_names_the_folder_that_it_lies_in(whole: StudySnapshot) -> None:
-    assert str(Path(whole.folder).parent) not in (Path(whole.folder).parent / "index.html").read_text()
+def test_all_results_are_listed_with_state_and_best_value(whole: StudySnapshot) -> None:
+    html = (Path(whole.folder).parent / "index.html").read_text()
+    row = whole.comparison_rows[0]
+    mean, deviation = 100 * row.means["agreement"], 100 * row.deviations["agreement"]
+    assert f"finished agreement {mean:.1f} ± {deviation:.1f} % (hybrid, 2 fresh seeds)" in text_of(html)
+    assert str(Path(whole.folder).parent) not in html
 
 
 @pytest.mark.parametrize("rounds", [0, 3, 12])
