@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pkgutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import yaml
 
 from tests.k8s.study_files import tree
+from tests.loading import loaded_by
 
 LIGHT = (
     "hidfd.config.schema",
@@ -23,14 +22,6 @@ LIGHT = (
 
 DRIVER = ("optuna", "torch", "mlflow", "tune.planner", "tune.samplers", "tune.ledger")
 """Packages that only the driver of a study needs; a worker loads torch when it begins a task."""
-
-
-def loaded_by(program: str, *packages: str) -> set[str]:
-    """Names of those packages that a Python of its own has loaded at the end of a program."""
-    program += f"\nimport sys; print(*[name for name in {packages} if name in sys.modules])"
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    return set(finished.stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -76,6 +67,19 @@ def test_cluster_commands_load_no_library_of_studies_and_of_tune_nothing_before_
         "assert found.status == 'pass', found"
     )
     assert loaded_by(check, *heavy, "tune.driver", "tune.planner", "tune.samplers") == set()
+
+
+@pytest.mark.parametrize(
+    "words", [("hidfd",), ("hidfd", "run"), ("tune",), ("tune", "run"), ("k8s",), ("k8s", "submit")]
+)
+def test_help_loads_no_library_of_figures_databases_or_training(words: tuple[str, ...]) -> None:
+    program = (
+        "import contextlib, io\n"
+        f"from {words[0]}.__main__ import main\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    main([*{words[1:]}, '--help'])"
+    )
+    assert loaded_by(program, "matplotlib", "psycopg", "torch", "torchvision", "ray", "mlflow") == set()
 
 
 def test_contract_of_k8s_names_all_of_tune_but_the_definition_of_a_study() -> None:

@@ -15,6 +15,7 @@ from hidfd.errors import ConfigError, Stopped
 from hidfd.pipeline.graph import needed, plan
 from hidfd.pipeline.observer import Observer
 from hidfd.store.disk import store_errors
+from hidfd.store.store import Store
 from tune.engines.environment import before_ray, before_torch
 from tune.engines.worker import WorkerContext, perform
 from tune.errors import StudyBlocked, StudyError
@@ -26,7 +27,6 @@ from tune.ownership import SharedPlaces, owner_of
 from tune.planner.planner import Planner
 from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
-from tune.report.pages import write_study_pages
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskKind, TaskState
 from tune.tracking.background import BackgroundTracker
@@ -146,7 +146,7 @@ def run_study(
                 raise StudyBlocked(planner.blocking_failure.reason, planner.blocking_failure.exit_code)
             if observer.stop_reason is not None:
                 raise Stopped(_stopped_in_words(snapshot, observer.stop_reason))
-            report = write_study_pages(snapshot, definition.folder, study.store)
+            report = _write_study_pages(snapshot, definition.folder, study.store)
             projection.finish(snapshot, study.store)
     if not any(task.state is TaskState.COMPLETE for task in snapshot.tasks if task.kind is TaskKind.STUDENT):
         raise StudyError(snapshot.undone or _without_result_in_words(snapshot, report))
@@ -197,7 +197,14 @@ def write_pages(study: Study) -> Path:
                 device="auto",
                 name=task.label,
             )
-    return write_study_pages(snapshot_of(state), study.definition.folder, study.store)
+    return _write_study_pages(snapshot_of(state), study.definition.folder, study.store)
+
+
+def _write_study_pages(snapshot: StudySnapshot, folder: Path, store: Store) -> Path:
+    """Write the study's pages and figures; return the path of its first page."""
+    from tune.report.pages import write_study_pages  # only here: `show` and `explain` need no matplotlib
+
+    return write_study_pages(snapshot, folder, store)
 
 
 def _absolute(address: str) -> str:

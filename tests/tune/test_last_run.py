@@ -13,6 +13,8 @@ import yaml
 import tune.driver
 import tune.inspection
 import tune.opened_study
+import tune.report.search_figures
+from tests.loading import loaded_by
 from tests.tune.world import SEARCH, World, trial
 from tune.__main__ import main
 from tune.ledger.ledger import Ledger
@@ -25,6 +27,11 @@ OTHER_TRIAL = ("study.num_students=3", "trial.distillation.momentum=0.5")
 """Overrides of which the second makes another study of it."""
 
 READING = (("status",), ("show", "0"), ("explain", "0"), ("report",), ("stop",))
+
+READING_LIGHTLY = tuple(verb for verb in READING if verb != ("report",))
+
+HEAVY = ("matplotlib", "plotly", "psycopg", "torch", "torchvision", "ray", "mlflow")
+"""Packages of which no verb needs one that reads an SQLite ledger and draws nothing."""
 
 
 class NoTracking:
@@ -74,7 +81,7 @@ def study_file(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(tune.driver, "perform", perform)
     monkeypatch.setattr(tune.driver, "_import_materials", lambda *given: None)
     monkeypatch.setattr(tune.driver, "BackgroundTracker", NoTracking)
-    monkeypatch.setattr(tune.driver, "write_study_figures", lambda *given: None)
+    monkeypatch.setattr(tune.report.search_figures, "write_study_figures", lambda *given: None)
     return tmp_path / "study.yaml"
 
 
@@ -95,6 +102,18 @@ def test_study_that_ran_with_overrides_is_read_without_them(
     said = capsys.readouterr()
     assert code == 0, said.err
     assert "not started" not in said.out
+
+
+@pytest.mark.parametrize("verb", [*READING_LIGHTLY, ("plan",)], ids=lambda verb: verb[0])
+def test_verb_that_draws_nothing_loads_no_library_of_figures_servers_or_training(verb: tuple[str, ...]) -> None:
+    assert main(list(RUN)) == 0
+    words = [verb[0], "study.yaml", *verb[1:]]
+    program = (
+        "import contextlib, io\n"
+        "from tune.__main__ import main\n"
+        f"with contextlib.redirect_stdout(io.StringIO()): assert main({words}) == 0"
+    )
+    assert loaded_by(program, *HEAVY) == set()
 
 
 def test_what_is_shown_is_the_last_run_and_its_command_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import itertools
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
@@ -18,8 +18,10 @@ from hidfd.config.study_file import redacted
 from tune.errors import LedgerError
 from tune.ledger.ledger import REQUEST, RUN_ARGUMENTS, Ledger, is_own, own_trials
 from tune.ledger.mirrored_storage import MirroredStorage, storage_errors
-from tune.ledger.postgres import ADDRESS_FORM, PostgresDatabase
 from tune.ledger.sqlite import SqliteFile
+
+if TYPE_CHECKING:
+    from tune.ledger.postgres import PostgresDatabase
 
 FORGOTTEN = "forgotten"
 """Name of the study attribute of a ledger whose study is being deleted."""
@@ -34,6 +36,8 @@ def database_at(address: str) -> SqliteFile | PostgresDatabase:
     scheme, is_address, _ = address.partition("://")
     if not is_address or address.startswith(SQLITE):
         return SqliteFile(path_at(address))
+    from tune.ledger.postgres import ADDRESS_FORM, PostgresDatabase  # only here: a file needs no psycopg
+
     if scheme in ("postgresql", "postgres", "postgresql+psycopg"):
         return PostgresDatabase(address)
     raise LedgerError(
