@@ -174,5 +174,5 @@ lock: $(STAMP)
 
 # Not .hidfd: nothing that a user made is deleted here (`python -m hidfd store remove` does that).
 clean:
-	rm -rf .venv .venv-3.12 build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-3.12 build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -exec rm -rf {} +

@@ -106,7 +106,7 @@ def import_material(options: argparse.Namespace) -> None:
 def stages(options: argparse.Namespace) -> None:
     """List each stage with its digest, built or missing, and the seconds that it took or is expected to take."""
     file, config = _trial(options)
-    store = Store.open(file.storage.store)
+    store = Store.open(file.storage.store, writes=False)
     costs = Costs.of(store)
     rows: list[dict[str, Any]] = []
     for stage in _all_stages(plan(identify(config, store))):
@@ -138,7 +138,7 @@ def evaluate(options: argparse.Namespace) -> None:
     file, config = _trial(options)
     from hidfd.trial import evaluate_test
 
-    store = Store.open(file.storage.store)
+    store = Store.open(file.storage.store, writes=options.test)
     if options.test and config.data.test is None:
         raise ConfigError(
             "trial.data.test: missing, so there are no test labels to evaluate on; add the test split to the study file"

@@ -33,6 +33,17 @@ def path_at(address: str, scheme: str = SQLITE) -> Path:
     return decoded if is_url or (decoded.parent.is_dir() and not typed.parent.is_dir()) else typed
 
 
+def why_no_path(text: str) -> str | None:
+    """Return, in words, why a text can be the path of nothing, whatever there is on the disk; None if it can."""
+    if "\0" in text:
+        return "holds a NUL character, which no path does"
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        return f"there is no user whose home folder is {text.partition('/')[0]}; write ./~... for a folder of that name"
+    return None
+
+
 def is_text(path: Path) -> bool:
     """Whether the bytes of a path are UTF-8, as MLflow, pyarrow and safetensors need them."""
     try:

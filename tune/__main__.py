@@ -91,7 +91,7 @@ def plan(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the study, or go on with it: a search, then the best trial beside its controls on fresh seeds."""
-    study = _open(options)
+    study = _open(options, writes=True)
     lines = RunLines(sys.stdout)
     if options.wait:
         _wait_for_its_end(study)
@@ -170,8 +170,8 @@ def promote(options: argparse.Namespace) -> None:
         print(f"next: {shown}")
 
 
-def _open(options: argparse.Namespace) -> Study:
-    return open_study(options.file, options.overrides, store=options.store, num_seeds=options.seeds)
+def _open(options: argparse.Namespace, *, writes: bool = False) -> Study:
+    return open_study(options.file, options.overrides, store=options.store, num_seeds=options.seeds, writes=writes)
 
 
 def forget(options: argparse.Namespace) -> None:

@@ -88,12 +88,14 @@ def open_study(
     *,
     store: str | None = None,
     num_seeds: int | None = None,
+    writes: bool = False,
 ) -> Study:
     """Read a study file and check all of it, without Ray and without torch.
 
     Args:
         path, overrides, store: see `hidfd.config.study_file.load`.
         num_seeds: number of fresh seeds of the comparison at the end, instead of those in the file.
+        writes: whether the study is to be run, so that its store is made if there is none.
 
     Raises:
         ConfigError, InputError, StoreError: see `hidfd.errors`.
@@ -103,7 +105,7 @@ def open_study(
     config, search, trial = read_sections(file)
     if num_seeds is not None:
         config = config.with_num_seeds(num_seeds)
-    artifacts = Store.open(file.storage.store)
+    artifacts = Store.open(file.storage.store, writes=writes)
     words = ["python", "-m", "tune", "run", path, *overrides]
     words += [] if num_seeds is None else ["--seeds", str(num_seeds)]
     words += [] if store is None else ["--store", studyfile.redacted(store)]

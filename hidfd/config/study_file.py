@@ -20,7 +20,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field, field_validator
 from pydantic.json_schema import models_json_schema
 
-from hidfd.addresses import SQLITE
+from hidfd.addresses import SQLITE, why_no_path
 from hidfd.config.presets import PRESETS
 from hidfd.config.schema import Section, TrialConfig
 from hidfd.config.validation import checked, leaves, nearest, shown
@@ -236,9 +236,21 @@ def redacted(uri: str) -> str:
 
 
 def storage_from_environment(store: str | None = None) -> StorageConfig:
-    """Return the `storage:` section for a command without a study file."""
-    values = {name: os.environ[variable] for name, variable in ENVIRONMENT.items() if os.environ.get(variable)}
-    return StorageConfig(**values | ({} if store is None else {"store": store}))
+    """Return the `storage:` section for a command without a study file.
+
+    Raises:
+        ConfigError: a variable or the option names what can be no place.
+    """
+    values = StorageConfig().model_dump()
+    origins = dict.fromkeys(values, "default")
+    for name, variable in ENVIRONMENT.items():
+        if os.environ.get(variable):
+            values[name], origins[name] = os.environ[variable], variable
+    if store is not None:
+        values["store"], origins["store"] = store, COMMAND_LINE
+    if problems := _storage_problems(values, origins):
+        raise ConfigError("\n".join(problems))
+    return StorageConfig(**values)
 
 
 def _storage(
@@ -267,7 +279,21 @@ def _storage(
             values[name], origins[name] = environment[variable], variable
     if store is not None:
         values["store"], origins["store"] = store, COMMAND_LINE
-    return StorageConfig(**values), origins
+    yaml_tree.problems += _storage_problems(values, origins)
+    return StorageConfig.model_construct(**values), origins
+
+
+def _storage_problems(values: Mapping[str, str], origins: Mapping[str, str]) -> list[str]:
+    """Return a message for each place that cannot exist, as an environment variable or an option may name one."""
+    problems = []
+    for name, value in values.items():
+        path = value.removeprefix(SQLITE).removeprefix("file://")
+        why = why_no_path(path) if "://" not in path else None
+        if not value:
+            why = "is empty; give a path, or leave it out"
+        if why is not None:
+            problems.append(f"{origins[name]}: storage.{name}: {value!r}: {why}")
+    return problems
 
 
 def _trial(yaml_tree: YamlTree, environment: Mapping[str, str] | None) -> tuple[TrialConfig | None, list[str]]:
@@ -303,8 +329,12 @@ def _with_paths(
         here = (*keys, "path")
         where, folder = yaml_tree.where(here), yaml_tree.path.parent
         named = path if where == COMMAND_LINE else _as_the_system_names(path, folder)
-        expanded = Path(_expanded(named, f"{where}: {'.'.join(here)}", problems, environment)).expanduser()
-        result["path"] = str((folder / expanded).absolute())
+        expanded = _expanded(named, f"{where}: {'.'.join(here)}", problems, environment)
+        why = why_no_path(expanded)
+        if why is not None:
+            problems.append(f"{where}: {'.'.join(here)}: {path!r}: {why}")
+            return result
+        result["path"] = str((folder / Path(expanded).expanduser()).absolute())
     return result
 
 

@@ -24,8 +24,45 @@ COMMAND_LINE = "command line"
 """Origin of values that overrides set, in messages and `--dry-run`."""
 
 
+MAX_BYTES = 1_000_000
+"""Largest size of a study file; one that is written by hand has some thousand bytes."""
+
+MAX_DEPTH = 40
+"""Largest number of sections and lists inside each other; a study file has about six."""
+
+MAX_VALUES = 50_000
+"""Largest number of values, counting those of an alias wherever it stands: aliases of aliases make billions of them."""
+
+MAX_DIGITS = 18
+"""Largest number of digits of a whole number: 64 bits hold all of these."""
+
+_TAG = "tag:yaml.org,2002:"
+
+_SCALARS = ("str", "int", "float", "bool", "null")
+
+
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  PyYAML's own type
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node as PyYAML does, but none that is nested too deeply for what calls itself for every level."""
+        if self._depth > MAX_DEPTH:
+            raise _too_deep(self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        self._depth += 1
+        try:
+            node: yaml.Node | None = super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+        return node
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """Valid YAML that no study file has."""
+
+
+def _too_deep(mark: yaml.Mark) -> _Refused:
+    return _Refused(problem=f"more than {MAX_DEPTH} sections and lists inside each other", problem_mark=mark)
 
 
 for _tag, _pattern, _first in (
@@ -42,7 +79,7 @@ for _tag, _pattern, _first in (
     ),
     ("merge", r"<<", ["<"]),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+    _Loader.add_implicit_resolver(f"{_TAG}{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
 
 
 @dataclass
@@ -84,6 +121,9 @@ class YamlTree:
             )
             return
         keys = _keys_of(key, self.values)
+        if len(keys) > MAX_DEPTH:
+            self.problems.append(f"{COMMAND_LINE}: {key[:60]}...: no setting lies {len(keys)} sections deep")
+            return
         section = self.values
         for depth, part in enumerate(keys[:-1], start=1):
             if section.get(part) is None:
@@ -100,7 +140,7 @@ class YamlTree:
         try:
             section[keys[-1]] = _Reader(self, line_as=COMMAND_LINE).read(yaml.compose(value, Loader=_Loader), keys)
         except yaml.YAMLError as error:
-            self.problems.append(f"{COMMAND_LINE}: {key}: {value!r} is not valid YAML: {_reason(error)}")
+            self.problems.append(f"{COMMAND_LINE}: {key}: {value!r}: {_reason(error)}")
         self.origins[keys] = COMMAND_LINE
 
 
@@ -111,7 +151,14 @@ def read_tree(path: Path) -> YamlTree:
         ConfigError: the file does not exist, is not valid YAML, or is not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(
+                f"{path}: has more than {MAX_BYTES:,} bytes, so it is no study file; expected a YAML file of sections "
+                f"(`name:`, `trial:`, ...)"
+            )
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such study file; the working directory is {Path.cwd()}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -124,7 +171,7 @@ def read_tree(path: Path) -> YamlTree:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not valid YAML: {_reason(error)}") from None
+        raise ConfigError(f"{where}: {_reason(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected sections (`name:`, `trial:`, ...), found {type(values).__name__}")
     yaml_tree.values = values
@@ -143,6 +190,7 @@ class _Reader:
         self._line_as = line_as
         self._scalars = _Loader("")
         self._ancestors: list[yaml.Node] = []
+        self._num_values = 0
 
     def read(self, node: yaml.Node | None, keys: Keys) -> Any:
         """Return the plain data of a node at a path of keys."""
@@ -152,15 +200,30 @@ class _Reader:
             raise yaml.MarkedYAMLError(
                 problem="an alias inside the node that it refers to", problem_mark=node.start_mark
             )
+        self._num_values += 1
+        if self._num_values > MAX_VALUES:
+            raise _Refused(
+                problem=f"more than {MAX_VALUES:,} values, those of each alias counted", problem_mark=node.start_mark
+            )
+        if len(self._ancestors) > MAX_DEPTH:
+            raise _too_deep(node.start_mark)
         self._ancestors.append(node)
         try:
             if isinstance(node, yaml.MappingNode):
+                self._check_tag(node, "map")
                 return self._mapping(node, keys)
             if isinstance(node, yaml.SequenceNode):
+                self._check_tag(node, "seq")
                 return [self.read(child, (*keys, str(number))) for number, child in enumerate(node.value)]
             return self._scalar(node, keys)
         finally:
             self._ancestors.pop()
+
+    def _check_tag(self, node: yaml.Node, *known: str) -> None:
+        """Refuse a tag of another kind: nothing but sections, lists, words and numbers stands in a study file."""
+        if node.tag not in {f"{_TAG}{kind}" for kind in known}:
+            tag = node.tag.replace(_TAG, "!!")
+            raise _Refused(problem=f"the tag {tag} is not known here", problem_mark=node.start_mark)
 
     def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -191,13 +254,21 @@ class _Reader:
         return result
 
     def _scalar(self, node: yaml.Node, keys: Keys) -> Any:
-        try:
-            value = self._scalars.construct_object(node)
-        except ValueError as error:
-            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
+        self._check_tag(node, *_SCALARS)
+        kind = node.tag.removeprefix(_TAG)
+        found: str = self._scalars.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+        read_as = found.removeprefix(_TAG)
+        if kind not in ("str", read_as, "float" if read_as == "int" else None):
+            raise _Refused(problem=f"{node.value[:40]!r} is no !!{kind}", problem_mark=node.start_mark)
+        is_long = kind == "int" and sum(map(str.isdigit, node.value)) > MAX_DIGITS
+        value = math.inf if is_long else self._scalars.construct_object(node)
         if isinstance(value, float) and not math.isfinite(value):
             where = self._line_as or f"{self._yaml_tree.path}:{node.start_mark.line + 1}"
-            self._yaml_tree.problems.append(f"{where}: {'.'.join(keys)}: expected a finite number, found {node.value}")
+            expected = (
+                f"a whole number of at most {MAX_DIGITS} digits, or text in quotes" if is_long else "a finite number"
+            )
+            shown = node.value if len(node.value) <= 80 else f"{node.value[:77]}..."
+            self._yaml_tree.problems.append(f"{where}: {'.'.join(keys)}: expected {expected}, found {shown}")
             return None
         return value
 
@@ -234,4 +305,5 @@ def _keys_of(key: str, values: Mapping[str, Any]) -> Keys:
 def _reason(error: yaml.YAMLError) -> str:
     problem, context = getattr(error, "problem", None), getattr(error, "context", None)
     words = ", ".join(part for part in (context, problem) if part)
-    return words or str(error).splitlines()[0]
+    why = words or str(error).splitlines()[0]
+    return why if isinstance(error, _Refused) else f"not valid YAML: {why}"

@@ -96,12 +96,14 @@ class Store:
         self._backend = backend
 
     @classmethod
-    def open(cls, uri: str | Path, *, cache: str | Path | None = None) -> Self:
-        """Open the store at a local path or at `s3://bucket/prefix`, creating it if it does not exist.
+    def open(cls, uri: str | Path, *, cache: str | Path | None = None, writes: bool = True) -> Self:
+        """Open the store at a local path or at `s3://bucket/prefix`.
 
         Args:
             uri: a path, or a URI that `pyarrow.fs` knows.
             cache: local folder for the files of a remote store; default HIDFD_CACHE, then ./.hidfd/cache.
+            writes: whether to make the store if it does not exist, and to try whether it can be written to; without,
+                nothing is touched, and a store that does not exist is empty.
 
         Raises:
             StoreError: it cannot be written to.
@@ -124,7 +126,8 @@ class Store:
             backend = RemoteBackend(
                 filesystem, root, shown, Path(cache or os.environ.get("HIDFD_CACHE", ".hidfd/cache"))
             )
-        backend.probe()
+        if writes:
+            backend.probe()
         return cls(backend)
 
     @property

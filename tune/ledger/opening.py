@@ -31,11 +31,16 @@ def database_at(address: str) -> SqliteFile | PostgresDatabase:
     """Return the database at a `storage.ledger`: a path, `sqlite:///path` or `postgresql://...`.
 
     Raises:
-        LedgerError: it is the address of another kind of database, or no address.
+        LedgerError: it is the address of another kind of database, a folder, or no address.
     """
     scheme, is_address, _ = address.partition("://")
     if not is_address or address.startswith(SQLITE):
-        return SqliteFile(path_at(address))
+        path = path_at(address)
+        if path.is_dir():
+            raise LedgerError(
+                f"storage.ledger: {path} is a folder; give the path of a file, such as {path / 'ledger.db'}"
+            )
+        return SqliteFile(path)
     from tune.ledger.postgres import ADDRESS_FORM, PostgresDatabase  # only here: a file needs no psycopg
 
     if scheme in ("postgresql", "postgres", "postgresql+psycopg"):

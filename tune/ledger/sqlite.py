@@ -24,6 +24,9 @@ from hidfd.store.locks import holders_of, said_if_slow, try_flock, wait_for
 from tune.errors import LedgerError, StudyLocked
 from tune.ledger.mirrored_storage import open_storage
 
+HEADER = b"SQLite format 3\0"
+"""The bytes that a database begins with; a file without any byte becomes one."""
+
 BUSY_SECONDS = 30
 """Seconds that a write waits for another study that writes into the same file."""
 
@@ -62,6 +65,7 @@ class SqliteFile:
         Raises:
             LedgerError: it is no database, or cannot be read, or another process keeps it locked.
         """
+        self._check_kind()
         try:
             # Optuna makes the tables one by one; another process waits here until the first one has made all of them.
             with self._lock_while_made():
@@ -72,15 +76,26 @@ class SqliteFile:
         except OSError as error:
             raise self._not_writable(error) from error
         except (sqlite3.Error, StorageInternalError, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
-            raise LedgerError(
-                f"{self.path}: not a ledger that can be opened ({str(error).splitlines()[0]}); if it is damaged, move "
-                f"it away: finished artifacts stay in the store, and the study is rebuilt from them"
-            ) from error
+            raise self._no_ledger(str(error).splitlines()[0]) from error
         sqlalchemy.event.listen(storage.engine, "connect", _set_synchronous)
         sqlalchemy.event.listen(storage.engine, "do_execute", self._execute)
         storage.engine.dispose()
         with open_storage(storage, self._error_of):
             yield storage
+
+    def _check_kind(self) -> None:
+        """Refuse what cannot be a ledger before anything is written beside it."""
+        if not self.path.exists():
+            return
+        if not self.path.is_file():
+            raise self._no_ledger("it is no file")
+        try:
+            with self.path.open("rb") as file:
+                head = file.read(len(HEADER))
+        except OSError as error:
+            raise self._not_writable(error) from error
+        if head not in (b"", HEADER):
+            raise self._no_ledger("file is not a database")
 
     @contextmanager
     def _lock_while_made(self) -> Iterator[None]:
@@ -134,6 +149,7 @@ class SqliteFile:
             LedgerError: the folder cannot be written, or its file system cannot lock.
         """
         try:
+            self._check_kind()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock_path = self._beside(f"{name}.lock")
             file = lock_path.open("a+", encoding="utf-8")
@@ -166,6 +182,12 @@ class SqliteFile:
 
     def _beside(self, ending: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{ending}")
+
+    def _no_ledger(self, reason: str) -> LedgerError:
+        return LedgerError(
+            f"{self.path}: not a ledger that can be opened ({reason}); if it is damaged, move it away: finished "
+            f"artifacts stay in the store, and the study is rebuilt from them"
+        )
 
     def _not_writable(self, error: OSError) -> LedgerError:
         return LedgerError(

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
@@ -47,6 +47,9 @@ Choice = Annotated[bool | int | float | str, BeforeValidator(_one_value)]
 
 FRESH_SEED = "seeds.generation"
 """The only path at which `type: fresh_seed` is allowed."""
+
+MAX_STEPS = 1_000_000
+"""Largest number of steps between the bounds of a real parameter."""
 
 Hours = Annotated[float, Field(gt=0, le=1e7)]
 
@@ -291,13 +294,15 @@ class FloatParameter(_Parameter):
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
         _check_range(self.low, self.high, log=self.log, has_step=self.step is not None)
+        if self.step is not None and self.high - self.low > self.step * MAX_STEPS:
+            raise ValueError(f"step ({self.step:g}) makes more than {MAX_STEPS:,} values; give a larger one, or none")
         return self
 
     def edges(self) -> tuple[Choice, ...]:
         """Return the values that must be legal for the whole range to be."""
         return self.low, self.high
 
-    def grid(self) -> tuple[Choice, ...] | None:
+    def grid(self) -> Sequence[Choice] | None:
         """Return all its values in order; None for a continuous range."""
         if self.step is None:
             return None
@@ -326,16 +331,16 @@ class IntParameter(_Parameter):
         """Return the values that must be legal for the whole range to be."""
         return self.low, self.high
 
-    def grid(self) -> tuple[Choice, ...] | None:
-        """Return all its values in order."""
-        return tuple(range(self.low, self.high + 1, self.step))
+    def grid(self) -> Sequence[Choice] | None:
+        """Return all its values in order, which may be billions."""
+        return range(self.low, self.high + 1, self.step)
 
 
 class CategoricalParameter(_Parameter):
     """A value from a list, without order."""
 
     type: Literal["categorical"]
-    choices: tuple[Choice, ...] = Field(min_length=1)
+    choices: tuple[Choice, ...] = Field(min_length=1, max_length=1000)
 
     @field_validator("choices")
     @classmethod
@@ -348,7 +353,7 @@ class CategoricalParameter(_Parameter):
         """Return the values that must all be legal."""
         return self.choices
 
-    def grid(self) -> tuple[Choice, ...] | None:
+    def grid(self) -> Sequence[Choice] | None:
         """Return all its values in order."""
         return self.choices
 

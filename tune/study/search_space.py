@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -41,6 +41,12 @@ FIXED = {
 }
 """Paths that a search may not vary, nor anything below them -> the reason."""
 
+MAX_GRID_VALUES = 1_000_000
+"""Largest number of values that a grid goes through one by one."""
+
+MOST_CONTEXTS = 50
+"""Number of values of a parameter with which all others are checked: every pair of long lists would take hours."""
+
 
 @dataclass(frozen=True)
 class Space:
@@ -54,7 +60,7 @@ class Space:
 
     upstream: dict[str, RealParameter]
     downstream: dict[str, RealParameter]
-    values: dict[str, tuple[Choice, ...] | None]
+    values: dict[str, Sequence[Choice] | None]
     conditions: dict[str, dict[str, tuple[Choice, ...]]] = field(default_factory=dict)
 
     @property
@@ -85,16 +91,32 @@ class Space:
                 yield params
 
     def grid_size(self) -> int:
-        """Return the number of combinations; raises ConfigError as `grid` does."""
-        if self.conditions:
-            return sum(1 for _ in self.grid())
-        return math.prod(len(self._finite(path)) for path in self.parameters)
+        """Return the number of combinations.
+
+        Raises:
+            ConfigError: a parameter is continuous, or has too many values to go through.
+        """
+        counts = {path: len(self._finite(path)) for path in self.parameters}
+        for path, count in counts.items():
+            if count > MAX_GRID_VALUES:
+                raise ConfigError(
+                    f"search.{path}: {count:,} values are too many for a grid, at most {MAX_GRID_VALUES:,}; give a "
+                    f"larger `step`, or another study.sampler"
+                )
+        if not self.conditions:
+            return math.prod(counts.values())
+        if math.prod(counts.values()) > MAX_GRID_VALUES:
+            raise ConfigError(
+                f"study.sampler: a grid with conditions (`when`) has at most {MAX_GRID_VALUES:,} combinations before "
+                f"they are applied, found {math.prod(counts.values()):,}; give larger steps, or another sampler"
+            )
+        return sum(1 for _ in self.grid())
 
     def students_per_generator_of_grid(self) -> int:
         """Return the number of combinations that share a generator; an upper bound where some are conditional."""
         return math.prod(len(self._finite(path)) for path in self.downstream)
 
-    def _finite(self, path: str) -> tuple[Choice, ...]:
+    def _finite(self, path: str) -> Sequence[Choice]:
         values = self.values[path]
         if values is None:
             raise ConfigError(f"search.{path}: a grid needs `step` or `type: categorical`, found a continuous range")
@@ -116,7 +138,7 @@ def build_space(search: SearchConfig, study: StudyConfig, base: TrialConfig) -> 
     problems: list[str] = []
     upstream: dict[str, RealParameter] = {}
     downstream: dict[str, RealParameter] = {}
-    values: dict[str, tuple[Choice, ...] | None] = {}
+    values: dict[str, Sequence[Choice] | None] = {}
     conditions = {path: parameter.conditions() for path, parameter in search.items() if parameter.when}
     for path, parameter in _in_order(search, conditions, problems):
         try:
@@ -258,13 +280,18 @@ def _check(
                 f"search.{path}: {value!r} would be read as {taken!r}; the field takes {type(taken).__name__}, "
                 f"search it as such"
             )
-    effects = [_effect(config, path, parameter.edges()) for config in _contexts(path, search, base)]
+    effects: list[str] = []
+    for config in _contexts(path, search, base):
+        values = parameter.edges() if not effects else _evenly(parameter.edges(), MOST_CONTEXTS)
+        effects.append(_effect(config, path, values))
+        if effects[-1] == "upstream":
+            return True
     if "none" in effects and len(set(effects)) == 1 and len(set(parameter.edges())) > 1:
         raise ConfigError(
             f"search.{path}: does not change any result of this trial (it is outcome-neutral, or what it belongs to is "
             f"off); take it out of the search"
         )
-    return "upstream" in effects
+    return False
 
 
 def _contexts(path: str, search: SearchConfig, base: TrialConfig) -> Iterator[TrialConfig]:
@@ -277,12 +304,17 @@ def _contexts(path: str, search: SearchConfig, base: TrialConfig) -> Iterator[Tr
                 yield changed(base, {other: value})
     for other, parameter in search.items():
         if other != path:
-            for value in parameter.edges():
+            for value in _evenly(parameter.edges(), MOST_CONTEXTS):
                 with contextlib.suppress(ConfigError):
                     yield changed(base, {other: value})
 
 
-def _effect(config: TrialConfig, path: str, edges: tuple[Choice, ...]) -> Literal["upstream", "downstream", "none"]:
+def _evenly(values: Sequence[Choice], most: int) -> Sequence[Choice]:
+    """Return all values, or as many as are asked for at equal distances."""
+    return values if len(values) <= most else [values[number * len(values) // most] for number in range(most)]
+
+
+def _effect(config: TrialConfig, path: str, edges: Sequence[Choice]) -> Literal["upstream", "downstream", "none"]:
     """Return the part of the trial that changes between the edge values of a path."""
     upstream, whole = set(), set()
     for value in edges:

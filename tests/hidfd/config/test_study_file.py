@@ -211,6 +211,53 @@ def test_file_that_is_no_study_is_refused_with_the_line(write: Any, text: str, w
     assert words in refusal(write(text))
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("trial: " + "[" * 3000 + "]" * 3000, "study.yaml:1: more than 40 sections and lists inside each other"),
+        ("trial: " + "{a: " * 3000 + "}" * 3000, "study.yaml:1: more than 40 sections and lists inside each other"),
+        ("a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 99)), "inside each other"),
+        ("a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 30)), "50,000 values"),
+        ("a0: &a0 {b: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 30)), "50,000"),
+        ("# " + "x" * 2_000_000, "study.yaml: has more than 1,000,000 bytes, so it is no study file"),
+        ("name: !!bool maybe\n", "study.yaml:1: 'maybe' is no !!bool"),
+        ("name: !!int ''\n", "study.yaml:1: '' is no !!int"),
+        ("name: !!timestamp soon\n", "study.yaml:1: the tag !!timestamp is not known here"),
+        ("name: !!set {a, b}\n", "study.yaml:1: the tag !!set is not known here"),
+        ("name: " + "9" * 5000, "study.yaml:1: name: expected a whole number of at most 18 digits, or text in quotes"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_file_that_no_program_could_read_through_is_refused_with_the_line(write: Any, text: str, words: str) -> None:
+    assert words in refusal(write(text))
+
+
+def test_tags_of_plain_values_mean_what_they_say(write: Any) -> None:
+    file = load(write(STUDY + "study: {a: !!float 3, b: !!str 3, c: !!int '3', d: !!null ''}\n"))
+    assert file.yaml_tree.get(["study"]) == {"a": 3.0, "b": "3", "c": 3, "d": None}
+    assert isinstance(file.yaml_tree.get(["study", "a"]), float)
+
+
+@pytest.mark.parametrize(
+    "setting", ["storage.store", "storage.ledger", "storage.results", "trial.data.candidates.path"]
+)
+@pytest.mark.parametrize(
+    ("path", "why"), [("~nobody-of-this-name/x", "there is no user"), ('"a\\0b"', "holds a NUL character")]
+)
+def test_path_that_nothing_can_have_is_refused(write: Any, setting: str, path: str, why: str) -> None:
+    assert f"command line: {setting}: " in (said := refusal(write(), f"{setting}={path}"))
+    assert why in said
+
+
+def test_variable_that_names_no_place_is_refused_by_its_name(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIDFD_LEDGER", "~nobody-of-this-name/ledger.db")
+    assert "HIDFD_LEDGER: storage.ledger: '~nobody-of-this-name/ledger.db'" in refusal(write())
+
+
+def test_override_of_thousands_of_sections_is_refused(write: Any) -> None:
+    assert "no setting lies 3001 sections deep" in refusal(write(), "trial." + "a." * 2999 + "b=1")
+
+
 def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "studdy.yaml: no such study file" in refusal(tmp_path / "studdy.yaml")
     assert "cannot be read" in refusal(tmp_path)

@@ -173,6 +173,25 @@ def test_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("kind", ["folder", "pipe", "text"])
+def test_what_can_be_no_ledger_is_left_as_it_is_with_nothing_beside_it(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "notes"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text("my notes")
+    with pytest.raises(LedgerError, match=r"not a ledger that can be opened|is a folder"):
+        copy_ledger(str(path), "s", "agreement")
+    with (
+        pytest.raises(LedgerError, match=r"not a ledger that can be opened|is a folder"),
+        open_ledger(str(path), "s", "agreement"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.fixture
 def ended(tmp_path: Path) -> str:
     """Return the address of the ledger of a study of variants that has ended."""

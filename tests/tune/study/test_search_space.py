@@ -100,6 +100,31 @@ def test_steps_of_a_grid_are_those_that_are_written(
     assert parameter.grid() == expected
 
 
+def test_range_of_millions_of_whole_numbers_is_searched_without_listing_them() -> None:
+    lengths = {"type": "int", "low": 1000, "high": 10**15}
+    assert build({"generation.target_images": lengths}).values["generation.target_images"][0] == 1000
+    with pytest.raises(ConfigError, match="999,999,999,999,001 values are too many for a grid"):
+        build({"generation.target_images": lengths}, sampler="grid")
+
+
+def test_grid_of_too_many_combinations_to_apply_conditions_to_is_refused() -> None:
+    lengths = {"type": "int", "low": 1000, "high": 100_000}
+    inflations = number(1, 100, step=0.01) | {"when": {"generation.target_images": 1000}}
+    with pytest.raises(ConfigError, match="at most 1,000,000 combinations before they are applied"):
+        build({"generation.target_images": lengths, "distillation.inflation": inflations}, sampler="grid")
+
+
+def test_step_far_smaller_than_its_range_is_refused() -> None:
+    with pytest.raises(ValidationError, match="makes more than 1,000,000 values"):
+        FloatParameter(type="float", low=0.0, high=1e300, step=1e-9)
+
+
+def test_hundreds_of_choices_beside_others_are_checked_in_seconds() -> None:
+    rates = {"type": "categorical", "choices": [number / 10_000 for number in range(1, 500)]}
+    space = build({"distillation.learning_rate": rates, "distillation.inflation": number(1, 20)})
+    assert set(space.downstream) == {"distillation.learning_rate", "distillation.inflation"}
+
+
 def test_size_of_a_grid_is_known_without_walking_it() -> None:
     fine = number(1, 2, step=0.0001)
     search = {"distillation.inflation": fine, "distillation.learning_rate": number(0.01, 1, step=0.0001)}
