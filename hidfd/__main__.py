@@ -16,9 +16,10 @@ from rich.table import Column, Table
 from hidfd.cli import Parser, Verb, parse, run_verb, trial_epilog
 from hidfd.config import study_file as studyfile
 from hidfd.config.schema import TrialConfig
-from hidfd.data.identify import identify
+from hidfd.config.storage import redacted, storage_from_environment
+from hidfd.data.identify import identify, unreadable_materials
 from hidfd.data.sources import materials
-from hidfd.errors import ConfigError, StoreError
+from hidfd.errors import ConfigError, InputError, StoreError
 from hidfd.formatting import duration, percent, plural, points
 from hidfd.pipeline.console import console_observer, interruptible
 from hidfd.pipeline.costs import Costs
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     """Run a trial, or those of its stages that are not in the store."""
     file, config = _trial(options)
     if options.dry_run:
-        _print_provenance(file, options)
+        _dry_run(file, config, options)
         return
     from hidfd.report.index import write_index
     from hidfd.report.links import REPORT, renew_navigation
@@ -166,7 +167,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def store_verb(options: argparse.Namespace) -> None:
     """List the store, remove what no study refers to, or forget a study, so that its artifacts can be removed."""
-    uri = studyfile.storage_from_environment(options.store).store
+    uri = storage_from_environment(options.store).store
     if "://" not in uri and not Path(uri).exists():
         raise StoreError(f"{uri}: there is no store; name one with --store or HIDFD_STORE")
     store = Store.open(uri)
@@ -233,8 +234,29 @@ def _all_stages(planned: dict[str, Stage]) -> list[Stage]:
 
 def _command(verb: str, options: argparse.Namespace) -> str:
     """Return the command line of another verb for the same trial."""
-    store = [] if options.store is None else ["--store", studyfile.redacted(options.store)]
+    store = [] if options.store is None else ["--store", redacted(options.store)]
     return shlex.join(["python", "-m", "hidfd", verb, options.file, *options.overrides, *store])
+
+
+def _dry_run(file: studyfile.StudyFile, config: TrialConfig, options: argparse.Namespace) -> None:
+    """Print every setting and all places, and look at every path.
+
+    Raises:
+        InputError, StoreError: one message for all that is missing or cannot be written to.
+    """
+    places_wrong = file.storage.unwritable(("store", "results"))
+    try:
+        materials_wrong = unreadable_materials(config, Store.open(file.storage.store, writes=False))
+    except StoreError as error:
+        materials_wrong = unreadable_materials(config, None)
+        places_wrong = [str(error), *(words for words in places_wrong if not words.startswith("storage.store"))]
+    problems = [*materials_wrong, *places_wrong]
+    if not (options.json and problems):
+        _print_provenance(file, options)
+    if problems:
+        raise (InputError if materials_wrong else StoreError)("\n".join(problems))
+    if not options.json:
+        print(f"nothing was run; next: {_command('run', options)}")
 
 
 def _print_provenance(file: studyfile.StudyFile, options: argparse.Namespace) -> None:
@@ -249,7 +271,8 @@ def _print_provenance(file: studyfile.StudyFile, options: argparse.Namespace) ->
     for path, value, origin in rows:
         table.add_row(path, "" if value is None else str(value), origin)
     _console().print(table)
-    print(f"nothing was run; next: {_command('run', options)}")
+    for name, place in file.storage.places().items():
+        print(f"{name + ':':<10}{place}")
 
 
 def _console() -> Console:
@@ -285,7 +308,9 @@ def _parser() -> Parser:
     sub = add("run", run)
     sub.add_argument("--until", default="evaluation", choices=STAGE_NAMES, help="last stage to build")
     sub.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    sub.add_argument("--dry-run", action="store_true", help="print every setting and where it came from")
+    sub.add_argument(
+        "--dry-run", action="store_true", help="print every setting and where it came from, and look at every path"
+    )
     add("import", import_material)
     add("stages", stages)
     sub = add("evaluate", evaluate)

@@ -33,6 +33,15 @@ def path_at(address: str, scheme: str = SQLITE) -> Path:
     return decoded if is_url or (decoded.parent.is_dir() and not typed.parent.is_dir()) else typed
 
 
+def absolute_address(address: str) -> str:
+    """Return a path, or the path in an SQLite or `file://` address, from the root; other addresses are unchanged."""
+    scheme = next((known for known in (SQLITE, "file://") if address.startswith(known)), "")
+    if "://" in address.removeprefix(scheme):
+        return address
+    path = path_at(address, scheme).absolute() if scheme else Path(address).expanduser().absolute()
+    return f"{scheme}{os.path.normpath(path)}"
+
+
 def why_no_path(text: str) -> str | None:
     """Return, in words, why a text can be the path of nothing, whatever there is on the disk; None if it can."""
     if "\0" in text:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hidfd.config import study_file as studyfile
-from hidfd.config.study_file import ENVIRONMENT, ResourcesConfig, StudyFile
+from hidfd.config.storage import ENVIRONMENT
+from hidfd.config.study_file import ResourcesConfig, StudyFile
 from hidfd.config.yaml_tree import COMMAND_LINE
 from hidfd.errors import ConfigError
 from k8s.config import ClusterConfig

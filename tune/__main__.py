@@ -11,13 +11,26 @@ import time
 from collections.abc import Sequence
 
 from hidfd.cli import Parser, Verb, parse, run_verb, trial_epilog
+from hidfd.config import study_file as studyfile
+from hidfd.errors import InputError, StoreError
 from hidfd.formatting import percent, plural
 from hidfd.pipeline.console import console_observer, interruptible
 from tune.driver import RunSummary, run_study
 from tune.engines.environment import crowding_in_words
 from tune.errors import StudyLocked
 from tune.forget import forget as forget_study
-from tune.inspection import command_line, explain, open_study_of, print_results, print_table, report, show, status
+from tune.inspection import (
+    command_line,
+    explain,
+    open_study_of,
+    print_results,
+    print_table,
+    report,
+    show,
+    status,
+    words_of,
+)
+from tune.ledger.elsewhere import find_elsewhere
 from tune.opened_study import Study, open_study
 from tune.planner.buildable import check_buildable
 from tune.planner.forecast import forecast_of
@@ -61,11 +74,13 @@ def check(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     """Say what the study would do, how long that takes and what it costs; check all of it, and run nothing."""
-    study = _open(options)
+    study = _open_checked(options)
     check_buildable(study.definition, study.store)
     forecast, definition = forecast_of(study.state(), study.store), study.definition
+    places, elsewhere = study.file.storage.places(), find_elsewhere(study.file)
     if options.json:
-        print(json.dumps(forecast.to_json() | {"concurrency": forecast.side, "command": definition.command}))
+        more = {"concurrency": forecast.side, "command": definition.command, "storage": places}
+        print(json.dumps(forecast.to_json() | more))
         return
     if definition.search:
         config, num_parameters = definition.study, len(definition.space.parameters)
@@ -86,12 +101,20 @@ def plan(options: argparse.Namespace) -> None:
     warning = crowding_in_words(definition.study.concurrency, each, os.cpu_count() or 1, "this machine")
     if warning is not None and "RAY_ADDRESS" not in os.environ:
         print(warning)
+    for name, place in places.items():
+        print(f"{name}: {place}")
+    if elsewhere is not None:
+        print(f"this would begin anew: {elsewhere.error(*words_of(options))}")
     print(f"next: {definition.command}")
 
 
 def run(options: argparse.Namespace) -> None:
     """Run the study, or go on with it: a search, then the best trial beside its controls on fresh seeds."""
+    _refuse_to_begin_anew(options)
     study = _open(options, writes=True)
+    if not options.json:
+        places = ", ".join(f"{name} {place}" for name, place in study.file.storage.places().items())
+        print(places, file=sys.stderr, flush=True)
     lines = RunLines(sys.stdout)
     if options.wait:
         _wait_for_its_end(study)
@@ -172,6 +195,37 @@ def promote(options: argparse.Namespace) -> None:
 
 def _open(options: argparse.Namespace, *, writes: bool = False) -> Study:
     return open_study(options.file, options.overrides, store=options.store, num_seeds=options.seeds, writes=writes)
+
+
+def _open_checked(options: argparse.Namespace) -> Study:
+    """Open a study and look at every path of its file.
+
+    Raises:
+        InputError, StoreError: one message for all that is missing or cannot be written to.
+    """
+    storage = studyfile.load(options.file, options.overrides, store=options.store).storage
+    problems = storage.unwritable(("store", "ledger", "tracking", "results"))
+    try:
+        study = _open(options)
+    except (InputError, StoreError) as error:
+        raise type(error)("\n".join([str(error), *problems])) from error
+    if problems:
+        raise StoreError("\n".join(problems))
+    return study
+
+
+def _refuse_to_begin_anew(options: argparse.Namespace) -> None:
+    """Refuse to begin a study that another folder's ledger has, unless its place is named for this command.
+
+    Raises:
+        LedgerError: says where it is, and the commands to go on there and to begin anew here.
+    """
+    elsewhere = find_elsewhere(studyfile.load(options.file, options.overrides, store=options.store))
+    if elsewhere is None:
+        return
+    if elsewhere.folder is not None and not elsewhere.is_chosen:
+        raise elsewhere.error(*words_of(options), begins=True)
+    print(f"this begins anew: {elsewhere.error(*words_of(options))}", file=sys.stderr, flush=True)
 
 
 def forget(options: argparse.Namespace) -> None:

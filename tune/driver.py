@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hidfd.config import study_file as studyfile
+from hidfd.config.storage import redacted
 from hidfd.errors import ConfigError, Stopped
 from hidfd.pipeline.graph import needed, plan
 from hidfd.pipeline.observer import Observer
@@ -164,7 +164,7 @@ def _record_arguments(study: Study, ledger: Ledger) -> None:
     """Write the run's arguments into the ledger, from which `open_last_run` takes them."""
     overrides = [override for override in study.overrides if _is_recorded(override)]
     store = study.store_given
-    has_secret = store is not None and studyfile.redacted(store) != store
+    has_secret = store is not None and redacted(store) != store
     arguments = {"overrides": overrides, "seeds": study.num_seeds, "store": None if has_secret else store}
     if ledger.run_arguments != arguments:
         ledger.set_run_arguments(arguments)

@@ -13,10 +13,11 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from hidfd.config.study_file import redacted
+from hidfd.config.storage import redacted
 from hidfd.errors import ConfigError
 from hidfd.formatting import percent, short_setting
 from tune.driver import write_pages
+from tune.ledger.elsewhere import find_elsewhere
 from tune.opened_study import Study, open_last_run
 from tune.planner.forecast import forecast_of
 from tune.planner.snapshots import snapshot_of
@@ -200,16 +201,36 @@ def report(options: argparse.Namespace) -> None:
 
 
 def open_study_of(options: argparse.Namespace) -> Study:
-    """Open the study of a command line, with the arguments of its last run where none are given."""
-    return open_last_run(options.file, options.overrides, store=options.store, num_seeds=options.seeds)
+    """Open the study of a command line, with the arguments of its last run where none are given.
+
+    Raises:
+        LedgerError: another ledger than that of `storage:` has it.
+    """
+    study = open_last_run(options.file, options.overrides, store=options.store, num_seeds=options.seeds)
+    elsewhere = find_elsewhere(study.file)
+    if elsewhere is not None:
+        raise elsewhere.error(*words_of(options))
+    return study
+
+
+def words_of(options: argparse.Namespace) -> tuple[list[str], str, list[str]]:
+    """Return the words of a command line in front of the study file, the study file, and the words behind it."""
+    given = [options.trial] if "trial" in options else []
+    program = ["python", "-m", "tune", options.verb.__name__]
+    return program, options.file, _rest(options, *given)
 
 
 def command_line(verb: str, options: argparse.Namespace, *more: str) -> str:
     """Return the command line of another verb on the same study."""
-    words = ["python", "-m", "tune", verb, options.file, *more, *options.overrides]
+    return shlex.join(["python", "-m", "tune", verb, options.file, *_rest(options, *more)])
+
+
+def _rest(options: argparse.Namespace, *more: str) -> list[str]:
+    words = [*more, *options.overrides]
     words += [] if options.seeds is None else ["--seeds", str(options.seeds)]
-    words += [] if options.store is None else ["--store", redacted(options.store)]
-    return shlex.join(words)
+    for name, default in (("engine", "ray"), ("device", "auto")):
+        words += [f"--{name}", getattr(options, name)] if getattr(options, name, default) != default else []
+    return words + ([] if options.store is None else ["--store", redacted(options.store)])
 
 
 def print_results(snapshot: StudySnapshot) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hidfd.config import study_file as studyfile
+from hidfd.config.storage import redacted
 from hidfd.data.identify import identify
 from hidfd.errors import ConfigError, InputError
 from hidfd.store.store import Store
@@ -108,7 +109,7 @@ def open_study(
     artifacts = Store.open(file.storage.store, writes=writes)
     words = ["python", "-m", "tune", "run", path, *overrides]
     words += [] if num_seeds is None else ["--seeds", str(num_seeds)]
-    words += [] if store is None else ["--store", studyfile.redacted(store)]
+    words += [] if store is None else ["--store", redacted(store)]
     definition = define(
         file.name,
         config,
@@ -117,7 +118,7 @@ def open_study(
         Path(file.storage.results) / file.name,
         file=path,
         command=shlex.join(words),
-        tracking=studyfile.redacted(file.storage.tracking),
+        tracking=redacted(file.storage.tracking),
         resources=task_resources(file),
     )
     return Study(file, artifacts, definition, tuple(overrides), num_seeds, store)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hidfd.config.study_file import redacted
+from hidfd.config.storage import redacted
 from hidfd.store.disk import store_errors
 from hidfd.store.store import Store
 from tune.errors import OtherLedger, TrackingError

@@ -23,6 +23,7 @@ from pydantic.json_schema import models_json_schema
 from hidfd.addresses import SQLITE, why_no_path
 from hidfd.config.presets import PRESETS
 from hidfd.config.schema import Section, TrialConfig
+from hidfd.config.storage import ENVIRONMENT, StorageConfig, has_plain_password, redacted, storage_problems
 from hidfd.config.validation import checked, leaves, nearest, shown
 from hidfd.config.yaml_tree import COMMAND_LINE, YamlTree, read_tree, value_at
 from hidfd.errors import ConfigError
@@ -30,29 +31,10 @@ from hidfd.errors import ConfigError
 SECTIONS = ("name", "storage", "resources", "trial", "study", "search", "cluster")
 """Keys of the top level."""
 
-ENVIRONMENT = {"store": "HIDFD_STORE", "ledger": "HIDFD_LEDGER", "tracking": "MLFLOW_TRACKING_URI"}
-"""Setting of `storage:` -> environment variable that replaces it."""
-
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 """Regular expression of a study's name, which also names folders."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-
-
-class StorageConfig(Section):
-    """Locations of all output. Precedence: command line, environment, file, `./.hidfd`. A value may hold `${NAME}`."""
-
-    store: str = Field(default=".hidfd/store", min_length=1)
-    """Store of artifacts and checkpoints: a folder, or `s3://bucket/prefix`. Environment: HIDFD_STORE."""
-
-    ledger: str = Field(default=".hidfd/ledger.db", min_length=1)
-    """Ledger of a study: SQLite file or `postgresql://USER:${NAME}@HOST:PORT/DATABASE`. Environment: HIDFD_LEDGER."""
-
-    tracking: str = Field(default="sqlite:///.hidfd/mlflow.db", min_length=1)
-    """MLflow tracking URI. Environment: MLFLOW_TRACKING_URI."""
-
-    results: str = Field(default=".hidfd/results", min_length=1)
-    """Folder of the trials' folders and of the reports."""
 
 
 class ResourcesConfig(Section):
@@ -227,32 +209,6 @@ def json_schema(**sections: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-def redacted(uri: str) -> str:
-    """Return a URI without its password and without the query, which may hold keys; an SQLite file has neither."""
-    if uri.startswith(SQLITE):
-        return uri
-    uri = re.sub(r"(?<=://)([^/@:]*):(?!\d+/).*@", r"\1:***@", uri)
-    return re.sub(r"(://[^?]*)\?.*", r"\1?***", uri)
-
-
-def storage_from_environment(store: str | None = None) -> StorageConfig:
-    """Return the `storage:` section for a command without a study file.
-
-    Raises:
-        ConfigError: a variable or the option names what can be no place.
-    """
-    values = StorageConfig().model_dump()
-    origins = dict.fromkeys(values, "default")
-    for name, variable in ENVIRONMENT.items():
-        if os.environ.get(variable):
-            values[name], origins[name] = os.environ[variable], variable
-    if store is not None:
-        values["store"], origins["store"] = store, COMMAND_LINE
-    if problems := _storage_problems(values, origins):
-        raise ConfigError("\n".join(problems))
-    return StorageConfig(**values)
-
-
 def _storage(
     yaml_tree: YamlTree, store: str | None, environment: Mapping[str, str] | None
 ) -> tuple[StorageConfig | None, dict[str, str]]:
@@ -279,21 +235,8 @@ def _storage(
             values[name], origins[name] = environment[variable], variable
     if store is not None:
         values["store"], origins["store"] = store, COMMAND_LINE
-    yaml_tree.problems += _storage_problems(values, origins)
+    yaml_tree.problems += storage_problems(values, origins)
     return StorageConfig.model_construct(**values), origins
-
-
-def _storage_problems(values: Mapping[str, str], origins: Mapping[str, str]) -> list[str]:
-    """Return a message for each place that cannot exist, as an environment variable or an option may name one."""
-    problems = []
-    for name, value in values.items():
-        path = value.removeprefix(SQLITE).removeprefix("file://")
-        why = why_no_path(path) if "://" not in path else None
-        if not value:
-            why = "is empty; give a path, or leave it out"
-        if why is not None:
-            problems.append(f"{origins[name]}: storage.{name}: {value!r}: {why}")
-    return problems
 
 
 def _trial(yaml_tree: YamlTree, environment: Mapping[str, str] | None) -> tuple[TrialConfig | None, list[str]]:
@@ -345,13 +288,6 @@ def _as_the_system_names(path: str, folder: Path) -> str:
     """
     named = os.fsdecode(path.encode("utf-8", "surrogateescape"))
     return path if not os.path.lexists(folder / named) and os.path.lexists(folder / path) else named
-
-
-def has_plain_password(uri: str) -> bool:
-    """Whether a URI holds a password in plain text, before the host or in the query."""
-    found = [match[1] for match in re.finditer(r"://[^/@:]*:(?!\d+/)(.*)@", uri)]
-    found += re.findall(r"(?i)[?&][^=&]*(?:passw|pwd|secret|token|key)[^=&]*=([^&]*)", uri)
-    return any(re.sub(r"\$\{\w+\}", "", word) for word in found)
 
 
 def _expanded(text: str, where: str, problems: list[str], environment: Mapping[str, str] | None) -> str:

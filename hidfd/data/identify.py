@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from hidfd.config.paths import with_values
@@ -11,6 +12,9 @@ from hidfd.errors import InputError
 from hidfd.pipeline.graph import plan
 from hidfd.pipeline.stage_specs import MATERIAL_SETTINGS
 from hidfd.store.store import Store
+
+UNKNOWN = "0" * 64
+"""The sha256 that stands for one that is not known yet."""
 
 
 def identify(config: TrialConfig, store: Store | None = None) -> TrialConfig:
@@ -50,6 +54,39 @@ def identify(config: TrialConfig, store: Store | None = None) -> TrialConfig:
     if problems:
         raise InputError("\n".join(problems))
     return config
+
+
+def unreadable_materials(config: TrialConfig, store: Store | None) -> list[str]:
+    """Return a message for each material whose files are not there or may not be read; nothing is read.
+
+    Args:
+        store: a material with a sha256 whose import is there needs no files; None = it cannot be asked.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    found, problems = materials(config), []
+    unknown = {f"{where}.sha256": UNKNOWN for where, material in found.items() if material.sha256 is None}
+    imported = _imported(with_values(config, unknown), store)
+    for where, material in found.items():
+        if where in imported and material.sha256 is not None:
+            continue
+        if material.path is None:
+            if store is None:
+                continue
+            problems.append(
+                f"trial.{where}: sha256 {material.sha256} is not in the store {store.uri}; give the path of its files "
+                f"as well, or the store that has it"
+            )
+            continue
+        try:
+            files = files_of(material.path, f"trial.{where}.path")
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        closed = [] if files.kind == "images" else [path for path in files.paths if not os.access(path, os.R_OK)]
+        problems += [f"trial.{where}.path: {path}: no permission to read it" for path in closed]
+    return problems
 
 
 def _imported(config: TrialConfig, store: Store | None) -> list[str]:

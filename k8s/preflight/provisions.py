@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePosixPath
 
-from hidfd.config.study_file import redacted
+from hidfd.config.storage import redacted
 from hidfd.errors import ConfigError
 from k8s.api_paths import CORE, core
 from k8s.client import Server

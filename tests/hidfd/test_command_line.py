@@ -91,7 +91,6 @@ def built(run_once: tuple[Workplace, Outcome], tmp_path: Path) -> Iterator[Workp
 
 
 def test_dry_run_says_where_each_value_comes_from_and_builds_nothing(fresh: Workplace) -> None:
-    shutil.rmtree(fresh.folder / "photos")  # not even looked for
     outcome = command(fresh, "run", "study.yaml", "--dry-run", "trial.distillation.inflation=5")
     words = [line.split() for line in outcome.stdout.splitlines()]
     rows = {line[0]: (line[1], " ".join(line[2:])) for line in words if len(line) > 2}
@@ -101,9 +100,40 @@ def test_dry_run_says_where_each_value_comes_from_and_builds_nothing(fresh: Work
     assert rows["trial.generation.networks"] == ("light", "preset quick")
     assert rows["trial.generation.adam_beta2"] == ("0.999", "default")
     assert rows["storage.store"] == (".hidfd/store", "default")
+    assert f"store:    {fresh.folder}/.hidfd/store\n" in outcome.stdout
+    assert f"results:  {fresh.folder}/.hidfd/results\n" in outcome.stdout
+    assert f"tracking: sqlite:///{fresh.folder}/.hidfd/mlflow.db\n" in outcome.stdout
     assert "nothing was run" in outcome.stdout
     assert next_command(outcome) == "python -m hidfd run study.yaml trial.distillation.inflation=5"
     assert not (fresh.folder / ".hidfd").exists()
+
+
+def test_dry_run_names_every_path_that_is_missing_or_not_writable_at_once(fresh: Workplace) -> None:
+    shutil.rmtree(fresh.folder / "photos")
+    (fresh.folder / "teacher.safetensors").unlink()
+    wrong = ("trial.data.test={path: tests-*.parquet}", "storage.results=study.yaml", "storage.store=study.yaml/store")
+    outcome = command(fresh, "run", "study.yaml", "--dry-run", *wrong, exit_code=3)
+    assert outcome.stderr.count("error: ") == 1
+    for setting in ("data.candidates.path", "data.test.path", "teacher.checkpoint.path"):
+        assert f"trial.{setting}: " in outcome.stderr
+    assert "storage.results: " in outcome.stderr
+    assert "study.yaml/store" in outcome.stderr
+    assert "trial.data.validation" not in outcome.stderr
+    assert "storage.store" in outcome.stdout
+    assert "nothing was run" not in outcome.stdout
+    places = command(
+        fresh, "run", "study.yaml", "--dry-run", wrong[1], "trial.teacher.checkpoint={path: .}", exit_code=3
+    )
+    assert "teacher.checkpoint.path" in places.stderr
+
+
+def test_dry_run_needs_no_files_of_what_the_store_has(built: Workplace) -> None:
+    sha256 = shown(built, "import", "study.yaml")["data.candidates"]
+    shutil.rmtree(built.folder / "photos")
+    command(built, "run", "study.yaml", "--dry-run", f"trial.data.candidates.sha256={sha256}")
+    unknown = f"trial.data.candidates={{sha256: {'0' * 64}}}"
+    outcome = command(built, "run", "study.yaml", "--dry-run", unknown, exit_code=3)
+    assert "trial.data.candidates: sha256 000" in outcome.stderr
 
 
 def test_dry_run_as_json_names_every_setting_once(fresh: Workplace) -> None:

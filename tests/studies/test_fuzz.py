@@ -188,7 +188,7 @@ def _nudged(draw: st.DrawFn, value: Any) -> Any:
         return draw(st.sampled_from(WORDS))
     if isinstance(value, list):
         return value[1:] if draw(st.booleans()) else value * draw(st.sampled_from((2, 500)))
-    return dict(list(value.items())[1:])
+    return dict(list(value.items())[1:]) if isinstance(value, dict) else 1
 
 
 def _slip(draw: st.DrawFn, text: str) -> str:

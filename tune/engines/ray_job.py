@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hidfd.addresses import SQLITE, path_at
-from hidfd.config.study_file import StorageConfig
+from hidfd.config.storage import StorageConfig
 from hidfd.errors import ConfigError
 
 JOB_FOLDER = ("runtime_resources", "working_dir_files")

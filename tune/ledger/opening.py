@@ -14,7 +14,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial
 
 from hidfd.addresses import SQLITE, path_at
-from hidfd.config.study_file import redacted
+from hidfd.config.storage import redacted
 from tune.errors import LedgerError
 from tune.ledger.ledger import REQUEST, RUN_ARGUMENTS, Ledger, is_own, own_trials
 from tune.ledger.mirrored_storage import MirroredStorage, storage_errors
@@ -146,6 +146,16 @@ def run_arguments_of(address: str, name: str) -> dict[str, Any] | None:
     """
     arguments: dict[str, Any] | None = _attribute(address, name, RUN_ARGUMENTS)
     return arguments
+
+
+def has_study(address: str, name: str) -> bool:
+    """Whether there is a ledger that has a study.
+
+    Raises:
+        LedgerError: it cannot be read.
+    """
+    with _existing(address) as (_, known):
+        return f"{name}/work" in known or name in known
 
 
 def ledger_id_of(address: str, name: str) -> str | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import SQLAlchemyError
 
 from hidfd.addresses import SQLITE, is_text, path_at, sqlite_address
-from hidfd.config.study_file import redacted
+from hidfd.config.storage import redacted
 from tune.errors import TrackingError
 from tune.tracking.descriptions import EXPERIMENT_NOTE
 

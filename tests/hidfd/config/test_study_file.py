@@ -13,7 +13,8 @@ from pydantic import BaseModel, RootModel
 
 from hidfd.config.presets import PRESETS
 from hidfd.config.schema import TrialConfig
-from hidfd.config.study_file import StudyFile, json_schema, load, redacted
+from hidfd.config.storage import redacted
+from hidfd.config.study_file import StudyFile, json_schema, load
 from hidfd.errors import ConfigError
 
 STUDY = """\

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hidfd.config.study_file import StorageConfig
+from hidfd.config.storage import StorageConfig
 from hidfd.errors import ConfigError
 from tune.engines.ray_job import check_storage_lasts
 
