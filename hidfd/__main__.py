@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Column, Table
 
 from hidfd.cli import Parser, Verb, parse, run_verb, trial_epilog
 from hidfd.config import study_file as studyfile
@@ -25,6 +24,7 @@ from hidfd.pipeline.console import console_observer, interruptible
 from hidfd.pipeline.costs import Costs
 from hidfd.pipeline.graph import STAGE_NAMES, Stage, kept_digests, needed, plan
 from hidfd.store.store import Store
+from hidfd.text_table import TextColumn, TextTable
 
 OWN_EXIT_CODES = {
     6: "a loss or a gradient became non-finite",
@@ -121,13 +121,14 @@ def stages(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(rows))
         return
-    table = Table("stage", "digest", "", "time", box=None)
+    columns = [TextColumn("stage"), TextColumn("digest", 1), TextColumn("", says_all=True), TextColumn("time")]
+    table = TextTable(columns, has_rule=False)
     for row in rows:
         seconds = "" if row.get("seconds") is None else duration(row["seconds"])
         if "expected_seconds" in row:
             seconds = f"~ {duration(row['expected_seconds'])}"
         table.add_row(row["stage"], row["digest"][:12], "built" if row["built"] else "missing", seconds)
-    _console().print(table)
+    _console().print(table, crop=False)
     if any("expected_seconds" in row for row in rows):
         print(f"~ expected, {costs.basis()}")
     missing = any(not row["built"] for row in rows)
@@ -181,11 +182,13 @@ def store_verb(options: argparse.Namespace) -> None:
         keys = ("kind", "stage", "digest", "bytes", "created", "referenced_by")
         print(json.dumps([{key: getattr(entry, key) for key in keys} for entry in entries]))
         return
-    table = Table("kind", "stage", "digest", "MB", "created", Column("referred to by", overflow="fold"), box=None)
+    columns = [TextColumn("kind", 2), TextColumn("stage"), TextColumn("digest"), TextColumn("MB", is_right=True)]
+    columns += [TextColumn("created", 3), TextColumn("referred to by", 4, wraps=True)]
+    table = TextTable(columns, has_rule=False)
     for entry in entries:
         size, studies = f"{entry.bytes / 1e6:.1f}", ", ".join(entry.referenced_by)
         table.add_row(entry.kind, entry.stage, entry.digest[:12], size, entry.created or "", studies)
-    _console().print(table)
+    _console().print(table, crop=False)
     verb = ("would remove" if options.dry_run else "removed") if options.action == "remove" else "in all"
     print(f"{verb}: {plural(len(entries), 'entry', 'entries')}, {sum(entry.bytes for entry in entries) / 1e6:.1f} MB")
 
@@ -264,13 +267,13 @@ def _print_provenance(file: studyfile.StudyFile, options: argparse.Namespace) ->
     if options.json:
         print(json.dumps({path: {"value": value, "from": origin} for path, value, origin in rows}))
         return
-    table = Table(box=None)
-    table.add_column("setting", no_wrap=True)
-    table.add_column("value", overflow="fold")
-    table.add_column("from", overflow="fold")
+    table = TextTable(
+        [TextColumn("setting"), TextColumn("value", 1, wraps=True, says_all=True), TextColumn("from", 2)],
+        has_rule=False,
+    )
     for path, value, origin in rows:
         table.add_row(path, "" if value is None else str(value), origin)
-    _console().print(table)
+    _console().print(table, crop=False)
     for name, place in file.storage.places().items():
         print(f"{name + ':':<10}{place}")
 
@@ -287,10 +290,10 @@ def _print_result(metrics: dict[str, Any], seconds: dict[str, float], reused: tu
     if metrics.get("validation_accuracy") is not None:
         teacher = percent(metrics["teacher_validation_accuracy"])
         console.print(f"validation accuracy         {percent(metrics['validation_accuracy'])}  (teacher {teacher})")
-    table = Table("stage", "", "seconds", box=None)
+    table = TextTable([TextColumn("stage"), TextColumn(""), TextColumn("seconds")], has_rule=False)
     for role, value in seconds.items():
         table.add_row(role, "reused" if role in reused else "built", duration(value))
-    console.print(table)
+    console.print(table, crop=False)
 
 
 def _parser() -> Parser:

@@ -173,7 +173,7 @@ def _print_checks(checks: Sequence[Check], *, stderr: bool = False) -> None:
         console = Console(stderr=stderr, highlight=False, markup=False)
         if not console.is_terminal:
             console.width = PLAIN_WIDTH
-        console.print(checks_table(checks))
+        console.print(checks_table(checks), crop=False)
 
 
 def _print_objects(objects: Sequence[dict[str, object]], *, as_json: bool) -> None:

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.table import Table
 
 from hidfd.live_display import LiveDisplay
+from hidfd.text_table import TextColumn, TextTable
 from k8s.job.watch import JobSnapshot
 from k8s.preflight.check import Check, CheckStatus
 
@@ -105,23 +105,19 @@ def to_json(snapshot: JobSnapshot) -> dict[str, Any]:
     }
 
 
-def checks_table(checks: Sequence[Check]) -> Table:
+def checks_table(checks: Sequence[Check]) -> TextTable:
     """Return the findings of a preflight as a table."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    columns = [TextColumn(""), TextColumn(""), TextColumn("", 1, wraps=True)]
+    table = TextTable(columns, has_rule=False, has_headings=False)
     for check in checks:
         words = check.found + (f"\n-> {check.todo}" if check.todo else "")
         table.add_row(check.status.value, check.name, words, style=STYLES[check.status])
     return table
 
 
-def job_table(snapshot: JobSnapshot) -> Table:
+def job_table(snapshot: JobSnapshot) -> TextTable:
     """Return one snapshot of a job as a table."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    table = TextTable([TextColumn(""), TextColumn("", 1, wraps=True)], has_rule=False, has_headings=False)
     table.add_row("job", f"{snapshot.name}: {snapshot.state}")
     if snapshot.queued:
         table.add_row("queue", snapshot.queued, style="yellow")

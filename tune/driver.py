@@ -265,6 +265,9 @@ def _stopped_in_words(snapshot: StudySnapshot, reason: str) -> str:
 
 
 def _without_result_in_words(snapshot: StudySnapshot, report: Path) -> str:
-    reasons = [f"  {task.label}: {task.state}: {task.reason}" for task in snapshot.tasks if task.reason]
-    shown = "\n".join(reasons[:8])
+    found: dict[str, list[str]] = {}
+    for task in snapshot.tasks:
+        if task.reason:
+            found.setdefault(f"{task.state}: {task.reason}", []).append(task.label)
+    shown = "\n".join(f"  {', '.join(labels)}: {reason}" for reason, labels in list(found.items())[:8])
     return f"the study ended without a single finished student:\n{shown}\nreport: {report}"

@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 
 from hidfd.config.storage import redacted
 from hidfd.errors import ConfigError
 from hidfd.formatting import percent, short_setting
+from hidfd.text_table import TextColumn, TextTable
 from tune.driver import write_pages
 from tune.ledger.elsewhere import find_elsewhere
 from tune.opened_study import Study, open_last_run
@@ -35,6 +35,7 @@ from tune.terminal.tables import (
     comparison_table,
     forecast_lines,
     forecast_table,
+    shared_reasons,
     task_table,
     trials_table,
 )
@@ -138,7 +139,7 @@ def show(options: argparse.Namespace) -> None:
         print(json.dumps(task.to_json()))
         return
     print(f"{task.label}: {result_in_words(task) if task.state.is_final else task.state.value}")
-    table = Table(box=None, show_header=False)
+    table = TextTable([TextColumn(""), TextColumn("", wraps=True, says_all=True)], has_rule=False, has_headings=False)
     for path, value in task.params.items():
         table.add_row(f"trial.{path}", short_setting(value))
     table.add_row("seed", str(task.seed))
@@ -238,6 +239,8 @@ def print_results(snapshot: StudySnapshot) -> None:
     for table in (trials_table(snapshot), comparison_table(snapshot)):
         if table is not None:
             print_table(table)
+    for line in shared_reasons(snapshot):
+        print(line)
     words, teacher = rank_agreement_in_words(snapshot), teacher_accuracy(snapshot)
     if teacher is not None:
         print(f"the teacher: {percent(teacher)} validation accuracy")
@@ -265,7 +268,7 @@ def print_table(table: RenderableType) -> None:
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=PLAIN_WIDTH)
-    console.print(table)
+    console.print(table, crop=False)
 
 
 def _find(snapshot: StudySnapshot, wanted: str) -> TaskSnapshot:

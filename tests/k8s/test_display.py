@@ -6,10 +6,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from k8s.display import JobDisplay, job_table
+from k8s.display import JobDisplay, checks_table, job_table
 from k8s.job.progress import Progress
 from k8s.job.status import JobState
 from k8s.job.watch import JobSnapshot
+from k8s.preflight.check import Check, CheckStatus
 
 STATE = JobState("Running", "RUNNING", 1, 3, "cluster-1", "", "")
 
@@ -44,3 +45,23 @@ def test_table_shows_a_task_that_was_cut_off_until_it_runs_again(snapshot: JobSn
     snapshot.progress.running["generator-0"] = "generation 30,000 of 60,000 images"
     assert "lost its node" not in drawn(snapshot)
     assert "generation 30,000" in drawn(snapshot)
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_tables_break_no_word_and_are_no_wider_than_the_screen(width: int, snapshot: JobSnapshot) -> None:
+    image = f"registry.example.org/research/hidfd@sha256:{'f' * 20}"
+    found = f"nodes of pool gpu-a100 have pulled {image} and hold at most 8 CPUs and 1 GPU beside it"
+    checks = [Check("image of the workers", CheckStatus.WARN, found, "give pods that fit: resources.cpus_per_worker=4")]
+    trouble = "pod fashion-small-worker-gpu-a100-x7k2p: ImagePullBackOff: the registry refuses the image"
+    for table in (
+        checks_table(checks),
+        job_table(replace(snapshot, troubles=(trouble,), name="fashion-small-1a2b3c4d")),
+    ):
+        stream = StringIO()
+        Console(file=stream, width=width).print(table, crop=False)
+        lines = stream.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        words = stream.getvalue().split()
+        assert {"nodes", image} <= set(words) or {"fashion-small-worker-gpu-a100-x7k2p:", "ImagePullBackOff:"} <= set(
+            words
+        )

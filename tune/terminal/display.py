@@ -7,17 +7,20 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hidfd.formatting import percent, progress, relative_paths
+from hidfd.formatting import percent, plural, progress, relative_paths
 from hidfd.live_display import LiveDisplay
 from tune.report.labels import result_in_words
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskState
 from tune.terminal.progress import ProgressWatch, progress_in_words
+
+BAR_WIDTH = 24
+"""Width in columns of a task's bar."""
 
 
 class StudyDisplay(LiveDisplay):
@@ -56,7 +59,7 @@ class StudyDisplay(LiveDisplay):
             if task.state is TaskState.RUNNING
         }
         if self.is_live:
-            self.draw(_table(snapshot, running))
+            self.draw(_Running(snapshot, running))
             return
         for task in snapshot.tasks:
             if task.key in running and task.stage is not None and self._progress.is_due(task):
@@ -86,25 +89,44 @@ class StudyDisplay(LiveDisplay):
             print(text, file=self._stream, flush=True)
 
 
-def _table(snapshot: StudySnapshot, running: dict[str, str]) -> Group:
-    """Return a bar for each running task, above a line on the whole study.
+class _Running:
+    """A bar for each running task, above a line on the whole study; on a narrow screen each has two lines.
 
     Args:
         snapshot: of the study.
         running: key of a running task -> its progress in words.
     """
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for task in snapshot.tasks:
-        if task.key in running:
+
+    def __init__(self, snapshot: StudySnapshot, running: dict[str, str]) -> None:
+        self._snapshot, self._running = snapshot, running
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        tasks = [task for task in self._snapshot.tasks if task.key in self._running]
+        labels = max((len(task.label) for task in tasks), default=0)
+        words = max((len(self._running[task.key]) for task in tasks), default=0)
+        is_narrow = labels + BAR_WIDTH + words + 4 > options.max_width
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(no_wrap=True, min_width=labels)
+        for task in tasks:
             completed = task.images if task.target_images else 0
-            bar = ProgressBar(total=task.target_images or 1, completed=completed, width=24)
-            table.add_row(task.label, bar, running[task.key])
+            bar = ProgressBar(total=task.target_images or 1, completed=completed, width=BAR_WIDTH)
+            if not is_narrow:
+                table.add_row(task.label, bar, self._running[task.key])
+                continue
+            yield Text(task.label)
+            yield Text(f"    {self._running[task.key]}")
+        if not is_narrow:
+            yield table
+        yield Text(_summary(self._snapshot))
+
+
+def _summary(snapshot: StudySnapshot) -> str:
     ended = sum(trial.state.is_final for trial in snapshot.trials)
-    summary = f"{snapshot.name}: {ended} of {snapshot.num_students} students" if snapshot.num_students else ""
+    summary = f"{snapshot.name}: {ended} of {plural(snapshot.num_students, 'student')}" if snapshot.num_students else ""
     if snapshot.best is not None:
         summary += f", best so far trial-{snapshot.best} {percent(snapshot.trials[snapshot.best].value)}"
     if snapshot.comparison_rows:
         num_complete = sum(row.num_complete for row in snapshot.comparison_rows)
         num_wanted = sum(len(row.keys) for row in snapshot.comparison_rows)
         summary += f"{'; ' if summary else ''}comparison {num_complete} of {num_wanted}"
-    return Group(table, Text(summary))
+    return summary

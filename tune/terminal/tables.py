@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from rich import box
-from rich.table import Table
-
 from hidfd.formatting import (
     NONE,
     duration,
     duration_range,
+    listed,
     percent,
     percent_with_error,
     plural,
@@ -20,6 +18,7 @@ from hidfd.formatting import (
     used_of,
 )
 from hidfd.pipeline.costs import Range
+from hidfd.text_table import TextColumn, TextTable
 from tune.planner.budget import units_of
 from tune.planner.forecast import Forecast
 from tune.report.labels import metric_cell, short_names
@@ -34,26 +33,29 @@ NOUNS = {"teacher": "teacher", "collection": "collection", "generation": "genera
 """Stage -> the noun for what it makes."""
 
 
-def trials_table(snapshot: StudySnapshot) -> Table | None:
-    """Return the table of search trials: the complete ones first, the best on top; None without a search."""
+def trials_table(snapshot: StudySnapshot) -> TextTable | None:
+    """Return the table of search trials: the complete ones first, the best on top; None without a search.
+
+    Its last column says why a trial has no number; one that is its generator's, or that several share, is left to
+    `shared_reasons`.
+    """
     if not snapshot.trials:
         return None
     names = short_names(snapshot.searched)
     has_labels = any("validation_accuracy" in task.metrics for task in snapshot.tasks)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title="Search")
-    for heading in ("", "trial", "generator", *names.values()):
-        table.add_column(heading, justify="right" if heading in names.values() else "left")
-    table.add_column(snapshot.objective.replace("_", " "), justify="right")
-    if has_labels and snapshot.objective != "validation_accuracy":
-        table.add_column("validation accuracy", justify="right")
+    has_accuracy = has_labels and snapshot.objective != "validation_accuracy"
     further = further_columns(snapshot)
-    for name in further:
-        table.add_column(MEASURES[name].in_words, justify="right")
-    table.add_column("", overflow="fold")
+    columns = [TextColumn(""), TextColumn("trial"), TextColumn("generator", 3)]
+    columns += [TextColumn(name, 4, is_right=True) for name in names.values()]
+    columns.append(TextColumn(snapshot.objective.replace("_", " "), is_right=True))
+    columns += [TextColumn("validation accuracy", 1, is_right=True)] * has_accuracy
+    columns += [TextColumn(MEASURES[name].in_words, 2, is_right=True) for name in further]
+    table = TextTable([*columns, TextColumn("", 5, says_all=True)], title="Search")
     order = sorted(
         snapshot.trials,
         key=lambda trial: (trial.value is None, not trial.feasible, -(trial.value or 0.0), trial.number),
     )
+    shared = {trial.number for trials in _trials_by_reason(snapshot).values() for trial in trials}
     for trial in order:
         task = snapshot.task(trial.key) if trial.key else None
         mark = BEST_MARK if trial.number == snapshot.best else FRONT_MARK if trial.number in snapshot.front else ""
@@ -61,15 +63,40 @@ def trials_table(snapshot: StudySnapshot) -> Table | None:
         cells += [short_setting(trial.params.get(path)) for path in names]
         cells.append(percent_with_error(trial.value, task.value_error if task else None))
         is_complete = task is not None and trial.state is TaskState.COMPLETE
-        if has_labels and snapshot.objective != "validation_accuracy":
+        if has_accuracy:
             cells.append(percent(task.metrics.get("validation_accuracy") if task and is_complete else None))
         cells += [written(name, task.metrics.get(name) if task and is_complete else None) for name in further]
-        cells.append(_remark(trial, task) or (missed_constraints(task.metrics, snapshot) if task else ""))
-        table.add_row(*cells)
+        remark = trial.state.value if trial.number in shared else _remark(trial, task)
+        table.add_row(*cells, remark or (missed_constraints(task.metrics, snapshot) if task else ""))
     return table
 
 
-def comparison_table(snapshot: StudySnapshot) -> Table | None:
+def shared_reasons(snapshot: StudySnapshot) -> list[str]:
+    """Return a line for each generator that ended its trials, and for each other reason that several trials share."""
+    lines = []
+    for (generator, reason), trials in _trials_by_reason(snapshot).items():
+        numbers = listed("trial", [trial.number for trial in trials])
+        where = numbers if generator is None else f"{generator} ({numbers})"
+        lines.append(f"{where}: {reason.removeprefix(f'{generator} ')}")
+    return lines
+
+
+def _trials_by_reason(snapshot: StudySnapshot) -> dict[tuple[str | None, str], list[TrialSnapshot]]:
+    """Return (generator, reason) -> trials, of reasons that are a generator's own or that several trials have."""
+    found: dict[tuple[str | None, str], list[TrialSnapshot]] = {}
+    own: set[tuple[str | None, str]] = set()
+    for trial in snapshot.trials:
+        if trial.reason and trial.state not in (TaskState.COMPLETE, TaskState.PRUNED):
+            task = snapshot.task(trial.key) if trial.key else None
+            build = generator_of(task, snapshot) if task else None
+            where = None if build is None else build.label, trial.reason
+            found.setdefault(where, []).append(trial)
+            if build is not None and build.state.is_final and build.state is not TaskState.COMPLETE:
+                own.add(where)
+    return {where: trials for where, trials in found.items() if len(trials) > 1 or where in own}
+
+
+def comparison_table(snapshot: StudySnapshot) -> TextTable | None:
     """Return the comparison table, a line per setting; None without one."""
     if not snapshot.comparison_rows:
         return None
@@ -91,11 +118,10 @@ def comparison_table(snapshot: StudySnapshot) -> Table | None:
         title = f"Finalists on fresh seeds{f', and the controls of {best.name}' if best else ''}"
     elif finalists:
         title = f"Trial {snapshot.best} beside its controls, on fresh seeds"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    table.add_column("")
-    table.add_column("n", justify="right")
-    for heading in [*(heading for _, heading in metrics), *(MEASURES[name].in_words for name in further)]:
-        table.add_column(heading, justify="right")
+    headings = [*(heading for _, heading in metrics), *(MEASURES[name].in_words for name in further)]
+    columns = [TextColumn(""), TextColumn("n", is_right=True)]
+    columns += [TextColumn(heading, rank, is_right=True) for rank, heading in enumerate(headings, start=1)]
+    table = TextTable(columns, title=title)
     for row in snapshot.comparison_rows:
         is_infeasible = row.role == "finalist" and not row.feasible
         name = f"{row.name} (infeasible)" if is_infeasible else row.name
@@ -108,11 +134,16 @@ def comparison_table(snapshot: StudySnapshot) -> Table | None:
     return table
 
 
-def task_table(tasks: Iterable[TaskSnapshot]) -> Table:
+def task_table(tasks: Iterable[TaskSnapshot]) -> TextTable:
     """Return a table of tasks: their state, and how far they came, for how long and where."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("task", "state", "stage", "images", "took", "on", ""):
-        table.add_column(heading, justify="right" if heading in ("images", "took") else "left", overflow="fold")
+    columns = [
+        TextColumn("task"),
+        TextColumn("state", says_all=True),
+        TextColumn("stage", 3),
+        TextColumn("images", 1, True),
+    ]
+    columns += [TextColumn("took", 2, True), TextColumn("on", 4), TextColumn("", 5, says_all=True)]
+    table = TextTable(columns)
     for task in tasks:
         images = f"{task.images:,}" + (f" of {task.target_images:,}" if task.target_images else "")
         if task.state is TaskState.COMPLETE and task.target_images:
@@ -135,9 +166,10 @@ def budget_in_words(snapshot: StudySnapshot) -> str | None:
     return f"{', '.join(used)} used" if used else None
 
 
-def forecast_table(forecast: Forecast) -> Table:
+def forecast_table(forecast: Forecast) -> TextTable:
     """Return the table of a plan, a line per stage."""
-    table = Table("what", "in all", "in the store", "each", "left to do", "storage", box=None)
+    columns = [TextColumn("what"), TextColumn("in all"), TextColumn("in the store", 1), TextColumn("each", 2)]
+    table = TextTable([*columns, TextColumn("left to do"), TextColumn("storage", 3)], has_rule=False)
     for row in forecast.rows:
         each = f"~ {duration(row.each.expected)}" if row.each else ""
         left = f"~ {_with_range(row.seconds)}" if row.each else ""

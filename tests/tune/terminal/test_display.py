@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.tune.snapshots import study_snapshot
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskState
-from tune.terminal.display import StudyDisplay
+from tune.terminal.display import StudyDisplay, _Running
 from tune.terminal.progress import LINE_EVERY_SECONDS, STILL_EVERY_SECONDS
 
 
@@ -100,3 +101,17 @@ def test_quiet_display_says_nothing(under_way: StudySnapshot) -> None:
     stream = io.StringIO()
     StudyDisplay(stream, quiet=True, clock=Clock()).show(under_way)
     assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_running_tasks_are_drawn_with_whole_words_on_every_screen(width: int, under_way: StudySnapshot) -> None:
+    label = "trial-12-synthetic-only-without-smoothing-seed1001"
+    words = "distillation 3,200 of 24,000,000 images  310 images/s  21 h 30 min left"
+    running = {task.key: words for task in under_way.tasks[:2]}
+    named = (replace(under_way.tasks[0], label=label), *under_way.tasks[1:])
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(_Running(replace(under_way, tasks=named), running))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert any(label in line for line in lines)
+    assert sum(words in line for line in lines) == 2

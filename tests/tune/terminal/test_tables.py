@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from rich.table import Table
 
 from hidfd.pipeline.console import Rate
 from hidfd.store.store import Store
+from hidfd.text_table import TextTable
 from tests.tune.snapshots import study_snapshot
 from tests.tune.world import TESTED, World, definition, run
 from tune.planner.forecast import forecast_of
@@ -29,6 +29,7 @@ from tune.terminal.tables import (
     forecast_lines,
     forecast_table,
     left_in_words,
+    shared_reasons,
     task_table,
     trials_table,
 )
@@ -40,10 +41,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
     return study_snapshot(tmp_path_factory.mktemp("study"), folders=False)
 
 
-def text_of(table: Table | None) -> list[str]:
+def text_of(table: TextTable | None, width: int = 200) -> list[str]:
     assert table is not None
     stream = io.StringIO()
-    Console(file=stream, width=200).print(table)
+    Console(file=stream, width=width).print(table, crop=False)
     return [line.strip() for line in stream.getvalue().splitlines() if line.strip()]
 
 
@@ -127,6 +128,55 @@ def test_verdict_on_a_terminal_shows_a_loss_in_its_own_colour(whole: StudySnapsh
     assert text.plain[span.start : span.end] == "lost to real-only by 23.0 [20.0, 30.0]"
     assert span.style == "bold red"
     assert verdict_text(replace(whole, verdict=None)) is None
+
+
+LONG_SEARCH = {
+    "generation.integration.trans_weight": {"type": "float", "low": 0.01, "high": 1.0, "log": True},
+    "generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4.0},
+    "generation.discriminator_learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
+    "generation.generator_learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
+    "distillation.feature_weight": {"type": "float", "low": 0.1, "high": 10.0},
+    "distillation.architecture": {"type": "categorical", "choices": ["resnet18-32px", "wrn-40-2"]},
+    "distillation.inflation": {"type": "float", "low": 1.0, "high": 20.0, "log": True},
+}
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_no_table_breaks_a_word_or_is_wider_than_the_screen(width: int, tmp_path: Path) -> None:
+    study = {"constraints": {"agreement": {"min": 0.7}}, "pruner": {"kind": "none"}}
+    snapshot = study_snapshot(tmp_path, folders=False, study=study, search=LONG_SEARCH, collapsed=1)
+    row = replace(snapshot.comparison_rows[0], name="variant-without-feature-integration-and-smoothing-of-frequencies")
+    snapshot = replace(snapshot, comparison_rows=(row, *snapshot.comparison_rows[1:]))
+    tasks = [
+        replace(task, attempts=[replace(a, node="gpu-node-17.cluster.example.org") for a in task.attempts])
+        for task in snapshot.tasks
+    ]
+    forecast = forecast_of(World().planner(definition(search=LONG_SEARCH)).state, Store.open(tmp_path / "store"))
+    tables = (trials_table(snapshot), comparison_table(snapshot), task_table(tasks), forecast_table(forecast))
+    for table in tables:
+        lines = text_of(table, width)
+        assert max(map(len, lines)) <= width
+    words = {word.strip(",") for line in text_of(trials_table(snapshot), width) for word in line.split()}
+    assert {"wrn-40-2", "resnet18-32px", "collapsed"} <= words
+    assert words & {"discriminator_learning_rate", "generation.discriminator_learning_rate"}
+    trials = [line for line in text_of(trials_table(snapshot), width) if f" {row.num_complete} " not in line]
+    assert len(trials) >= len(snapshot.trials)
+    assert row.name in {line.split()[0] for line in text_of(comparison_table(snapshot), width)}
+    assert {task.label for task in tasks} <= {line.split()[0] for line in text_of(task_table(tasks), width)}
+
+
+def test_reason_that_is_the_generators_is_said_once_for_all_its_trials(tmp_path: Path) -> None:
+    snapshot = study_snapshot(tmp_path, folders=False, collapsed=1)
+    collapsed = next(trial for trial in snapshot.trials if trial.state is TaskState.COLLAPSED)
+    another = replace(snapshot.trials[0], number=8, state=TaskState.FAILED, value=None, reason="out of memory")
+    more = (replace(collapsed, number=9), another, replace(another, number=10))
+    lines = shared_reasons(with_more := replace(snapshot, trials=(*snapshot.trials, *more)))
+    assert len(lines) == 2
+    assert lines[0].startswith(f"generator-1 (trials {collapsed.number}, 9): collapsed: exp(entropy)")
+    assert lines[1].endswith("(trials 8, 10): out of memory")
+    table = "\n".join(text_of(trials_table(with_more), 160))
+    assert "exp(entropy)" not in table
+    assert table.count("collapsed") == 2
 
 
 def test_table_of_tasks_has_their_progress(whole: StudySnapshot) -> None:
