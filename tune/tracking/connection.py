@@ -19,6 +19,7 @@ from hidfd.addresses import SQLITE, is_text, path_at, sqlite_address
 from hidfd.config.storage import redacted
 from tune.errors import TrackingError
 from tune.tracking.descriptions import EXPERIMENT_NOTE
+from tune.tracking.moved_database import ARTIFACTS, follow_move
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -51,17 +52,20 @@ CLIENT_SETTINGS = {
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client for a tracking URI; an SQLite database that does not exist is made.
+    """Return a client for a tracking URI; an SQLite database that does not exist is made, one that was moved is mended.
 
     Raises:
-        TrackingError: the database would lie in a folder whose name is not UTF-8.
+        TrackingError: the database would lie in a folder whose name is not UTF-8, or was moved and cannot be rewritten.
     """
     for name, value in CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow.tracking import MlflowClient
+    from mlflow.tracking._tracking_service import utils
 
+    # MLflow remembers by the id of a run where its artifacts lay, for as long as the process lives.
+    utils._artifact_repos_cache.clear()
     database = _database_of(uri)
     if database is not None:
         if not is_text(database):
@@ -70,6 +74,7 @@ def connect(uri: str) -> MlflowClient:
                 f"give another place: storage.tracking=sqlite:///PATH, or MLFLOW_TRACKING_URI"
             )
         _make_database(database)
+        follow_move(database)
     # MLflow keeps what it has opened by its address, which must not depend on the folder that a process is in.
     return MlflowClient(uri if database is None else sqlite_address(database))
 
@@ -93,7 +98,7 @@ def experiment_of(client: MlflowClient, uri: str, study_name: str) -> Experiment
             )
         return experiment
     database = _database_of(uri)
-    artifacts = None if database is None else (database.parent / "mlartifacts" / study_name).as_uri()
+    artifacts = None if database is None else (database.parent / ARTIFACTS / study_name).as_uri()
     made = client.create_experiment(study_name, artifacts, {NOTE_TAG: EXPERIMENT_NOTE, KIND_TAG: KIND})
     return client.get_experiment(made)
 
@@ -162,7 +167,7 @@ def _make_database(database: Path) -> None:
     with tempfile.TemporaryDirectory(dir=database.parent, prefix=".mlflow-") as folder:
         new = Path(folder) / database.name
         store = SqlAlchemyStore(  # type: ignore[no-untyped-call]  # MLflow leaves it untyped
-            sqlite_address(new), (database.parent / "mlartifacts").as_uri()
+            sqlite_address(new), (database.parent / ARTIFACTS).as_uri()
         )
         store.engine.dispose()
         with suppress(FileExistsError):  # another study was quicker
