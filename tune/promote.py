@@ -15,6 +15,7 @@ from tune.opened_study import Study
 from tune.report.cautions import choice_in_words
 from tune.report.champion import (
     CHAMPION,
+    IN_EVAL_MODE,
     champion_of,
     input_in_words,
     load_expression,
@@ -71,9 +72,10 @@ class Promotion:
     tracking: str
 
     def in_words(self) -> str:
-        """Say what was registered, in one sentence."""
+        """Say what was registered, and that it is in eval mode, in one line."""
         news = "is now" if self.is_new or self.is_moved else "already was, and nothing was registered anew:"
-        return f"{self.name} version {self.version} {news} the {self.alias}: {self.student}, {self.numbers}"
+        what = f"{self.name} version {self.version} {news} the {self.alias}: {self.student}, {self.numbers}"
+        return f"{what}. {IN_EVAL_MODE}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON, as `--json` prints it."""
@@ -96,7 +98,7 @@ def promote(study: Study, *, name: str | None = None, alias: str = CHAMPION, any
         StudyLocked: the study still runs, and its driver writes to MLflow.
         StudyError: the study has no champion (yet), or a control has beaten it by more than its seeds scatter.
         StoreError: the student or its teacher is not in the store.
-        TrackingError: MLflow cannot be reached, or refuses.
+        TrackingError: MLflow cannot be reached, or refuses, or what it keeps does not load.
     """
     name = study.definition.name if name is None else name
     _check_names(name, alias)

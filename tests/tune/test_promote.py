@@ -1,19 +1,24 @@
 """The champion is registered once, loads without this project, and nothing but the champion is registered."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mlflow
+import numpy as np
 import pytest
 import torch
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
 import tune.__main__
+from hidfd.config.schema import TrialConfig
 from hidfd.errors import ConfigError, StoreError
 from hidfd.export import deployed_student
 from hidfd.store.store import Store
@@ -25,6 +30,7 @@ from tune.promote import promote
 from tune.report.champion import champion_of, config_of
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import Standing
+from tune.tracking import model_registry
 
 ELSEWHERE = """
 import sys
@@ -134,7 +140,9 @@ def test_the_page_of_the_version_says_what_it_is(whole: StudySnapshot, uri: str,
     done = promote(study_of(whole, uri, store, "page"), name="garments", alias="best")
     (version,) = versions_of(uri, "garments")
     assert MlflowClient(uri).get_model_version_by_alias("garments", "best").version == version.version
-    assert version.description.startswith(f"**{whole.verdict}**")
+    assert version.description.startswith("The network is in eval mode already; do not call `.eval()`")
+    assert "in eval mode already; do not call `.eval()`" in done.in_words().splitlines()[0]
+    assert f"**{whole.verdict}**" in version.description
     assert version.tags["digest"] == done.digest
     assert version.tags["study"] == "page"
     assert version.tags["n"] == "3"
@@ -226,6 +234,90 @@ def test_without_weights_no_model_is_begun(whole: StudySnapshot, uri: str, store
     assert list(MlflowClient(uri).search_logged_models([experiment.experiment_id])) == []
     assert versions_of(uri, "weightless") == []
     assert promote(study_of(whole, uri, store, "weightless")).version == "1"
+
+
+def files_of(uri: str, name: str, version: str) -> Path:
+    """The folder with the files of a registered version."""
+    return Path(MlflowClient(uri).get_model_version_download_uri(name, version).removeprefix("file://"))
+
+
+def loads(uri: str, name: str, version: str) -> bool:
+    network = mlflow.pyfunc.load_model(str(files_of(uri, name, version)))
+    return network.predict(np.zeros((1, 1, 28, 28), np.float32)).shape == (1, 10)
+
+
+def delete_files(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def cut_off(folder: Path) -> None:
+    network = folder / "data" / "model.pt2"
+    network.write_bytes(network.read_bytes()[:5000])
+
+
+def name_the_input(folder: Path) -> None:
+    """As this project once did, so that `mlflow.pyfunc` hands the network a dictionary, which it does not take."""
+    text = (folder / "MLmodel").read_text()
+    assert '[{"type": "tensor"' in text
+    (folder / "MLmodel").write_text(text.replace('[{"type": "tensor"', '[{"name": "image_unit", "type": "tensor"'))
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "spoil", [delete_files, pytest.param(cut_off, marks=SLOW), pytest.param(name_the_input, marks=SLOW)]
+)
+def test_a_champion_that_does_not_load_any_more_is_logged_again(
+    spoil: Callable[[Path], None], whole: StudySnapshot, uri: str, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = spoil.__name__.replace("_", "-")
+    study = study_of(whole, uri, store, name)
+    assert promote(study).version == "1"
+    spoil(files_of(uri, name, "1"))
+    done = promote(study)
+    assert (done.version, done.is_new, done.is_moved) == ("2", True, True)
+    assert f"models:/{name}/1 does not load" in caplog.text
+    assert "logged again from the store" in caplog.text
+    assert loads(uri, name, "2")
+    assert str(MlflowClient(uri).get_model_version_by_alias(name, "champion").version) == "2"
+    again = promote(study)
+    assert (again.version, again.is_new, again.is_moved) == ("2", False, False)
+
+
+def test_a_champion_that_neither_loads_nor_is_in_the_store_is_one_error(
+    whole: StudySnapshot, uri: str, store: Store, tmp_path: Path
+) -> None:
+    assert promote(study_of(whole, uri, store, "lost")).version == "1"
+    delete_files(files_of(uri, "lost", "1"))
+    with pytest.raises(StoreError, match="models:/lost/1 does not load from .* cannot be logged again: ") as refused:
+        promote(study_of(whole, uri, Store.open(tmp_path / "empty"), "lost"))
+    assert "not in the store" in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+    assert len(versions_of(uri, "lost")) == 1
+
+
+@pytest.mark.slow
+def test_what_does_not_load_is_not_registered(
+    whole: StudySnapshot, uri: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(whole, uri, store, "never")
+    assert promote(study).version == "1"
+    delete_files(files_of(uri, "never", "1"))
+    write = model_registry._save
+
+    def write_half(network: object, config: TrialConfig, folder: str, run: str, model: str) -> None:
+        write(network, config, folder, run, model)
+        cut_off(Path(folder))
+
+    monkeypatch.setattr(model_registry, "_save", write_half)
+    with pytest.raises(TrackingError, match="models:/never/2 does not load") as refused:
+        promote(study)
+    monkeypatch.setattr(model_registry, "_save", write)
+    assert refused.value.exit_code == 11
+    assert [version.version for version in versions_of(uri, "never")] == [1]
+    assert str(MlflowClient(uri).get_model_version_by_alias("never", "champion").version) == "1"
+    assert loads(uri, "never", promote(study).version)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,9 @@ NOTHING_BESIDE = (
 )
 """The words instead of a verdict where `study.controls` are off, or none makes sense beside the champion."""
 
+IN_EVAL_MODE = "The network is in eval mode already; do not call `.eval()` or `.train()`, which torch refuses here."
+"""The first thing to know of a registered student: it is an exported program, on which the usual call is an error."""
+
 
 @dataclass(frozen=True)
 class Champion:
@@ -182,7 +185,7 @@ def description_of(champion: Champion, snapshot: StudySnapshot, name: str, alias
     made = f"Made by `{relative_paths(snapshot.command)}`."
     chosen = choice_in_words(snapshot) or ""
     return "\n\n".join(
-        part for part in (f"**{verdict_or_why_none(snapshot)}**", worth, chosen, what, use, made) if part
+        part for part in (IN_EVAL_MODE, f"**{verdict_or_why_none(snapshot)}**", worth, chosen, what, use, made) if part
     )
 
 

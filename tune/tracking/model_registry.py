@@ -6,12 +6,19 @@ Every call goes through a client, so that MLflow's global state stays as it is.
 from __future__ import annotations
 
 import json
+import logging
+import os
 import tempfile
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hidfd.config.schema import TrialConfig
+from hidfd.config.schema import DataConfig, TrialConfig
+from hidfd.config.study_file import redacted
+from hidfd.errors import StoreError
+from tune.errors import TrackingError
 from tune.report.champion import DIGEST_TAG, Champion, description_of, tags_of
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 
@@ -25,8 +32,20 @@ if TYPE_CHECKING:
 MODEL_TAG = "hidfd.model"
 """Tag of a run: the URI of the model that was logged to it."""
 
+LOADING = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # so that nothing can be loaded which needs a class of this project
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""Environment in which a registered student is loaded to see whether it can be."""
+
 EXAMPLE_IMAGES = 2
 """Batch size of the example input: `torch.export` would take a batch of 1 for a constant."""
+
+_log = logging.getLogger(__name__)
+
+
+class UnloadableStudent(TrackingError):
+    """A registered student does not load; it is not given the alias."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +64,7 @@ class Registration:
 
 
 def log_student(
-    client: MlflowClient, run: str, student: TaskSnapshot, config: TrialConfig, store: Store
+    client: MlflowClient, run: str, student: TaskSnapshot, config: TrialConfig, store: Store, *, anew: bool = False
 ) -> LoggedModel:
     """Log a finished student as a model of its run and return the model; one that was logged before is found again.
 
@@ -54,14 +73,19 @@ def log_student(
         run: id of the student's run.
         student, config: the student and its trial.
         store: holds the student and its teacher.
+        anew: logs it in place of one that was logged before, which does not load.
 
     Raises:
         StoreError: the store does not hold them.
     """
     found = client.get_run(run)
-    logged = _logged(client, found.info.experiment_id, run, student.label)
-    if logged is None:
-        logged = _log(client, found.info.experiment_id, run, student, config, store)
+    before = _logged(client, found.info.experiment_id, run, student.label)
+    if before is None or anew:
+        logged = _log_new(client, found.info.experiment_id, run, student, config, store)
+    else:
+        logged = before
+    if before is not None and anew:
+        client.delete_logged_model(before.model_id)
     uri = f"models:/{logged.model_id}"
     if found.data.tags.get(MODEL_TAG) != uri:
         client.set_tag(run, MODEL_TAG, uri)
@@ -69,33 +93,51 @@ def log_student(
 
 
 def register(
-    client: MlflowClient, model: LoggedModel, champion: Champion, snapshot: StudySnapshot, name: str, alias: str
+    client: MlflowClient,
+    log: Callable[..., LoggedModel],
+    champion: Champion,
+    snapshot: StudySnapshot,
+    name: str,
+    alias: str,
 ) -> Registration:
     """Register the champion under a name and an alias. A student that has a version already gets no second one.
 
+    The version is loaded before the alias is moved to it. One that does not load is logged and registered anew.
+
     Args:
         client: of MLflow.
-        model: as returned by `log_student`.
+        log: called with `anew=`, logs the champion's student as `log_student` does.
         champion, snapshot: of the study; tags and description of a known version are updated from them.
         name, alias: `models:/<name>@<alias>` loads the champion from now on.
+
+    Raises:
+        StoreError: the student has to be logged, and the store does not hold it.
+        UnloadableStudent: what was logged just now does not load either; its version is deleted.
     """
     tags, description = tags_of(champion, snapshot), description_of(champion, snapshot, name, alias)
-    versions = _versions(client, name)
-    known = [version for version in versions if version.tags.get(DIGEST_TAG) == champion.student.key]
+    model, data = log(anew=False), snapshot.trial.data
+    known = [found for found in _versions(client, name) if found.tags.get(DIGEST_TAG) == champion.student.key]
     if known:
         version = max(known, key=lambda found: int(found.version))
-        for key, value in tags.items():
-            if version.tags.get(key) != value:
-                client.set_model_version_tag(name, version.version, key, value)
-        if version.description != description:
-            client.update_model_version(name, version.version, description)
+        _update(client, version, tags, description)
     else:
         version = _new_version(client, model, name, tags, description)
+    is_new = not known
+    try:
+        _check_loads(client, version, data, is_new=is_new)
+    except UnloadableStudent as error:
+        try:
+            model = log(anew=True)
+        except StoreError as missing:
+            raise StoreError(f"{error}; it cannot be logged again: {missing}") from missing
+        _log.warning("%s; it is logged again from the store", error)
+        version, is_new = _new_version(client, model, name, tags, description), True
+        _check_loads(client, version, data, is_new=True)
     number = str(version.version)
     is_moved = str(client.get_registered_model(name).aliases.get(alias)) != number
     if is_moved:
         client.set_registered_model_alias(name, alias, number)
-    return Registration(number, not known, is_moved)
+    return Registration(number, is_new, is_moved)
 
 
 def _logged(client: MlflowClient, experiment: str, run: str, label: str) -> LoggedModel | None:
@@ -105,13 +147,13 @@ def _logged(client: MlflowClient, experiment: str, run: str, label: str) -> Logg
         if model.source_run_id != run:
             continue
         if str(model.status) == "READY":
-            ready = model
+            ready = ready or model  # the newest comes first
         else:
             client.delete_logged_model(model.model_id)
     return ready
 
 
-def _log(
+def _log_new(
     client: MlflowClient, experiment: str, run: str, student: TaskSnapshot, config: TrialConfig, store: Store
 ) -> LoggedModel:
     from mlflow.entities import LoggedModelOutput
@@ -139,11 +181,10 @@ def _save(network: object, config: TrialConfig, folder: str, run: str, model: st
     data = config.data
     image_shape, single = (data.channels, data.image_size_pixels, data.image_size_pixels), np.dtype(np.float32)
     signature = ModelSignature(
-        Schema([TensorSpec(single, (-1, *image_shape), "image_unit")]),
-        Schema([TensorSpec(single, (-1, data.num_classes), "logits")]),
+        Schema([TensorSpec(single, (-1, *image_shape))]),
+        Schema([TensorSpec(single, (-1, data.num_classes))]),
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)  # MLflow warns of its own classes
+    with _without_warnings_of_mlflow():
         mlflow.pytorch.save_model(
             network,
             folder,
@@ -154,6 +195,75 @@ def _save(network: object, config: TrialConfig, folder: str, run: str, model: st
             pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
             serialization_format="pt2",
         )
+
+
+def _update(client: MlflowClient, version: ModelVersion, tags: dict[str, str], description: str) -> None:
+    for key, value in tags.items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(version.name, version.version, key, value)
+    if version.description != description:
+        client.update_model_version(version.name, version.version, description)
+
+
+def _check_loads(client: MlflowClient, version: ModelVersion, data: DataConfig, *, is_new: bool) -> None:
+    """Load a version from the registry without pickle, so without this project, and classify one image and several.
+
+    Args:
+        client: of MLflow.
+        version: registered.
+        data: of the trial: the images that the student takes.
+        is_new: whether the version was made just now, so that it is deleted if it does not load.
+
+    Raises:
+        UnloadableStudent: it does not load, and why.
+    """
+    import mlflow.artifacts
+    import numpy as np
+
+    with _without_warnings_of_mlflow():
+        import mlflow.pyfunc
+    try:
+        with tempfile.TemporaryDirectory() as folder, _environment(LOADING):
+            source = client.get_model_version_download_uri(version.name, version.version)
+            copy = mlflow.artifacts.download_artifacts(source, dst_path=folder, tracking_uri=client.tracking_uri)
+            network = mlflow.pyfunc.load_model(copy, suppress_warnings=True, model_config={"device": "cpu"})
+            for count in (1, EXAMPLE_IMAGES + 1):
+                shape = (count, data.channels, data.image_size_pixels, data.image_size_pixels)
+                logits = network.predict(np.zeros(shape, np.float32))
+                if logits.shape != (count, data.num_classes) or not np.isfinite(logits).all():
+                    raise ValueError(f"{count} images gave {logits.shape} logits, or some that are not finite")
+    except Exception as error:
+        # Whatever a missing, damaged or older file makes MLflow and torch raise.
+        if is_new:
+            client.delete_model_version(version.name, version.version)
+        words = (str(error).strip().splitlines() or ["no message"])[0]
+        raise UnloadableStudent(
+            f"models:/{version.name}/{version.version} does not load from {redacted(client.tracking_uri)} "
+            f"({type(error).__name__}: {words})"
+        ) from error
+
+
+@contextmanager
+def _without_warnings_of_mlflow() -> Iterator[None]:
+    """Keep MLflow from warning of its own classes, as it does when it is first used to save or load."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)
+        yield
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set variables of the environment for as long as the block lasts."""
+    before = {variable: os.environ.get(variable) for variable in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            if value is None:
+                del os.environ[variable]
+            else:
+                os.environ[variable] = value
 
 
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:

@@ -121,18 +121,22 @@ class Tracker:
     def register(
         self, champion: Champion, snapshot: StudySnapshot, store: Store, name: str, alias: str
     ) -> Registration:
-        """Register the champion under a name and an alias; its model is logged first if it was not yet.
+        """Register the champion under a name and an alias; its model is logged first if there is none that loads.
 
         Args:
             champion, snapshot: of the study, as written by `sync`.
-            store: holds the student and its teacher; not opened if the model was logged before.
+            store: holds the student and its teacher; not opened if a model that loads was logged before.
             name, alias: `models:/<name>@<alias>` loads the champion from now on.
 
         Raises:
             StoreError: the store does not hold them.
+            UnloadableStudent: what was logged just now does not load either.
         """
-        model = self._model_of(champion.student, snapshot, store)
-        return register(self.client, model, champion, snapshot, name, alias)
+
+        def log(*, anew: bool) -> LoggedModel:
+            return self._model_of(champion.student, snapshot, store, anew=anew)
+
+        return register(self.client, log, champion, snapshot, name, alias)
 
     def _is_deleted(self) -> bool:
         """Return whether the experiment was deleted on MLflow's pages, and its runs with it."""
@@ -195,10 +199,13 @@ class Tracker:
         """Return the id of a task's MLflow run, if it has one."""
         return self._runs.get(key)
 
-    def _model_of(self, student: TaskSnapshot, snapshot: StudySnapshot, store: Store) -> LoggedModel:
-        """Return a student's model, logged if it was not yet; the study's run names it as well."""
+    def _model_of(
+        self, student: TaskSnapshot, snapshot: StudySnapshot, store: Store, *, anew: bool = False
+    ) -> LoggedModel:
+        """Return a student's model, logged if it was not yet, or anew; the study's run names it as well."""
         self._connect()
-        model = log_student(self.client, self._runs[student.key], student, config_of(student, snapshot), store)
+        run, config = self._runs[student.key], config_of(student, snapshot)
+        model = log_student(self.client, run, student, config, store, anew=anew)
         self.client.set_tag(self._runs[STUDY_KEY], MODEL_TAG, f"models:/{model.model_id}")
         return model
 

@@ -86,7 +86,9 @@ def test_words_and_tags_are_those_of_the_snapshot(whole: StudySnapshot) -> None:
     assert champion is not None
     row, student = champion.row, champion.student
     text = description_of(champion, whole, "small", "champion")
-    assert text.startswith(f"**{whole.verdict}**")
+    first = text.splitlines()[0]
+    assert first.startswith("The network is in eval mode already; do not call `.eval()` or `.train()`")
+    assert f"\n**{whole.verdict}**\n" in text
     assert numbers_in_words(champion) in text
     mean, deviation = 100 * row.means["agreement"], 100 * row.deviations["agreement"]
     assert f"agreement {mean:.1f} ± {deviation:.1f} %" in numbers_in_words(champion)
