@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextvars
 import json
 import logging
 import os
@@ -63,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the verb of a command line, and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    return run_verb(parse(_parser(), words), "python -m tune", words)
+    options = parse(_parser(), words)
+    # A context of its own: a verb that reads a study plans with the stages' versions of that study.
+    return contextvars.copy_context().run(run_verb, options, "python -m tune", words)
 
 
 def check(options: argparse.Namespace) -> None:

@@ -27,6 +27,8 @@ from tune.ownership import SharedPlaces, owner_of
 from tune.planner.planner import Planner
 from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
+from tune.study.definition import Definition
+from tune.study.recorded import settings_of
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskKind, TaskState
 from tune.tracking.background import BackgroundTracker
@@ -130,6 +132,7 @@ def run_study(
         state = StudyState(definition, ledger, tries_again=True)
         cpu_seconds_before = sum(attempt.cpu_seconds or 0.0 for attempt in state.task_table.attempts())
         _record_arguments(study, ledger)
+        _record_settings(definition, ledger)
         planner = Planner(state, time.monotonic, time.time)
         is_new = not planner.is_over()
         with BackgroundTracker(places.tracker) as projection:
@@ -140,6 +143,7 @@ def run_study(
                 if engine == "ray":
                     observer.note("starting Ray")
                 _run(study, planner, context, engine, monitor)
+            ledger.check_kept()
             snapshot = live_snapshot(planner)
             show(snapshot)
             if planner.blocking_failure is not None:
@@ -168,6 +172,13 @@ def _record_arguments(study: Study, ledger: Ledger) -> None:
     arguments = {"overrides": overrides, "seeds": study.num_seeds, "store": None if has_secret else store}
     if ledger.run_arguments != arguments:
         ledger.set_run_arguments(arguments)
+
+
+def _record_settings(definition: Definition, ledger: Ledger) -> None:
+    """Write the run's settings into the ledger, from which the study is read where its file has changed since."""
+    settings = settings_of(definition)
+    if ledger.settings != settings:
+        ledger.set_settings(settings)
 
 
 def write_pages(study: Study) -> Path:

@@ -6,7 +6,7 @@ import getpass
 import logging
 import shlex
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,26 @@ from hidfd.config import study_file as studyfile
 from hidfd.config.storage import redacted
 from hidfd.data.identify import identify
 from hidfd.errors import ConfigError, InputError
+from hidfd.pipeline.graph import use_versions
+from hidfd.store.locks import wait_for
 from hidfd.store.store import Store
 from tune.engines.ray_job import check_storage_lasts
 from tune.errors import LedgerError
-from tune.ledger.opening import copy_ledger, holder_of, ledger_id_of, run_arguments_of, send_request
+from tune.ledger.opening import (
+    copy_ledger,
+    database_at,
+    holder_of,
+    ledger_id_of,
+    run_arguments_of,
+    send_request,
+    settings_of,
+)
 from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
 from tune.study.check import read_sections, task_resources
-from tune.study.definition import Definition, define
+from tune.study.config import StudyConfig
+from tune.study.definition import Definition, define, differences
+from tune.study.recorded import restore_definition
 from tune.study.snapshot import StudySnapshot
 
 _log = logging.getLogger(__name__)
@@ -53,12 +65,33 @@ class Study:
 
     def state(self) -> StudyState:
         """Return the study's state over a copy of its ledger, which may be read while a driver writes the ledger."""
-        is_driven = self.holder() is not None
+        holder = self.holder()
+        is_driven = holder is not None
+        if holder is not None:
+            self._wait_for_ledger(holder)
         config = self.definition.study
         ledger = copy_ledger(
             self.file.storage.ledger, self.definition.name, config.objective, config.further_objectives
         )
         return StudyState(self.definition, ledger, is_driven=is_driven)
+
+    def _wait_for_ledger(self, holder: str) -> None:
+        """Wait until a driver that has just begun has made its ledger.
+
+        Raises:
+            LedgerError: there is none, although a driver runs the study.
+        """
+        address = self.file.storage.ledger
+
+        def is_there() -> bool:
+            return database_at(address).has_ledger() or self.holder() is None
+
+        if not wait_for(is_there, f"the ledger {redacted(address)}", lambda: holder):
+            raise LedgerError(
+                f"{redacted(address)}: the ledger is not there, although {holder} runs the study: it was "
+                f"deleted or moved. Put it back; else that process ends at its next write, and finished artifacts are "
+                f"in the store"
+            )
 
     def snapshot(self) -> StudySnapshot:
         """Return the study's snapshot from a copy of its ledger."""
@@ -107,9 +140,6 @@ def open_study(
     if num_seeds is not None:
         config = config.with_num_seeds(num_seeds)
     artifacts = Store.open(file.storage.store, writes=writes)
-    words = ["python", "-m", "tune", "run", path, *overrides]
-    words += [] if num_seeds is None else ["--seeds", str(num_seeds)]
-    words += [] if store is None else ["--store", redacted(store)]
     definition = define(
         file.name,
         config,
@@ -117,7 +147,7 @@ def open_study(
         identify(trial, artifacts),
         Path(file.storage.results) / file.name,
         file=path,
-        command=shlex.join(words),
+        command=_command(path, overrides, num_seeds, store),
         tracking=redacted(file.storage.tracking),
         resources=task_resources(file),
     )
@@ -133,7 +163,9 @@ def open_last_run(
 ) -> Study:
     """Read a study file as `open_study` does, but with the arguments of the study's last run where none are given.
 
-    Overrides of `name` and `storage` say where that run is recorded, so they may be given beside its arguments.
+    Overrides of `name` and `storage` say where that run is recorded, so they may be given beside its arguments. Where
+    the study in the ledger is another one than that of the file now, or the file's images are not here, the study is
+    opened as the ledger has it, and a line says so.
 
     Args:
         path, overrides, store, num_seeds: see `open_study`.
@@ -141,21 +173,97 @@ def open_last_run(
     Raises:
         ConfigError, InputError, StoreError, LedgerError: see `hidfd.errors` and `tune.errors`.
     """
-    if num_seeds is None and all(map(_locates_study, overrides)):
-        file = studyfile.load(path, overrides, store=store)
-        try:
-            arguments = run_arguments_of(file.storage.ledger, file.name)
-        except LedgerError:
-            open_study(path, overrides, store=store)  # what is wrong with the file is said first
+    use_versions(None)
+    file = studyfile.load(path, overrides, store=store)
+    is_given = num_seeds is not None or not all(map(_locates_study, overrides))
+    try:
+        arguments = None if is_given else run_arguments_of(file.storage.ledger, file.name)
+        identity, settings = settings_of(file.storage.ledger, file.name)
+    except LedgerError:
+        open_study(path, overrides, store=store, num_seeds=num_seeds)  # what is wrong with the file is said first
+        raise
+    last = _Arguments(tuple(overrides), store, num_seeds)
+    if arguments is not None:
+        last = _Arguments((*arguments["overrides"], *overrides), store or arguments.get("store"), arguments["seeds"])
+    try:
+        study = _open_with_one_of(path, [last, _Arguments(tuple(overrides), store, num_seeds)])
+    except (ConfigError, InputError) as error:
+        if identity is None or (is_given and isinstance(error, ConfigError)):
             raise
-        if arguments is not None:
-            recorded = [*arguments["overrides"], *overrides]
-            # The file may have changed since, or the overrides name files of another machine.
-            with suppress(ConfigError, InputError):
-                store_then = arguments.get("store")
-                return open_study(path, recorded, store=store or store_then, num_seeds=arguments["seeds"])
-            _log.warning("%s: the overrides of the last run do not fit any more, and are left out: %s", path, recorded)
-    return open_study(path, overrides, store=store, num_seeds=num_seeds)
+        why = f"cannot be used as it is now ({str(error).partition(_LINE_END)[0]})"
+    else:
+        changes = [] if identity is None else list(differences(identity, study.definition.identity()))
+        if not changes:
+            if study.overrides != last.overrides:
+                left_out = list(last.overrides)
+                _log.warning(
+                    "%s: the overrides of the last run do not fit any more, and are left out: %s", path, left_out
+                )
+            return study
+        why = f"differs now ({changes[0]}{f', and {len(changes) - 1} more' if len(changes) > 1 else ''})"
+        if all(change.startswith("stage_versions.") for change in changes):
+            why = f"is run otherwise by this version of the program {why.removeprefix('differs now ')}"
+    assert identity is not None
+    _log.warning("%s: the study file %s; shown is the study as its ledger has it, which `run` would refuse", path, why)
+    return _open_recorded(path, last, identity, settings)
+
+
+_LINE_END = "\n"
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """The arguments of a command line with which a study file is opened; see `open_study`."""
+
+    overrides: tuple[str, ...]
+    store: str | None
+    num_seeds: int | None
+
+    def open(self, path: str) -> Study:
+        return open_study(path, self.overrides, store=self.store, num_seeds=self.num_seeds)
+
+
+def _open_with_one_of(path: str, candidates: Sequence[_Arguments]) -> Study:
+    """Open a study with the arguments of its last run; where they do not fit, with those of this command alone.
+
+    The file may have changed since that run, or its overrides may name files of another machine.
+    """
+    last, given = candidates
+    if last != given:
+        with suppress(ConfigError, InputError):
+            return last.open(path)
+    return given.open(path)
+
+
+def _open_recorded(path: str, last: _Arguments, identity: dict[str, Any], settings: Mapping[str, Any] | None) -> Study:
+    """Open a study with the settings in its ledger, of which the file only says where it is.
+
+    From here on, plans are made with the stages' versions of that study.
+    """
+    file = studyfile.load(path, [override for override in last.overrides if _locates_study(override)], store=last.store)
+    study_of_file: StudyConfig | None = None
+    with suppress(ConfigError):
+        study_of_file = file.section("study", StudyConfig)
+    use_versions(identity["stage_versions"])
+    definition = restore_definition(
+        file.name,
+        identity,
+        settings,
+        Path(file.storage.results) / file.name,
+        study_of_file=study_of_file,
+        resources=task_resources(file),
+        file=path,
+        command=_command(path, last.overrides, last.num_seeds, last.store),
+        tracking=redacted(file.storage.tracking),
+    )
+    return Study(file, Store.open(file.storage.store), definition, last.overrides, last.num_seeds, last.store)
+
+
+def _command(path: str, overrides: Sequence[str], num_seeds: int | None, store: str | None) -> str:
+    words = ["python", "-m", "tune", "run", path, *overrides]
+    words += [] if num_seeds is None else ["--seeds", str(num_seeds)]
+    words += [] if store is None else ["--store", redacted(store)]
+    return shlex.join(words)
 
 
 def _locates_study(override: str) -> bool:

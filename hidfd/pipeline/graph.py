@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,23 @@ TEST_EVALUATION = "opening"
 
 TEACHER_CHECK = "teacher_check"
 """The stage name of a check of the teacher in the store."""
+
+
+_versions_in_use: ContextVar[Mapping[str, int] | None] = ContextVar("versions_in_use", default=None)
+
+
+def use_versions(versions: Mapping[str, int] | None) -> None:
+    """Plan with other versions of stages from here on, in this context: those of an older study that is only read.
+
+    Args:
+        versions: stage name -> version, of all stages; None for this code's own.
+    """
+    _versions_in_use.set(versions)
+
+
+def versions_in_use() -> Mapping[str, int]:
+    """Return the version of each stage that plans are made with."""
+    return VERSIONS if (versions := _versions_in_use.get()) is None else versions
 
 
 @dataclass(frozen=True)
@@ -99,7 +117,7 @@ def plan(config: TrialConfig) -> dict[str, Stage]:
 def _stage_of(spec: StageSpec, config: TrialConfig, inputs: dict[str, str]) -> Stage:
     identity = {
         "stage": spec.name,
-        "version": VERSIONS[spec.name],
+        "version": versions_in_use()[spec.name],
         "settings": spec.settings(config),
         "inputs": inputs,
         "seed": None if spec.seed is None else getattr(config.seeds, spec.seed),

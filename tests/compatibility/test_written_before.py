@@ -5,12 +5,14 @@ Each archive in this folder is a study of one commit, interrupted in the middle 
 
 import json
 import re
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+import yaml
 
 from hidfd.store.store import Store
 from tests.integration.conftest import Workplace
@@ -51,6 +53,25 @@ def test_keys_and_values_of_an_older_study_are_those_of_today(older: Workplace) 
     for label, task in ended.items():
         assert task | WITHOUT_RESULTS == tasks(then)[label] | WITHOUT_RESULTS
     assert now["config"] | {"trial": None} == then["config"] | {"trial": None}
+
+
+@pytest.mark.slow
+def test_an_older_study_is_read_without_its_images_and_with_a_file_that_has_changed(older: Workplace) -> None:
+    before = tasks(snapshot(older))
+    shutil.rmtree(older.folder / "photos")
+    (older.folder / "teacher.safetensors").unlink()
+    tree = yaml.safe_load((older.folder / "study.yaml").read_text())
+    tree["trial"]["distillation"]["momentum"] = 0.5
+    tree["search"].popitem()
+    older.write(tree)
+    done = older.run("tune", "run", "study.yaml", "--engine", "local")
+    assert done.returncode == 3, "its images are not there"
+    assert tasks(snapshot(older)) == before
+    done = older.run("tune", "promote", "study.yaml")
+    assert (done.returncode, "has no champion yet" in done.stderr) == (9, True), "its fifth student is under way"
+    for verb in (["status"], ["show", "0"], ["explain", "0"], ["report"], ["stop"], ["forget", "--yes"]):
+        done = older.run("tune", verb[0], "study.yaml", *verb[1:])
+        assert done.returncode == 0, (verb, done.stderr)
 
 
 @pytest.mark.integration

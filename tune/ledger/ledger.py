@@ -17,7 +17,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -41,6 +41,12 @@ REQUEST = "request/"
 
 RUN_ARGUMENTS = "run_arguments"
 """Name of the study attribute with the arguments of the last run."""
+
+IDENTITY = "identity"
+"""Name of the study attribute with the settings to which the search trials belong."""
+
+SETTINGS = "settings"
+"""Name of the study attribute with all settings of the last run."""
 
 _log = logging.getLogger(__name__)
 
@@ -130,12 +136,12 @@ class Ledger:
     @property
     def identity(self) -> dict[str, Any] | None:
         """The settings to which the search trials belong, as `set_identity` wrote them; None in a new ledger."""
-        identity: dict[str, Any] | None = self._search_study.user_attrs.get("identity")
+        identity: dict[str, Any] | None = self._search_study.user_attrs.get(IDENTITY)
         return identity
 
     def set_identity(self, identity: dict[str, Any]) -> None:
         """Write the settings to which the search trials belong."""
-        self._write(lambda: self._search_study.set_user_attr("identity", identity))
+        self._write(lambda: self._search_study.set_user_attr(IDENTITY, identity))
 
     @property
     def run_arguments(self) -> dict[str, Any] | None:
@@ -146,6 +152,16 @@ class Ledger:
     def set_run_arguments(self, arguments: dict[str, Any]) -> None:
         """Write the arguments of a run: `overrides` of the study file, and the number of `seeds` or None."""
         self._write(lambda: self._search_study.set_user_attr(RUN_ARGUMENTS, arguments))
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """All settings of the last run, as `set_settings` wrote them; None if an older version ran the study."""
+        settings: dict[str, Any] | None = self._search_study.user_attrs.get(SETTINGS)
+        return settings
+
+    def set_settings(self, settings: dict[str, Any]) -> None:
+        """Write all settings of a run, with which the study is read where its file has changed since."""
+        self._write(lambda: self._search_study.set_user_attr(SETTINGS, settings))
 
     @property
     def search_closed(self) -> dict[str, Any] | None:
@@ -166,6 +182,16 @@ class Ledger:
     def set_test_evaluations(self, test_evaluations: list[dict[str, Any]]) -> None:
         """Write when the test labels were opened, and for which students."""
         self._write(lambda: self._search_study.set_user_attr("openings", test_evaluations))
+
+    def check_kept(self) -> None:
+        """Check that the ledger is still there, before its study is called finished.
+
+        Raises:
+            LedgerError: it was deleted, moved or replaced.
+            StudyLocked: another driver has claimed it since.
+        """
+        if (found := self.num_claims) != self._epoch:
+            self._raise_taken_over(found)
 
     def requests(self) -> dict[str, dict[str, Any]]:
         """Return id -> request of other processes to the driver; see `tune.ledger.opening.send_request`."""
@@ -356,11 +382,13 @@ class Ledger:
         ):  # which checks the epoch itself, in the transaction of the write
             found = self._tasks_study.user_attrs.get("epoch")
             if found != self._epoch:
-                raise StudyLocked(
-                    f"another driver has taken this study over (epoch {found}, ours was {self._epoch}); this one "
-                    f"stops here"
-                )
+                self._raise_taken_over(found)
         action()
+
+    def _raise_taken_over(self, epoch: object) -> NoReturn:
+        raise StudyLocked(
+            f"another driver has taken this study over (epoch {epoch}, ours was {self._epoch}); this one stops here"
+        )
 
 
 _mentioned: dict[str, int] = {}

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from hidfd.addresses import SQLITE, path_at
 from hidfd.config.storage import redacted
 from tune.errors import LedgerError
-from tune.ledger.ledger import REQUEST, RUN_ARGUMENTS, Ledger, is_own, own_trials
+from tune.ledger.ledger import IDENTITY, REQUEST, RUN_ARGUMENTS, SETTINGS, Ledger, is_own, own_trials
 from tune.ledger.mirrored_storage import MirroredStorage, storage_errors
 from tune.ledger.sqlite import SqliteFile
 
@@ -156,6 +156,18 @@ def has_study(address: str, name: str) -> bool:
     """
     with _existing(address) as (_, known):
         return f"{name}/work" in known or name in known
+
+
+def settings_of(address: str, name: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Return a study's identity and all settings of its last run; each None where the ledger does not have it.
+
+    Args:
+        address: see `database_at`.
+        name: of the study.
+    """
+    with _existing(address) as (_, known):
+        attributes = known[name].user_attrs if name in known else {}
+        return attributes.get(IDENTITY), attributes.get(SETTINGS)
 
 
 def ledger_id_of(address: str, name: str) -> str | None:

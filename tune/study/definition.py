@@ -14,7 +14,7 @@ import numpy as np
 from hidfd.config.schema import TrialConfig, check_shares
 from hidfd.data.sources import materials
 from hidfd.errors import ConfigError
-from hidfd.pipeline.graph import VERSIONS
+from hidfd.pipeline.graph import versions_in_use
 from hidfd.pipeline.stage_specs import result_settings
 from tune.study.asha import rung_images
 from tune.study.config import FRESH_SEED, SearchConfig, StudyConfig
@@ -40,6 +40,7 @@ class Definition:
         folder: folder of the trials' folders and the study's report.
         file, command, tracking: for people: the study file, the command that goes on, the MLflow URI (redacted).
         resources: cpus, gpus and workers of one task.
+        recorded_identity: the identity in the ledger from which the definition was restored, if it was.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Definition:
     command: str = ""
     tracking: str = ""
     resources: dict[str, float] = field(default_factory=dict)
+    recorded_identity: dict[str, Any] | None = None
 
     @property
     def limit(self) -> int:
@@ -113,6 +115,8 @@ class Definition:
         Left out are the numbers of students and seeds and all that concerns the comparison at the end (finalists,
         controls, test labels): a study goes on with other ones.
         """
+        if self.recorded_identity is not None:
+            return self.recorded_identity
         study = self.study
         content: dict[str, Any] = {
             "study": {
@@ -125,7 +129,7 @@ class Definition:
             },
             "search": self.search.model_dump(exclude_defaults=True),  # fields that come later change nothing
             "trial": result_settings(self.base),
-            "stage_versions": VERSIONS,
+            "stage_versions": dict(versions_in_use()),
         }
         more = study.model_dump(mode="json", include={"further_objectives", "constraints", "points", "variants"})
         content["study"] |= {

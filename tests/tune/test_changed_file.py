@@ -1,0 +1,182 @@
+"""Only `run` refuses a study file that has changed: whatever reads a study shows it as its ledger has it, in a word."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+from PIL import Image
+
+import tune.driver
+from hidfd.pipeline import graph
+from tests.tune.test_last_run import RUN, NoTracking
+from tests.tune.world import SEARCH, World, trial
+from tune.__main__ import main
+from tune.ledger.ledger import Ledger
+from tune.study.messages import Channel, TaskEnd
+from tune.study.task import Task
+
+READING = (
+    ("status",),
+    ("status", "--json"),
+    ("status", "--watch"),
+    ("show", "0"),
+    ("explain", "0"),
+    ("report",),
+    ("stop",),
+    ("forget",),
+    ("forget", "--yes"),
+)
+
+
+@pytest.fixture(scope="module")
+def empty_tracking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow, since making one takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def study_file(tmp_path: Path, empty_tracking: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`study.yaml` with images, over a world without torch."""
+    (tmp_path / ".hidfd").mkdir()
+    shutil.copy(empty_tracking, tmp_path / ".hidfd" / "mlflow.db")
+    world, photos = World(), tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(photos / "0.png")
+    tree: dict[str, Any] = {
+        "name": "s",
+        "trial": trial().model_dump(mode="json", exclude_none=True, exclude_defaults=True),
+        "study": {
+            "num_students": 3,
+            "startup_students": 2,
+            "sampler": "random",
+            "controls": {"synthetic_only": False, "plain_kd": False},
+            "variants": {"hot": {"distillation.kl_temperature": 8.0}},
+        },
+        "search": SEARCH,
+    }
+    tree["trial"]["data"]["candidates"] = {"path": "photos"}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree))
+
+    def perform(task: Task, context: Any, channel: Channel) -> TaskEnd:
+        return world.execute(task, channel)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tune.driver, "perform", perform)
+    monkeypatch.setattr(tune.driver, "_import_materials", lambda *given: None)
+    monkeypatch.setattr(tune.driver, "BackgroundTracker", NoTracking)
+    monkeypatch.setattr(tune.driver, "write_study_figures", lambda *given: None)
+    return tmp_path / "study.yaml"
+
+
+def edited(**sections: dict[str, Any]) -> Callable[[pytest.MonkeyPatch], None]:
+    """Return a change of the study file: section -> key -> value."""
+
+    def change(_: pytest.MonkeyPatch) -> None:
+        tree = yaml.safe_load(Path("study.yaml").read_text())
+        for section, values in sections.items():
+            tree[section] |= values
+        Path("study.yaml").write_text(yaml.safe_dump(tree))
+
+    return change
+
+
+def with_newer_stage(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(graph.VERSIONS, "distillation", graph.VERSIONS["distillation"] + 1)
+
+
+def without_images(_: pytest.MonkeyPatch) -> None:
+    shutil.rmtree("photos")
+
+
+def with_other_images(_: pytest.MonkeyPatch) -> None:
+    Image.fromarray(np.ones((28, 28), np.uint8)).save("photos/1.png")
+
+
+CHANGES = {
+    "a setting": edited(trial={"distillation": {"target_images": 6400, "batch_images": 64, "momentum": 0.5}}),
+    "the search space": edited(search={"distillation.inflation": {"type": "categorical", "choices": [1, 2]}}),
+    "the sampler": edited(study={"sampler": "tpe", "num_students": 50}),
+    "the objective": edited(study={"objective": "validation_accuracy"}),
+    "the variants": edited(study={"variants": {"cold": {"distillation.kl_temperature": 1.0}}}),
+    "an unknown setting": edited(trial={"momentun": 0.5}),
+    "a stage's version": with_newer_stage,
+    "no images": without_images,
+    "other images": with_other_images,
+}
+
+
+def said_by(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, dict[str, Any]]:
+    """Return what a command prints, and that as JSON where it is."""
+    capsys.readouterr()
+    assert main([arguments[0], "study.yaml", *arguments[1:]]) == 0
+    said = capsys.readouterr()
+    return said.out, json.loads(said.out) if "--json" in arguments else {}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_reads_shows_the_study_as_its_ledger_has_it(
+    change: Callable[[pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(RUN) == 0
+    _, before = said_by(capsys, "status", "--json")
+    assert before["finished"]
+    assert not caplog.messages
+    change(monkeypatch)
+    for verb in READING:
+        caplog.clear()
+        said, found = said_by(capsys, *verb)
+        assert "not started" not in said
+        (line,) = caplog.messages
+        assert "the study file" in line
+        assert "\n" not in line
+        if found:
+            assert {name: found[name] for name in found if name != "plan"} == {
+                name: before[name] for name in found if name != "plan"
+            }
+            assert found["plan"]["num_unsuggested"] == 0
+
+
+@pytest.mark.parametrize("change", [CHANGES["a setting"], CHANGES["a stage's version"]], ids=["setting", "version"])
+def test_run_refuses_and_leaves_the_study_as_it_was(
+    change: Callable[[pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(RUN) == 0
+    _, before = said_by(capsys, "status", "--json")
+    change(monkeypatch)
+    assert main(RUN) == 2
+    assert "was begun with other settings" in capsys.readouterr().err
+    assert said_by(capsys, "status", "--json")[1]["works"] == before["works"]
+
+
+def test_study_of_a_version_that_kept_no_settings_is_read_by_its_identity(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Ledger, "set_settings", lambda *given: None)
+    assert main(RUN) == 0
+    _, before = said_by(capsys, "status", "--json")
+    without_images(monkeypatch)
+    CHANGES["the search space"](monkeypatch)
+    _, found = said_by(capsys, "status", "--json")
+    for name in ("works", "trials", "rows", "best", "verdict", "finished", "searched"):
+        assert found[name] == before[name], name
+
+
+def test_mistake_on_the_command_line_is_still_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(RUN) == 0
+    assert main(["status", "study.yaml", "study.num_studnts=3"]) == 2
+    assert "did you mean" in capsys.readouterr().err
