@@ -17,6 +17,7 @@ from hidfd.errors import ConfigError
 from hidfd.formatting import percent, short_setting
 from hidfd.text_table import TextColumn, TextTable
 from tune.driver import write_pages
+from tune.errors import LedgerError
 from tune.ledger.elsewhere import find_elsewhere
 from tune.opened_study import Study, open_last_run
 from tune.planner.forecast import forecast_of
@@ -98,12 +99,15 @@ def _watch(options: argparse.Namespace) -> Study:
     """
     study = open_study_of(options)
     arguments, printed = study.last_arguments(), ""
-    snapshot = study.snapshot()
-    if not _has_begun(snapshot) and study.holder() is None:
+    snapshot, ledger_id = study.snapshot(), study.ledger_id()
+    has_begun = _has_begun(snapshot)
+    if not has_begun and study.holder() is None:
         waiting = f"{snapshot.name}: not started; waiting until somebody runs: {snapshot.command} (Ctrl-C ends this)"
         print(waiting, file=sys.stderr, flush=True)
     with StudyDisplay(sys.stdout, quiet=options.json) as display:
         while True:
+            if ledger_id is not None and study.ledger_id() != ledger_id:
+                raise _not_there_any_more(study)
             is_run = study.holder() is not None
             if (newest := study.last_arguments()) != arguments:  # another run has begun
                 study, arguments = open_study_of(options), newest
@@ -113,15 +117,26 @@ def _watch(options: argparse.Namespace) -> Study:
                 time.sleep(WATCH_EVERY_SECONDS)
                 study, arguments = open_study_of(options), study.last_arguments()
                 snapshot = study.snapshot()
+            if has_begun and not _has_begun(snapshot):
+                raise _not_there_any_more(study)
+            has_begun, ledger_id = _has_begun(snapshot), study.ledger_id()
             display.show(snapshot)
             if options.json:
                 line = json.dumps(snapshot.to_json(), default=str)
                 if line != printed:
                     print(line, flush=True)
                 printed = line
-            if not is_run and _has_begun(snapshot):
+            if not is_run and has_begun:
                 return study
             time.sleep(WATCH_EVERY_SECONDS)
+
+
+def _not_there_any_more(study: Study) -> LedgerError:
+    return LedgerError(
+        f"{redacted(study.file.storage.ledger)}: the ledger does not have the study any more that was shown: it was deleted, "
+        f"moved or replaced, or the study was forgotten. Unless that was meant, put the ledger back; its driver "
+        f"ends at its next write, and finished artifacts are in the store"
+    )
 
 
 def _has_begun(snapshot: StudySnapshot) -> bool:

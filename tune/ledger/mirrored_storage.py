@@ -202,6 +202,8 @@ class MirroredStorage(InMemoryStorage):
                     return action()
             except ConnectionLost as error:
                 self._wait(error)
+            except KeyError as error:  # Optuna's way to say that a row is not there
+                raise _deleted() from error
 
     def _wait(self, lost: ConnectionLost) -> None:
         """Wait until the database answers, and check that no other driver has claimed the study meanwhile."""
@@ -249,11 +251,19 @@ class MirroredStorage(InMemoryStorage):
             sqlalchemy.select(_attributes.c.value_json).where(where).with_for_update(read=True)
         ).scalar()
         if found is None:
-            raise LedgerError("the study was deleted from the ledger while it ran; the same command begins it anew")
+            raise _deleted()
         if json.loads(found) != value:
             raise StudyLocked(
                 f"another driver has taken this study over ({key} {found}, ours was {value}); this one stops here"
             )
+
+
+def _deleted() -> LedgerError:
+    return LedgerError(
+        "the study, or a part of it, was deleted from the ledger while it ran; nothing more was written, and finished "
+        "artifacts are in the store. Bring back what was deleted, and the same command goes on; or add --adopt to it, "
+        "which begins the study anew and builds nothing again that the store has"
+    )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,7 @@ from optuna.storages import RDBStorage
 from hidfd.store import locks
 from hidfd.store.locks import holders_of, said_if_slow, try_flock, wait_for
 from tune.errors import LedgerError, StudyLocked
+from tune.ledger.file_watch import FileWatch, mark_file, watched
 from tune.ledger.mirrored_storage import open_storage
 
 HEADER = b"SQLite format 3\0"
@@ -50,17 +52,20 @@ class SqliteFile:
     def __init__(self, path: Path) -> None:
         """Name a file, which need not be there yet."""
         self.path = path
+        self._is_driven = False
+        self._watch: FileWatch | None = None
 
     def has_ledger(self) -> bool:
-        """Whether the file is there."""
-        return self.path.exists()
+        """Whether the file is there and holds anything: SQLite would make tables in an empty one."""
+        return self.path.exists() and self.path.stat().st_size > 0
 
     @contextmanager
     def open(self) -> Iterator[RDBStorage]:
         """Open the file as Optuna's storage, and make it if it is not there.
 
         It uses write-ahead logging, with which readers never wait and a write costs a third. Only while the tables are
-        made there is a lock, so that a reader of a ledger that exists holds up nobody.
+        made there is a lock, so that a reader of a ledger that exists holds up nobody. Before each transaction and
+        before its commit it is checked that the file is still the one that was opened.
 
         Raises:
             LedgerError: it is no database, or cannot be read, or another process keeps it locked.
@@ -69,10 +74,9 @@ class SqliteFile:
         try:
             # Optuna makes the tables one by one; another process waits here until the first one has made all of them.
             with self._lock_while_made():
-                with self._connect() as connection:
+                with contextlib.closing(self._connect()) as connection:
                     connection.execute("PRAGMA journal_mode=WAL")
-                connection.close()
-                storage = RDBStorage("sqlite:///ledger.db", engine_kwargs={"creator": self._connect})
+                storage = RDBStorage("sqlite:///ledger.db", engine_kwargs={"creator": self._reconnect})
         except OSError as error:
             raise self._not_writable(error) from error
         except (sqlite3.Error, StorageInternalError, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
@@ -80,8 +84,13 @@ class SqliteFile:
         sqlalchemy.event.listen(storage.engine, "connect", _set_synchronous)
         sqlalchemy.event.listen(storage.engine, "do_execute", self._execute)
         storage.engine.dispose()
-        with open_storage(storage, self._error_of):
-            yield storage
+        if self._is_driven:
+            self._mark()
+        with watched(self.path) as self._watch:
+            for moment in ("begin", "commit"):
+                sqlalchemy.event.listen(storage.engine, moment, partial(_check, self._watch))
+            with open_storage(storage, self._error_of):
+                yield storage
 
     def _check_kind(self) -> None:
         """Refuse what cannot be a ledger before anything is written beside it."""
@@ -162,6 +171,7 @@ class SqliteFile:
             since = datetime.now(UTC).isoformat(timespec="seconds")
             json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, file)
             file.flush()
+            self._is_driven = True
             yield FileLock()
 
     def holder(self, name: str) -> str | None:
@@ -180,6 +190,11 @@ class SqliteFile:
         """Connect to the file itself, as Optuna would take an address with some names of folders for another one."""
         return sqlite3.connect(self.path.absolute(), timeout=BUSY_SECONDS, check_same_thread=False)
 
+    def _reconnect(self) -> sqlite3.Connection:
+        """Connect to a file that must be there: SQLite would make a new one in place of one that was deleted."""
+        address = f"{self.path.absolute().as_uri()}?mode=rw"
+        return sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+
     def _beside(self, ending: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{ending}")
 
@@ -195,7 +210,17 @@ class SqliteFile:
             f"HIDFD_LEDGER"
         )
 
+    def _mark(self) -> None:
+        try:
+            with said_if_slow(str(self.path), self._holders), contextlib.closing(self._reconnect()) as connection:
+                mark_file(connection)
+        except sqlite3.Error as error:
+            raise self._error_of(error, True) from error
+
     def _error_of(self, error: Exception, _is_connected: bool) -> LedgerError:
+        changed = None if self._watch is None else self._watch.change()
+        if changed is not None:
+            return changed
         message = str(error).splitlines()[0]
         advice = "what was written before is kept, and the same command goes on"
         if "database is locked" in message:
@@ -206,6 +231,10 @@ class SqliteFile:
         if "disk is full" in message:
             return LedgerError(f"{self.path}: its disk is full ({message}); make room there; {advice}")
         return LedgerError(f"the ledger cannot be read or written: {message}. Check the disk and {self.path}; {advice}")
+
+
+def _check(watch: FileWatch, _connection: object) -> None:
+    watch.check()
 
 
 def _set_synchronous(connection: sqlite3.Connection, _record: object) -> None:
