@@ -96,6 +96,10 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+_running: list[argparse.Namespace] = []
+"""Options of the verb that is run, the innermost last."""
+
+
 def run_verb(options: argparse.Namespace, program: str, words: Sequence[str]) -> int:
     """Run the parsed verb; turn an error of this project into a message and its exit code.
 
@@ -106,6 +110,7 @@ def run_verb(options: argparse.Namespace, program: str, words: Sequence[str]) ->
     Returns:
         The exit code.
     """
+    _running.append(options)
     try:
         code = _exit_code(options, program, words)
         if sys.stdout is not None:
@@ -114,17 +119,24 @@ def run_verb(options: argparse.Namespace, program: str, words: Sequence[str]) ->
         if not _reader_is_gone():
             raise
         return READER_GONE
+    finally:
+        _running.pop()
     return code
+
+
+def exit_at_once(error: HidfdError) -> NoReturn:
+    """Say an error as `run_verb` does, and end this process from a thread whose main thread waits for ever."""
+    _say(error, as_json=bool(_running) and _running[-1].json)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(error.exit_code)
 
 
 def _exit_code(options: argparse.Namespace, program: str, words: Sequence[str]) -> int:
     try:
         options.verb(options)
     except HidfdError as error:
-        if options.json:
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            print(json.dumps({"event": "error", "time": now, "error": str(error), "exit_code": error.exit_code}))
-        print(f"error: {error}", file=sys.stderr)
+        _say(error, as_json=options.json)
         if isinstance(error, Stopped):
             print(f"goes on with: {program} {shlex.join(words)}", file=sys.stderr)
         return error.exit_code
@@ -132,6 +144,13 @@ def _exit_code(options: argparse.Namespace, program: str, words: Sequence[str]) 
         print("stopped by Ctrl-C; nothing was under way that needed saving", file=sys.stderr)
         return Stopped.exit_code
     return 0
+
+
+def _say(error: HidfdError, *, as_json: bool) -> None:
+    if as_json:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        print(json.dumps({"event": "error", "time": now, "error": str(error), "exit_code": error.exit_code}))
+    print(f"error: {error}", file=sys.stderr)
 
 
 def _reader_is_gone() -> bool:

@@ -133,8 +133,8 @@ def _watch(options: argparse.Namespace) -> Study:
 
 def _not_there_any_more(study: Study) -> LedgerError:
     return LedgerError(
-        f"{redacted(study.file.storage.ledger)}: the ledger does not have the study any more that was shown: it was deleted, "
-        f"moved or replaced, or the study was forgotten. Unless that was meant, put the ledger back; its driver "
+        f"{redacted(study.file.storage.ledger)}: the ledger does not have the study any more that was shown: it was "
+        f"deleted, moved or replaced, or the study was forgotten. Unless that was meant, put the ledger back; a driver "
         f"ends at its next write, and finished artifacts are in the store"
     )
 

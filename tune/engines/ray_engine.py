@@ -14,7 +14,8 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
@@ -26,6 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hidfd.config.study_file import ResourcesConfig
 from tune.engines.environment import crowding_in_words
+from tune.engines.own_ray import ending_with_ray
 from tune.engines.ray_cluster import (
     alive_nodes,
     check_cluster_answers,
@@ -108,7 +110,7 @@ def run_ray(
                 logging_level=logging.ERROR,
                 object_store_memory=OBJECT_STORE_BYTES,
             )
-    try:
+    with ending_with_ray() if address is None else _leaving_ray():
         if not resources.autoscaling:
             check_fits_cluster(resources.num_workers, {"CPU": context.threads, "GPU": resources.gpus_per_worker})
         if address is None or not resources.autoscaling:
@@ -130,10 +132,17 @@ def run_ray(
                 ),
                 run_config=RunConfig(name="study", storage_path=scratch, verbose=0, callbacks=[StepCallback(adapter)]),
             ).fit()
-    finally:
-        ray.shutdown()
     if adapter.error is not None:
         raise adapter.error
+
+
+@contextmanager
+def _leaving_ray() -> Iterator[None]:
+    """Disconnect from a cluster at the end of the block."""
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def start_actors(folder: str) -> Actors:
