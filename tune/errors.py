@@ -3,6 +3,7 @@
     HidfdError
       LedgerError      7  the ledger cannot be opened, read or written, or belongs to a newer version
         ConnectionLost 7  its database does not answer now; a running driver waits for it
+        LedgerGone     7  it was deleted, moved or replaced; a running driver ends
         OtherLedger    7  what the study left in store, results folder or MLflow belongs to another ledger of its name
         StudyLocked    8  another driver runs this study now
       StudyBlocked        a task met an error that the user has to mend; its exit code is that of the task's error
@@ -26,6 +27,10 @@ class LedgerError(HidfdError):
 
 class ConnectionLost(LedgerError):
     """The ledger's database does not answer now, which is no fault of the study; a running driver waits for it."""
+
+
+class LedgerGone(LedgerError):
+    """The ledger, or the study in it, was deleted, moved or replaced; waiting for it would be in vain."""
 
 
 class OtherLedger(LedgerError):

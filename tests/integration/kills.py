@@ -5,6 +5,9 @@
 Each cell is a small study of its own, one task after another, on a real Ray cluster. At a moment drawn from the seed,
 inside the named phase, one of its parts is killed; a driver is started again by the same command, a server some seconds
 later, a worker or a node not at all. The study's results are then compared with those of an uninterrupted run.
+
+Three parts end otherwise: the raylet of a Ray that the study has started itself is killed, the ledger's file is
+deleted, and a `status --watch` is stopped for good by SIGSTOP.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from tests.tune.tracking.test_outage import Server
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskKind, TaskState
 
-KILLED = ("driver", "worker", "node", "mlflow", "postgresql")
+KILLED = ("driver", "worker", "node", "mlflow", "postgresql", "raylet", "ledger", "reader")
 PHASES = ("generation", "distillation", "between", "finalists")
 CELLS = tuple(f"{killed}/{phase}" for killed in KILLED for phase in PHASES)
 
@@ -50,6 +53,10 @@ another, in which one part was killed by `kill -9` at a moment drawn from the se
 uninterrupted. A killed driver was started again by the same command, a server some seconds later, a worker or a node
 not at all. A study has recovered when it ended with the same trials, rungs and numbers.
 
+* A raylet is that of a Ray that the study itself had started: its driver ended with exit code 10 and a message, and the
+  same command went on. A ledger is its SQLite file, deleted for good: its driver ended with exit code 7 and a message,
+  and the same command with `--adopt` went on from the store. A reader is a `status --watch`, stopped by SIGSTOP and
+  never continued: the driver noticed nothing of it.
 * Repeated: images computed a second time, by the loop's pace since its last checkpoint, over all images of the study;
   and the same in checkpoint intervals (of {CHECKPOINT_SECONDS:g} s here, a minute by default). At most one per kill,
   and the time that saving takes.
@@ -60,6 +67,13 @@ COLUMNS = ("killed", "during", "seed", "recovered", "repeated", "intervals", "lo
 
 PASSWORD = "HIDFD_KILLS_PASSWORD"
 """Environment variable with PostgreSQL's password."""
+
+
+READER_SECONDS = (5.0, 9.0)
+"""Range of the seconds after which a reader is stopped: it takes some to start, and then reads every two."""
+
+ENDS = {"raylet": (10, "the Ray that this study had started is gone"), "ledger": (7, "the ledger was deleted")}
+"""What is killed -> exit code and words of the message with which the driver ends."""
 
 
 @dataclass(frozen=True)
@@ -148,21 +162,30 @@ class KillMatrix:
             storage = [f"storage.ledger={server.url(server.new_database(), f'${{{PASSWORD}}}')}"]
         elif killed == "mlflow":
             storage = [f"storage.tracking={self._tracking().uri}"]
-        running = RunningStudy(self._folder / f"{killed}-{phase}-{seed}", self._ray.address, storage)
+        address = None if killed == "raylet" else self._ray.address
+        running = RunningStudy(self._folder / f"{killed}-{phase}-{seed}", address, storage)
         began = time.monotonic()
         running.start()
-        try:
+        said: list[str] = []
+        with contextlib.ExitStack() as cell:
+            cell.callback(running.kill)
             loop = self._wait_for(phase, running, draws)
+            if killed == "reader":
+                watcher = cell.enter_context(running.watched())
+                time.sleep(draws.uniform(*READER_SECONDS))
+                watcher.send_signal(signal.SIGSTOP)
             moment = self._kill(killed, running, loop)
-            if killed == "driver":
+            if killed in ENDS:
+                said = _unlike(ENDS[killed], running)
+            if killed in ("driver", "raylet"):
                 running.start()
+            elif killed == "ledger":
+                running.start("--adopt")
             elif killed in ("mlflow", "postgresql"):
                 time.sleep(draws.uniform(*AWAY_SECONDS))
                 (self._tracking() if killed == "mlflow" else self._server()).start()
             running.finish()
-        finally:
-            running.kill()
-        return self._compared((killed, phase, seed), running, moment, time.monotonic() - began)
+        return self._compared((killed, phase, seed), running, moment, time.monotonic() - began, said)
 
     def _add_nodes(self) -> None:
         """Start Ray nodes until there are two, so that one is left when the other is killed."""
@@ -222,6 +245,14 @@ class KillMatrix:
         if killed == "postgresql":
             self._server().kill()
             return Moment()
+        if killed == "reader":
+            return Moment()
+        if killed == "ledger":
+            Path(running.study.file.storage.ledger).unlink()
+            return Moment()
+        if killed == "raylet":
+            os.kill(running.until(lambda: running.child("raylet")), signal.SIGKILL)
+            return Moment() if loop is None else running.moment_of(loop.checkpoints, loop.images)
         node, process = running.until(self._worker)
         if killed == "driver":
             running.kill()
@@ -238,11 +269,13 @@ class KillMatrix:
         """Return node and process id of the worker that runs a task; None while there is none."""
         return next(((node, process) for node in self._nodes for process in self._ray.workers(node)), None)
 
-    def _compared(self, asked: tuple[str, str, int], running: RunningStudy, moment: Moment, seconds: float) -> Cell:
+    def _compared(
+        self, asked: tuple[str, str, int], running: RunningStudy, moment: Moment, seconds: float, said: Sequence[str]
+    ) -> Cell:
         found, runs = running.study.snapshot(), running.mlflow_runs()
         before, after = _results(self._whole), _results(found)
         names = [*before, *(name for name in after if name not in before)]
-        differences = [f"{name} is not the same" for name in names if before.get(name) != after.get(name)]
+        differences = [*said, *(f"{name} is not the same" for name in names if before.get(name) != after.get(name))]
         if running.returncode != 0:
             differences.append(f"the command ended with {running.returncode}")
         if moment.saved and moment.saved not in running.resumed_at():
@@ -258,6 +291,14 @@ class KillMatrix:
         return Cell(
             *asked, tuple(differences), ends, running.output(), fraction, moment.intervals, lost, doubled, seconds
         )
+
+
+def _unlike(expected: tuple[int, str], running: RunningStudy) -> list[str]:
+    """Wait for the driver's end, and return in words where it is not the one that was expected."""
+    code, words = expected
+    found = running.wait()
+    differences = [] if found == code else [f"the driver ended with {found}, not {code}"]
+    return differences + ([] if words in running.output() else [f"it did not say: {words}"])
 
 
 def _results(study: StudySnapshot) -> dict[str, Any]:

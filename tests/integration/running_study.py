@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -52,12 +53,12 @@ class RunningStudy:
         returncode: of the last command.
     """
 
-    def __init__(self, folder: Path, ray_address: str, storage: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, ray_address: str | None, storage: Sequence[str] = ()) -> None:
         """Make the folder, without starting the command.
 
         Args:
             folder: that does not exist yet.
-            ray_address: of the cluster.
+            ray_address: of the cluster; None for a Ray of the study's own.
             storage: overrides of `storage:`.
         """
         folder.mkdir()
@@ -79,12 +80,13 @@ class RunningStudy:
         self._folder, self._address, self._storage = folder, ray_address, storage
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Start the command; its output goes to a file, since a pipe that nobody reads would block it."""
-        environment = {"RAY_ADDRESS": self._address, "RAY_AUTH_MODE": "disabled", "PYTHONFAULTHANDLER": "1"}
+        environment = {"RAY_AUTH_MODE": "disabled", "PYTHONFAULTHANDLER": "1"}
+        environment |= {} if self._address is None else {"RAY_ADDRESS": self._address}
         with (self._folder / "output").open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tune", "run", "study.yaml", *self._storage],
+                [sys.executable, "-m", "tune", "run", "study.yaml", *options, *self._storage],
                 cwd=self._folder,
                 env=os.environ | environment,
                 stdout=output,
@@ -92,8 +94,8 @@ class RunningStudy:
                 start_new_session=True,
             )
 
-    def finish(self) -> None:
-        """Wait for the command's end; where it says that MLflow was away, run it once more."""
+    def wait(self) -> int:
+        """Wait for the command's end, and return its exit code."""
         assert self._process is not None
         try:
             self.returncode = self._process.wait(LONGEST_SECONDS)
@@ -101,6 +103,12 @@ class RunningStudy:
             self._process.send_signal(signal.SIGABRT)  # which prints the stack of every thread
             self._process.wait()
             raise AssertionError(f"it hangs\n{self.output()}") from None
+        return self.returncode
+
+    def finish(self) -> None:
+        """Wait for the command's end; where it says that MLflow was away, run it once more."""
+        assert self._process is not None
+        self.wait()
         if "this makes up for it" in self.output():
             self.start()
             self.returncode = self._process.wait(LONGEST_SECONDS)
@@ -110,6 +118,27 @@ class RunningStudy:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Show the study to nobody by `status --watch`, a process of its own, for as long as the block lasts."""
+        command = [sys.executable, "-m", "tune", "status", "study.yaml", "--watch", *self._storage]
+        watcher = subprocess.Popen(command, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            yield watcher
+        finally:
+            watcher.kill()
+            watcher.wait()
+
+    def child(self, program: str) -> int | None:
+        """Return the process id of a program that the command has started itself; None while there is none."""
+        assert self._process is not None
+        for children in Path(f"/proc/{self._process.pid}/task").glob("*/children"):
+            for pid in map(int, children.read_text().split()):
+                with contextlib.suppress(OSError):
+                    if Path(f"/proc/{pid}/exe").readlink().name == program:
+                        return pid
+        return None
 
     def until(self, condition: Callable[[], T | None]) -> T:
         """Wait until the condition gives a true value, and return that."""

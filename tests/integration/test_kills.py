@@ -1,4 +1,4 @@
-"""Four cells of the kill matrix (`make kill-matrix` runs all of them) on a real Ray cluster."""
+"""Seven cells of the kill matrix (`make kill-matrix` runs all of them) on a real Ray cluster."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillMatrix]:
         ("node/distillation", "node lost"),
         ("driver/finalists", "interrupted"),
         ("postgresql/between", None),
+        ("raylet/generation", "interrupted"),
+        ("ledger/distillation", None),
+        ("reader/finalists", None),
     ],
 )
 def test_study_ends_as_the_uninterrupted_one(matrix: KillMatrix, cell: str, end: str | None) -> None:

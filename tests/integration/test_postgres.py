@@ -229,6 +229,42 @@ def test_own_lock_of_a_connection_that_broke_unheard_is_taken_back(place: str) -
             broken.execute("SELECT 1")
 
 
+def delete_rows(server: PostgresServer, place: str, table: str) -> None:
+    with psycopg.connect(place, autocommit=True) as connection:
+        connection.execute(f"TRUNCATE {table} CASCADE")
+
+
+def drop_database(server: PostgresServer, place: str, name: str) -> None:
+    with server.connect("postgres") as connection:
+        connection.execute(f'DROP DATABASE "{place.rpartition("/")[2]}" WITH (FORCE)')
+
+
+@pytest.mark.parametrize(
+    ("delete", "what", "words"),
+    [
+        (delete_rows, "studies", "was deleted from the ledger while it ran"),
+        (delete_rows, "trials", "was deleted from the ledger while it ran"),
+        (drop_database, "", "the server has no such database"),
+    ],
+    ids=["study", "tasks", "database"],
+)
+def test_driver_whose_ledger_is_deleted_ends_with_one_message(
+    server: PostgresServer, place: str, delete: Callable[..., None], what: str, words: str
+) -> None:
+    steps = iter(range(1000))
+
+    def once(task: Task, step: int) -> bool:
+        if next(steps) == 5:
+            delete(server, place, what)
+        return False
+
+    with pytest.raises(LedgerError, match=words) as raised:
+        drive(place, World(lose=once))
+    assert raised.value.exit_code == 7
+    assert "--adopt" in str(raised.value)
+    assert server.password not in str(raised.value)
+
+
 def test_pausing_driver_stops_when_it_is_asked_to(server: PostgresServer, place: str) -> None:
     asked: list[str] = []
     with held(place, lambda: asked[0] if asked else None) as ledger:

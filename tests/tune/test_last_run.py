@@ -13,6 +13,7 @@ import yaml
 import tune.driver
 import tune.inspection
 import tune.opened_study
+from hidfd.store import locks
 import tune.report.search_figures
 from tests.loading import loaded_by
 from tests.tune.world import SEARCH, World, trial
@@ -150,6 +151,42 @@ def test_watcher_follows_the_run_that_begins_meanwhile(
     assert main(["status", "study.yaml", "--watch"]) == 0
     assert runs == [0]
     assert "3 of 3 students of the search" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["deleted", "moved", "replaced"])
+def test_watcher_whose_ledger_goes_away_says_so_and_ends(
+    change: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*RUN, "storage.ledger=other.db", "storage.results=elsewhere", "--adopt"]) == 0
+    assert main([*RUN, "--adopt"]) == 0
+    ledger = Path(".hidfd/ledger.db")
+    changes = {
+        "deleted": ledger.unlink,
+        "moved": lambda: ledger.rename("away.db"),
+        "replaced": lambda: Path("other.db").replace(ledger),
+    }
+
+    class Clock:
+        """A double of `time` by which the ledger goes away while the watcher sleeps."""
+
+        def sleep(self, seconds: float) -> None:
+            changes[change]()
+
+    monkeypatch.setattr(tune.inspection, "time", Clock())
+    monkeypatch.setattr(tune.opened_study.Study, "holder", lambda study: "process 7 on elsewhere")
+    assert main(["status", "study.yaml", "--watch"]) == 7
+    assert "does not have the study any more" in capsys.readouterr().err
+
+
+def test_ledger_that_is_gone_while_a_driver_runs_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(RUN) == 0
+    Path(".hidfd/ledger.db").unlink()
+    monkeypatch.setattr(locks, "LIMIT_SECONDS", 0.1)
+    monkeypatch.setattr(tune.opened_study.Study, "holder", lambda study: "process 7 on elsewhere")
+    assert main(["status", "study.yaml"]) == 7
+    assert "the ledger is not there, although process 7 on elsewhere runs the study" in capsys.readouterr().err
 
 
 def test_overrides_that_are_given_count_alone(capsys: pytest.CaptureFixture[str]) -> None:

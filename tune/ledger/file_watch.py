@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune.errors import LedgerError
+from tune.errors import LedgerGone
 
 HEADER_BYTES = 100
 """Length of the header of an SQLite file."""
@@ -66,13 +66,13 @@ class FileWatch:
         """Check that the file is where it was, whole, and the same.
 
         Raises:
-            LedgerError: it is not.
+            LedgerGone: it is not.
         """
         changed = self.change()
         if changed is not None:
             raise changed
 
-    def change(self) -> LedgerError | None:
+    def change(self) -> LedgerGone | None:
         """Return what has happened to the file as an error; None if it is still the file that was opened."""
         try:
             found = self._path.stat()
@@ -112,8 +112,8 @@ class FileWatch:
             return f"was truncated to {size:,} of {whole:,} bytes"
         return _Header(int.from_bytes(header[60:64]), whole)
 
-    def _error(self, what: str) -> LedgerError:
-        return LedgerError(
+    def _error(self, what: str) -> LedgerGone:
+        return LedgerGone(
             f"{self._path}: the ledger {what} while it was in use; nothing more was written, and finished artifacts "
             f"are in the store. Put it back there, and the same command goes on; or, if it is lost, begin a new one by "
             f"moving away what is there now and adding --adopt to `python -m tune run`, which builds nothing again "
@@ -136,6 +136,7 @@ def _place_of(descriptor: int) -> str | None:
     try:
         if not os.fstat(descriptor).st_nlink:
             return None
-        return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        place = str(Path(f"/proc/self/fd/{descriptor}").readlink())
     except OSError:
         return None
+    return None if place.endswith(" (deleted)") else place  # by another link it may live on

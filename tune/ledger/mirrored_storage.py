@@ -23,7 +23,7 @@ from sqlalchemy import column, table
 
 from hidfd.errors import Stopped
 from hidfd.formatting import duration
-from tune.errors import ConnectionLost, LedgerError, StudyLocked
+from tune.errors import ConnectionLost, LedgerError, LedgerGone, StudyLocked
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 10.0
@@ -31,6 +31,11 @@ LONGEST_PAUSE_SECONDS = 10.0
 
 POLL_SECONDS = 0.25
 """Interval at which a pausing driver checks whether it shall stop."""
+
+GONE_ADVICE = (
+    "Nothing more was written, and finished artifacts are in the store. Bring back what was deleted, and the same "
+    "command goes on; or add --adopt to it, which begins the study anew and builds nothing again that the store has"
+)
 
 T = TypeVar("T")
 
@@ -220,6 +225,8 @@ class MirroredStorage(InMemoryStorage):
                 break
             except StudyLocked:
                 raise
+            except LedgerGone as error:
+                raise LedgerGone(f"{error}. It was there when this study began. {GONE_ADVICE}") from error
             except LedgerError as error:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 if not isinstance(error, ConnectionLost) and str(error) != message:
@@ -258,12 +265,8 @@ class MirroredStorage(InMemoryStorage):
             )
 
 
-def _deleted() -> LedgerError:
-    return LedgerError(
-        "the study, or a part of it, was deleted from the ledger while it ran; nothing more was written, and finished "
-        "artifacts are in the store. Bring back what was deleted, and the same command goes on; or add --adopt to it, "
-        "which begins the study anew and builds nothing again that the store has"
-    )
+def _deleted() -> LedgerGone:
+    return LedgerGone(f"the study, or a part of it, was deleted from the ledger while it ran. {GONE_ADVICE}")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from optuna.storages import RDBStorage
 
 from hidfd.store import locks
 from hidfd.store.locks import wait_for
-from tune.errors import ConnectionLost, LedgerError, StudyLocked
+from tune.errors import ConnectionLost, LedgerError, LedgerGone, StudyLocked
 from tune.ledger.mirrored_storage import open_storage, storage_errors
 
 LOCK_WAIT_SECONDS = 1.0
@@ -189,9 +189,7 @@ class PostgresDatabase:
                     f"variable that storage.ledger names, or {correct}"
                 )
             if re.search(r"database .* does not exist", message):
-                return LedgerError(
-                    f"{self.shown}: the server has no such database ({message}); create it, or {correct}"
-                )
+                return LedgerGone(f"{self.shown}: the server has no such database ({message}); create it, or {correct}")
             return ConnectionLost(
                 f"{self.shown}: no PostgreSQL server answers there ({message}); start it, or {correct}"
             )
