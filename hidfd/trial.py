@@ -116,8 +116,12 @@ class Trial:
             case "teacher":
                 return train_teacher(context, inputs.artifact("teacher_images"), self.imported("validation"))
             case "collection":
-                candidates, test = inputs.artifact("candidates"), self.imported("test")
-                return context.by_first(lambda: collect(context, candidates, test, inputs.teacher))
+                candidates = inputs.artifact("candidates")
+                test = self.imported("test")
+                validation = self.imported("validation") if "validation" in stage.inputs else None
+                return context.by_first(
+                    lambda: collect(context, candidates, test, inputs.teacher, validation=validation)
+                )
             case "generation":
                 return train_generator(context, inputs.collection, inputs.teacher, self.samples)
             case "synthesis":

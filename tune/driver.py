@@ -133,6 +133,11 @@ def run_study(
         cpu_seconds_before = sum(attempt.cpu_seconds or 0.0 for attempt in state.task_table.attempts())
         _record_arguments(study, ledger)
         _record_settings(definition, ledger)
+        if definition.base.data.validation is not None and not definition.base.collection.leaves_out_validation:
+            observer.note(
+                "images of trial.data.validation are not left out of the candidates, as they were not when this study "
+                "was begun; under another `name:` they are"
+            )
         planner = Planner(state, time.monotonic, time.time)
         is_new = not planner.is_over()
         with BackgroundTracker(places.tracker) as projection:

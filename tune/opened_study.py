@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hidfd.config import study_file as studyfile
+from hidfd.config.paths import with_values
+from hidfd.config.schema import TrialConfig
 from hidfd.config.storage import redacted
 from hidfd.data.identify import identify
 from hidfd.errors import ConfigError, InputError
@@ -144,7 +146,7 @@ def open_study(
         file.name,
         config,
         search,
-        identify(trial, artifacts),
+        _as_begun(identify(trial, artifacts), file.storage.ledger, file.name),
         Path(file.storage.results) / file.name,
         file=path,
         command=_command(path, overrides, num_seeds, store),
@@ -264,6 +266,22 @@ def _command(path: str, overrides: Sequence[str], num_seeds: int | None, store: 
     words += [] if num_seeds is None else ["--seeds", str(num_seeds)]
     words += [] if store is None else ["--store", redacted(store)]
     return shlex.join(words)
+
+
+def _as_begun(trial: TrialConfig, address: str, name: str) -> TrialConfig:
+    """Return the trial with the validation images among the candidates if the study was begun when they were.
+
+    Its students would else be measured on two hold-outs, and what is half built would be built anew.
+    """
+    if trial.data.validation is None:
+        return trial
+    try:
+        known, _ = settings_of(address, name)
+    except LedgerError:  # whoever needs the ledger says so
+        return trial
+    if known is None or known["trial"]["collection"].get("leaves_out_validation"):
+        return trial
+    return with_values(trial, {"collection.leaves_out_validation": False})
 
 
 def _locates_study(override: str) -> bool:

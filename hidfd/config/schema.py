@@ -166,6 +166,10 @@ class CollectionConfig(Section):
     holdout_images: int = Field(default=2_000, ge=10)
     """Size of the hold-out, on which the objective is measured: candidates drawn by seed, before the selection."""
 
+    leaves_out_validation: bool = Field(default=True, json_schema_extra=OUTCOME_NEUTRAL)
+    """Whether candidates that are images of `data.validation`, by their pixels, are left out like those of `data.test`.
+    False goes on with what was built before they were: the collection then does not depend on the validation images."""
+
 
 class EmaConfig(Section):
     """Exponential moving average of G's weights: beta = 0.5^(batch_images / half_life_images)."""

@@ -4,9 +4,10 @@ A digest is the sha256 of canonical JSON of all that the artifact depends on: th
 change its result), the digests of the inputs that it really consumes, its seed, its `VERSION` and the precision. So a
 real-only student holds no synthesis digest, and every generator shares it. Torch-free: a plan costs milliseconds.
 
-    import/candidates ----+--> collection --+--> generation --> synthesis --+
-    import/test (hashes) -+        ^        |                               +--> distillation --> evaluation
-    import/teacher_images --> teacher ------+-------------------------------+
+    import/candidates -------+--> collection --+--> generation --> synthesis --+
+    import/validation, test -+        ^        |                               +--> distillation --> evaluation
+    (pixel hashes alone)              |        |                               |
+    import/teacher_images --> teacher +--------+-------------------------------+
 """
 
 from __future__ import annotations

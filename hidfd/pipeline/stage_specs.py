@@ -90,6 +90,19 @@ def _image_import(role: str, *, is_labelled: bool) -> StageSpec:
     return StageSpec(role, "import", settings, is_part_of=lambda config: material_of(config, role) is not None)
 
 
+def _collection(is_part_of: Callable[[TrialConfig], bool], without: tuple[str, ...]) -> StageSpec:
+    return StageSpec(
+        "collection",
+        "collection",
+        lambda config: result_settings(config.collection),
+        inputs=("candidates", "teacher"),
+        optional_inputs=without,
+        is_part_of=is_part_of,
+        seed="collection",
+        depends_on_precision=True,
+    )
+
+
 def _teacher_settings(config: TrialConfig) -> dict[str, Any]:
     settings = result_settings(config.teacher)
     settings |= {"num_classes": config.data.num_classes, "channels": config.data.channels}
@@ -182,15 +195,8 @@ STAGE_SPECS = (
         depends_on_precision=True,
         operations=_teacher_operations,
     ),
-    StageSpec(
-        "collection",
-        "collection",
-        lambda config: result_settings(config.collection),
-        inputs=("candidates", "teacher"),
-        optional_inputs=("test",),
-        seed="collection",
-        depends_on_precision=True,
-    ),
+    _collection(lambda config: config.collection.leaves_out_validation, without=("validation", "test")),
+    _collection(lambda config: not config.collection.leaves_out_validation, without=("test",)),
     _image_import("synthesis", is_labelled=False),
     StageSpec(
         "generation",

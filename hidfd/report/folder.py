@@ -75,6 +75,8 @@ def prepare(folder: Path, name: str, config: TrialConfig, store: Store) -> Path:
     left_out: dict[str, Any] = {"preset": True}
     if not config.teacher.accept:
         left_out["teacher"] = {"accept"}  # folders of before have no such line, and their pictures remain
+    if config.collection.leaves_out_validation:
+        left_out["collection"] = {"leaves_out_validation"}
     resolved = {
         "name": name,
         "storage": {"store": store.uri},

@@ -203,7 +203,16 @@ def cautions(trial: TrialFolder) -> list[str]:
         found.append("There was no labelled split: nothing here says how often the teacher itself is right.")
     if result.get("validation_accuracy") is not None:
         found.append("Labels were used to measure, never to choose. The test labels were not read for this page.")
-    if trial.metas.get("collection", {}).get("checked_against_test") is False:
+    collection = trial.metas.get("collection", {})
+    num_labelled = {split: collection.get(f"num_in_{split}", 0) for split in ("validation", "test")}
+    if any(num_labelled.values()):
+        found_there = " and ".join(f"{count:,} of the {split} images" for split, count in num_labelled.items() if count)
+        found.append(f"Among the candidates were {found_there}; they were left out, by their pixels.")
+    elif collection and trial.config["data"].get("validation") and "num_in_validation" not in collection:
+        found.append(
+            "The candidates were not compared with the validation images: some of these may have been trained on."
+        )
+    if collection.get("checked_against_test") is False:
         found.append("The candidates were not compared with a test split: duplicates of test images may be among them.")
     share, error = generator.get("memorisation"), generator.get("memorisation_standard_error")
     if share is not None and error is not None and share > 0.05 + 2 * error:

@@ -1,7 +1,7 @@
 """The collected images D_c and the hold-out that students are judged by, both chosen from the candidates.
 
-The order is: drop duplicates and images of the test split (by pixel hash; its pixels and labels are never read), set
-the hold-out aside by seed, then select. So the hold-out is one set for all trials of a study, unfiltered.
+The order is: drop duplicates and images of the labelled splits (by pixel hash; their pixels and labels are never read),
+set the hold-out aside by seed, then select. So the hold-out is one set for all trials of a study, unfiltered.
 
 **Source**: selection is not in the authors' release; `confident` follows the collection-based literature (lowest
 cross-entropy to the teacher's own argmax), and the hold-out is this project's.
@@ -10,6 +10,7 @@ cross-entropy to the teacher's own argmax), and the hold-out is this project's.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,18 @@ CHUNK_IMAGES = 2_000
 """Number of candidates that are in memory at once."""
 
 
-def collect(context: StageContext, candidates: Artifact, test: Artifact | None, teacher: Teacher) -> Artifact:
+def collect(
+    context: StageContext,
+    candidates: Artifact,
+    test: Artifact | None,
+    teacher: Teacher,
+    *,
+    validation: Artifact | None = None,
+) -> Artifact:
     """Build the collection: indices into the candidates, with part, pseudo-label, loss and reference flag.
 
     Args:
-        test: the images of the test split, to leave them out; None where the trial has none.
+        test, validation: the images of the labelled splits, to leave them out; None where the trial has none.
 
     Raises:
         UnbuildableError: too few distinct candidates for the hold-out and `num_images`.
@@ -45,13 +53,19 @@ def collect(context: StageContext, candidates: Artifact, test: Artifact | None, 
     started = time.monotonic()
     stage, config, observer = context.stage, context.config, context.observer
     images = open_images(candidates)
-    kept, num_duplicates, num_in_test = distinct_candidates(
-        images.pixel_hashes, None if test is None else open_pixel_hashes(test)
-    )
+    labelled = {"validation": validation, "test": test}
+    splits = {split: open_pixel_hashes(artifact) for split, artifact in labelled.items() if artifact is not None}
+    kept, num_duplicates, num_in = distinct_candidates(images.pixel_hashes, splits)
+    left_out = [f"{num_in[split]:,} of the {split} images" for split in splits if num_in[split]]
+    if num_duplicates:
+        left_out.insert(0, f"{num_duplicates:,} duplicates")
+    without = f" (left out: {', '.join(left_out)})" if left_out else ""
+    if left_out:
+        observer.note(f"collection: left out of {len(images.pixels):,} candidates: {', '.join(left_out)}")
     settings = config.collection
     if len(kept) < settings.holdout_images + settings.num_images:
         raise UnbuildableError(
-            f"trial.data.candidates: {len(kept):,} distinct images for trial.collection.num_images "
+            f"trial.data.candidates: {len(kept):,} distinct images{without} for trial.collection.num_images "
             f"{settings.num_images:,} and trial.collection.holdout_images {settings.holdout_images:,}; collect more, "
             f"or lower one of the two"
         )
@@ -86,10 +100,11 @@ def collect(context: StageContext, candidates: Artifact, test: Artifact | None, 
 
     def write(writer: ArtifactWriter) -> dict[str, Any]:
         pq.write_table(table, arrow_file(writer.path("collection.parquet"), "wb"))
-        return {
+        in_validation = {"num_in_validation": num_in["validation"]} if "validation" in num_in else {}
+        return in_validation | {
             "num_candidates": len(images.pixels),
             "num_duplicates": num_duplicates,
-            "num_in_test": num_in_test,
+            "num_in_test": num_in.get("test", 0),
             "checked_against_test": test is not None,
             "num_collected": len(chosen),
             "num_holdout": len(holdout),
@@ -100,20 +115,25 @@ def collect(context: StageContext, candidates: Artifact, test: Artifact | None, 
     return context.keep(write, seconds=time.monotonic() - started)
 
 
-def distinct_candidates(pixel_hashes: np.ndarray, test_hashes: np.ndarray | None) -> tuple[np.ndarray, int, int]:
-    """Return the candidates without duplicates and without images of the test split.
+def distinct_candidates(
+    pixel_hashes: np.ndarray, splits: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, int, dict[str, int]]:
+    """Return the candidates without duplicates and without images of the labelled splits.
 
     Args:
         pixel_hashes: `n` uint64, one per candidate.
-        test_hashes: uint64, one per image of the test split; None where there is none.
+        splits: name of a labelled split -> uint64, one per image of it.
 
     Returns:
-        Kept indices (`m` int64, ascending), the number of duplicates, the number of images of the test split.
+        Kept indices (`m` int64, ascending), the number of duplicates, and by split the number of distinct candidates
+        that are in it (an image that two splits share counts in both).
     """
     _, first = np.unique(pixel_hashes, return_index=True)
     first.sort()
-    in_test = np.zeros(len(first), dtype=bool) if test_hashes is None else np.isin(pixel_hashes[first], test_hashes)
-    return first[~in_test].astype(np.int64), len(pixel_hashes) - len(first), int(in_test.sum())
+    inside = {split: np.isin(pixel_hashes[first], hashes) for split, hashes in splits.items()}
+    kept = first[~np.any(list(inside.values()), axis=0)] if inside else first
+    num_in = {split: int(found.sum()) for split, found in inside.items()}
+    return kept.astype(np.int64), len(pixel_hashes) - len(first), num_in
 
 
 def select(

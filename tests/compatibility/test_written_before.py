@@ -53,6 +53,7 @@ def test_keys_and_values_of_an_older_study_are_those_of_today(older: Workplace) 
     for label, task in ended.items():
         assert task | WITHOUT_RESULTS == tasks(then)[label] | WITHOUT_RESULTS
     assert now["config"] | {"trial": None} == then["config"] | {"trial": None}
+    assert now["config"]["trial"]["collection"]["leaves_out_validation"] is False  # one hold-out for the whole study
 
 
 @pytest.mark.slow

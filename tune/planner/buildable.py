@@ -63,15 +63,17 @@ def _asked(definition: Definition) -> Iterator[tuple[str, TrialConfig]]:
 
 
 def _count_distinct(config: TrialConfig, store: Store) -> int | None:
-    """Return how many candidates there are at most; without duplicates and test images if they are imported."""
+    """Return how many candidates there are at most; without duplicates and labelled images if they are imported."""
     stages = plan(config)
-    imports = {
-        role: store.find(stages[role].name, stages[role].digest) for role in ("candidates", "test") if role in stages
-    }
-    candidates, test = imports.get("candidates"), imports.get("test")
+    roles = (role for role in stages["collection"].inputs if role != "teacher")
+    imports = {role: store.find(stages[role].name, stages[role].digest) for role in roles}
+    candidates = imports.pop("candidates")
     if candidates is not None:
         hashes = np.unique(open_pixel_hashes(candidates))
-        return len(hashes) if test is None else int((~np.isin(hashes, open_pixel_hashes(test))).sum())
+        for labelled in imports.values():
+            if labelled is not None:
+                hashes = hashes[~np.isin(hashes, open_pixel_hashes(labelled))]
+        return len(hashes)
     material = config.data.candidates
     if material.path is None:
         return None

@@ -135,6 +135,8 @@ class Definition:
         content["study"] |= {
             name: asked for name, asked in more.items() if asked
         }  # left out where empty, as in older studies
+        if self.base.data.validation is not None and self.base.collection.leaves_out_validation:
+            content["trial"]["collection"]["leaves_out_validation"] = True  # not so in studies that were begun before
         plain: dict[str, Any] = json.loads(json.dumps(content))
         return plain
 

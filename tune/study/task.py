@@ -233,7 +233,12 @@ class Task:
         The task keeps its recorded key: where the VERSION of a stage was raised since, the configuration has another
         key now, and the results under the old key are not results of the new one.
         """
-        config = TrialConfig.model_validate(record["config"])
+        recorded = record["config"]
+        if (
+            recorded["data"]["validation"] is not None
+        ):  # where nothing is said of it, validation images were not left out
+            recorded = recorded | {"collection": {"leaves_out_validation": False} | recorded["collection"]}
+        config = TrialConfig.model_validate(recorded)
         kind = TaskKind(record["until"])
         if kind is TaskKind.TEST_EVALUATION:
             spec = test_evaluation_spec(config)

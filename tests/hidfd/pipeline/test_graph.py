@@ -68,6 +68,10 @@ def test_preset_cannot_be_changed_once_its_values_lie_under_the_files(config: Tr
 GENERATOR_ON = {"generation", "synthesis", "distillation", "evaluation"}
 STUDENT_ON = {"distillation", "evaluation"}
 
+UNLABELLED_COLLECTION = "3a4cd29216144140314574220ef595973d0a009d12adc0fe40885b7730560dd3"
+TESTED_COLLECTION = "914e30578a721612019972b0d2117c01273973cd69f6401d2a35f3e4ef4a4a6c"
+"""Digests of collections without labelled validation, as they were before it was an input."""
+
 
 @pytest.mark.parametrize(
     ("values", "expected"),
@@ -81,7 +85,7 @@ STUDENT_ON = {"distillation", "evaluation"}
         ({"collection.num_images": 9}, {"collection"} | GENERATOR_ON),
         ({"teacher.checkpoint.sha256": SHA256["other"]}, {"teacher", "collection"} | GENERATOR_ON),
         ({"data.candidates.sha256": SHA256["other"]}, {"candidates", "collection"} | GENERATOR_ON),
-        ({"data.validation.sha256": SHA256["other"]}, {"validation", "evaluation"}),
+        ({"data.validation.sha256": SHA256["other"]}, {"validation", "collection"} | GENERATOR_ON),
         ({"precision": "bf16"}, {"collection"} | GENERATOR_ON),
         ({"distillation.kl_temperature": 2.0}, set()),
         ({"seeds.teacher": 1}, set()),
@@ -91,6 +95,18 @@ def test_change_reaches_exactly_the_stages_that_depend_on_it(
     config: TrialConfig, values: dict[str, Any], expected: set[str]
 ) -> None:
     assert changed(config, values) == expected
+
+
+def test_labelled_splits_reach_the_collection_that_leaves_them_out_and_no_digest_changes_without_them(
+    config: TrialConfig,
+) -> None:
+    unlabelled = with_values(config, {"data.validation": None})
+    assert plan(config)["collection"].inputs.keys() == {"candidates", "teacher", "validation"}
+    assert plan(unlabelled)["collection"].digest == UNLABELLED_COLLECTION
+    before = with_values(config, {"collection.leaves_out_validation": False})
+    assert plan(before)["collection"].digest == UNLABELLED_COLLECTION
+    tested = with_values(unlabelled, {"data.test": {"sha256": SHA256["test"]}})
+    assert plan(tested)["collection"].digest == TESTED_COLLECTION
 
 
 def test_temperature_of_a_loss_counts_only_where_the_loss_does(config: TrialConfig) -> None:
@@ -152,7 +168,8 @@ def test_synthetic_images_of_ones_own_replace_the_generator(config: TrialConfig)
 def test_collection_knows_the_test_images_only_to_leave_them_out(config: TrialConfig) -> None:
     with_test = {"data.test": {"sha256": SHA256["other"]}}
     assert changed(config, with_test) == {"test", "collection"} | GENERATOR_ON
-    assert plan(with_values(config, with_test))["collection"].inputs.keys() == {"candidates", "teacher", "test"}
+    read = plan(with_values(config, with_test))["collection"].inputs.keys()
+    assert read == {"candidates", "teacher", "validation", "test"}
 
 
 def test_plan_needs_to_know_every_material_by_content(config: TrialConfig) -> None:
@@ -172,8 +189,11 @@ def test_stages_come_in_an_order_in_which_each_can_be_built(config: TrialConfig)
     [
         ("import", ["candidates", "validation"]),
         ("teacher", ["teacher"]),
-        ("collection", ["candidates", "teacher", "collection"]),
-        ("distillation", ["candidates", "teacher", "collection", "generation", "synthesis", "distillation"]),
+        ("collection", ["candidates", "validation", "teacher", "collection"]),
+        (
+            "distillation",
+            ["candidates", "validation", "teacher", "collection", "generation", "synthesis", "distillation"],
+        ),
     ],
 )
 def test_only_what_a_stage_depends_on_is_needed(config: TrialConfig, until: str, roles: list[str]) -> None:

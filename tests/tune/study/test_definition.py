@@ -9,7 +9,7 @@ from hidfd.errors import ConfigError
 from tests.tune.world import World, definition, trial
 from tune.ledger.ledger import Ledger
 from tune.study.config import SearchConfig, StudyConfig
-from tune.study.definition import Definition, define
+from tune.study.definition import Definition, define, differences
 
 
 def on_workers(count: int, **values: Any) -> Definition:
@@ -44,3 +44,11 @@ def test_study_goes_on_where_an_older_version_wrote_defaults_out(monkeypatch: py
     older["search"]["distillation.inflation"]["high"] = 21.0
     with pytest.raises(ConfigError, match=r"distillation.inflation.high: 21.0 -> 20.0"):
         world.planner(study)
+
+
+def test_study_that_leaves_out_validation_images_is_another_one_than_before() -> None:
+    before = definition(collection={"num_images": 100, "holdout_images": 200, "leaves_out_validation": False})
+    changes = list(differences(before.identity(), definition().identity()))
+    assert changes == ["trial.collection.leaves_out_validation: null -> true"]
+    unlabelled = definition(data={"candidates": {"sha256": "a" * 64}})
+    assert "leaves_out_validation" not in unlabelled.identity()["trial"]["collection"]
