@@ -170,3 +170,8 @@ def metrics_in_words(metrics: Mapping[str, float], at_most: int | None = None) -
 def relative_paths(text: str) -> str:
     """A text whose paths below the working directory are relative to it, since a page may leave this machine."""
     return text.replace(f"{Path.cwd()}/", "")
+
+
+def plain(name: str) -> str:
+    """Return a file name for a line on a terminal: what cannot be printed is replaced."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in name)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,9 @@ from typing import Literal
 
 from hidfd.config.schema import Material, TrialConfig
 from hidfd.data.decoding import FIRST_SUFFIXES, IMAGE_SUFFIXES, reason_of
+from hidfd.data.splits import check_shards, check_splits
 from hidfd.errors import InputError
+from hidfd.formatting import plain
 from hidfd.pipeline.graph import digest_of
 from hidfd.store.disk import file_sha256
 
@@ -32,8 +33,6 @@ HASHING_THREADS = 4
 
 _content_hashes: dict[str, str] = {}
 """Digest of names, sizes and times of change -> content hash; one command asks several times, of up to 150 GB."""
-
-_SHARD = re.compile(r"(?P<split>.*)-(?P<index>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?\.parquet")
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def _files_of(path: Path, where: str, start: str) -> Files:
         names = tuple(sorted(p.name for p in found if p.suffix.lower() == ".parquet"))
         if not names:
             raise InputError(f"{start}{path}: no Parquet file matches; {_content_in_words(path.parent)}")
-        _check_shards(names, path, start, beside=tuple(p.name for p in path.parent.iterdir()))
+        check_shards(names, path, start, beside=tuple(p.name for p in path.parent.iterdir()))
         return Files("parquet", path.parent, names)
     expected = "a file of weights" if "teacher.checkpoint" in where else "a folder of images, or Parquet"
     if path.exists():
@@ -230,7 +229,8 @@ def _files_of_folder(folder: Path, start: str) -> Files:
             f"{start}{folder}: no images in it; expected JPEG, PNG, WebP, BMP, GIF, TIFF or Parquet files; "
             f"{_content_in_words(folder)}"
         )
-    _check_shards(shards, folder, start)
+    check_shards(shards, folder, start)
+    check_splits(images, folder, start, is_parquet=False)
     names = images or shards
     return Files("images" if images else "parquet", folder, names, _left_out(listing, set(names)))
 
@@ -272,11 +272,6 @@ def _counted(names: Iterable[str]) -> str:
 
 def _suffix(name: str) -> str:
     return Path(name).suffix.lower()
-
-
-def plain(name: str) -> str:
-    """Return a file name for a line on a terminal: what cannot be printed is replaced."""
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in name)
 
 
 def _listing(folder: Path) -> _Listing:
@@ -325,40 +320,6 @@ def _kind_of(entry: os.DirEntry[str]) -> Literal["folder", "file", "special"]:
     except OSError:
         return "file"
     return "special"
-
-
-def _check_shards(names: tuple[str, ...], path: Path, start: str, beside: tuple[str, ...] = ()) -> None:
-    """Refuse shards of several splits, which would mix test images into training, and incomplete sets.
-
-    Args:
-        names: shards to check.
-        path, start: the path and the beginning of a message.
-        beside: files in the same folder that a pattern leaves out on purpose, so that they do not count as missing.
-    """
-    splits = _shards_of(names)
-    if len(splits) > 1:
-        raise InputError(
-            f"{start}{path}: holds shards of several splits ({', '.join(sorted(splits))}); "
-            f"name one, as in {(path if path.is_dir() else path.parent) / min(splits)}-*.parquet"
-        )
-    present = _shards_of(names + beside)
-    for split, shards in splits.items():
-        missing = sorted(set(range(max(shards.values()))) - set(present[split]))
-        if missing:
-            raise InputError(
-                f"{start}{path}: of {max(shards.values())} shards of {split} these are missing: "
-                f"{', '.join(f'{index:05d}' for index in missing[:10])}; copy them too"
-            )
-
-
-def _shards_of(names: tuple[str, ...]) -> dict[str, dict[int, int]]:
-    """Return split -> index of a shard -> number of shards of the split, all read from the file names."""
-    splits: dict[str, dict[int, int]] = {}
-    for name in names:
-        match = _SHARD.fullmatch(name)
-        if match:
-            splits.setdefault(match["split"], {})[int(match["index"])] = int(match["count"])
-    return splits
 
 
 def _content_in_words(folder: Path) -> str:

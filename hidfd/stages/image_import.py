@@ -20,8 +20,9 @@ from hidfd.config.schema import DataConfig, Material
 from hidfd.data.decoding import Decoded, decode, silent_pillow
 from hidfd.data.image_set import IMAGES, ImageWriter
 from hidfd.data.readers import Chunk, Encoded, folder_images, parquet_images
-from hidfd.data.sources import located, plain
+from hidfd.data.sources import located
 from hidfd.errors import InputError, Stopped
+from hidfd.formatting import plain
 from hidfd.pipeline.stage_specs import MATERIAL_SETTINGS, material_of
 from hidfd.stages.context import StageContext
 from hidfd.store.store import Artifact, ArtifactWriter

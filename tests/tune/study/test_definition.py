@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hidfd.errors import ConfigError
-from tests.tune.world import World, definition, trial
+from tests.tune.world import TESTED, World, definition, trial
 from tune.ledger.ledger import Ledger
 from tune.study.config import SearchConfig, StudyConfig
 from tune.study.definition import Definition, define, differences
@@ -50,5 +50,5 @@ def test_study_that_leaves_out_validation_images_is_another_one_than_before() ->
     before = definition(collection={"num_images": 100, "holdout_images": 200, "leaves_out_validation": False})
     changes = list(differences(before.identity(), definition().identity()))
     assert changes == ["trial.collection.leaves_out_validation: null -> true"]
-    unlabelled = definition(data={"candidates": {"sha256": "a" * 64}})
+    unlabelled = definition(data=TESTED | {"validation": None})
     assert "leaves_out_validation" not in unlabelled.identity()["trial"]["collection"]
