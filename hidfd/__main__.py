@@ -94,13 +94,15 @@ def import_material(options: argparse.Namespace) -> None:
         # Before anything is imported, so that `store remove` keeps what an import that is under way has brought in.
         _refer(store, file, config)
         import_all(config, store, observer, Path(file.storage.results) / file.name)
-    imported = {where: material.sha256 for where, material in materials(config).items()}
+    known = materials(config)
+    imported = {where: material.sha256 for where, material in known.items()}
     if options.json:
         print(json.dumps(imported))
         return
     print("imported; in the study file, each sha256 may be added to the path or replace it")
     for where, sha256 in imported.items():
-        print(f"  trial.{where}: {{sha256: {sha256}}}")
+        order = known[where].label_order
+        print(f"  trial.{where}: {{sha256: {sha256}{'' if order is None else f', label_order: {list(order)}'}}}")
     print(f"next: {_command('run', options)}")
 
 

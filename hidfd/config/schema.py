@@ -11,9 +11,16 @@ Fields marked with `OUTCOME_NEUTRAL` do not change any result and are therefore 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic.config import JsonDict
 
 from hidfd.config.architectures import ARCHITECTURES
@@ -23,6 +30,10 @@ from hidfd.formatting import meant_or_known, plural
 OUTCOME_NEUTRAL: JsonDict = {"outcome_neutral": True}
 """Mark of a field that changes no result, such as a name or an interval of measurements."""
 
+ABSENT_IF_NONE: JsonDict = {"absent_if_none": True}
+"""Mark of a field that is in no digest where it is None, because digests are older than it."""
+
+ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]
 Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 LearningRate = Annotated[float, Field(gt=0.0, le=10.0)]
@@ -46,11 +57,22 @@ class Material(Section):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """Content hash, printed by `python -m hidfd import FILE`. With it, files are read only if the store lacks them."""
 
+    label_order: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, json_schema_extra=ABSENT_IF_NONE)
+    """Of labelled images: the class of label 0, of label 1, ... (of class folders in alphabetical order). Found by name
+    where the labels have names (`data.class_names`); none = each label is the number of its class."""
+
     @model_validator(mode="after")
     def _named_somehow(self) -> Self:
         if self.path is None and self.sha256 is None:
             raise ValueError("give a path, a sha256, or both")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_unset_order(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialise(self)
+        if values.get("label_order") is None:
+            values.pop("label_order", None)  # what was written before there was an order reads the same
+        return values
 
 
 class DataConfig(Section):
@@ -59,10 +81,11 @@ class DataConfig(Section):
     num_classes: int = Field(default=10, ge=2, le=100_000)
     """K, the number of classes of the teacher."""
 
-    class_names: tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...] = Field(
+    class_names: tuple[ClassName, ...] | dict[ClassName, ClassName] = Field(
         default=(), json_schema_extra=OUTCOME_NEUTRAL
     )
-    """Names of the classes for the report; empty = numbers."""
+    """Names of the classes, in the teacher's order, for reports and to map labels by name; or with other names for
+    reports, `{n01440764: tench, ...}`. Empty = the names that labelled images give them, else numbers."""
 
     channels: Literal[1, 3] = 3
     """Colour channels: 1 = grey, 3 = RGB. Images are converted at import."""
@@ -91,6 +114,16 @@ class DataConfig(Section):
     max_broken_fraction: Fraction = 0.01
     """Largest share of unreadable files with which import goes on; it skips and lists them. Not checked again if the
     images are in the store already."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The classes' names in labelled images, in the teacher's order; empty = unknown."""
+        return tuple(self.class_names)
+
+    @property
+    def readable_names(self) -> tuple[str, ...]:
+        """The classes' names in reports; empty = numbers."""
+        return tuple(self.class_names.values() if isinstance(self.class_names, dict) else self.class_names)
 
 
 class TeacherTrainingConfig(Section):
@@ -389,6 +422,15 @@ class TrialConfig(Section):
                 f"data.class_names: {plural(len(self.data.class_names), 'name')} for "
                 f"{plural(self.data.num_classes, 'class', 'classes')}"
             )
+        labelled = {"data.validation": self.data.validation, "data.test": self.data.test}
+        if self.teacher.train is not None:
+            labelled["teacher.train.images"] = self.teacher.train.images
+        for where, material in labelled.items():
+            order = (material and material.label_order) or ()
+            if len(set(order)) < len(order) or any(number >= self.data.num_classes for number in order):
+                problems.append(
+                    f"{where}.label_order: expected different classes, each from 0 to {self.data.num_classes - 1}"
+                )
         for name in ("mean", "std"):
             values = getattr(self.teacher, name)
             if values is not None and len(values) != self.data.channels:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +49,19 @@ class Encoded:
 
     Attributes:
         total: number of images.
-        label_names: names of the labels 0, 1, ...; None if the material has none.
+        label_names: names of the classes 0, 1, ... as the material has them, None for one that it lacks; None if it
+            names none.
         chunks: function that reads the images, chunk by chunk.
     """
 
     total: int
-    label_names: list[str] | None
+    label_names: Sequence[str | None] | None
     chunks: Callable[[], Iterator[Chunk]]
 
 
-def folder_images(files: Files, num_classes: int | None, image_bytes: int, where: str) -> Encoded:
+def folder_images(
+    files: Files, num_classes: int | None, image_bytes: int, where: str, label_order: Sequence[int] | None = None
+) -> Encoded:
     """Return the images of a folder.
 
     Args:
@@ -67,14 +70,16 @@ def folder_images(files: Files, num_classes: int | None, image_bytes: int, where
             named by numbers, the name is the label; otherwise the label is the alphabetical position (as in
             torchvision's ImageFolder), and there must be K folders.
         where: the setting, for messages.
+        label_order: the class of each folder in alphabetical order, whatever their names; None = as above.
 
     Raises:
         InputError: labels are requested and the folders do not give them.
     """
-    names, label_names = list(files.names), None
+    names = list(files.names)
+    label_names: Sequence[str | None] | None = None
     labels: NDArray[np.int64] | None = None
     if num_classes is not None:
-        numbers, label_names = _class_folders(files, num_classes, where)
+        numbers, label_names = _class_folders(files, num_classes, where, label_order)
         labels = np.array([numbers[name.split("/")[0]] for name in names], dtype=np.int64)
 
     def chunks() -> Iterator[Chunk]:
@@ -87,17 +92,21 @@ def folder_images(files: Files, num_classes: int | None, image_bytes: int, where
     return Encoded(len(names), label_names, chunks)
 
 
-def parquet_images(files: Files, num_classes: int | None, image_bytes: int, where: str) -> Encoded:
+def parquet_images(
+    files: Files, num_classes: int | None, image_bytes: int, where: str, label_order: Sequence[int] | None = None
+) -> Encoded:
     """Return the images of Parquet shards in the Hugging Face layout: `image: struct<bytes, path>`, or plain bytes.
 
     Args:
         image_bytes: size of one decoded and fitted image.
         num_classes: K, to read and check the label column; None = no labels.
         where: the setting, for messages.
+        label_order: the class of each label; None = a label is the number of its class.
 
     Raises:
-        InputError: a shard cannot be read, has no image column, or no label column although labels are requested; or
-            there are no rows. While reading: a label is outside 0..K-1, or a page is damaged.
+        InputError: a shard cannot be read, has no image column, or no label column although labels are requested;
+            shards name their labels differently; or there are no rows. While reading: a label is outside 0..K-1, or a
+            page is damaged.
     """
     opened = [(shard, _open(shard, where)) for shard in files.paths]
     for _, file in opened:
@@ -105,25 +114,77 @@ def parquet_images(files: Files, num_classes: int | None, image_bytes: int, wher
     total = sum(file.metadata.num_rows for _, file in opened)
     if total == 0:
         raise InputError(f"{where}: {files.paths[0]}: no images in it: the Parquet has no rows")
-    label_names = None
     columns = []
     for shard, file in opened:
         schema = file.schema_arrow
         label = None if num_classes is None else _label_column(schema, shard, where)
         columns.append((shard, _image_column(schema, shard, where), label))
-        if label is not None:
-            label_names = _label_names(schema, label) or label_names
+    schemas = {shard: file.schema_arrow for shard, file in opened}
+    own_names = None if num_classes is None else _names_in_shards(schemas, where)
+    label_names: Sequence[str | None] | None = own_names
+    if own_names is not None and num_classes is not None and label_order is not None:
+        label_names = _in_order(own_names, label_order, num_classes)
     encoded_bytes = sum(shard.stat().st_size for shard in files.paths) // total
     size = _chunk_images(max(image_bytes, encoded_bytes))
+    num_labels = num_classes if label_order is None else len(label_order)
 
     def chunks() -> Iterator[Chunk]:
         for shard, image, label in columns:
-            yield from _shard_chunks(shard, image, label, num_classes, size, where)
+            for chunk in _shard_chunks(shard, image, label, num_labels, size, where):
+                if chunk.labels is not None and label_order is not None:
+                    chunk = replace(chunk, labels=np.array(label_order, dtype=np.int64)[chunk.labels])
+                yield chunk
 
     return Encoded(total, label_names, chunks)
 
 
-def _class_folders(files: Files, num_classes: int, where: str) -> tuple[dict[str, int], list[str]]:
+def names_of_labels(files: Files, where: str) -> tuple[str, ...] | None:
+    """Return the names of the labels 0, 1, ... of a material: the `ClassLabel` of Parquet, or its class folders' names.
+
+    Returns:
+        Of folders all, in alphabetical order; None if the material names no labels, or not all images lie in folders.
+
+    Raises:
+        InputError: a shard cannot be read or has no label column; or shards name their labels differently.
+    """
+    if files.kind == "parquet":
+        opened = {shard: _open(shard, where) for shard in files.paths}
+        for file in opened.values():
+            file.close()
+        return _names_in_shards({shard: file.schema_arrow for shard, file in opened.items()}, where)
+    if any("/" not in name for name in files.names):
+        return None
+    return tuple(_readable(name) for name in sorted({name.split("/")[0] for name in files.names}))
+
+
+def _names_in_shards(schemas: Mapping[Path, pa.Schema], where: str) -> tuple[str, ...] | None:
+    """Return the names that the shards give their labels, which must be the same in all that give any."""
+    first: tuple[Path, list[str]] | None = None
+    for shard, schema in schemas.items():
+        names = _label_names(schema, _label_column(schema, shard, where))
+        if names is None:
+            continue
+        if first is not None and first[1] != names:
+            raise InputError(
+                f"{where}: {shard}: its labels have other names, or another order, than those of {first[0].name}:\n"
+                f"  {first[0].name}: {', '.join(first[1])[:500]}\n  {shard.name}: {', '.join(names)[:500]}\n"
+                f"write the shards anew, with one list of names"
+            )
+        first = first or (shard, names)
+    return None if first is None else tuple(first[1])
+
+
+def _in_order(names: Sequence[str], label_order: Sequence[int], num_classes: int) -> list[str | None]:
+    """Return the names of labels in the order of the classes; None for a class that has no label."""
+    found: list[str | None] = [None] * num_classes
+    for name, number in zip(names, label_order, strict=False):
+        found[number] = name
+    return found
+
+
+def _class_folders(
+    files: Files, num_classes: int, where: str, label_order: Sequence[int] | None
+) -> tuple[dict[str, int], Sequence[str | None]]:
     loose = [name for name in files.names if "/" not in name]
     if loose:
         raise InputError(
@@ -131,20 +192,30 @@ def _class_folders(files: Files, num_classes: int, where: str) -> tuple[dict[str
             f"{loose[0]}); put each image into a folder named after its class"
         )
     classes = sorted({name.split("/")[0] for name in files.names})
+    if label_order is not None:
+        if len(classes) != len(label_order):
+            raise InputError(
+                f"{where}: {files.root} has {len(classes)} class folders with images, and label_order has "
+                f"{len(label_order)} classes; expected one for each folder, in alphabetical order"
+            )
+        placed = _in_order([_readable(name) for name in classes], label_order, num_classes)
+        return dict(zip(classes, label_order, strict=True)), placed
     if all(name.isdecimal() for name in classes):
         numbers = {name: int(name) for name in classes}
         wrong = [name for name, number in numbers.items() if number >= num_classes]
         if wrong:
             raise InputError(
                 f"{where}: {files.root} has the class folder {wrong[0]}, outside 0..{num_classes - 1}; "
-                f"check data.num_classes ({num_classes})"
+                f"check data.num_classes ({num_classes}), or give the folders' names in the order of the teacher's "
+                f"classes: trial.data.class_names"
             )
         return numbers, [str(number) for number in range(num_classes)]
     if len(classes) != num_classes:
         shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
         raise InputError(
             f"{where}: {files.root} has {len(classes)} class folders with images ({shown}), expected {num_classes} "
-            f"(data.num_classes), whose alphabetical order is that of the teacher's classes"
+            f"(data.num_classes), whose alphabetical order is that of the teacher's classes; with "
+            f"trial.data.class_names a class may lack its folder"
         )
     return {name: number for number, name in enumerate(classes)}, classes
 

@@ -65,21 +65,24 @@ def material_of(config: TrialConfig, role: str) -> Material | None:
 
 
 def result_settings(section: BaseModel) -> dict[str, Any]:
-    """Return the settings of a section that change a result: all but outcome-neutral fields."""
+    """Return the settings of a section that change a result: all but those with `OUTCOME_NEUTRAL` or, where they are
+    None, `ABSENT_IF_NONE`."""
     settings: dict[str, Any] = {}
     for name, info in type(section).model_fields.items():
         extra = info.json_schema_extra
-        if isinstance(extra, dict) and extra.get("outcome_neutral"):
-            continue
         value = getattr(section, name)
+        marks = extra if isinstance(extra, dict) else {}
+        if marks.get("outcome_neutral") or (marks.get("absent_if_none") and value is None):
+            continue
         settings[name] = result_settings(value) if isinstance(value, BaseModel) else value
     return settings
 
 
 def _image_import(role: str, *, is_labelled: bool) -> StageSpec:
     def settings(config: TrialConfig) -> dict[str, Any]:
-        data = config.data
-        return {
+        data, material = config.data, material_of(config, role)
+        order = material.label_order if is_labelled and material is not None else None
+        return ({} if order is None else {"label_order": list(order)}) | {
             "source": _content_of(config, role),
             "channels": data.channels,
             "image_size_pixels": data.image_size_pixels,

@@ -129,7 +129,7 @@ def result_of(built: Built, until: str) -> dict[str, Any]:
         "num_synthetic": student.get("num_synthetic"),
         "real_share": student.get("real_share"),
         "in_domain": config.data.candidates_in_domain,
-        "class_names": list(config.data.class_names) or [str(k) for k in range(config.data.num_classes)],
+        "class_names": list(config.data.readable_names) or [str(k) for k in range(config.data.num_classes)],
     }
 
 

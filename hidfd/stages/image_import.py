@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from typing import Any, Literal
 from hidfd.config.schema import DataConfig, Material
 from hidfd.data.decoding import Decoded, decode, silent_pillow
 from hidfd.data.image_set import IMAGES, ImageWriter
+from hidfd.data.label_names import differing
 from hidfd.data.readers import Chunk, Encoded, folder_images, parquet_images
 from hidfd.data.sources import located
 from hidfd.errors import InputError, Stopped
@@ -32,6 +33,9 @@ LISTED_BROKEN = 100
 
 SHOWN_BROKEN = 10
 """Number of broken images that are shown on the screen."""
+
+SHOWN_NAMES = 10
+"""Number of names of labels that a line shows."""
 
 MAX_THREADS = 4
 """Number of decoding threads. Pillow decodes outside the interpreter lock; the code around it gains from no more."""
@@ -69,7 +73,11 @@ def import_images(context: StageContext) -> Artifact:
         observer.note(f"{stage.role}: left out: {words}")
     read = folder_images if files.kind == "images" else parquet_images
     channels, side = settings["channels"], settings["image_size_pixels"]
-    encoded = read(files, settings["num_classes"], channels * side * side, where)
+    order = settings.get("label_order")
+    encoded = read(files, settings["num_classes"], channels * side * side, where, order)
+    if encoded.label_names is not None:
+        for line in _labels_in_words(encoded.label_names, order, config.data):
+            observer.note(f"{stage.role}: {line}")
     observer.stage_started(stage, encoded.total)
 
     def write(writer: ArtifactWriter) -> dict[str, Any]:
@@ -100,12 +108,41 @@ def import_images(context: StageContext) -> Artifact:
             "num_broken": len(broken),
             "broken": broken[:LISTED_BROKEN],
             "shape": [channels, side, side],
-            "label_names": encoded.label_names,
+            "label_names": None if encoded.label_names is None else list(encoded.label_names),
             "seconds": round(time.monotonic() - started, 3),
         }
 
     with silent_pillow():
         return context.keep(write, is_computed=False)
+
+
+def _labels_in_words(names: Sequence[str | None], order: Sequence[int] | None, data: DataConfig) -> list[str]:
+    """Return lines on how labels are mapped to classes, where they are not the numbers of the classes as they stand.
+
+    Args:
+        names: of the classes, as the material has them; None for one that it lacks.
+        order: the class of each label; None = its number.
+    """
+    lines = []
+    if order is not None:
+        moved = [f"{plain(names[k] or '')} {label} -> {k}" for label, k in enumerate(order) if label != k]
+        lacking = sum(name is None for name in names)
+        lines.append(
+            f"labels are mapped to the teacher's classes by name (their order is another one): {_first(moved)}"
+            if moved
+            else f"labels are mapped to the teacher's classes by name ({lacking} of them have no images)"
+        )
+    known = [classes for classes in (data.label_names, data.readable_names) if len(classes) == len(names)]
+    others = min((differing(names, classes) for classes in known), key=len, default=[])
+    if others and not all(name is None or name.isdecimal() for name in names):
+        same = [f"{plain(name)} = {plain(other)}" for name, other in others]
+        lines.append(f"names that are taken for the same class: {_first(same)}")
+    return lines
+
+
+def _first(words: Sequence[str]) -> str:
+    more = f", and {len(words) - SHOWN_NAMES:,} more" if len(words) > SHOWN_NAMES else ""
+    return ", ".join(words[:SHOWN_NAMES]) + more
 
 
 def _decoded(

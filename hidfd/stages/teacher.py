@@ -177,7 +177,7 @@ def judge_teacher(record: Artifact, context: StageContext, *, is_said: bool = Tr
     config = context.config
     is_taken = check.error is None or (config.teacher.accept and not check.num_not_finite)
     if is_said or not is_taken:
-        said = [check.in_words(config.data.class_names)]
+        said = [check.in_words(config.data.readable_names)]
         said += [f"warning: teacher: {warning}. {CAUSES}" for warning in check.warnings]
         if is_taken and check.error is not None:
             said.append(f"warning: teacher: {check.error}; taken all the same (trial.teacher.accept). {CAUSES}")

@@ -193,7 +193,7 @@ def input_in_words(snapshot: StudySnapshot) -> str:
     """Return what the network takes and gives. It normalises by itself, but the caller divides uint8 images by 255."""
     data = snapshot.trial.data
     channels, side = data.channels, data.image_size_pixels
-    classes = f": {', '.join(data.class_names)}" if data.class_names else ""
+    classes = f": {', '.join(data.readable_names)}" if data.class_names else ""
     return (
         f"Takes float32 images in [0, 1] (uint8 ones divided by 255; normalisation is inside), batch x {channels} x "
         f"{side} x {side} with any batch; gives logits of {data.num_classes} classes{classes}."
