@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
 
     store = Store.open(file.storage.store)
     with console_observer(quiet=options.json) as observer, interruptible(observer):
-        config = identify(config, store)
+        config = identify(config, store, observer)
         # Named by the settings, so that a run with another override does not replace the results of this one.
         folder = Path(file.storage.results) / file.name / _name_of(config)
         # Before anything is built, so that `store remove` keeps the artifacts of a killed run.
@@ -90,7 +90,7 @@ def import_material(options: argparse.Namespace) -> None:
 
     store = Store.open(file.storage.store)
     with console_observer(quiet=options.json) as observer, interruptible(observer):
-        config = identify(config, store)
+        config = identify(config, store, observer)
         # Before anything is imported, so that `store remove` keeps what an import that is under way has brought in.
         _refer(store, file, config)
         import_all(config, store, observer, Path(file.storage.results) / file.name)

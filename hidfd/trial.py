@@ -63,7 +63,7 @@ class Trial:
     def __init__(self, config: TrialConfig, store: Store, device: Device, observer: Observer) -> None:
         self.store, self.device, self.observer = store, device, observer
         self.processes = device.processes
-        self.config = self.processes.from_first(lambda: identify(config, store))
+        self.config = self.processes.from_first(lambda: identify(config, store, observer))
         self.stages = plan(self.config)
         self.inputs = StageInputs(self.config, self.stages, store, device)
         self.seconds: dict[str, float] = {}

@@ -15,7 +15,7 @@ import logging
 import re
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -112,7 +112,13 @@ def pixel_hash(pixels: NDArray[np.uint8]) -> int:
     return int.from_bytes(digest.digest()[:8], "big")
 
 
-def decode(sources: Sequence[Path | bytes | None], channels: int, side: int, fit: Literal["crop", "pad"]) -> Decoded:
+def decode(
+    sources: Sequence[Path | bytes | None],
+    channels: int,
+    side: int,
+    fit: Literal["crop", "pad"],
+    is_given_up: Callable[[], bool] = lambda: False,
+) -> Decoded:
     """Decode and fit images; unreadable ones are listed in `broken` instead of raising.
 
     Args:
@@ -120,12 +126,15 @@ def decode(sources: Sequence[Path | bytes | None], channels: int, side: int, fit
         channels: 1 = grey, 3 = RGB.
         side: side of the square results, in pixels.
         fit: see `fit_image`.
+        is_given_up: asked before each image, from whatever thread; then the rest is left out, and nobody needs it.
     """
     pixels = np.empty((len(sources), channels, side, side), dtype=np.uint8)
     hashes = np.empty(len(sources), dtype=np.uint64)
     broken: dict[int, str] = {}
     good = 0
     for index, source in enumerate(sources):
+        if is_given_up():
+            break
         try:
             image = open_image(source, channels)
             hashes[good] = pixel_hash(_array(image))

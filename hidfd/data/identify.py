@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,20 +11,24 @@ from hidfd.config.paths import with_values
 from hidfd.config.schema import DataConfig, Material, TrialConfig
 from hidfd.data.label_names import order_of
 from hidfd.data.readers import names_of_labels
-from hidfd.data.sources import Files, content_sha256, files_of, located, materials
-from hidfd.errors import InputError
+from hidfd.data.sources import Files, Watch, content_sha256, files_of, located, materials
+from hidfd.errors import InputError, Stopped
 from hidfd.pipeline.graph import Stage, plan
+from hidfd.pipeline.observer import Observer
 from hidfd.pipeline.stage_specs import MATERIAL_SETTINGS
 from hidfd.store.store import Store
 
 UNKNOWN = "0" * 64
 """The sha256 that stands for one that is not known yet."""
 
+SAID_EVERY_SECONDS = 10.0
+"""Seconds between two lines on how many files are read."""
+
 LABELLED = ("teacher_images", "validation", "test")
 """Roles of labelled images. The first that has names gives them to the classes where the study file has none."""
 
 
-def identify(config: TrialConfig, store: Store | None = None) -> TrialConfig:
+def identify(config: TrialConfig, store: Store | None = None, observer: Observer | None = None) -> TrialConfig:
     """Return the trial with the sha256 of every material, the names of the classes and the order of labels filled in.
 
     A material with a sha256 is not read if its import is in the store. If it is not, and the path exists, the content
@@ -32,8 +37,10 @@ def identify(config: TrialConfig, store: Store | None = None) -> TrialConfig:
 
     Args:
         store: where imports are looked up; None = every material with an existing path is read.
+        observer: is told of long readings and may stop them; None = nobody.
 
     Raises:
+        Stopped: the observer asked for it.
         InputError: a path without sha256 does not exist, content and sha256 differ, or names of labels match no class;
             one message names all of them.
     """
@@ -46,7 +53,9 @@ def identify(config: TrialConfig, store: Store | None = None) -> TrialConfig:
             continue
         assert material.path is not None
         try:
-            values[f"{where}.sha256"] = content_sha256(material.path, f"trial.{where}.path")
+            values[f"{where}.sha256"] = content_sha256(
+                material.path, f"trial.{where}.path", _watch(where, observer or Observer())
+            )
         except InputError as error:
             problems.append(str(error))
     if not problems:
@@ -97,6 +106,22 @@ def unreadable_materials(config: TrialConfig, store: Store | None) -> list[str]:
         closed = [] if files.kind == "images" else [path for path in files.paths if not os.access(path, os.R_OK)]
         problems += [f"trial.{where}.path: {path}: no permission to read it" for path in closed]
     return problems
+
+
+def _watch(where: str, observer: Observer) -> Watch:
+    """Return a function that tells of the reading of a material every ten seconds, and stops it."""
+    said = time.monotonic()
+
+    def watch(done: int, total: int) -> None:
+        nonlocal said
+        reason = observer.should_stop()
+        if reason is not None:
+            raise Stopped(f"trial.{where}: stopped ({reason}) while its files were read; nothing was begun")
+        if time.monotonic() - said >= SAID_EVERY_SECONDS:
+            said = time.monotonic()
+            observer.note(f"trial.{where}: read {done:,} of {total:,} files, to know them by their content")
+
+    return watch
 
 
 def _imported(config: TrialConfig, store: Store | None) -> list[str]:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from hidfd.addresses import arrow_file
 from hidfd.data.decoding import Decoded
 from hidfd.errors import StoreError
+from hidfd.pipeline.watch import images_done
 from hidfd.store.artifacts import Artifact
 from hidfd.store.disk import store_errors
 
@@ -193,6 +194,7 @@ def _mapped_pixels(file: pq.ParquetFile, artifact: Artifact, shape: tuple[int, .
                 with temporary.open("xb") as target:  # not through the map, as a full disk would then kill the process
                     for chunk in _pixel_chunks(file, math.prod(shape[1:])):
                         target.write(chunk.data)
+                        images_done(0)
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,9 @@ from hidfd.store.disk import file_sha256
 
 CHECKPOINT_SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".t7", ".bin", ".tar"}
 """Suffixes of files that messages take for checkpoints."""
+
+Watch = Callable[[int, int], None]
+"""Function that is told how many files of how many are read."""
 
 HASHING_THREADS = 4
 """Threads that hash files in parallel; reading and hashing release the interpreter lock."""
@@ -122,16 +125,19 @@ def _files_of(path: Path, where: str, start: str) -> Files:
     raise InputError(f"{start}{path}: no such file or folder; expected {expected}")
 
 
-def content_sha256(path: str | Path, where: str = "") -> str:
+def content_sha256(path: str | Path, where: str = "", watch: Watch = lambda done, total: None) -> str:
     """Return the content hash of a material: of the bytes of one file, or of the (relative path, sha256) pairs of many.
+
+    Args:
+        watch: called with the number of files that are read and of all; an error of it ends the reading.
 
     Raises:
         InputError: as `files_of`, or a file cannot be read.
     """
-    return content_sha256_of(files_of(path, where))
+    return content_sha256_of(files_of(path, where), watch)
 
 
-def content_sha256_of(files: Files) -> str:
+def content_sha256_of(files: Files, watch: Watch = lambda done, total: None) -> str:
     """Return the content hash of listed files; they are read again only if a size or time of change differs.
 
     Raises:
@@ -141,18 +147,25 @@ def content_sha256_of(files: Files) -> str:
         stats = [_state_of(path, files.kind) for path in files.paths]
         state = digest_of([str(files.root), *([name, *state] for name, state in zip(files.names, stats, strict=True))])
         if state not in _content_hashes:
-            _content_hashes[state] = _read_and_hash(files)
+            _content_hashes[state] = _read_and_hash(files, watch)
         return _content_hashes[state]
     except OSError as error:
         raise InputError(f"{error.filename or files.root}: cannot be read ({error.strerror or error})") from error
 
 
-def _read_and_hash(files: Files) -> str:
+def _read_and_hash(files: Files, watch: Watch) -> str:
     if len(files.names) == 1 and files.kind != "images":
         return file_sha256(files.paths[0])
     hashed = _image_sha256 if files.kind == "images" else file_sha256
-    with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        return digest_of([list(pair) for pair in zip(files.names, pool.map(hashed, files.paths), strict=True)])
+    pairs: list[list[str]] = []
+    pool = ThreadPoolExecutor(HASHING_THREADS)
+    try:
+        for name, sha256 in zip(files.names, pool.map(hashed, files.paths), strict=True):
+            pairs.append([name, sha256])
+            watch(len(pairs), len(files.names))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return digest_of(pairs)
 
 
 def _state_of(path: Path, kind: str) -> tuple[int, ...]:

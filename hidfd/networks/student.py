@@ -16,8 +16,9 @@ from hidfd.data.pixels import unit_from_uint8
 from hidfd.distributed.device import Device
 from hidfd.networks.backbone import Backbone, num_parameters
 from hidfd.networks.build import build_backbone
-from hidfd.networks.teacher import Teacher
+from hidfd.networks.teacher import Teacher, asked_at_once
 from hidfd.networks.weights import load_safetensors
+from hidfd.pipeline.watch import images_done
 from hidfd.store.store import Artifact
 
 
@@ -116,15 +117,23 @@ class Student(nn.Module):
 
 @torch.no_grad()
 def student_logits(
-    student: Student, teacher: Teacher, images_uint8: Tensor, device: Device, batch_images: int = 500
+    student: Student, teacher: Teacher, images_uint8: Tensor, device: Device, batch_images: int | None = None
 ) -> Tensor:
-    """Return the logits of unaugmented images, `n x K` float32 on the CPU; the student is left in eval mode."""
+    """Return the logits of unaugmented images, `n x K` float32 on the CPU; the student is left in eval mode.
+
+    Args:
+        batch_images: images at a time; None = see `hidfd.networks.teacher.asked_at_once`.
+
+    Raises:
+        Stopped: whoever watches asked for it (`hidfd.pipeline.watch`).
+    """
     student.eval()
     parts = []
-    for batch in torch.split(images_uint8, batch_images):
+    for batch in torch.split(images_uint8, batch_images or asked_at_once(teacher.image_size_pixels, device)):
         with device.autocast():
             output = student(teacher.normalised(unit_from_uint8(device.images(batch))))
         parts.append(output.logits.float())
+        images_done(len(batch))
     return torch.cat(parts).cpu()
 
 

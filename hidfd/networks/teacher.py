@@ -18,12 +18,16 @@ from hidfd.errors import InputError
 from hidfd.networks.backbone import Backbone
 from hidfd.networks.build import build_backbone
 from hidfd.networks.weights import load_safetensors
+from hidfd.pipeline.watch import images_done
 from hidfd.store.store import Artifact
 
 CONTRACT_TOLERANCE = 1e-4
 """Largest difference of classifier(pool(map)) from the network's own logits at which its head can be shared. Both are
 computed by the network as it was given: folding its batch norms rounds differently, by more than this if logits are
 large."""
+
+ASKED_IMAGES = 500
+"""Number of images that a network is asked about at once, at most."""
 
 MAX_REMEMBERED = 8
 """Number of image sets whose logits a process remembers."""
@@ -110,14 +114,22 @@ class Teacher(nn.Module):
         return self.ask(self.normalised(image_unit))
 
     @torch.no_grad()
-    def ask_all(self, images_uint8: Tensor, device: Device, batch_images: int = 500) -> TeacherOutput:
-        """Return pooled features and logits of many images, float32 on the CPU; `feature_map` is left empty."""
+    def ask_all(self, images_uint8: Tensor, device: Device, batch_images: int | None = None) -> TeacherOutput:
+        """Return pooled features and logits of many images, float32 on the CPU; `feature_map` is left empty.
+
+        Args:
+            batch_images: images at a time; None = see `asked_at_once`.
+
+        Raises:
+            Stopped: whoever watches asked for it (`hidfd.pipeline.watch`).
+        """
         pooled, logits = [], []
-        for batch in torch.split(images_uint8, batch_images):
+        for batch in torch.split(images_uint8, batch_images or asked_at_once(self.image_size_pixels, device)):
             with device.autocast():
                 output = self(unit_from_uint8(device.images(batch)))
             pooled.append(output.pooled.float())
             logits.append(output.logits.float())
+            images_done(len(batch))
         return TeacherOutput(torch.empty(0), torch.cat(pooled).cpu(), torch.cat(logits).cpu())
 
     def logits_of(self, images_uint8: Tensor, device: Device) -> Tensor:
@@ -133,11 +145,24 @@ class Teacher(nn.Module):
             return self.ask_all(images_uint8, device).logits
         content = hashlib.sha256(images_uint8.contiguous().numpy().tobytes()).hexdigest()
         key = self.digest, device.description, content
-        if key not in _remembered:
+        if key in _remembered:
+            images_done(len(images_uint8))
+        else:
             while len(_remembered) >= MAX_REMEMBERED:
                 del _remembered[next(iter(_remembered))]
             _remembered[key] = self.ask_all(images_uint8, device).logits
         return _remembered[key]
+
+
+def asked_at_once(image_size_pixels: int, device: Device) -> int:
+    """Return how many images a network is asked about at once.
+
+    A GPU gets 500. A CPU gets as many large images as have the pixels of 500 with 32, so that it can be stopped within
+    seconds.
+    """
+    if device.torch_device.type != "cpu":
+        return ASKED_IMAGES
+    return max(1, min(ASKED_IMAGES, ASKED_IMAGES * 32**2 // image_size_pixels**2))
 
 
 def load_teacher(artifact: Artifact, config: TrialConfig, device: Device) -> Teacher:

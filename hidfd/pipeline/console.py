@@ -98,6 +98,9 @@ class ConsoleObserver(Observer):
             self._say(f"{stage.role}: started" + (f", {target_images:,} images" if target_images else ""))
             return
         self._bars.start()
+        for task in self._bars.tasks:
+            if task.finished:  # a check of the teacher, which says by its numbers that it is done
+                self._bars.remove_task(task.id)
         if stage.digest not in self._tasks:
             self._tasks[stage.digest] = self._bars.add_task(
                 self._prefix + stage.role, total=target_images, completed=images_seen, state=""
@@ -113,7 +116,7 @@ class ConsoleObserver(Observer):
         rate.update(images, now)
         state = progress(images, target_images, rate.images_per_second, rate.seconds_left(target_images))
         if self._bars is not None:
-            if stage.digest in self._tasks:
+            if self._tasks.get(stage.digest) in self._bars.task_ids:
                 self._bars.update(self._tasks[stage.digest], completed=images, state=state)
         elif now - self._printed_at.get(stage.digest, now) >= self._interval_seconds:
             self._printed_at[stage.digest] = now
@@ -127,7 +130,9 @@ class ConsoleObserver(Observer):
 
     def stage_finished(self, stage: Stage, seconds: float) -> None:
         if self._bars is not None and stage.digest in self._tasks:
-            self._bars.remove_task(self._tasks.pop(stage.digest))
+            task = self._tasks.pop(stage.digest)
+            if task in self._bars.task_ids:
+                self._bars.remove_task(task)
         self._say(f"{stage.role}: built {stage.digest[:12]} in {duration(seconds)}")
 
     def note(self, text: str) -> None:

@@ -24,8 +24,9 @@ from hidfd.addresses import arrow_file
 from hidfd.config.schema import CollectionConfig
 from hidfd.data.image_set import open_images, open_pixel_hashes
 from hidfd.distributed.random_streams import stream
-from hidfd.errors import Stopped, UnbuildableError
+from hidfd.errors import UnbuildableError
 from hidfd.networks.teacher import Teacher
+from hidfd.pipeline.watch import watched
 from hidfd.stages.context import StageContext
 from hidfd.store.store import Artifact, ArtifactWriter
 
@@ -52,7 +53,8 @@ def collect(
     """
     started = time.monotonic()
     stage, config, observer = context.stage, context.config, context.observer
-    images = open_images(candidates)
+    with watched(observer, stage, None, "collection"):
+        images = open_images(candidates)
     labelled = {"validation": validation, "test": test}
     splits = {split: open_pixel_hashes(artifact) for split, artifact in labelled.items() if artifact is not None}
     kept, num_duplicates, num_in = distinct_candidates(images.pixel_hashes, splits)
@@ -70,14 +72,10 @@ def collect(
             f"or lower one of the two"
         )
     observer.stage_started(stage, len(kept))
-    parts = []
-    for chunk in np.split(kept, range(CHUNK_IMAGES, len(kept), CHUNK_IMAGES)):  # they may not fit into memory
-        reason = observer.should_stop()
-        if reason is not None:
-            raise Stopped(f"collection: stopped ({reason}); it starts anew, and what was built before is kept")
-        parts.append(teacher.ask_all(torch.from_numpy(images.pixels[chunk]), context.device).logits)
-        observer.advanced(stage, sum(map(len, parts)), len(kept), {})
-    logits = torch.cat(parts)
+    chunks = np.split(kept, range(CHUNK_IMAGES, len(kept), CHUNK_IMAGES))  # they may not fit into memory
+    with watched(observer, stage, len(kept), "collection"):
+        asked = (teacher.ask_all(torch.from_numpy(images.pixels[chunk]), context.device) for chunk in chunks)
+        logits = torch.cat([answer.logits for answer in asked])
     labels = logits.argmax(dim=1)
     losses = F.cross_entropy(logits, labels, reduction="none")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hidfd.distributed.device import Device
 from hidfd.distributed.process_group import ProcessGroup
 from hidfd.pipeline.graph import Stage
 from hidfd.pipeline.observer import Observer
+from hidfd.pipeline.watch import watched
 from hidfd.stages.memory import explaining_out_of_memory
 from hidfd.store.store import Artifact, ArtifactWriter, Store
 from hidfd.training.loop import Milestone, Schedule, Training, run_loop
@@ -54,6 +56,15 @@ class StageContext:
         if not self.device.processes.from_first(lambda: artifact is not None):
             return None
         return artifact or self.store.get(self.stage.name, self.stage.digest)
+
+    def preparing(self) -> AbstractContextManager[None]:
+        """Return a block for what comes before a training's first step, in which one process may be stopped.
+
+        Several processes are stopped together, at a step.
+        """
+        if not self.device.processes.is_alone:
+            return nullcontext()
+        return watched(self.observer, self.stage, None, f"{self.stage.role}: before its first step")
 
     def clear_checkpoints(self) -> None:
         """Delete the checkpoints that are not needed once the artifact is in the store; for the first process alone."""

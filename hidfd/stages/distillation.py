@@ -50,7 +50,8 @@ def distil(context: StageContext, collection: Collection, synthetic: Tensor | No
         Artifact with `student.safetensors` and `metrics.jsonl`.
     """
     stage, settings, observer = context.stage, context.config.distillation, context.observer
-    training = StudentTraining(context.config, collection, synthetic, teacher, context.device)
+    with context.preparing():
+        training = StudentTraining(context.config, collection, synthetic, teacher, context.device)
 
     def measure(images: int) -> dict[str, float]:
         student_logits = training.logits_of(collection.holdout)

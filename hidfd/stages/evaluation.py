@@ -23,6 +23,7 @@ from hidfd.metrics.classification import calibration_error, confusion
 from hidfd.metrics.generator import MIN_REFERENCE_IMAGES
 from hidfd.networks.student import Student, student_logits
 from hidfd.networks.teacher import Teacher
+from hidfd.pipeline.watch import watched
 from hidfd.stages.context import StageContext
 from hidfd.store.store import Artifact, ArtifactWriter
 
@@ -34,8 +35,21 @@ def evaluate(
 
     Args:
         validation: labelled images to measure the accuracy on; None where the trial has none.
+
+    Raises:
+        Stopped: the observer asked for it.
     """
-    started, device = time.monotonic(), context.device
+    started, labelled = time.monotonic(), None if validation is None else open_images(validation)
+    total = 2 * (len(collection.holdout) + (0 if labelled is None else len(labelled.pixels)))  # student and teacher
+    context.observer.stage_started(context.stage, total)
+    with watched(context.observer, context.stage, total, "evaluation"):
+        meta = _measures(student, teacher, collection, labelled, context.device)
+    return context.keep(partial(_write_numbers, "evaluation.json", meta), seconds=time.monotonic() - started)
+
+
+def _measures(
+    student: Student, teacher: Teacher, collection: Collection, labelled: ImageSet | None, device: Device
+) -> dict[str, Any]:
     of_student = student_logits(student, teacher, collection.holdout, device)
     of_teacher = teacher.logits_of(collection.holdout, device)
     agreement = measure_agreement(of_student, of_teacher)
@@ -51,9 +65,9 @@ def evaluate(
     if int(collection.reference.sum()) >= MIN_REFERENCE_IMAGES:
         chosen = collection.reference
         meta["agreement_reference"] = measure_agreement(of_student[chosen], of_teacher[chosen]).value
-    if validation is not None:
-        meta |= labelled_measures("validation", open_images(validation), student, teacher, device)
-    return context.keep(partial(_write_numbers, "evaluation.json", meta), seconds=time.monotonic() - started)
+    if labelled is not None:
+        meta |= labelled_measures("validation", labelled, student, teacher, device)
+    return meta
 
 
 def labelled_measures(

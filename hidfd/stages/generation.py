@@ -51,8 +51,9 @@ def _train_to_length(context: StageContext, collection: Collection, teacher: Tea
     """Train to the length of the stage, from where the longest shorter training has ended."""
     stage, settings, observer = context.stage, context.config.generation, context.observer
     assert stage.target_images is not None
-    training = AdversarialTraining(context.config, collection, teacher, context.device)
-    probe = GeneratorProbe(training, collection)
+    with context.preparing():
+        training = AdversarialTraining(context.config, collection, teacher, context.device)
+        probe = GeneratorProbe(training, collection)
     if training.absent_classes:
         observer.note(
             f"generation: no collected image is of class {', '.join(map(str, training.absent_classes))} "

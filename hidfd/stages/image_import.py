@@ -11,9 +11,10 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal
 
 from hidfd.config.schema import DataConfig, Material
@@ -36,6 +37,9 @@ SHOWN_BROKEN = 10
 
 SHOWN_NAMES = 10
 """Number of names of labels that a line shows."""
+
+POLL_SECONDS = 0.5
+"""Seconds between two questions whether to stop."""
 
 MAX_THREADS = 4
 """Number of decoding threads. Pillow decodes outside the interpreter lock; the code around it gains from no more."""
@@ -80,11 +84,16 @@ def import_images(context: StageContext) -> Artifact:
             observer.note(f"{stage.role}: {line}")
     observer.stage_started(stage, encoded.total)
 
+    def check_stop() -> None:
+        stop = observer.should_stop()
+        if stop is not None:
+            raise Stopped(f"import of {stage.role}: stopped ({stop}); the same command imports it anew")
+
     def write(writer: ArtifactWriter) -> dict[str, Any]:
         broken: list[dict[str, str]] = []
         num_images = 0
         with ImageWriter(writer.path(IMAGES), (channels, side, side)) as images:
-            for chunk, decoded in _decoded(encoded, channels, side, settings["fit"]):
+            for chunk, decoded in _decoded(encoded, channels, side, settings["fit"], check_stop):
                 good = [i for i in range(len(chunk.names)) if i not in decoded.broken]
                 labels = None if chunk.labels is None else chunk.labels[good]
                 images.write(decoded, labels, [chunk.names[i] for i in good])
@@ -92,9 +101,7 @@ def import_images(context: StageContext) -> Artifact:
                 broken += [{"path": chunk.names[i], "reason": reason} for i, reason in decoded.broken.items()]
                 num_broken = len(broken)
                 observer.advanced(stage, num_images + num_broken, encoded.total, {"import/broken": float(num_broken)})
-                stop = observer.should_stop()
-                if stop is not None:
-                    raise Stopped(f"import of {stage.role}: stopped ({stop}); the same command imports it anew")
+                check_stop()
         lines = _broken_in_words(broken, _write_list(broken, context.folder, stage.role))
         _check_broken(lines, len(broken), encoded.total, config.data, where, material)
         if broken:
@@ -146,22 +153,33 @@ def _first(words: Sequence[str]) -> str:
 
 
 def _decoded(
-    encoded: Encoded, channels: int, side: int, fit: Literal["crop", "pad"]
+    encoded: Encoded, channels: int, side: int, fit: Literal["crop", "pad"], check_stop: Callable[[], None]
 ) -> Iterator[tuple[Chunk, Decoded]]:
-    """Yield the chunks in order, decoded by a few threads that are at most a few chunks ahead."""
+    """Yield the chunks in order, decoded by a few threads that are at most a few chunks ahead.
+
+    Args:
+        check_stop: called at least twice a second, whatever a chunk of large photos takes; its error ends the threads.
+    """
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
     waiting: deque[tuple[Chunk, Future[Decoded]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    given_up = Event()
+
+    def first() -> tuple[Chunk, Decoded]:
+        chunk, decoding = waiting.popleft()
+        while not wait([decoding], timeout=POLL_SECONDS).done:
+            check_stop()
+        return chunk, decoding.result()
+
     try:
         for chunk in encoded.chunks():
-            waiting.append((chunk, pool.submit(decode, chunk.sources, channels, side, fit)))
+            waiting.append((chunk, pool.submit(decode, chunk.sources, channels, side, fit, given_up.is_set)))
             if len(waiting) > 2 * threads:
-                chunk, decoding = waiting.popleft()
-                yield chunk, decoding.result()
+                yield first()
         while waiting:
-            chunk, decoding = waiting.popleft()
-            yield chunk, decoding.result()
+            yield first()
     finally:
+        given_up.set()
         pool.shutdown(cancel_futures=True)
 
 

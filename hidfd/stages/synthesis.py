@@ -22,6 +22,7 @@ from hidfd.errors import Stopped, UnbuildableError
 from hidfd.networks.generator import generator_of
 from hidfd.networks.teacher import Teacher
 from hidfd.networks.weights import load_safetensors
+from hidfd.pipeline.watch import watched
 from hidfd.stages.context import StageContext
 from hidfd.store.store import Artifact, ArtifactWriter
 
@@ -61,7 +62,8 @@ def synthesise(context: StageContext, generation: Artifact, teacher: Teacher) ->
             )
         batch = BATCH_IMAGES if config.synthesis.filter == "agreement" else min(BATCH_IMAGES, wanted - num_kept)
         images, asked = _sample(generator, config, present, num_drawn, batch, device)
-        answer = teacher.ask_all(images, device).logits.argmax(dim=1)
+        with watched(observer, stage, None, f"synthesis at {num_kept:,} of {wanted:,} images"):
+            answer = teacher.ask_all(images, device).logits.argmax(dim=1)
         num_drawn += batch
         if config.synthesis.filter == "agreement":
             agree = answer == asked

@@ -20,12 +20,13 @@ from hidfd.data.sampler import HybridSampler
 from hidfd.data.sources import located
 from hidfd.distributed.device import Device
 from hidfd.distributed.random_streams import Draws, stream
-from hidfd.errors import InputError, Stopped, TeacherError
+from hidfd.errors import InputError, TeacherError
 from hidfd.formatting import percent
 from hidfd.metrics.teacher_check import CAUSES, TeacherCheck
 from hidfd.networks.backbone import Backbone, num_parameters
 from hidfd.networks.teacher import Teacher, build_teacher_backbone
 from hidfd.networks.weights import check_finite, check_fit, read_state_dict
+from hidfd.pipeline.watch import watched
 from hidfd.stages.context import StageContext, train_and_keep, write_weights
 from hidfd.store.store import Artifact, ArtifactWriter
 from hidfd.training.gradients import apply_gradients
@@ -34,6 +35,9 @@ from hidfd.training.lr_schedule import warmup_cosine
 
 CHECKED_CANDIDATES = 10_000
 """Number of candidates, at most, that a check asks the teacher about."""
+
+CHECK = "check of the teacher"
+"""What a check is called in messages."""
 
 CHUNK_IMAGES = 2_000
 """Number of images of a check that are in memory at once."""
@@ -131,19 +135,26 @@ def measure_teacher(
     Raises:
         Stopped: the observer asked for it.
     """
-    started, pool = time.monotonic(), open_images(candidates)
+    started = time.monotonic()
+    with watched(context.observer, context.stage, None, CHECK):
+        pool = open_images(candidates)
+        labelled = None if validation is None else open_images(validation)
     drawn = torch.randperm(len(pool.pixels), generator=stream(0, "teacher", "check"))[:CHECKED_CANDIDATES]
-    logits = _answers(context, teacher, pool, drawn.sort().values.numpy())
+    total = len(drawn) + (0 if labelled is None else len(labelled.pixels))
+    context.observer.stage_started(context.stage, total)
+    with watched(context.observer, context.stage, total, CHECK):
+        logits = _answers(context, teacher, pool, drawn.sort().values.numpy())
+        of_labelled = (
+            None if labelled is None else _answers(context, teacher, labelled, np.arange(len(labelled.pixels)))
+        )
     probabilities = logits.softmax(dim=1)
     shares = torch.bincount(logits.argmax(dim=1), minlength=logits.shape[1]).double() / len(logits)
     num_not_finite = int((~logits.isfinite()).any(dim=1).sum())
     num_labelled, accuracy, largest_class_share = 0, None, None
-    if validation is not None:
-        labelled = open_images(validation)
+    if labelled is not None and of_labelled is not None:
         labels = torch.from_numpy(labelled.required_labels).long()
-        logits = _answers(context, teacher, labelled, np.arange(len(labels)))
-        num_not_finite += int((~logits.isfinite()).any(dim=1).sum())
-        num_labelled, accuracy = len(labels), (logits.argmax(dim=1) == labels).float().mean().item()
+        num_not_finite += int((~of_labelled.isfinite()).any(dim=1).sum())
+        num_labelled, accuracy = len(labels), (of_labelled.argmax(dim=1) == labels).float().mean().item()
         largest_class_share = torch.bincount(labels).max().item() / len(labels)
     check = TeacherCheck(
         num_labelled=num_labelled,
@@ -190,20 +201,9 @@ def judge_teacher(record: Artifact, context: StageContext, *, is_said: bool = Tr
 
 
 def _answers(context: StageContext, teacher: Teacher, images: ImageSet, chosen: np.ndarray) -> Tensor:
-    """Return the logits of chosen images, `n x K` float32 on the CPU.
-
-    Raises:
-        Stopped: the observer asked for it.
-    """
-    parts = []
-    for chunk in np.split(chosen, range(CHUNK_IMAGES, len(chosen), CHUNK_IMAGES)):
-        reason = context.observer.should_stop()
-        if reason is not None:
-            raise Stopped(
-                f"check of the teacher: stopped ({reason}); it starts anew, and what was built before is kept"
-            )
-        parts.append(teacher.ask_all(torch.from_numpy(images.pixels[chunk]), context.device).logits)
-    return torch.cat(parts)
+    """Return the logits of chosen images, `n x K` float32 on the CPU."""
+    chunks = np.split(chosen, range(CHUNK_IMAGES, len(chosen), CHUNK_IMAGES))
+    return torch.cat([teacher.ask_all(torch.from_numpy(images.pixels[part]), context.device).logits for part in chunks])
 
 
 class TeacherTraining:

@@ -13,8 +13,8 @@ import yaml
 import tune.driver
 import tune.inspection
 import tune.opened_study
-from hidfd.store import locks
 import tune.report.search_figures
+from hidfd.store import locks
 from tests.loading import loaded_by
 from tests.tune.world import SEARCH, World, trial
 from tune.__main__ import main
