@@ -110,7 +110,7 @@ def stages(options: argparse.Namespace) -> None:
     """List each stage with its digest, built or missing, and the seconds that it took or is expected to take."""
     file, config = _trial(options)
     store = Store.open(file.storage.store, writes=False)
-    costs = Costs.of(store)
+    costs = Costs.of(store, on_damaged=_warn)
     rows: list[dict[str, Any]] = []
     for stage in _all_stages(plan(identify(config, store))):
         artifact = store.find(stage.name, stage.digest)
@@ -179,7 +179,8 @@ def store_verb(options: argparse.Namespace) -> None:
         return
     if options.names:
         raise ConfigError(f"store {options.action}: takes no name, found {' '.join(options.names)}")
-    entries = store.remove(dry_run=options.dry_run) if options.action == "remove" else store.list()
+    removes = options.action == "remove"
+    entries = store.remove(dry_run=options.dry_run, on_damaged=_warn) if removes else store.list(_warn)
     if options.json:
         keys = ("kind", "stage", "digest", "bytes", "created", "referenced_by")
         print(json.dumps([{key: getattr(entry, key) for key in keys} for entry in entries]))
@@ -191,8 +192,12 @@ def store_verb(options: argparse.Namespace) -> None:
         size, studies = f"{entry.bytes / 1e6:.1f}", ", ".join(entry.referenced_by)
         table.add_row(entry.kind, entry.stage, entry.digest[:12], size, entry.created or "", studies)
     _console().print(table, crop=False)
-    verb = ("would remove" if options.dry_run else "removed") if options.action == "remove" else "in all"
+    verb = ("would remove" if options.dry_run else "removed") if removes else "in all"
     print(f"{verb}: {plural(len(entries), 'entry', 'entries')}, {sum(entry.bytes for entry in entries) / 1e6:.1f} MB")
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _forget(store: Store, options: argparse.Namespace) -> None:

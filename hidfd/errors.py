@@ -6,6 +6,7 @@
         TeacherError    3  the teacher was read, but what it answers shows that something is wrong with it
         UnbuildableError 3 the settings ask more of the material than it has; with other settings it can be used
       StoreError        4  the store is unwritable, full or damaged, or lacks a requested artifact
+        DamagedManifestError 4 the manifest of one artifact is damaged; it can be passed over by who does not need it
       DeviceError       5  the requested device does not exist, or cannot do what was requested
       OutOfMemoryError  5  the memory of the GPU or of the machine does not suffice; earlier artifacts are intact
       DivergedError     6  a loss or a gradient became non-finite; the trial ended, earlier artifacts are intact
@@ -40,6 +41,10 @@ class UnbuildableError(InputError):
 
 class StoreError(HidfdError):
     exit_code = 4
+
+
+class DamagedManifestError(StoreError):
+    """The manifest of one artifact is damaged; whoever does not need that artifact may pass it over."""
 
 
 class DeviceError(HidfdError):

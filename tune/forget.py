@@ -64,7 +64,7 @@ def forget(study: Study, *, really: bool) -> Leftovers:
         own = _own_references(study.store, name, ledger, keys)
         others = (digests for study_name, digests in study.store.references().items() if study_name != name)
         unshared = own.difference(*others)
-        rows = [row for row in study.store.list() if row.digest in unshared]
+        rows = [row for row in study.store.list(_log.warning) if row.digest in unshared]
         try:
             with tracking_errors(uri):
                 tracker = Tracker(uri, name, ledger.known_id)
@@ -78,12 +78,16 @@ def forget(study: Study, *, really: bool) -> Leftovers:
                 if tracker is not None:
                     tracker.delete_runs(keys, really=True)
                     tracker.release()
-            study.store.remove(unshared, forgotten=name if own else None)
+            study.store.remove(unshared, forgotten=name if own else None, on_damaged=_ignore)
             if own:
                 study.store.drop_references(name)
             unmark(study.definition.folder, ledger.known_id)
             drop_ledger(address, name)
     return Leftovers(len(keys), len(rows), sum(row.bytes for row in rows), num_runs)
+
+
+def _ignore(_: str) -> None:
+    """Say nothing: what is passed over has been said when it was counted."""
 
 
 def _own_references(store: Store, name: str, ledger: Ledger, keys: Collection[str]) -> frozenset[str]:

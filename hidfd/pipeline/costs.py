@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -85,16 +85,19 @@ class Costs:
     ranges: dict[str, Range]
 
     @classmethod
-    def of(cls, store: Store, *, on_gpu: bool | None = None) -> Costs:
+    def of(
+        cls, store: Store, *, on_gpu: bool | None = None, on_damaged: Callable[[str], object] | None = None
+    ) -> Costs:
         """Measure the artifacts of a store.
 
         Args:
             store: the store with the artifacts.
             on_gpu: True counts artifacts built on a GPU only, False those built on a CPU only; None counts all.
+            on_damaged: see `Store.list`.
         """
         built: dict[str, list[Artifact]] = {}
         seconds: dict[str, list[float]] = {}
-        for entry in store.list():
+        for entry in store.list(on_damaged):
             artifact = store.find(entry.stage, entry.digest) if entry.kind == "artifact" else None
             if artifact is None or not artifact.meta.get("seconds"):
                 continue

@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hidfd.errors import HidfdError, StoreError
+from hidfd.errors import DamagedManifestError, HidfdError, StoreError
 from hidfd.store.backend import FileRecord, StorageBackend
 from hidfd.store.disk import ADVISED_ERRORS, Workspace, explain, file_sha256, store_errors
 
@@ -227,7 +227,8 @@ def read_artifact(backend: StorageBackend, stage: str, digest: str) -> Artifact 
     """Read the manifest of an artifact; return None if there is none.
 
     Raises:
-        StoreError: the manifest cannot be read, or says what no writer of this store says.
+        StoreError: the manifest cannot be read.
+        DamagedManifestError: it says what no writer of this store says.
     """
     key = f"{stage}/{digest}/{MANIFEST}"
     content = backend.read(key)
@@ -257,7 +258,7 @@ def read_artifact(backend: StorageBackend, stage: str, digest: str) -> Artifact 
         )
     except ValueError as error:
         folder = backend.where(f"{stage}/{digest}")
-        raise StoreError(
+        raise DamagedManifestError(
             f"{backend.where(key)}: damaged manifest ({error}). Delete {folder} and run again, which builds it anew"
         ) from error
 

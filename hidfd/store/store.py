@@ -13,7 +13,7 @@ import os
 import re
 import reprlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from hidfd.addresses import path_at
-from hidfd.errors import StoreError
+from hidfd.errors import DamagedManifestError, StoreError
 from hidfd.store.artifacts import (
     ATTEMPT_NAME,
     DIGEST,
@@ -220,8 +220,16 @@ class Store:
                 f"study again, which writes it anew, or delete the file if the study is to be forgotten"
             ) from error
 
-    def list(self) -> tuple[StoreEntry, ...]:
-        """List the artifacts, the checkpoints, and the leftovers of attempts whose writer has ended."""
+    def list(self, on_damaged: Callable[[str], object] | None = None) -> tuple[StoreEntry, ...]:
+        """List the artifacts, the checkpoints, and the leftovers of attempts whose writer has ended.
+
+        Args:
+            on_damaged: called with a line for each artifact whose manifest is damaged, all of which is then passed
+                over; None = that is raised.
+
+        Raises:
+            StoreError: the store cannot be read, or references.json or a manifest is damaged.
+        """
         groups: dict[tuple[str, str], list[StoredFile]] = {}
         files = self._backend.walk()
         references = self.references()  # after the files, as references are written before what they refer to
@@ -238,11 +246,21 @@ class Store:
                 size = sum(file.bytes for file in files)
                 entries.append(StoreEntry("checkpoints", stage, digest, size, None, studies, (f"{stage}/{digest}",)))
             else:
-                entries.extend(self._entries_of(stage, digest, files, studies))
+                try:
+                    entries.extend(self._entries_of(stage, digest, files, studies))
+                except DamagedManifestError as error:
+                    if on_damaged is None:
+                        raise
+                    on_damaged(f"passed over: {error}")
         return tuple(entries)
 
     def remove(
-        self, digests: Iterable[str] | None = None, *, dry_run: bool = False, forgotten: str | None = None
+        self,
+        digests: Iterable[str] | None = None,
+        *,
+        dry_run: bool = False,
+        forgotten: str | None = None,
+        on_damaged: Callable[[str], object] | None = None,
     ) -> tuple[StoreEntry, ...]:
         """Delete what no study refers to, and the leftovers of killed attempts.
 
@@ -250,6 +268,7 @@ class Store:
             digests: delete only these; None = all that no study refers to.
             dry_run: delete nothing, only return what would be deleted.
             forgotten: a study whose references no longer count.
+            on_damaged: see `list`; what is passed over stays.
 
         Returns:
             The deleted entries.
@@ -259,7 +278,7 @@ class Store:
         """
         entries = tuple(
             replace(entry, referenced_by=tuple(study for study in entry.referenced_by if study != forgotten))
-            for entry in self.list()
+            for entry in self.list(on_damaged)
         )
         if digests is not None:
             wanted = set(digests)

@@ -6,6 +6,7 @@ store, and without any by a guess with wide bounds.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -20,6 +21,8 @@ from tune.planner.remaining import BUILT_BY, COUNTED_STAGES, known_stages, num_u
 from tune.planner.state import StudyState
 from tune.study.definition import Definition
 from tune.study.states import TaskKind, TaskState
+
+_log = logging.getLogger(__name__)
 
 NUM_SAMPLED = 3
 """Number of a study's own tasks of a kind whose artifacts are asked for their size."""
@@ -173,7 +176,7 @@ class _StageEstimates:
     @cached_property
     def costs(self) -> Costs:
         """Costs of the artifacts in the whole store, which is read only if this study's own tasks do not suffice."""
-        return Costs.of(self._store, on_gpu=self._on_gpu)
+        return Costs.of(self._store, on_gpu=self._on_gpu, on_damaged=_log.warning)
 
     def is_built(self, stage: Stage) -> bool:
         """Whether the artifact of a stage has been built, by the ledger or by the store."""

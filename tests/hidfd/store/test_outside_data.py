@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pyarrow import fs
 
+from hidfd.__main__ import main
 from hidfd.errors import StoreError
 from hidfd.pipeline.costs import Costs
 from hidfd.store.object_store import RemoteBackend
@@ -164,6 +165,36 @@ def test_backend_does_nothing_with_a_key_that_could_lead_out(store: Store, tmp_p
         with pytest.raises(StoreError, match="lead out of the store"):
             action()
     assert names_below(tmp_path) == []
+
+
+def test_damaged_manifest_is_said_and_passed_over_where_another_artifact_is_meant(
+    factory: StoreFactory, tmp_path: Path
+) -> None:
+    build(factory(), meta={"seconds": 2.0, "operations": 8.0})
+    build(factory(), OTHER)
+    path = _manifest(root_of(tmp_path), OTHER)
+    path.write_bytes(b"{")
+    said: list[str] = []
+    store = factory()
+    assert [entry.digest for entry in store.list(said.append)] == [DIGEST]
+    assert Costs.of(store, on_damaged=said.append).rate == 4.0
+    assert len(said) == 2
+    assert all(line.startswith("passed over: ") and "damaged manifest" in line for line in said)
+    assert [entry.digest for entry in store.remove([DIGEST], on_damaged=said.append)] == [DIGEST]
+    assert path.read_bytes() == b"{"
+    assert "weights.bin" in names_below(path.parent), "what is damaged is not removed"
+
+
+def test_commands_pass_a_damaged_manifest_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store.open(tmp_path / "store")
+    build(store)
+    build(store, OTHER)
+    _manifest(tmp_path / "store", OTHER).write_bytes(b"")
+    for words, digests in ((["list", "--json"], [DIGEST]), (["remove", "--json"], [DIGEST]), (["list", "--json"], [])):
+        assert main(["store", *words, "--store", str(tmp_path / "store")]) == 0
+        said = capsys.readouterr()
+        assert [entry["digest"] for entry in json.loads(said.out)] == digests
+        assert said.err.count("passed over: ") == said.err.count("\n") == 1
 
 
 def test_symbolic_link_leads_no_removal_out_of_the_store(tmp_path: Path) -> None:
