@@ -26,7 +26,7 @@ from hidfd.data.decoding import Decoded
 from hidfd.errors import StoreError
 from hidfd.pipeline.watch import images_done
 from hidfd.store.artifacts import Artifact
-from hidfd.store.disk import store_errors
+from hidfd.store.disk import lacks_memory, store_errors
 
 IMAGES = "images.parquet"
 """Name of the Parquet file in an artifact."""
@@ -134,6 +134,8 @@ def open_images(artifact: Artifact) -> ImageSet:
         with pq.ParquetFile(arrow_file(path)) as file:
             return _read(file, artifact)
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
+        if lacks_memory(error):
+            raise
         raise StoreError(f"{path}: not the Parquet file of an image set ({error})") from error
 
 
@@ -147,6 +149,8 @@ def open_pixel_hashes(artifact: Artifact) -> NDArray[np.uint64]:
     try:
         return _hashes(pq.read_table(arrow_file(path), columns=["pixel_hash"])["pixel_hash"])
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
+        if lacks_memory(error):
+            raise
         raise StoreError(f"{path}: not the Parquet file of an image set ({error})") from error
 
 

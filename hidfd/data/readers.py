@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hidfd.addresses import arrow_file
 from hidfd.data.sources import Files
 from hidfd.errors import InputError
+from hidfd.store.disk import lacks_memory
 
 CHUNK_IMAGES = 256
 """Images that a thread decodes at a time; progress is reported after each such chunk."""
@@ -224,6 +225,8 @@ def _open(shard: Path, where: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(arrow_file(shard))
     except (pa.ArrowException, OSError) as error:
+        if lacks_memory(error):
+            raise
         raise _unreadable(shard, where, error) from error
 
 
@@ -292,6 +295,8 @@ def _shard_chunks(
             try:
                 batch = next(batches, None)
             except (pa.ArrowException, OSError) as error:
+                if lacks_memory(error):
+                    raise
                 raise _unreadable(shard, where, error) from error
             if batch is None:
                 return

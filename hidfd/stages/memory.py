@@ -25,10 +25,10 @@ _OF_THE_CPU = "DefaultCPUAllocator: can't allocate memory"
 _WORDINGS = (_OF_THE_CPU, "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """Wordings of errors of too little memory without a class of their own: of torch on the CPU, of CUDA and of cuBLAS."""
 
-_ASKED = re.compile(r"(?:tried to|Unable to) allocate ([\d.]+) ?(bytes|[KMGTP]iB)", re.IGNORECASE)
-"""The bytes that were asked for, in the messages of torch and NumPy."""
+_ASKED = re.compile(r"(?:(?:tried to|Unable to) allocate|of size) ([\d.]+) ?(bytes|[KMGTP]iB| failed)", re.IGNORECASE)
+"""The bytes that were asked for, in the messages of torch, NumPy and pyarrow."""
 
-_UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "pib": 2**50}
+_UNITS = {" failed": 1, "bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "pib": 2**50}
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def explaining_out_of_memory(
         training: what is trained inside the block; None before there is one, and in stages that do not train.
 
     Raises:
-        OutOfMemoryError: in place of torch's, Python's and NumPy's errors of this kind.
+        OutOfMemoryError: in place of torch's, Python's, NumPy's and pyarrow's errors of this kind.
     """
     try:
         yield

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -46,7 +47,17 @@ def store_errors(doing: str, where: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
+        if lacks_memory(error):
+            raise
         raise explain(error, doing, where) from error
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether pyarrow could not have memory that this machine has: a damaged file may ask for more than that."""
+    if not isinstance(error, MemoryError):
+        return False
+    asked = re.search(r"of size (\d+) failed", str(error))
+    return asked is None or int(asked[1]) <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def file_sha256(path: Path) -> str:

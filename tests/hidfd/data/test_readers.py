@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hidfd.data.image_set import open_images
-from hidfd.errors import InputError
+from hidfd.errors import InputError, OutOfMemoryError
 from hidfd.store.store import Store
 from tests.hidfd.imports import class_folders, config_of, picture, png, run_import, write_parquet
 
@@ -93,6 +93,20 @@ def test_parquet_that_is_damaged_within_is_refused(tmp_path: Path, store: Store)
     with pytest.raises(InputError, match="not a whole Parquet file"):
         run_import(config_of(path), store)
     assert store.list() == ()
+
+
+@pytest.mark.parametrize(("asked", "error"), [(64, MemoryError), (2**62, InputError)])
+def test_memory_that_pyarrow_cannot_have_is_no_damage_unless_no_machine_has_as_much(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, asked: int, error: type[Exception]
+) -> None:
+    write_parquet(tmp_path / "photos.parquet", [png(picture(n)) for n in range(3)])
+
+    def read(*_: Any, **more: Any) -> None:
+        raise pa.ArrowMemoryError(f"malloc of size {asked} failed")
+
+    monkeypatch.setattr("hidfd.data.readers.pq.ParquetFile", read)
+    with pytest.raises((error, OutOfMemoryError)):
+        run_import(config_of(tmp_path / "photos.parquet"), store)
 
 
 def test_class_folders_give_labels_in_alphabetical_order(tmp_path: Path, store: Store) -> None:

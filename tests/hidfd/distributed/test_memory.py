@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ ON_A_GPU = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total ca
 FAULTS: dict[str, tuple[Callable[[], object], str]] = {
     "torch on the CPU": (lambda: torch.empty(TOO_MUCH, dtype=torch.uint8), "1048576.00 GiB more could not be had"),
     "NumPy": (lambda: np.empty(TOO_MUCH, dtype=np.uint8), "1048576.00 GiB more could not be had"),
+    "pyarrow": (lambda: pa.allocate_buffer(TOO_MUCH), "1048576.00 GiB more could not be had"),
     "Python": (lambda: bytearray(TOO_MUCH), "what it asked for could not be had"),
 }
 
