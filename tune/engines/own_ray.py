@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray._private import worker as ray_worker
@@ -83,7 +84,7 @@ def ending_with_ray() -> Iterator[None]:
 
 def _died() -> list[str]:
     """Return the names of the vital processes of this Ray that have ended."""
-    node = ray_worker._global_node
+    node: Any = ray_worker._global_node
     return [] if node is None else [kind for kind, _ in node.dead_processes() if kind in VITAL]
 
 

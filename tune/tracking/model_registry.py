@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hidfd.config.schema import DataConfig, TrialConfig
-from hidfd.config.study_file import redacted
+from hidfd.config.storage import redacted
 from hidfd.errors import StoreError
 from tune.errors import TrackingError
 from tune.report.champion import DIGEST_TAG, Champion, description_of, tags_of
