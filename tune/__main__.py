@@ -268,8 +268,11 @@ def _print_summary(summary: RunSummary) -> None:
     if champion_of(snapshot) is None:
         return
     better = better_student(snapshot)
-    following = verb_command("promote", snapshot) if better is None else verb_command("show", snapshot, better.label)
-    print(f"next: {following}{'' if better is None else '  (a control that has beaten the champion)'}")
+    if better is None:
+        print(f"next: {verb_command('promote', snapshot)}")
+    else:
+        print("a control has beaten the champion: `promote` refuses it, unless --anyway")
+        print(f"next: {verb_command('show', snapshot, better.label)}")
 
 
 def _count(text: str) -> int:

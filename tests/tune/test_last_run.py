@@ -10,6 +10,7 @@ from typing import Any, Self
 import pytest
 import yaml
 
+import tests.tune.world
 import tune.driver
 import tune.inspection
 import tune.opened_study
@@ -379,3 +380,19 @@ def test_plan_names_every_path_that_is_missing_or_not_writable_at_once(
         assert words in said
     assert main(["plan", "study.yaml", "storage.results=study.yaml"]) == 4
     assert list(study_file.parent.iterdir()) == [study_file]
+
+
+def test_run_whose_champion_lost_to_a_control_leads_to_the_control_and_not_to_the_promotion(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tests.tune.world.quality
+    monkeypatch.setattr(
+        tests.tune.world, "quality", lambda task: real(task) + (0.0 if task.spec.config.uses_generator else 0.2)
+    )
+    assert main(["run", "study.yaml", "--engine", "local", "--seeds", "2", "study.controls.real_only=true"]) == 0
+    said = capsys.readouterr().out
+    assert "verdict: hybrid lost to real-only by " in said
+    assert "next: python -m tune show study.yaml trial-0-real-only-seed1001 " in said
+    assert main(["promote", "study.yaml"]) == 9
+    assert "hybrid lost to real-only by " in capsys.readouterr().err
+    assert [gain["standing"] for gain in status(capsys)["gains"]] == ["lost"]

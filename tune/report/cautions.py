@@ -74,10 +74,8 @@ def choice_in_words(snapshot: StudySnapshot) -> str | None:
         return f"{words}. Its {METRIC_NAMES[metric]} was {percent(value)}; on {seeds} its settings reach {fresh}."
     rank = 1 + sum((trial.value or 0.0) > value for trial in trials if trial.feasible)
     place = "highest" if rank == 1 else f"{ordinal(rank)} highest"
-    words = (
-        f"Trial {number} was chosen for the very {METRIC_NAMES[metric]} that it shows, {percent(value)}, the {place} "
-        f"of {len(trials)} complete ones"
-    )
+    among = f"the {place} of {len(trials)} complete ones" if len(trials) > 1 else "as the only complete one"
+    words = f"Trial {number} was chosen for the very {METRIC_NAMES[metric]} that it shows, {percent(value)}, {among}"
     high = "The highest of several noisy numbers is too high (the winner’s curse)"
     if row is None or metric not in row.means:
         return f"{words}. {high}: quote it only after a re-run on fresh seeds."

@@ -9,6 +9,7 @@ from hidfd.formatting import duration, percent, percent_with_error, points, sett
 from tune.study.metrics import MEASURES, written
 from tune.study.snapshot import GainSnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
+from tune.study.verdict import interval_in_words
 
 METRIC_NAMES = {name: measure.in_words for name, measure in MEASURES.items()} | {
     "test_accuracy": "test accuracy",
@@ -40,7 +41,7 @@ def gain_cell(gain: GainSnapshot) -> str:
     words = f"{round(100 * gain.gain, 1) + 0.0:+.1f}"
     if gain.low is None or gain.high is None:
         return f"{words}, not yet decided"
-    return f"{words} [{100 * gain.low:.1f}, {100 * gain.high:.1f}]"
+    return f"{words} {interval_in_words(100 * gain.low, 100 * gain.high)}"
 
 
 def result_in_words(task: TaskSnapshot) -> str:

@@ -91,10 +91,10 @@ def gain_in_words(gain: GainSnapshot) -> str:
         return f"{signed} over {gain.other}{images}"
     low, high = 100 * gain.low, 100 * gain.high
     if gain.standing == "lost":
-        return f"lost to {gain.other} by {-100 * gain.gain:.1f} {_interval(-high, -low)}{images}"
+        return f"lost to {gain.other} by {-100 * gain.gain:.1f} {interval_in_words(-high, -low)}{images}"
     if gain.standing == "undecided":
-        return f"not separable from {gain.other}: {signed} {_interval(low, high)}{images}"
-    return f"{signed} over {gain.other} {_interval(low, high)}{images}"
+        return f"not separable from {gain.other}: {signed} {interval_in_words(low, high)}{images}"
+    return f"{signed} over {gain.other} {interval_in_words(low, high)}{images}"
 
 
 def parts_of(verdict: str, gains: Sequence[GainSnapshot]) -> Iterator[tuple[str, Standing | None]]:
@@ -120,7 +120,7 @@ def best_finalist(rows: Sequence[RowSnapshot], objective: str) -> RowSnapshot | 
 
 
 def best_row(rows: Sequence[RowSnapshot], objective: str) -> RowSnapshot | None:
-    """Return the row of the highest mean, whatever its role, of those that have all their numbers; None without one.
+    """Return the row of the highest mean, whatever its role, of those that have all numbers; None without two rows.
 
     The metric is that of the verdict. A finalist that misses a constraint is left out; controls have to meet none.
     """
@@ -128,7 +128,8 @@ def best_row(rows: Sequence[RowSnapshot], objective: str) -> RowSnapshot | None:
     whole = [row for row in judged if row.keys and row.num_complete == len(row.keys)]
     has_labels = any("validation_accuracy" in row.means for row in whole)
     metric = "validation_accuracy" if has_labels else objective
-    return max((row for row in whole if metric in row.means), key=lambda row: row.means[metric], default=None)
+    measured = [row for row in whole if metric in row.means] if len(rows) > 1 else []
+    return max(measured, key=lambda row: row.means[metric], default=None)
 
 
 def compared_metric(row: RowSnapshot, objective: str) -> str:
@@ -261,5 +262,6 @@ def _further(gains: Sequence[GainSnapshot], rows: Sequence[RowSnapshot]) -> Iter
         yield f"no number of {', '.join(silent)} to compare with"
 
 
-def _interval(low: float, high: float) -> str:
-    return f"[{low:.1f}, {high:.1f}]"
+def interval_in_words(low: float, high: float) -> str:
+    """Return an interval in percentage points: `[1.2, 5.0]`."""
+    return f"[{round(low, 1) + 0.0:.1f}, {round(high, 1) + 0.0:.1f}]"  # + 0.0: none is written as -0.0

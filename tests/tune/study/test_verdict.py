@@ -208,7 +208,7 @@ def test_the_best_row_may_be_a_control_but_none_that_lacks_a_seed_and_no_infeasi
     assert best_row([HYBRID, better], "agreement") is better
     assert best_row([HYBRID, row("real-only", "control", 0.90, None, 0.92)], "agreement") is HYBRID
     assert best_row([HYBRID, replace(better, role="finalist", feasible=False)], "agreement") is HYBRID
-    assert best_row([], "agreement") is None
+    assert best_row([HYBRID], "agreement") is None, "it is beside nothing"
 
 
 def test_a_verdict_falls_apart_into_what_was_won_lost_and_left_open() -> None:
