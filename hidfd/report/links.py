@@ -1,6 +1,6 @@
 """Links between the pages of a results folder: relative, escaped, and only to pages that exist.
 
-A page says what it is in a `meta` element, by which other pages name it. Its links to them stand in one `nav` element,
+A page says what it is in a `meta` element, by which other pages name it. Its links to them are in one `nav` element,
 which is written anew whenever one of them appears. So a results folder can be moved or copied, and a file of somebody
 else's is neither linked nor touched.
 """
@@ -26,7 +26,7 @@ REPORT, FIGURES, INDEX = "report.html", "figures.html", "index.html"
 """Names of a trial's or a study's page, of a study's figures, and of the page over all results."""
 
 HEAD_BYTES = 65_536
-"""Size of the beginning of a page, in which its `meta` and `nav` elements stand."""
+"""Size of the beginning of a page, in which its `meta` and `nav` elements are."""
 
 MAX_NAME_CHARACTERS = 60
 """Length of a study's name in a link; a longer one is cut."""
@@ -60,7 +60,7 @@ def link_to(text: str, page: Path, folder: Path) -> Link:
     """Return a link from a page in `folder` to another page; without a target where that is no file."""
     if not page.is_file():
         return Link(text, None)
-    # `:` is escaped as well, or what stands before it would be a scheme.
+    # `:` is escaped as well, or the text before it would be a scheme.
     return Link(text, quote(os.fsencode(os.path.relpath(page, folder)), safe="/"))
 
 

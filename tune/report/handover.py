@@ -1,4 +1,4 @@
-"""What a study hands over, for the top of its page: settings, numbers, where the weights are, and what to do next."""
+"""The handover of a study, for the top of its page: settings, numbers, where weights are, and what to do next."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WEIGHTS = "student.safetensors"
 
 @dataclass(frozen=True)
 class Handover:
-    """What a study hands over, or the best that it has so far.
+    """The champion that a study hands over, or the best student that it has so far.
 
     Attributes:
         title: who that is: the champion, or the best student so far.

@@ -1,8 +1,8 @@
 """Optuna's figures of a search, made from a snapshot: one interactive page, and a PNG of each figure.
 
 The page contains the plotting library and needs no network. It is a single page because MLflow shows an HTML artifact
-without the files beside it, so that six pages would contain the library six times. `tune.report.still_figures` draws
-the PNGs, for which Plotly would need a browser.
+without the files beside it, so that six pages would contain the library six times. The PNGs are Matplotlib's
+(`tune.report.pictures.still_figures`), as Plotly would need a browser for them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from hidfd.report.html import render, write_page
 from hidfd.report.links import FIGURES as PAGE
 from hidfd.report.links import REPORT, Link, link_to, navigation_element, navigation_of
 from hidfd.store.disk import store_errors
-from tune.report import still_figures
-from tune.report.interactive_figures import interactive_figure
 from tune.report.labels import METRIC_NAMES, short_names
+from tune.report.pictures import still_figures
+from tune.report.pictures.interactive_figures import interactive_figure
+from tune.report.pictures.still_figures import DrawnSearch
 from tune.report.selection import generator_of
-from tune.report.still_figures import DrawnSearch
 from tune.report.timeline import timeline
 from tune.samplers.distributions import distribution_of
 from tune.study.metrics import MEASURES, optuna_direction

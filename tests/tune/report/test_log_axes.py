@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from tests.tune.snapshots import study_snapshot
-from tune.report.figures import over_parameter
-from tune.report.interactive_figures import PANELS_IN_A_ROW, interactive_figure
-from tune.report.log_axes import MAX_MARKS, log_marks, marks_in_words
+from tune.report.pictures.interactive_figures import PANELS_IN_A_ROW, interactive_figure
+from tune.report.pictures.log_axes import MAX_MARKS, log_marks, marks_in_words
+from tune.report.pictures.panels import over_parameter
+from tune.report.pictures.still_figures import DrawnSearch, slices
 from tune.report.search_figures import pair_of, study_of
-from tune.report.still_figures import DrawnSearch, slices
 from tune.study.config import FloatParameter
 
 SEARCH: dict[str, dict[str, Any]] = {

@@ -16,8 +16,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from hidfd.report.figures import ACCENT, GREY, INK, PALE, label_axes, new_figure, new_panels
-from tune.report.figures import HIGHLIGHT, MARGIN, MAX_CHOICES_LABELLED
-from tune.report.log_axes import log_marks, marks_in_words
+from tune.report.pictures.log_axes import log_marks, marks_in_words
+from tune.report.pictures.panels import HIGHLIGHT, MARGIN, MAX_CHOICES_LABELLED
 from tune.report.timeline import LANE_HEIGHT, WIDTH, Timeline
 
 SCALE = (PALE, ACCENT, "#0b2a4a")

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from hidfd.report.figures import ACCENT, COLOURS, GREY, INK, PALE, label_axes, new_figure, svg
-from tune.report.log_axes import log_marks, marks_in_words
+from tune.report.pictures.log_axes import log_marks, marks_in_words
 from tune.study.config import CategoricalParameter, RealParameter
 from tune.study.states import Value
 

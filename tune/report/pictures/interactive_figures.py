@@ -10,8 +10,8 @@ from typing import Any
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from hidfd.report.figures import ACCENT, COLOURS, GREY, INK
-from tune.report.log_axes import log_marks, marks_in_words
-from tune.report.still_figures import SCALE, DrawnSearch, complete_trials, distributions_of
+from tune.report.pictures.log_axes import log_marks, marks_in_words
+from tune.report.pictures.still_figures import SCALE, DrawnSearch, complete_trials, distributions_of
 
 PANELS_IN_A_ROW = 4
 """Number of parameters side by side; with more, names and marks would overlap in a window of 800 px."""
