@@ -15,7 +15,6 @@ from hidfd.errors import ConfigError, Stopped
 from hidfd.pipeline.graph import needed, plan
 from hidfd.pipeline.observer import Observer
 from hidfd.store.disk import store_errors
-from hidfd.store.store import Store
 from tune.engines.environment import before_ray, before_torch
 from tune.engines.worker import WorkerContext, perform
 from tune.errors import StudyBlocked, StudyError
@@ -155,7 +154,7 @@ def run_study(
                 raise StudyBlocked(planner.blocking_failure.reason, planner.blocking_failure.exit_code)
             if observer.stop_reason is not None:
                 raise Stopped(_stopped_in_words(snapshot, observer.stop_reason))
-            report = _write_study_pages(snapshot, definition.folder, study.store)
+            report = _write_study_pages(snapshot, study)
             projection.finish(snapshot, study.store)
     if not any(task.state is TaskState.COMPLETE for task in snapshot.tasks if task.kind is TaskKind.STUDENT):
         raise StudyError(snapshot.undone or _without_result_in_words(snapshot, report))
@@ -213,14 +212,14 @@ def write_pages(study: Study) -> Path:
                 device="auto",
                 name=task.label,
             )
-    return _write_study_pages(snapshot_of(state), study.definition.folder, study.store)
+    return _write_study_pages(snapshot_of(state), study)
 
 
-def _write_study_pages(snapshot: StudySnapshot, folder: Path, store: Store) -> Path:
-    """Write the study's pages and figures; return the path of its first page."""
-    from tune.report.pages import write_study_pages  # only here: `show` and `explain` need no matplotlib
+def _write_study_pages(snapshot: StudySnapshot, study: Study) -> Path:
+    """Write all pages of a study; return the path of its own."""
+    from tune.report.pages import write_study_pages  # only here: other verbs need no matplotlib
 
-    return write_study_pages(snapshot, folder, store)
+    return write_study_pages(snapshot, study.definition.folder, study.store)
 
 
 def _absolute(address: str) -> str:
