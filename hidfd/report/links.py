@@ -20,7 +20,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from hidfd.report.html import write_page
-from hidfd.store.disk import DAMAGE
+from hidfd.store.disk import DAMAGE, store_errors
 
 REPORT, FIGURES, INDEX = "report.html", "figures.html", "index.html"
 """Names of a trial's or a study's page, of a study's figures, and of the page over all results."""
@@ -104,7 +104,7 @@ def renew_navigation(pages: Iterable[Path]) -> None:
     """Write the links of pages anew where they are no longer right; what is no page of this project stays as it is.
 
     Raises:
-        OSError: a page cannot be written.
+        StoreError: a page cannot be written.
     """
     for page in pages:
         said = about(page)
@@ -113,11 +113,12 @@ def renew_navigation(pages: Iterable[Path]) -> None:
         links = str(navigation_element(navigation_of(said["page"], page.parent))).encode()
         if (found := _NAVIGATION.search(_head(page))) is not None and found[0] == links:
             continue
-        changed, whole = page.stat(), page.read_bytes()
-        place = _NAVIGATION.search(whole, 0, HEAD_BYTES) or _AFTER_BODY.search(whole, 0, HEAD_BYTES)
-        if place is not None:
-            write_page(page, whole[: place.start()] + links + whole[place.end() :])
-            os.utime(page, ns=(changed.st_atime_ns, changed.st_mtime_ns))  # its numbers are no newer than before
+        with store_errors("writing links into", page):
+            changed, whole = page.stat(), page.read_bytes()
+            place = _NAVIGATION.search(whole, 0, HEAD_BYTES) or _AFTER_BODY.search(whole, 0, HEAD_BYTES)
+            if place is not None:
+                write_page(page, whole[: place.start()] + links + whole[place.end() :])
+                os.utime(page, ns=(changed.st_atime_ns, changed.st_mtime_ns))  # its numbers are no newer than before
 
 
 def navigation_element(links: Iterable[Link]) -> Markup:

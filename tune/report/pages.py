@@ -6,7 +6,6 @@ from pathlib import Path
 
 from hidfd.report.index import write_index
 from hidfd.report.links import FIGURES, REPORT, renew_navigation
-from hidfd.store.disk import store_errors
 from hidfd.store.store import Store
 from tune.report.page import write_study_report
 from tune.report.search_figures import write_study_figures
@@ -32,6 +31,5 @@ def write_study_pages(snapshot: StudySnapshot, folder: Path, store: Store | None
     write_index(folder.parent)
     # A task that still runs writes its page itself, with these links.
     trials = [Path(task.folder) / REPORT for task in snapshot.tasks if task.state.is_final]
-    with store_errors("writing the links of pages in", folder):
-        renew_navigation([page, folder / FIGURES, *trials])
+    renew_navigation([page, folder / FIGURES, *trials])
     return page

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from hidfd.errors import StoreError
+from hidfd.report import links
 from hidfd.report.html import render, write_page
 from hidfd.report.links import about, link_to, navigation, navigation_element, renew_navigation
 from hidfd.report.page import write_trial_report
@@ -101,6 +103,19 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "report.html")
     assert about(tmp_path / "report.html") is None
     assert navigation(tmp_path / "report.html") == []
+
+
+def test_links_that_cannot_be_written_are_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, content: bytes) -> Path:
+        raise OSError(28, "No space left on device", str(path))
+
+    page = write_trial_report(make_trial_folder(tmp_path / "small" / "trial-0"))
+    before = page.read_bytes()
+    page_of_kind(tmp_path / "small" / "report.html", "study")
+    monkeypatch.setattr(links, "write_page", fail)
+    with pytest.raises(StoreError, match="writing links into .*report.html: the disk is full"):
+        renew_navigation([page])
+    assert page.read_bytes() == before
 
 
 def test_pages_of_before_are_known_and_get_links(tmp_path: Path) -> None:
