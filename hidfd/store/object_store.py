@@ -92,6 +92,18 @@ class RemoteBackend(StorageBackend):
         self.write(key, b"")
         self.delete(key)
 
+    def now_seconds(self) -> float | None:
+        """Return the time by the clock that dates the store's files, in seconds since 1970; None where it has none.
+
+        The clocks of this machine and of the store may differ by any amount, and each may jump.
+        """
+        key = f".probe-{secrets.token_hex(4)}"
+        self.write(key, b"")
+        with store_errors("reading", self.where(key)):
+            written: int | None = self._info(key).mtime_ns
+        self.delete(key)
+        return None if written is None else written / 1e9
+
     def _download(self, key: str, path: Path) -> None:
         if self._info(key).type != fs.FileType.File:
             path.unlink(missing_ok=True)

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import reprlib
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -50,7 +49,8 @@ _STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NEVER_REMOVED = {"opening"}
 """Stages whose artifacts are never removed: the test evaluations, whose date could not be recorded again."""
 _REMOTE_LEFTOVER_SECONDS = 86_400.0
-"""Age from which an unfinished attempt on S3, where no lock tells whether its writer lives, counts as a leftover."""
+"""Age, by the store's own clock, from which an unfinished attempt on S3, where no lock tells whether its writer lives,
+counts as a leftover."""
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,8 @@ class Store:
 
     def _is_being_written(self, key: str, modified: float) -> bool:
         if isinstance(self._backend, RemoteBackend):
-            return time.time() - modified < _REMOTE_LEFTOVER_SECONDS
+            now = self._backend.now_seconds()
+            return now is None or now - modified < _REMOTE_LEFTOVER_SECONDS
         with claimed(self._backend.local(key)) as free:
             return not free
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from hidfd.errors import StoreError
 from hidfd.store.store import Store
-from tests.hidfd.stores import DIGEST, IDENTITY, OTHER, StoreFactory, build, names_below, root_of
+from tests.hidfd.stores import DIGEST, IDENTITY, OTHER, StoreFactory, build, names_below, remote_store, root_of
 
 
 @pytest.mark.parametrize("uri", ["gopher://host/store", "s3://"])
@@ -96,6 +98,21 @@ def test_remove_spares_attempts_under_way_and_takes_those_of_dead_writers(tmp_pa
         writer.commit({})
     assert store.get("teacher", DIGEST).path("weights.bin").read_bytes() == b"weights"
     assert "half" not in names_below(tmp_path)
+
+
+@pytest.mark.parametrize("jump_days", [-400, 0, 400])
+def test_leftover_on_s3_is_one_by_the_clock_of_the_store_whatever_that_of_this_machine_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump_days: int
+) -> None:
+    store, _ = remote_store(tmp_path)
+    now, day = time.time(), 86_400
+    for digest, age_days in ((DIGEST, 0.5), (OTHER, 2)):
+        half = tmp_path / "bucket/prefix/store/teacher" / digest / "20260101T000000-00000000" / "half"
+        half.parent.mkdir(parents=True)
+        half.touch()
+        os.utime(half, (now - age_days * day,) * 2)
+    monkeypatch.setattr(time, "time", lambda: now + jump_days * day)
+    assert [(entry.kind, entry.digest) for entry in store.list()] == [("leftover", OTHER)]
 
 
 def test_remove_never_touches_what_the_store_did_not_make(tmp_path: Path) -> None:
