@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hidfd.addresses import SQLITE, is_text, path_at, sqlite_address
 from hidfd.config.storage import redacted
+from hidfd.store.locks import holders_of
 from tune.errors import TrackingError
 from tune.tracking.descriptions import EXPERIMENT_NOTE
 from tune.tracking.moved_database import ARTIFACTS, follow_move
@@ -61,6 +62,7 @@ def connect(uri: str) -> MlflowClient:
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints the stack of what it raises
     from mlflow.tracking import MlflowClient
     from mlflow.tracking._tracking_service import utils
 
@@ -125,9 +127,17 @@ def runs_of(client: MlflowClient, experiment: str, is_own: Callable[[Run], bool]
     return found
 
 
-def reason_of(error: BaseException) -> str:
-    """Return why MLflow could not be written, in one line and without the password of its address."""
+def reason_of(error: BaseException, uri: str = "") -> str:
+    """Return why MLflow could not be written, in one line and without the password of its address.
+
+    Args:
+        error: of MLflow or below it.
+        uri: of MLflow; where it names an SQLite file that is locked, the reason says by which process.
+    """
     words = redacted((str(error).splitlines() or [""])[0])
+    database = _database_of(uri)
+    if database is not None and "database is locked" in words:
+        words += f" by {holders_of(database)}"
     return f"{type(error).__name__}: {words or 'no message'}"
 
 
@@ -144,7 +154,7 @@ def tracking_errors(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError, SQLAlchemyError) as error:
         raise TrackingError(
-            f"{redacted(uri)}: MLflow cannot be reached, or refuses ({reason_of(error)}); nothing is lost: the "
+            f"{redacted(uri)}: MLflow cannot be reached, or refuses ({reason_of(error, uri)}); nothing is lost: the "
             f"same command tries again. Another server: storage.tracking=URI, or MLFLOW_TRACKING_URI"
         ) from error
 

@@ -1,6 +1,7 @@
 """A snapshot in MLflow: complete, and once, however often and from whichever process it is written."""
 
 import json
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hidfd.distributed.device import resolve_device
 from hidfd.export import deployed_student
 from hidfd.networks.build import build_backbone
 from hidfd.store.store import Store
+from tests.tune.ledger.test_locks import WRITE, stopped
 from tests.tune.sized import TRADED_OFF, SizedWorld, sized
 from tests.tune.snapshots import study_snapshot
 from tests.tune.students import keep_student
@@ -253,6 +255,16 @@ def test_of_a_run_that_was_made_twice_the_written_one_stays(uri: str, part: Stud
         client.create_run(client.get_run(first.run_id(key)).info.experiment_id, tags={KEY_TAG: key})
     Tracker(uri, "twice").sync(part)
     assert {run.info.run_id for run in runs_of(first)} == written
+
+
+def test_database_that_a_stopped_process_holds_is_said_with_that_process(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    database.touch()
+    with stopped(WRITE, str(database)) as pid:
+        error = sqlalchemy.exc.OperationalError("INSERT", {}, sqlite3.OperationalError("database is locked"))
+        words = reason_of(error, f"sqlite:///{database}")
+    assert f"database is locked by process {pid} " in words
+    assert "which is stopped" in words
 
 
 def test_why_mlflow_cannot_be_written_says_no_password() -> None:
