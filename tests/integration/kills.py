@@ -30,7 +30,7 @@ import pytest
 
 from hidfd.pipeline.graph import plan
 from tests.integration.postgres import PostgresServer, running_postgres
-from tests.integration.ray_nodes import WORKER, RayNodes, processes_titled, ray_nodes
+from tests.integration.ray_nodes import WORKER, RayNodes, is_running, processes_titled, ray_nodes
 from tests.integration.running_study import CHECKPOINT_SECONDS, Moment, RunningStudy
 from tests.tune.tracking.test_outage import Server
 from tune.study.snapshot import StudySnapshot
@@ -255,7 +255,7 @@ class KillMatrix:
             raylet = running.until(lambda: running.child("raylet"))
             workers = processes_titled(WORKER, raylet)
             os.kill(raylet, signal.SIGKILL)
-            while any(Path(f"/proc/{worker}").exists() for worker in workers):  # they take a moment to notice
+            while any(map(is_running, workers)):  # they take a moment to notice
                 time.sleep(0.01)
             return Moment() if loop is None else running.moment_of(loop.checkpoints, loop.images)
         node, process = running.until(self._worker)

@@ -126,6 +126,11 @@ def processes_titled(title: str, ancestor: int | None = None) -> list[int]:
     return [found for found in descendants(ancestor or os.getpid()) if _title(found).startswith(title)]
 
 
+def is_running(process: int) -> bool:
+    """Whether a process has not ended; one that has, and whose end nobody asked for, is still listed by the kernel."""
+    return bool(_title(process))
+
+
 def _title(process: int) -> str:
     try:
         return Path(f"/proc/{process}/cmdline").read_text(errors="replace")

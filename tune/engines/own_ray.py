@@ -84,7 +84,7 @@ def ending_with_ray() -> Iterator[None]:
 
 def _died() -> list[str]:
     """Return the names of the vital processes of this Ray that have ended."""
-    node: Any = ray_worker._global_node
+    node: Any = getattr(ray_worker, "_global_node", None)
     return [] if node is None else [kind for kind, _ in node.dead_processes() if kind in VITAL]
 
 
@@ -112,7 +112,7 @@ def _shut_down() -> None:
 
 def _kill_what_is_left() -> None:
     """Kill the processes of a Ray that has died; its workers end by themselves."""
-    node = ray_worker._global_node
+    node: Any = getattr(ray_worker, "_global_node", None)
     if node is not None:
         node.kill_all_processes(check_alive=False, allow_graceful=False)
 
