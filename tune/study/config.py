@@ -181,8 +181,8 @@ class StudyConfig(Section):
 
     hung_after_minutes: float | None = Field(default=60.0, gt=0.0)
     """Minutes without a report after which a task is asked to stop, and soon after its process is killed. Training
-    loops report at every `log_every_images`; synthesis, evaluation and the hold-out's measures report nothing while
-    they run, so these minutes have to be longer than those stages. Null: never."""
+    loops report at every `log_every_images`, other stages with every batch; the measures on the hold-out during a
+    training report nothing, so these minutes have to be longer than they take. Null: never."""
 
     budget: BudgetConfig = BudgetConfig()
 
