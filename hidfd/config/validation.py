@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,12 +69,15 @@ def _messages(
     if problem["type"] != "value_error":
         yield _location((section, *keys), yaml_tree), _expectation(problem, model) + _meant_path(keys, values)
         return
-    # A validator of a whole section may report several of its settings, each with its path.
-    message = problem["msg"].removeprefix("Value error, ")
-    for part in re.split(r"; (?=[a-z_]+(?:\.[a-z_]+)+: )", message):
+    for named, message in parts_of(problem["msg"]):
+        yield _location((section, *keys, *named), yaml_tree), message
+
+
+def parts_of(message: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield (keys, message) for each setting that a section's validator reports; no keys where it names none."""
+    for part in re.split(r"; (?=[a-z_]+(?:\.[a-z_]+)+: )", message.removeprefix("Value error, ")):
         match = re.match(r"((?:[a-z_]+\.)+[a-z_]+): ", part)
-        named = tuple(match[1].split(".")) if match else ()
-        yield _location((section, *keys, *named), yaml_tree), part[match.end() :] if match else part
+        yield (tuple(match[1].split(".")), part[match.end() :]) if match else ((), part)
 
 
 def _meant_path(keys: Sequence[str], values: Any) -> str:
@@ -84,8 +86,8 @@ def _meant_path(keys: Sequence[str], values: Any) -> str:
     siblings = value_at(values, keys[:-1]) if dot else None
     if not isinstance(siblings, Mapping) or isinstance(siblings.get(keys[-1]), Mapping):
         return ""
-    near = difflib.get_close_matches(path, [key for key in siblings if key != keys[-1]], n=1)
-    return f"; did you mean `{near[0]}.{setting}`?" if near else ""
+    near = near_match(path, [key for key in siblings if key != keys[-1]])
+    return "" if near is None else f"; did you mean `{near}.{setting}`?"
 
 
 def _location(keys: Sequence[str], yaml_tree: YamlTree) -> str:
@@ -124,12 +126,18 @@ def _expectation(problem: ErrorDetails, model: type[BaseModel]) -> str:
     elif kind == "string_pattern_mismatch" and problem["loc"][-1] == "sha256":
         message = "expected 64 digits 0-9a-f"
     elif kind == "literal_error" and isinstance(found, str):
-        near = difflib.get_close_matches(found, re.findall(r"'([^']*)'", context["expected"]), n=1)
-        return f"expected {context['expected']}, found {found!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        return f"expected {context['expected']}, found {shown(found)}{_meant_choice(found, context['expected'])}"
     elif kind == "union_tag_invalid":
-        return f"expected `type:` {context['expected_tags']}, found {context['tag']!r}"
+        expected = context["expected_tags"]
+        return f"expected `type:` {expected}, found {shown(context['tag'])}{_meant_choice(context['tag'], expected)}"
     message = re.sub(r"^Input should be ", "expected ", message)
     return f"{message}, found {shown(found)}"
+
+
+def _meant_choice(found: Any, expected: str) -> str:
+    """Return a hint at the quoted choice that was probably meant; all of them are in the message anyway."""
+    near = near_match(str(found), re.findall(r"'([^']*)'", expected))
+    return "" if near is None else f"; did you mean {near!r}?"
 
 
 def shown(found: Any) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from hidfd.errors import ConfigError
+from hidfd.formatting import near_match
 
 Keys = tuple[str, ...]
 """Path of a value: the keys from the top level down to it. A key may hold dots, as those of `search:` do."""
@@ -160,7 +161,9 @@ def read_tree(path: Path) -> YamlTree:
             )
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such study file; the working directory is {Path.cwd()}") from None
+        raise ConfigError(
+            f"{path}: no such study file{_others_beside(path)}; the working directory is {Path.cwd()}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 text: {error.reason}"
         raise ConfigError(f"{path}: cannot be read as a study file ({reason}); expected a YAML file") from None
@@ -176,6 +179,19 @@ def read_tree(path: Path) -> YamlTree:
         raise ConfigError(f"{path}: expected sections (`name:`, `trial:`, ...), found {type(values).__name__}")
     yaml_tree.values = values
     return yaml_tree
+
+
+def _others_beside(path: Path) -> str:
+    """Return a hint at the YAML files in the folder where a study file was looked for."""
+    try:
+        beside = sorted(other.name for other in path.parent.iterdir() if other.suffix in (".yaml", ".yml"))
+    except OSError:
+        return ""
+    near = near_match(path.stem, [name.rpartition(".")[0] for name in beside])
+    if near is not None:
+        meant = next(name for name in beside if name.rpartition(".")[0] == near)
+        return f"; did you mean {path.with_name(meant)}?"
+    return f"; there: {', '.join(beside[:8])}{', ...' * (len(beside) > 8)}" if beside else ""
 
 
 class _Reader:

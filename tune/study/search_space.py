@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from hidfd.config.paths import field_at, with_values
 from hidfd.config.schema import TrialConfig
+from hidfd.config.validation import parts_of
 from hidfd.errors import ConfigError
 from hidfd.formatting import meant_or_known
 from tune.study.config import (
@@ -247,8 +248,10 @@ def changed(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
     except ValidationError as error:
         lines = []
         for problem in error.errors():
-            where = ".".join(["trial", *(str(part) for part in problem["loc"])])
-            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}, found {_shown(problem['input'])}")
+            for named, message in parts_of(problem["msg"]):
+                where = ".".join(["trial", *(str(part) for part in problem["loc"]), *named])
+                found = "" if isinstance(problem["input"], dict) else f", found {problem['input']!r}"
+                lines.append(f"{where}: {message}{found}")
         raise ConfigError("; ".join(lines)) from error
 
 
@@ -260,7 +263,10 @@ def _check(
     base: TrialConfig,
 ) -> bool:
     """Whether the path is upstream; raises ConfigError where it cannot be searched."""
-    field_at(path)
+    try:
+        field_at(path)
+    except ConfigError as error:
+        raise ConfigError(f"search.{path}: {error}") from error
     for fixed, reason in FIXED.items():
         if path == fixed or path.startswith(f"{fixed}."):
             raise ConfigError(f"search.{path}: cannot be searched: {reason}")
@@ -323,10 +329,6 @@ def _effect(config: TrialConfig, path: str, edges: Sequence[Choice]) -> Literal[
             upstream.add(upstream_key(trial))
             whole.add(task_specs(trial)[-1].key)
     return "upstream" if len(upstream) > 1 else "downstream" if len(whole) > 1 else "none"
-
-
-def _shown(value: Any) -> str:
-    return "this combination" if isinstance(value, dict) else repr(value)
 
 
 def _value_at(config: TrialConfig, path: str) -> Any:

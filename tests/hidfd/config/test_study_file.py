@@ -255,6 +255,25 @@ def test_variable_that_names_no_place_is_refused_by_its_name(write: Any, monkeyp
     assert "HIDFD_LEDGER: storage.ledger: '~nobody-of-this-name/ledger.db'" in refusal(write())
 
 
+def test_study_file_that_is_not_there_is_told_which_are(tmp_path: Path) -> None:
+    (tmp_path / "fashion.yaml").write_text("")
+    assert "did you mean fashion.yaml?" in refusal(tmp_path / "fashoin.yaml")
+    assert "no such study file; there: fashion.yaml" in refusal(tmp_path / "cifar.yaml")
+    assert "no such study file; the working directory" in refusal(tmp_path / "nowhere" / "cifar.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trial.preset=fast", "expected 'paper' or 'quick', found 'fast'"),
+        ("trial.preset=qiuck", "found 'qiuck'; did you mean 'quick'?"),
+        ("trial.generation.networks=resnet", "expected 'residual' or 'light', found 'resnet'"),
+    ],
+)
+def test_choice_that_does_not_exist_is_told_all_that_do(write: Any, override: str, words: str) -> None:
+    assert words in refusal(write(), override)
+
+
 def test_override_of_thousands_of_sections_is_refused(write: Any) -> None:
     assert "no setting lies 3001 sections deep" in refusal(write(), "trial." + "a." * 2999 + "b=1")
 

@@ -302,3 +302,21 @@ def test_choice_that_is_no_single_value_is_told_with_what_one_is(tmp_path: Path)
     told = [line.split(" (")[0].partition(": search.")[2] for line in str(caught.value).splitlines()]
     keys = ("a.choices.0", "b.choices.0", "b.choices.1")
     assert told == [f"{key}: expected a word, a number or true/false" for key in keys]
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vit-b-16", "wrn-28-10", ""])
+def test_architecture_with_nothing_near_is_told_which_there_are(name: str) -> None:
+    search = {"distillation.architecture": {"type": "categorical", "choices": [name]}}
+    for make in (lambda: build(search), lambda: changed(trial(), {"distillation.architecture": name})):
+        with pytest.raises(ConfigError) as caught:
+            make()
+        said = str(caught.value)
+        assert f"trial.distillation.architecture: unknown architecture {name!r}; known: resnet8, resnet14," in said
+        assert "wrn-40-2" in said
+        assert "did you mean" not in said
+
+
+@pytest.mark.parametrize("path", ["foo.bar", "distillation.foo", "inflammation"])
+def test_search_path_with_nothing_near_is_told_which_settings_there_are(path: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^search\.{path}: trial\.{path}: no such setting; known in trial"):
+        build({path: number(1, 2)})
