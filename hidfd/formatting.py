@@ -37,7 +37,16 @@ def short_count(value: float) -> str:
 
 def plural(count: float, noun: str, plural_noun: str | None = None) -> str:
     """A count with its noun: `1 student`, `3 students`, `0.5 GPUs`; `plural_noun` for `3 entries` or `3 trials are`."""
-    return f"{count if isinstance(count, int) else f'{count:g}'} {noun if count == 1 else plural_noun or f'{noun}s'}"
+    return f"{f'{count:,}' if isinstance(count, int) else f'{count:g}'} {_noun(count, noun, plural_noun)}"
+
+
+def part_of(count: int, total: int, noun: str, plural_noun: str | None = None) -> str:
+    """A part of a number of things: `1 of 3 students`, `0 of 1 student`."""
+    return f"{count:,} of {plural(total, noun, plural_noun)}"
+
+
+def _noun(count: float, noun: str, plural_noun: str | None) -> str:
+    return noun if count == 1 else plural_noun or f"{noun}s"
 
 
 def near_match(word: str, known: Iterable[str], similarity: float = 0.6) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hidfd.config.storage import redacted
 from hidfd.errors import ConfigError, Stopped
+from hidfd.formatting import plural
 from hidfd.pipeline.graph import needed, plan
 from hidfd.pipeline.observer import Observer
 from hidfd.store.disk import store_errors
@@ -274,8 +275,8 @@ def _stopped_in_words(snapshot: StudySnapshot, reason: str) -> str:
     done = sum(task.state.is_final for task in snapshot.tasks)
     halfway = sum(bool(task.attempts) and not task.state.is_final for task in snapshot.tasks)
     return (
-        f"stopped by {reason}: {done} finished {'task' if done == 1 else 'tasks'} and all that is in the ledger are "
-        f"kept; {halfway} under way go on from their checkpoints, nothing is lost"
+        f"stopped by {reason}: {plural(done, 'finished task')} and all that is in the ledger are "
+        f"kept; {plural(halfway, 'under way goes', 'under way go')} on from checkpoints, nothing is lost"
     )
 
 

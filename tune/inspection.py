@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 
 from hidfd.config.storage import redacted
 from hidfd.errors import ConfigError
-from hidfd.formatting import percent, short_setting
+from hidfd.formatting import part_of, percent, short_setting
 from hidfd.text_table import TextColumn, TextTable
 from tune.driver import write_pages
 from tune.errors import LedgerError
@@ -65,10 +65,10 @@ def status(options: argparse.Namespace) -> None:
         print(f"{snapshot.name}: {begun if holder else f'not started; next: {snapshot.command}'}")
         return
     ended = sum(task.state.is_final for task in snapshot.tasks)
-    words = f"{snapshot.name}: {ended} of {len(snapshot.tasks)} tasks so far have ended"
+    words = f"{snapshot.name}: {part_of(ended, len(snapshot.tasks), 'task so far has', 'tasks so far have')} ended"
     if snapshot.num_students:
         students = sum(trial.state.is_final for trial in snapshot.trials)
-        words += f", {students} of {snapshot.num_students} students of the search"
+        words += f", {part_of(students, snapshot.num_students, 'student')} of the search"
     print(f"{words}; run by {holder}" if holder else words)
     running = [task for task in snapshot.tasks if task.state is TaskState.RUNNING]
     if running:
@@ -170,7 +170,7 @@ def show(options: argparse.Namespace) -> None:
         table.add_row(
             f"at {rung.images:,} images",
             f"agreement {percent(rung.value)}, {'kept' if rung.kept else 'pruned'}: "
-            f"{rung.num_better} of {rung.num_others} others did better",
+            f"{part_of(rung.num_better, rung.num_others, 'other')} did better",
         )
     print_table(table)
     needs = [need for key in task.needs if (need := snapshot.task(key)) is not None]

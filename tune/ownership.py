@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hidfd.config.storage import redacted
+from hidfd.formatting import plural
 from hidfd.store.disk import store_errors
 from hidfd.store.store import Store
 from tune.errors import OtherLedger, TrackingError
@@ -90,7 +91,7 @@ class SharedPlaces:
         with tracking_errors(self.tracker.uri):
             num_runs = self.tracker.adopt()
         if num_runs:
-            note(f"taken over in MLflow: {num_runs} runs")
+            note(f"taken over in MLflow: {plural(num_runs, 'run')}")
 
     def take(self, ledger: Ledger, note: Callable[[str], None]) -> dict[str, Any]:
         """Write the ledger's id into the results folder, and keep references in the store that are not its own.
@@ -111,8 +112,8 @@ class SharedPlaces:
             kept = f"{self.name}.{UNCLAIMED}"
             self.store.write_references(kept, known.digests | self.store.references_of(kept).digests)
             note(
-                f"the store keeps {len(known.digests)} artifacts that this ledger does not know, as {kept}; "
-                f"`python -m hidfd store forget {kept}` lets go of them"
+                f"the store keeps {plural(len(known.digests), 'artifact')} that this ledger does not know, as {kept}; "
+                f"`python -m hidfd store forget {kept}` lets go of what is kept there"
             )
         path = self.folder / MARK
         with store_errors("writing", path):

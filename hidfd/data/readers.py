@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hidfd.addresses import arrow_file
 from hidfd.data.sources import Files
 from hidfd.errors import InputError
+from hidfd.formatting import plural
 from hidfd.store.disk import lacks_memory
 
 CHUNK_IMAGES = 256
@@ -189,7 +190,8 @@ def _class_folders(
     loose = [name for name in files.names if "/" not in name]
     if loose:
         raise InputError(
-            f"{where}: labels are needed, but {len(loose):,} images of {files.root} lie in no class folder (first "
+            f"{where}: labels are needed, but of {files.root} "
+            f"{plural(len(loose), 'image lies', 'images lie')} in no class folder (first "
             f"{loose[0]}); put each image into a folder named after its class"
         )
     classes = sorted({name.split("/")[0] for name in files.names})
@@ -214,8 +216,8 @@ def _class_folders(
     if len(classes) != num_classes:
         shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
         raise InputError(
-            f"{where}: {files.root} has {len(classes)} class folders with images ({shown}), expected {num_classes} "
-            f"(data.num_classes), whose alphabetical order is that of the teacher's classes; with "
+            f"{where}: {files.root} has {plural(len(classes), 'class folder')} with images ({shown}), expected "
+            f"{num_classes} (data.num_classes), whose alphabetical order is that of the teacher's classes; with "
             f"trial.data.class_names a class may lack its folder"
         )
     return {name: number for number, name in enumerate(classes)}, classes

@@ -21,7 +21,7 @@ from hidfd.config.schema import Material, TrialConfig
 from hidfd.data.decoding import FIRST_SUFFIXES, IMAGE_SUFFIXES, reason_of
 from hidfd.data.splits import check_shards, check_splits
 from hidfd.errors import InputError
-from hidfd.formatting import plain
+from hidfd.formatting import plain, plural
 from hidfd.pipeline.graph import digest_of
 from hidfd.store.disk import file_sha256
 
@@ -339,4 +339,4 @@ def _content_in_words(folder: Path) -> str:
     """Return the number and the suffixes of the files in a folder, for messages."""
     names = _listing(folder).names
     suffixes = sorted({plain(_suffix(name)) or "no suffix" for name in names})
-    return f"found {len(names):,} files ({', '.join(suffixes[:8])})" if names else "it is empty"
+    return f"found {plural(len(names), 'file')} ({', '.join(suffixes[:8])})" if names else "it is empty"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hidfd.formatting import percent
+from hidfd.formatting import percent, plural
 
 MIN_IMAGES = 100
 """Number of labelled images, or of candidates, from which a check can end in an error."""
@@ -50,7 +50,7 @@ class TeacherCheck:
     def error(self) -> str | None:
         """The reason why nothing can be built on the teacher, in words; None if there is none."""
         if self.num_not_finite:
-            return f"its answers to {self.num_not_finite:,} images are not finite"
+            return f"its answers to {plural(self.num_not_finite, 'image')} are not finite"
         if self._labels_decide:
             return None if self._is_better_than_guessing else self._guessing_in_words()
         return self._one_class_in_words() if self.num_candidates >= MIN_IMAGES else None
@@ -83,7 +83,8 @@ class TeacherCheck:
         unused = sum(share == 0 for share in self.class_shares)
         never = f"; {unused} of {len(self.class_shares)} classes never" if unused else ""
         return (
-            f"teacher: {right}; on {self.num_candidates:,} candidates mean confidence {percent(self.mean_confidence)}, "
+            f"teacher: {right}; on {plural(self.num_candidates, 'candidate')} mean confidence "
+            f"{percent(self.mean_confidence)}, "
             f"most often {largest}{never}"
         )
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hidfd.addresses import is_text
 from hidfd.errors import InputError
+from hidfd.formatting import part_of, plural
 from hidfd.networks.checkpoint_files import (
     Keys,
     access_code,
@@ -120,7 +121,10 @@ def _without_state_dict(path: Path, whole: Any, content: Any) -> str:
             f"`state = torch.load({json.dumps(str(path))})` and `torch.save({{name: state[name] for name in state if "
             f"name not in {sorted(others)}}}, {json.dumps(converted_name(path))})`"
         )
-        return f"holds {len(others)} values that are no tensors beside {len(tensors)} tensors: {listed}; {lines}"
+        return (
+            f"holds {plural(len(others), 'value that is no tensor', 'values that are no tensors')} beside "
+            f"{plural(len(tensors), 'tensor')}: {listed}; {lines}"
+        )
     return "holds no state dict (names to tensors); save `model.state_dict()`"
 
 
@@ -155,7 +159,8 @@ def check_finite(state: Mapping[str, Tensor], where: str) -> None:
         name, count = next(iter(spoilt.items()))
         kind = "not a number" if state[name].isnan().any() else "infinite"
         raise InputError(
-            f"{where}: {sum(spoilt.values()):,} weights are not finite, in {len(spoilt)} of {len(state)} tensors; the "
+            f"{where}: {plural(sum(spoilt.values()), 'weight is', 'weights are')} not finite, in "
+            f"{part_of(len(spoilt), len(state), 'tensor')}; the "
             f"first is {name} ({count:,} of {state[name].numel():,}, {kind}). Its training diverged, or the file was "
             f"damaged; take an earlier checkpoint"
         )

@@ -25,6 +25,7 @@ from hidfd.config.schema import CollectionConfig
 from hidfd.data.image_set import open_images, open_pixel_hashes
 from hidfd.distributed.random_streams import stream
 from hidfd.errors import UnbuildableError
+from hidfd.formatting import plural
 from hidfd.networks.teacher import Teacher
 from hidfd.pipeline.watch import watched
 from hidfd.stages.context import StageContext
@@ -67,7 +68,7 @@ def collect(
     settings = config.collection
     if len(kept) < settings.holdout_images + settings.num_images:
         raise UnbuildableError(
-            f"trial.data.candidates: {len(kept):,} distinct images{without} for trial.collection.num_images "
+            f"trial.data.candidates: {plural(len(kept), 'distinct image')}{without} for trial.collection.num_images "
             f"{settings.num_images:,} and trial.collection.holdout_images {settings.holdout_images:,}; collect more, "
             f"or lower one of the two"
         )

@@ -24,7 +24,7 @@ from hidfd.data.label_names import differing
 from hidfd.data.readers import Chunk, Encoded, folder_images, parquet_images
 from hidfd.data.sources import located
 from hidfd.errors import InputError, Stopped
-from hidfd.formatting import plain
+from hidfd.formatting import part_of, plain
 from hidfd.pipeline.stage_specs import MATERIAL_SETTINGS, material_of
 from hidfd.stages.context import StageContext
 from hidfd.store.store import Artifact, ArtifactWriter
@@ -106,7 +106,7 @@ def import_images(context: StageContext) -> Artifact:
         _check_broken(lines, len(broken), encoded.total, config.data, where, material)
         if broken:
             observer.note(
-                f"import of {stage.role}: skipped {len(broken):,} of {encoded.total:,} images that cannot be read:"
+                f"import of {stage.role}: skipped {part_of(len(broken), encoded.total, 'image')} that cannot be read:"
             )
             for line in lines:
                 observer.note(line)
@@ -219,5 +219,5 @@ def _check_broken(
         end = f"{num_broken:,} of {total:,} is more than {share} allows. Repair or delete them, or raise it"
         if num_broken == total:
             end = "none of them is left. Repair them, or correct the path"
-        start = f"{where}: {num_broken:,} of {total:,} images of {material.path} cannot be read:"
+        start = f"{where}: {part_of(num_broken, total, 'image')} of {material.path} cannot be read:"
         raise InputError("\n".join([start, *lines, end]))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hidfd.formatting import plural
 from k8s.api_paths import ApiObject, core
 from k8s.client import Server
 from k8s.manifest import ray_pods, render
@@ -131,7 +132,7 @@ def limit_range(request: Request, server: Server) -> Iterator[Check]:
 def task(request: Request, server: Server) -> Iterator[Check]:
     """Compare `resources:`, which a task gets, with what one pod has."""
     name, asked = "a task", request.resources
-    words = f"{asked.num_workers} x {asked.cpus_per_worker} CPUs and {asked.gpus_per_worker:g} GPUs"
+    words = f"{asked.num_workers} x {plural(asked.cpus_per_worker, 'CPU')} and {plural(asked.gpus_per_worker, 'GPU')}"
     groups = list(request.cluster.workers.values())
     processes = sum(_processes(group.cpus, group.gpus, request) * group.max_pods for group in groups)
     if not groups:

@@ -40,7 +40,7 @@ def nodes(request: Request, server: Server) -> Iterator[Check]:
         wanted = ", ".join(f"{in_words(resource, value)} {resource}" for resource, value in asked.items())
         suitable = [node for node in found if _admits(node, group)]
         room = sum(_num_fitting(_allocatable(node), asked) for node in suitable)
-        words = f"room for {room:,} pods of {wanted}"
+        words = f"room for {plural(room, 'pod')} of {wanted}"
         is_enough &= room >= max(count, 1)
         if room >= max(count, 1):
             yield passed(f"nodes for {name}", f"{words} on {plural(len(suitable), 'node')}")
@@ -80,8 +80,8 @@ def _all_together(
             left, placed = left - count, placed + count
     what = "nodes for all"
     if placed == total:
-        return passed(what, f"room for all {total:,} pods that start, side by side")
-    words = f"room for {placed:,} of the {total:,} pods that start, side by side"
+        return passed(what, f"room for all {plural(total, 'pod that starts', 'pods that start')}, side by side")
+    words = f"room for {placed:,} of the {plural(total, 'pod that starts', 'pods that start')}, side by side"
     if autoscaler:
         return warned(what, f"{words} now; {autoscaler} may bring nodes")
     return warned(what, words, "ask for less, or add nodes: the other pods wait until these have ended")

@@ -158,3 +158,11 @@ def test_counts_agree_with_their_nouns_and_verbs() -> None:
 )
 def test_hint_names_what_was_mistyped_or_else_all_that_exists(word: str, hint: str) -> None:
     assert formatting.meant_or_known(word, ["resnet18", "wrn-40-2"]) == hint
+
+
+def test_part_of_a_number_of_things_agrees_with_the_whole() -> None:
+    assert formatting.part_of(1, 1, "other") == "1 of 1 other"
+    assert formatting.part_of(0, 1, "task has", "tasks have") == "0 of 1 task has"
+    assert formatting.part_of(1, 2, "task has", "tasks have") == "1 of 2 tasks have"
+    assert formatting.part_of(1200, 24_000, "image") == "1,200 of 24,000 images"
+    assert formatting.plural(24_000, "image") == "24,000 images"

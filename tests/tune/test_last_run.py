@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -349,6 +350,23 @@ def test_study_of_another_name_in_a_ledger_above_is_not_taken_for_this_one(
     monkeypatch.chdir(study_file.parent / "below")
     assert main(["status", "../study.yaml"]) == 0
     assert "not started" in capsys.readouterr().out
+
+
+def test_one_of_anything_is_one_in_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    one = ("study.num_students=1", "study.students_per_generator=1", "resources.cpus_per_worker=99999")
+    for words in (
+        ("plan", "study.yaml", *one),
+        ("run", "study.yaml", "--engine", "local", *one),
+        ("forget", "study.yaml"),
+    ):
+        assert main(list(words)) == 0
+    for verb in READING:
+        assert main([verb[0], "study.yaml", *verb[1:]]) == 0
+    printed = "".join(capsys.readouterr())
+    assert "1 student" in printed
+    many = r"students|trials|tasks|generators|others|artifacts|runs|CPUs|GPUs|parameters|seeds|teachers|collections"
+    assert not re.findall(rf"(?<![\d.,])1 (?:[a-z]+ )?(?:{many})\b.*", printed)
+    assert not re.findall(r"(?<![\d.,])1 [a-z]+ (?:are|have|were|use|ask|go)\b.*", printed)
 
 
 def test_plan_and_run_print_where_everything_lies(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

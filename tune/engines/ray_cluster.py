@@ -17,6 +17,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import hidfd.errors
+from hidfd.formatting import plural
 from hidfd.store.disk import store_errors
 from tune.engines.worker import WorkerContext
 from tune.errors import EngineError
@@ -52,7 +53,8 @@ def check_fits_this_machine(num_cpus: int) -> None:
     available = os.cpu_count() or 1
     if num_cpus > available:
         raise EngineError(
-            f"resources: a task asks for {num_cpus} CPUs, and this machine has {available}; lower cpus_per_worker "
+            f"resources: a task asks for {plural(num_cpus, 'CPU')}, and this machine has {available}; lower "
+            f"cpus_per_worker "
             f"or num_workers, or set RAY_ADDRESS to a cluster that has them"
         )
 
@@ -70,9 +72,10 @@ def check_fits_cluster(num_workers: int, each: Mapping[str, float]) -> None:
     nodes = [node["Resources"] for node in _nodes() if node["Alive"]]
     room = sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in each.items() if amount) for node in nodes)
     if room < num_workers:
-        found = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+        found = "; ".join(f"{plural(node.get('CPU', 0), 'CPU')}, {plural(node.get('GPU', 0), 'GPU')}" for node in nodes)
         raise EngineError(
-            f"resources: a task asks for {num_workers} x ({each['CPU']:g} CPUs, {each['GPU']:g} GPUs), which "
+            f"resources: a task asks for {num_workers} x ({plural(each['CPU'], 'CPU')}, "
+            f"{plural(each['GPU'], 'GPU')}), which "
             f"this cluster will never have at once (its nodes: {found}); lower num_workers, cpus_per_worker or "
             f"gpus_per_worker, or set resources.autoscaling=true if the cluster grows by itself"
         )

@@ -25,6 +25,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import ValidationError
 
+from hidfd.formatting import plural
 from tune.errors import LedgerError, StudyLocked
 from tune.ledger.mirrored_storage import MirroredStorage
 from tune.study.asha import Decision
@@ -105,7 +106,7 @@ class Ledger:
                 num_others = self._storage.get_n_trials(study_id) - own
             if num_others > _mentioned.get(study.study_name, 0):
                 _mentioned[study.study_name] = num_others
-                trials = "1 trial that was" if num_others == 1 else f"{num_others:,} trials that were"
+                trials = plural(num_others, "trial that was", "trials that were")
                 _log.warning(
                     "the ledger's Optuna study %r holds %s added from outside (enqueue_trial, Optuna Dashboard); left "
                     "alone: values to be tried belong into study.points",

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from hidfd.formatting import plural
 from tune.planner.budget import Account, Cost, Pace, cost_of, exhausted
 from tune.planner.comparison import comparison_specs
 from tune.planner.state import StudyState
@@ -408,5 +409,5 @@ class Planner:
         if task.attempts[-1].end == "node lost" or (not stuck and in_all < LOST_IN_ALL):
             _log.warning("%s: lost (%s); it goes on from its last checkpoint", task.label, reason)
             return None
-        where = f"{LOST_WITHOUT_PROGRESS} times at one point" if stuck else f"{in_all} times"
+        where = f"{LOST_WITHOUT_PROGRESS} times at one point" if stuck else plural(in_all, "time")
         return Outcome(TaskState.FAILED, f"lost {where}: {reason}")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hidfd.formatting import part_of
 from tune.planner.budget import Account, Cost, cost_of, exhausted
 from tune.planner.comparison import front_of, measured_by, rank_agreement, summarise
 from tune.planner.planner import STOP_SECONDS, RunningTask
@@ -115,7 +116,8 @@ def _undone(state: StudyState, spent: Cost) -> str | None:
         return None
     ended = sum(search_trial.state.is_final for search_trial in state.search_trials)
     limit = state.max_search_trials
-    return f"{reason}; {ended} of {limit} students have ended; raise study.budget, and the same command goes on"
+    done = part_of(ended, limit, "student has", "students have")
+    return f"{reason}; {done} ended; raise study.budget, and the same command goes on"
 
 
 def _state_of(search_trial: SearchTrial, state: StudyState) -> TaskState:

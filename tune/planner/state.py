@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from hidfd.errors import ConfigError
-from hidfd.formatting import percent
+from hidfd.formatting import part_of, percent
 from tune.ledger.ledger import Ledger
 from tune.planner.comparison import ComparisonRow, best_of
 from tune.planner.final_evaluation import FinalEvaluation
@@ -187,7 +187,7 @@ class StudyState:
         decision = trial.rungs[dropped[0]]
         reason = (
             f"pruned at {dropped[0]:,} images: agreement {percent(decision.value)}, "
-            f"{decision.num_better} of {decision.num_others} others did better there"
+            f"{part_of(decision.num_better, decision.num_others, 'other')} did better there"
         )
         return Outcome(TaskState.PRUNED, reason, {"agreement": decision.value})
 

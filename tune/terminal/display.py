@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hidfd.formatting import percent, plural, progress, relative_paths
+from hidfd.formatting import part_of, percent, progress, relative_paths
 from hidfd.live_display import LiveDisplay
 from tune.report.labels import result_in_words
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
@@ -122,7 +122,7 @@ class _Running:
 
 def _summary(snapshot: StudySnapshot) -> str:
     ended = sum(trial.state.is_final for trial in snapshot.trials)
-    summary = f"{snapshot.name}: {ended} of {plural(snapshot.num_students, 'student')}" if snapshot.num_students else ""
+    summary = f"{snapshot.name}: {part_of(ended, snapshot.num_students, 'student')}" if snapshot.num_students else ""
     if snapshot.best is not None:
         summary += f", best so far trial-{snapshot.best} {percent(snapshot.trials[snapshot.best].value)}"
     if snapshot.comparison_rows:

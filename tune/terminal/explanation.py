@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hidfd.formatting import duration, listed, percent, progress, short_setting
+from hidfd.formatting import duration, listed, part_of, percent, progress, short_setting
 from tune.report.labels import result_in_words
 from tune.report.objectives import constraints_in_words, further_columns, missed_constraints
 from tune.study.metrics import MEASURES, written
@@ -74,7 +74,7 @@ def _attempts(task: TaskSnapshot) -> Iterator[str]:
         others = "no other student had come so far"
         if rung.num_others:
             best = ", ".join(percent(value) for value in rung.best)
-            others = f"{rung.num_better} of {rung.num_others} others had done better there (the best: {best})"
+            others = f"{part_of(rung.num_better, rung.num_others, 'other')} had done better there (the best: {best})"
         kept = "went on" if rung.kept else "stopped"
         yield f"at {rung.images:,} images: agreement {percent(rung.value)}; {others}; it {kept}"
 
