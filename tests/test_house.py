@@ -154,3 +154,42 @@ def test_check_of_encodings_knows_text_from_bytes(line: str, depends: bool) -> N
     call = ast.parse(line, mode="eval").body
     assert isinstance(call, ast.Call)
     assert takes_the_encoding_of_the_locale(call) is depends
+
+
+OF_THIS_MACHINE = {
+    "environ",
+    "getenv",
+    "cwd",
+    "getcwd",
+    "home",
+    "expanduser",
+    "getuser",
+    "gethostname",
+    "stdout",
+    "argv",
+}
+"""Attributes whose values belong to whoever runs the program, and may be secret."""
+
+
+def shown_by_help() -> Iterator[tuple[str, ast.expr]]:
+    """Yield `file:line` and expression of every value that `help()` prints: default arguments, and data of modules."""
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            values: list[ast.expr | None] = []
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                values = [*node.args.defaults, *node.args.kw_defaults]
+            elif isinstance(node, ast.ClassDef | ast.Module):
+                values = [inner.value for inner in node.body if isinstance(inner, ast.Assign | ast.AnnAssign)]
+            yield from ((f"{path.relative_to(ROOT)}:{value.lineno}", value) for value in values if value is not None)
+
+
+def test_help_prints_nothing_of_the_environment_or_the_machine() -> None:
+    found = [
+        f"{where}: {ast.unparse(value)}"
+        for where, value in shown_by_help()
+        if not isinstance(value, ast.Lambda)
+        for node in ast.walk(value)
+        if isinstance(node, ast.Attribute) and node.attr in OF_THIS_MACHINE
+    ]
+    assert not found, "\n".join(found)

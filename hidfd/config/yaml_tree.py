@@ -32,7 +32,7 @@ MAX_DEPTH = 40
 """Largest number of sections and lists inside each other; a study file has about six."""
 
 MAX_VALUES = 50_000
-"""Largest number of values, counting those of an alias wherever it stands: aliases of aliases make billions of them."""
+"""Largest number of values, counting those of an alias wherever it is used: aliases of aliases make billions of them."""
 
 MAX_DIGITS = 18
 """Largest number of digits of a whole number: 64 bits hold all of these."""
@@ -236,7 +236,7 @@ class _Reader:
             self._ancestors.pop()
 
     def _check_tag(self, node: yaml.Node, *known: str) -> None:
-        """Refuse a tag of another kind: nothing but sections, lists, words and numbers stands in a study file."""
+        """Refuse a tag of another kind: a study file has sections, lists, words and numbers only."""
         if node.tag not in {f"{_TAG}{kind}" for kind in known}:
             tag = node.tag.replace(_TAG, "!!")
             raise _Refused(problem=f"the tag {tag} is not known here", problem_mark=node.start_mark)

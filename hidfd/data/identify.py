@@ -19,7 +19,7 @@ from hidfd.pipeline.stage_specs import MATERIAL_SETTINGS
 from hidfd.store.store import Store
 
 UNKNOWN = "0" * 64
-"""The sha256 that stands for one that is not known yet."""
+"""The sha256 in place of one that is not known yet."""
 
 SAID_EVERY_SECONDS = 10.0
 """Seconds between two lines on how many files are read."""

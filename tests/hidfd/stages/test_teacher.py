@@ -93,7 +93,7 @@ def test_usual_normalisations_pass(mean: list[float], std: list[float]) -> None:
     ("change", "words"),
     [
         ({"mean": (72.9,), "std": (90.0,)}, r"trial\.teacher\.mean \[72\.9\] and std \[90\.0\]"),
-        ({}, r"trial\.teacher\.checkpoint .*: 1 weights are not finite, .* first is fc\.bias"),
+        ({}, r"trial\.teacher\.checkpoint .*: 1 weight is not finite, .* first is fc\.bias"),
     ],
 )
 def test_nothing_is_kept_of_a_teacher_that_cannot_be_right(
