@@ -32,7 +32,7 @@ MAX_DEPTH = 40
 """Largest number of sections and lists inside each other; a study file has about six."""
 
 MAX_VALUES = 50_000
-"""Largest number of values, counting those of an alias wherever it is used: aliases of aliases make billions of them."""
+"""Largest number of values, with those of an alias wherever it is used: aliases of aliases make billions of them."""
 
 MAX_DIGITS = 18
 """Largest number of digits of a whole number: 64 bits hold all of these."""
