@@ -18,6 +18,7 @@ from hidfd.config.schema import TrialConfig
 from hidfd.config.storage import redacted
 from hidfd.data.identify import identify
 from hidfd.errors import ConfigError, InputError
+from hidfd.pipeline.console import ConsoleObserver
 from hidfd.pipeline.graph import use_versions
 from hidfd.store.locks import wait_for
 from hidfd.store.store import Store
@@ -146,7 +147,7 @@ def open_study(
         file.name,
         config,
         search,
-        _as_begun(identify(trial, artifacts), file.storage.ledger, file.name),
+        _as_begun(identify(trial, artifacts, ConsoleObserver()), file.storage.ledger, file.name),
         Path(file.storage.results) / file.name,
         file=path,
         command=_command(path, overrides, num_seeds, store),

@@ -44,6 +44,7 @@ def identify(config: TrialConfig, store: Store | None = None, observer: Observer
         InputError: a path without sha256 does not exist, content and sha256 differ, or names of labels match no class;
             one message names all of them.
     """
+    observer = observer or Observer()
     values: dict[str, Any] = {}
     problems: list[str] = []
     unread: dict[str, Material] = {}
@@ -53,9 +54,7 @@ def identify(config: TrialConfig, store: Store | None = None, observer: Observer
             continue
         assert material.path is not None
         try:
-            values[f"{where}.sha256"] = content_sha256(
-                material.path, f"trial.{where}.path", _watch(where, observer or Observer())
-            )
+            values[f"{where}.sha256"] = content_sha256(material.path, f"trial.{where}.path", _watch(where, observer))
         except InputError as error:
             problems.append(str(error))
     if not problems:
@@ -65,7 +64,7 @@ def identify(config: TrialConfig, store: Store | None = None, observer: Observer
     for where, material in unread.items():
         try:
             if _files_at(material.path) is not None:
-                located(material, material.sha256, f"trial.{where}")
+                located(material, material.sha256, f"trial.{where}", _watch(where, observer))
         except InputError as error:
             problems.append(str(error))
     if not problems:

@@ -189,7 +189,7 @@ def _image_sha256(path: Path) -> str:
         return "unreadable"
 
 
-def located(material: Material, sha256: str | None, where: str) -> Files:
+def located(material: Material, sha256: str | None, where: str, watch: Watch = lambda done, total: None) -> Files:
     """List the files of a material after checking their content.
 
     A sha256 that was taken when JPEG and PNG were all that was read is accepted, and means these files alone.
@@ -197,6 +197,7 @@ def located(material: Material, sha256: str | None, where: str) -> Files:
     Args:
         sha256: content hash that the files must have; None = unknown, not checked.
         where: the setting of the material, for messages.
+        watch: as for `content_sha256`.
 
     Raises:
         InputError: the material has no path, the path does not exist, or its content has another hash.
@@ -208,7 +209,7 @@ def located(material: Material, sha256: str | None, where: str) -> Files:
         )
     files = files_of(material.path, where)
     if sha256 is not None:
-        found = content_sha256_of(files)
+        found = content_sha256_of(files, watch)
         if found != sha256:
             first = tuple(name for name in files.names if _suffix(name) in FIRST_SUFFIXES)
             older = replace(files, names=first)

@@ -52,3 +52,9 @@ def test_study_that_leaves_out_validation_images_is_another_one_than_before() ->
     assert changes == ["trial.collection.leaves_out_validation: null -> true"]
     unlabelled = definition(data=TESTED | {"validation": None})
     assert "leaves_out_validation" not in unlabelled.identity()["trial"]["collection"]
+
+
+def test_another_order_of_labels_makes_another_study() -> None:
+    mapped = definition(data=TESTED | {"validation": {"sha256": "b" * 64, "label_order": [1, 0]}})
+    changes = list(differences(definition(data=TESTED).identity(), mapped.identity()))
+    assert changes == ["trial.data.validation.label_order: null -> [1, 0]"]
