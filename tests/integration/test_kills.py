@@ -35,7 +35,8 @@ def test_study_ends_as_the_uninterrupted_one(matrix: KillMatrix, cell: str, end:
     assert (found.lost, found.doubled) == (0, 0), found.output
     died = [how for how in found.ends if how not in ("finished", "stopped")]  # a pruned student is stopped
     assert died == ([] if end is None else [end]), found.output
-    assert found.intervals < 2, "it loses what came after its last checkpoint, and no more"
+    late = 10 if cell.startswith("raylet") else 0  # its workers notice that after some seconds, in which they may train
+    assert found.intervals < 2 + late, "it loses what came after its last checkpoint, and no more"
     if end is not None:
         assert "started again, from its last checkpoint" in found.output
         assert "resuming at" in found.output
