@@ -20,6 +20,7 @@ from tests.tune.test_last_run import RUN, NoTracking
 from tests.tune.world import SEARCH, World, trial
 from tune.__main__ import main
 from tune.ledger.ledger import Ledger
+from tune.ledger.opening import database_at, mark_forgotten
 from tune.study.messages import Channel, TaskEnd
 from tune.study.task import Task
 
@@ -180,3 +181,19 @@ def test_mistake_on_the_command_line_is_still_one(capsys: pytest.CaptureFixture[
     assert main(RUN) == 0
     assert main(["status", "study.yaml", "study.num_studnts=3"]) == 2
     assert "did you mean" in capsys.readouterr().err
+
+
+def test_study_that_was_forgotten_half_way_is_forgotten_to_the_end_without_its_images(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(RUN) == 0
+    mark_forgotten(".hidfd/ledger.db", "s")
+    with database_at(".hidfd/ledger.db").open() as storage:
+        storage.delete_study(storage.get_study_id_from_name("s"))
+    without_images(monkeypatch)
+    assert main(["status", "study.yaml"]) == 7
+    assert "`forget` was ended before it had deleted everything" in capsys.readouterr().err
+    said, _ = said_by(capsys, "forget", "--yes")
+    assert "s: forgotten: " in said
+    with database_at(".hidfd/ledger.db").open() as storage:
+        assert storage.get_all_studies() == []

@@ -166,7 +166,8 @@ def settings_of(address: str, name: str) -> tuple[dict[str, Any] | None, dict[st
         name: of the study.
     """
     with _existing(address) as (_, known):
-        attributes = known[name].user_attrs if name in known else {}
+        kept_by = known.get(name) or known.get(f"{name}/work")  # the second where it is being forgotten
+        attributes = {} if kept_by is None else kept_by.user_attrs
         return attributes.get(IDENTITY), attributes.get(SETTINGS)
 
 
@@ -232,8 +233,13 @@ def mark_forgotten(address: str, name: str) -> None:
         LedgerError: it cannot be written.
     """
     with _existing(address) as (storage, known):
-        if f"{name}/work" in known:
-            storage.set_study_user_attr(known[f"{name}/work"]._study_id, FORGOTTEN, True)
+        if f"{name}/work" not in known:
+            return
+        tasks = known[f"{name}/work"]._study_id
+        for key in (IDENTITY, SETTINGS):  # with these the same command opens the study again
+            if name in known and key in known[name].user_attrs:
+                storage.set_study_user_attr(tasks, key, known[name].user_attrs[key])
+        storage.set_study_user_attr(tasks, FORGOTTEN, True)
 
 
 def _refuse_half_forgotten(storage: BaseStorage, name: str) -> None:
