@@ -1,6 +1,6 @@
 """Study files and overrides with random mistakes end in a plan or in one message, write nothing and never hang.
 
-`HIDFD_FUZZ_SEED=SEED` draws other ones; a failure prints the smallest file and overrides that were found to fail.
+Each seed is printed, and `HIDFD_FUZZ_SEED=SEED` begins with that one; a failure shows the smallest file that fails.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from hypothesis import strategies as st
 
 from tests.integration.conftest import Workplace, tiny_study, tiny_workplace
 
-ROUNDS = 400
-MAX_SECONDS = 20.0
-"""Seconds after which no further round begins, for machines on which all of them would take too long."""
+SEEDS, ROUNDS = 16, 25
+"""Numbers of seeds, and of study files that are drawn with each."""
+
+MAX_SECONDS = 18.0
+"""Seconds after which no further seed begins, for machines on which all of them would take too long."""
 
 HANGS_AFTER_SECONDS = 30
 """Seconds after which a command counts as hanging; the slowest takes half a second."""
@@ -276,31 +279,30 @@ def test_study_file_with_random_mistakes_is_planned_or_refused_in_one_message(
     file = place.folder / "study.yaml"
     before = _files_below(tmp_path)
     first, ends = int(os.environ.get("HIDFD_FUZZ_SEED", "0")), time.monotonic() + MAX_SECONDS
-    codes: dict[int, int] = {}
-    is_found = False
+    codes: Counter[int] = Counter()
+    files = _study_files({"candidates": "photos", "checkpoint": "teacher.safetensors"})
 
-    @hypothesis.seed(first)
-    @settings(
-        max_examples=ROUNDS, deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)
-    )
-    @hypothesis.given(mistaken(_study_files({"candidates": "photos", "checkpoint": "teacher.safetensors"})))
     def is_planned_or_refused(mistake: tuple[bytes, list[str], tuple[str, ...]]) -> None:
-        nonlocal is_found
-        if time.monotonic() > ends and not is_found:
-            return
         content, overrides, (package, verb, *options) = mistake
         file.write_bytes(content)
-        try:
-            code = _run(place, package, verb, "study.yaml", *options, *overrides)
-            assert _files_below(tmp_path) == before
-        except BaseException:
-            is_found = True
-            raise
-        codes[code] = codes.get(code, 0) + 1
+        codes[_run(place, package, verb, "study.yaml", *options, *overrides)] += 1
+        assert _files_below(tmp_path) == before
 
-    is_planned_or_refused()
+    drawn = settings(max_examples=ROUNDS, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    for seed in range(first, first + SEEDS):
+        if time.monotonic() > ends:
+            break
+        fuzz = hypothesis.given(mistaken(files))(is_planned_or_refused)
+        fuzz = settings(max_examples=ROUNDS, deadline=None, database=None, suppress_health_check=list(HealthCheck))(
+            fuzz
+        )
+        try:
+            hypothesis.seed(seed)(fuzz)()
+        except BaseException as error:
+            error.add_note(f"study files, HIDFD_FUZZ_SEED={seed}")
+            raise
     with capsys.disabled():
-        print(f"\nstudy files: HIDFD_FUZZ_SEED={first}, exit codes {dict(sorted(codes.items()))}")
+        print(f"\nstudy files: seeds {first} to {seed}, exit codes {dict(sorted(codes.items()))}")
     assert codes[0] > 0
     assert codes[2] > 0
 
