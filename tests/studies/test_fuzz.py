@@ -292,10 +292,7 @@ def test_study_file_with_random_mistakes_is_planned_or_refused_in_one_message(
     for seed in range(first, first + SEEDS):
         if time.monotonic() > ends:
             break
-        fuzz = hypothesis.given(mistaken(files))(is_planned_or_refused)
-        fuzz = settings(max_examples=ROUNDS, deadline=None, database=None, suppress_health_check=list(HealthCheck))(
-            fuzz
-        )
+        fuzz = drawn(hypothesis.given(mistaken(files))(is_planned_or_refused))
         try:
             hypothesis.seed(seed)(fuzz)()
         except BaseException as error:
