@@ -190,8 +190,8 @@ def _class_folders(
     loose = [name for name in files.names if "/" not in name]
     if loose:
         raise InputError(
-            f"{where}: labels are needed, but of {files.root} "
-            f"{plural(len(loose), 'image lies', 'images lie')} in no class folder (first "
+            f"{where}: labels are needed, but {plural(len(loose), 'image')} of {files.root} "
+            f"{'lies' if len(loose) == 1 else 'lie'} in no class folder (first "
             f"{loose[0]}); put each image into a folder named after its class"
         )
     classes = sorted({name.split("/")[0] for name in files.names})

@@ -150,5 +150,5 @@ def test_class_folders_that_do_not_fit_are_refused(
 def test_labels_are_wanted_of_images_in_no_class_folder(tmp_path: Path, store: Store) -> None:
     folder = class_folders(tmp_path / "v", "ant", "bee", "cat")
     picture(0).save(folder / "loose.png")
-    with pytest.raises(InputError, match=r"1 images of .* lie in no class folder \(first loose.png\)"):
+    with pytest.raises(InputError, match=r"1 image of .* lies in no class folder \(first loose.png\)"):
         run_import(config_of(folder, folder), store, "validation")
