@@ -27,8 +27,7 @@ from tune.ownership import SharedPlaces, owner_of
 from tune.planner.planner import Planner
 from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
-from tune.study.definition import Definition
-from tune.study.recorded import settings_of
+from tune.study.definition import Definition, settings_of
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskKind, TaskState
 from tune.tracking.background import BackgroundTracker

@@ -37,8 +37,7 @@ from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
 from tune.study.check import read_sections, task_resources
 from tune.study.config import StudyConfig
-from tune.study.definition import Definition, define, differences
-from tune.study.recorded import restore_definition
+from tune.study.definition import Definition, define, differences, restore_definition
 from tune.study.snapshot import StudySnapshot
 
 _log = logging.getLogger(__name__)

@@ -1,15 +1,16 @@
-"""The definition of a study: the sections of its file, checked against each other, with all materials identified."""
+"""The definition of a study: the sections of its file, checked against each other; or restored from its ledger."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from hidfd.config.schema import TrialConfig, check_shares
 from hidfd.data.sources import materials
@@ -26,6 +27,9 @@ FRESH_SEEDS = ("seeds.generation", "seeds.synthesis", "seeds.distillation")
 
 SEARCH_ROWS = ("hybrid", "best", "real-only", "synthetic-only", "plain-kd")
 """Names of the best trial and its controls in the comparison at the end of a search."""
+
+IN_IDENTITY_UNLESS_EMPTY = ("further_objectives", "constraints", "points", "variants")
+"""Fields of `study:` that an identity leaves out where they are empty."""
 
 
 @dataclass(frozen=True)
@@ -217,3 +221,62 @@ def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
             yield from differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
     elif old != new:
         yield f"{where}: {json.dumps(old)} -> {json.dumps(new)}"
+
+
+def settings_of(definition: Definition) -> dict[str, Any]:
+    """Return all settings of a study as plain JSON, for its ledger."""
+    content = {
+        "study": definition.study.model_dump(mode="json"),
+        "search": definition.search.model_dump(mode="json"),
+        "trial": definition.base.model_dump(mode="json"),
+        "resources": definition.resources,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(content))
+    return plain
+
+
+def restore_definition(
+    name: str,
+    identity: dict[str, Any],
+    settings: Mapping[str, Any] | None,
+    folder: Path,
+    *,
+    study_of_file: StudyConfig | None = None,
+    **shown: Any,
+) -> Definition:
+    """Return the definition of a study as its ledger has it.
+
+    Args:
+        name: of the study.
+        identity: the settings to which the ledger's search trials belong.
+        settings: of its last run, as `settings_of` made them; None where an older version ran it.
+        folder: for the results.
+        study_of_file: section `study:` of the file, which says what an identity leaves out where there are no settings.
+        shown: the other attributes of `Definition`.
+
+    Raises:
+        ConfigError: this version does not know the settings.
+    """
+    if settings is None:
+        beside = study_of_file.model_dump(mode="json") if study_of_file else {}
+        known = {key: value for key, value in beside.items() if key not in IN_IDENTITY_UNLESS_EMPTY}
+        settings = {"study": known | identity["study"], "search": identity["search"], "trial": identity["trial"]}
+    try:
+        study = StudyConfig.model_validate(settings["study"])
+        search = SearchConfig.model_validate(settings["search"])
+        trial = TrialConfig.model_validate(settings["trial"])
+        space = build_space(search, study, trial)
+    except (ValidationError, ConfigError) as error:
+        if isinstance(error, ValidationError):
+            found = error.errors()[0]
+            words = f"{'.'.join(map(str, found['loc']))}: {found['msg']}"
+        else:
+            words = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"the ledger's study {name!r} has settings that this version does not know ({words}); use the version that "
+            f"made it"
+        ) from error
+    resources = settings.get("resources", shown.pop("resources", {}))
+    return Definition(
+        name, study, search, trial, space, folder, **shown, resources=resources, recorded_identity=identity
+    )
