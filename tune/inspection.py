@@ -233,7 +233,11 @@ def words_of(options: argparse.Namespace) -> tuple[list[str], str, list[str]]:
     """Return the words of a command line in front of the study file, the study file, and the words behind it."""
     given = [options.trial] if "trial" in options else []
     program = ["python", "-m", "tune", options.verb.__name__]
-    return program, options.file, _rest(options, *given)
+    own = [
+        (name, getattr(options, name, default), default) for name, default in (("engine", "ray"), ("device", "auto"))
+    ]
+    given_to_run = [word for name, value, default in own if value != default for word in (f"--{name}", value)]
+    return program, options.file, [*_rest(options, *given), *given_to_run]
 
 
 def command_line(verb: str, options: argparse.Namespace, *more: str) -> str:
@@ -244,8 +248,6 @@ def command_line(verb: str, options: argparse.Namespace, *more: str) -> str:
 def _rest(options: argparse.Namespace, *more: str) -> list[str]:
     words = [*more, *options.overrides]
     words += [] if options.seeds is None else ["--seeds", str(options.seeds)]
-    for name, default in (("engine", "ray"), ("device", "auto")):
-        words += [f"--{name}", getattr(options, name)] if getattr(options, name, default) != default else []
     return words + ([] if options.store is None else ["--store", redacted(options.store)])
 
 

@@ -75,7 +75,7 @@ def study_file(tmp_path: Path, empty_tracking: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tune.driver, "perform", perform)
     monkeypatch.setattr(tune.driver, "_import_materials", lambda *given: None)
     monkeypatch.setattr(tune.driver, "BackgroundTracker", NoTracking)
-    monkeypatch.setattr(tune.driver, "write_study_figures", lambda *given: None)
+    monkeypatch.setattr(tune.report.search_figures, "write_study_figures", lambda *given: None)
     return tmp_path / "study.yaml"
 
 

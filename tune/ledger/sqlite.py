@@ -29,6 +29,12 @@ from tune.ledger.mirrored_storage import open_storage
 HEADER = b"SQLite format 3\0"
 """The bytes that a database begins with; a file without any byte becomes one."""
 
+FIRST_TABLES = frozenset({"studies", "version_info"})
+"""Tables of which Optuna makes one before all others, so that every ledger has it, even a half-made one."""
+
+SHOWN_TABLES = 3
+"""Tables of another program that a message names."""
+
 BUSY_SECONDS = 30
 """Seconds that a write waits for another study that writes into the same file."""
 
@@ -57,7 +63,7 @@ class SqliteFile:
 
     def has_ledger(self) -> bool:
         """Whether the file is there and holds anything: SQLite would make tables in an empty one."""
-        return self.path.exists() and self.path.stat().st_size > 0
+        return self.path.exists() and not (self.path.is_file() and self.path.stat().st_size == 0)
 
     @contextmanager
     def open(self) -> Iterator[RDBStorage]:
@@ -105,6 +111,13 @@ class SqliteFile:
             raise self._not_writable(error) from error
         if head not in (b"", HEADER):
             raise self._no_ledger("file is not a database")
+        tables = self._read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name") or []
+        if tables and not FIRST_TABLES.intersection(name for (name,) in tables):
+            found = ", ".join(name for (name,) in tables[:SHOWN_TABLES])
+            raise LedgerError(
+                f"{self.path}: another program's database (with the tables {found}), and no ledger; it is left as it "
+                f"is. Name another file: storage.ledger=PATH, or HIDFD_LEDGER"
+            )
 
     @contextmanager
     def _lock_while_made(self) -> Iterator[None]:
@@ -127,16 +140,19 @@ class SqliteFile:
 
     def _is_made(self) -> bool:
         """Whether the file has all of Optuna's tables, of which alembic_version gets its row last."""
+        return self._read("PRAGMA journal_mode") == [("wal",)] and bool(self._read("SELECT 1 FROM alembic_version"))
+
+    def _read(self, query: str) -> list[tuple[Any, ...]] | None:
+        """Return the rows that a query finds, without writing anything; None where the file cannot be read so."""
         if not self.path.exists():
-            return False
+            return None
         try:
             with contextlib.closing(
                 sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)
             ) as connection:
-                mode = connection.execute("PRAGMA journal_mode").fetchone()
-                return mode == ("wal",) and connection.execute("SELECT 1 FROM alembic_version").fetchone() is not None
+                return connection.execute(query).fetchall()
         except sqlite3.Error:
-            return False
+            return None
 
     def _execute(self, cursor: Any, statement: str, parameters: Any, _context: object) -> bool:
         """Execute a statement as SQLAlchemy would, and say who holds the file if a write has to wait for it."""

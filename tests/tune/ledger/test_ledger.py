@@ -173,23 +173,28 @@ def test_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "text"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "text", "database"])
 def test_what_can_be_no_ledger_is_left_as_it_is_with_nothing_beside_it(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "notes"
     if kind == "folder":
         path.mkdir()
     elif kind == "pipe":
         os.mkfifo(path)
+    elif kind == "database":
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE notes (text)")
     else:
         path.write_text("my notes")
-    with pytest.raises(LedgerError, match=r"not a ledger that can be opened|is a folder"):
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(LedgerError, match=r"not a ledger that can be opened|is a folder|another program's database"):
         copy_ledger(str(path), "s", "agreement")
     with (
-        pytest.raises(LedgerError, match=r"not a ledger that can be opened|is a folder"),
+        pytest.raises(LedgerError, match=r"not a ledger that can be opened|is a folder|another program's database"),
         open_ledger(str(path), "s", "agreement"),
     ):
         pass
     assert list(tmp_path.iterdir()) == [path]
+    assert before is None or path.read_bytes() == before
 
 
 @pytest.fixture
