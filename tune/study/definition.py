@@ -20,7 +20,7 @@ from hidfd.pipeline.stage_specs import result_settings
 from tune.study.asha import rung_images
 from tune.study.config import FRESH_SEED, SearchConfig, StudyConfig
 from tune.study.search_space import Space, build_space, changed
-from tune.study.task import task_specs
+from tune.study.task import recorded_trial, task_specs
 
 FRESH_SEEDS = ("seeds.generation", "seeds.synthesis", "seeds.distillation")
 """Paths of the seeds that a fresh seed replaces; teacher and collection stay the same."""
@@ -264,7 +264,7 @@ def restore_definition(
     try:
         study = StudyConfig.model_validate(settings["study"])
         search = SearchConfig.model_validate(settings["search"])
-        trial = TrialConfig.model_validate(settings["trial"])
+        trial = recorded_trial(settings["trial"])
         space = build_space(search, study, trial)
     except (ValidationError, ConfigError) as error:
         if isinstance(error, ValidationError):

@@ -96,6 +96,17 @@ def test_evaluation_spec(config: TrialConfig) -> TaskSpec:
     )
 
 
+def recorded_trial(record: Mapping[str, Any]) -> TrialConfig:
+    """Return the trial that a ledger has as plain JSON; one that says nothing of it had validation images collected.
+
+    Raises:
+        ValidationError: this version does not know the settings.
+    """
+    if record["data"]["validation"] is not None:
+        record = {**record, "collection": {"leaves_out_validation": False, **record["collection"]}}
+    return TrialConfig.model_validate(record)
+
+
 def upstream_key(config: TrialConfig) -> str:
     """Return the key of a trial's synthetic images, or of its collection where it has none: what students may share."""
     return task_specs(config)[-2].key
@@ -233,12 +244,7 @@ class Task:
         The task keeps its recorded key: where the VERSION of a stage was raised since, the configuration has another
         key now, and the results under the old key are not results of the new one.
         """
-        recorded = record["config"]
-        if (
-            recorded["data"]["validation"] is not None
-        ):  # where nothing is said of it, validation images were not left out
-            recorded = recorded | {"collection": {"leaves_out_validation": False} | recorded["collection"]}
-        config = TrialConfig.model_validate(recorded)
+        config = recorded_trial(record["config"])
         kind = TaskKind(record["until"])
         if kind is TaskKind.TEST_EVALUATION:
             spec = test_evaluation_spec(config)

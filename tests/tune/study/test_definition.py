@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from hidfd.errors import ConfigError
+from hidfd.pipeline.graph import plan
 from tests.tune.world import TESTED, World, definition, trial
 from tune.ledger.ledger import Ledger
 from tune.study.config import SearchConfig, StudyConfig
-from tune.study.definition import Definition, define, differences
+from tune.study.definition import Definition, define, differences, restore_definition
 
 
 def on_workers(count: int, **values: Any) -> Definition:
@@ -52,6 +53,13 @@ def test_study_that_leaves_out_validation_images_is_another_one_than_before() ->
     assert changes == ["trial.collection.leaves_out_validation: null -> true"]
     unlabelled = definition(data=TESTED | {"validation": None})
     assert "leaves_out_validation" not in unlabelled.identity()["trial"]["collection"]
+
+
+def test_a_study_of_an_older_version_is_restored_with_the_collection_that_it_has() -> None:
+    before = definition(collection={"num_images": 100, "holdout_images": 200, "leaves_out_validation": False})
+    restored = restore_definition("s", before.identity(), None, Path("results"))
+    assert plan(restored.base)["collection"].digest == plan(before.base)["collection"].digest
+    assert plan(definition().base)["collection"].digest != plan(before.base)["collection"].digest
 
 
 def test_another_order_of_labels_makes_another_study() -> None:
