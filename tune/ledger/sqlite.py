@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -25,9 +26,6 @@ from hidfd.store.locks import holders_of, said_if_slow, try_flock, wait_for
 from tune.errors import LedgerError, StudyLocked
 from tune.ledger.file_watch import FileWatch, mark_file, watched
 from tune.ledger.mirrored_storage import open_storage
-
-HEADER = b"SQLite format 3\0"
-"""The bytes that a database begins with; a file without any byte becomes one."""
 
 FIRST_TABLES = frozenset({"studies", "version_info"})
 """Tables of which Optuna makes one before all others, so that every ledger has it, even a half-made one."""
@@ -92,25 +90,28 @@ class SqliteFile:
         storage.engine.dispose()
         if self._is_driven:
             self._mark()
-        with watched(self.path) as self._watch:
+        with watched(self.path) as watch:
             for moment in ("begin", "commit"):
-                sqlalchemy.event.listen(storage.engine, moment, partial(_check, self._watch))
-            with open_storage(storage, self._error_of):
-                yield storage
+                sqlalchemy.event.listen(storage.engine, moment, partial(_check, watch))
+            self._watch = watch
+            try:
+                with open_storage(storage, self._error_of):
+                    yield storage
+            finally:
+                self._watch = None  # its descriptor is closed
 
     def _check_kind(self) -> None:
-        """Refuse what cannot be a ledger before anything is written beside it."""
+        """Refuse what cannot be a ledger before anything is written beside it.
+
+        SQLite itself looks: if another descriptor of the file were closed, POSIX would give up the locks of a ledger
+        that this process has open.
+        """
         if not self.path.exists():
             return
         if not self.path.is_file():
             raise self._no_ledger("it is no file")
-        try:
-            with self.path.open("rb") as file:
-                head = file.read(len(HEADER))
-        except OSError as error:
-            raise self._not_writable(error) from error
-        if head not in (b"", HEADER):
-            raise self._no_ledger("file is not a database")
+        if not os.access(self.path, os.R_OK):
+            raise self._not_writable(PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
         tables = self._read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name") or []
         if tables and not FIRST_TABLES.intersection(name for (name,) in tables):
             found = ", ".join(name for (name,) in tables[:SHOWN_TABLES])
@@ -143,7 +144,11 @@ class SqliteFile:
         return self._read("PRAGMA journal_mode") == [("wal",)] and bool(self._read("SELECT 1 FROM alembic_version"))
 
     def _read(self, query: str) -> list[tuple[Any, ...]] | None:
-        """Return the rows that a query finds, without writing anything; None where the file cannot be read so."""
+        """Return the rows that a query finds, without writing anything; None where the file cannot be read so.
+
+        Raises:
+            LedgerError: it is no database.
+        """
         if not self.path.exists():
             return None
         try:
@@ -151,7 +156,9 @@ class SqliteFile:
                 sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)
             ) as connection:
                 return connection.execute(query).fetchall()
-        except sqlite3.Error:
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+                raise self._no_ledger(str(error)) from error
             return None
 
     def _execute(self, cursor: Any, statement: str, parameters: Any, _context: object) -> bool:

@@ -173,8 +173,16 @@ def test_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "text", "database"])
-def test_what_can_be_no_ledger_is_left_as_it_is_with_nothing_beside_it(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("folder", "is a folder"),
+        ("pipe", "not a ledger that can be opened .it is no file"),
+        ("text", "not a ledger that can be opened .file is not a database"),
+        ("database", "another program's database .with the tables notes"),
+    ],
+)
+def test_what_can_be_no_ledger_is_left_as_it_is_with_nothing_beside_it(tmp_path: Path, kind: str, said: str) -> None:
     path = tmp_path / "notes"
     if kind == "folder":
         path.mkdir()
@@ -186,12 +194,9 @@ def test_what_can_be_no_ledger_is_left_as_it_is_with_nothing_beside_it(tmp_path:
     else:
         path.write_text("my notes")
     before = path.read_bytes() if path.is_file() else None
-    with pytest.raises(LedgerError, match=r"not a ledger that can be opened|is a folder|another program's database"):
+    with pytest.raises(LedgerError, match=said):
         copy_ledger(str(path), "s", "agreement")
-    with (
-        pytest.raises(LedgerError, match=r"not a ledger that can be opened|is a folder|another program's database"),
-        open_ledger(str(path), "s", "agreement"),
-    ):
+    with pytest.raises(LedgerError, match=said), open_ledger(str(path), "s", "agreement"):
         pass
     assert list(tmp_path.iterdir()) == [path]
     assert before is None or path.read_bytes() == before
