@@ -8,6 +8,7 @@ cache/                              local, derived files, may be deleted
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -240,6 +241,7 @@ class Store:
             if known and inner and DIGEST.fullmatch(digest):
                 groups.setdefault((stage, digest), []).append(file)
         entries: list[StoreEntry] = []
+        now = functools.cache(self._now_seconds)  # asked at most once, and only where there may be a leftover
         for (stage, digest), files in sorted(groups.items()):
             studies = tuple(study for study, digests in references.items() if digest in digests)
             if stage == "checkpoints":
@@ -247,7 +249,7 @@ class Store:
                 entries.append(StoreEntry("checkpoints", stage, digest, size, None, studies, (f"{stage}/{digest}",)))
             else:
                 try:
-                    entries.extend(self._entries_of(stage, digest, files, studies))
+                    entries.extend(self._entries_of(stage, digest, files, studies, now))
                 except DamagedManifestError as error:
                     if on_damaged is None:
                         raise
@@ -303,7 +305,12 @@ class Store:
         return removed
 
     def _entries_of(
-        self, stage: str, digest: str, files: Iterable[StoredFile], studies: tuple[str, ...]
+        self,
+        stage: str,
+        digest: str,
+        files: Iterable[StoredFile],
+        studies: tuple[str, ...],
+        now: Callable[[], float | None],
     ) -> Iterable[StoreEntry]:
         folder = f"{stage}/{digest}"
         sizes: dict[str, int] = {}
@@ -319,13 +326,22 @@ class Store:
             keys = (f"{folder}/{MANIFEST}", attempt, f"cache/{attempt}")
             yield StoreEntry("artifact", stage, digest, sizes.pop(artifact.attempt, 0), artifact.created, studies, keys)
         for attempt, size in sizes.items():
-            if not self._is_being_written(f"{folder}/{attempt}", modified[attempt]):
+            if not self._is_being_written(f"{folder}/{attempt}", modified[attempt], now):
                 yield StoreEntry("leftover", stage, digest, size, None, studies, (f"{folder}/{attempt}",))
 
-    def _is_being_written(self, key: str, modified: float) -> bool:
+    def _now_seconds(self) -> float | None:
+        """Return the time by a remote store's clock; None where it has none, or nobody may write to learn it."""
+        if not isinstance(self._backend, RemoteBackend):
+            return None
+        try:
+            return self._backend.now_seconds()
+        except StoreError:  # whoever may only read the store lists it without leftovers
+            return None
+
+    def _is_being_written(self, key: str, modified: float, now: Callable[[], float | None]) -> bool:
         if isinstance(self._backend, RemoteBackend):
-            now = self._backend.now_seconds()
-            return now is None or now - modified < _REMOTE_LEFTOVER_SECONDS
+            seconds = now()
+            return seconds is None or seconds - modified < _REMOTE_LEFTOVER_SECONDS
         with claimed(self._backend.local(key)) as free:
             return not free
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hidfd.errors import StoreError
+from hidfd.store.object_store import RemoteBackend
 from hidfd.store.store import Store
 from tests.hidfd.stores import DIGEST, IDENTITY, OTHER, StoreFactory, build, names_below, remote_store, root_of
 
@@ -113,6 +114,22 @@ def test_leftover_on_s3_is_one_by_the_clock_of_the_store_whatever_that_of_this_m
         os.utime(half, (now - age_days * day,) * 2)
     monkeypatch.setattr(time, "time", lambda: now + jump_days * day)
     assert [(entry.kind, entry.digest) for entry in store.list()] == [("leftover", OTHER)]
+
+
+def test_a_store_on_s3_that_may_only_be_read_is_listed_without_leftovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = remote_store(tmp_path)
+    build(store)
+    half = tmp_path / "bucket/prefix/store/teacher" / OTHER / "20260101T000000-00000000" / "half"
+    half.parent.mkdir(parents=True)
+    half.touch()
+
+    def refuse(*_: object) -> None:
+        raise StoreError("AccessDenied")
+
+    monkeypatch.setattr(RemoteBackend, "write", refuse)
+    assert [(entry.kind, entry.digest) for entry in store.list()] == [("artifact", DIGEST)]
 
 
 def test_remove_never_touches_what_the_store_did_not_make(tmp_path: Path) -> None:
