@@ -224,7 +224,7 @@ def _names_of_content(material: Material, store: Store | None) -> tuple[str, ...
     """Return the names of the labels of a material that is known by its sha256 alone, from any import of it."""
     if store is None:
         return None
-    for entry in store.list():
+    for entry in store.list(on_damaged=lambda _: None):  # a damaged import of something else is none of this one
         if entry.kind == "artifact" and entry.stage == "import":
             artifact = store.find(entry.stage, entry.digest)
             settings = None if artifact is None else artifact.identity.get("settings")

@@ -24,7 +24,7 @@ from hidfd.data.label_names import differing
 from hidfd.data.readers import Chunk, Encoded, folder_images, parquet_images
 from hidfd.data.sources import located
 from hidfd.errors import InputError, Stopped
-from hidfd.formatting import part_of, plain
+from hidfd.formatting import part_of, plain, plural
 from hidfd.pipeline.stage_specs import MATERIAL_SETTINGS, material_of
 from hidfd.stages.context import StageContext
 from hidfd.store.store import Artifact, ArtifactWriter
@@ -134,11 +134,9 @@ def _labels_in_words(names: Sequence[str | None], order: Sequence[int] | None, d
     if order is not None:
         moved = [f"{plain(names[k] or '')} {label} -> {k}" for label, k in enumerate(order) if label != k]
         lacking = sum(name is None for name in names)
-        lines.append(
-            f"labels are mapped to the teacher's classes by name (their order is another one): {_first(moved)}"
-            if moved
-            else f"labels are mapped to the teacher's classes by name ({lacking} of them have no images)"
-        )
+        how = f" ({plural(lacking, 'class has', 'classes have')} no images)" if lacking else ""
+        how = f" (their order is another one): {_first(moved)}" if moved else how
+        lines.append(f"labels are mapped to the teacher's classes by name{how}")
     known = [classes for classes in (data.label_names, data.readable_names) if len(classes) == len(names)]
     others = min((differing(names, classes) for classes in known), key=len, default=[])
     if others and not all(name is None or name.isdecimal() for name in names):

@@ -61,6 +61,12 @@ def test_folders_are_mapped_to_the_order_of_the_class_names_and_it_is_said(
     assert notes == [f"{said}ant 0 -> 1, bee 1 -> 2, cat 2 -> 0"]
 
 
+def test_a_class_without_images_is_said(pool: Path, tmp_path: Path, store: Store) -> None:
+    folders = class_folders(tmp_path / "v", "ant", "bee")
+    _, notes = imported(trial(pool, folders, ["ant", "bee", "cat"]), store)
+    assert notes == ["validation: labels are mapped to the teacher's classes by name (1 class has no images)"]
+
+
 def test_parquet_is_mapped_by_its_class_label(pool: Path, tmp_path: Path, store: Store) -> None:
     file = labelled_parquet(tmp_path / "v.parquet", [0, 2, 1, 0], ["cat", "Ant", "honey bee"])
     config = trial(pool, file, ["ant", "honey_bee", "cat"])
@@ -173,6 +179,26 @@ def test_mapping_is_known_without_the_files(pool: Path, tmp_path: Path, store: S
     other = identify(with_values(config, known | {"data.class_names": ["bee", "ant", "cat"]}), store)
     assert other.data.validation is not None
     assert other.data.validation.label_order == (1, 0, 2)
+
+
+def test_names_of_a_split_are_found_beside_a_damaged_manifest_of_another_import(
+    pool: Path, tmp_path: Path, store: Store
+) -> None:
+    folders = class_folders(tmp_path / "v", "ant", "bee", "cat")
+    config = identify(trial(pool, folders, ["cat", "ant", "bee"]), store)
+    run_import(config, store, "validation")
+    candidates = run_import(config, store, "candidates")
+    (Path(store.uri) / "import" / candidates.digest / "manifest.json").write_text("{")
+    shutil.rmtree(pool)
+    assert config.data.validation is not None
+    changes = {
+        "data.candidates": {"sha256": "f" * 64},
+        "data.validation": {"sha256": config.data.validation.sha256},
+        "data.class_names": ["bee", "ant", "cat"],
+    }
+    found = identify(with_values(config, changes), store).data.validation
+    assert found is not None
+    assert found.label_order == (1, 0, 2)
 
 
 def test_order_may_be_stated_where_names_do_not_say_it(pool: Path, tmp_path: Path, store: Store) -> None:
