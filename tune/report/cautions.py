@@ -72,9 +72,13 @@ def choice_in_words(snapshot: StudySnapshot) -> str | None:
         fresh = percent_with_error(row.means[metric], row.deviations.get(metric))
         seeds = plural(row.num_complete, "fresh seed")
         return f"{words}. Its {METRIC_NAMES[metric]} was {percent(value)}; on {seeds} its settings reach {fresh}."
-    rank = 1 + sum((trial.value or 0.0) > value for trial in trials if trial.feasible)
+    compared = [trial for trial in trials if trial.feasible]
+    rank = 1 + sum((trial.value or 0.0) > value for trial in compared)
     place = "highest" if rank == 1 else f"{ordinal(rank)} highest"
-    among = f"the {place} of {len(trials)} complete ones" if len(trials) > 1 else "as the only complete one"
+    kind = "complete ones" if len(compared) == len(trials) else "complete ones that keep the constraints"
+    among = f"the {place} of {len(compared)} {kind}"
+    if len(compared) == 1:
+        among = "the only complete one that keeps the constraints"
     words = f"Trial {number} was chosen for the very {METRIC_NAMES[metric]} that it shows, {percent(value)}, {among}"
     high = "The highest of several noisy numbers is too high (the winner’s curse)"
     if row is None or metric not in row.means:

@@ -83,6 +83,26 @@ def test_the_value_of_the_search_stands_beside_that_of_fresh_seeds(whole: StudyS
     assert sentence in text_of(html)
 
 
+def test_a_trial_is_ranked_among_those_that_keep_the_constraints(whole: StudySnapshot) -> None:
+    complete = [trial.number for trial in whole.trials if trial.state is TaskState.COMPLETE]
+    chosen = whole.comparison_rows[0].trial
+
+    def ranked(*feasible: int | None) -> str:
+        trials = tuple(
+            replace(trial, value=0.9 if trial.number not in feasible else 0.5, feasible=trial.number in feasible)
+            if trial.number in complete
+            else trial
+            for trial in whole.trials
+        )
+        rows = (replace(whole.comparison_rows[0], search_value=0.5), *whole.comparison_rows[1:])
+        return choice_in_words(replace(whole, trials=trials, comparison_rows=rows)) or ""
+
+    other = next(number for number in complete if number != chosen)
+    assert f"50.0 %, the highest of {len(complete)} complete ones;" in ranked(*complete)
+    assert "50.0 %, the highest of 2 complete ones that keep the constraints;" in ranked(chosen, other)
+    assert "50.0 %, the only complete one that keeps the constraints;" in ranked(chosen)
+
+
 def test_page_of_a_whole_study_has_every_section(page: str) -> None:
     assert {
         *("The comparison", "What the numbers do not say", "What was asked", "The search", "Images", "What it cost"),
