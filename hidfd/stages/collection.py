@@ -61,7 +61,7 @@ def collect(
     kept, num_duplicates, num_in = distinct_candidates(images.pixel_hashes, splits)
     left_out = [f"{num_in[split]:,} of the {split} images" for split in splits if num_in[split]]
     if num_duplicates:
-        left_out.insert(0, f"{num_duplicates:,} duplicates")
+        left_out.insert(0, plural(num_duplicates, "duplicate"))
     without = f" (left out: {', '.join(left_out)})" if left_out else ""
     if left_out:
         observer.note(f"collection: left out of {len(images.pixels):,} candidates: {', '.join(left_out)}")
