@@ -71,6 +71,7 @@ def ending_with_ray() -> Iterator[None]:
     try:
         yield
     except (_RayDied, Exception) as error:
+        is_over.set()  # or the signal would come again while the message is made
         if died := _died():  # then any other error only followed from that
             raise _error_of(died) from None
         raise error
@@ -89,9 +90,9 @@ def _died() -> list[str]:
 
 
 def _error_of(died: list[str]) -> EngineError:
-    words = " and ".join(f"{kind}, which {VITAL[kind]}," for kind in died)
+    words = " and ".join(f"{kind}, which {VITAL[kind]}," for kind in died) + (" has" if len(died) == 1 else " have")
     return EngineError(
-        f"the Ray that this study had started is gone: {words} has died. Where memory runs out the kernel kills "
+        f"the Ray that this study had started is gone: {words} died. Where memory runs out the kernel kills "
         f"processes, and `dmesg` says so; else /tmp/ray/session_latest/logs tells more. All that is in the ledger is "
         f"kept, and the same command goes on from the last checkpoints"
     )
