@@ -188,11 +188,12 @@ def open_last_run(
     if arguments is not None:
         last = _Arguments((*arguments["overrides"], *overrides), store or arguments.get("store"), arguments["seeds"])
     try:
-        study = _open_with_one_of(path, [last, _Arguments(tuple(overrides), store, num_seeds)])
+        study = _open_with(path, last, otherwise=_Arguments(tuple(overrides), store, num_seeds))
     except (ConfigError, InputError) as error:
         if identity is None or (is_given and isinstance(error, ConfigError)):
             raise
-        why = f"cannot be used as it is now ({str(error).partition(_LINE_END)[0]})"
+        problem, _, _ = str(error).partition("\n")
+        why = f"cannot be used as it is now ({problem})"
     else:
         changes = [] if identity is None else list(differences(identity, study.definition.identity()))
         if not changes:
@@ -210,9 +211,6 @@ def open_last_run(
     return _open_recorded(path, last, identity, settings)
 
 
-_LINE_END = "\n"
-
-
 @dataclass(frozen=True)
 class _Arguments:
     """The arguments of a command line with which a study file is opened; see `open_study`."""
@@ -225,16 +223,15 @@ class _Arguments:
         return open_study(path, self.overrides, store=self.store, num_seeds=self.num_seeds)
 
 
-def _open_with_one_of(path: str, candidates: Sequence[_Arguments]) -> Study:
+def _open_with(path: str, last: _Arguments, *, otherwise: _Arguments) -> Study:
     """Open a study with the arguments of its last run; where they do not fit, with those of this command alone.
 
     The file may have changed since that run, or its overrides may name files of another machine.
     """
-    last, given = candidates
-    if last != given:
+    if last != otherwise:
         with suppress(ConfigError, InputError):
             return last.open(path)
-    return given.open(path)
+    return otherwise.open(path)
 
 
 def _open_recorded(path: str, last: _Arguments, identity: dict[str, Any], settings: Mapping[str, Any] | None) -> Study:
