@@ -83,14 +83,13 @@ def about(page: Path) -> dict[str, Any] | None:
     return None
 
 
-def navigation(page: Path) -> list[Link]:
-    """Return the links of a page to those above and beside it: all results, its study, the figures of the search."""
-    said = about(page)
-    return [] if said is None else navigation_of(said["page"], page.parent)
-
-
 def navigation_of(kind: str, folder: Path) -> list[Link]:
-    """Return the links for a page of some kind (trial, study or figures) in a folder, whether or not it exists yet."""
+    """Return the links of a page to those above and beside it: all results, its study, the figures of the search.
+
+    Args:
+        kind: trial, study or figures.
+        folder: of the page, which need not exist yet.
+    """
     study = folder.parent if kind == "trial" else folder
     links = [_to_kind("index", "All results", study.parent / INDEX, folder)]
     if kind != "study":
