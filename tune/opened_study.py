@@ -29,9 +29,9 @@ from tune.ledger.opening import (
     database_at,
     holder_of,
     ledger_id_of,
+    recorded_settings,
     run_arguments_of,
     send_request,
-    settings_of,
 )
 from tune.planner.snapshots import snapshot_of
 from tune.planner.state import StudyState
@@ -180,7 +180,7 @@ def open_last_run(
     is_given = num_seeds is not None or not all(map(_locates_study, overrides))
     try:
         arguments = None if is_given else run_arguments_of(file.storage.ledger, file.name)
-        identity, settings = settings_of(file.storage.ledger, file.name)
+        identity, settings = recorded_settings(file.storage.ledger, file.name)
     except LedgerError:
         open_study(path, overrides, store=store, num_seeds=num_seeds)  # what is wrong with the file is said first
         raise
@@ -273,7 +273,7 @@ def _as_begun(trial: TrialConfig, address: str, name: str) -> TrialConfig:
     if trial.data.validation is None:
         return trial
     try:
-        known, _ = settings_of(address, name)
+        known, _ = recorded_settings(address, name)
     except LedgerError:  # whoever needs the ledger says so
         return trial
     if known is None or known["trial"]["collection"].get("leaves_out_validation"):

@@ -158,7 +158,7 @@ def has_study(address: str, name: str) -> bool:
         return f"{name}/work" in known or name in known
 
 
-def settings_of(address: str, name: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+def recorded_settings(address: str, name: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Return a study's identity and all settings of its last run; each None where the ledger does not have it.
 
     Args:
