@@ -112,7 +112,10 @@ class SqliteFile:
             raise self._no_ledger("it is no file")
         if not os.access(self.path, os.R_OK):
             raise self._not_writable(PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
-        tables = self._read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name") or []
+        logs = (self.path.with_name(f"{self.path.name}-{log}") for log in ("wal", "journal"))
+        # Even a reader makes the files of a write-ahead log, unless it says that nobody writes into the database.
+        how = "mode=ro" if any(log.exists() for log in logs) else "mode=ro&immutable=1"
+        tables = self._read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name", how) or []
         if tables and not FIRST_TABLES.intersection(name for (name,) in tables):
             found = ", ".join(name for (name,) in tables[:SHOWN_TABLES])
             raise LedgerError(
@@ -143,8 +146,12 @@ class SqliteFile:
         """Whether the file has all of Optuna's tables, of which alembic_version gets its row last."""
         return self._read("PRAGMA journal_mode") == [("wal",)] and bool(self._read("SELECT 1 FROM alembic_version"))
 
-    def _read(self, query: str) -> list[tuple[Any, ...]] | None:
+    def _read(self, query: str, how: str = "mode=ro") -> list[tuple[Any, ...]] | None:
         """Return the rows that a query finds, without writing anything; None where the file cannot be read so.
+
+        Args:
+            query: in SQL.
+            how: options of SQLite's URI.
 
         Raises:
             LedgerError: it is no database.
@@ -152,9 +159,7 @@ class SqliteFile:
         if not self.path.exists():
             return None
         try:
-            with contextlib.closing(
-                sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)
-            ) as connection:
+            with contextlib.closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?{how}", uri=True)) as connection:
                 return connection.execute(query).fetchall()
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:

@@ -180,6 +180,7 @@ def test_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
         ("pipe", "not a ledger that can be opened .it is no file"),
         ("text", "not a ledger that can be opened .file is not a database"),
         ("database", "another program's database .with the tables notes"),
+        ("database with a write-ahead log", "another program's database .with the tables notes"),
     ],
 )
 def test_what_can_be_no_ledger_is_left_as_it_is_with_nothing_beside_it(tmp_path: Path, kind: str, said: str) -> None:
@@ -188,8 +189,10 @@ def test_what_can_be_no_ledger_is_left_as_it_is_with_nothing_beside_it(tmp_path:
         path.mkdir()
     elif kind == "pipe":
         os.mkfifo(path)
-    elif kind == "database":
+    elif kind.startswith("database"):
         with contextlib.closing(sqlite3.connect(path)) as connection:
+            if "log" in kind:
+                connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("CREATE TABLE notes (text)")
     else:
         path.write_text("my notes")
