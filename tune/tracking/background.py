@@ -97,5 +97,5 @@ class BackgroundTracker:
             write()
             self.error = None
         except Exception as error:  # noqa: BLE001  whatever a tracking server can throw
-            self.error = reason_of(error, getattr(self._tracker, "uri", ""))
+            self.error = reason_of(error, self._tracker.uri)
             _log.warning("MLflow cannot be written now (%s); the study goes on, and this is tried again", self.error)

@@ -20,6 +20,8 @@ from tune.tracking.background import BackgroundTracker
 class Server:
     """A tracker with the faults of a server."""
 
+    uri = "http://nowhere"
+
     def __init__(self) -> None:
         self.is_down = False
         self.answers = threading.Event()
