@@ -10,6 +10,7 @@ Fields marked with `OUTCOME_NEUTRAL` do not change any result and are therefore 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -18,12 +19,14 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
 from pydantic.config import JsonDict
 
 from hidfd.config.architectures import ARCHITECTURES
+from hidfd.config.yaml_tree import MAX_DIGITS
 from hidfd.errors import ConfigError
 from hidfd.formatting import meant_or_known, plural
 
@@ -45,6 +48,17 @@ class Section(BaseModel):
     """Base of every section: unknown keys are refused, and values do not change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_computed_with(cls, value: Any) -> Any:
+        """Refuse numbers that are too large for what computes with them; those in quotes are text to YAML."""
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and abs(number) >= 10**MAX_DIGITS:
+                raise ValueError(f"expected a whole number of at most {MAX_DIGITS} digits")
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError("expected a finite number")
+        return value
 
 
 class Material(Section):
