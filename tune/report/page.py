@@ -62,7 +62,7 @@ def write_study_report(snapshot: StudySnapshot, folder: Path, store: Store | Non
         handover=handover_of(snapshot, folder, store),
         snapshot=snapshot,
         state="finished" if snapshot.finished else "under way",
-        verdict=list(parts_of(summary.verdict_in_words(snapshot), snapshot.gains)),
+        verdict=list(parts_of(summary.conclusion_in_words(snapshot), snapshot.gains)),
         is_beaten=bool(winning_controls(snapshot)),
         leading=snapshot.gains[0].name if snapshot.gains else None,
         compared=METRIC_NAMES[snapshot.gains[0].metric] if snapshot.gains else None,

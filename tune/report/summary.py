@@ -40,7 +40,7 @@ FEW_STUDENTS = 10
 """Number of students below which a rank correlation says little."""
 
 
-def verdict_in_words(snapshot: StudySnapshot) -> str:
+def conclusion_in_words(snapshot: StudySnapshot) -> str:
     """Return the result in a sentence; until there is one, how far the study is."""
     if snapshot.verdict:
         return snapshot.verdict

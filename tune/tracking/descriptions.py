@@ -10,7 +10,7 @@ from tune.report.champion import champion_of, numbers_in_words
 from tune.report.commands import verb_command
 from tune.report.labels import result_in_words, settings_in_markdown
 from tune.report.selection import best_trial, generator_of, winning_controls
-from tune.report.summary import cost_facts, rank_agreement_in_words, request_facts, verdict_in_words
+from tune.report.summary import conclusion_in_words, cost_facts, rank_agreement_in_words, request_facts
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
 
@@ -65,7 +65,7 @@ def study_note(snapshot: StudySnapshot) -> str:
         first.append(
             ("Look at", "Artifacts: `report.html` for the whole study, `figures.html` for interactive figures")
         )
-    return _note(verdict_in_words(snapshot), [*first, *facts])
+    return _note(conclusion_in_words(snapshot), [*first, *facts])
 
 
 def task_note(task: TaskSnapshot, snapshot: StudySnapshot) -> str:

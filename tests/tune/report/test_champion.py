@@ -8,7 +8,7 @@ import pytest
 
 from tests.tune.snapshots import VARIANTS, study_snapshot
 from tune.report.champion import champion_of, description_of, numbers_in_words, tags_of
-from tune.report.summary import verdict_in_words
+from tune.report.summary import conclusion_in_words
 from tune.study.snapshot import RowSnapshot, StudySnapshot
 from tune.study.states import TaskState
 
@@ -120,5 +120,5 @@ def test_without_a_verdict_that_is_said(whole: StudySnapshot) -> None:
     assert champion is not None
     alone = replace(whole, verdict=None, gains=(), comparison_rows=whole.comparison_rows[:1])
     assert "neither a control nor a second finalist" in description_of(champion, alone, "a", "b")
-    assert "nothing was compared with its best trial" in verdict_in_words(alone)
+    assert "nothing was compared with its best trial" in conclusion_in_words(alone)
     assert "worth of the generator is open" in description_of(champion, replace(whole, verdict=None), "a", "b")

@@ -18,7 +18,7 @@ from tune.report.champion import champion_of, tags_of
 from tune.report.objectives import front_in_words, why_no_champion
 from tune.report.page import write_study_report
 from tune.report.search_figures import front_of, write_study_figures
-from tune.report.summary import verdict_in_words
+from tune.report.summary import conclusion_in_words
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskState
 from tune.terminal.explanation import explain
@@ -112,7 +112,7 @@ def test_figures_have_the_front_that_the_study_found(both: StudySnapshot) -> Non
 def test_study_without_a_feasible_student_says_so_everywhere(hopeless: StudySnapshot) -> None:
     reason = "none of the 16 complete students keeps the constraints (deployed parameters at most 1,000)"
     assert why_no_champion(hopeless) == reason
-    assert verdict_in_words(hopeless).startswith(f"There is no champion: {reason}.")
+    assert conclusion_in_words(hopeless).startswith(f"There is no champion: {reason}.")
     assert reason in _why_nothing_to_promote(hopeless)
     assert "★" not in "".join(printed(trials_table(hopeless)))
     write_study_figures(hopeless, Path(hopeless.folder))
@@ -124,7 +124,7 @@ def test_finalist_that_misses_a_constraint_on_fresh_seeds_is_marked(both: StudyS
     out = replace(row, feasible=False, means=row.means | {"latency_milliseconds": 9.0})
     missing = replace(both, comparison_rows=(out, *both.comparison_rows[1:]), verdict=None)
     assert f"{row.name} (infeasible)" in "".join(printed(comparison_table(missing)))
-    assert verdict_in_words(missing).startswith(
+    assert conclusion_in_words(missing).startswith(
         "There is no champion: on fresh seeds no finalist keeps the constraints"
     )
     page = write_study_report(missing, Path(both.folder)).read_text()
