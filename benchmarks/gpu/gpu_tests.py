@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -47,7 +48,8 @@ def run(record: Record, seconds_left: float) -> None:
     seconds: dict[str, float] = defaultdict(float)
     lines: list[str] = []
     before = time.monotonic()
-    process = subprocess.Popen(command, cwd=TESTS.parent, stdout=subprocess.PIPE, text=True)
+    env = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    process = subprocess.Popen(command, cwd=TESTS.parent, env=env, stdout=subprocess.PIPE, text=True)
 
     def rows() -> list[dict[str, Any]]:
         return [

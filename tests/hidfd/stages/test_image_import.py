@@ -198,7 +198,7 @@ def test_reasons_are_the_same_in_every_import(photos: Path, store: Store) -> Non
 def test_folder_in_which_nothing_can_be_read_is_an_error_whatever_is_allowed(tmp_path: Path, store: Store) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"")
-    with pytest.raises(InputError, match="1 of 1 images"):
+    with pytest.raises(InputError, match="1 of 1 image of"):
         run_import(config_of(tmp_path / "photos", max_broken_fraction=1.0), store)
 
 

@@ -319,7 +319,7 @@ def test_what_the_cluster_will_never_have_is_refused(
     monkeypatch.setattr(cluster, "_nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
     cluster.check_fits_cluster(4, {"CPU": 1, "GPU": 0.0})
     cluster.check_fits_cluster(10, {"CPU": 0, "GPU": 0.1})
-    with pytest.raises(EngineError, match="will never have at once .its nodes: 2 CPUs, 0 GPUs; 2 CPUs, 1 GPUs"):
+    with pytest.raises(EngineError, match="will never have at once .its nodes: 2 CPUs, 0 GPUs; 2 CPUs, 1 GPU[)]"):
         cluster.check_fits_cluster(num_workers, each)
 
 
