@@ -22,7 +22,7 @@ from hidfd.distributed.device import Device
 from hidfd.distributed.random_streams import Draws, stream
 from hidfd.errors import InputError, TeacherError
 from hidfd.formatting import percent
-from hidfd.metrics.teacher_check import CAUSES, TeacherCheck
+from hidfd.metrics.teacher_check import TeacherCheck, best_order
 from hidfd.networks.backbone import Backbone, num_parameters
 from hidfd.networks.teacher import Teacher, build_teacher_backbone
 from hidfd.networks.weights import check_finite, check_fit, read_state_dict
@@ -150,11 +150,15 @@ def measure_teacher(
     probabilities = logits.softmax(dim=1)
     shares = torch.bincount(logits.argmax(dim=1), minlength=logits.shape[1]).double() / len(logits)
     num_not_finite = int((~logits.isfinite()).any(dim=1).sum())
-    num_labelled, accuracy, largest_class_share = 0, None, None
+    num_labelled, accuracy, largest_class_share, order, order_accuracy = 0, None, None, None, None
     if labelled is not None and of_labelled is not None:
         labels = torch.from_numpy(labelled.required_labels).long()
         num_not_finite += int((~of_labelled.isfinite()).any(dim=1).sum())
-        num_labelled, accuracy = len(labels), (of_labelled.argmax(dim=1) == labels).float().mean().item()
+        given, num_classes = of_labelled.argmax(dim=1), logits.shape[1]
+        num_labelled, accuracy = len(labels), (given == labels).float().mean().item()
+        pairs = torch.bincount(labels * num_classes + given, minlength=num_classes**2).view(num_classes, num_classes)
+        order = best_order(pairs.tolist())
+        order_accuracy = (given == torch.tensor(order)[labels]).float().mean().item()
         largest_class_share = torch.bincount(labels).max().item() / len(labels)
     check = TeacherCheck(
         num_labelled=num_labelled,
@@ -165,6 +169,8 @@ def measure_teacher(
         mean_confidence=probabilities.max(dim=1).values.nan_to_num().mean().item(),
         class_shares=shares.tolist(),
         num_not_finite=num_not_finite,
+        best_order=order,
+        best_order_accuracy=order_accuracy,
     )
 
     def write(writer: ArtifactWriter) -> dict[str, Any]:
@@ -184,20 +190,22 @@ def judge_teacher(record: Artifact, context: StageContext, *, is_said: bool = Tr
     Raises:
         TeacherError: names the likely causes, and how to go on nevertheless.
     """
-    check = TeacherCheck(**{field.name: record.meta[field.name] for field in fields(TeacherCheck)})
+    check = TeacherCheck(
+        **{field.name: record.meta[field.name] for field in fields(TeacherCheck) if field.name in record.meta}
+    )
     config = context.config
     is_taken = check.error is None or (config.teacher.accept and not check.num_not_finite)
     if is_said or not is_taken:
         said = [check.in_words(config.data.readable_names)]
-        said += [f"warning: teacher: {warning}. {CAUSES}" for warning in check.warnings]
+        said += [f"warning: teacher: {warning}{check.causes}" for warning in check.warnings]
         if is_taken and check.error is not None:
-            said.append(f"warning: teacher: {check.error}; taken all the same (trial.teacher.accept). {CAUSES}")
+            said.append(f"warning: teacher: {check.error}; taken all the same (trial.teacher.accept){check.causes}")
         for line in said:
             context.observer.note(line)
     if is_taken:
         return
     nevertheless = "" if check.num_not_finite else "; to go on with it all the same: trial.teacher.accept=true"
-    raise TeacherError(f"trial.teacher: {check.error}. {CAUSES}{nevertheless}")
+    raise TeacherError(f"trial.teacher: {check.error}{check.causes}{nevertheless}")
 
 
 def _answers(context: StageContext, teacher: Teacher, images: ImageSet, chosen: np.ndarray) -> Tensor:

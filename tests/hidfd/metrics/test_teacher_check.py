@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hidfd.metrics.teacher_check import TeacherCheck
+from hidfd.metrics.teacher_check import TeacherCheck, best_order
 
 SOUND = TeacherCheck(
     num_labelled=1000,
@@ -85,3 +85,48 @@ def test_numbers_are_said_with_the_names_of_the_classes() -> None:
     for text in ("90.0 % accuracy on 1,000", "largest class: 10.0 %", "dog 80.0 %, cat 20.0 %", "1 of 3 classes never"):
         assert text in words
     assert "no labelled validation images" in WITHOUT_LABELS.in_words(())
+
+
+TEN_CLASSES = replace(WITHOUT_LABELS, num_candidates=400, class_shares=[0.1] * 10)
+
+
+@pytest.mark.parametrize(
+    ("class_shares", "said"),
+    [
+        ([0.80, 0.17, 0.02, 0.01, 0, 0, 0, 0, 0, 0], "80.0 % of 400 candidates one class, 0"),
+        ([0.44, 0.31, 0.16, 0.05, 0.02, 0.02, 0, 0, 0, 0], "none of 400 candidates one of 4 of its 10 classes"),
+        ([0.40, 0.20, 0.10, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 0], ""),
+        ([0.7, 0.3], ""),  # two classes are often so
+    ],
+)
+def test_teacher_without_labels_that_uses_few_of_its_classes_is_doubted(class_shares: list[float], said: str) -> None:
+    check = replace(TEN_CLASSES, class_shares=class_shares)
+    assert check.error is None
+    assert said in " ".join(check.warnings)
+    assert bool(check.warnings) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("num_labelled", "accuracy", "is_doubted"),
+    [(300, 0.23, True), (60, 0.30, True), (300, 0.55, False), (0, None, False)],
+)
+def test_teacher_that_is_sure_and_mostly_wrong_is_doubted(
+    num_labelled: int, accuracy: float | None, is_doubted: bool
+) -> None:
+    check = replace(SOUND, num_labelled=num_labelled, accuracy=accuracy, mean_confidence=0.8)
+    assert check.error is None
+    assert any("far below its mean confidence" in text for text in check.warnings) == is_doubted
+
+
+def test_labels_in_an_order_that_is_partly_right_are_an_error_that_says_the_order() -> None:
+    check = replace(SOUND, accuracy=0.34, best_order=[0, 2, 1], best_order_accuracy=0.92)
+    for text in ("34.0 %", "92.0 %", "1 -> 2, 2 -> 1", "trial.data.class_names"):
+        assert text in str(check.error)
+    assert check.causes == "", "the error is the cause"
+    assert replace(check, num_labelled=29).error is None, "so few labels show no order"
+    assert replace(check, best_order_accuracy=0.5).error is None, "a weak teacher"
+
+
+def test_best_order_is_a_permutation_and_keeps_labels_without_images() -> None:
+    assert best_order([[1, 9, 0], [8, 0, 0], [0, 0, 0]]) == (1, 0, 2)
+    assert best_order([[5, 0], [9, 0]]) == (1, 0), "a class that two labels want goes to the one with more images"
