@@ -19,6 +19,13 @@ from hidfd.formatting import near_match
 
 Verb = Callable[[argparse.Namespace], None]
 
+VERBS_OF = {
+    "hidfd": ("run", "import", "stages", "evaluate", "store"),
+    "tune": ("plan", "check", "run", "status", "stop", "show", "explain", "report", "promote", "forget"),
+    "k8s": ("preflight", "submit", "watch", "delete"),
+}
+"""The verbs of each command line, to name the one that has a verb which another was given."""
+
 READER_GONE = 141
 """Exit code if the reader of the output has ended, as shells define it: 128 plus the number of SIGPIPE."""
 
@@ -77,7 +84,10 @@ class Parser(argparse.ArgumentParser):
         """Print the usage, the message and the nearest choice, and exit with code 2."""
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if choice is not None:
-            message += _hint(choice[1], [word.strip("' ") for word in choice[2].split(",")])
+            word, own = choice[1], [word.strip("' ") for word in choice[2].split(",")]
+            others = [f"python -m {name} {word}" for name, verbs in VERBS_OF.items() if word in verbs]
+            is_of_another = "argument VERB:" in message and bool(others)
+            message += f"; did you mean {' or '.join(others)}?" if is_of_another else _hint(word, own)
         super().error(message)
 
 
