@@ -393,7 +393,7 @@ class Planner:
             asked = metrics.get("generator.asked_classes", spec.config.data.num_classes)
             if not classes >= asked / 3:
                 return TaskState.COLLAPSED, (
-                    f"exp(entropy) of its images' classes is {classes:.1f}, below the gate of {asked / 3:.1f}, a third "
+                    f"exp(entropy) of its images' classes is {classes:.4g}, below the gate of {asked / 3:.4g}, a third "
                     f"of the {asked:.0f} classes that the collected images have"
                 )
         return TaskState.COMPLETE, None

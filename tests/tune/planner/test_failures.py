@@ -72,6 +72,18 @@ def test_gate_asks_for_a_third_of_the_classes_that_a_generator_was_asked_for(ask
     assert planner.state.state_of(task.key) is outcome
 
 
+def test_gate_names_two_different_numbers_where_they_are_close() -> None:
+    planner = World().planner(definition())
+    for classes in (9.0, 3.29):
+        task = planner.next_task(1)
+        assert isinstance(task, Task)
+        planner.on_start(task, "here")
+        numbers = {"generator.effective_classes": classes, "generator.asked_classes": 10.0}
+        planner.on_end(task, TaskFinished(numbers, False, 1.0))
+    assert task.outcome is not None
+    assert "is 3.29, below the gate of 3.333" in str(task.outcome.reason)
+
+
 def test_diverged_generator_prunes_its_students() -> None:
     world = World(diverged=lambda task: task.label == "generator-0")
     planner = run(definition(), world, slots=2)
