@@ -61,7 +61,9 @@ def order_of(
     unknown = ", ".join(
         plain(name) for name, number in zip(names, matches(names, known[0]), strict=True) if number is None
     )
-    raise InputError(_side_by_side(names, data, where, beside, f"match no class: {unknown[:200]}"))
+    twice = ", ".join(plain(name) for name in dict.fromkeys(known[0]) if list(known[0]).count(name) > 1)
+    several = f" (the same name for several classes: {twice[:200]})" if twice else ""
+    raise InputError(_side_by_side(names, data, where, beside, f"match no class: {unknown[:200]}{several}"))
 
 
 def matches(names: Sequence[str], classes: Sequence[str]) -> list[int | None]:

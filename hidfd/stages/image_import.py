@@ -132,7 +132,7 @@ def _labels_in_words(names: Sequence[str | None], order: Sequence[int] | None, d
     """
     lines = []
     if order is not None:
-        moved = [f"{plain(names[k] or '')} {label} -> {k}" for label, k in enumerate(order) if label != k]
+        moved = [f"{_label_in_words(names[k] or '', label)} -> {k}" for label, k in enumerate(order) if label != k]
         lacking = sum(name is None for name in names)
         how = f" ({plural(lacking, 'class has', 'classes have')} no images)" if lacking else ""
         how = f" (their order is another one): {_first(moved)}" if moved else how
@@ -143,6 +143,10 @@ def _labels_in_words(names: Sequence[str | None], order: Sequence[int] | None, d
         same = [f"{plain(name)} = {plain(other)}" for name, other in others]
         lines.append(f"names that are taken for the same class: {_first(same)}")
     return lines
+
+
+def _label_in_words(name: str, label: int) -> str:
+    return f"'{name}' (label {label})" if name.isdecimal() else f"{plain(name)} {label}"
 
 
 def _first(words: Sequence[str]) -> str:

@@ -67,6 +67,13 @@ def test_a_class_without_images_is_said(pool: Path, tmp_path: Path, store: Store
     assert notes == ["validation: labels are mapped to the teacher's classes by name (1 class has no images)"]
 
 
+def test_folder_that_is_a_number_is_told_from_the_number_of_its_label(pool: Path, tmp_path: Path, store: Store) -> None:
+    folders = class_folders(tmp_path / "v", "10", "8", "9")
+    labels, notes = imported(trial(pool, folders, {"8": "ant", "9": "bee", "10": "cat"}), store)
+    assert labels == [2, 0, 1]
+    assert "'10' (label 0) -> 2, '8' (label 1) -> 0, '9' (label 2) -> 1" in notes[0]
+
+
 def test_parquet_is_mapped_by_its_class_label(pool: Path, tmp_path: Path, store: Store) -> None:
     file = labelled_parquet(tmp_path / "v.parquet", [0, 2, 1, 0], ["cat", "Ant", "honey bee"])
     config = trial(pool, file, ["ant", "honey_bee", "cat"])
@@ -96,6 +103,12 @@ def test_folders_get_readable_names(pool: Path, tmp_path: Path, store: Store) ->
     assert imported(config, store)[0] == [2, 1, 0]
     readable = class_folders(tmp_path / "r", "goldfish", "hen", "tench")
     assert imported(trial(pool, readable, names), store)[0] == [1, 0, 2]
+
+
+def test_class_name_that_is_given_twice_is_said(pool: Path, tmp_path: Path, store: Store) -> None:
+    folders = class_folders(tmp_path / "v", "ant", "bee", "cat")
+    with pytest.raises(InputError, match=r"match no class: bee, cat \(the same name for several classes: bee\)"):
+        identify(trial(pool, folders, ["ant", "bee", "bee"]), store)
 
 
 @pytest.mark.parametrize("names", [["ant", "bee", "dog"], {"ant": "a", "bee": "b", "dog": "c"}, ["x", "y", "z"]])
