@@ -48,9 +48,17 @@ class StudyDisplay(LiveDisplay):
         """Print what has changed since the snapshot before, and show what runs now."""
         if self._quiet:
             return
-        for task in snapshot.tasks:
-            self._print_change(task)
-        for note in snapshot.notes[self._num_notes :]:
+        notes = list(snapshot.notes[self._num_notes :])
+        for task in snapshot.tasks:  # what a task has said stands before its end, and so before what follows from it
+            own = [note for note in notes if note.startswith(f"{task.label}: ")]
+            notes = [note for note in notes if note not in own]
+            if not task.state.is_final:
+                self._print_change(task)
+            for note in own:
+                self._print(note)
+            if task.state.is_final:
+                self._print_change(task)
+        for note in notes:
             self._print(note)
         self._num_notes = len(snapshot.notes)
         running = {

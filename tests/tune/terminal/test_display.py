@@ -56,6 +56,20 @@ def test_each_change_is_said_once(under_way: StudySnapshot) -> None:
     assert lines_of(stream) == []
 
 
+def test_what_a_task_said_stands_before_its_end_and_before_what_is_built_on_it(under_way: StudySnapshot) -> None:
+    stream = io.StringIO()
+    first, *others = under_way.tasks
+    assert first.state.is_final
+    (running, *_) = (task.label for task in others if task.state is TaskState.RUNNING)
+    notes = ("of the study", f"{first.label}: warning: a doubt", f"{running}: a word")
+    StudyDisplay(stream, clock=Clock()).show(replace(under_way, notes=notes))
+    lines = lines_of(stream)
+    assert lines[0] == f"{first.label}: warning: a doubt"
+    assert lines[1].startswith(f"{first.label}: done")
+    assert lines.index(f"{running}: started") + 1 == lines.index(f"{running}: a word")
+    assert [lines.count(note) for note in notes] == [1, 1, 1]
+
+
 def test_task_that_was_lost_and_runs_again_between_two_snapshots_says_so(under_way: StudySnapshot) -> None:
     stream = io.StringIO()
     display = StudyDisplay(stream, clock=Clock())
