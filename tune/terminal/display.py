@@ -49,7 +49,7 @@ class StudyDisplay(LiveDisplay):
         if self._quiet:
             return
         notes = list(snapshot.notes[self._num_notes :])
-        for task in snapshot.tasks:  # what a task has said stands before its end, and so before what follows from it
+        for task in snapshot.tasks:  # what a task has said is printed before its end, and so before what follows
             own = [note for note in notes if note.startswith(f"{task.label}: ")]
             notes = [note for note in notes if note not in own]
             if not task.state.is_final:
