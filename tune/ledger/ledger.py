@@ -23,16 +23,15 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from pydantic import ValidationError
 
 from hidfd.formatting import plural
 from tune.errors import LedgerError, StudyLocked
 from tune.ledger.mirrored_storage import MirroredStorage
-from tune.study.asha import Decision
+from tune.ledger.rows import id_of, mapping_of, reading_row, search_trial_of, task_of
 from tune.study.metrics import optuna_direction
 from tune.study.search_trial import SearchTrial
 from tune.study.states import TaskState
-from tune.study.task import Attempt, Task
+from tune.study.task import Task
 
 SCHEMA = 1
 """Version of the attributes' meaning, to be raised when that changes; a ledger with a higher one is refused."""
@@ -45,6 +44,9 @@ RUN_ARGUMENTS = "run_arguments"
 
 IDENTITY = "identity"
 """Name of the study attribute with the settings to which the search trials belong."""
+
+IDENTITY_KEYS = ("study", "search", "trial", "stage_versions")
+"""Keys of these settings."""
 
 SETTINGS = "settings"
 """Name of the study attribute with all settings of the last run."""
@@ -78,7 +80,8 @@ class Ledger:
         self._tasks_study = optuna.create_study(
             storage=storage, study_name=f"{name}/work", direction="maximize", load_if_exists=True
         )
-        schema = self._tasks_study.user_attrs.get("schema", SCHEMA)
+        with reading_row("attribute 'schema'"):
+            schema = int(self._tasks_study.user_attrs.get("schema", SCHEMA))
         if schema > SCHEMA:
             raise LedgerError(
                 f"the ledger of study {name!r} has schema {schema}, this version knows {SCHEMA}; "
@@ -86,7 +89,7 @@ class Ledger:
             )
         self._epoch: int | None = None
         # Random, so that no two ledgers take each other's artifacts and runs for their own.
-        self.known_id: str | None = self._tasks_study.user_attrs.get("id")
+        self.known_id = id_of(self._tasks_study.user_attrs)
         self.id: str = self.known_id or secrets.token_hex(8)
         self._own = {study._study_id: own_trials(study) for study in (self._search_study, self._tasks_study)}
         self.mention_others()
@@ -94,7 +97,8 @@ class Ledger:
     @property
     def num_claims(self) -> int:
         """The number of times that the ledger was claimed, by whatever driver."""
-        return int(self._tasks_study.user_attrs.get("epoch", 0))
+        with reading_row("attribute 'epoch'"):
+            return int(self._tasks_study.user_attrs.get("epoch", 0))
 
     def mention_others(self) -> None:
         """Log a line for each of the two Optuna studies to which others have added trials, once for their number."""
@@ -137,8 +141,7 @@ class Ledger:
     @property
     def identity(self) -> dict[str, Any] | None:
         """The settings to which the search trials belong, as `set_identity` wrote them; None in a new ledger."""
-        identity: dict[str, Any] | None = self._search_study.user_attrs.get(IDENTITY)
-        return identity
+        return mapping_of(self._search_study.user_attrs, IDENTITY, IDENTITY_KEYS)
 
     def set_identity(self, identity: dict[str, Any]) -> None:
         """Write the settings to which the search trials belong."""
@@ -147,8 +150,7 @@ class Ledger:
     @property
     def run_arguments(self) -> dict[str, Any] | None:
         """The arguments of the last run, as `set_run_arguments` wrote them; None if an older version ran the study."""
-        arguments: dict[str, Any] | None = self._search_study.user_attrs.get(RUN_ARGUMENTS)
-        return arguments
+        return mapping_of(self._search_study.user_attrs, RUN_ARGUMENTS, ())
 
     def set_run_arguments(self, arguments: dict[str, Any]) -> None:
         """Write the arguments of a run: `overrides` of the study file, and the number of `seeds` or None."""
@@ -157,8 +159,7 @@ class Ledger:
     @property
     def settings(self) -> dict[str, Any] | None:
         """All settings of the last run, as `set_settings` wrote them; None if an older version ran the study."""
-        settings: dict[str, Any] | None = self._search_study.user_attrs.get(SETTINGS)
-        return settings
+        return mapping_of(self._search_study.user_attrs, SETTINGS, ())
 
     def set_settings(self, settings: dict[str, Any]) -> None:
         """Write all settings of a run, with which the study is read where its file has changed since."""
@@ -167,8 +168,7 @@ class Ledger:
     @property
     def search_closed(self) -> dict[str, Any] | None:
         """The record of why the search ended early, as `set_search_closed` wrote it; None if it did not."""
-        closed: dict[str, Any] | None = self._search_study.user_attrs.get("closed")
-        return closed
+        return mapping_of(self._search_study.user_attrs, "closed", ("reason", "budget"))
 
     def set_search_closed(self, closed: dict[str, Any]) -> None:
         """Write why the search ended early, and under which budget."""
@@ -198,57 +198,36 @@ class Ledger:
         """Return id -> request of other processes to the driver; see `tune.ledger.opening.send_request`."""
         self.mention_others()
         attributes = self._search_study.user_attrs
-        return {name.removeprefix(REQUEST): asked for name, asked in attributes.items() if name.startswith(REQUEST)}
+        return {
+            name.removeprefix(REQUEST): asked
+            for name, asked in attributes.items()
+            if name.startswith(REQUEST) and isinstance(asked, dict) and asked.keys() >= {"to", "by", "now"}
+        }
 
     def history(self) -> list[FrozenTrial]:
         """Return all search trials in the form that Optuna's samplers read."""
         return self._trials(self._search_study)
 
     def search_trials(self) -> list[SearchTrial]:
-        """Return all search trials in order of their numbers."""
-        found = []
-        for number, trial in enumerate(self.history()):
-            attributes = trial.user_attrs
-            outcome = attributes.get("outcome", {})
-            found.append(
-                SearchTrial(
-                    number=number,
-                    params=dict(trial.params),
-                    group=attributes["group"],
-                    why=attributes.get("why", ""),
-                    point=attributes.get("point"),
-                    retries=attributes.get("retries"),
-                    task_keys=tuple(attributes.get("work", ())),
-                    rungs={int(k): Decision.from_json(v) for k, v in attributes.get("rungs", {}).items()},
-                    state=TaskState(outcome.get("state", TaskState.WAITING)),
-                    reason=outcome.get("reason"),
-                    value=outcome.get("value"),
-                    further=outcome.get("further", {}),
-                    violation=outcome.get("violation", 0.0),
-                )
-            )
-        return found
+        """Return all search trials in order of their numbers.
+
+        Raises:
+            LedgerError: one of them is not what this version writes.
+        """
+        return [search_trial_of(number, trial) for number, trial in enumerate(self.history())]
 
     def tasks(self) -> list[Task]:
         """Return all tasks, in order of creation.
 
         Raises:
-            LedgerError: a task has settings that this version does not know.
+            LedgerError: one of them is not what this version writes.
         """
-        found = []
+        found: list[Task] = []
+        known: set[str] = set()
         for number, trial in enumerate(self._trials(self._tasks_study)):
-            attributes = trial.user_attrs
-            attempts: list[Attempt] = []
-            while (record := attributes.get(f"attempt/{len(attempts)}")) is not None:
-                attempts.append(Attempt(**record))
-            try:
-                found.append(Task.restore(number, attributes["work"], attempts))
-            except ValidationError as error:
-                raise LedgerError(
-                    f"the ledger's {attributes['work']['label']!r} has settings that this version does not know "
-                    f"({error.errors()[0]['msg']}: {'.'.join(map(str, error.errors()[0]['loc']))}); "
-                    f"use the version that made it, or give the study another `name:`: artifacts are found again"
-                ) from error
+            task = task_of(number, trial, known)
+            known.add(task.key)
+            found.append(task)
         return found
 
     def add_search_trial(self, search_trial: SearchTrial, distributions: Mapping[str, BaseDistribution]) -> None:

@@ -303,6 +303,11 @@ def storage_errors() -> Iterator[None]:
         raise LedgerError(
             f"the ledger cannot be read or written: {str(error.__cause__ or error).splitlines()[0]}"
         ) from error
+    except json.JSONDecodeError as error:  # Optuna keeps attributes and distributions as JSON
+        raise LedgerError(
+            f"the ledger is damaged: one of its entries is no JSON ({error}); restore it from a copy, or move it away: "
+            f"finished artifacts stay in the store, and the study is rebuilt from them"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -16,8 +16,9 @@ from optuna.trial import FrozenTrial
 from hidfd.addresses import SQLITE, path_at
 from hidfd.config.storage import redacted
 from tune.errors import LedgerError
-from tune.ledger.ledger import IDENTITY, REQUEST, RUN_ARGUMENTS, SETTINGS, Ledger, is_own, own_trials
+from tune.ledger.ledger import IDENTITY, IDENTITY_KEYS, REQUEST, RUN_ARGUMENTS, SETTINGS, Ledger, is_own, own_trials
 from tune.ledger.mirrored_storage import MirroredStorage, storage_errors
+from tune.ledger.rows import id_of, mapping_of
 from tune.ledger.sqlite import SqliteFile
 
 if TYPE_CHECKING:
@@ -133,8 +134,8 @@ def _trial_of(task: FrozenTrial) -> int:
 
     It is -1, too, for a trial that is no task because somebody else added it.
     """
-    number: int | None = task.user_attrs["work"]["trial"] if is_own(task) else None
-    return -1 if number is None else number
+    number = task.user_attrs["work"].get("trial") if is_own(task) else None
+    return number if isinstance(number, int) else -1
 
 
 def run_arguments_of(address: str, name: str) -> dict[str, Any] | None:
@@ -144,8 +145,9 @@ def run_arguments_of(address: str, name: str) -> dict[str, Any] | None:
         address: see `database_at`.
         name: of the study.
     """
-    arguments: dict[str, Any] | None = _attribute(address, name, RUN_ARGUMENTS)
-    return arguments
+    arguments = _attribute(address, name, RUN_ARGUMENTS)
+    is_whole = isinstance(arguments, dict) and isinstance(arguments.get("overrides"), list)
+    return arguments if is_whole and "seeds" in arguments else None
 
 
 def has_study(address: str, name: str) -> bool:
@@ -168,13 +170,13 @@ def recorded_settings(address: str, name: str) -> tuple[dict[str, Any] | None, d
     with _existing(address) as (_, known):
         kept_by = known.get(name) or known.get(f"{name}/work")  # the second where it is being forgotten
         attributes = {} if kept_by is None else kept_by.user_attrs
-        return attributes.get(IDENTITY), attributes.get(SETTINGS)
+        return mapping_of(attributes, IDENTITY, IDENTITY_KEYS), mapping_of(attributes, SETTINGS, ())
 
 
 def ledger_id_of(address: str, name: str) -> str | None:
     """Return the id of a study's ledger; None if there is no ledger, or an older version made it."""
-    known: str | None = _attribute(address, f"{name}/work", "id")
-    return known
+    known = _attribute(address, f"{name}/work", "id")
+    return None if known is None else id_of({"id": known})
 
 
 def _attribute(address: str, study: str, attribute: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 from hidfd.errors import ConfigError
 from hidfd.formatting import part_of, percent
 from tune.ledger.ledger import Ledger
+from tune.ledger.rows import reading_row
 from tune.planner.comparison import ComparisonRow, best_of
 from tune.planner.final_evaluation import FinalEvaluation
 from tune.planner.task_queue import TaskQueue
@@ -218,6 +219,9 @@ class StudyState:
                 self._add_tasks(trial)
             elif not trial.state.is_final:
                 self._await_student(trial)
+            elif trial.task_keys and not is_planned:
+                with reading_row(f"trial {trial.number}"):
+                    raise ValueError("the ledger lacks a task of it")
             self.task_queue.want(trial.task_keys)
         for task in list(self.tasks.values()):
             dropped = self.pruned_outcome(task)
