@@ -111,12 +111,12 @@ def run_study(
         definition.base.teacher.accept,
     )
 
-    def check_places(ledger: Ledger) -> None:
+    def check_places(ledger: Ledger) -> int:
         places = _places(study, ledger)
         if adopts:
-            places.adopt(ledger, observer.note)
-        else:
-            places.check(ledger, observer.note)
+            return places.adopt(ledger, observer.note)
+        places.check(ledger, observer.note)
+        return 0
 
     with open_ledger(
         storage.ledger,
@@ -127,7 +127,7 @@ def run_study(
         check_places,
     ) as ledger:
         places = _places(study, ledger)
-        owner = places.take(ledger, observer.note)
+        owner = places.take(ledger, observer.note, adopts=adopts)
         state = StudyState(definition, ledger, tries_again=True)
         cpu_seconds_before = sum(attempt.cpu_seconds or 0.0 for attempt in state.task_table.attempts())
         _record_arguments(study, ledger)

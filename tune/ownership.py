@@ -14,6 +14,7 @@ from typing import Any
 
 from hidfd.config.storage import redacted
 from hidfd.formatting import plural
+from hidfd.pipeline.graph import kept_digests
 from hidfd.store.disk import store_errors
 from hidfd.store.store import Store
 from tune.errors import OtherLedger, TrackingError
@@ -80,25 +81,33 @@ class SharedPlaces:
                 f"what it left: add --adopt to this command"
             )
 
-    def adopt(self, ledger: Ledger, note: Callable[[str], None]) -> None:
+    def adopt(self, ledger: Ledger, note: Callable[[str], None]) -> int:
         """Take over what other ledgers have left under the study's name, and say what that is.
+
+        Returns:
+            The highest epoch of newer copies of this ledger, above which it must be claimed so that those are the
+            older ones from here on; 0 if there are none.
 
         Raises:
             TrackingError: MLflow cannot be reached.
         """
+        newest = 0
         for place, other in self._others(ledger, note):
+            newest = max(newest, other["epoch"] if other["ledger"] == ledger.id else 0)
             note(f"taking over {place} from the ledger {other['where']} ({other['ledger']})")
         with tracking_errors(self.tracker.uri):
             num_runs = self.tracker.adopt()
         if num_runs:
             note(f"taken over in MLflow: {plural(num_runs, 'run')}")
+        return newest
 
-    def take(self, ledger: Ledger, note: Callable[[str], None]) -> dict[str, Any]:
+    def take(self, ledger: Ledger, note: Callable[[str], None], *, adopts: bool = False) -> dict[str, Any]:
         """Write the ledger's id into the results folder, and keep references in the store that are not its own.
 
         Args:
             ledger: claimed.
             note: called with a line for people.
+            adopts: whether it was taken over from another ledger, or from a newer copy of this one.
 
         Returns:
             The owner to write the study's references with.
@@ -106,15 +115,18 @@ class SharedPlaces:
         owner = owner_of(ledger, self.address, epoch=ledger.num_claims)
         known = self.store.references_of(self.name)
         stranger = known.owner is None or known.owner.get("ledger") != ledger.id
-        recorded = {task.key for task in ledger.tasks()}
-        if known.digests and stranger and not known.digests & recorded:
+        if known.digests and (stranger or adopts):
             # Of a ledger that was taken over, or that an older version wrote and this one does not know.
-            kept = f"{self.name}.{UNCLAIMED}"
-            self.store.write_references(kept, known.digests | self.store.references_of(kept).digests)
-            note(
-                f"the store keeps {plural(len(known.digests), 'artifact')} that this ledger does not know, as {kept}; "
-                f"`python -m hidfd store forget {kept}` lets go of what is kept there"
-            )
+            own = {digest for task in ledger.tasks() for digest in (task.key, *kept_digests(task.spec.config))}
+            left = known.digests - own
+            if left:
+                kept = f"{self.name}.{UNCLAIMED}"
+                self.store.write_references(kept, left | self.store.references_of(kept).digests)
+                note(
+                    f"the store keeps {plural(len(left), 'artifact')} that this ledger does not know, as {kept}; "
+                    f"`python -m hidfd store forget {kept}` lets go of what is kept there"
+                )
+            self.store.write_references(self.name, own, owner)  # also where nothing is left to run
         path = self.folder / MARK
         with store_errors("writing", path):
             path.write_text(json.dumps(owner, indent=1) + "\n", encoding="utf-8")

@@ -11,10 +11,13 @@ from optuna.storages import InMemoryStorage
 
 from hidfd.store.store import Store
 from tests.hidfd.stores import build
+from tests.tune.world import World, definition
 from tune.errors import LedgerError, OtherLedger
 from tune.ledger.ledger import Ledger
 from tune.ledger.opening import copy_ledger, mark_forgotten, open_ledger
 from tune.ownership import SharedPlaces, unmark
+from tune.planner.state import StudyState
+from tune.planner.task_table import TaskOrigin
 from tune.tracking.tracker import Tracker
 
 
@@ -55,12 +58,13 @@ class Person:
 
     def run(self, *digests: str, adopts: bool = False) -> None:
         places = self.places()
+        above = 0
         if adopts:
-            places.adopt(self.ledger, self.notes.append)
+            above = places.adopt(self.ledger, self.notes.append)
         else:
             places.check(self.ledger, self.notes.append)
-        self.ledger.claim()
-        self.store.write_references("mine", digests, places.take(self.ledger, self.notes.append))
+        self.ledger.claim(above)
+        self.store.write_references("mine", digests, places.take(self.ledger, self.notes.append, adopts=adopts))
 
 
 @pytest.fixture
@@ -125,7 +129,39 @@ def test_an_older_copy_of_a_ledger_is_refused_however_often_it_is_tried(store: S
         with pytest.raises(OtherLedger, match=r"older copy .*--adopt"):
             copy.run(A)
     copy.run(A, adopts=True)
-    assert store.references() == {"mine": frozenset({A})}
+    references = store.references()
+    assert references["mine"] == frozenset({A})
+    assert B in references["mine.unclaimed"], "what only the newer copy knows is lost to `store remove`"
+    copy.run(A)
+    with pytest.raises(OtherLedger, match="older copy"):
+        anna.run(A, B)
+
+
+def test_two_studies_of_one_name_and_collection_lose_nothing_when_one_takes_over(store: Store, tmp_path: Path) -> None:
+    world, study = World(), definition({"sampler": "random", "num_students": 1})
+    ben = person(store, "ben", tmp_path)
+    ben.ledger = Ledger(world.storage, "mine", "agreement")
+    ben.ledger.claim()
+    tasks = StudyState(study, ben.ledger).task_table
+    tasks.add_trial(study.base, TaskOrigin("search", "trial-0", {}))
+    shared = ben.ledger.tasks()[0].key
+    for owner in (None, {"ledger": "0" * 16, "epoch": 1, "where": "anna's"}):
+        store.write_references("mine", [shared, A], owner)
+        ben.run(shared, adopts=True)
+        assert A in store.references()["mine.unclaimed"]
+        assert shared not in store.references()["mine.unclaimed"]
+        store.drop_references("mine.unclaimed")
+
+
+def test_taking_over_holds_also_where_nothing_is_left_to_run(store: Store, tmp_path: Path) -> None:
+    anna, ben = person(store, "anna", tmp_path), person(store, "ben", tmp_path)
+    anna.run(A)
+    ben.places().adopt(ben.ledger, ben.notes.append)
+    ben.ledger.claim()
+    ben.places().take(ben.ledger, ben.notes.append, adopts=True)
+    ben.places().check(ben.ledger, ben.notes.append)
+    with pytest.raises(OtherLedger):
+        anna.run(A)
 
 
 def test_taking_over_says_what_and_lets_nothing_of_it_be_removed(store: Store, tmp_path: Path) -> None:

@@ -118,9 +118,14 @@ class Ledger:
                     trials,
                 )
 
-    def claim(self) -> None:
-        """Become the writer of the ledger: a driver that claimed it before can write no more."""
-        epoch = self.num_claims + 1
+    def claim(self, above: int = 0) -> None:
+        """Become the writer of the ledger: a driver that claimed it before can write no more.
+
+        Args:
+            above: number of claims of a newer copy of the ledger that this one takes over from, so that it is the newer
+                one from here on.
+        """
+        epoch = max(self.num_claims, above) + 1
         self._tasks_study.set_user_attr("schema", SCHEMA)
         self._tasks_study.set_user_attr("id", self.id)
         self._tasks_study.set_user_attr("epoch", epoch)

@@ -59,7 +59,7 @@ def open_ledger(
     objective: str,
     should_stop: Callable[[], str | None] = lambda: None,
     further: Iterable[str] = (),
-    check: Callable[[Ledger], None] = lambda _: None,
+    check: Callable[[Ledger], int] = lambda _: 0,
 ) -> Iterator[Ledger]:
     """Open the ledger of a study for reading and writing, and lock the study for as long as the block lasts.
 
@@ -69,7 +69,8 @@ def open_ledger(
         objective: metric of a student that Optuna is told.
         should_stop: called while the ledger's database does not answer; a reason ends the wait with `Stopped`.
         further: more objectives that Optuna is told.
-        check: called with the ledger before it is claimed, so that an error leaves it as it is.
+        check: called with the ledger before it is claimed, so that an error leaves it as it is; returns `above` of
+            `Ledger.claim`.
 
     Raises:
         StudyLocked: another driver runs the study.
@@ -79,8 +80,7 @@ def open_ledger(
     with database.lock(name) as lock, database.open() as storage:
         _refuse_half_forgotten(storage, name)
         ledger = Ledger(MirroredStorage(storage, lock, should_stop), name, objective, further)
-        check(ledger)
-        ledger.claim()
+        ledger.claim(above=check(ledger))
         yield ledger
 
 
