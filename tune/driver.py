@@ -127,7 +127,7 @@ def run_study(
         check_places,
     ) as ledger:
         places = _places(study, ledger)
-        owner = places.take(ledger, observer.note, adopts=adopts)
+        owner = places.take(ledger, definition.base, observer.note, adopts=adopts)
         state = StudyState(definition, ledger, tries_again=True)
         cpu_seconds_before = sum(attempt.cpu_seconds or 0.0 for attempt in state.task_table.attempts())
         _record_arguments(study, ledger)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
-from hidfd.store.store import Store
 from tune.errors import OtherLedger
 from tune.ledger.ledger import Ledger
 from tune.ledger.opening import copy_ledger, database_at, drop_ledger, mark_forgotten
 from tune.opened_study import Study
-from tune.ownership import unmark
+from tune.ownership import digests_of, unmark
 from tune.tracking.connection import tracking_errors
 from tune.tracking.tracker import Tracker
 
@@ -61,7 +59,7 @@ def forget(study: Study, *, really: bool) -> Leftovers:
     with database_at(address).lock(name):
         ledger = copy_ledger(address, name, config.objective, config.further_objectives, half_forgotten=True)
         keys = {task.key for task in ledger.tasks()}
-        own = _own_references(study.store, name, ledger, keys)
+        own, not_own = _references(study, ledger)
         others = (digests for study_name, digests in study.store.references().items() if study_name != name)
         unshared = own.difference(*others)
         rows = [row for row in study.store.list(_log.warning) if row.digest in unshared]
@@ -79,7 +77,9 @@ def forget(study: Study, *, really: bool) -> Leftovers:
                     tracker.delete_runs(keys, really=True)
                     tracker.release()
             study.store.remove(unshared, forgotten=name if own else None, on_damaged=_ignore)
-            if own:
+            if own and not_own:
+                study.store.write_references(name, not_own)
+            elif own:
                 study.store.drop_references(name)
             unmark(study.definition.folder, ledger.known_id)
             drop_ledger(address, name)
@@ -90,16 +90,21 @@ def _ignore(_: str) -> None:
     """Say nothing: what is passed over has been said when it was counted."""
 
 
-def _own_references(store: Store, name: str, ledger: Ledger, keys: Collection[str]) -> frozenset[str]:
-    """Return the digests that this ledger's study refers to; none where another ledger has taken the name."""
-    references = store.references_of(name)
+def _references(study: Study, ledger: Ledger) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the digests that this ledger's study refers to, and those under its name that others refer to.
+
+    References of older versions name no owner; then this ledger's are those that it knows.
+    """
+    name = study.definition.name
+    references = study.store.references_of(name)
     if references.owner is None:
-        return references.digests if references.digests.intersection(keys) else frozenset()
+        own = references.digests.intersection(digests_of(ledger, study.definition.base))
+        return own, references.digests - own
     if references.owner.get("ledger") == ledger.known_id:
-        return references.digests
+        return references.digests, frozenset()
     _log.warning(
         "the store's references of %r belong to another ledger, %s: what they name is left alone",
         name,
         references.owner.get("where"),
     )
-    return frozenset()
+    return frozenset(), references.digests

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hidfd.config.schema import TrialConfig
 from hidfd.config.storage import redacted
 from hidfd.formatting import plural
 from hidfd.pipeline.graph import kept_digests
@@ -40,6 +41,12 @@ def owner_of(ledger: Ledger, address: str, *, epoch: int) -> dict[str, Any]:
     path = address.removeprefix("sqlite:///")
     where = redacted(address) if "://" in path else f"{socket.gethostname()}:{Path(path).expanduser().absolute()}"
     return {"ledger": ledger.id, "epoch": epoch, "where": where}
+
+
+def digests_of(ledger: Ledger, base: TrialConfig) -> set[str]:
+    """Return the digests of all that a ledger's tasks and the trial of its study file make and read."""
+    of_tasks = {digest for task in ledger.tasks() for digest in (task.key, *kept_digests(task.spec.config))}
+    return of_tasks | kept_digests(base)
 
 
 class SharedPlaces:
@@ -101,11 +108,14 @@ class SharedPlaces:
             note(f"taken over in MLflow: {plural(num_runs, 'run')}")
         return newest
 
-    def take(self, ledger: Ledger, note: Callable[[str], None], *, adopts: bool = False) -> dict[str, Any]:
+    def take(
+        self, ledger: Ledger, base: TrialConfig, note: Callable[[str], None], *, adopts: bool = False
+    ) -> dict[str, Any]:
         """Write the ledger's id into the results folder, and keep references in the store that are not its own.
 
         Args:
             ledger: claimed.
+            base: the trial of the study file.
             note: called with a line for people.
             adopts: whether it was taken over from another ledger, or from a newer copy of this one.
 
@@ -117,7 +127,7 @@ class SharedPlaces:
         stranger = known.owner is None or known.owner.get("ledger") != ledger.id
         if known.digests and (stranger or adopts):
             # Of a ledger that was taken over, or that an older version wrote and this one does not know.
-            own = {digest for task in ledger.tasks() for digest in (task.key, *kept_digests(task.spec.config))}
+            own = digests_of(ledger, base)
             left = known.digests - own
             if left:
                 kept = f"{self.name}.{UNCLAIMED}"

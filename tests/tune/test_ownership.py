@@ -64,7 +64,9 @@ class Person:
         else:
             places.check(self.ledger, self.notes.append)
         self.ledger.claim(above)
-        self.store.write_references("mine", digests, places.take(self.ledger, self.notes.append, adopts=adopts))
+        self.store.write_references(
+            "mine", digests, places.take(self.ledger, STUDY.base, self.notes.append, adopts=adopts)
+        )
 
 
 @pytest.fixture
@@ -78,6 +80,8 @@ def person(store: Store, name: str, tmp_path: Path) -> Person:
 
 
 A, B = "a" * 64, "b" * 64
+
+STUDY = definition({"sampler": "random", "num_students": 1})
 
 
 def test_a_second_study_of_one_name_is_refused_before_anything_is_written_with_both_ways_on(
@@ -138,12 +142,12 @@ def test_an_older_copy_of_a_ledger_is_refused_however_often_it_is_tried(store: S
 
 
 def test_two_studies_of_one_name_and_collection_lose_nothing_when_one_takes_over(store: Store, tmp_path: Path) -> None:
-    world, study = World(), definition({"sampler": "random", "num_students": 1})
+    world = World()
     ben = person(store, "ben", tmp_path)
     ben.ledger = Ledger(world.storage, "mine", "agreement")
     ben.ledger.claim()
-    tasks = StudyState(study, ben.ledger).task_table
-    tasks.add_trial(study.base, TaskOrigin("search", "trial-0", {}))
+    tasks = StudyState(STUDY, ben.ledger).task_table
+    tasks.add_trial(STUDY.base, TaskOrigin("search", "trial-0", {}))
     shared = ben.ledger.tasks()[0].key
     for owner in (None, {"ledger": "0" * 16, "epoch": 1, "where": "anna's"}):
         store.write_references("mine", [shared, A], owner)
@@ -158,7 +162,7 @@ def test_taking_over_holds_also_where_nothing_is_left_to_run(store: Store, tmp_p
     anna.run(A)
     ben.places().adopt(ben.ledger, ben.notes.append)
     ben.ledger.claim()
-    ben.places().take(ben.ledger, ben.notes.append, adopts=True)
+    ben.places().take(ben.ledger, STUDY.base, ben.notes.append, adopts=True)
     ben.places().check(ben.ledger, ben.notes.append)
     with pytest.raises(OtherLedger):
         anna.run(A)

@@ -24,6 +24,7 @@ from sqlalchemy import column, table
 from hidfd.errors import Stopped
 from hidfd.formatting import duration
 from tune.errors import ConnectionLost, LedgerError, LedgerGone, StudyLocked
+from tune.ledger.rows import reading_row
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 10.0
@@ -107,7 +108,12 @@ class MirroredStorage(InMemoryStorage):
                 return self._database.get_study_id_from_name(study_name)
 
         database_id = self._write(create_or_find)
-        trials = self._retry(lambda: self._database.get_all_trials(database_id, deepcopy=False))
+
+        def read_trials() -> list[FrozenTrial]:
+            with reading_row("trials"):
+                return self._database.get_all_trials(database_id, deepcopy=False)
+
+        trials = self._retry(read_trials)
         known_directions = self._retry(lambda: self._database.get_study_directions(database_id))
         study_id = super().create_new_study(known_directions, study_name)
         self._study_ids[study_id] = database_id

@@ -18,7 +18,7 @@ from hidfd.config.storage import redacted
 from tune.errors import LedgerError
 from tune.ledger.ledger import IDENTITY, IDENTITY_KEYS, REQUEST, RUN_ARGUMENTS, SETTINGS, Ledger, is_own, own_trials
 from tune.ledger.mirrored_storage import MirroredStorage, storage_errors
-from tune.ledger.rows import id_of, mapping_of
+from tune.ledger.rows import id_of, mapping_of, reading_row
 from tune.ledger.sqlite import SqliteFile
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def copy_ledger(
         with database.open() as storage, storage_errors():
             if not half_forgotten:
                 _refuse_half_forgotten(storage, name)
-            copy = _copy_of(storage, name)
+            with reading_row("trials"):
+                copy = _copy_of(storage, name)
     ledger = Ledger(copy, name, objective, further)
     ledger.claim()
     return ledger

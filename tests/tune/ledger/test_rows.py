@@ -120,3 +120,23 @@ def test_damaged_attributes_of_the_study_are_one_message_or_as_if_they_were_not_
     for ask in (settings_of, ledger_id_of):
         with pytest.raises(LedgerError, match="not what this program writes"):
             ask(str(ledger), "s")
+
+
+@pytest.mark.parametrize(
+    ("use", "statement"),
+    [
+        *(
+            (use, f"UPDATE trial_params SET distribution_json = '{text}'")
+            for use in (read, run)
+            for text in ("{}", "{")
+        ),
+        (read, "DELETE FROM trial_values"),
+    ],
+)
+def test_trial_that_optuna_cannot_restore_is_one_message(
+    use: Callable[[Path], None], statement: str, ledger: Path
+) -> None:
+    with closing(sqlite3.connect(ledger)) as connection, connection:
+        connection.execute(statement)
+    with pytest.raises(LedgerError, match="the ledger"):
+        use(ledger)
