@@ -99,7 +99,13 @@ def task_of(number: int, trial: FrozenTrial, known: Collection[str]) -> Task:
             attempts.append(_ATTEMPT.validate_python(attempt))
         if record["outcome"]:
             _OUTCOME.validate_python(record["outcome"])
-        return Task.restore(number, record, attempts)
+        try:
+            return Task.restore(number, record, attempts)
+        except ValidationError as error:
+            raise LedgerError(
+                f"the ledger's {record['label']!r} has settings that this version does not know ({_in_words(error)}); "
+                f"use the version that made it, or give the study another `name:`: artifacts are found again"
+            ) from error
 
 
 def _check(text: Any, pattern: re.Pattern[str], name: str) -> None:

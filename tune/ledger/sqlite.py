@@ -33,6 +33,9 @@ FIRST_TABLES = frozenset({"studies", "version_info"})
 SHOWN_TABLES = 3
 """Tables of another program that a message names."""
 
+FULL = "disk is full"
+"""Words in which SQLite says that."""
+
 BUSY_SECONDS = 30
 """Seconds that a write waits for another study that writes into the same file."""
 
@@ -84,7 +87,8 @@ class SqliteFile:
         except OSError as error:
             raise self._not_writable(error) from error
         except (sqlite3.Error, StorageInternalError, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
-            raise self._no_ledger(str(error).splitlines()[0]) from error
+            message = str(error).splitlines()[0]
+            raise (self._full(message) if FULL in message else self._no_ledger(message)) from error
         sqlalchemy.event.listen(storage.engine, "connect", _set_synchronous)
         sqlalchemy.event.listen(storage.engine, "do_execute", self._execute)
         storage.engine.dispose()
@@ -232,6 +236,12 @@ class SqliteFile:
             f"artifacts stay in the store, and the study is rebuilt from them"
         )
 
+    def _full(self, message: str) -> LedgerError:
+        return LedgerError(
+            f"{self.path}: its disk is full ({message}); make room there; what was written before is kept, and the "
+            f"same command goes on"
+        )
+
     def _not_writable(self, error: OSError) -> LedgerError:
         return LedgerError(
             f"{self.path}: cannot be written ({error.strerror}); choose another place: storage.ledger=PATH, or "
@@ -256,8 +266,8 @@ class SqliteFile:
                 f"{self.path}: another program has kept it for more than {BUSY_SECONDS} s ({message}): "
                 f"{self._holders()}; close that program (a database browser, a backup); {advice}"
             )
-        if "disk is full" in message:
-            return LedgerError(f"{self.path}: its disk is full ({message}); make room there; {advice}")
+        if FULL in message:
+            return self._full(message)
         return LedgerError(f"the ledger cannot be read or written: {message}. Check the disk and {self.path}; {advice}")
 
 

@@ -205,6 +205,24 @@ def test_what_can_be_no_ledger_is_left_as_it_is_with_nothing_beside_it(tmp_path:
     assert before is None or path.read_bytes() == before
 
 
+def test_full_disk_is_no_damaged_ledger_that_is_to_be_moved_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = SqliteFile._reconnect
+
+    def without_room(self: SqliteFile) -> sqlite3.Connection:
+        connection = connect(self)
+        connection.execute("PRAGMA max_page_count = 4")
+        return connection
+
+    monkeypatch.setattr(SqliteFile, "_reconnect", without_room)
+    with (
+        pytest.raises(LedgerError, match="its disk is full .*make room there"),
+        open_ledger(str(tmp_path / "ledger.db"), "s", "agreement"),
+    ):
+        pass
+
+
 @pytest.fixture
 def ended(tmp_path: Path) -> str:
     """Return the address of the ledger of a study of variants that has ended."""
