@@ -147,6 +147,7 @@ def run_study(
                 if engine == "ray":
                     observer.note("starting Ray")
                 _run(study, planner, context, engine, monitor)
+                monitor.write_references()  # of tasks that began after the last change that the engine told of
             ledger.check_kept()
             snapshot = live_snapshot(planner)
             show(snapshot)

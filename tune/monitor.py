@@ -63,12 +63,12 @@ class StudyMonitor:
         """Stop the study where the observer asks for it, and do what is due."""
         if self._observer.stop_reason is not None:
             self._planner.drain(self._observer.stop_reason)
+        self.write_references()  # however soon the next task ends
         now = time.monotonic()
         if now - self._shown_at < SHOW_EVERY_SECONDS:
             return
         self._shown_at = now
         self.read_requests()
-        self.write_references()
         snapshot = live_snapshot(self._planner)
         self._show(snapshot)
         self._projection.offer(snapshot)
@@ -97,8 +97,8 @@ class StudyMonitor:
         `store remove` leaves these, even while the study runs.
         """
         definition, tasks = self._planner.state.definition, self._planner.state.tasks
-        new = tasks.keys() - self._referenced
-        if new or not self._digests:
+        if len(tasks) > len(self._referenced) or not self._digests:
+            new = tasks.keys() - self._referenced
             configs = [definition.base, *(tasks[key].spec.config for key in new)]
             self._digests.update(digest for config in configs for digest in kept_digests(config))
             self._store.write_references(definition.name, self._digests, self._owner)

@@ -28,6 +28,17 @@ def test_remove_spares_what_a_running_study_has_come_to_need(tmp_path: Path) -> 
             assert needed <= store.references()[study.name]
 
 
+def test_remove_spares_a_student_that_ended_within_a_second_of_the_one_before(tmp_path: Path) -> None:
+    study, store = definition(), Store.open(str(tmp_path / "store"))
+    planner = World().planner(study)
+    with BackgroundTracker(Tracker(f"sqlite:///{tmp_path}/mlflow.db", study.name)) as projection:
+        monitor = StudyMonitor(planner, store, "me", projection, Observer(), lambda snapshot: None)
+        for _ in range(6):
+            needed = needs_of_next(planner)
+            monitor()
+            assert needed <= store.references()[study.name]
+
+
 def needs_of_next(planner: Planner) -> set[str]:
     task = planner.next_task(1)
     assert isinstance(task, Task)
