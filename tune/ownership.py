@@ -77,8 +77,8 @@ class SharedPlaces:
         for place, other in self._others(ledger, note):
             if other["ledger"] == ledger.id:
                 raise OtherLedger(
-                    f"study {self.name!r}: this ledger ({ours['where']}, run {ours['epoch']}) is an older copy of the "
-                    f"one that wrote into {place} ({other['where']}, run {other['epoch']}); nothing was written. Run "
+                    f"study {self.name!r}: this ledger ({ours['where']}, last run {ledger.num_claims}) is an older "
+                    f"copy of the one that wrote into {place} ({other['where']}, run {other['epoch']}); nothing was written. Run "
                     f"the study there; or, if that ledger is lost, go on with this one: add --adopt to this command"
                 )
             raise OtherLedger(
