@@ -79,7 +79,8 @@ class SharedPlaces:
                 raise OtherLedger(
                     f"study {self.name!r}: this ledger ({ours['where']}, last run {ledger.num_claims}) is an older "
                     f"copy of the one that wrote into {place} ({other['where']}, run {other['epoch']}); nothing was "
-                    f"written. Run the study there; or, if that ledger is lost, go on with this one: add --adopt to this command"
+                    f"written. Run the study there; or, if that ledger is lost, go on with this one: add --adopt to "
+                    f"this command"
                 )
             raise OtherLedger(
                 f"study {self.name!r}: {place} has what another study of this name left there, whose ledger is "
