@@ -80,10 +80,10 @@ class TeacherCheck:
         """The reason why nothing can be built on the teacher, in words; None if there is none."""
         if self.num_not_finite:
             return f"its answers to {plural(self.num_not_finite, 'image')} are not finite"
-        if (another := self._another_order_in_words()) is not None:
-            return another
         if self._labels_decide:
-            return None if self._is_better_than_guessing else self._guessing_in_words()
+            if self._is_better_than_guessing:
+                return None
+            return self._another_order_in_words() or self._guessing_in_words()
         return self._one_class_in_words() if self.num_candidates >= MIN_IMAGES else None
 
     @property
@@ -97,7 +97,9 @@ class TeacherCheck:
         if self.error is not None:
             return []
         found = [self._one_class_in_words() or self._few_classes_in_words()]
-        if self.num_labelled and not self._is_better_than_guessing:
+        if (another := self._another_order_in_words()) is not None:
+            found.append(another)
+        elif self.num_labelled and not self._is_better_than_guessing:
             found.append(f"{self._guessing_in_words()}, which so few or so unequal labels cannot decide")
         else:
             found.append(self._overconfidence_in_words())

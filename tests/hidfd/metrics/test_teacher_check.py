@@ -118,13 +118,16 @@ def test_teacher_that_is_sure_and_mostly_wrong_is_doubted(
     assert any("far below its mean confidence" in text for text in check.warnings) == is_doubted
 
 
-def test_labels_in_an_order_that_is_partly_right_are_an_error_that_says_the_order() -> None:
-    check = replace(SOUND, accuracy=0.34, best_order=[0, 2, 1], best_order_accuracy=0.92)
-    for text in ("34.0 %", "92.0 %", "1 -> 2, 2 -> 1", "trial.data.class_names"):
-        assert text in str(check.error)
-    assert check.causes == "", "the error is the cause"
-    assert replace(check, num_labelled=29).error is None, "so few labels show no order"
-    assert replace(check, best_order_accuracy=0.5).error is None, "a weak teacher"
+def test_labels_in_another_order_are_said_with_that_order() -> None:
+    partly = replace(SOUND, accuracy=0.6, largest_class_share=0.34, best_order=[0, 2, 1], best_order_accuracy=0.92)
+    wrong = replace(partly, accuracy=0.34)
+    assert partly.error is None, "all but guessing is a warning"
+    for said, accuracy in ((partly.warnings[-1], "60.0 %"), (str(wrong.error), "34.0 %")):
+        for text in (accuracy, "92.0 %", "1 -> 2, 2 -> 1", "trial.data.class_names"):
+            assert text in said
+    assert partly.causes == "", "the order is the cause"
+    assert replace(partly, num_labelled=29).warnings == [], "so few labels show no order"
+    assert replace(partly, best_order_accuracy=0.7).warnings == [], "a weak teacher"
 
 
 def test_best_order_is_a_permutation_and_keeps_labels_without_images() -> None:

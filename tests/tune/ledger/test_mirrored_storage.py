@@ -17,7 +17,7 @@ from tests.tune.world import World, definition
 from tune.engines.local import run_local
 from tune.errors import ConnectionLost, LedgerError, StudyLocked
 from tune.ledger import mirrored_storage as ledger_storage
-from tune.ledger.ledger import Ledger
+from tune.ledger.ledger import IDENTITY_KEYS, Ledger
 from tune.ledger.mirrored_storage import MirroredStorage
 from tune.ledger.opening import open_ledger
 from tune.ledger.sqlite import SqliteFile
@@ -137,10 +137,11 @@ def test_driver_whose_study_was_taken_meanwhile_stops(tmp_path: Path) -> None:
 def test_driver_that_slept_through_its_replacement_cannot_write(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     with shaky(path) as (older, _), shaky(path) as (newer, _):
-        newer.set_identity({"whose": "the newer's"})
+        settings = {key: {"whose": "the newer's"} for key in IDENTITY_KEYS}
+        newer.set_identity(settings)
         with pytest.raises(StudyLocked, match="another driver has taken this study over"):
             older.set_identity({"whose": "the older's"})
-        assert newer.identity == {"whose": "the newer's"}
+        assert newer.identity == settings
 
 
 def test_study_that_was_deleted_under_its_driver_is_one_clear_error(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.tune.world import World, definition
 from tune.engines.local import run_local
 from tune.errors import LedgerError
-from tune.ledger.opening import copy_ledger, ledger_id_of, open_ledger, run_arguments_of, settings_of
+from tune.ledger.opening import copy_ledger, ledger_id_of, open_ledger, recorded_settings, run_arguments_of
 from tune.planner.planner import Planner
 from tune.planner.state import StudyState
 
@@ -117,7 +117,7 @@ def test_damaged_attributes_of_the_study_are_one_message_or_as_if_they_were_not_
     assert run_arguments_of(str(ledger), "s") is None
     rewrite(ledger, "settings", lambda _: "[1]")
     rewrite(ledger, "id", lambda _: "7")
-    for ask in (settings_of, ledger_id_of):
+    for ask in (recorded_settings, ledger_id_of):
         with pytest.raises(LedgerError, match="not what this program writes"):
             ask(str(ledger), "s")
 
