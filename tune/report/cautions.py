@@ -80,7 +80,7 @@ def choice_in_words(snapshot: StudySnapshot) -> str | None:
     if len(compared) == 1:
         among = "the only complete one that keeps the constraints"
     words = f"Trial {number} was chosen for the very {METRIC_NAMES[metric]} that it shows, {percent(value)}, {among}"
-    high = "The highest of several noisy numbers is too high (the winner’s curse)"
+    high = "The highest of several noisy numbers tends to be too high (the winner’s curse)"
     if row is None or metric not in row.means:
         return f"{words}. {high}: quote it only after a re-run on fresh seeds."
     fresh = percent_with_error(row.means[metric], row.deviations.get(metric))
