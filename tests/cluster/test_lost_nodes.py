@@ -30,7 +30,7 @@ def test_task_of_a_lost_node_goes_on_elsewhere_and_ends_as_if_nothing_had_happen
     """Each node has room for one of two workers; the driver is on the node that lives."""
     driver = {"cpus": 1, "memory": "2Gi", "node_selector": {"kubernetes.io/hostname": FIRST}}
     workers = {"cpu": {"count": 2, "cpus": 1, "memory": "20Gi"}}
-    study = two_generators(cluster, namespace, tmp_path, generation_images=2500, driver=driver, workers=workers)
+    study = two_generators(cluster, namespace, tmp_path, generation_images=4000, driver=driver, workers=workers)
     expected = found_by(uninterrupted(study, tmp_path / "alone"))
     assert study.run("submit").code == 0
     watch = study.watch()
