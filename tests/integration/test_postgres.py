@@ -26,7 +26,7 @@ from tests.tune.world import World, definition
 from tune.engines.local import run_local
 from tune.errors import ConnectionLost, LedgerError, StudyLocked
 from tune.ledger import mirrored_storage as ledger_storage
-from tune.ledger.ledger import Ledger
+from tune.ledger.ledger import IDENTITY_KEYS, Ledger
 from tune.ledger.opening import copy_ledger, holder_of, open_ledger
 from tune.ledger.postgres import PostgresDatabase, _lock_key_of
 from tune.planner.planner import Planner
@@ -64,6 +64,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def held(place: str, should_stop: Callable[[], str | None] = lambda: None) -> Iterator[Ledger]:
     with open_ledger(place, "s", "agreement", should_stop) as ledger:
         yield ledger
+
+
+def identity_of(whose: str) -> dict[str, Any]:
+    """Return settings as a driver writes them into its ledger, in the form alone."""
+    return {key: {"whose": whose} for key in IDENTITY_KEYS}
 
 
 def summary(ledger: Ledger) -> dict[str, Any]:
@@ -123,10 +128,10 @@ def test_reader_leaves_no_trace_in_an_empty_database(server: PostgresServer) -> 
 
 def test_second_driver_is_told_who_holds_the_study(place: str) -> None:
     with held(place) as ledger:
-        ledger.set_identity({})
+        ledger.set_identity(identity_of("nobody"))
         with pytest.raises(StudyLocked, match=rf"study 's' is run by {THIS_PROCESS}"), held(place):
             pass
-        assert copy_ledger(place, "s", "agreement").identity == {}  # a reader needs no lock
+        assert copy_ledger(place, "s", "agreement").identity == identity_of("nobody")  # a reader needs no lock
         with open_ledger(place, "another", "agreement"):
             pass
     assert holder_of(place, "s") is None
@@ -189,7 +194,7 @@ def test_lock_is_held_again_after_an_outage(server: PostgresServer, place: str) 
     with held(place) as ledger:
         server.kill()
         server.start()
-        ledger.set_identity({})
+        ledger.set_identity(identity_of("nobody"))
         with pytest.raises(StudyLocked, match=THIS_PROCESS), held(place):
             pass
 
@@ -200,11 +205,11 @@ def test_driver_whose_study_was_taken_during_the_outage_stops(server: PostgresSe
         server.start()
         with held(place) as newer:
             with pytest.raises(StudyLocked, match=THIS_PROCESS):
-                older.set_identity({"whose": "the older's"})
-            newer.set_identity({"whose": "the newer's"})
+                older.set_identity(identity_of("the older"))
+            newer.set_identity(identity_of("the newer"))
         with pytest.raises(StudyLocked, match="another driver has taken this study over"):
-            older.set_identity({"whose": "the older's"})
-    assert copy_ledger(place, "s", "agreement").identity == {"whose": "the newer's"}
+            older.set_identity(identity_of("the older"))
+    assert copy_ledger(place, "s", "agreement").identity == identity_of("the newer")
 
 
 def test_write_under_way_cannot_slip_behind_a_takeover(server: PostgresServer, place: str) -> None:
@@ -224,7 +229,7 @@ def test_own_lock_of_a_connection_that_broke_unheard_is_taken_back(place: str) -
         lock: Any = ledger._storage._study_lock  # type: ignore[attr-defined]
         broken, lock._connection = lock._connection, None
         lock.renew()
-        ledger.set_identity({})
+        ledger.set_identity(identity_of("nobody"))
         with pytest.raises(psycopg.OperationalError):
             broken.execute("SELECT 1")
 
@@ -271,7 +276,7 @@ def test_pausing_driver_stops_when_it_is_asked_to(server: PostgresServer, place:
         server.kill()
         threading.Timer(0.3, asked.append, ("Ctrl-C",)).start()
         with pytest.raises(Stopped, match="stopped by Ctrl-C while the ledger was away"):
-            ledger.set_identity({})
+            ledger.set_identity(identity_of("nobody"))
     server.start()
 
 
@@ -307,7 +312,7 @@ def test_several_studies_may_be_the_first_in_one_database(place: str) -> None:
     def begin(name: str) -> None:
         try:
             with open_ledger(place, name, "agreement") as ledger:
-                ledger.set_identity({"name": name})
+                ledger.set_identity(identity_of(name))
         except LedgerError as error:
             failed.append(error)
 
@@ -317,7 +322,7 @@ def test_several_studies_may_be_the_first_in_one_database(place: str) -> None:
     for driver in drivers:
         driver.join()
     assert not failed
-    assert copy_ledger(place, "study-3", "agreement").identity == {"name": "study-3"}
+    assert copy_ledger(place, "study-3", "agreement").identity == identity_of("study-3")
 
 
 def refusals(server: PostgresServer) -> dict[str, tuple[str, tuple[str, ...]]]:
