@@ -192,8 +192,13 @@ def test_gpu_tests_that_take_too_long_are_ended_with_their_processes_and_the_out
     )
     monkeypatch.setattr(gpu_tests, "TESTS", tmp_path / "tests")
     record = Record(tmp_path / "run")
-    with pytest.raises(HidfdError, match=r"pytest was ended after 4 s"):
-        gpu_tests.run(record, 4.0)
+    # Shells start jobs in the background with SIGINT ignored, which all their processes inherit.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(HidfdError, match=r"pytest was ended after 4 s"):
+            gpu_tests.run(record, 4.0)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert [(row["test"], row["outcome"]) for row in record.rows("GPU tests")] == [("of sums", "1 passed")]
     assert ends_soon(int((tmp_path / "child").read_text()))
 
