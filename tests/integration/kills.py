@@ -43,8 +43,11 @@ CELLS = (*(f"{killed}/{phase}" for killed in KILLED for phase in PHASES), *ONCE)
 
 TABLE = Path(__file__).parents[2] / "benchmarks" / "kills.md"
 
-FROM_THE_STORE = "effective classes, from the store"
-"""Words of a generator that somebody else has finished."""
+OUTLIVED = ("driver", "raylet")
+"""Killed parts that a worker outlives by a moment, in which it may come to the end of a short task."""
+
+FROM_THE_STORE = ", from the store"
+"""Words of a task that somebody else has finished."""
 
 AWAY_SECONDS = (2.0, 5.0)
 """Range of the seconds after which a killed server is started again."""
@@ -286,8 +289,7 @@ class KillMatrix:
         differences = [*said, *(f"{name} is not the same" for name in names if before.get(name) != after.get(name))]
         if running.returncode != 0:
             differences.append(f"the command ended with {running.returncode}")
-        # A worker that outlives its raylet by some seconds may come to the end of its task.
-        was_ended_meanwhile = asked[0] == "raylet" and FROM_THE_STORE in running.output()
+        was_ended_meanwhile = asked[0] in OUTLIVED and FROM_THE_STORE in running.output()
         if moment.saved and moment.saved not in running.resumed_at() and not was_ended_meanwhile:
             differences.append(f"went on at {running.resumed_at()}, not at its checkpoint of {moment.saved} images")
         keys = Counter(task.key for task in running.study.state().ledger.tasks())
