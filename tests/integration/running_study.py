@@ -70,8 +70,8 @@ class RunningStudy:
         tree["study"]["controls"] = {"real_only": False, "synthetic_only": False, "plain_kd": False}
         tree["search"] = {"generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4}}
         tree["search"]["distillation.inflation"] = {"type": "float", "low": 1, "high": 10}
-        tree["trial"]["generation"]["target_images"] = 1200
-        tree["trial"]["distillation"]["target_images"] = 3600
+        tree["trial"]["generation"]["target_images"] = 4000
+        tree["trial"]["distillation"]["target_images"] = 12_000
         tree["trial"]["checkpoint_every_seconds"] = CHECKPOINT_SECONDS
         tiny_workplace(folder).write(tree)
         self.study: Study = open_study(str(folder / "study.yaml"), storage)
