@@ -65,7 +65,9 @@ def test_a_study_with_pruning_runs_on_two_processes_across_two_nodes(study: Work
 
 def test_study_goes_on_when_a_process_of_several_is_killed(cluster: RayNodes, tmp_path: Path) -> None:
     """First one of the two is killed, then their trial's own, whose placement group nobody but the driver frees."""
-    running = RunningStudy(tmp_path / "killed", cluster.address, ["resources.num_workers=2", "study.num_students=1"])
+    short = ["trial.generation.target_images=1200", "trial.distillation.target_images=3600"]
+    overrides = ["resources.num_workers=2", "study.num_students=1", *short]
+    running = RunningStudy(tmp_path / "killed", cluster.address, overrides)
     checkpoints = running.results.parents[1] / "store" / "checkpoints"
     running.start()
     try:
