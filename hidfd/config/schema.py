@@ -33,8 +33,9 @@ from hidfd.formatting import meant_or_known, plural
 OUTCOME_NEUTRAL: JsonDict = {"outcome_neutral": True}
 """Mark of a field that changes no result, such as a name or an interval of measurements."""
 
-ABSENT_IF_NONE: JsonDict = {"absent_if_none": True}
-"""Mark of a field that is in no digest where it is None, because digests are older than it."""
+ABSENT_IF_DEFAULT: JsonDict = {"absent_if_default": True}
+"""Mark of a field that is in no digest where it has its default, because digests are older than it; null is its
+default."""
 
 ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]
 Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
@@ -44,10 +45,29 @@ Images = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+def has_mark(section: type[BaseModel], name: str, mark: JsonDict) -> bool:
+    """Return whether a field of a section has a mark, `OUTCOME_NEUTRAL` or `ABSENT_IF_DEFAULT`."""
+    info = section.model_fields.get(name)
+    extra = None if info is None else info.json_schema_extra
+    return isinstance(extra, dict) and mark.items() <= extra.items()
+
+
 class Section(BaseModel):
     """Base of every section: unknown keys are refused, and values do not change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_off(cls, values: Any) -> Any:
+        """Take null for the default of a field with `ABSENT_IF_DEFAULT`."""
+        if not isinstance(values, Mapping):
+            return values
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None or not has_mark(cls, name, ABSENT_IF_DEFAULT)
+        }
 
     @field_validator("*")
     @classmethod
@@ -71,7 +91,9 @@ class Material(Section):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """Content hash, printed by `python -m hidfd import FILE`. With it, files are read only if the store lacks them."""
 
-    label_order: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, json_schema_extra=ABSENT_IF_NONE)
+    label_order: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        default=None, json_schema_extra=ABSENT_IF_DEFAULT
+    )
     """Of labelled images: the class of label 0, of label 1, ... (of class folders in alphabetical order). Found by name
     where the labels have names (`data.class_names`); none = each label is the number of its class."""
 

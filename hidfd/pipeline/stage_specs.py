@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from hidfd.config.architectures import ARCHITECTURES
-from hidfd.config.schema import Material, TrialConfig
+from hidfd.config.schema import ABSENT_IF_DEFAULT, OUTCOME_NEUTRAL, Material, TrialConfig, has_mark
 from hidfd.errors import ConfigError
 
 MATERIAL_SETTINGS = {
@@ -65,14 +65,14 @@ def material_of(config: TrialConfig, role: str) -> Material | None:
 
 
 def result_settings(section: BaseModel) -> dict[str, Any]:
-    """Return the settings of a section that change a result: all but those with `OUTCOME_NEUTRAL` or, where they are
-    None, `ABSENT_IF_NONE`."""
+    """Return the settings of a section that change a result: all but those with `OUTCOME_NEUTRAL` or, where they have
+    their default, `ABSENT_IF_DEFAULT`."""
     settings: dict[str, Any] = {}
     for name, info in type(section).model_fields.items():
-        extra = info.json_schema_extra
         value = getattr(section, name)
-        marks = extra if isinstance(extra, dict) else {}
-        if marks.get("outcome_neutral") or (marks.get("absent_if_none") and value is None):
+        if has_mark(type(section), name, OUTCOME_NEUTRAL):
+            continue
+        if has_mark(type(section), name, ABSENT_IF_DEFAULT) and value == info.get_default():
             continue
         settings[name] = result_settings(value) if isinstance(value, BaseModel) else value
     return settings
