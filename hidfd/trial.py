@@ -128,7 +128,7 @@ class Trial:
                 generation = inputs.artifact("generation")
                 return context.by_first(lambda: synthesise(context, generation, inputs.teacher))
             case "distillation":
-                return distil(context, inputs.collection, inputs.synthetic, inputs.teacher)
+                return distil(context, inputs.collection, inputs.synthetic, inputs.teacher, inputs.caches)
             case _:
                 validation = self.imported("validation")
                 return context.by_first(

@@ -390,7 +390,28 @@ class DistillationConfig(Section):
     crop_scale_min: float = Field(default=0.08, gt=0.0, le=1.0)
     """Smallest share of the area in RandomResizedCrop."""
 
+    crop_fraction: Fraction = Field(default=1.0, json_schema_extra=ABSENT_IF_DEFAULT)
+    """Share of the views that are cropped; the others show the whole image. 1 = as in the paper."""
+
+    crop_fraction_synthetic: Fraction | None = Field(default=None, json_schema_extra=ABSENT_IF_DEFAULT)
+    """The same for views of synthetic images; none = as `crop_fraction`."""
+
     flip: bool = True
+    mix: Literal["none", "cutmix", "mixup"] = Field(default="none", json_schema_extra=ABSENT_IF_DEFAULT)
+    """Mixing of views, each with another one, of which the teacher answers the result: `cutmix`: a box of the other
+    view; `mixup`: a weighted mean. none = as in the paper."""
+
+    mix_fraction: Fraction = Field(default=1.0, json_schema_extra=ABSENT_IF_DEFAULT)
+    """Share of the views that are mixed."""
+
+    mix_across: bool = Field(default=False, json_schema_extra=ABSENT_IF_DEFAULT)
+    """Whether a view of a real image may be mixed with one of a synthetic image; else real ones are mixed with real
+    ones. Needs `view_bank: 0`."""
+
+    view_bank: int = Field(default=0, ge=0, le=100_000_000, json_schema_extra=ABSENT_IF_DEFAULT)
+    """B, number of views that are drawn once, answered by the teacher once and then seen again and again; they and the
+    teacher's maps of them are held in memory. 0 = as in the paper: every view is drawn anew."""
+
     measure_every_images: Images = Field(default=1_200_000, json_schema_extra=OUTCOME_NEUTRAL)
     """Interval at which the agreement on the hold-out is measured for the curve."""
 
@@ -400,6 +421,8 @@ class DistillationConfig(Section):
             raise ValueError("`head: own` has no projector: set feature_weight to 0 and kl_weight above 0")
         if self.feature_weight + self.kl_weight + self.ce_weight == 0:
             raise ValueError("every loss weight is 0: the student would learn nothing")
+        if self.mix_across and self.view_bank:
+            raise ValueError("`mix_across` needs `view_bank: 0`, as students share the views of real images in a bank")
         return self
 
 
@@ -502,6 +525,12 @@ class TrialConfig(Section):
     def uses_generator(self) -> bool:
         """Whether this trial trains a generator."""
         return self.data.synthetic is None and self.synthesis.num_images > 0
+
+    @property
+    def asked_views(self) -> int:
+        """Number of views that the teacher answers for one student."""
+        student = self.distillation
+        return min(student.view_bank or student.target_images, student.target_images)
 
     @property
     def smoothing_is_on(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -92,6 +93,29 @@ def to_device(tensor: Tensor, torch_device: torch.device) -> Tensor:
     if torch_device.type == "cuda":
         return tensor.pin_memory().to(torch_device, non_blocking=True)
     return tensor
+
+
+def free_bytes(device: Device) -> int | None:
+    """Return the bytes that this process can still have on a device: of the GPU, else of the machine or its container.
+
+    None where the machine does not tell, as outside Linux.
+    """
+    if device.is_cuda:
+        free, _ = torch.cuda.mem_get_info(device.torch_device)
+        unused = torch.cuda.memory_reserved(device.torch_device) - torch.cuda.memory_allocated(device.torch_device)
+        return free + unused
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        free = 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError):
+        return None
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # no limit, or none of this kind
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        lines = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        free = min(free, limit - used + int(lines.get("inactive_file", 0)))
+    return free
 
 
 def resolve_device(name: str, precision: str, processes: ProcessGroup = ALONE) -> Device:

@@ -139,6 +139,11 @@ def _distillation_settings(config: TrialConfig) -> dict[str, Any]:
     if config.distillation.schedule != "steps":
         settings.pop("decay_at")
         settings.pop("decay_factor")
+    if config.distillation.mix == "none":
+        settings.pop("mix_fraction", None)
+        settings.pop("mix_across", None)
+    if not config.uses_synthetic_images:
+        settings.pop("crop_fraction_synthetic", None)
     return settings
 
 
@@ -163,7 +168,7 @@ def _generation_operations(config: TrialConfig) -> float:
 def _distillation_operations(config: TrialConfig) -> float:
     student = config.distillation
     student_flops = ARCHITECTURES[student.architecture].forward_flops(config.data.image_size_pixels, student.width)
-    return (_teacher_flops(config) + 3 * student_flops) * student.target_images
+    return _teacher_flops(config) * config.asked_views + 3 * student_flops * student.target_images
 
 
 def _teacher_flops(config: TrialConfig) -> float:

@@ -123,6 +123,7 @@ def train_and_keep(
     step_images: int,
     milestones: Iterable[Milestone] = (),
     on_resume: Callable[[list[dict[str, float]]], None] = lambda rows: None,
+    prepared_seconds: float = 0.0,
 ) -> Artifact:
     """Train to the target from the newest checkpoint, write the artifact, and delete the checkpoints.
 
@@ -133,6 +134,7 @@ def train_and_keep(
         target_images: images after which the training ends.
         step_images: images that one step sees.
         milestones, on_resume: as in `hidfd.training.loop.run_loop`.
+        prepared_seconds: time that belongs to the stage and came before the training.
 
     Raises:
         Stopped, DivergedError: as `run_loop`.
@@ -151,7 +153,7 @@ def train_and_keep(
     def keep() -> None:
         context.keep(
             lambda writer: write(writer) | {"operations": stage.operations},
-            seconds=history.seconds,
+            seconds=history.seconds + prepared_seconds,
             rows=history.rows,
         )
         context.clear_checkpoints()

@@ -1,25 +1,25 @@
 """Student distillation on the hybrid set: feature alignment under the teacher's classifier, or plain KD.
 
 **Source**: paper Eqs. 13-14 and its schedule. Departures: a fixed number of steps whatever N; the last step is the
-result, no step is chosen by any measurement; views are drawn per batch on the device.
+result, no step is chosen by any measurement; views are drawn per batch on the device, or once (`hidfd.views.bank`).
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hidfd.config.schema import DistillationConfig, TrialConfig
-from hidfd.data.augmentation import random_resized_crop
 from hidfd.data.collection import Collection
 from hidfd.data.pixels import unit_from_uint8
-from hidfd.data.sampler import HybridSampler
 from hidfd.distributed.device import Device
-from hidfd.distributed.random_streams import Draws, stream
+from hidfd.distributed.random_streams import stream
 from hidfd.errors import DivergedError
 from hidfd.losses.distillation import student_losses
 from hidfd.metrics.agreement import measure_agreement
@@ -32,6 +32,9 @@ from hidfd.store.store import Artifact, ArtifactWriter
 from hidfd.training.gradients import apply_gradients
 from hidfd.training.loop import SKIPPED, Milestone
 from hidfd.training.lr_schedule import warmup_cosine
+from hidfd.views.bank import ViewBank, ViewSource
+from hidfd.views.fresh import FreshViews, Views
+from hidfd.views.sampler import HybridSampler
 
 PROBE_IMAGES = 64
 """Number of hold-out images that show the teacher's map: its side, and whether it goes below zero."""
@@ -40,18 +43,24 @@ MEASURED = ("agreement", "agreement_standard_error", "kl_to_teacher")
 """Names of the numbers that are measured during training."""
 
 
-def distil(context: StageContext, collection: Collection, synthetic: Tensor | None, teacher: Teacher) -> Artifact:
+def distil(
+    context: StageContext,
+    collection: Collection,
+    synthetic: Tensor | None,
+    teacher: Teacher,
+    caches: Mapping[str, Path] | None = None,
+) -> Artifact:
     """Train one student to its budget of images.
 
     Args:
-        synthetic: `n_s x c x h x w` uint8, or None for real images only.
+        synthetic, caches: as of `StudentTraining`.
 
     Returns:
         Artifact with `student.safetensors` and `metrics.jsonl`.
     """
     stage, settings, observer = context.stage, context.config.distillation, context.observer
     with context.preparing():
-        training = StudentTraining(context.config, collection, synthetic, teacher, context.device)
+        training = StudentTraining(context.config, collection, synthetic, teacher, context.device, caches)
 
     def measure(images: int) -> dict[str, float]:
         student_logits = training.logits_of(collection.holdout)
@@ -85,6 +94,7 @@ def distil(context: StageContext, collection: Collection, synthetic: Tensor | No
         step_images=settings.batch_images,
         milestones=[Milestone(measure, settings.measure_every_images, observer.measure_at_images)],
         on_resume=lambda rows: replay(stage, rows, observer),
+        prepared_seconds=training.prepared_seconds,
     )
 
 
@@ -96,10 +106,24 @@ def replay(stage: Stage, rows: Iterable[Mapping[str, float]], observer: Observer
 
 
 class StudentTraining:
-    """A student, its optimiser, and the hybrid set resident on the device as uint8."""
+    """A student, its optimiser, and the views of the hybrid set that it learns from.
+
+    Args:
+        synthetic: `n_s x c x h x w` uint8, or None for real images only.
+        caches: folders for a bank of views, of the artifacts that its `real` and `synthetic` images come from.
+
+    Attributes:
+        prepared_seconds: time that making the bank of views took.
+    """
 
     def __init__(
-        self, config: TrialConfig, collection: Collection, synthetic: Tensor | None, teacher: Teacher, device: Device
+        self,
+        config: TrialConfig,
+        collection: Collection,
+        synthetic: Tensor | None,
+        teacher: Teacher,
+        device: Device,
+        caches: Mapping[str, Path] | None = None,
     ) -> None:
         settings = config.distillation
         self.config, self.settings, self.teacher, self.device = config, settings, teacher, device
@@ -112,14 +136,12 @@ class StudentTraining:
         self.student = device.trained(
             build_student(config, teacher, probe.feature_map.shape[-1], last_relu=self.last_relu)
         )
-        self.real = device.images(collection.images) if config.uses_real_images else None
-        self.synthetic = None if synthetic is None else device.images(synthetic)
+        real = collection.images if config.uses_real_images else None
         self.sampler = HybridSampler(
-            0 if self.real is None else len(self.real),
-            0 if self.synthetic is None else len(self.synthetic),
-            settings.inflation,
-            self.seed,
+            0 if real is None else len(real), 0 if synthetic is None else len(synthetic), settings.inflation, self.seed
         )
+        self.prepared_seconds = 0.0
+        self.views = self._views(real, synthetic, caches or {})
         trained = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.SGD(
             trained,
@@ -129,16 +151,28 @@ class StudentTraining:
             fused=True,
         )
 
+    def _views(self, real: Tensor | None, synthetic: Tensor | None, caches: Mapping[str, Path]) -> Views:
+        teacher, settings, device = self.teacher, self.settings, self.device
+        if not settings.view_bank:
+            resident = [None if images is None else device.images(images) for images in (real, synthetic)]
+            return FreshViews(resident[0], resident[1], self.sampler, teacher, settings, self.seed, device)
+        started = time.monotonic()
+        sources = [
+            None if images is None else ViewSource(name, images, caches.get(name))
+            for name, images in (("real", real), ("synthetic", synthetic))
+        ]
+        bank = ViewBank(sources[0], sources[1], self.sampler.real_share, teacher, settings, self.seed, device)
+        self.prepared_seconds = time.monotonic() - started
+        return bank
+
     def step(self, images_seen: int) -> dict[str, Tensor]:
-        """Draw one batch of views, have the teacher answer it, take one SGD step."""
-        image_normalised = self.teacher.normalised(self._views(images_seen))
+        """Take one SGD step on the next batch of views and the teacher's answers to them."""
+        image_normalised, answer = self.views.batch(images_seen)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.settings, images_seen)
         if not self.student.training:  # as a measurement leaves it
             self.student.train()
         with self.device.autocast():
-            with torch.no_grad():
-                answer = self.teacher.ask(image_normalised)
             output = self.student(image_normalised)
         losses = student_losses(output, answer.feature_map, answer.logits, self.settings)
         self.optimizer.zero_grad()
@@ -148,29 +182,6 @@ class StudentTraining:
         same = output.logits.detach().argmax(dim=1) == answer.logits.argmax(dim=1)
         metrics["batch_agreement"] = same.float().mean()
         return metrics
-
-    def _views(self, images_seen: int) -> Tensor:
-        """Draw RandomResizedCrop and flip of the next images, real ones first, at the teacher's size.
-
-        On several processes each takes its rows of the batch, however many real and synthetic images are in them.
-        """
-        real, synthetic = self.sampler.batch(images_seen, self.settings.batch_images)
-        numbers = stream(self.seed, "distillation", "views", images_seen)
-        own = self.device.processes.rows(self.settings.batch_images)
-        views = []
-        for images, index, offset in ((self.real, real, 0), (self.synthetic, synthetic, len(real))):
-            if images is not None and len(index):
-                rows = slice(max(own.start - offset, 0), max(own.stop - offset, 0))
-                views.append(
-                    random_resized_crop(
-                        unit_from_uint8(images[self.device.put(index[rows])]),
-                        self.teacher.image_size_pixels,
-                        Draws(numbers, len(index), rows),
-                        scale_min=self.settings.crop_scale_min,
-                        flip=self.settings.flip,
-                    )
-                )
-        return torch.cat(views)
 
     def logits_of(self, images_uint8: Tensor) -> Tensor:
         """Return the student's logits of many images, float32 on the CPU."""

@@ -18,10 +18,8 @@ import torch
 from torch import Tensor
 
 from hidfd.config.schema import EmaConfig, TrialConfig
-from hidfd.data.augmentation import diff_augment
 from hidfd.data.collection import Collection
 from hidfd.data.pixels import resize_uint8, signed_from_unit, unit_from_signed, unit_from_uint8
-from hidfd.data.sampler import HybridSampler
 from hidfd.distributed.device import Device
 from hidfd.distributed.random_streams import Draws, stream
 from hidfd.losses.adc_gan import adc_d, adc_g, hinge_d, hinge_g
@@ -32,6 +30,8 @@ from hidfd.networks.generator import generator_of
 from hidfd.networks.teacher import Teacher, TeacherOutput
 from hidfd.training.gradients import apply_gradients
 from hidfd.training.loop import SKIPPED
+from hidfd.views.augmentation import diff_augment
+from hidfd.views.sampler import HybridSampler
 
 
 class AdversarialTraining:

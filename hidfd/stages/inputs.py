@@ -6,6 +6,7 @@ Teacher and collection are opened once, the others at each access.
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -58,6 +59,12 @@ class StageInputs:
         if not self._config.uses_synthetic_images:
             return None
         return torch.from_numpy(open_images(self.artifact("synthesis")).pixels)
+
+    @property
+    def caches(self) -> dict[str, Path]:
+        """Local folders for what is derived from the images that a student learns from, `real` and `synthetic`."""
+        roles = {"real": "collection"} | ({"synthetic": "synthesis"} if self._config.uses_synthetic_images else {})
+        return {name: self.artifact(role).cache for name, role in roles.items()}
 
     @property
     def student(self) -> Student:

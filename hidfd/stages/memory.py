@@ -66,9 +66,10 @@ def holdings(training: Training, kind: str) -> dict[str, int]:
         kind: of the device whose memory counts, `cuda` or `cpu`.
 
     Returns:
-        `networks`: parameters, their gradients and buffers; `optimiser state`; `resident images` and their features.
+        `networks`: parameters, their gradients and buffers; `optimiser state`; `resident images` and their features or
+        maps.
     """
-    parts = vars(training).values()
+    parts = list(vars(training).values())
     modules = [part for part in parts if isinstance(part, nn.Module)]
     optimizers = [part for part in parts if isinstance(part, torch.optim.Optimizer)]
     parameters = [parameter for module in modules for parameter in module.parameters()]
@@ -81,7 +82,7 @@ def holdings(training: Training, kind: str) -> dict[str, int]:
         "optimiser state": [
             value for optimizer in optimizers for state in optimizer.state.values() for value in state.values()
         ],
-        "resident images": parts,
+        "resident images": [*parts, *(tensor for part in parts for tensor in getattr(part, "resident", ()))],
     }
     counted: set[int] = set()
     held = dict.fromkeys(groups, 0)
@@ -142,6 +143,9 @@ def _settings(stage: Stage, config: TrialConfig, images_are_large: bool) -> Iter
     if stage.name == "generation":
         yield "trial.generation.width", config.generation.width
     if is_trained and not images_are_large:
+        return
+    if stage.name == "distillation" and config.distillation.view_bank:
+        yield "trial.distillation.view_bank", config.distillation.view_bank
         return
     if stage.name == "distillation" and config.uses_generator:
         yield "trial.synthesis.num_images", config.synthesis.num_images

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from hidfd.config.schema import TrialConfig
-from hidfd.data.augmentation import random_shift
 from hidfd.data.image_set import ImageSet, open_images
 from hidfd.data.pixels import Normalization, unit_from_uint8
-from hidfd.data.sampler import HybridSampler
 from hidfd.data.sources import located
 from hidfd.distributed.device import Device
 from hidfd.distributed.random_streams import Draws, stream
@@ -32,6 +30,8 @@ from hidfd.store.store import Artifact, ArtifactWriter
 from hidfd.training.gradients import apply_gradients
 from hidfd.training.loop import SKIPPED
 from hidfd.training.lr_schedule import warmup_cosine
+from hidfd.views.augmentation import random_shift
+from hidfd.views.sampler import HybridSampler
 
 CHECKED_CANDIDATES = 10_000
 """Number of candidates, at most, that a check asks the teacher about."""

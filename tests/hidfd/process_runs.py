@@ -68,6 +68,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     # At the default rate these 20 steps enlarge round-off a million times, with one process as with two.
     "shared head": ("distillation", {"distillation.learning_rate": 0.01}),
     "own head": ("distillation", {"distillation.head": "own", "distillation.feature_weight": 0.0}),
+    "mixed views": ("distillation", {"distillation.learning_rate": 0.01, "distillation.mix": "cutmix"}),
+    "bank of views": (
+        "distillation",
+        {"distillation.learning_rate": 0.01, "distillation.mix": "cutmix", "distillation.view_bank": 40},
+    ),
     "teacher": ("teacher", {}),
 }
 """Twenty steps each: stage, and what differs from the golden runs' configuration."""

@@ -47,10 +47,34 @@ def changed(config: TrialConfig, values: dict[str, Any]) -> set[str]:
         {"generation.grid_every_images": 5, "generation.proxies_every_images": 6},
         {"distillation.measure_every_images": 7},
         {"log_every_images": 8, "checkpoint_every_seconds": 9.0},
+        {"distillation.mix": "none", "distillation.mix_fraction": 0.5, "distillation.mix_across": True},
+        {"distillation.mix": None, "distillation.view_bank": None, "distillation.crop_fraction": None},
+        {"distillation.view_bank": 0, "distillation.crop_fraction": 1.0, "distillation.crop_fraction_synthetic": None},
     ],
 )
 def test_digest_holds_nothing_that_changes_no_result(config: TrialConfig, values: dict[str, Any]) -> None:
     assert changed(config, values) == set()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"distillation.mix": "cutmix"},
+        {"distillation.view_bank": 8_000},
+        {"distillation.crop_fraction": 0.5},
+        {"distillation.crop_fraction_synthetic": 0.0},
+    ],
+)
+def test_views_of_a_student_are_in_its_digest_alone(config: TrialConfig, values: dict[str, Any]) -> None:
+    assert changed(config, values) == {"distillation", "evaluation"}
+
+
+def test_a_bank_of_views_makes_a_student_cheaper(config: TrialConfig) -> None:
+    fresh, banked, larger = (
+        plan(with_values(config, {"distillation.view_bank": views}))["distillation"].operations
+        for views in (0, 8_000, 10**8)
+    )
+    assert banked < fresh == larger  # no more views than the student sees are answered
 
 
 def test_preset_itself_is_in_no_digest(config: TrialConfig) -> None:

@@ -11,6 +11,7 @@ from hidfd.pipeline.observer import Observer
 from hidfd.stages.distillation import StudentTraining
 from hidfd.store.store import Store
 from hidfd.trial import Trial
+from hidfd.views.fresh import FreshViews
 
 ALIGNED = {"trunk", "projector"}
 
@@ -65,6 +66,34 @@ def test_the_student_sees_real_and_synthetic_images_in_the_ratio_of_the_inflatio
 ) -> None:
     training = training_of(trial_config, store, inflation=inflation)
     images = training.sampler.pass_images
-    views = torch.cat([training._views(seen) for seen in range(0, 16 * images, 16)])
+    views = torch.cat([training.views.draw(seen) for seen in range(0, 16 * images, 16)])
     is_synthetic = (views > 0.999).all(dim=3).all(dim=2).all(dim=1)
     assert (~is_synthetic).float().mean().item() == pytest.approx(share)
+
+
+def test_whole_views_of_synthetic_images_beside_cropped_ones_of_real_images(
+    trial_config: TrialConfig, store: Store
+) -> None:
+    training = training_of(trial_config, store, flip=False, crop_fraction_synthetic=0.0)
+    assert isinstance(training.views, FreshViews)
+    training.views.synthetic = torch.arange(28).mul(9).to(torch.uint8).expand(40, 1, 28, 28).contiguous()
+    ramp = training.views.synthetic[0] / 255.0
+    real, _ = training.sampler.batch(0, 16)
+    assert torch.allclose(training.views.draw(0)[len(real) :], ramp.expand(16 - len(real), 1, 28, 28), atol=1e-5)
+    cropped = training_of(trial_config, store, flip=False)
+    assert torch.equal(cropped.views.draw(0)[: len(real)], training.views.draw(0)[: len(real)])
+
+
+def test_mixed_views_are_of_one_source_unless_asked_to_mix_across(trial_config: TrialConfig, store: Store) -> None:
+    def shares_of_white(**settings: object) -> Tensor:
+        training = training_of(trial_config, store, mix="cutmix", crop_fraction_synthetic=0.0, **settings)
+        real, _ = training.sampler.batch(0, 16)
+        return (training.views.draw(0)[len(real) :] > 0.999).float().mean(dim=(1, 2, 3))
+
+    assert shares_of_white().min() == 1.0
+    assert shares_of_white(mix_across=True).min() < 1.0
+
+
+def test_mixing_leaves_the_views_themselves_as_they_are_without_it(trial_config: TrialConfig, store: Store) -> None:
+    plain, mixed = training_of(trial_config, store), training_of(trial_config, store, mix="cutmix", mix_fraction=0.0)
+    assert torch.equal(plain.views.draw(64), mixed.views.draw(64))

@@ -1,6 +1,6 @@
 import torch
 
-from hidfd.data.sampler import HybridSampler
+from hidfd.views.sampler import HybridSampler
 
 
 def drawn(sampler: HybridSampler, images: int, batch: int = 10) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,13 +7,13 @@ from torch import Tensor
 import hidfd.stages.gan_training
 from hidfd.config.paths import with_values
 from hidfd.config.schema import TrialConfig
-from hidfd.data.augmentation import diff_augment, random_resized_crop, random_shift
 from hidfd.distributed.device import resolve_device
 from hidfd.distributed.random_streams import Draws
 from hidfd.pipeline.observer import Observer
 from hidfd.stages.gan_training import AdversarialTraining
 from hidfd.store.store import Store
 from hidfd.trial import Trial
+from hidfd.views.augmentation import diff_augment, random_resized_crop, random_shift
 
 POLICIES = ("color", "translation", "cutout")
 MANY = 512

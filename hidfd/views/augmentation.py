@@ -17,7 +17,9 @@ from hidfd.distributed.device import to_device
 from hidfd.distributed.random_streams import Draws
 
 
-def random_resized_crop(image_unit: Tensor, size_pixels: int, draws: Draws, *, scale_min: float, flip: bool) -> Tensor:
+def random_resized_crop(
+    image_unit: Tensor, size_pixels: int, draws: Draws, *, scale_min: float, flip: bool, crop_fraction: float = 1.0
+) -> Tensor:
     """Apply RandomResizedCrop and a horizontal flip as one bilinear sampling.
 
     Args:
@@ -26,6 +28,7 @@ def random_resized_crop(image_unit: Tensor, size_pixels: int, draws: Draws, *, s
         draws: random numbers for these images.
         scale_min: smallest share of the area, in (0, 1]; aspect ratio is log-uniform in [3/4, 4/3].
         flip: mirror each image with probability one half.
+        crop_fraction: probability with which an image is cropped, else it stays whole.
 
     Returns:
         `b x c x size x size`.
@@ -41,6 +44,10 @@ def random_resized_crop(image_unit: Tensor, size_pixels: int, draws: Draws, *, s
     height = torch.sqrt(area / ratio).clamp_(max=1.0)
     centre_x = (uniform[2] * 2 - 1) * (1 - width)
     centre_y = (uniform[3] * 2 - 1) * (1 - height)
+    if crop_fraction < 1.0:
+        is_whole = draws.uniform(1, batch)[0] >= crop_fraction
+        width, height = width.masked_fill(is_whole, 1.0), height.masked_fill(is_whole, 1.0)
+        centre_x, centre_y = centre_x.masked_fill(is_whole, 0.0), centre_y.masked_fill(is_whole, 0.0)
     if flip:
         width = torch.where(uniform[4] < 0.5, -width, width)
     box = torch.stack([width, height, centre_x, centre_y])
