@@ -14,15 +14,12 @@ import yaml
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-import tune.driver
 from hidfd.pipeline import graph
-from tests.tune.test_last_run import RUN, NoTracking
-from tests.tune.world import SEARCH, World, trial
+from tests.tune.small_study import RUN, small_study
+from tests.tune.world import World, trial
 from tune.__main__ import main
 from tune.ledger.ledger import Ledger
 from tune.ledger.opening import database_at, mark_forgotten
-from tune.study.messages import Channel, TaskEnd
-from tune.study.task import Task
 
 READING = (
     ("status",),
@@ -50,33 +47,16 @@ def study_file(tmp_path: Path, empty_tracking: Path, monkeypatch: pytest.MonkeyP
     """`study.yaml` with images, over a world without torch."""
     (tmp_path / ".hidfd").mkdir()
     shutil.copy(empty_tracking, tmp_path / ".hidfd" / "mlflow.db")
-    world, photos = World(), tmp_path / "photos"
+    photos = tmp_path / "photos"
     photos.mkdir()
     Image.fromarray(np.zeros((28, 28), np.uint8)).save(photos / "0.png")
-    tree: dict[str, Any] = {
-        "name": "s",
-        "trial": trial().model_dump(mode="json", exclude_none=True, exclude_defaults=True),
-        "study": {
-            "num_students": 3,
-            "startup_students": 2,
-            "sampler": "random",
-            "controls": {"synthetic_only": False, "plain_kd": False},
-            "variants": {"hot": {"distillation.kl_temperature": 8.0}},
-        },
-        "search": SEARCH,
-    }
-    tree["trial"]["data"]["candidates"] = {"path": "photos"}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree))
-
-    def perform(task: Task, context: Any, channel: Channel) -> TaskEnd:
-        return world.execute(task, channel)
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tune.driver, "perform", perform)
-    monkeypatch.setattr(tune.driver, "_import_materials", lambda *given: None)
-    monkeypatch.setattr(tune.driver, "BackgroundTracker", NoTracking)
-    monkeypatch.setattr(tune.report.search_figures, "write_study_figures", lambda *given: None)
-    return tmp_path / "study.yaml"
+    controls = {"synthetic_only": False, "plain_kd": False}
+    variants = {"hot": {"distillation.kl_temperature": 8.0}}
+    file = small_study(World(), tmp_path, monkeypatch, num_students=3, controls=controls, variants=variants)
+    edited(
+        trial={"data": trial().data.model_dump(mode="json", exclude_none=True) | {"candidates": {"path": "photos"}}}
+    )(monkeypatch)
+    return file
 
 
 def edited(**sections: dict[str, Any]) -> Callable[[pytest.MonkeyPatch], None]:

@@ -5,59 +5,24 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import pytest
 import yaml
 
 import tests.tune.world
-import tune.driver
 import tune.inspection
 import tune.opened_study
-import tune.report.search_figures
-from hidfd.store import locks
 from tests.loading import loaded_by
-from tests.tune.world import SEARCH, World, trial
+from tests.tune.small_study import OTHER_TRIAL, READING, RUN, small_study, status
+from tests.tune.world import World
 from tune.__main__ import main
 from tune.ledger.ledger import Ledger
-from tune.study.messages import Channel, TaskBlocked, TaskEnd
-from tune.study.task import Task
-
-RUN = ("run", "study.yaml", "--engine", "local", "--json")
-
-OTHER_TRIAL = ("study.num_students=3", "trial.distillation.momentum=0.5")
-"""Overrides of which the second makes another study of it."""
-
-READING = (("status",), ("show", "0"), ("explain", "0"), ("report",), ("stop",))
+from tune.study.messages import TaskBlocked
 
 READING_LIGHTLY = tuple(verb for verb in READING if verb != ("report",))
 
 HEAVY = ("matplotlib", "plotly", "psycopg", "torch", "torchvision", "ray", "mlflow")
 """Packages of which no verb needs one that reads an SQLite ledger and draws nothing."""
-
-
-class NoTracking:
-    """A projection to no MLflow."""
-
-    error = None
-
-    def __init__(self, tracker: Any) -> None:
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        pass
-
-    def offer(self, snapshot: Any) -> None:
-        pass
-
-    def finish(self, snapshot: Any, store: Any) -> None:
-        pass
 
 
 @pytest.fixture
@@ -67,32 +32,8 @@ def world() -> World:
 
 @pytest.fixture(autouse=True)
 def study_file(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`study.yaml` over a world without torch, in the working folder."""
     controls = {"real_only": False, "synthetic_only": False, "plain_kd": False}
-    tree = {
-        "name": "s",
-        "trial": trial().model_dump(mode="json", exclude_none=True, exclude_defaults=True),
-        "study": {"num_students": 2, "startup_students": 2, "sampler": "random", "controls": controls},
-        "search": SEARCH,
-    }
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree))
-
-    def perform(task: Task, context: Any, channel: Channel) -> TaskEnd:
-        return world.execute(task, channel)
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tune.driver, "perform", perform)
-    monkeypatch.setattr(tune.driver, "_import_materials", lambda *given: None)
-    monkeypatch.setattr(tune.driver, "BackgroundTracker", NoTracking)
-    monkeypatch.setattr(tune.report.search_figures, "write_study_figures", lambda *given: None)
-    return tmp_path / "study.yaml"
-
-
-def status(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    capsys.readouterr()
-    assert main(["status", "study.yaml", "--json", *arguments]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    return small_study(world, tmp_path, monkeypatch, controls=controls)
 
 
 @pytest.mark.parametrize("verb", READING, ids=lambda verb: verb[0])
@@ -155,42 +96,6 @@ def test_watcher_follows_the_run_that_begins_meanwhile(
     assert "3 of 3 students of the search" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("change", ["deleted", "moved", "replaced"])
-def test_watcher_whose_ledger_goes_away_says_so_and_ends(
-    change: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*RUN, "storage.ledger=other.db", "storage.results=elsewhere", "--adopt"]) == 0
-    assert main([*RUN, "--adopt"]) == 0
-    ledger = Path(".hidfd/ledger.db")
-    changes = {
-        "deleted": ledger.unlink,
-        "moved": lambda: ledger.rename("away.db"),
-        "replaced": lambda: Path("other.db").replace(ledger),
-    }
-
-    class Clock:
-        """A double of `time` by which the ledger goes away while the watcher sleeps."""
-
-        def sleep(self, seconds: float) -> None:
-            changes[change]()
-
-    monkeypatch.setattr(tune.inspection, "time", Clock())
-    monkeypatch.setattr(tune.opened_study.Study, "holder", lambda study: "process 7 on elsewhere")
-    assert main(["status", "study.yaml", "--watch"]) == 7
-    assert "does not have the study any more" in capsys.readouterr().err
-
-
-def test_ledger_that_is_gone_while_a_driver_runs_is_said(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(RUN) == 0
-    Path(".hidfd/ledger.db").unlink()
-    monkeypatch.setattr(locks, "LIMIT_SECONDS", 0.1)
-    monkeypatch.setattr(tune.opened_study.Study, "holder", lambda study: "process 7 on elsewhere")
-    assert main(["status", "study.yaml"]) == 7
-    assert "the ledger is not there, although process 7 on elsewhere runs the study" in capsys.readouterr().err
-
-
 def test_overrides_that_are_given_count_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*RUN, "study.num_students=3"]) == 0
     found = status(capsys, "study.concurrency=2")
@@ -248,13 +153,6 @@ def test_error_that_the_user_has_to_mend_keeps_its_exit_code_and_message(
     assert (event["event"], event["error"], event["exit_code"]) == ("error", "the disk is full", 4)
 
 
-def test_places_of_the_last_run_are_remembered_but_for_its_ledger(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*RUN, "storage.results=elsewhere", "--store", "mystore"]) == 0
-    found = status(capsys)
-    assert found["folder"] == "elsewhere/s"
-    assert found["command"] == "python -m tune run study.yaml storage.results=elsewhere --store mystore"
-
-
 def test_overrides_of_pods_stay_out_of_the_ledger() -> None:
     assert main([*RUN, "cluster.environment.TOKEN=hunter2"]) == 0
     assert b"hunter2" not in Path(".hidfd/ledger.db").read_bytes()
@@ -282,76 +180,6 @@ def test_material_of_the_last_run_that_is_not_here_is_left_out_with_a_word(
     assert "path: gone" in caplog.text
 
 
-@pytest.mark.parametrize("verb", [*READING, ("promote",), ("forget",)], ids=lambda verb: verb[0])
-@pytest.mark.parametrize("here", ["..", "below"])
-def test_verb_given_in_another_folder_says_where_the_study_was_run(
-    verb: tuple[str, ...],
-    here: str,
-    study_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(list(RUN)) == 0
-    folder, file = study_file.parent, "../study.yaml"
-    (folder / "below").mkdir()
-    monkeypatch.chdir(folder / here)
-    if here == "..":
-        file = f"{folder.name}/study.yaml"
-    capsys.readouterr()
-    assert main([verb[0], file, *verb[1:]]) == 7
-    said = capsys.readouterr().err
-    assert f"but in {folder}/.hidfd/ledger.db" in said
-    assert f"cd {folder} && python -m tune {' '.join([verb[0], 'study.yaml', *verb[1:]])}" in said
-
-
-def test_study_that_was_run_above_its_file_is_found_from_beside_it(
-    study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (study_file.parent / "studies").mkdir()
-    study_file.rename(study_file.parent / "studies" / "study.yaml")
-    assert main(["run", "studies/study.yaml", *RUN[2:]]) == 0
-    monkeypatch.chdir(study_file.parent / "studies")
-    assert main(["status", "study.yaml"]) == 7
-    assert f"cd {study_file.parent} && python -m tune status studies/study.yaml" in capsys.readouterr().err
-
-
-def test_run_in_another_folder_begins_nothing_anew_unless_the_ledger_is_named(
-    study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(list(RUN)) == 0
-    (study_file.parent / "below").mkdir()
-    monkeypatch.chdir(study_file.parent / "below")
-    capsys.readouterr()
-    assert main(["run", "../study.yaml", "--engine", "local", "--seeds", "2"]) == 7
-    said = capsys.readouterr().err
-    assert list(Path.cwd().iterdir()) == []
-    assert f"cd {study_file.parent} && python -m tune run study.yaml --seeds 2 --engine local" in said
-    anew = said.rpartition("to begin it anew here: python -m tune ")[2].split()
-    assert main([*anew, "--json"]) == 0
-    assert Path(".hidfd/ledger.db").is_file()
-
-
-def test_plan_in_another_folder_says_that_it_would_begin_anew(
-    study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(list(RUN)) == 0
-    (study_file.parent / "below").mkdir()
-    monkeypatch.chdir(study_file.parent / "below")
-    capsys.readouterr()
-    assert main(["plan", "../study.yaml"]) == 0
-    assert "this would begin anew: study 's' is not in the ledger" in capsys.readouterr().out
-
-
-def test_study_of_another_name_in_a_ledger_above_is_not_taken_for_this_one(
-    study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*RUN, "name=another"]) == 0
-    (study_file.parent / "below").mkdir()
-    monkeypatch.chdir(study_file.parent / "below")
-    assert main(["status", "../study.yaml"]) == 0
-    assert "not started" in capsys.readouterr().out
-
-
 def test_one_of_anything_is_one_in_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     one = ("study.num_students=1", "study.students_per_generator=1", "resources.cpus_per_worker=99999")
     for words in (
@@ -367,37 +195,6 @@ def test_one_of_anything_is_one_in_every_verb(capsys: pytest.CaptureFixture[str]
     many = r"students|trials|tasks|generators|others|artifacts|runs|CPUs|GPUs|parameters|seeds|teachers|collections"
     assert not re.findall(rf"(?<![\d.,])1 (?:[a-z]+ )?(?:{many})\b.*", printed)
     assert not re.findall(r"(?<![\d.,])1 [a-z]+ (?:are|have|were|use|ask|go)\b.*", printed)
-
-
-def test_plan_and_run_print_where_everything_lies(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = study_file.parent / ".hidfd"
-    assert main(["plan", "study.yaml"]) == 0
-    planned = capsys.readouterr().out
-    assert main(["run", "study.yaml", "--engine", "local", "--seeds", "1"]) == 0
-    ran = capsys.readouterr().err
-    places = {
-        "store": f"{folder}/store",
-        "ledger": f"{folder}/ledger.db",
-        "tracking": f"sqlite:///{folder}/mlflow.db",
-        "results": f"{folder}/results",
-        "cache": f"{folder}/store/cache",
-    }
-    for name, place in places.items():
-        assert f"{name}: {place}\n" in planned
-        assert f"{name} {place}" in ran
-
-
-def test_plan_names_every_path_that_is_missing_or_not_writable_at_once(
-    study_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wrong = ("trial.data.candidates={path: no-photos}", "trial.teacher.checkpoint={path: no-teacher.pt}")
-    places = ("storage.store=study.yaml/store", "storage.results=study.yaml", "storage.ledger=study.yaml/ledger.db")
-    assert main(["plan", "study.yaml", *wrong, *places]) == 3
-    said = capsys.readouterr().err
-    for words in ("no-photos", "no-teacher.pt", "storage.store", "storage.results", "storage.ledger"):
-        assert words in said
-    assert main(["plan", "study.yaml", "storage.results=study.yaml"]) == 4
-    assert list(study_file.parent.iterdir()) == [study_file]
 
 
 def test_run_whose_champion_lost_to_a_control_leads_to_the_control_and_not_to_the_promotion(
