@@ -126,7 +126,7 @@ def open_study(
     num_seeds: int | None = None,
     writes: bool = False,
 ) -> Study:
-    """Read a study file and check all of it, without Ray and without torch.
+    """Read a study file and check all of it, without Ray and without torch; plan with the stages of this code.
 
     Args:
         path, overrides, store: see `hidfd.config.study_file.load`.
@@ -136,6 +136,7 @@ def open_study(
     Raises:
         ConfigError, InputError, StoreError: see `hidfd.errors`.
     """
+    use_versions(None)
     file = studyfile.load(path, overrides, store=store)
     check_storage_lasts(file.storage)
     config, search, trial = read_sections(file)
@@ -175,7 +176,6 @@ def open_last_run(
     Raises:
         ConfigError, InputError, StoreError, LedgerError: see `hidfd.errors` and `tune.errors`.
     """
-    use_versions(None)
     file = studyfile.load(path, overrides, store=store)
     is_given = num_seeds is not None or not all(map(_locates_study, overrides))
     try:

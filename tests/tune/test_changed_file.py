@@ -15,11 +15,13 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from hidfd.pipeline import graph
+from hidfd.store.store import Store
 from tests.tune.small_study import RUN, small_study
 from tests.tune.world import World, trial
 from tune.__main__ import main
 from tune.ledger.ledger import Ledger
 from tune.ledger.opening import database_at, mark_forgotten
+from tune.opened_study import open_last_run, open_study
 
 READING = (
     ("status",),
@@ -177,3 +179,30 @@ def test_study_that_was_forgotten_half_way_is_forgotten_to_the_end_without_its_i
     assert "s: forgotten: " in said
     with database_at(".hidfd/ledger.db").open() as storage:
         assert storage.get_all_studies() == []
+
+
+def test_stages_are_those_of_today_after_an_older_study_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(RUN) == 0
+    with_newer_stage(monkeypatch)
+    open_last_run("study.yaml")
+    assert graph.versions_in_use() != graph.VERSIONS, "plans of the older study, as long as it is shown"
+    study = open_study("study.yaml", ["name=newer"])
+    assert study.definition.identity()["stage_versions"] == graph.VERSIONS
+    assert graph.versions_in_use() == graph.VERSIONS
+
+
+@pytest.mark.parametrize("change", [lambda _: None, with_newer_stage], ids=["no change", "a stage's version"])
+def test_forget_leaves_references_without_an_owner_that_the_ledger_does_not_know(
+    change: Callable[[pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(RUN) == 0
+    store, stranger = Store.open(".hidfd/store"), "f" * 64
+    own = store.references_of("s").digests
+    assert len(own) > 3
+    store.write_references("s", [*own, stranger])  # as older versions did, of any ledger
+    change(monkeypatch)
+    said_by(capsys, "forget", "--yes")
+    left = store.references_of("s")
+    assert (left.digests, left.owner) == ({stranger}, None)

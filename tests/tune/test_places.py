@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import tune.driver
 import tune.inspection
 import tune.opened_study
 from hidfd.store import locks
@@ -162,3 +164,20 @@ def test_plan_names_every_path_that_is_missing_or_not_writable_at_once(
         assert words in said
     assert main(["plan", "study.yaml", "storage.results=study.yaml"]) == 4
     assert list(study_file.parent.iterdir()) == [study_file]
+
+
+def test_ledger_that_is_gone_after_its_last_write_is_not_called_finished(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = tune.driver._run
+
+    def run_and_lose(*given: Any) -> None:
+        real(*given)
+        Path(".hidfd/ledger.db").unlink()
+
+    monkeypatch.setattr(tune.driver, "_run", run_and_lose)
+    assert main(RUN) == 7
+    said = capsys.readouterr()
+    assert "the ledger was deleted" in said.err
+    assert '"finished"' not in said.out.splitlines()[-1]
+    assert not Path(".hidfd/results/s/index.html").exists()
