@@ -6,6 +6,7 @@ Each seed is printed, and `HIDFD_FUZZ_SEED=SEED` begins with that one; a failure
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -29,6 +30,9 @@ MAX_SECONDS = 18.0
 
 HANGS_AFTER_SECONDS = 30
 """Seconds after which a command counts as hanging; the slowest takes half a second."""
+
+ERROR = re.compile(r"^(python -m \w+( \w+)?: )?error: ", re.MULTILINE)
+"""The begin of a line that says an error; argparse puts the command before it."""
 
 COMMANDS = (
     ("hidfd", "run", "--dry-run"),
@@ -321,7 +325,7 @@ def _run(place: Workplace, *words: str) -> int:
     assert outcome.returncode in (0, 2, 3, 4, 7), said
     assert "Traceback" not in said
     if outcome.returncode:
-        assert said.count("error: ") == 1 or said.startswith("error: "), said
+        assert len(ERROR.findall(outcome.stdout + said)) == 1, said
         assert len(said) < 20_000, said[:2000]
     else:
         assert outcome.stdout
