@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,12 @@ from tune.errors import EngineError
 DEAF = """
 import signal, time
 from tune.engines import own_ray
+
+class Node:
+    def kill_all_processes(self, **how):
+        print("killed", how)
+
+own_ray.ray_worker._global_node = Node()
 own_ray._died = lambda: ["gcs_server"]
 own_ray.LOOK_EVERY_SECONDS, own_ray.LEAVE_SECONDS = 0.05, 0.2
 with own_ray.ending_with_ray():
@@ -74,6 +81,21 @@ def test_wait_for_a_ray_that_has_died_ends_with_a_message(died: list[str], monke
     assert len(shut_down) == 1
 
 
+def test_rest_of_a_ray_that_has_died_is_killed_before_it_is_shut_down(
+    died: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    node = SimpleNamespace(kill_all_processes=lambda **_: calls.append("killed"))
+    monkeypatch.setattr(own_ray.ray_worker, "_global_node", node)
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shut down"))
+    use_ray()
+    assert calls == ["shut down"], "a Ray that lives ends by itself"
+    died.append("raylet")
+    with pytest.raises(EngineError):
+        use_ray(fail)
+    assert calls == ["shut down", "killed", "shut down"]
+
+
 def test_error_that_followed_from_a_dead_ray_is_not_the_message(
     died: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,4 +130,5 @@ def test_shutting_down_a_dead_ray_has_a_limit(died: list[str], monkeypatch: pyte
 def test_process_whose_main_thread_hears_nothing_is_ended_with_the_same_message() -> None:
     done = subprocess.run([sys.executable, "-c", DEAF], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 10
+    assert done.stdout == "killed {'check_alive': False, 'allow_graceful': False}\n", "before the process ends"
     assert done.stderr.startswith("error: the Ray that this study had started is gone: gcs_server")
