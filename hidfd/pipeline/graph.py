@@ -27,7 +27,7 @@ VERSIONS = {
     "import": 1,
     "teacher": 1,
     "collection": 1,
-    "generation": 2,
+    "generation": 3,
     "synthesis": 1,
     "distillation": 1,
     "evaluation": 1,

@@ -24,7 +24,7 @@ from hidfd.distributed.device import Device
 from hidfd.distributed.random_streams import Draws, stream
 from hidfd.losses.adc_gan import adc_d, adc_g, hinge_d, hinge_g
 from hidfd.losses.feature_integration import TeacherRegressor, blend_loss_by_class, blend_loss_by_position, trans_loss
-from hidfd.losses.frequency_smoothing import FrequencySmoothing
+from hidfd.losses.frequency_smoothing import MIN_CLASSES, FrequencySmoothing
 from hidfd.networks.discriminator import build_discriminator
 from hidfd.networks.generator import generator_of
 from hidfd.networks.teacher import Teacher, TeacherOutput
@@ -57,7 +57,9 @@ class AdversarialTraining:
         # Sampled by one process alone, so its batch norms are plain ones.
         self.ema = device.module(generator_of(settings, data)).eval().requires_grad_(False)
         self.ema.load_state_dict(self.generator.state_dict())
-        smoothing = FrequencySmoothing(settings.smoothing, data.num_classes, device.processes)
+        self.present_classes = torch.unique(collection.labels)
+        self.absent_classes = sorted(set(range(data.num_classes)) - set(self.present_classes.tolist()))
+        smoothing = FrequencySmoothing(settings.smoothing, self.present_classes, device.processes)
         self.smoothing = smoothing.to(device.torch_device)
         betas = (settings.adam_beta1, settings.adam_beta2)
         self.optimizer_g = torch.optim.Adam(
@@ -84,14 +86,17 @@ class AdversarialTraining:
         self.real_features = torch.stack([device.put(teacher.ask_all(version, device).pooled) for version in versions])
         self.real_labels = device.put(collection.labels)
         self.sampler = HybridSampler(len(real), 0, 1.0, self.seed, stage="generation")
-        self.present_classes = torch.unique(collection.labels)
-        self.absent_classes = sorted(set(range(data.num_classes)) - set(self.present_classes.tolist()))
 
     @property
     def uses_integration(self) -> bool:
         """Whether the discriminator has a term of feature integration."""
         weights = self.settings.integration
         return weights.trans_weight > 0 or weights.blend_weight > 0
+
+    @property
+    def uses_smoothing(self) -> bool:
+        """Whether the generator has the term of frequency smoothing, which few classes rule out."""
+        return self.config.smoothing_is_on and len(self.present_classes) >= MIN_CLASSES
 
     def step(self, images_seen: int) -> dict[str, Tensor]:
         """Take `discriminator_steps` D updates on the next real images, then one G update."""
@@ -102,7 +107,7 @@ class AdversarialTraining:
             with torch.no_grad():
                 fake, labels, answer = self._generate(position, ask=self.uses_integration)
             skipped.append(self._update_discriminator(position, fake, labels, answer)[SKIPPED])
-        fake, labels, answer = self._generate(last, ask=self.uses_integration or self.config.smoothing_is_on)
+        fake, labels, answer = self._generate(last, ask=self.uses_integration or self.uses_smoothing)
         metrics = self._update_discriminator(last, fake.detach(), labels, answer)
         metrics |= self._update_generator(images_seen, fake, labels, answer)
         # One step of the loop, however many of its updates were skipped.
@@ -200,7 +205,7 @@ class AdversarialTraining:
         losses = {"hinge_g": hinge_g(output.adversarial), "adc_g": adc_g(output.adc, labels)}
         total = settings.adversarial_weight * losses["hinge_g"] + settings.adc_weight * losses["adc_g"]
         if answer is not None:
-            if self.config.smoothing_is_on:
+            if self.uses_smoothing:
                 losses["reg"] = self.smoothing.loss(answer.logits)
                 total = total + settings.smoothing.weight * losses["reg"]
             losses["teacher_agreement"] = (answer.logits.detach().argmax(dim=1) == labels).float().mean()

@@ -11,6 +11,7 @@ from typing import Any
 
 from hidfd.data.collection import Collection
 from hidfd.data.pictures import encode_png
+from hidfd.losses.frequency_smoothing import MIN_CLASSES
 from hidfd.networks.backbone import num_parameters
 from hidfd.networks.teacher import Teacher
 from hidfd.pipeline.graph import snapshots
@@ -59,6 +60,11 @@ def _train_to_length(context: StageContext, collection: Collection, teacher: Tea
             f"generation: no collected image is of class {', '.join(map(str, training.absent_classes))} "
             f"(by the teacher's argmax), so the generator makes none"
         )
+    if context.config.smoothing_is_on and not training.uses_smoothing:
+        observer.note(
+            f"generation: frequency smoothing is off: it needs {MIN_CLASSES} classes, and the collected images are of "
+            f"{len(training.present_classes)}"
+        )
 
     def draw_grid(images: int) -> dict[str, float]:
         training.grids[str(images)] = probe.sample_grid()
@@ -82,7 +88,7 @@ def _train_to_length(context: StageContext, collection: Collection, teacher: Tea
         return {
             "proxies": proxies,
             "present_classes": training.present_classes.tolist(),
-            "frequencies": training.smoothing.frequencies.tolist(),
+            "frequencies": training.smoothing.frequencies_of(context.config.data.num_classes),
             "num_parameters": {
                 "generator": num_parameters(training.generator),
                 "discriminator": num_parameters(training.discriminator),

@@ -102,7 +102,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "trans": lambda a, b: trans_loss(a, b, b, a),
     "blend by position": lambda a, b: blend_loss_by_position(a, a, b, b),
     "blend by class": lambda a, b: blend_loss_by_class(a, a, LABELS, b, b, LABELS, 3),
-    "reg": lambda a, b: FrequencySmoothing(SmoothingConfig(), 6).loss(a),
+    "reg": lambda a, b: FrequencySmoothing(SmoothingConfig(), torch.arange(6)).loss(a),
     "feature": lambda a, b: feature_loss(a.view(4, 6, 1, 1), b.view(4, 6, 1, 1)),
     "kl": lambda a, b: kl_loss(a, b, 4.0),
     "ce": ce_loss,

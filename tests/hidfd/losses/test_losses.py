@@ -70,7 +70,7 @@ def test_integration_terms_train_the_trunk_and_both_linears(pairing: str) -> Non
 
 
 def smoothing_of(**settings: object) -> FrequencySmoothing:
-    return FrequencySmoothing(SmoothingConfig.model_validate({"update_images": 4, **settings}), 3)
+    return FrequencySmoothing(SmoothingConfig.model_validate({"update_images": 4, **settings}), torch.arange(3))
 
 
 def one_hot(*classes: int) -> Tensor:
@@ -104,6 +104,26 @@ def test_smoothing_loss_pushes_towards_the_rare_class() -> None:
     assert logits.grad is not None
     assert (logits.grad[:, 2] < 0).all()  # descent raises the class that was never made
     assert (logits.grad[:, 0] > 0).all()
+
+
+@pytest.mark.parametrize("counting", ["hard", "soft"])
+def test_smoothing_is_over_the_classes_that_can_be_made(counting: str) -> None:
+    """Absent classes would take all the weight, and the present ones would be left without any."""
+    config = SmoothingConfig.model_validate({"update_images": 4, "momentum": 0.0, "counting": counting})
+    present = torch.tensor([1, 2, 4])
+    some, whole = FrequencySmoothing(config, present), FrequencySmoothing(config, torch.arange(3))
+    logits = torch.tensor([[9.0, 2.0, 1.0, 9.0, 0.0]] * 3 + [[9.0, 0.0, 1.0, 9.0, 0.0]], requires_grad=True)
+    some.count(logits.detach())
+    whole.count(logits.detach()[:, present])
+    torch.testing.assert_close(some.frequencies, whole.frequencies, rtol=0, atol=0)
+    torch.testing.assert_close(some.weights, whole.weights, rtol=0, atol=0)
+    torch.testing.assert_close(some.weights.sum(), torch.tensor(3.0))
+    torch.testing.assert_close(some.frequencies.sum(), torch.tensor(1.0))
+    loss = some.loss(logits)
+    assert loss == whole.loss(logits[:, present])
+    loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad[:, [0, 3]] == 0).all()
 
 
 def test_smoothing_state_is_in_the_state_dict() -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from hidfd.config.paths import with_values
 from hidfd.config.schema import TrialConfig
+from hidfd.networks.teacher import Teacher
 from hidfd.pipeline.graph import Stage, kept_digests, plan, snapshots
 from hidfd.pipeline.observer import Observer
 from hidfd.stages.gan_training import AdversarialTraining
+from hidfd.stages.generation import train_generator
 from hidfd.store.store import Artifact, Store
 from hidfd.trial import run_trial
+from tests.hidfd.stages.golden.runs import CONFIG, World
 
 # Steps of 8 images. 20 ends within a step, and where no metric, grid or proxy of a longer run is due; 32 where all are.
 LENGTHS = (20, 32, 56)
@@ -152,6 +158,50 @@ def test_snapshots_change_no_digest_and_have_those_of_shorter_trials(generator: 
     assert snapshots(asked) == tuple(shorter)
     assert {stage.digest for stage in shorter} <= kept_digests(asked)
     assert snapshots(with_values(asked, {"synthesis.num_images": 0})) == ()
+
+
+NO_INTEGRATION = {"generation.integration.trans_weight": 0.0, "generation.integration.blend_weight": 0.0}
+
+
+def generator_of_classes(
+    folder: Path, present: list[int], values: dict[str, object], patch: pytest.MonkeyPatch
+) -> tuple[Artifact, str, int]:
+    """Train a generator on images of these classes; return it, the notes, and how often the teacher was asked."""
+    world = World(folder)
+    config = with_values(CONFIG, values)
+    labels = torch.tensor(present)[torch.arange(30) % len(present)]
+    notes, asked = list[str](), 0
+    answer = Teacher.forward
+
+    def counted(teacher: Teacher, image_unit: Tensor) -> object:
+        nonlocal asked
+        asked += torch.is_grad_enabled()  # else the answer is for a measurement, or to real images
+        return answer(teacher, image_unit)
+
+    patch.setattr(world.observer, "note", notes.append)
+    patch.setattr(Teacher, "forward", counted)
+    context = world.context(plan(config)["generation"], config)
+    artifact = train_generator(context, replace(world.collection, labels=labels), world.teacher)
+    return artifact, "\n".join(notes), asked
+
+
+@pytest.mark.parametrize("present", [[0], [0, 2]])
+@pytest.mark.parametrize(("values", "asked"), [({}, 20), (NO_INTEGRATION, 0)])
+def test_smoothing_is_off_with_a_note_where_fewer_than_three_classes_can_be_made(
+    values: dict[str, object], asked: int, present: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, notes, found = generator_of_classes(tmp_path, present, values, monkeypatch)
+    assert found == asked, "the teacher answers where somebody needs the answer"
+    assert f"frequency smoothing is off: it needs 3 classes, and the collected images are of {len(present)}" in notes
+    assert not any("generation/reg" in row for row in made.metrics())
+    frequencies = made.meta["frequencies"]
+    assert [k for k, share in enumerate(frequencies) if share > 0] == present
+    assert sum(frequencies) == pytest.approx(1)
+
+
+def test_generator_without_smoothing_has_no_note_about_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, notes, _ = generator_of_classes(tmp_path, [0, 2], {"generation.smoothing.mode": "off"}, monkeypatch)
+    assert "smoothing" not in notes
 
 
 def _die(*_: object) -> None:
