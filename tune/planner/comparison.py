@@ -13,7 +13,7 @@ from typing import Any
 from hidfd.config.schema import TrialConfig
 from hidfd.errors import ConfigError
 from tune.study.config import StudyConfig
-from tune.study.definition import Definition
+from tune.study.definition import REAL_ONLY, Definition
 from tune.study.metrics import merit
 from tune.study.search_space import changed
 from tune.study.search_trial import SearchTrial
@@ -149,7 +149,7 @@ def controls_of(definition: Definition, chosen: TrialConfig) -> dict[str, dict[s
     is_hybrid = _is_hybrid(chosen)
     controls: dict[str, dict[str, Any]] = {}
     if wanted.real_only and is_hybrid:
-        controls["real-only"] = {"data.synthetic": None, "synthesis.num_images": 0}
+        controls["real-only"] = REAL_ONLY | wanted.real_only_values
     if wanted.synthetic_only and is_hybrid:
         controls["synthetic-only"] = {"distillation.inflation": 0.0}
     if wanted.plain_kd and chosen.distillation.head == "shared":

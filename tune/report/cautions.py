@@ -94,7 +94,9 @@ def _of_seeds_and_controls(snapshot: StudySnapshot) -> Iterator[str]:
     elif snapshot.comparison_rows and n < FEW_SEEDS:
         yield f"The deviations come from n = {n} seeds, so they are themselves uncertain."
     if any(row.role == "control" for row in snapshot.comparison_rows):
-        yield "The controls run with the best trial’s settings; nothing was searched for them."
+        own = snapshot.study.controls.real_only_values
+        but = f"; real-only has its own {', '.join(own)} (study.controls.real_only_values)" if own else ""
+        yield f"The controls run with the best trial’s settings{but}; nothing was searched for them."
 
 
 def _of_the_images(snapshot: StudySnapshot) -> Iterator[str]:

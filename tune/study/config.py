@@ -73,6 +73,10 @@ class ControlsConfig(Section):
     real_only: bool = True
     """Train on the collected images alone. Without this control the worth of the generator is unproven."""
 
+    real_only_values: dict[str, Any] = Field(default_factory=dict)
+    """Dotted path below `distillation.` -> value that the real-only control has instead of the best trial's, such as
+    the strongest augmentation: the best settings of a student without synthetic images are other ones."""
+
     synthetic_only: bool = True
     """Train on the synthetic images alone."""
 

@@ -25,6 +25,19 @@ from tune.study.task import recorded_trial, task_specs
 FRESH_SEEDS = ("seeds.generation", "seeds.synthesis", "seeds.distillation")
 """Paths of the seeds that a fresh seed replaces; teacher and collection stay the same."""
 
+REAL_ONLY: dict[str, Any] = {"data.synthetic": None, "synthesis.num_images": 0}
+"""Overrides that leave a hybrid trial its collected images alone."""
+
+OTHER_COMPARISONS = {
+    "distillation.target_images": "it would no longer be compared at the same number of student steps",
+    "distillation.batch_images": "it would no longer be compared at the same number of student steps",
+    "distillation.architecture": "another network would be compared, not other images",
+    "distillation.width": "another network would be compared, not other images",
+    "distillation.head": "another network would be compared, not other images",
+    "distillation.inflation": "it learns from the collected images alone, however often they appear",
+}
+"""Paths that `controls.real_only_values` may not have -> the reason."""
+
 SEARCH_ROWS = ("hybrid", "best", "real-only", "synthetic-only", "plain-kd")
 """Names of the best trial and its controls in the comparison at the end of a search."""
 
@@ -189,6 +202,7 @@ def define(
         check_shares(batches, int(shown.get("resources", {}).get("workers", 1)))
     except ConfigError as error:
         problems.append(f"resources.num_workers: {error}")
+    problems += _problems_of_real_only_values(study.controls.real_only_values, base)
     used = {base.seeds.generation, base.seeds.synthesis, base.seeds.distillation}
     if search and (stale := used.intersection(study.seeds)):
         problems.append(
@@ -212,6 +226,20 @@ def define(
     if problems:
         raise ConfigError("\n".join(problems))
     return Definition(name, study, search, base, space, folder, **shown)
+
+
+def _problems_of_real_only_values(values: Mapping[str, Any], base: TrialConfig) -> Iterator[str]:
+    """Yield a message for each of `controls.real_only_values` that would not keep the comparison, or is not legal."""
+    where = "study.controls.real_only_values"
+    for path in values:
+        if path in OTHER_COMPARISONS:
+            yield f"{where}.{path}: not allowed there: {OTHER_COMPARISONS[path]}; take it out"
+        elif not path.startswith("distillation."):
+            yield f"{where}.{path}: expected a setting of the student (distillation. ...); take it out"
+    try:
+        changed(base, {**(REAL_ONLY if base.uses_real_images else {}), **values})
+    except ConfigError as error:
+        yield f"{where}: {error}"
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:

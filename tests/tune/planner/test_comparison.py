@@ -85,3 +85,20 @@ def test_controls_are_those_that_make_sense_beside_a_trial() -> None:
     assert list(controls_of(study, hybrid)) == ["real-only", "synthetic-only", "plain-kd"]
     synthetic = study.with_seed({"distillation.inflation": 0.0}, 1)
     assert list(controls_of(study, synthetic)) == ["plain-kd"]
+
+
+def test_real_only_control_has_its_own_values_instead_of_those_of_the_best_trial() -> None:
+    own = {"distillation.crop_scale_min": 0.3, "distillation.learning_rate": 0.2}
+    search = {
+        "distillation.learning_rate": {"type": "categorical", "choices": [0.01, 0.1]},
+        "distillation.momentum": {"type": "categorical", "choices": [0.5, 0.8]},
+    }
+    study = definition({"num_students": 2, "controls": {"real_only_values": own}}, search=search)
+    world = World()
+    planner = world.planner(study)
+    run_local(planner, world.execute)
+    rows = {row.name: row for row in planner.state.comparison_rows}
+    real_only, hybrid = rows["real-only"].configs[0].distillation, rows["hybrid"].configs[0].distillation
+    assert (real_only.crop_scale_min, real_only.learning_rate) == (0.3, 0.2)
+    assert real_only.momentum == hybrid.momentum, "all else is the best trial's"
+    assert (hybrid.crop_scale_min, rows["synthetic-only"].configs[0].distillation.crop_scale_min) == (0.08, 0.08)

@@ -66,3 +66,26 @@ def test_another_order_of_labels_makes_another_study() -> None:
     mapped = definition(data=TESTED | {"validation": {"sha256": "b" * 64, "label_order": [1, 0]}})
     changes = list(differences(definition(data=TESTED).identity(), mapped.identity()))
     assert changes == ["trial.data.validation.label_order: null -> [1, 0]"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("distillation.target_images", 64, "distillation.target_images: .*same number of student steps"),
+        ("distillation.architecture", "resnet14", "distillation.architecture: .*another network"),
+        ("distillation.inflation", 1.0, "distillation.inflation: .*collected images alone"),
+        ("generation.width", 4, "generation.width: expected a setting of the student"),
+        ("distillation.crop_scale", 0.5, "crop_scale.*did you mean trial.distillation.crop_scale_min"),
+        ("distillation.crop_scale_min", 2.0, "distillation.crop_scale_min: .*found 2.0"),
+    ],
+)
+def test_real_only_gets_settings_of_its_own_only_where_it_stays_the_same_comparison(
+    path: str, value: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"study\.controls\.real_only_values.*{message}"):
+        definition({"controls": {"real_only_values": {path: value}}})
+
+
+def test_settings_of_real_only_may_need_each_other_and_are_not_part_of_what_the_study_is() -> None:
+    values = {"distillation.feature_weight": 0.0, "distillation.kl_weight": 1.0}
+    assert definition({"controls": {"real_only_values": values}}).identity() == definition().identity()
