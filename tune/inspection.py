@@ -41,6 +41,7 @@ from tune.terminal.tables import (
     trials_table,
 )
 from tune.terminal.verdict import verdict_text
+from tune.terminal.worth import worth_table, worth_text
 
 WATCH_EVERY_SECONDS = 2.0
 """Seconds after which `status --watch` reads the ledger again."""
@@ -253,7 +254,7 @@ def _rest(options: argparse.Namespace, *more: str) -> list[str]:
 
 def print_results(snapshot: StudySnapshot) -> None:
     """Print the trials and comparisons of a study, and what they say."""
-    for table in (trials_table(snapshot), comparison_table(snapshot)):
+    for table in (trials_table(snapshot), comparison_table(snapshot), worth_table(snapshot)):
         if table is not None:
             print_table(table)
     for line in shared_reasons(snapshot):
@@ -276,6 +277,11 @@ def print_results(snapshot: StudySnapshot) -> None:
     verdict = verdict_text(snapshot)
     if verdict is not None:
         Console(highlight=False).print(verdict, soft_wrap=True)
+    answer = worth_text(snapshot)
+    if answer is not None:
+        Console(highlight=False).print(answer, soft_wrap=True)
+    for note in snapshot.worth.notes if snapshot.worth is not None else ():
+        print(note)
     if snapshot.undone:
         print(f"undone: {snapshot.undone}")
 

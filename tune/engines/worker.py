@@ -89,7 +89,7 @@ def perform(task: Task, context: WorkerContext, channel: Channel) -> TaskEnd:
     """
     started = time.process_time()
     try:
-        metrics, reused = _run(task, context, channel)
+        metrics, reused, build_seconds = _run(task, context, channel)
     except hidfd.errors.Stopped as stopped:
         return TaskStopped(str(stopped), time.process_time() - started)
     except hidfd.errors.DivergedError as error:
@@ -113,10 +113,11 @@ def perform(task: Task, context: WorkerContext, channel: Channel) -> TaskEnd:
         _log.exception("%s failed", task.label)
         where = _write_traceback(Path(context.folder) / task.label)
         return TaskFailed(f"{type(error).__name__}: {error} (traceback in {where})", time.process_time() - started)
-    return TaskFinished(metrics, reused, time.process_time() - started)
+    return TaskFinished(metrics, reused, time.process_time() - started, build_seconds)
 
 
-def _run(task: Task, context: WorkerContext, channel: Channel) -> tuple[dict[str, float], bool]:
+def _run(task: Task, context: WorkerContext, channel: Channel) -> tuple[dict[str, float], bool, float | None]:
+    """Run a task, and return its metrics, whether all was in the store, and the seconds that building it took."""
     before_torch(context.threads)
     import torch
 
@@ -127,10 +128,10 @@ def _run(task: Task, context: WorkerContext, channel: Channel) -> tuple[dict[str
     store = Store.open(context.store)
     observer = TaskObserver(channel, task.rungs)
     if task.spec.kind is TaskKind.TEST_EVALUATION:
-        known = store.find(task.spec.kind.last_stage, task.key)
-        if known is not None:
-            observer.note(f"the test labels had been opened for it before, {known.created}; read again")
-        return numbers_of(evaluate_test(task.spec.config, store, device=context.device)), known is not None
+        found = store.find(task.spec.kind.last_stage, task.key)
+        if found is not None:
+            observer.note(f"the test labels had been opened for it before, {found.created}; read again")
+        return numbers_of(evaluate_test(task.spec.config, store, device=context.device)), found is not None, None
     result = run_trial(
         with_values(task.config, {"teacher.accept": True}) if context.accepts_teacher else task.config,
         store,
@@ -146,7 +147,9 @@ def _run(task: Task, context: WorkerContext, channel: Channel) -> tuple[dict[str
         from hidfd.latency import latency_milliseconds
 
         metrics[LATENCY] = latency_milliseconds(result.config, store)
-    return metrics, set(chain) <= set(result.reused)
+    seconds = [result.seconds.get(stage) for stage in task.spec.kind.computed_stages]
+    known = [found for found in seconds if found]  # 0 stands for an artifact that does not say
+    return metrics, set(chain) <= set(result.reused), sum(known) if len(known) == len(seconds) else None
 
 
 def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:

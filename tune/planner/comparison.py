@@ -12,8 +12,8 @@ from typing import Any
 
 from hidfd.config.schema import TrialConfig
 from hidfd.errors import ConfigError
-from tune.study.config import StudyConfig
-from tune.study.definition import REAL_ONLY, Definition
+from tune.study.config import REAL_ONLY, StudyConfig
+from tune.study.definition import Definition
 from tune.study.metrics import merit
 from tune.study.search_space import changed
 from tune.study.search_trial import SearchTrial
@@ -34,7 +34,7 @@ class ComparisonRow:
 
     Attributes:
         name: unique among the rows.
-        role: finalist, control or variant.
+        role: finalist, control, variant or worth.
         params: dotted path -> value, where the trial differs from the study's own `trial:`.
         configs: one trial per seed, in the order of `study.seeds`; empty, as `keys`, if they cannot be built.
         keys, labels: of the students, in the same order.
@@ -97,6 +97,11 @@ def _merits(trial: SearchTrial) -> list[float]:
 def variant_rows(definition: Definition) -> list[ComparisonRow]:
     """Build the rows of the study's variants."""
     return [_row(definition, name, "variant", values, name) for name, values in definition.study.variants.items()]
+
+
+def worth_rows(definition: Definition) -> list[ComparisonRow]:
+    """Build the rows that ask when a generator pays: those of hybrid, then those of real-only."""
+    return [_row(definition, budget.name, "worth", budget.values, budget.name) for budget in definition.worth_budgets]
 
 
 def finalist_rows(definition: Definition, finalists: Sequence[SearchTrial]) -> list[ComparisonRow]:
@@ -173,7 +178,11 @@ def _row(definition: Definition, name: str, role: Role, values: dict[str, Any], 
         return ComparisonRow(name, role, values, (), (), ())  # a row without numbers
     keys = tuple(task_specs(config)[-1].key for config in configs)
     test_evaluations: tuple[str, ...] = ()
-    if role != "variant" and definition.base.data.test is not None and definition.study.test_labels == "once":
+    if (
+        role in ("finalist", "control")
+        and definition.base.data.test is not None
+        and definition.study.test_labels == "once"
+    ):
         test_evaluations = tuple(test_evaluation_spec(config).key for config in configs)
     return ComparisonRow(
         name, role, values, configs, keys, tuple(f"{label}-seed{seed}" for seed in seeds), test_evaluations

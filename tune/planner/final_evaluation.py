@@ -12,6 +12,7 @@ from tune.planner.comparison import (
     finalists_of,
     summarise,
     variant_rows,
+    worth_rows,
 )
 from tune.planner.task_table import TaskOrigin, TaskTable
 from tune.study.definition import Definition
@@ -49,7 +50,7 @@ class FinalEvaluation:
         self._champion: SearchTrial | None = None
 
     def plan(self, search_trials: Sequence[SearchTrial], best: SearchTrial | None, *, is_over: bool) -> None:
-        """Ask for the variants at once, the finalists when the search is over, then the controls of the best finalist.
+        """Ask for variants and `study.worth` at once, the finalists when the search is over, then the controls of the best finalist.
 
         A single finalist is the best from the start, so its controls run beside it. A second call adds nothing.
 
@@ -64,7 +65,8 @@ class FinalEvaluation:
             self._planned_for = wanted
             self._champion = None
             self._finalists = finalists_of(search_trials, definition.study.num_finalists) if is_over else []
-            self._ask_for([*variant_rows(definition), *finalist_rows(definition, self._finalists)])
+            beside = [*variant_rows(definition), *worth_rows(definition)]
+            self._ask_for([*beside, *finalist_rows(definition, self._finalists)])
         champion = self._find_champion()
         if champion is not None and champion is not self._champion:
             self._champion = champion

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -76,6 +77,8 @@ class Forecast:
         saved_seconds: that a generator for each of these students would take in addition.
         basis: of the estimated seconds, in words.
         short_of: limits of the budget that do not suffice, or may not, in words.
+        worth: what `study.worth` takes, also what is built already: `generators`, `hybrid` and `real-only` -> number of
+            them, and seconds for all of these, None if they are not estimated; empty where the study does not ask.
     """
 
     rows: tuple[ForecastRow, ...]
@@ -92,6 +95,7 @@ class Forecast:
     saved_seconds: float
     basis: str
     short_of: tuple[str, ...]
+    worth: dict[str, tuple[int, Range | None]]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -119,9 +123,11 @@ def forecast_of(state: StudyState, store: Store) -> Forecast:
         count = len(stages) + math.ceil(unseen[name].high)
         if count:
             missing = sum(left[name].values(), NOTHING) + unseen[name]
-            stage = next(iter(stages.values()), None) or plan(definition.base)[name]
             built = sum(estimates.is_built(stage) for stage in stages.values())
-            each = estimates.range(stage) if missing.high else None
+            to_build = [(stage, left[name][digest]) for digest, stage in stages.items() if digest in left[name]]
+            if unseen[name].high:
+                to_build.append((plan(definition.base)[name], unseen[name]))
+            each = estimates.mean(to_build) if missing.high else None
             rows.append(ForecastRow(name, count, built, missing, each, estimates.bytes_each(name)))
     seconds = sum((row.seconds for row in rows), NOTHING)
     side = max(1, min(definition.study.concurrency, math.ceil(sum(row.left.high for row in rows))))
@@ -148,6 +154,7 @@ def forecast_of(state: StudyState, store: Store) -> Forecast:
         saved_seconds=max(0, users - generation.count) * each.expected if generation and each else 0.0,
         basis=estimates.basis,
         short_of=tuple(_short_of(definition, amounts, spent)),
+        worth=_worth(state, estimates),
     )
 
 
@@ -190,6 +197,18 @@ class _StageEstimates:
             return Range.measured([seconds / operations for operations, seconds in own], expected) * stage.operations
         return self.costs.range(stage)
 
+    def mean(self, stages: Sequence[tuple[Stage, Range]]) -> Range | None:
+        """Return the estimated seconds for one of some stages, each with the part of it that is left."""
+        ranges = {stage.operations: self.range(stage) for stage, _ in stages}
+        if len(ranges) == 1 or None in ranges.values():
+            return next(iter(ranges.values()))
+        weights = {stage.operations: 0.0 for stage, _ in stages}
+        for stage, left in stages:
+            weights[stage.operations] += left.high
+        total = sum(weights.values())
+        parts = [found * (weights[operations] / total) for operations, found in ranges.items() if found is not None]
+        return sum(parts, NOTHING)
+
     def bytes_each(self, name: str) -> float:
         """Return the size of one artifact of a stage: the mean of this study's own, else by its configuration."""
         if name != "generation":
@@ -204,6 +223,24 @@ class _StageEstimates:
     def basis(self) -> str:
         """The basis of the estimated seconds, in words."""
         return self.costs.basis() if "costs" in vars(self) else "as this study's own tasks took"
+
+
+def _worth(state: StudyState, estimates: _StageEstimates) -> dict[str, tuple[int, Range | None]]:
+    """Return the number of generators and of students in each arm of `study.worth`, and the seconds for all of them."""
+    arms = {budget.name: budget.arm for budget in state.definition.worth_budgets}
+    stages: dict[str, dict[str, Stage]] = {"generators": {}, "hybrid": {}, "real-only": {}} if arms else {}
+    for row in state.comparison_rows:
+        for config in row.configs if row.name in arms and row.role == "worth" else ():
+            planned = plan(config)
+            stages[arms[row.name]][planned["distillation"].digest] = planned["distillation"]
+            if "generation" in planned:
+                stages["generators"][planned["generation"].digest] = planned["generation"]
+    found: dict[str, tuple[int, Range | None]] = {}
+    for name, asked in stages.items():
+        ranges = [estimates.range(stage) for stage in asked.values()]
+        known = [seconds for seconds in ranges if seconds is not None]
+        found[name] = len(ranges), sum(known, NOTHING) if len(known) == len(ranges) else None
+    return found
 
 
 def _by_the_clock(state: StudyState, rows: list[ForecastRow], seconds: Range, side: int) -> Range:

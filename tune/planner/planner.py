@@ -365,7 +365,7 @@ class Planner:
         match end:
             case TaskFinished(metrics, reused):
                 state, reason = self._judge(task.spec, metrics)
-                return Outcome(state, reason, metrics, reused)
+                return Outcome(state, reason, metrics, reused, end.build_seconds)
             case TaskDiverged(reason):
                 return Outcome(TaskState.DIVERGED, reason)
             case TaskInfeasible(reason, exit_code, cpu_seconds):

@@ -23,6 +23,7 @@ from tune.study.snapshot import (
 from tune.study.states import TaskKind, TaskState
 from tune.study.task import Task
 from tune.study.verdict import gains_of, verdict_in_words
+from tune.study.worth.measured import worth_of
 
 
 def snapshot_of(
@@ -42,7 +43,7 @@ def snapshot_of(
     definition = state.definition
     live = live or {}
     study = definition.study
-    rows = tuple(summarise(row, state.tasks, study) for row in state.comparison_rows)
+    rows = tuple(summarise(row, state.tasks, study) for row in state.comparison_rows if row.role != "worth")
     test_evaluations = {
         student: evaluation
         for row in state.comparison_rows
@@ -52,7 +53,9 @@ def snapshot_of(
     finished = not state.task_queue.running and state.is_over()
     gains = gains_of(rows, study.objective, has_ended=finished)
     spent = Account(state.task_table.attempts()).spent(0.0)  # up to the last report of each attempt
-    tau, tau_count = rank_agreement(state.tasks.values())
+    # Other lengths set students far apart, so those of `study.worth` would flatter any measure.
+    tau, tau_count = rank_agreement(task for task in state.tasks.values() if task.role != "worth")
+    budgets = {row.name: row.keys for row in state.comparison_rows if row.role == "worth"}
     return StudySnapshot(
         name=definition.name,
         file=definition.file,
@@ -101,6 +104,7 @@ def snapshot_of(
         ),
         front=tuple(trial.number for trial in front_of(state.search_trials)) if study.further_objectives else (),
         gains=gains,
+        worth=worth_of(definition, budgets, state.tasks, has_ended=finished),
     )
 
 

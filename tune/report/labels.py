@@ -7,7 +7,7 @@ from typing import Any
 
 from hidfd.formatting import duration, percent, percent_with_error, points, setting
 from tune.study.metrics import MEASURES, written
-from tune.study.snapshot import GainSnapshot, TaskSnapshot
+from tune.study.snapshot import CostDifferenceSnapshot, GainSnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
 from tune.study.verdict import interval_in_words
 
@@ -42,6 +42,16 @@ def gain_cell(gain: GainSnapshot) -> str:
     if gain.low is None or gain.high is None:
         return f"{words}, not yet decided"
     return f"{words} {interval_in_words(100 * gain.low, 100 * gain.high)}"
+
+
+def difference_cell(difference: CostDifferenceSnapshot) -> str:
+    """Return how far hybrid is ahead at equal total cost, in points with its interval over seeds."""
+    if difference.mean is None:
+        return "not compared"
+    words = f"{round(100 * difference.mean, 1) + 0.0:+.1f}"
+    if difference.low is None or difference.high is None:
+        return f"{words}, not yet decided"
+    return f"{words} {interval_in_words(100 * difference.low, 100 * difference.high)}"
 
 
 def result_in_words(task: TaskSnapshot) -> str:

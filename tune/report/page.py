@@ -23,11 +23,12 @@ from tune.report.cautions import cautions
 from tune.report.champion import best_student
 from tune.report.commands import mlflow_command, verb_command
 from tune.report.handover import handover_of
-from tune.report.labels import METRIC_NAMES, gain_cell, metric_cell, short_names
+from tune.report.labels import METRIC_NAMES, difference_cell, gain_cell, metric_cell, short_names
 from tune.report.objectives import front_in_words, further_columns, missed_constraints
 from tune.report.pictures import still_figures
 from tune.report.pictures.generators import generator_pictures
 from tune.report.pictures.panels import agreement_beside_accuracy, over_parameter, seed_dots
+from tune.report.pictures.worth import CAPTION, TITLE, draw_worth, is_drawable
 from tune.report.search_figures import front_of
 from tune.report.selection import (
     best_of_comparison,
@@ -42,6 +43,7 @@ from tune.study.metrics import written
 from tune.study.snapshot import RowSnapshot, StudySnapshot, TaskSnapshot, TrialSnapshot
 from tune.study.states import TaskState, Value
 from tune.study.verdict import parts_of
+from tune.study.worth.answer import cost_in_words, standing_of
 
 
 def write_study_report(snapshot: StudySnapshot, folder: Path, store: Store | None = None) -> Path:
@@ -71,6 +73,7 @@ def write_study_report(snapshot: StudySnapshot, folder: Path, store: Store | Non
         rows=[comparison_row(row, snapshot, folder) for row in snapshot.comparison_rows],
         metrics=[METRIC_NAMES[metric] for metric in _metrics(snapshot)],
         seeds=comparison_picture(snapshot),
+        worth=worth_section(snapshot, folder),
         cautions=cautions(snapshot),
         asked=summary.request_facts(snapshot),
         searched=summary.searched_parameters(snapshot),
@@ -125,6 +128,33 @@ def comparison_row(row: RowSnapshot, snapshot: StudySnapshot, folder: Path) -> d
         "settings": _settings(row, best_params, snapshot),
         "links": [_link(str(task.seed), task, folder) for task in tasks],
         "reasons": sorted({relative_paths(task.reason) for task in tasks if task.reason} | misses),
+    }
+
+
+def worth_section(snapshot: StudySnapshot, folder: Path) -> dict[str, Any] | None:
+    """Return what the page shows of when a generator pays: the answer, the figure and the table of budgets."""
+    worth = snapshot.worth
+    if worth is None:
+        return None
+    return {
+        "answer": worth.answer or "under way",
+        "notes": worth.notes,
+        "metric": METRIC_NAMES[worth.metric],
+        "unit": worth.unit,
+        "picture": Picture(TITLE, CAPTION, svg(draw_worth(worth))) if is_drawable(worth) else None,
+        "budgets": [
+            {
+                "name": budget.name,
+                "steps": f"{budget.steps:,}",
+                "count": budget.num_complete,
+                "cost": NONE if budget.cost is None else cost_in_words(budget.cost),
+                "accuracy": metric_cell(worth.metric, budget.mean, budget.deviation),
+                "ahead": None if budget.difference is None else difference_cell(budget.difference),
+                "standing": None if budget.difference is None else standing_of(budget.difference),
+                "links": [_link(str(task.seed), task, folder) for key in budget.keys if (task := snapshot.task(key))],
+            }
+            for budget in worth.budgets
+        ],
     }
 
 

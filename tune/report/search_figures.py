@@ -27,6 +27,7 @@ from tune.report.pictures import still_figures
 from tune.report.pictures.interactive_figures import interactive_figure
 from tune.report.pictures.still_figures import DrawnSearch
 from tune.report.selection import generator_of
+from tune.report.pictures.worth import CAPTION, TITLE, draw_worth, interactive_worth, is_drawable
 from tune.report.timeline import timeline
 from tune.samplers.distributions import distribution_of
 from tune.study.metrics import MEASURES, optuna_direction
@@ -164,6 +165,8 @@ def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
         stills = {figure.name: figure.still(search) for figure, search in drawn}
         if lanes is not None:
             stills["timeline"] = still_figures.workers(lanes)
+        if snapshot.worth is not None and is_drawable(snapshot.worth):
+            interactive["worth"], stills["worth"] = interactive_worth(snapshot.worth), draw_worth(snapshot.worth)
     with store_errors("writing the figures into", folder):
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         for name, still in stills.items():
@@ -174,6 +177,7 @@ def write_study_figures(snapshot: StudySnapshot, folder: Path) -> Path | None:
             navigation=navigation_element(navigation_of("figures", folder)),
             trials=[trial_link(trial, snapshot, folder) for trial in snapshot.trials],
             snapshot=snapshot,
+            worth={"name": "worth", "title": TITLE, "caption": CAPTION} if "worth" in stills else None,
             figures=[figure for figure, _ in drawn],
             interactive=interactive,
             timeline=lanes,

@@ -44,6 +44,8 @@ def conclusion_in_words(snapshot: StudySnapshot) -> str:
     """Return the result in a sentence; until there is one, how far the study is."""
     if snapshot.verdict:
         return snapshot.verdict
+    if snapshot.worth is not None and snapshot.worth.answer and not snapshot.comparison_rows and not snapshot.trials:
+        return snapshot.worth.answer
     ended = Counter(task.state for task in students(snapshot))
     counts = ", ".join(f"{count} {state}" for state, count in sorted(ended.items())) or "none yet"
     best = best_trial(snapshot)
@@ -117,6 +119,9 @@ def request_facts(snapshot: StudySnapshot) -> list[tuple[str, str]]:
         facts += _search_facts(snapshot)
     if study.variants:
         facts.append(("Variants", ", ".join(study.variants)))
+    if study.worth:
+        budgets = f"students of {', '.join(f'{steps:,}' for steps in study.worth)} steps"
+        facts.append(("When a generator pays", f"{budgets}, hybrid and real-only, at equal total cost"))
     facts.append(("Fresh seeds", f"{', '.join(map(str, study.seeds))}, each for generator, synthesis and student"))
     data, teacher, collection, student = trial.data, trial.teacher, trial.collection, trial.distillation
     origin = "trained here" if teacher.train else "from a checkpoint"
@@ -268,7 +273,8 @@ def _cpu_seconds_by_purpose(snapshot: StudySnapshot) -> str:
     purposes = {
         "builds": [task for task in snapshot.tasks if task.kind.is_build],
         "search": [task for task in students(snapshot) if task.role == "search"],
-        "comparisons": [task for task in students(snapshot) if task.role != "search"],
+        "comparisons": [task for task in students(snapshot) if task.role not in ("search", "worth")],
+        "worth": [task for task in students(snapshot) if task.role == "worth"],
         "test labels": [task for task in snapshot.tasks if task.kind is TaskKind.TEST_EVALUATION],
     }
     spent = {

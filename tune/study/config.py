@@ -19,6 +19,7 @@ or, for a table of ablations, no search but
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,9 @@ def _one_value(value: object) -> object:
 
 Choice = Annotated[bool | int | float | str, BeforeValidator(_one_value)]
 """A value of a searched parameter."""
+
+REAL_ONLY: dict[str, Any] = {"data.synthetic": None, "synthesis.num_images": 0}
+"""Overrides that leave a hybrid trial its collected images alone."""
 
 FRESH_SEED = "seeds.generation"
 """The only path at which `type: fresh_seed` is allowed."""
@@ -207,6 +211,18 @@ class StudyConfig(Section):
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Name -> overrides (dotted path into `trial:` -> value). Each variant runs in full on each of `seeds`, over the
     study's own material: other images or another checkpoint are another study file."""
+
+    worth: tuple[Annotated[int, Field(ge=1, le=1_000_000_000)], ...] = ()
+    """Student budgets in steps, in ascending order, at which the study asks when a generator pays: on each of `seeds`
+    one student of the trial's own settings (hybrid) and one on the collected images alone (real-only, with
+    `controls.real_only_values`) for each budget, and a longer real-only one, compared at equal total cost."""
+
+    @field_validator("worth")
+    @classmethod
+    def _ascending_budgets(cls, worth: tuple[int, ...]) -> tuple[int, ...]:
+        if any(later <= earlier for earlier, later in itertools.pairwise(worth)):
+            raise ValueError("give the budgets in ascending order, none of them twice")
+        return worth
 
     @field_validator("seeds")
     @classmethod

@@ -18,15 +18,13 @@ from hidfd.errors import ConfigError
 from hidfd.pipeline.graph import versions_in_use
 from hidfd.pipeline.stage_specs import result_settings
 from tune.study.asha import rung_images
-from tune.study.config import FRESH_SEED, SearchConfig, StudyConfig
+from tune.study.config import FRESH_SEED, REAL_ONLY, SearchConfig, StudyConfig
 from tune.study.search_space import Space, build_space, changed
 from tune.study.task import recorded_trial, task_specs
+from tune.study.worth.budgets import WorthBudget, problems_of_worth, worth_budgets
 
 FRESH_SEEDS = ("seeds.generation", "seeds.synthesis", "seeds.distillation")
 """Paths of the seeds that a fresh seed replaces; teacher and collection stay the same."""
-
-REAL_ONLY: dict[str, Any] = {"data.synthetic": None, "synthesis.num_images": 0}
-"""Overrides that leave a hybrid trial its collected images alone."""
 
 OTHER_COMPARISONS = {
     "distillation.target_images": "it would no longer be compared at the same number of student steps",
@@ -41,7 +39,7 @@ OTHER_COMPARISONS = {
 SEARCH_ROWS = ("hybrid", "best", "real-only", "synthetic-only", "plain-kd")
 """Names of the best trial and its controls in the comparison at the end of a search."""
 
-IN_IDENTITY_UNLESS_EMPTY = ("further_objectives", "constraints", "points", "variants")
+IN_IDENTITY_UNLESS_EMPTY = ("further_objectives", "constraints", "points", "variants", "worth")
 """Fields of `study:` that an identity leaves out where they are empty."""
 
 
@@ -101,9 +99,16 @@ class Definition:
         )
 
     @cached_property
+    def worth_budgets(self) -> list[WorthBudget]:
+        """The student budgets of `study.worth`; none where the study does not ask when a generator pays."""
+        return worth_budgets(self.study, self.base)
+
+    @cached_property
     def shared_keys(self) -> frozenset[str]:
         """The key of the collection if every student of the study needs the same one; empty if they differ."""
         trials = [changed(self.base, values) for values in self.study.variants.values()]
+        if self.study.worth:
+            trials.append(self.base)
         if self.search:
             ends = [(path, end) for path, parameter in self.space.parameters.items() for end in parameter.edges()]
             trials += [self.base, *(changed(self.base, {path: end}) for path, end in ends)]
@@ -148,7 +153,7 @@ class Definition:
             "trial": result_settings(self.base),
             "stage_versions": dict(versions_in_use()),
         }
-        more = study.model_dump(mode="json", include={"further_objectives", "constraints", "points", "variants"})
+        more = study.model_dump(mode="json", include=set(IN_IDENTITY_UNLESS_EMPTY))
         content["study"] |= {
             name: asked for name, asked in more.items() if asked
         }  # left out where empty, as in older studies
@@ -179,8 +184,8 @@ def define(
         ConfigError: with every problem at once.
     """
     problems: list[str] = []
-    if not search and not study.variants:
-        problems.append("nothing to do: give `search:` parameters, `study.variants`, or both")
+    if not search and not study.variants and not study.worth:
+        problems.append("nothing to do: give `search:` parameters, `study.variants`, `study.worth`, or several of them")
     if study.objective == "validation_accuracy" and base.data.validation is None:
         problems.append(
             "study.objective: validation_accuracy needs labelled images in trial.data.validation; "
@@ -202,7 +207,7 @@ def define(
         check_shares(batches, int(shown.get("resources", {}).get("workers", 1)))
     except ConfigError as error:
         problems.append(f"resources.num_workers: {error}")
-    problems += _problems_of_real_only_values(study.controls.real_only_values, base)
+    problems += [*_problems_of_real_only_values(study.controls.real_only_values, base), *problems_of_worth(study, base)]
     used = {base.seeds.generation, base.seeds.synthesis, base.seeds.distillation}
     if search and (stale := used.intersection(study.seeds)):
         problems.append(

@@ -80,12 +80,14 @@ class TaskFinished:
         metrics: final numbers.
         reused: whether every stage was found in the store.
         cpu_seconds: of the attempt's first process.
+        build_seconds: time that building what it makes took, now or when it was built; None where nothing says it.
     """
 
     word: ClassVar[str] = "finished"
     metrics: dict[str, float]
     reused: bool = False
     cpu_seconds: float | None = None
+    build_seconds: float | None = None
 
 
 @dataclass(frozen=True)

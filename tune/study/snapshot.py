@@ -7,7 +7,7 @@ seconds since the epoch (UTC). Every metric is a float under its name in `result
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from hidfd.config.schema import TrialConfig
 from tune.study.config import SearchConfig, StudyConfig
@@ -220,6 +220,102 @@ class GainSnapshot:
 
 
 @dataclass(frozen=True)
+class CostDifferenceSnapshot:
+    """How far hybrid is ahead of real-only at the same total cost, at one student budget of hybrid.
+
+    Attributes:
+        steps: of the hybrid students.
+        values: the difference on each seed, -1..1; None where a student or its cost is missing, or real-only was not
+            measured at that cost.
+        mean: over the seeds that have one; None where none has.
+        low, high: ends of the mean's 95 % interval over seeds; None with fewer than two.
+        num_seeds: the number of seeds that have one.
+    """
+
+    steps: int
+    values: tuple[float | None, ...]
+    mean: float | None
+    low: float | None
+    high: float | None
+    num_seeds: int
+
+
+@dataclass(frozen=True)
+class CrossingSnapshot:
+    """A student budget at which the mean difference of hybrid to real-only at equal total cost changes its sign.
+
+    Attributes:
+        steps: of that budget, interpolated.
+        low, high: the steps between which the interval of the difference contains 0; None where it does so up to the
+            end of what was measured.
+        pays_beyond: whether hybrid is ahead above these steps, else below them.
+    """
+
+    steps: float
+    low: float | None
+    high: float | None
+    pays_beyond: bool
+
+
+@dataclass(frozen=True)
+class WorthBudgetSnapshot:
+    """The students of one arm of `study.worth` at one budget.
+
+    Attributes:
+        name: such as `hybrid-1200-steps`.
+        arm: `hybrid` or `real-only`.
+        steps: of each student.
+        keys: of its students, one per seed.
+        values, costs: the metric and the total cost on each of `study.seeds`; None where it is not known.
+        mean, deviation: of the values that are known; None without any (the deviation: with one).
+        cost: mean of the costs that are known; None without any.
+        difference: to real-only at the same total cost; None for real-only.
+    """
+
+    name: str
+    arm: Literal["hybrid", "real-only"]
+    steps: int
+    keys: tuple[str, ...]
+    values: tuple[float | None, ...]
+    costs: tuple[float | None, ...]
+    mean: float | None
+    deviation: float | None
+    cost: float | None
+    difference: CostDifferenceSnapshot | None = None
+
+    @property
+    def num_complete(self) -> int:
+        """The number of its students that have ended with a number."""
+        return sum(value is not None for value in self.values)
+
+
+@dataclass(frozen=True)
+class WorthSnapshot:
+    """The answer to when a generator pays; `tune.study.worth.equal_cost` says how it is made.
+
+    Attributes:
+        metric: that is compared: validation accuracy if there are labels, else the objective.
+        unit: of the costs: `CPU-seconds` or `GPU-seconds`.
+        budgets: hybrid's in ascending order, then real-only's.
+        crossings: in ascending order.
+        answer: in a sentence; None until every student has ended.
+        notes: what the answer leaves out, in words.
+    """
+
+    metric: str
+    unit: str
+    budgets: tuple[WorthBudgetSnapshot, ...]
+    crossings: tuple[CrossingSnapshot, ...]
+    answer: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def num_complete(self) -> int:
+        """The number of its students that have ended with a number."""
+        return sum(budget.num_complete for budget in self.budgets)
+
+
+@dataclass(frozen=True)
 class TestEvaluationSnapshot:
     """One evaluation of students on the test labels, which the study keeps closed otherwise.
 
@@ -254,6 +350,7 @@ class StudySnapshot:
         rank_agreement_count: the number of those students.
         verdict: the result in words, once there is one.
         gains: the numbers behind the verdict: the best finalist beside the second one and each control.
+        worth: when a generator pays; None where `study.worth` does not ask.
         undone: what the budget left undone, in words; None where nothing was.
         finished: whether nothing is left to do.
         folder: the folder of the report and the trial folders.
@@ -294,6 +391,7 @@ class StudySnapshot:
     spent: dict[str, float] = field(default_factory=dict)
     front: tuple[int, ...] = ()
     gains: tuple[GainSnapshot, ...] = ()
+    worth: WorthSnapshot | None = None
 
     def task(self, key: str) -> TaskSnapshot | None:
         """Return the task with that key, or None where the study has none."""

@@ -8,8 +8,8 @@ from typing import Literal
 Value = bool | int | float | str
 """A value of a searched parameter."""
 
-Role = Literal["search", "variant", "control", "finalist"]
-"""The role in which a task was asked for first: by the search, or by a row of the comparison."""
+Role = Literal["search", "variant", "control", "finalist", "worth"]
+"""The role in which a task was asked for first: by the search, by a row of the comparison, or by `study.worth`."""
 
 Standing = Literal["won", "lost", "undecided", "open"]
 """Standing of the best finalist beside another row: `undecided` where seeds differ too much, `open` on one seed."""
@@ -39,6 +39,15 @@ class TaskKind(Enum):
     def last_stage(self) -> str:
         """Return the last stage that a task of this kind runs, by its name in `hidfd.pipeline.graph`."""
         return self.value
+
+    @property
+    def computed_stages(self) -> tuple[str, ...]:
+        """The stages whose time a student costs, without the measurements on it; none of a test evaluation."""
+        return {
+            TaskKind.COLLECTION: ("collection",),
+            TaskKind.GENERATOR: ("generation", "synthesis"),
+            TaskKind.STUDENT: ("distillation",),
+        }.get(self, ())
 
     @property
     def recorded_as(self) -> str:

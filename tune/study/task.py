@@ -161,12 +161,15 @@ class Outcome:
         reason: in words; None for most complete tasks.
         metrics: final measurements; of a pruned student those at the rung that dropped it.
         reused: whether every stage was found in the store.
+        build_seconds: time that building what it makes took, without interruptions, now or when it was built; None
+            where nothing says it, as in older ledgers.
     """
 
     state: TaskState
     reason: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     reused: bool = False
+    build_seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON, as the ledger keeps it."""

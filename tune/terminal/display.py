@@ -137,4 +137,7 @@ def _summary(snapshot: StudySnapshot) -> str:
         num_complete = sum(row.num_complete for row in snapshot.comparison_rows)
         num_wanted = sum(len(row.keys) for row in snapshot.comparison_rows)
         summary += f"{'; ' if summary else ''}comparison {num_complete} of {num_wanted}"
+    if snapshot.worth is not None:
+        num_wanted = sum(len(budget.keys) for budget in snapshot.worth.budgets)
+        summary += f"{'; ' if summary else ''}worth of the generator {snapshot.worth.num_complete} of {num_wanted}"
     return summary

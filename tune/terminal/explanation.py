@@ -33,6 +33,8 @@ def _origin(snapshot: StudySnapshot, task: TaskSnapshot) -> Iterator[str]:
             yield f"why: a control of the best trial, on the fresh seed {task.seed}"
         case "variant":
             yield f"why: a variant that the study file names, on seed {task.seed}"
+        case "worth":
+            yield f"why: study.worth asks when a generator pays, on seed {task.seed}"
         case "search":
             for trial in trials:
                 yield f"why: trial {trial.number}: {trial.why}"

@@ -193,6 +193,8 @@ def forecast_lines(forecast: Forecast, definition: Definition) -> list[str]:
             f"sharing: {plural(forecast.num_users, 'student uses', 'students use')} {generators}; one for each would "
             f"take ~ {duration(forecast.saved_seconds)} more"
         )
+    if forecast.worth:
+        lines.append(_worth_in_words(forecast, definition))
     lines += left_in_words(forecast, definition)
     if not forecast.seconds.high:
         return lines
@@ -201,6 +203,22 @@ def forecast_lines(forecast: Forecast, definition: Definition) -> list[str]:
     if definition.base.data.test is not None and definition.study.test_labels == "once" and definition.search:
         lines.append("at the end the test labels are opened for the best trial and its controls (study.test_labels)")
     return lines
+
+
+def _worth_in_words(forecast: Forecast, definition: Definition) -> str:
+    """Return what each arm of `study.worth` takes in all, and that the students of a seed share its generator."""
+    budgets = definition.worth_budgets
+    parts = []
+    for name, (count, seconds) in forecast.worth.items():
+        took = "" if seconds is None else f" ~ {duration(seconds.expected)}"
+        if name == "generators":
+            parts.append(
+                f"{plural(count, 'generator')}{took}, one for each seed, which all hybrid students of it share"
+            )
+            continue
+        steps = [f"{budget.steps:,}" for budget in budgets if budget.arm == name]
+        parts.append(f"{plural(count, f'{name} student')} of {', '.join(steps)} steps{took}")
+    return f"when a generator pays (study.worth), in all: {'; '.join(parts)}"
 
 
 def left_in_words(forecast: Forecast, definition: Definition) -> list[str]:

@@ -18,7 +18,8 @@ EXPERIMENT_NOTE = """A HiDFD study: students distilled from a teacher on collect
 
 The run named after the study has its verdict, its report and the means of its comparison. Below it there is a run for
 each generator and each student. Tags to filter by: `hidfd.state` (complete, pruned, collapsed, diverged, failed),
-`kind` (build, student), `role` (search, finalist, control, variant), `generator`, `group`, `seed`, and `feasible`
+`kind` (build, student), `role` (search, finalist, control, variant,
+worth), `generator`, `group`, `seed`, and `feasible`
 (true, false) where the study has constraints. The tag `hidfd.best` of the study's run names the best student, whose
 run has the model; `hidfd.front` names the students on the Pareto front. Among the artifacts of the study's run, read
 `report.html` first; `figures.html` has interactive figures of the search. `python -m tune promote FILE` registers the
@@ -36,6 +37,7 @@ ROLES = {
     "search": "suggested by the search as trial {trial}",
     "variant": "a variant that the study file names",
     "control": "a control: it is compared with the best trial, on the same fresh seed",
+    "worth": "a student budget of `study.worth`, which asks when a generator pays",
     "finalist": "one of the best trials, run again on a fresh seed, since only such runs are compared",
 }
 """Role of a student -> why it was trained, after `It is`."""
@@ -52,6 +54,8 @@ def study_note(snapshot: StudySnapshot) -> str:
     elif best is not None:
         chosen = "chosen by this very number, so it is too high"
         facts.append(("Best trial so far", f"`trial-{best.number}` with {percent(best.value)}, {chosen}"))
+    if snapshot.worth is not None and snapshot.worth.answer:
+        facts.append(("When a generator pays", ". ".join([snapshot.worth.answer, *snapshot.worth.notes])))
     facts.append(("Asked for", _request(snapshot)))
     facts += cost_facts(snapshot)
     ranking = rank_agreement_in_words(snapshot)
@@ -90,7 +94,11 @@ def task_note(task: TaskSnapshot, snapshot: StudySnapshot) -> str:
 
 def _request(snapshot: StudySnapshot) -> str:
     asked = dict(request_facts(snapshot))
-    parts = [asked[name] for name in ("Traded off", "Constraints", "Search", "Variants") if name in asked]
+    parts = [
+        asked[name]
+        for name in ("Traded off", "Constraints", "Search", "Variants", "When a generator pays")
+        if name in asked
+    ]
     return f"the most {asked['Maximised']}; {'; '.join(parts)}"
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from hidfd.store.store import Store
 
 STATE_TAG, STUDY_TAG = "hidfd.state", "hidfd.study"
-BEST_TAG, FRONT_TAG = "hidfd.best", "hidfd.front"
+BEST_TAG, FRONT_TAG, WORTH_TAG = "hidfd.best", "hidfd.front", "hidfd.worth"
 NAME_TAG, PARENT_TAG = "mlflow.runName", "mlflow.parentRunId"
 
 STUDY_KEY = "study"
@@ -267,7 +267,9 @@ class Tracker:
                 self._write_task(task, parent, snapshot)
         best = best_student(snapshot)
         state = "finished" if snapshot.finished else "running"
-        mark = digest_of([state, best.key if best else None, snapshot.verdict, *snapshot.front])[:12]
+        worth = snapshot.worth
+        answers = [worth.answer] if worth is not None else []  # what marks a study without it stays as it was
+        mark = digest_of([state, best.key if best else None, snapshot.verdict, *snapshot.front, *answers])[:12]
         if self._written.get(STUDY_KEY) != mark:
             self._write_study(snapshot, parent)
             tags_now = {
@@ -277,6 +279,7 @@ class Tracker:
                 "further_objectives": trade_offs_in_words(snapshot),
                 "constraints": constraints_in_words(snapshot),
                 BEST_TAG: best.label if best else None,
+                WORTH_TAG: worth.answer if worth is not None else None,
                 FRONT_TAG: ", ".join(f"trial-{number}" for number in snapshot.front),
                 NOTE_TAG: study_note(snapshot),
             }
@@ -309,6 +312,9 @@ class Tracker:
             for metric in (*TABLE_METRICS, *further_columns(snapshot))
             if metric in row.means
         }
+        for budget in snapshot.worth.budgets if snapshot.worth is not None else ():
+            if budget.mean is not None:
+                numbers[f"{budget.name}/{snapshot.worth.metric}"] = [(budget.num_complete, budget.mean)]
         if snapshot.rank_agreement is not None:
             numbers["kendall_tau"] = [(snapshot.rank_agreement_count, snapshot.rank_agreement)]
         self._log_metrics(run, numbers)

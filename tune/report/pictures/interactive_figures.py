@@ -44,14 +44,7 @@ def interactive_figure(name: str, function: str, search: DrawnSearch) -> dict[st
             figure = draw(search.study, target_names=search.objectives)
         case _:
             figure = draw(search.study, target_name=search.objective)
-    figure.update_layout(
-        title=None,
-        template="plotly_white",
-        font={"family": "system-ui, sans-serif", "color": INK, "size": 12},
-        colorway=[ACCENT, *COLOURS[2:], GREY],
-        margin={"l": 70, "r": 30, "t": 40, "b": 60},
-        width=None,
-    )
+    in_style_of_pages(figure)
     if name in ("parallel", "slice"):
         _recolour(figure)
     if name == "parallel":
@@ -63,6 +56,18 @@ def interactive_figure(name: str, function: str, search: DrawnSearch) -> dict[st
     _mark_log_axes(figure, search)
     plain: dict[str, Any] = json.loads(figure.to_json())
     return plain
+
+
+def in_style_of_pages(figure: Any) -> None:
+    """Give a Plotly figure the colours, fonts and margins of the pages."""
+    figure.update_layout(
+        title=None,
+        template="plotly_white",
+        font={"family": "system-ui, sans-serif", "color": INK, "size": 12},
+        colorway=[ACCENT, *COLOURS[2:], GREY],
+        margin={"l": 70, "r": 30, "t": 40, "b": 60},
+        width=None,
+    )
 
 
 def _recolour(figure: Any) -> None:

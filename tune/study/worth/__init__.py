@@ -1,0 +1,1 @@
+"""When a generator pays: student budgets of both arms, their difference at equal total cost, and the answer in words."""
