@@ -50,7 +50,7 @@ class FinalEvaluation:
         self._champion: SearchTrial | None = None
 
     def plan(self, search_trials: Sequence[SearchTrial], best: SearchTrial | None, *, is_over: bool) -> None:
-        """Ask for variants and `study.worth` at once, the finalists when the search is over, then the controls of the best finalist.
+        """Ask for variants and `study.worth` at once, finalists after the search, then the controls of the best one.
 
         A single finalist is the best from the start, so its controls run beside it. A second call adds nothing.
 

@@ -26,8 +26,8 @@ from tune.report.labels import METRIC_NAMES, short_names
 from tune.report.pictures import still_figures
 from tune.report.pictures.interactive_figures import interactive_figure
 from tune.report.pictures.still_figures import DrawnSearch
-from tune.report.selection import generator_of
 from tune.report.pictures.worth import CAPTION, TITLE, draw_worth, interactive_worth, is_drawable
+from tune.report.selection import generator_of
 from tune.report.timeline import timeline
 from tune.samplers.distributions import distribution_of
 from tune.study.metrics import MEASURES, optuna_direction

@@ -39,7 +39,7 @@ OTHER_COMPARISONS = {
 SEARCH_ROWS = ("hybrid", "best", "real-only", "synthetic-only", "plain-kd")
 """Names of the best trial and its controls in the comparison at the end of a search."""
 
-IN_IDENTITY_UNLESS_EMPTY = ("further_objectives", "constraints", "points", "variants", "worth")
+IN_IDENTITY_UNLESS_EMPTY = ("further_objectives", "constraints", "points", "variants")
 """Fields of `study:` that an identity leaves out where they are empty."""
 
 
@@ -134,8 +134,8 @@ class Definition:
     def identity(self) -> dict[str, Any]:
         """Return the settings that all results of one study share; with other ones it would be another study.
 
-        Left out are the numbers of students and seeds and all that concerns the comparison at the end (finalists,
-        controls, test labels): a study goes on with other ones.
+        Left out are the numbers of students and seeds, the budgets of `worth`, and all that concerns the comparison at
+        the end (finalists, controls, test labels): a study goes on with other ones.
         """
         if self.recorded_identity is not None:
             return self.recorded_identity
@@ -153,7 +153,7 @@ class Definition:
             "trial": result_settings(self.base),
             "stage_versions": dict(versions_in_use()),
         }
-        more = study.model_dump(mode="json", include=set(IN_IDENTITY_UNLESS_EMPTY))
+        more = study.model_dump(mode="json", include={"further_objectives", "constraints", "points", "variants"})
         content["study"] |= {
             name: asked for name, asked in more.items() if asked
         }  # left out where empty, as in older studies

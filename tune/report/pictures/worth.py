@@ -1,4 +1,4 @@
-"""Accuracy over total cost of both arms of `study.worth`, with the budgets where they cross, as a PNG and for Plotly."""
+"""Accuracy over total cost of both arms of `study.worth`, with their crossings, as a PNG and for Plotly."""
 
 from __future__ import annotations
 
@@ -66,12 +66,14 @@ def draw_worth(worth: WorthSnapshot) -> Figure:
             axes.annotate(
                 f"{count:,}",
                 (cost, value),
-                (5, -6 if below else 6),
+                (6, -6) if below else (-6, 6),
                 textcoords="offset points",
-                ha="left",
+                ha="left" if below else "right",
                 va="top" if below else "bottom",
                 fontsize=8,
-                color=colour if arm == "hybrid" else INK,
+                color=INK if below else colour,
+                bbox={"facecolor": "white", "alpha": 0.75, "pad": 0.8, "edgecolor": "none"},
+                zorder=4,
             )
             for cost, value, count in zip(x, y, steps, strict=True)
         ]
@@ -92,9 +94,9 @@ def interactive_worth(worth: WorthSnapshot) -> dict[str, Any]:
 
     figure = go.Figure()
     for arm, colour in COLOURS.items():
-        points = _points(budget for budget in worth.budgets if budget.arm == arm)
-        if points:
-            x, y, errors, steps = zip(*points, strict=True)
+        of_arm = _points(budget for budget in worth.budgets if budget.arm == arm)
+        if of_arm:
+            x, y, errors, steps = zip(*of_arm, strict=True)
             figure.add_scatter(
                 x=x,
                 y=y,
@@ -104,13 +106,19 @@ def interactive_worth(worth: WorthSnapshot) -> dict[str, Any]:
                 line={"color": colour},
                 text=[f"{count:,} steps" for count in steps],
             )
+    points = _points(worth.budgets)
+    costs, accuracies = [cost for cost, *_ in points], [accuracy for _, accuracy, *_ in points]
     for crossing in worth.crossings:
         low, at, high = _crossing_costs(crossing, worth)
         figure.add_vrect(low, high, fillcolor=HIGHLIGHT, opacity=0.12, line_width=0)
-        words = crossing_in_words(crossing, worth)
-        figure.add_vline(at, line_color=HIGHLIGHT, annotation_text=words, annotation_position="top")
+        figure.add_scatter(
+            x=[at, at],
+            y=[min(accuracies), max(accuracies)],
+            mode="lines",
+            name=crossing_in_words(crossing, worth),
+            line={"color": HIGHLIGHT, "dash": "dash"},
+        )
     in_style_of_pages(figure)
-    costs = [cost for cost, *_ in _points(worth.budgets)]
     marks = log_marks(min(costs), max(costs))
     figure.update_xaxes(
         type="log", title=f"{worth.unit} of one student in all", tickvals=marks, ticktext=marks_in_words(marks)

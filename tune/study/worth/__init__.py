@@ -1,1 +1,1 @@
-"""When a generator pays: student budgets of both arms, their difference at equal total cost, and the answer in words."""
+"""When a generator pays: student budgets of both arms, their difference at equal cost, and the answer in words."""

@@ -6,9 +6,9 @@ measured on both sides of c there is no difference. The mean over the n seeds ha
 d ± t(0.975, n - 1) * sqrt(v / n) with the sample variance v of the n differences, which is at least 1 / (6 m^2) for
 accuracies on m images: a difference of two multiples of 1 / m. Each interval is at 95 % by itself.
 
-**Crossing.** Where the mean difference changes its sign between neighbouring budgets, interpolated linearly in log steps;
-so are the ends of its interval, between which the interval of the difference contains 0. A difference of exactly 0 does
-not pay.
+**Crossing.** Where the mean difference changes its sign between neighbouring budgets, interpolated linearly in log
+steps. So are the ends of its interval, between which the interval of the difference contains 0. A difference of exactly
+0 does not pay.
 """
 
 from __future__ import annotations

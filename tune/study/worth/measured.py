@@ -146,10 +146,10 @@ def _notes(budgets: Sequence[WorthBudgetSnapshot], tasks: Mapping[str, Task], un
         if outside and budget.cost is not None and reached:
             seeds = "" if outside == num_seeds else f" on {plural(outside, 'seed')} of {num_seeds}"
             measured = f"{cost_in_words(min(reached))} to {cost_in_words(max(reached))}"
+            other = "longer" if budget.cost > min(reached) else "shorter"
             notes.append(
-                f"{budget.name} is left out{seeds}: it costs {cost_in_words(budget.cost)} {unit}, where real-only was measured "
-                f"from {measured}; {'a longer' if budget.cost > min(reached) else 'a shorter'} budget in study.worth "
-                f"measures it further"
+                f"{budget.name} is left out{seeds}: it costs {cost_in_words(budget.cost)} {unit}, and real-only was "
+                f"measured from {measured}; with a {other} budget in study.worth the same command goes on"
             )
     students = [tasks[key] for budget in budgets for key in budget.keys if key in tasks]
     reused = sum(task.outcome is not None and task.outcome.reused for task in students)

@@ -1,60 +1,19 @@
 """A study that asks when a generator pays, from its file to its answer, in a world without torch."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from hidfd.errors import ConfigError
-from tests.tune.world import World, definition, run
+from tests.tune.world import definition, run
+from tests.tune.worth_world import WORTH, WorthWorld, shown
 from tune.planner.planner import Planner
 from tune.planner.snapshots import snapshot_of
-from tune.study.messages import TaskEnd, TaskFailed, TaskFinished
-from tune.study.snapshot import StudySnapshot, WorthSnapshot
+from tune.study.messages import TaskFailed
 from tune.study.states import TaskKind
 from tune.study.task import Task
-
-GENERATOR_SECONDS, SECONDS_PER_IMAGE = 30.0, 0.01
-WORTH: dict[str, Any] = {"worth": [20, 80], "seeds": [1, 2, 3]}
-
-
-def accuracy(task: Task) -> float:
-    """Real-only gains 10 points with each tenfold budget; hybrid is worse at 20 steps, and better at 80."""
-    student = task.spec.config.distillation
-    steps, seed = student.target_images / student.batch_images, task.spec.config.seeds.distillation
-    real_only = 0.3 + 0.1 * math.log10(steps)
-    return real_only + 0.001 * math.sin(seed) if not task.spec.config.uses_generator else 0.2 + 0.004 * steps
-
-
-@dataclass
-class WorthWorld(World):
-    """A world whose students learn as `accuracy` says, and where building takes a time that follows from the images.
-
-    Attributes:
-        build_seconds: of a task.
-    """
-
-    build_seconds: Callable[[Task], float | None] = lambda task: (
-        GENERATOR_SECONDS
-        if task.spec.kind is TaskKind.GENERATOR
-        else SECONDS_PER_IMAGE * task.spec.config.distillation.target_images
-    )
-
-    def _finished(self, task: Task, *, reused: bool) -> TaskEnd:
-        end = super()._finished(task, reused=reused)
-        assert isinstance(end, TaskFinished)
-        metrics = end.metrics
-        if task.spec.kind is TaskKind.STUDENT:
-            metrics = {"agreement": 0.5, "validation_accuracy": accuracy(task), "validation_images": 2000.0}
-        return replace(end, metrics=metrics, build_seconds=self.build_seconds(task))
-
-
-def shown(planner: Planner) -> tuple[StudySnapshot, WorthSnapshot]:
-    snapshot = snapshot_of(planner.state)
-    assert snapshot.worth is not None
-    return snapshot, snapshot.worth
 
 
 def test_each_budget_has_a_student_of_either_kind_on_every_seed_over_one_generator_for_each_seed() -> None:
@@ -170,16 +129,22 @@ def test_there_is_no_answer_before_the_last_student_has_ended() -> None:
 
 def test_worth_beside_a_search_and_variants_changes_neither() -> None:
     study = {"num_students": 3, "variants": {"narrow": {"generation.width": 4}}, "seeds": [11, 12]}
-    alone, _ = run(definition(study), WorthWorld()), None
+    alone = run(definition(study), WorthWorld())
     both = run(definition({**study, "worth": [20, 80]}), WorthWorld())
     assert snapshot_of(both.state).comparison_rows == snapshot_of(alone.state).comparison_rows
     assert snapshot_of(both.state).gains == snapshot_of(alone.state).gains
     assert shown(both)[1].answer is not None
 
 
-def test_it_is_part_of_what_the_study_is_only_if_it_is_asked() -> None:
-    assert "worth" not in definition().identity()["study"]
-    assert definition({"worth": [20, 80]}).identity()["study"]["worth"] == [20, 80]
+def test_a_study_goes_on_with_further_budgets() -> None:
+    assert definition({"worth": [20, 80]}).identity() == definition().identity()
+    world = WorthWorld()
+    run(definition({**WORTH, "worth": [20]}, search={}), world)
+    built = set(world.built)
+    planner = run(definition(WORTH, search={}), world)
+    assert set(world.built.values()) == {1}, "what was built is not built again"
+    assert len(set(world.built) - built) > 0
+    assert len(shown(planner)[1].budgets) == 5
 
 
 @pytest.mark.parametrize(
