@@ -18,11 +18,11 @@ EXPERIMENT_NOTE = """A HiDFD study: students distilled from a teacher on collect
 
 The run named after the study has its verdict, its report and the means of its comparison. Below it there is a run for
 each generator and each student. Tags to filter by: `hidfd.state` (complete, pruned, collapsed, diverged, failed),
-`kind` (build, student), `role` (search, finalist, control, variant,
-worth), `generator`, `group`, `seed`, and `feasible`
-(true, false) where the study has constraints. The tag `hidfd.best` of the study's run names the best student, whose
-run has the model; `hidfd.front` names the students on the Pareto front. Among the artifacts of the study's run, read
-`report.html` first; `figures.html` has interactive figures of the search. `python -m tune promote FILE` registers the
+`kind` (build, student), `role` (search, finalist, control, variant, worth), `generator`, `group`, `seed`, and
+`feasible` (true, false) where the study has constraints. The tag `hidfd.best` of the study's run names the best
+student, whose run has the model; `hidfd.front` names the students on the Pareto front, and `hidfd.worth` says when a
+generator pays, where the study asks. Among the artifacts of the study's run, read `report.html` first; `figures.html`
+has interactive figures of the search. `python -m tune promote FILE` registers the
 best student under a name and the alias `champion`."""
 """The note of a study's experiment."""
 

@@ -312,9 +312,12 @@ class Tracker:
             for metric in (*TABLE_METRICS, *further_columns(snapshot))
             if metric in row.means
         }
-        for budget in snapshot.worth.budgets if snapshot.worth is not None else ():
-            if budget.mean is not None:
-                numbers[f"{budget.name}/{snapshot.worth.metric}"] = [(budget.num_complete, budget.mean)]
+        if snapshot.worth is not None:
+            numbers |= {
+                f"{budget.name}/{snapshot.worth.metric}": [(budget.num_complete, budget.mean)]
+                for budget in snapshot.worth.budgets
+                if budget.mean is not None
+            }
         if snapshot.rank_agreement is not None:
             numbers["kendall_tau"] = [(snapshot.rank_agreement_count, snapshot.rank_agreement)]
         self._log_metrics(run, numbers)

@@ -71,7 +71,7 @@ def _by_the_intervals(known: Sequence[CostDifferenceSnapshot], crossings: Sequen
         (crossing,) = crossings
         where = f"{_steps(crossing.steps)}{' on' if crossing.pays_beyond else ''} ({_interval(crossing, known)})"
         return f"a generator pays from {where}" if crossing.pays_beyond else f"a generator pays only up to {where}"
-    parts = []
+    parts: list[str] = []
     for wanted, words in (("won", "pays at"), ("lost", "does not pay at"), ("undecided", "it is undecided at")):
         at = [difference for difference, standing in zip(known, standings, strict=True) if standing == wanted]
         if at:

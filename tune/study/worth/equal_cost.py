@@ -115,7 +115,7 @@ def _root(pair: Sequence[CostDifferenceSnapshot], height: Callable[[CostDifferen
     first, second = pair
     below, above = height(first), height(second)
     share = min(1.0, max(0.0, -below / (above - below)))
-    return first.steps * (second.steps / first.steps) ** share
+    return first.steps * float((second.steps / first.steps) ** share)
 
 
 def _mean(difference: CostDifferenceSnapshot) -> float:
