@@ -320,6 +320,18 @@ class GenerationConfig(Section):
     adc_weight: Weight = 1.0
     integration: IntegrationConfig = IntegrationConfig()
     smoothing: SmoothingConfig = SmoothingConfig()
+    teacher_terms_every: int = Field(default=1, ge=1, le=1000, json_schema_extra=ABSENT_IF_DEFAULT)
+    """k: L_trans, L_blend and L_reg are in every k-th step alone, with k times their weight; at the others the teacher
+    is not asked, which saves its time. 1 = as in the paper."""
+
+    consistency_weight: Weight = Field(default=0.0, json_schema_extra=ABSENT_IF_DEFAULT)
+    """Weight of the squared difference between D's scores of an image, real or generated, and of a mirrored and shifted
+    view of it (balanced consistency regularisation; published: 10). 0 = off, as in the paper."""
+
+    lecam_weight: Weight = Field(default=0.0, json_schema_extra=ABSENT_IF_DEFAULT)
+    """Weight of LeCam regularisation, which holds D's scores of real images near the running mean of the generated
+    ones' and the reverse (published: 0.01 to 0.3). 0 = off, as in the paper."""
+
     ema: EmaConfig = EmaConfig()
     diff_augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """DiffAugment policies for the images that D sees. Empty = none, as in the paper."""

@@ -71,10 +71,14 @@ class FrequencySmoothing(nn.Module):
         return (self.weights * p * torch.log(p + EPS)).sum()
 
     @torch.no_grad()
-    def count(self, teacher_logits: Tensor) -> None:
-        """Count the generated images of one G step, and update f and w once U images have been counted.
+    def count(self, teacher_logits: Tensor, times: int = 1) -> None:
+        """Count the generated images of one G step, and update f and w once U images have been generated.
 
         Whether an update is due is decided on the device, so that no step waits for the answer.
+
+        Args:
+            teacher_logits: `b x K` of this process's generated images.
+            times: how often each counts, for those of the steps at which the teacher is not asked as well.
         """
         config = self.config
         logits = self._present(teacher_logits)
@@ -82,8 +86,8 @@ class FrequencySmoothing(nn.Module):
             shares = F.one_hot(logits.argmax(dim=1), self.num_classes).float()
         else:
             shares = F.softmax(logits / config.temperature, dim=1)
-        self.pending += self.processes.sum(shares.sum(dim=0))
-        self.pending_images += logits.shape[0] * self.processes.count
+        self.pending += times * self.processes.sum(shares.sum(dim=0))
+        self.pending_images += times * logits.shape[0] * self.processes.count
 
         due = self.pending_images >= config.update_images
         new = self.pending / self.pending_images

@@ -119,6 +119,8 @@ def _teacher_settings(config: TrialConfig) -> dict[str, Any]:
 def _generation_settings(config: TrialConfig) -> dict[str, Any]:
     settings, weights = result_settings(config.generation), config.generation.integration
     settings.pop("target_images")  # in the digest beside the trajectory's
+    if weights.trans_weight == weights.blend_weight == 0 and not config.smoothing_is_on:
+        settings.pop("teacher_terms_every", None)
     if not config.smoothing_is_on:
         settings["smoothing"] = None
     elif config.generation.smoothing.mode != "effective":
@@ -162,7 +164,9 @@ def _teacher_operations(config: TrialConfig) -> float:
 
 
 def _generation_operations(config: TrialConfig) -> float:
-    return (_gan_step_flops(config) + 4 * _teacher_flops(config)) * config.generation.target_images
+    generation = config.generation
+    of_teacher = 4 / generation.teacher_terms_every * _teacher_flops(config)
+    return (_gan_step_flops(config) + of_teacher) * generation.target_images
 
 
 def _distillation_operations(config: TrialConfig) -> float:
@@ -180,10 +184,12 @@ def _teacher_flops(config: TrialConfig) -> float:
 def _gan_step_flops(config: TrialConfig) -> float:
     """Floating-point operations per real image, forward and backward of both networks.
 
-    31 GFLOP for the residual networks at width 256 and 32 px.
+    31 GFLOP for the residual networks at width 256 and 32 px. Consistency regularisation shows D twice as many images
+    in its own step.
     """
     generation = config.generation
     scale = (generation.width / 256) ** 2 * (generation.image_size_pixels / 32) ** 2
+    scale *= 1.4 if generation.consistency_weight > 0 else 1.0
     return 31e9 * scale / (4.7 if generation.networks == "light" else 1.0)
 
 

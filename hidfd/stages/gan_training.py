@@ -3,10 +3,13 @@
 One step is `discriminator_steps` D updates and one G update; the last D update and the G update share one forward of G
 and one teacher forward of x_g (detached for D). Every random number comes from (seed, purpose, images seen).
 
+With `teacher_terms_every` k > 1 the teacher is asked in every k-th step alone, and its terms have k times their weight.
+
 On several processes each holds its rows of the real and of the generated images: the i-th real one with the i-th
 generated, as in the global batch.
 
 **Source**: paper Eqs. 8-12 and supplement (networks, ADC-GAN). The sharing and the EMA in images are this project's.
+Terms in every k-th step: StyleGAN2's lazy regularisation (Karras et al. 2020), with Adam's settings left as they are.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from hidfd.distributed.random_streams import Draws, stream
 from hidfd.losses.adc_gan import adc_d, adc_g, hinge_d, hinge_g
 from hidfd.losses.feature_integration import TeacherRegressor, blend_loss_by_class, blend_loss_by_position, trans_loss
 from hidfd.losses.frequency_smoothing import MIN_CLASSES, FrequencySmoothing
+from hidfd.losses.regularisers import LeCam, consistency_loss, consistency_view
 from hidfd.networks.discriminator import build_discriminator
 from hidfd.networks.generator import generator_of
 from hidfd.networks.teacher import Teacher, TeacherOutput
@@ -61,6 +65,7 @@ class AdversarialTraining:
         self.absent_classes = sorted(set(range(data.num_classes)) - set(self.present_classes.tolist()))
         smoothing = FrequencySmoothing(settings.smoothing, self.present_classes, device.processes)
         self.smoothing = smoothing.to(device.torch_device)
+        self.lecam = LeCam(device.processes).to(device.torch_device)
         betas = (settings.adam_beta1, settings.adam_beta2)
         self.optimizer_g = torch.optim.Adam(
             self.generator.parameters(), lr=settings.generator_learning_rate, betas=betas, fused=True
@@ -102,12 +107,14 @@ class AdversarialTraining:
         """Take `discriminator_steps` D updates on the next real images, then one G update."""
         batch = self.settings.batch_images
         last = images_seen + (self.settings.discriminator_steps - 1) * batch
+        step = images_seen // (batch * self.settings.discriminator_steps)
+        is_due = step % self.settings.teacher_terms_every == 0
         skipped = []
         for position in range(images_seen, last, batch):
             with torch.no_grad():
-                fake, labels, answer = self._generate(position, ask=self.uses_integration)
+                fake, labels, answer = self._generate(position, ask=is_due and self.uses_integration)
             skipped.append(self._update_discriminator(position, fake, labels, answer)[SKIPPED])
-        fake, labels, answer = self._generate(last, ask=self.uses_integration or self.uses_smoothing)
+        fake, labels, answer = self._generate(last, ask=is_due and (self.uses_integration or self.uses_smoothing))
         metrics = self._update_discriminator(last, fake.detach(), labels, answer)
         metrics |= self._update_generator(images_seen, fake, labels, answer)
         # One step of the loop, however many of its updates were skipped.
@@ -155,23 +162,33 @@ class AdversarialTraining:
         draws = self._draws("augment_d", position, halves=2)
         self._train_discriminator(True)
         with self.device.autocast():
-            both = diff_augment(torch.cat([real, fake]), settings.diff_augment, draws)
-            output = self.discriminator(both)
-            score_real, score_fake = output.adversarial.chunk(2)
-            adc_real, adc_fake = output.adc.chunk(2)
+            shown = both = diff_augment(torch.cat([real, fake]), settings.diff_augment, draws)
+            if settings.consistency_weight > 0:
+                view = consistency_view(both, self._draws("consistency", position, halves=2))
+                shown = torch.cat([both, view])  # in one batch, so that spectral norm iterates once
+            output = self.discriminator(shown)
+            score_real, score_fake, *score_views = output.adversarial.split(len(real))
+            adc_real, adc_fake = output.adc[: len(both)].chunk(2)
         losses = {
             "hinge_d": hinge_d(score_real, score_fake),
             "adc_d": adc_d(adc_real, labels_real, adc_fake, labels_fake),
         }
         total = settings.adversarial_weight * losses["hinge_d"] + settings.adc_weight * losses["adc_d"]
-        if self.uses_integration:
-            assert answer is not None
+        if settings.consistency_weight > 0:
+            of_real, of_fake = map(consistency_loss, (score_real, score_fake), score_views)
+            losses["consistency"] = of_real + of_fake
+            total = total + settings.consistency_weight * losses["consistency"]
+        if settings.lecam_weight > 0:
+            losses["lecam"] = self.lecam.loss(score_real, score_fake)
+            total = total + settings.lecam_weight * losses["lecam"]
+        if self.uses_integration and answer is not None:
+            every = settings.teacher_terms_every
             teacher_fake = answer.pooled.detach()
             with self.device.autocast():
-                regressed_real, regressed_fake = self.regressor(output.features).chunk(2)
+                regressed_real, regressed_fake = self.regressor(output.features[: len(both)]).chunk(2)
             if weights.trans_weight > 0:
                 losses["trans"] = trans_loss(teacher_real, regressed_real, teacher_fake, regressed_fake)
-                total = total + weights.trans_weight * losses["trans"]
+                total = total + every * weights.trans_weight * losses["trans"]
             if weights.blend_weight > 0:
                 if weights.pairing == "position":
                     blend = blend_loss_by_position(teacher_real, regressed_real, teacher_fake, regressed_fake)
@@ -187,7 +204,7 @@ class AdversarialTraining:
                         self.device.processes,
                     )
                 losses["blend"] = blend
-                total = total + weights.blend_weight * blend
+                total = total + every * weights.blend_weight * blend
         self.optimizer_d.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         losses[SKIPPED] = apply_gradients(self.optimizer_d, [total], self.device.processes)
@@ -207,13 +224,14 @@ class AdversarialTraining:
         if answer is not None:
             if self.uses_smoothing:
                 losses["reg"] = self.smoothing.loss(answer.logits)
-                total = total + settings.smoothing.weight * losses["reg"]
+                total = total + settings.teacher_terms_every * settings.smoothing.weight * losses["reg"]
             losses["teacher_agreement"] = (answer.logits.detach().argmax(dim=1) == labels).float().mean()
         self.optimizer_g.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         losses["skipped_g"] = apply_gradients(self.optimizer_g, [total], self.device.processes)
         if answer is not None:
-            self.smoothing.count(answer.logits)  # after the backward pass, which still needs the old weights
+            # After the backward pass, which still needs the old weights.
+            self.smoothing.count(answer.logits, settings.teacher_terms_every)
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _train_discriminator(self, trained: bool) -> None:
@@ -236,13 +254,15 @@ class AdversarialTraining:
             "regressor": self.regressor.state_dict(),
             "ema": self.ema.state_dict(),
             "smoothing": self.smoothing.state_dict(),
+            "lecam": self.lecam.state_dict(),
             "optimizer_g": self.optimizer_g.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
             "grids": self.grids,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("generator", "discriminator", "regressor", "ema", "smoothing", "optimizer_g", "optimizer_d"):
+        networks = ("generator", "discriminator", "regressor", "ema", "smoothing", "lecam")
+        for name in (*networks, "optimizer_g", "optimizer_d"):
             getattr(self, name).load_state_dict(state[name])
         self.grids = state["grids"]
 

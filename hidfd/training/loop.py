@@ -41,6 +41,8 @@ class Training(Protocol):
     def step(self, images_seen: int) -> dict[str, Tensor]:
         """Take one optimiser step on the batch after `images_seen`; return detached scalars, `SKIPPED` among them.
 
+        A metric that only some steps return has its mean over those.
+
         On several processes each returns the means over its own images.
         """
 
@@ -129,7 +131,7 @@ def run_loop(
         Stopped: the observer asked for it; a checkpoint was written first.
         DivergedError: a loss or a gradient was not finite; says which, and where.
     """
-    history, sums, steps, images = History(), dict[str, Tensor](), 0, 0
+    history, sums, steps, images = History(), dict[str, Tensor](), dict[str, int](), 0
     newest = processes.from_first(lambda: checkpoints.latest(schedule.end_images))
     if newest is not None:
         images = newest.images
@@ -137,6 +139,8 @@ def run_loop(
         training.load_state_dict(state["task"])
         history = History(state["rows"], state["seconds"])
         sums, steps = state["sums"], state["steps"]
+        if isinstance(steps, int):  # of earlier versions, in which every step returned every metric
+            steps = dict.fromkeys(sums, steps)
         observer.note(f"{stage.role}: resuming at {images:,} of {schedule.target_images:,} images")
         on_resume(history.rows)
     observer.stage_started(stage, schedule.target_images, images)
@@ -159,7 +163,7 @@ def run_loop(
         before, done = images - schedule.step_images, images >= schedule.target_images
         if done or images // schedule.log_every_images > before // schedule.log_every_images:
             row = _interval_row(stage.name, sums, steps, images)
-            sums, steps = {}, 0
+            sums, steps = {}, {}
             row["seconds"] = round(history.seconds + time.monotonic() - started, 3)
             history.rows.append(row)
             observer.advanced(stage, min(images, schedule.target_images), schedule.target_images, row)
@@ -176,9 +180,9 @@ def run_loop(
     while images < schedule.target_images:
         metrics = _global_means(training.step(images), processes)
         images += schedule.step_images
-        steps += 1
         for name, value in metrics.items():
             sums[name] = sums[name] + value if name in sums else value
+            steps[name] = steps.get(name, 0) + 1
         done = images >= schedule.target_images
         if done and schedule.is_continued:
             save(is_end=True)
@@ -205,16 +209,21 @@ def _global_means(metrics: dict[str, Tensor], processes: ProcessGroup) -> dict[s
     return dict(zip(metrics, means.unbind(), strict=True))
 
 
-def _interval_row(stage: str, sums: dict[str, Tensor], steps: int, images: int) -> dict[str, float]:
-    """Read the interval's means in one copy from the device; refuse an interval with a step that was not finite."""
+def _interval_row(stage: str, sums: dict[str, Tensor], steps: dict[str, int], images: int) -> dict[str, float]:
+    """Read the interval's means in one copy from the device; refuse an interval with a step that was not finite.
+
+    Args:
+        steps: metric -> how many steps returned it.
+    """
     names = list(sums)
     values = torch.stack([sums[name].float() for name in names]).tolist()
-    row = {f"{stage}/{name}": value / steps for name, value in zip(names, values, strict=True)}
-    skipped = round(row.pop(f"{stage}/{SKIPPED}", 0.0) * steps)
+    row = {f"{stage}/{name}": value / steps[name] for name, value in zip(names, values, strict=True)}
+    taken = steps.get(SKIPPED, 0)
+    skipped = round(row.pop(f"{stage}/{SKIPPED}", 0.0) * taken)
     if skipped:
         bad = [name for name, value in row.items() if value != value or abs(value) == float("inf")]
         raise DivergedError(
-            f"{stage}: a loss or a gradient was not finite in {skipped} of the {steps} steps before "
+            f"{stage}: a loss or a gradient was not finite in {skipped} of the {taken} steps before "
             f"{images:,} images ({', '.join(bad) or 'gradients only'}); "
             f"lower its learning rate or its weights. Earlier artifacts are intact"
         )

@@ -65,6 +65,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "generation.integration.blend_weight": 0.0,
         },
     ),
+    "every third step, consistency, LeCam": (
+        "generation",
+        {
+            "generation.teacher_terms_every": 3,
+            "generation.consistency_weight": 1.0,
+            "generation.lecam_weight": 0.1,
+        },
+    ),
     # At the default rate these 20 steps enlarge round-off a million times, with one process as with two.
     "shared head": ("distillation", {"distillation.learning_rate": 0.01}),
     "own head": ("distillation", {"distillation.head": "own", "distillation.feature_weight": 0.0}),

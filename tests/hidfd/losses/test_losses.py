@@ -11,6 +11,7 @@ from hidfd.losses.adc_gan import adc_d, adc_g, hinge_d, hinge_g
 from hidfd.losses.distillation import ce_loss, feature_loss, kl_loss, student_losses
 from hidfd.losses.feature_integration import TeacherRegressor, blend_loss_by_class, blend_loss_by_position, trans_loss
 from hidfd.losses.frequency_smoothing import FrequencySmoothing
+from hidfd.losses.regularisers import LeCam, consistency_loss
 from hidfd.networks.build import build_backbone
 from hidfd.networks.student import Student, StudentOutput
 
@@ -124,6 +125,41 @@ def test_smoothing_is_over_the_classes_that_can_be_made(counting: str) -> None:
     loss.backward()
     assert logits.grad is not None
     assert (logits.grad[:, [0, 3]] == 0).all()
+
+
+def test_image_that_stands_for_several_counts_as_many_times() -> None:
+    smoothing, plain = smoothing_of(update_images=12), smoothing_of()
+    smoothing.count(one_hot(0, 1), times=3)
+    assert smoothing.weights.tolist() == [1, 1, 1]
+    smoothing.count(one_hot(0, 0), times=3)
+    plain.count(one_hot(0, 1, 0, 0))
+    torch.testing.assert_close(smoothing.frequencies, plain.frequencies, rtol=0, atol=0)
+    assert smoothing.pending_images == 0
+
+
+def test_consistency_is_the_squared_difference_of_the_scores() -> None:
+    assert consistency_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, -2.0])) == 8
+
+
+def test_lecam_holds_each_half_near_the_running_mean_of_the_other() -> None:
+    lecam = LeCam()
+    real, fake = torch.tensor([1.0, 3.0], requires_grad=True), torch.tensor([-1.0, -1.0], requires_grad=True)
+    lecam.averages.copy_(torch.tensor([2.0, -1.0]))  # those of these scores, so they stay
+    loss = lecam.loss(real, fake)
+    torch.testing.assert_close(lecam.averages, torch.tensor([2.0, -1.0]))
+    torch.testing.assert_close(loss, torch.tensor(((1 + 1) ** 2 + (3 + 1) ** 2) / 2 + 9.0))
+    loss.backward()
+    torch.testing.assert_close(real.grad, torch.tensor([2.0, 4.0]))
+    torch.testing.assert_close(fake.grad, torch.tensor([-3.0, -3.0]))
+    restored = LeCam()
+    restored.load_state_dict(lecam.state_dict())
+    assert torch.equal(restored.averages, lecam.averages)
+
+
+def test_lecam_averages_move_by_a_hundredth() -> None:
+    lecam = LeCam()
+    lecam.loss(torch.tensor([2.0]), torch.tensor([-4.0]))
+    torch.testing.assert_close(lecam.averages, torch.tensor([0.02, -0.04]))
 
 
 def test_smoothing_state_is_in_the_state_dict() -> None:

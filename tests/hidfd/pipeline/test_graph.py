@@ -167,8 +167,32 @@ def test_settings_that_others_have_switched_off_do_not_count(config: TrialConfig
     assert changed(no_blend, {"generation.integration.hidden_width": 7}) == GENERATOR_ON
     neither = with_values(no_blend, {"generation.integration.trans_weight": 0.0})
     assert changed(neither, {"generation.integration.hidden_width": 7}) == set()
+    no_teacher = with_values(neither, {"generation.smoothing.mode": "off"})
+    assert changed(no_teacher, {"generation.teacher_terms_every": 4}) == set()
     cosine = with_values(config, {"distillation.schedule": "cosine"})
     assert changed(cosine, {"distillation.decay_factor": 0.5}) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "off", "on"), [("teacher_terms_every", 1, 4), ("consistency_weight", 0, 10), ("lecam_weight", 0.0, 0.1)]
+)
+def test_generation_setting_that_is_younger_than_the_digests_changes_them_only_where_it_is_on(
+    config: TrialConfig, name: str, off: float, on: float
+) -> None:
+    assert changed(config, {f"generation.{name}": off}) == changed(config, {f"generation.{name}": None}) == set()
+    assert changed(config, {f"generation.{name}": on}) == GENERATOR_ON
+    assert name not in plan(config)["generation"].identity["settings"]
+
+
+def test_teacher_that_is_asked_in_every_fourth_step_costs_a_quarter(config: TrialConfig) -> None:
+    def operations(**values: Any) -> float:
+        return plan(with_values(config, {f"generation.{name}": value for name, value in values.items()}))[
+            "generation"
+        ].operations
+
+    without = operations(teacher_terms_every=1000)
+    assert operations(teacher_terms_every=4) - without == pytest.approx((operations() - without) / 4, rel=0.01)
+    assert operations(consistency_weight=1.0) > operations() == operations(lecam_weight=1.0)
 
 
 def test_longer_generator_continues_the_same_trajectory(config: TrialConfig) -> None:

@@ -18,6 +18,8 @@ WEIGHTS = {
     "trans": "integration.trans_weight",
     "blend": "integration.blend_weight",
     "reg": "smoothing.weight",
+    "consistency": "consistency_weight",
+    "lecam": "lecam_weight",
 }
 
 
@@ -71,6 +73,7 @@ def training(trial_config: TrialConfig, store: Store) -> AdversarialTraining:
         ("trans", {"trunk", "regressor"}),
         ("blend", {"trunk", "regressor"}),
         ("reg", set()),
+        ("lecam", {"trunk", "adversarial head"}),
     ],
 )
 def test_a_term_of_the_discriminator_step_reaches_exactly_its_parts(
@@ -85,7 +88,15 @@ def test_a_term_of_the_discriminator_step_reaches_exactly_its_parts(
 
 @pytest.mark.parametrize(
     ("term", "parts"),
-    [("hinge", {"generator"}), ("adc", {"generator"}), ("trans", set()), ("blend", set()), ("reg", {"generator"})],
+    [
+        ("hinge", {"generator"}),
+        ("adc", {"generator"}),
+        ("trans", set()),
+        ("blend", set()),
+        ("reg", {"generator"}),
+        ("consistency", set()),
+        ("lecam", set()),
+    ],
 )
 def test_a_term_of_the_generator_step_reaches_exactly_its_parts(
     term: str, parts: set[str], trial_config: TrialConfig, store: Store
@@ -93,6 +104,63 @@ def test_a_term_of_the_generator_step_reaches_exactly_its_parts(
     training = training_with(term, trial_config, store)
     training._update_generator(0, *training._generate(0))
     assert reached(training) == parts
+
+
+def test_consistency_reaches_what_makes_the_score_and_nothing_else(trial_config: TrialConfig, store: Store) -> None:
+    training = training_with("consistency", trial_config, store)
+    fake, labels, answer = training._generate(0)
+    training._update_discriminator(0, fake.detach(), labels, answer)
+    assert training.discriminator.adversarial_head.bias.grad.abs().max() < 1e-6, "the same for both views"
+    training.discriminator.adversarial_head.bias.grad.fill_(1.0)
+    assert reached(training) == {"trunk", "adversarial head"}
+
+
+@pytest.mark.parametrize("diff_augment", [(), ("color", "translation")])
+def test_consistency_shows_the_discriminator_a_moved_view_beside_each_image(
+    diff_augment: tuple[str, ...], trial_config: TrialConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"generation.consistency_weight": 10.0, "generation.diff_augment": diff_augment}
+    training = training_of(with_values(trial_config, values), store)
+    shown = list[Tensor]()
+    training.discriminator.register_forward_pre_hook(lambda _, images: shown.append(images[0].detach()))
+    fake, labels, answer = training._generate(0)
+    training._update_discriminator(0, fake.detach(), labels, answer)
+    assert [len(images) for images in shown] == [4 * 8]
+    plain, view = shown[0].chunk(2)
+    if not diff_augment:
+        torch.testing.assert_close(plain[:8], training._real_batch(0)[0])
+        torch.testing.assert_close(plain[8:], fake.detach())
+    assert not torch.equal(plain, view)
+    # A shift by up to 1/8 of 28 pixels leaves the middle inside: some shift of it, or of its mirror image, is there.
+    for image, moved in zip(plain, view, strict=True):
+        parts = [part[:, 4:-4, 4:-4] for part in (image, image.flip(2))]
+        windows = moved.unfold(1, 20, 1).unfold(2, 20, 1)
+        assert any((windows == part[:, None, None]).flatten(3).all(dim=3).any() for part in parts)
+
+
+def test_teacher_is_asked_in_the_steps_that_are_due_and_its_terms_have_their_weight_so_many_times(
+    trial_config: TrialConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_values(trial_config, {"generation.teacher_terms_every": 3, "generation.discriminator_steps": 2})
+    training = training_of(config, store)
+    terms = [{"trans", "blend", "reg", "teacher_agreement"} & training.step(16 * step).keys() for step in range(7)]
+    assert [len(found) for found in terms] == [4, 0, 0, 4, 0, 0, 4]
+
+
+@pytest.mark.parametrize("term", ["trans", "blend", "reg"])
+def test_term_of_the_teacher_has_its_weight_times_the_steps_that_it_stands_for(
+    term: str, trial_config: TrialConfig, store: Store
+) -> None:
+    lazy = training_with(term, with_values(trial_config, {"generation.teacher_terms_every": 4}), store)
+    heavy = training_with(term, trial_config, store)
+    heavy.settings = with_values(heavy.config, {f"generation.{WEIGHTS[term]}": 4.0}).generation
+    for training in (lazy, heavy):
+        fake, labels, answer = training._generate(0)
+        training._update_discriminator(0, fake.detach(), labels, answer)
+        training._update_generator(0, fake, labels, answer)
+    for name, parameters in parts_of(lazy).items():
+        for one, two in zip(parameters, parts_of(heavy)[name], strict=True):
+            torch.testing.assert_close(one.grad, two.grad)
 
 
 def test_a_step_leaves_gradients_of_the_generator_loss_in_the_generator_alone(training: AdversarialTraining) -> None:

@@ -58,11 +58,18 @@ def content(artifact: Artifact) -> tuple[dict[str, str], object, object]:
     return hashes, curve, {name: value for name, value in artifact.meta.items() if name != "seconds"}
 
 
-@pytest.mark.parametrize("discriminator_steps", [1, 2])
+OPTIONS = {
+    "generation.teacher_terms_every": 2,
+    "generation.consistency_weight": 1.0,
+    "generation.lecam_weight": 0.1,
+}
+
+
+@pytest.mark.parametrize(("discriminator_steps", "values"), [(1, {}), (2, {}), (1, OPTIONS)])
 def test_longer_generator_continues_a_shorter_one_bit_for_bit(
-    discriminator_steps: int, generator: TrialConfig, tmp_path: Path, steps: list[int]
+    discriminator_steps: int, values: dict[str, object], generator: TrialConfig, tmp_path: Path, steps: list[int]
 ) -> None:
-    config = with_values(generator, {"generation.discriminator_steps": discriminator_steps})
+    config = with_values(generator, {"generation.discriminator_steps": discriminator_steps, **values})
     whole = {images: build(config, Store.open(tmp_path / f"{images}"), images) for images in LENGTHS}
     steps.clear()
     store = Store.open(tmp_path / "continued")
@@ -86,13 +93,18 @@ def test_snapshots_are_the_artifacts_of_shorter_trials(
         assert content(found) == content(whole[images])
 
 
-@pytest.mark.parametrize("killed_at", [16, 24, 40])
+@pytest.mark.parametrize(("killed_at", "values"), [(16, {}), (24, {}), (40, {}), (40, OPTIONS)])
 def test_run_with_snapshots_that_is_killed_equals_the_uninterrupted_one(
-    killed_at: int, generator: TrialConfig, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
+    killed_at: int,
+    values: dict[str, object],
+    generator: TrialConfig,
+    tmp_path: Path,
+    steps: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ticks: Iterator[float] = iter(range(10**6))
     monkeypatch.setattr("hidfd.training.loop.time.monotonic", lambda: float(next(ticks)))
-    logged = with_values(generator, {"log_every_images": 8})
+    logged = with_values(generator, {"log_every_images": 8, **values})
     whole = build(logged, Store.open(tmp_path / "whole"), 48)
     store = Store.open(tmp_path / "store")
 
@@ -197,6 +209,21 @@ def test_smoothing_is_off_with_a_note_where_fewer_than_three_classes_can_be_made
     frequencies = made.meta["frequencies"]
     assert [k for k, share in enumerate(frequencies) if share > 0] == present
     assert sum(frequencies) == pytest.approx(1)
+
+
+def test_teacher_is_asked_in_every_fourth_step_and_an_interval_has_the_means_of_those(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = {"generation.teacher_terms_every": 4}
+    by_step, _, asked = generator_of_classes(tmp_path / "1", [0, 1, 2], {**every, "log_every_images": 8}, monkeypatch)
+    assert asked == 5
+    whole, _, _ = generator_of_classes(tmp_path / "2", [0, 1, 2], {**every, "log_every_images": 160}, monkeypatch)
+    (row,) = [row for row in whole.metrics() if "generation/hinge_d" in row]
+    steps = [row for row in by_step.metrics() if "generation/hinge_d" in row]
+    for name, count in (("hinge_d", 20), ("trans", 5), ("blend", 5), ("reg", 5), ("teacher_agreement", 5)):
+        values = [found[f"generation/{name}"] for found in steps if f"generation/{name}" in found]
+        assert len(values) == count
+        assert row[f"generation/{name}"] == pytest.approx(sum(values) / count, rel=1e-5)
 
 
 def test_generator_without_smoothing_has_no_note_about_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
