@@ -2,16 +2,20 @@
 
     python -m tune run benchmarks/recorded.yaml   # about an hour on two CPU cores
     python -m benchmarks.recorded                 # puts its trials into benchmarks/recorded.parquet
+    python -m benchmarks.recorded proxies         # how a generator's proxies in it rank the accuracy of its students
 
 The table has a row for each student of the search: its parameters by path, its agreement after each eighth of its
-training, its generator and how many classes that fills, and the CPU-seconds of both.
+training, its generator with every proxy of that, and the CPU-seconds of both.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
+import statistics
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmarks.landscapes import NUM_RANDOM_POINTS, Landscape, Searched, Unit, fractions_of, normal
 from tune.opened_study import open_study
+from tune.planner.comparison import kendall_tau
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
 
@@ -33,6 +38,9 @@ TABLE = Path(__file__).with_suffix(".parquet")
 
 MEASUREMENTS = 8
 """Number of measurements of each student, at equal distances."""
+
+PROXIES = ("generator.", "judge_")
+"""Beginnings of the metrics that judge a generator, and are columns of the table."""
 
 NUM_TREES = 300
 """Number of regression trees."""
@@ -120,6 +128,7 @@ def searched() -> Searched:
 def rows_of(snapshot: StudySnapshot) -> list[dict[str, Any]]:
     """Return the table's rows, the students of the search that have ended; one without a result has no agreement."""
     tasks = {task.key: task for task in snapshot.tasks}
+    proxies = sorted({name for task in snapshot.tasks for name in task.metrics if name.startswith(PROXIES)})
     rows = []
     for trial in snapshot.trials:
         task = tasks.get(trial.key or "")
@@ -132,7 +141,7 @@ def rows_of(snapshot: StudySnapshot) -> list[dict[str, Any]]:
                 "generator": build.label,
                 "state": str(trial.state),
                 **trial.params,
-                "effective_classes": build.metrics.get("generator.effective_classes"),
+                **{name: (build.metrics | task.metrics).get(name) for name in proxies},
                 "agreement": _curve_of(Path(task.folder)) if task.state is TaskState.COMPLETE else None,
                 "validation_accuracy": task.metrics.get("validation_accuracy"),
                 "generator_cpu_seconds": _cpu_seconds(build),
@@ -153,8 +162,49 @@ def _cpu_seconds(task: TaskSnapshot) -> float:
     return round(sum(attempt.cpu_seconds or 0.0 for attempt in task.attempts), 2)
 
 
-def main() -> int:
-    """Write the table."""
+def proxies_in_words(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield Kendall's tau of each proxy with the validation accuracy, mean and best, of each generator's students.
+
+    Args:
+        rows: of the table; generators without a complete student, or without the proxy, do not count.
+    """
+    students: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["state"] == "complete" and row["validation_accuracy"] is not None:
+            students.setdefault(row["generator"], []).append(row)
+    names = sorted({name for rows in students.values() for name in rows[0] if _is_proxy(name)})
+    yield f"{'proxy':<46}{'generators':>10}{'mean':>8}{'best':>8}{'chance':>8}"
+    for name in names:
+        found = [
+            (rows[0][name], [row["validation_accuracy"] for row in rows])
+            for rows in students.values()
+            if rows[0][name] is not None
+        ]
+        taus = [
+            kendall_tau([[(proxy, of_students(accuracies)) for proxy, accuracies in found]])
+            for of_students in (statistics.fmean, max)
+        ]
+        count = len(found)
+        # The standard deviation of tau without any relation (Kendall 1938).
+        chance = math.sqrt(2 * (2 * count + 5) / (9 * count * (count - 1))) if count > 1 else math.nan
+        cells = "".join(f"{'–' if tau is None else f'{tau:+.2f}':>8}" for tau in taus)
+        yield f"{name:<46}{count:>10}{cells}{f'±{2 * chance:.2f}':>8}"
+    if not any(name.startswith(PROXIES) for name in names):
+        yield f"no other proxies in {TABLE.name}, which was recorded before they were columns: record it again"
+
+
+def _is_proxy(name: str) -> bool:
+    return name.startswith(PROXIES) or name == "effective_classes"  # as it was called in older tables
+
+
+def main(arguments: list[str]) -> int:
+    """Write the table, or print how the proxies in it rank generators."""
+    if arguments == ["proxies"]:
+        print("\n".join(proxies_in_words(pq.read_table(TABLE).to_pylist())))
+        return 0
+    if arguments:
+        print(f"python -m benchmarks.recorded: expected nothing or `proxies`, found {arguments}", file=sys.stderr)
+        return 2
     rows = rows_of(open_study(str(STUDY)).snapshot())
     pq.write_table(pa.Table.from_pylist(rows), TABLE, compression="zstd")
     landscape = recorded()
@@ -163,4 +213,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -350,7 +350,7 @@ class GenerationConfig(Section):
     """Interval of the grid of images from fixed noise."""
 
     proxies_every_images: Images = Field(default=500_000, json_schema_extra=OUTCOME_NEUTRAL)
-    """Interval of the proxy metrics (confidence, entropy, density, coverage, memorisation)."""
+    """Interval of the proxy metrics (confidence, entropy, deviation, density, coverage, memorisation)."""
 
 
 class SynthesisConfig(Section):

@@ -20,6 +20,9 @@ MIN_REFERENCE_IMAGES = 100
 MEMORISED_QUANTILE = 0.05
 """Quantile of the reference's distances that is the threshold, so the share expected below it without copying."""
 
+MEAN_VIEWS = 640
+"""Number of views in a mean of `teacher_deviation`, as published: it only scales the value."""
+
 
 def confidence_and_entropy(logits: Tensor) -> dict[str, float]:
     """Mean top probability of teacher logits, `n x K`, and exp(entropy) of their argmax shares (1..K)."""
@@ -29,6 +32,22 @@ def confidence_and_entropy(logits: Tensor) -> dict[str, float]:
         "confidence": logits.softmax(dim=1).amax(dim=1).mean().item(),
         "effective_classes": math.exp(entropy),
     }
+
+
+def teacher_deviation(logits: Tensor) -> float:
+    """Return the standard deviation, over draws, of the teacher's mean probability of a class; mean over the classes.
+
+    Lower is better where augmentations of one set are compared. It is 0 also where all images look alike, so read it
+    beside the effective classes.
+
+    Args:
+        logits: `n x K` of the teacher, of one view each of n images that were drawn independently.
+
+    **Source**: Wang et al. 2022 (NeurIPS; "T. stddev"): their release takes the deviation of successive means of 640
+    answers. Two departures: the expected value of that, sqrt(variance / 640), from n independent answers, instead of
+    an estimate from few means; and all answers are of views, where theirs are half of images without the augmentation.
+    """
+    return (logits.softmax(dim=1).var(dim=0) / MEAN_VIEWS).sqrt().mean().item()
 
 
 def density_and_coverage(real: Tensor, fake: Tensor) -> dict[str, float]:

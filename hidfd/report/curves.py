@@ -81,6 +81,12 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             "Share of samples nearer to a collected image than 95 % of unseen images are; 0.05 without copying.",
             0.05,
         ),
+        Panel(
+            "Teacher's deviation",
+            {"teacher_deviation": "deviation"},
+            "Of its mean probability over 640 views of EMA samples: published as better where low; low after a "
+            "collapse, too.",
+        ),
         Panel("Confidence", {"confidence": "confidence"}, "Mean top probability of the teacher on EMA samples."),
     ),
     "distillation": (

@@ -173,6 +173,11 @@ def all_numbers(trial: TrialFolder) -> list[tuple[str, str, str]]:
         ("coverage", _plain(generator.get("coverage")), "share of held-out images with a sample nearby"),
         ("confidence", percent(generator.get("confidence")), "mean top probability of the teacher on samples"),
         ("label agreement", percent(generator.get("label_agreement")), "samples that show the class asked for"),
+        (
+            "teacher's deviation",
+            _plain(generator.get("teacher_deviation"), digits=5),
+            "of its mean probability over 640 views: published as better where low; low after a collapse, too",
+        ),
         ("memorisation, features", _with_error(generator, "memorisation"), "5 % is expected without copying"),
         ("memorisation, pixels", _with_error(generator, "memorisation_pixels"), "the same distance in pixels"),
         ("student alone", number(result.get("student_parameters")), "parameters, with a classifier of its own"),
@@ -235,5 +240,5 @@ def _with_error(values: Mapping[str, Any], key: str) -> str:
     return percent(values.get(key)) + (f" ± {error}" if error and values.get(key) is not None else "")
 
 
-def _plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _plain(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

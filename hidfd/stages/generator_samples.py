@@ -8,10 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hidfd.data.augmentation import random_resized_crop
 from hidfd.data.collection import Collection
 from hidfd.data.pictures import tile
-from hidfd.data.pixels import resize_uint8, uint8_from_unit, unit_from_signed
-from hidfd.metrics.generator import confidence_and_entropy, density_and_coverage, memorisation
+from hidfd.data.pixels import resize_uint8, uint8_from_unit, unit_from_signed, unit_from_uint8
+from hidfd.distributed.random_streams import Draws, stream
+from hidfd.metrics.generator import confidence_and_entropy, density_and_coverage, memorisation, teacher_deviation
 from hidfd.networks.layers import batch_norm_reestimation
 from hidfd.stages.gan_training import AdversarialTraining
 
@@ -21,6 +23,13 @@ GRID_MAX_ROWS = 20
 
 MAX_PROXY_IMAGES = 2_000
 """Number of hold-out images that the proxies compare with."""
+
+SAMPLED_AT_ONCE = 250
+"""Number of samples that are made, or viewed, at the same time."""
+
+VIEW_SCALE_MIN = 0.08
+"""Smallest share of the area in the views of `teacher_deviation`: the paper's for students. Not the trial's own:
+students that differ in it share one generator and its numbers."""
 
 
 class GeneratorProbe:
@@ -48,7 +57,9 @@ class GeneratorProbe:
     def sample(self, z: Tensor, labels: Tensor) -> Tensor:
         """Return images of the EMA generator, uint8 on the CPU; call `reestimate_statistics` before the first."""
         parts = []
-        for part_z, part_labels in zip(torch.split(z, 250), torch.split(labels, 250), strict=True):
+        for part_z, part_labels in zip(
+            torch.split(z, SAMPLED_AT_ONCE), torch.split(labels, SAMPLED_AT_ONCE), strict=True
+        ):
             with self.device.autocast():
                 signed = self.training.ema(self.device.put(part_z), self.device.put(part_labels))
             parts.append(uint8_from_unit(unit_from_signed(signed)).cpu())
@@ -82,6 +93,7 @@ class GeneratorProbe:
         answer = self.training.teacher.ask_all(samples, self.device)
         measured: dict[str, float | None] = {**confidence_and_entropy(answer.logits)}
         measured["label_agreement"] = (answer.logits.argmax(dim=1) == labels.cpu()).float().mean().item()
+        measured["teacher_deviation"] = teacher_deviation(self._view_logits(samples))
         measured |= density_and_coverage(self.holdout_features, answer.pooled)
         spaces = {
             "memorisation": (self.training.real_features[0].cpu(), answer.pooled, self.reference_features),
@@ -92,3 +104,13 @@ class GeneratorProbe:
             measured[name] = None if result is None else result[0]
             measured[f"{name}_standard_error"] = None if result is None else result[1]
         return measured
+
+    def _view_logits(self, samples: Tensor) -> Tensor:
+        """Return the teacher's logits, `n x K`, of a random crop (mirrored or not) of each of `n x c x h x w` uint8."""
+        teacher, logits = self.training.teacher, []
+        for number, part in enumerate(torch.split(samples, SAMPLED_AT_ONCE)):
+            draws = Draws(stream(self.training.seed, "generation", "views", number))
+            size = teacher.image_size_pixels
+            views = random_resized_crop(unit_from_uint8(part), size, draws, scale_min=VIEW_SCALE_MIN, flip=True)
+            logits.append(teacher.ask_all(uint8_from_unit(views), self.device).logits)
+        return torch.cat(logits)

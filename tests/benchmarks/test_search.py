@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.landscapes import LANDSCAPES, fractions_of
-from benchmarks.recorded import TABLE, recorded
+from benchmarks.recorded import TABLE, proxies_in_words, recorded
 from benchmarks.search import BUILD_COST, Run, main, ratio_of_medians, run, study_of, table
 from tune.study.task import task_specs
 
@@ -35,6 +35,30 @@ def test_regression_reads_recorded_students_as_they_were_recorded() -> None:
     assert 0.005 < landscape.noise < 0.03
     early, late = (np.mean([landscape.measured(point, at) for point in points]) for at in (1 / 8, 1.0))
     assert early < late - 0.1
+
+
+def test_proxies_are_ranked_with_the_students_of_their_generators() -> None:
+    rows = [
+        {
+            "generator": f"generator-{number}",
+            "state": state,
+            "validation_accuracy": accuracy,
+            "generator.density": number / 10,
+            "judge_fid": None if number == 4 else -number,
+        }
+        for number in range(5)
+        for state, accuracy in (("complete", 0.5 + number / 20), ("complete", 0.9 - number / 20), ("pruned", None))
+    ]
+    rows[0]["validation_accuracy"] = 0.1  # the mean of generator-0 is now the lowest, its best the highest
+    lines = {line.split()[0]: line.split()[1:] for line in proxies_in_words(rows)}
+    assert lines["generator.density"] == ["5", "+0.63", "-1.00", "±0.82"]
+    assert lines["judge_fid"] == ["4", "-0.71", "+1.00", "±0.98"]
+
+
+def test_table_without_the_proxies_says_so() -> None:
+    lines = list(proxies_in_words(pq.read_table(TABLE).to_pylist()))
+    assert lines[1].startswith("effective_classes ")
+    assert "record it again" in lines[-1]
 
 
 def test_generator_costs_what_the_operations_of_its_trial_say() -> None:

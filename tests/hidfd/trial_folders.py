@@ -102,6 +102,7 @@ def _result(agreement: float, *, labels: bool, generator: bool) -> dict[str, Any
         "confidence": 0.77,
         "effective_classes": 9.6,
         "label_agreement": 0.71,
+        "teacher_deviation": 0.0104,
         "density": 0.83,
         "coverage": 0.51,
         "memorisation": 0.021,

@@ -30,6 +30,16 @@ def test_a_changed_number_asks_for_a_higher_version() -> None:
     assert complaint("generation", GOLDEN, 3, {"curve": []}) is not None
 
 
+def test_a_further_number_asks_for_a_new_golden_file_but_no_higher_version() -> None:
+    text = complaint("generation", GOLDEN, 3, GOLDEN["numbers"] | {"deviation": 0.1})
+    assert text is not None
+    assert "run `python -m tests.hidfd.stages.golden`, and commit" in text
+    assert "raise" not in text
+    text = complaint("generation", GOLDEN, 3, GOLDEN["numbers"] | {"deviation": 0.1, "count": 8})
+    assert text is not None
+    assert text.startswith("numbers of generation changed: raise VERSIONS['generation']")
+
+
 @pytest.mark.parametrize("golden", [GOLDEN, None])
 def test_a_raised_version_asks_for_a_new_golden_file(golden: dict[str, Any] | None) -> None:
     text = complaint("generation", golden, 4, {"count": 8})
