@@ -31,7 +31,7 @@ from hidfd.stages.image_import import import_images
 from hidfd.stages.inputs import StageInputs
 from hidfd.stages.memory import explaining_out_of_memory
 from hidfd.stages.synthesis import synthesise
-from hidfd.stages.teacher import import_teacher, judge_teacher, measure_teacher, train_teacher
+from hidfd.stages.teacher import import_judge, import_teacher, judge_teacher, measure_teacher, train_teacher
 from hidfd.store.store import Artifact, Store
 from hidfd.training.loop import LOOPS
 
@@ -109,6 +109,8 @@ class Trial:
     def _build(self, stage: Stage) -> Artifact:
         context, inputs = self.context(stage), self.inputs
         match stage.name:
+            case "import" if stage.role == "judge":
+                return context.by_first(lambda: import_judge(context))
             case "import":
                 return context.by_first(lambda: import_images(context))
             case "teacher" if self.config.teacher.train is None:
@@ -132,7 +134,9 @@ class Trial:
             case _:
                 validation = self.imported("validation")
                 return context.by_first(
-                    lambda: evaluate(context, inputs.student, inputs.teacher, inputs.collection, validation)
+                    lambda: evaluate(
+                        context, inputs.student, inputs.teacher, inputs.collection, validation, inputs.judged
+                    )
                 )
 
     def check_teacher(self, *, is_first: bool) -> None:
@@ -264,7 +268,7 @@ def evaluate_test(config: TrialConfig, store: Store, *, device: str = "auto") ->
 
 
 def import_all(config: TrialConfig, store: Store, observer: Observer, folder: Path | None = None) -> TrialConfig:
-    """Bring the teacher and every image of a trial into the store.
+    """Bring the teacher, the judge and every image of a trial into the store.
 
     Args:
         folder: the results folder, for lists of images that cannot be read; None = nowhere.

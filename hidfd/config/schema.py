@@ -222,6 +222,29 @@ class TeacherConfig(Section):
         return self
 
 
+class JudgeConfig(Section):
+    """A second network, trained on other seeds or other images than the teacher. The evaluation compares synthetic and
+    held-out images in its features, since the teacher's flatter images that were made to please the teacher."""
+
+    architecture: str = "resnet34-32px"
+    """Name in `hidfd.config.architectures`."""
+
+    width: int | None = Field(default=None, ge=1, le=4096)
+    """Channels of the first stage, as of the teacher."""
+
+    checkpoint: Material
+    """State dict, as of the teacher."""
+
+    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
+    """Per-channel mean that the checkpoint was trained with, of images in [0, 1]."""
+
+    std: tuple[Annotated[float, Field(gt=0.0, allow_inf_nan=False)], ...]
+    """Per-channel standard deviation, as for `mean`."""
+
+    num_classes: int | None = Field(default=None, ge=2, le=100_000)
+    """Number of classes of the checkpoint, which need not be the teacher's; default: `data.num_classes`."""
+
+
 class CollectionConfig(Section):
     """D_c: the choice of the collected images and of the hold-out among the candidates."""
 
@@ -464,6 +487,9 @@ class TrialConfig(Section):
     synthesis: SynthesisConfig = SynthesisConfig()
     distillation: DistillationConfig = DistillationConfig()
     seeds: SeedsConfig = SeedsConfig()
+    judge: JudgeConfig | None = Field(default=None, json_schema_extra=ABSENT_IF_DEFAULT)
+    """The network in whose features synthetic images are compared with the hold-out; none = they are not."""
+
     log_every_images: Images = Field(default=20_000, json_schema_extra=OUTCOME_NEUTRAL)
     """Interval of the metrics, the only points at which a training loop waits for the device."""
 
@@ -473,8 +499,11 @@ class TrialConfig(Section):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         problems = []
+        networks: dict[str, TeacherConfig | JudgeConfig] = {"teacher": self.teacher}
+        if self.judge is not None:
+            networks["judge"] = self.judge
         for where, name, width in (
-            ("teacher.architecture", self.teacher.architecture, self.teacher.width),
+            *((f"{section}.architecture", given.architecture, given.width) for section, given in networks.items()),
             ("distillation.architecture", self.distillation.architecture, self.distillation.width),
         ):
             if name not in ARCHITECTURES:
@@ -502,12 +531,13 @@ class TrialConfig(Section):
                 problems.append(
                     f"{where}.label_order: expected different classes, each from 0 to {self.data.num_classes - 1}"
                 )
-        for name in ("mean", "std"):
-            values = getattr(self.teacher, name)
-            if values is not None and len(values) != self.data.channels:
-                problems.append(
-                    f"teacher.{name}: {plural(len(values), 'value')} for {plural(self.data.channels, 'channel')}"
-                )
+        for section, given in networks.items():
+            for name in ("mean", "std"):
+                values = getattr(given, name)
+                if values is not None and len(values) != self.data.channels:
+                    problems.append(
+                        f"{section}.{name}: {plural(len(values), 'value')} for {plural(self.data.channels, 'channel')}"
+                    )
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -521,6 +551,11 @@ class TrialConfig(Section):
     def uses_synthetic_images(self) -> bool:
         """Whether synthetic images reach the student."""
         return self.data.synthetic is not None or self.synthesis.num_images > 0
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether the evaluation compares synthetic images with the hold-out in the features of a judge."""
+        return self.judge is not None and self.uses_synthetic_images
 
     @property
     def batches(self) -> dict[str, tuple[str, int]]:

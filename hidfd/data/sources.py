@@ -83,6 +83,7 @@ def materials(config: TrialConfig) -> dict[str, Material]:
         "data.test": config.data.test,
         "data.synthetic": config.data.synthetic,
         "teacher.checkpoint": config.teacher.checkpoint,
+        "judge.checkpoint": None if config.judge is None else config.judge.checkpoint,
         "teacher.train.images": None if config.teacher.train is None else config.teacher.train.images,
     }
     return {where: material for where, material in found.items() if material is not None}
@@ -109,7 +110,7 @@ def _files_of(path: Path, where: str, start: str) -> Files:
     if path.is_file():
         return Files("parquet" if path.suffix.lower() == ".parquet" else "file", path.parent, (path.name,))
     if path.is_dir():
-        if "teacher.checkpoint" in where:
+        if ".checkpoint" in where:
             raise InputError(f"{start}{path}: {_folder_of_weights(path)}")
         return _files_of_folder(path, start)
     if any(sign in path.name for sign in "*?[") and path.parent.is_dir():
@@ -119,7 +120,7 @@ def _files_of(path: Path, where: str, start: str) -> Files:
             raise InputError(f"{start}{path}: no Parquet file matches; {_content_in_words(path.parent)}")
         check_shards(names, path, start, beside=tuple(p.name for p in path.parent.iterdir()))
         return Files("parquet", path.parent, names)
-    expected = "a file of weights" if "teacher.checkpoint" in where else "a folder of images, or Parquet"
+    expected = "a file of weights" if ".checkpoint" in where else "a folder of images, or Parquet"
     if path.exists():
         raise InputError(f"{start}{path}: is a pipe, a socket or a device; expected {expected}")
     raise InputError(f"{start}{path}: no such file or folder; expected {expected}")

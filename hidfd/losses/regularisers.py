@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hidfd.data.augmentation import diff_augment
+from hidfd.views.augmentation import diff_augment
 from hidfd.distributed.device import to_device
 from hidfd.distributed.process_group import ALONE, ProcessGroup
 from hidfd.distributed.random_streams import Draws

@@ -1,4 +1,4 @@
-"""Proxies of a generator, measured in the teacher's feature space before any student is trained.
+"""Measures of generators in the features of a network: the teacher's, before any student is trained, or a judge's.
 
 **Source**: density and coverage after Naeem et al. 2020 (k = 5); memorisation is this project's:
 feature integration should keep the generator from memorising the few real images, so that is measured.
@@ -83,3 +83,49 @@ def memorisation(collected: Tensor, synthetic: Tensor, reference: Tensor) -> tup
     variance = share * (1 - share) / len(synthetic)
     variance += MEMORISED_QUANTILE * (1 - MEMORISED_QUANTILE) / len(reference)
     return share, math.sqrt(variance)
+
+
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """Return the Frechet distance (FID) of two sets of features, as if both were Gaussian: 0 or more, lower is better.
+
+    Few images make it too large, the more so the wider the features: with 2,000 images and 512 features, two sets of
+    one distribution are well above 0. So it compares sets of equal size in the same features, and nothing else.
+
+    Args:
+        real, fake: `n x t` and `m x t`.
+
+    **Source**: Heusel et al. 2017. Departures: features of a network of the user's instead of Inception's; and the
+    trace of the root of C_r C_f is summed from the eigenvalues of the symmetric C_r^(1/2) C_f C_r^(1/2), in float64.
+    """
+    real, fake = real.double(), fake.double()
+    cov_real, cov_fake = real.T.cov(), fake.T.cov()
+    values, vectors = torch.linalg.eigh(cov_real)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    common = torch.linalg.eigvalsh(root @ cov_fake @ root).clamp(min=0).sqrt().sum()
+    means = (real.mean(dim=0) - fake.mean(dim=0)).square().sum()
+    distance: Tensor = means + cov_real.trace() + cov_fake.trace() - 2 * common
+    return max(0.0, distance.item())
+
+
+def kernel_distance(real: Tensor, fake: Tensor) -> tuple[float, float]:
+    """Return the kernel distance (KID) of two sets of features, and its standard error: about 0 for one distribution.
+
+    It is the squared MMD with the kernel (x . y / t + 1)^3, without bias, so at times below 0.
+
+    Args:
+        real, fake: `n x t` each, n at least 3.
+
+    **Source**: Binkowski et al. 2018; the U-statistic of Gretton et al. 2012 (Eq. 4), without pairs of the i-th real
+    and the i-th fake image. Departure: all images at once, not means over subsets; the error is the jackknife's.
+    """
+    real, fake, n = real.double(), fake.double(), len(real)
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    crossed = kernel(real, fake)
+    of_pairs = (kernel(real, real) + kernel(fake, fake) - crossed - crossed.T).fill_diagonal_(0)
+    of_images = of_pairs.sum(dim=1)
+    without_one = (of_pairs.sum() - 2 * of_images) / ((n - 1) * (n - 2))
+    error = ((n - 1) * without_one.var(correction=0)).sqrt()
+    return (of_pairs.sum() / (n * (n - 1))).item(), error.item()

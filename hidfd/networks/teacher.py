@@ -181,6 +181,15 @@ def load_teacher(artifact: Artifact, config: TrialConfig, device: Device) -> Tea
     return teacher.on(device)
 
 
+def load_judge(artifact: Artifact, config: TrialConfig, device: Device) -> Teacher:
+    """Load the judge of a trial onto the device: a network like a teacher, from which nothing learns."""
+    backbone = build_judge_backbone(config)
+    with artifact.reading():
+        backbone.load_state_dict(load_safetensors(artifact.path("weights.safetensors")))
+    mean, std = artifact.meta["mean"], artifact.meta["std"]
+    return Teacher(backbone, mean, std, config.data.image_size_pixels, artifact.digest).on(device)
+
+
 @torch.no_grad()
 def check_shareable(teacher: Teacher, config: TrialConfig) -> None:
     """Check that classifier(pool(f_t)) gives the network's own logits, as an MLP head does not.
@@ -208,4 +217,15 @@ def build_teacher_backbone(config: TrialConfig) -> Backbone:
         num_classes=config.data.num_classes,
         channels=config.data.channels,
         width=config.teacher.width,
+    )
+
+
+def build_judge_backbone(config: TrialConfig) -> Backbone:
+    """Build the judge's network that the study file describes, with fresh weights."""
+    assert config.judge is not None
+    return build_backbone(
+        config.judge.architecture,
+        num_classes=config.judge.num_classes or config.data.num_classes,
+        channels=config.data.channels,
+        width=config.judge.width,
     )

@@ -7,7 +7,8 @@ real-only student holds no synthesis digest, and every generator shares it. Torc
     import/candidates -------+--> collection --+--> generation --> synthesis --+
     import/validation, test -+        ^        |                               +--> distillation --> evaluation
     (pixel hashes alone)              |        |                               |
-    import/teacher_images --> teacher +--------+-------------------------------+
+    import/teacher_images --> teacher +--------+-------------------------------+                     ^
+                                                                        import/judge, synthesis -----+
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ MATERIAL_SETTINGS = {
     "teacher_images": "teacher.train.images",
     "teacher": "teacher.checkpoint",
     "synthesis": "data.synthetic",
+    "judge": "judge.checkpoint",
 }
 """Role of the artifact that is made of a user's material -> where the study file names the material, below `trial`."""
 
@@ -114,6 +115,25 @@ def _teacher_settings(config: TrialConfig) -> dict[str, Any]:
     else:
         settings["train"].pop("images")  # an input
     return settings
+
+
+def _judge_settings(config: TrialConfig) -> dict[str, Any]:
+    assert config.judge is not None
+    settings = result_settings(config.judge)
+    settings |= {"num_classes": config.judge.num_classes or config.data.num_classes, "channels": config.data.channels}
+    return settings | {"checkpoint": _content_of(config, "judge")}
+
+
+def _evaluation(is_part_of: Callable[[TrialConfig], bool], judged_by: tuple[str, ...] = ()) -> StageSpec:
+    return StageSpec(
+        "evaluation",
+        "evaluation",
+        lambda config: None,
+        inputs=("distillation", "teacher", "collection", *judged_by),
+        optional_inputs=("validation",),
+        is_part_of=is_part_of,
+        depends_on_precision=True,
+    )
 
 
 def _generation_settings(config: TrialConfig) -> dict[str, Any]:
@@ -212,6 +232,7 @@ STAGE_SPECS = (
     _collection(lambda config: config.collection.leaves_out_validation, without=("validation", "test")),
     _collection(lambda config: not config.collection.leaves_out_validation, without=("test",)),
     _image_import("synthesis", is_labelled=False),
+    StageSpec("judge", "import", _judge_settings, is_part_of=lambda config: config.is_judged),
     StageSpec(
         "generation",
         "generation",
@@ -243,13 +264,7 @@ STAGE_SPECS = (
         depends_on_precision=True,
         operations=_distillation_operations,
     ),
-    StageSpec(
-        "evaluation",
-        "evaluation",
-        lambda config: None,
-        inputs=("distillation", "teacher", "collection"),
-        optional_inputs=("validation",),
-        depends_on_precision=True,
-    ),
+    _evaluation(lambda config: not config.is_judged),
+    _evaluation(lambda config: config.is_judged, judged_by=("synthesis", "judge")),
 )
 """Every artifact that a trial can have, in an order in which each can be built."""

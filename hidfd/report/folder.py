@@ -77,6 +77,8 @@ def prepare(folder: Path, name: str, config: TrialConfig, store: Store) -> Path:
         left_out["teacher"] = {"accept"}  # folders of before have no such line, and their pictures remain
     if config.collection.leaves_out_validation:
         left_out["collection"] = {"leaves_out_validation"}
+    if config.judge is None:
+        left_out["judge"] = True
     resolved = {
         "name": name,
         "storage": {"store": store.uri},
@@ -109,6 +111,7 @@ def result_of(built: Built, until: str) -> dict[str, Any]:
         *("agreement_per_class", "agreement_reference"),
         *("kl_to_teacher", "validation_images", "validation_accuracy", "validation_per_class", "validation_confusion"),
         "validation_calibration_error",
+        *("judge_images", "judge_fid", "judge_kid", "judge_kid_standard_error", "judge_density", "judge_coverage"),
     )
     teacher_accuracy = evaluation.get("teacher_validation_accuracy")
     if teacher_accuracy is None and "validation" in built.stages:

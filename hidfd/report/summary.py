@@ -127,6 +127,9 @@ def settings_in_words(trial: TrialFolder) -> list[tuple[str, str]]:
     if "synthesis" in metas:
         own = "the user's own, in place of a generator" if data["synthetic"] else f"filter: {synthesis['filter']}"
         facts.append(("Synthetic images", f"{metas['synthesis']['num_images']:,}, {own}"))
+    if "judge" in metas:
+        size = f"{metas['judge']['num_parameters']:,} parameters"
+        facts.append(("Judge", f"{trial.config['judge']['architecture']}, {size}, from a checkpoint"))
     if "distillation" in metas:
         share = trial.result.get("real_share")
         mixed = "" if share is None else f", so that {percent(share, 0)} of what the student sees is real"
@@ -180,6 +183,14 @@ def all_numbers(trial: TrialFolder) -> list[tuple[str, str, str]]:
         ),
         ("memorisation, features", _with_error(generator, "memorisation"), "5 % is expected without copying"),
         ("memorisation, pixels", _with_error(generator, "memorisation_pixels"), "the same distance in pixels"),
+        ("FID, judge", _plain(result.get("judge_fid")), _judged_in_words(result, "too large with few images")),
+        (
+            "KID, judge",
+            _plain(result.get("judge_kid"), error=result.get("judge_kid_standard_error")),
+            _judged_in_words(result, "0 where they cannot be told apart"),
+        ),
+        ("density, judge", _plain(result.get("judge_density")), "as density, in the judge's features"),
+        ("coverage, judge", _plain(result.get("judge_coverage")), "as coverage, in the judge's features"),
         ("student alone", number(result.get("student_parameters")), "parameters, with a classifier of its own"),
         ("student deployed", number(result.get("deployed_parameters")), "with projector and shared classifier"),
         ("teacher", number(result.get("teacher_parameters")), "parameters"),
@@ -240,5 +251,11 @@ def _with_error(values: Mapping[str, Any], key: str) -> str:
     return percent(values.get(key)) + (f" ± {error}" if error and values.get(key) is not None else "")
 
 
-def _plain(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+def _judged_in_words(result: Mapping[str, Any], meaning: str) -> str:
+    return f"of {result.get('judge_images') or 0:,} synthetic and as many held-out images; {meaning}"
+
+
+def _plain(value: float | None, digits: int = 3, error: float | None = None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")

@@ -17,24 +17,41 @@ from torch import Tensor
 
 from hidfd.data.collection import Collection
 from hidfd.data.image_set import ImageSet, open_images
+from hidfd.data.pixels import resize_uint8
 from hidfd.distributed.device import Device
+from hidfd.distributed.random_streams import stream
 from hidfd.metrics.agreement import measure_agreement
 from hidfd.metrics.classification import calibration_error, confusion
-from hidfd.metrics.generator import MIN_REFERENCE_IMAGES
+from hidfd.metrics.generator import (
+    MIN_REFERENCE_IMAGES,
+    NEIGHBOURS,
+    density_and_coverage,
+    frechet_distance,
+    kernel_distance,
+)
 from hidfd.networks.student import Student, student_logits
 from hidfd.networks.teacher import Teacher
 from hidfd.pipeline.watch import watched
 from hidfd.stages.context import StageContext
 from hidfd.store.store import Artifact, ArtifactWriter
 
+MAX_JUDGED_IMAGES = 2_000
+"""Number of images of each kind, at most, that a judge compares: as many as the proxies of a generator."""
+
 
 def evaluate(
-    context: StageContext, student: Student, teacher: Teacher, collection: Collection, validation: Artifact | None
+    context: StageContext,
+    student: Student,
+    teacher: Teacher,
+    collection: Collection,
+    validation: Artifact | None,
+    judged: tuple[Teacher, Tensor] | None = None,
 ) -> Artifact:
     """Measure a student; the meta of the artifact holds the numbers.
 
     Args:
         validation: labelled images to measure the accuracy on; None where the trial has none.
+        judged: the judge and the synthetic images, uint8; None where they are not judged.
 
     Raises:
         Stopped: the observer asked for it.
@@ -44,6 +61,9 @@ def evaluate(
     context.observer.stage_started(context.stage, total)
     with watched(context.observer, context.stage, total, "evaluation"):
         meta = _measures(student, teacher, collection, labelled, context.device)
+    if judged is not None:
+        with watched(context.observer, context.stage, None, "judging of the synthetic images"):
+            meta |= judge_measures(*judged, collection.holdout, context.device)
     return context.keep(partial(_write_numbers, "evaluation.json", meta), seconds=time.monotonic() - started)
 
 
@@ -91,6 +111,28 @@ def labelled_measures(
         f"{split}_calibration_error": calibration_error(logits, labels),
         f"teacher_{split}_accuracy": _accuracy(teacher.logits_of(pixels, device), labels),
     }
+
+
+def judge_measures(judge: Teacher, synthetic: Tensor, holdout: Tensor, device: Device) -> dict[str, Any]:
+    """Compare synthetic and held-out images in the features of a judge: FID, KID, density and coverage.
+
+    Args:
+        synthetic: `n_s x c x h x h` uint8, of which as many are drawn as there are hold-out images (at most 2,000).
+        holdout: `n x c x H x H` uint8, brought to the size of the synthetic ones: else size alone tells them apart.
+
+    Returns:
+        Name -> value, each name beginning with `judge_`; only the number of images where they are too few.
+    """
+    count = min(MAX_JUDGED_IMAGES, len(holdout), len(synthetic))
+    measured: dict[str, Any] = {"judge_images": count}
+    if count <= NEIGHBOURS:
+        return measured
+    drawn = torch.randperm(len(synthetic), generator=stream(0, "evaluation", "judge"))[:count]
+    fake = judge.ask_all(synthetic[drawn], device).pooled
+    real = judge.ask_all(resize_uint8(holdout[:count], synthetic.shape[-1]), device).pooled
+    kid, error = kernel_distance(real, fake)
+    measured |= {"judge_fid": frechet_distance(real, fake), "judge_kid": kid, "judge_kid_standard_error": error}
+    return measured | {f"judge_{name}": value for name, value in density_and_coverage(real, fake).items()}
 
 
 def run_test_evaluation(context: StageContext, student: Student, teacher: Teacher) -> Artifact:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hidfd.data.augmentation import random_resized_crop
+from hidfd.views.augmentation import random_resized_crop
 from hidfd.data.collection import Collection
 from hidfd.data.pictures import tile
 from hidfd.data.pixels import resize_uint8, uint8_from_unit, unit_from_signed, unit_from_uint8

@@ -16,7 +16,7 @@ from hidfd.data.collection import Collection, open_collection
 from hidfd.data.image_set import open_images
 from hidfd.distributed.device import Device
 from hidfd.networks.student import Student, load_student
-from hidfd.networks.teacher import Teacher, load_teacher
+from hidfd.networks.teacher import Teacher, load_judge, load_teacher
 from hidfd.pipeline.graph import Stage
 from hidfd.store.store import Artifact, Store
 
@@ -49,6 +49,11 @@ class StageInputs:
         return load_teacher(self.artifact("teacher"), self._config, self._device)
 
     @cached_property
+    def judge(self) -> Teacher | None:
+        """The network that judges synthetic images, on the device; None where they are not judged."""
+        return load_judge(self.artifact("judge"), self._config, self._device) if self._config.is_judged else None
+
+    @cached_property
     def collection(self) -> Collection:
         """The collected images and the hold-out."""
         return open_collection(self.artifact("collection"), self.artifact("candidates"))
@@ -65,6 +70,12 @@ class StageInputs:
         """Local folders for what is derived from the images that a student learns from, `real` and `synthetic`."""
         roles = {"real": "collection"} | ({"synthetic": "synthesis"} if self._config.uses_synthetic_images else {})
         return {name: self.artifact(role).cache for name, role in roles.items()}
+
+    @property
+    def judged(self) -> tuple[Teacher, Tensor] | None:
+        """The judge and the synthetic images, for the evaluation; None where they are not judged."""
+        judge, synthetic = self.judge, self.synthetic
+        return None if judge is None or synthetic is None else (judge, synthetic)
 
     @property
     def student(self) -> Student:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hidfd.config.schema import TrialConfig
+from hidfd.config.schema import JudgeConfig, TeacherConfig, TrialConfig
 from hidfd.data.image_set import ImageSet, open_images
 from hidfd.data.pixels import Normalization, unit_from_uint8
 from hidfd.data.sources import located
@@ -22,7 +22,7 @@ from hidfd.errors import InputError, TeacherError
 from hidfd.formatting import percent
 from hidfd.metrics.teacher_check import TeacherCheck, best_order
 from hidfd.networks.backbone import Backbone, num_parameters
-from hidfd.networks.teacher import Teacher, build_teacher_backbone
+from hidfd.networks.teacher import Teacher, build_judge_backbone, build_teacher_backbone
 from hidfd.networks.weights import check_finite, check_fit, read_state_dict
 from hidfd.pipeline.watch import watched
 from hidfd.stages.context import StageContext, train_and_keep, write_weights
@@ -44,26 +44,39 @@ CHUNK_IMAGES = 2_000
 
 
 def import_teacher(context: StageContext) -> Artifact:
-    """Bring the user's checkpoint into the store.
+    """Bring the user's checkpoint of the teacher into the store.
 
     Raises:
         InputError: the file cannot be read, has other content than the stage's digest was taken of, does not fit the
             architecture (the message lists the keys), or holds weights that are not finite; or its mean and std are
             not of images in [0, 1].
     """
-    started, config = time.monotonic(), context.config
-    material = config.teacher.checkpoint
+    return _import_network(context, context.config.teacher, build_teacher_backbone(context.config), "trial.teacher")
+
+
+def import_judge(context: StageContext) -> Artifact:
+    """Bring the user's checkpoint of the judge into the store.
+
+    Raises:
+        InputError: as of `import_teacher`.
+    """
+    assert context.config.judge is not None
+    return _import_network(context, context.config.judge, build_judge_backbone(context.config), "trial.judge")
+
+
+def _import_network(
+    context: StageContext, given: TeacherConfig | JudgeConfig, backbone: Backbone, section: str
+) -> Artifact:
+    started, material, mean, std = time.monotonic(), given.checkpoint, given.mean, given.std
     assert material is not None
-    where = "trial.teacher.checkpoint"
-    located(material, context.stage.identity["settings"]["checkpoint"], where)
-    assert material.path is not None
-    mean, std = config.teacher.mean, config.teacher.std
     assert mean is not None
     assert std is not None
-    check_normalization(mean, std)
-    backbone = build_teacher_backbone(config)
+    where = f"{section}.checkpoint"
+    located(material, context.stage.identity["settings"]["checkpoint"], where)
+    assert material.path is not None
+    check_normalization(mean, std, section)
     state = read_state_dict(material.path, context.observer.note)
-    check_fit(state, backbone, f"{where} {material.path} ({config.teacher.architecture})", material.path)
+    check_fit(state, backbone, f"{where} {material.path} ({given.architecture})", material.path)
     backbone.load_state_dict(state)
     check_finite(backbone.state_dict(), f"{where} {material.path}")  # as loaded: another precision may overflow
 
@@ -74,26 +87,29 @@ def import_teacher(context: StageContext) -> Artifact:
     return context.keep(write, seconds=time.monotonic() - started, rows=(), is_computed=False)
 
 
-def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
+def check_normalization(mean: Sequence[float], std: Sequence[float], section: str = "trial.teacher") -> None:
     """Refuse a mean and standard deviation that no images in [0, 1] can have.
+
+    Args:
+        section: that they are in, for messages.
 
     Raises:
         InputError: says for which images they seem to be, and which values to give instead.
     """
     if all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std):
         return
-    found = f"trial.teacher.mean {list(mean)} and std {list(std)}"
+    found = f"{section}.mean {list(mean)} and std {list(std)}"
     if not all(value > 0 for value in std):
-        raise InputError(f"{found}: a standard deviation is above 0; give those that the teacher was trained with")
+        raise InputError(f"{found}: a standard deviation is above 0; give those that the network was trained with")
     if any(value < 0 for value in mean):
         cause, scaled = "are for images in [-1, 1]", ([(v + 1) / 2 for v in mean], [v / 2 for v in std])
     else:
         cause, scaled = "are for images in 0..255", ([v / 255 for v in mean], [v / 255 for v in std])
     fits = all(0 <= value <= 1 for value in scaled[0]) and all(value <= 1 for value in scaled[1])
-    values = [f"trial.teacher.{name}={_rounded(new)}" for name, new in zip(("mean", "std"), scaled, strict=True)]
+    values = [f"{section}.{name}={_rounded(new)}" for name, new in zip(("mean", "std"), scaled, strict=True)]
     likely = f"probably they {cause}: then set {' '.join(values)}" if fits else "no images have such values"
     raise InputError(
-        f"{found}: images are in [0, 1] here, so a mean is from 0 to 1 and a std at most 1; else a teacher gives "
+        f"{found}: images are in [0, 1] here, so a mean is from 0 to 1 and a std at most 1; else a network gives "
         f"nearly all images one class; {likely}"
     )
 

@@ -37,6 +37,7 @@ FIXED = {
     "precision": "students of two precisions are not one comparison; use `study.variants`",
     "data": "each choice would be judged on other images; write a second study file",
     "teacher": "agreement with different teachers cannot be compared; write a second study file",
+    "judge": "generators are judged in the features of one network; write a second study file",
     "collection.holdout_images": "the hold-out is what students are judged on, one set for all trials of a study",
     "seeds": "the trials of a search share their seeds, so that equal settings share their generator",
 }

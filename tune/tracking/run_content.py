@@ -21,6 +21,7 @@ FINAL_METRICS = (
     *("agreement", "agreement_standard_error", "validation_accuracy", "test_accuracy"),
     *("kl_to_teacher", "deployed_parameters", LATENCY),
     *("generator.effective_classes", "generator.label_agreement", "generator.memorisation"),
+    *("generator.teacher_deviation", "judge_fid", "judge_kid"),
 )
 """The final numbers that become metrics of a run."""
 

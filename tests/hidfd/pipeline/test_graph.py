@@ -195,6 +195,19 @@ def test_teacher_that_is_asked_in_every_fourth_step_costs_a_quarter(config: Tria
     assert operations(consistency_weight=1.0) > operations() == operations(lecam_weight=1.0)
 
 
+JUDGE = {"checkpoint": {"sha256": SHA256["other"]}, "mean": [0.4] * 3, "std": [0.2] * 3}
+
+
+def test_judge_reaches_the_evaluation_of_students_of_synthetic_images_alone(config: TrialConfig) -> None:
+    assert changed(config, {"judge": None}) == set()
+    assert changed(config, {"judge": JUDGE}) == {"judge", "evaluation"}
+    assert changed(config, {"judge": JUDGE, "synthesis.num_images": 0}) == changed(config, {"synthesis.num_images": 0})
+    judged = with_values(config, {"judge": JUDGE})
+    assert changed(judged, {"judge.num_classes": 10}) == set()  # as many as the teacher's, said or not
+    assert changed(judged, {"judge.num_classes": 100}) == {"judge", "evaluation"}
+    assert plan(judged)["evaluation"].inputs["synthesis"] == plan(judged)["synthesis"].digest
+
+
 def test_longer_generator_continues_the_same_trajectory(config: TrialConfig) -> None:
     short = plan(config)["generation"]
     long = plan(with_values(config, {"generation.target_images": 2 * config.generation.target_images}))["generation"]
