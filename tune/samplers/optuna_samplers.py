@@ -7,7 +7,7 @@ suggests what the uninterrupted one would have. Torch-free.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
+from tune.samplers.conditional_tpe import ConditionalTPESampler
 from tune.samplers.distributions import distributions_of
 from tune.study.config import StudyConfig
 from tune.study.metrics import optuna_direction
@@ -42,14 +43,15 @@ def suggest(
         return next(params for params in space.grid() if _canonical(params) not in taken)
     # A study in memory, so that the ledger gets a search trial whole or not at all.
     directions = [optuna_direction(name) for name in (study.objective, *study.further_objectives)]
-    scratch = optuna.create_study(directions=directions, sampler=_sampler(study, number))
+    distributions = distributions_of(space)
+    scratch = optuna.create_study(directions=directions, sampler=_sampler(study, number, fixed, distributions))
     if study.sampler == "tpe":
         scratch.add_trials(history)
     if fixed:
         scratch.enqueue_trial(fixed)
     trial = scratch.ask()
     params: dict[str, Any] = {}
-    for path, distribution in distributions_of(space).items():
+    for path, distribution in distributions.items():
         if space.is_active(path, params):
             params[path] = _suggest_one(trial, path, distribution)
     return params
@@ -60,10 +62,14 @@ def _canonical(params: dict[str, Any]) -> str:
     return json.dumps(params, sort_keys=True)
 
 
-def _sampler(study: StudyConfig, number: int) -> BaseSampler:
+def _sampler(
+    study: StudyConfig, number: int, fixed: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+) -> BaseSampler:
     seed = int(np.random.SeedSequence((study.seed, number)).generate_state(1)[0])
     if study.sampler == "random":
         return RandomSampler(seed=seed)
+    if fixed:
+        return ConditionalTPESampler(fixed, distributions, seed, study.startup_students)
     return TPESampler(seed=seed, n_startup_trials=study.startup_students)
 
 
