@@ -143,11 +143,15 @@ def open_study(
     if num_seeds is not None:
         config = config.with_num_seeds(num_seeds)
     artifacts = Store.open(file.storage.store, writes=writes)
+    trial = identify(trial, artifacts, ConsoleObserver())
+    with suppress(LedgerError):  # whoever needs the ledger says so
+        known, _ = recorded_settings(file.storage.ledger, file.name)
+        config, trial = _as_begun(config, trial, known)
     definition = define(
         file.name,
         config,
         search,
-        _as_begun(identify(trial, artifacts, ConsoleObserver()), file.storage.ledger, file.name),
+        trial,
         Path(file.storage.results) / file.name,
         file=path,
         command=_command(path, overrides, num_seeds, store),
@@ -265,20 +269,25 @@ def _command(path: str, overrides: Sequence[str], num_seeds: int | None, store: 
     return shlex.join(words)
 
 
-def _as_begun(trial: TrialConfig, address: str, name: str) -> TrialConfig:
-    """Return the trial with the validation images among the candidates if the study was begun when they were.
+def _as_begun(
+    config: StudyConfig, trial: TrialConfig, known: Mapping[str, Any] | None
+) -> tuple[StudyConfig, TrialConfig]:
+    """Return the sections of a study with the defaults of the version that began it.
 
-    Its students would else be measured on two hold-outs, and what is half built would be built anew.
+    A sampler that the file does not name is the one before. Validation images are among the candidates if they were:
+    students would else be measured on two hold-outs, and what is half built would be built anew.
+
+    Args:
+        config, trial: the sections `study:` and `trial:`.
+        known: the study's identity in its ledger; None where it is new.
     """
-    if trial.data.validation is None:
-        return trial
-    try:
-        known, _ = recorded_settings(address, name)
-    except LedgerError:  # whoever needs the ledger says so
-        return trial
-    if known is None or known["trial"]["collection"].get("leaves_out_validation"):
-        return trial
-    return with_values(trial, {"collection.leaves_out_validation": False})
+    if known is None:
+        return config, trial
+    if "sampler" not in config.model_fields_set:
+        config = config.model_copy(update={"sampler": known["study"]["sampler"]})
+    if trial.data.validation is not None and not known["trial"]["collection"].get("leaves_out_validation"):
+        trial = with_values(trial, {"collection.leaves_out_validation": False})
+    return config, trial
 
 
 def _locates_study(override: str) -> bool:

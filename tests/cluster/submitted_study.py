@@ -178,7 +178,13 @@ def two_generators(
         changes: settings of `cluster:`.
     """
     controls = {"real_only": True, "synthetic_only": False, "plain_kd": False}
-    asked = {"num_students": 2, "students_per_generator": 1, "startup_students": 2, "controls": controls}
+    asked = {
+        "sampler": "tpe",
+        "num_students": 2,
+        "students_per_generator": 1,
+        "startup_students": 2,
+        "controls": controls,
+    }
     search = {"generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4}}
     study = submitted_study(cluster, namespace, folder, s3, study=asked | {"concurrency": 2}, search=search)
     tree = yaml.safe_load((folder / "study.yaml").read_text())

@@ -68,7 +68,7 @@ class RunningStudy:
         tree["name"] = folder.name
         tree["storage"] = {part: str(folder / part) for part in ("store", "results")}
         tree["storage"] |= {"ledger": str(folder / "ledger.db"), "tracking": f"sqlite:///{folder}/mlflow.db"}
-        tree["study"] = {"num_students": 2, "students_per_generator": 2, "startup_students": 2}
+        tree["study"] = {"sampler": "tpe", "num_students": 2, "students_per_generator": 2, "startup_students": 2}
         tree["study"]["controls"] = {"real_only": False, "synthetic_only": False, "plain_kd": False}
         tree["search"] = {"generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4}}
         tree["search"]["distillation.inflation"] = {"type": "float", "low": 1, "high": 10}

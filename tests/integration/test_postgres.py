@@ -376,7 +376,7 @@ def test_ledger_that_cannot_be_opened_is_one_clear_message(
 def study(tiny: Workplace) -> Workplace:
     """A study of three students over two generators, as in `test_study`."""
     tree = tiny_study()
-    tree["study"] = {"num_students": 3, "students_per_generator": 2, "startup_students": 2}
+    tree["study"] = {"sampler": "tpe", "num_students": 3, "students_per_generator": 2, "startup_students": 2}
     tree["search"] = {
         "distillation.inflation": {"type": "float", "low": 1, "high": 10},
         "generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4},

@@ -33,7 +33,13 @@ LOCAL = ("run", "study.yaml", "--engine", "local")
 def study(tiny: Workplace) -> Workplace:
     """A study of three students over two generators, then the best one beside its controls."""
     tree = tiny_study()
-    tree["study"] = {"num_students": 3, "students_per_generator": 2, "startup_students": 2, "concurrency": 2}
+    tree["study"] = {
+        "sampler": "tpe",
+        "num_students": 3,
+        "students_per_generator": 2,
+        "startup_students": 2,
+        "concurrency": 2,
+    }
     tree["search"] = {
         "distillation.inflation": {"type": "float", "low": 1, "high": 10},
         "generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4},

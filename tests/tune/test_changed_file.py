@@ -146,6 +146,20 @@ def test_run_refuses_and_leaves_the_study_as_it_was(
     assert said_by(capsys, "status", "--json")[1]["works"] == before["works"]
 
 
+def test_study_that_names_no_sampler_goes_on_with_the_one_that_began_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(RUN) == 0
+    tree = yaml.safe_load(Path("study.yaml").read_text())
+    del tree["study"]["sampler"]
+    tree["study"]["num_students"] = 4
+    Path("study.yaml").write_text(yaml.safe_dump(tree))
+    assert main(RUN) == 0
+    _, found = said_by(capsys, "status", "--json")
+    assert found["finished"]
+    assert found["config"]["study"]["sampler"] == "random"
+    Path("study.yaml").write_text(yaml.safe_dump(tree | {"name": "another"}))
+    assert said_by(capsys, "status", "--json")[1]["config"]["study"]["sampler"] == "stage-aware"
+
+
 def test_study_of_a_version_that_kept_no_settings_is_read_by_its_identity(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,7 +81,7 @@ def trial(**values: Any) -> TrialConfig:
 def definition(study: dict[str, Any] | None = None, search: dict[str, Any] | None = None, **values: Any) -> Definition:
     """Build a study over that trial."""
     searched = SearchConfig.model_validate(SEARCH if search is None else search)
-    asked = StudyConfig.model_validate({"num_students": 6, "startup_students": 3} | (study or {}))
+    asked = StudyConfig.model_validate({"num_students": 6, "startup_students": 3, "sampler": "tpe"} | (study or {}))
     return define("s", asked, searched, trial(**values), Path("results"), resources={"cpus": 1.0})
 
 

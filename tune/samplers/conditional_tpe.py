@@ -6,7 +6,7 @@ density at the values of the others. Torch-free.
 
 **Source**: the multivariate kernels of Falkner et al. 2018 (BOHB, arXiv:1807.01774), as Optuna builds them. Our
 departure: they are conditioned on what is held. A student without a held parameter (it was off) tells nothing of that
-parameter: its kernel counts there as much as the one that stands for no knowledge, the prior.
+parameter: its kernel counts there as much as the prior's.
 """
 
 from __future__ import annotations

@@ -159,8 +159,11 @@ class StudyConfig(Section):
     `deployed_parameters: {max: 1.0e6}`. `latency_milliseconds` is the median of forward passes of the deployed network
     on one image, on one thread of the CPU of the machine that trained it, under whatever else ran there."""
 
-    sampler: Literal["tpe", "stage-aware", "random", "grid"] = "tpe"
-    """Sampler that suggests the search trials."""
+    sampler: Literal["tpe", "stage-aware", "random", "grid"] = Field(
+        default_factory=lambda given: "tpe" if given.get("further_objectives") else "stage-aware"
+    )
+    """Sampler that suggests the search trials. Where it is not given: that with which the study was begun; else
+    `stage-aware`, or `tpe` with `further_objectives`, since the stage-aware sampler follows one objective."""
 
     startup_students: int = Field(default=10, ge=1, le=10_000)
     """Number of students that have to end before TPE and the stage-aware sampler use results; until then they draw at

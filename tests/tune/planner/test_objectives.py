@@ -64,6 +64,12 @@ def test_accuracy_needs_labels_wherever_it_decides() -> None:
         definition({"constraints": {"validation_accuracy": {"min": 0.8}}}, data=data)
 
 
+def test_sampler_that_is_not_named_is_one_that_can_follow_the_objectives(tmp_path: Path) -> None:
+    assert section(tmp_path, "  objective: agreement").sampler == "stage-aware"
+    assert section(tmp_path, "  further_objectives: {deployed_parameters: minimise}").sampler == "tpe"
+    assert section(tmp_path, "  further_objectives: {}").sampler == "stage-aware"
+
+
 def test_a_study_of_one_objective_is_what_it_was() -> None:
     """Ledgers of an older version go on only under an equal identity."""
     known = {"objective", "sampler", "seed", "startup_students", "students_per_generator", "pruner"}
