@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hidfd.views.augmentation import diff_augment
 from hidfd.distributed.device import to_device
 from hidfd.distributed.process_group import ALONE, ProcessGroup
 from hidfd.distributed.random_streams import Draws
+from hidfd.views.augmentation import diff_augment
 
 LECAM_DECAY = 0.99
 """Weight of the old averages at each update of D, as published."""

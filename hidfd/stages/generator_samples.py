@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hidfd.views.augmentation import random_resized_crop
 from hidfd.data.collection import Collection
 from hidfd.data.pictures import tile
 from hidfd.data.pixels import resize_uint8, uint8_from_unit, unit_from_signed, unit_from_uint8
@@ -16,6 +15,7 @@ from hidfd.distributed.random_streams import Draws, stream
 from hidfd.metrics.generator import confidence_and_entropy, density_and_coverage, memorisation, teacher_deviation
 from hidfd.networks.layers import batch_norm_reestimation
 from hidfd.stages.gan_training import AdversarialTraining
+from hidfd.views.augmentation import random_resized_crop
 
 GRID_COLUMNS = 8
 GRID_MAX_ROWS = 20
