@@ -86,14 +86,15 @@ class ViewBank:
             Stopped: whoever watches asked for it (`hidfd.pipeline.watch`).
         """
         self.teacher, self.settings, self.seed, self.device = teacher, settings, seed, device
-        num_real = round(settings.view_bank * real_share)
-        counts = {"real": num_real, "synthetic": settings.view_bank - num_real}
+        num_views = min(settings.view_bank, settings.target_images)  # no more than there is time to see
+        num_real = round(num_views * real_share)
+        counts = {"real": num_real, "synthetic": num_views - num_real}
         sources = [source for source in (real, synthetic) if source is not None and counts[source.name]]
         first = self._block(sources[0], 0)
-        self._check_memory(first)
-        self.views = device.images(first["views"].new_empty(settings.view_bank, *first["views"].shape[1:]))
+        self._check_memory(first, num_views)
+        self.views = device.images(first["views"].new_empty(num_views, *first["views"].shape[1:]))
         self.maps = torch.empty(
-            settings.view_bank, *first["maps"].shape[1:], dtype=first["maps"].dtype, device=device.torch_device
+            num_views, *first["maps"].shape[1:], dtype=first["maps"].dtype, device=device.torch_device
         )
         offset = 0
         for source in sources:
@@ -190,15 +191,14 @@ class ViewBank:
         images_done(BLOCK_VIEWS)
         return {"views": kept.cpu().contiguous(), "maps": maps.cpu().contiguous()}
 
-    def _check_memory(self, block: dict[str, Tensor]) -> None:
+    def _check_memory(self, block: dict[str, Tensor], num_views: int) -> None:
         """Refuse a bank that does not fit into the memory that is free."""
-        needed = sum(tensor.nbytes for tensor in block.values()) * self.settings.view_bank // BLOCK_VIEWS
+        of_a_view = sum(tensor.nbytes for tensor in block.values()) / BLOCK_VIEWS
         free = free_bytes(self.device)
-        if free is not None and needed > free:
-            of_a_view = sum(tensor.nbytes for tensor in block.values()) // BLOCK_VIEWS
+        if free is not None and num_views * of_a_view > free:
             raise OutOfMemoryError(
-                f"trial.distillation.view_bank: {self.settings.view_bank:,} views with the teacher's maps take "
-                f"{memory_size(needed)}, and {memory_size(free)} are free on "
-                f"{'the GPU' if self.device.is_cuda else 'this machine'}; set at most {free * 8 // 10 // of_a_view:,}, "
+                f"trial.distillation.view_bank: {num_views:,} views with the teacher's maps take "
+                f"{memory_size(num_views * of_a_view)}, and {memory_size(free)} are free on "
+                f"{'the GPU' if self.device.is_cuda else 'this machine'}; set at most {int(0.8 * free / of_a_view):,}, "
                 f"or 0 for views that are drawn anew"
             )

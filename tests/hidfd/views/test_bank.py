@@ -19,7 +19,7 @@ from hidfd.store.store import Store
 from hidfd.trial import Trial
 from hidfd.views.bank import BLOCK_VIEWS, ViewBank
 
-BANK = {"distillation.view_bank": 640, "distillation.inflation": 5.0}
+BANK = {"distillation.view_bank": 640, "distillation.inflation": 5.0, "distillation.target_images": 1600}
 
 
 @pytest.fixture
@@ -57,6 +57,10 @@ def test_the_maps_are_the_teachers_answers_to_the_kept_views(trial: Trial) -> No
     assert torch.allclose(bank.maps, asked.feature_map, atol=1e-5)
     image, answer = bank.batch(0)
     assert torch.allclose(answer.logits, trial.inputs.teacher.ask(image).logits, atol=1e-4)
+
+
+def test_a_bank_holds_no_more_views_than_the_student_sees_images(trial: Trial) -> None:
+    assert len(bank_of(training_of(trial, target_images=160)).views) == 160
 
 
 def test_a_pass_over_the_bank_shows_each_view_once(trial: Trial) -> None:
