@@ -148,7 +148,7 @@ def _run(task: Task, context: WorkerContext, channel: Channel) -> tuple[dict[str
 
         metrics[LATENCY] = latency_milliseconds(result.config, store)
     seconds = [result.seconds.get(stage) for stage in task.spec.kind.computed_stages]
-    known = [found for found in seconds if found]  # 0 stands for an artifact that does not say
+    known = [found for found in seconds if found]  # 0: its artifact does not say
     return metrics, set(chain) <= set(result.reused), sum(known) if len(known) == len(seconds) else None
 
 

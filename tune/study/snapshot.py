@@ -221,7 +221,7 @@ class GainSnapshot:
 
 @dataclass(frozen=True)
 class CostDifferenceSnapshot:
-    """How far hybrid is ahead of real-only at the same total cost, at one student budget of hybrid.
+    """Lead of hybrid over real-only at the same total cost, at one student budget of hybrid.
 
     Attributes:
         steps: of the hybrid students.

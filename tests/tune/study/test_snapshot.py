@@ -8,7 +8,7 @@ from tests.tune.snapshots import study_snapshot
 KEYS = (
     *("name", "file", "command", "objective", "searched", "num_students", "config", "trials", "works", "rows", "best"),
     *("rank_agreement", "rank_agreement_count", "verdict", "undone", "finished", "folder", "tracking", "cpu_seconds"),
-    *("notes", "openings", "stopping", "spent", "front", "gains"),
+    *("notes", "openings", "stopping", "spent", "front", "gains", "worth"),
 )
 TASK_KEYS = (
     *("number", "key", "kind", "until", "role", "label", "trial", "seed", "params", "needs", "state", "reason"),

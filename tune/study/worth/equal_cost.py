@@ -1,10 +1,11 @@
 """The difference of hybrid to real-only at equal total cost, and the budgets at which it changes its sign.
 
-**Difference.** On each seed, hybrid with s steps has cost c (generator included) and accuracy a. What real-only reaches
-at cost c is interpolated between its two neighbouring budgets on that seed, linearly in log cost; where it was not
-measured on both sides of c there is no difference. The mean over the n seeds has the 95 % interval
-d ± t(0.975, n - 1) * sqrt(v / n) with the sample variance v of the n differences, which is at least 1 / (6 m^2) for
-accuracies on m images: a difference of two multiples of 1 / m. Each interval is at 95 % by itself.
+**Difference.** Hybrid with s steps costs c (generator included), the mean over seeds: the work on each is the same, so
+that costs differ by the machine alone. On each seed, what real-only reaches at cost c is interpolated between its two
+neighbouring budgets, linearly in log cost; where it was not measured on both sides of c there is no difference. The mean
+over the n seeds has the 95 % interval d ± t(0.975, n - 1) * sqrt(v / n) with the sample variance v of the n differences,
+which is at least 1 / (6 m^2) for accuracies on m images: a difference of two multiples of 1 / m. Each interval is at
+95 % by itself.
 
 **Crossing.** Where the mean difference changes its sign between neighbouring budgets, interpolated linearly in log
 steps. So are the ends of its interval, between which the interval of the difference contains 0. A difference of exactly
@@ -21,11 +22,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from tune.study.snapshot import CostDifferenceSnapshot, CrossingSnapshot
 from tune.study.verdict import t_quantile
 
-Point = tuple[float, float]
-"""Total cost (above 0) and accuracy of a student."""
-
-Arm = Mapping[int, Sequence[Point | None]]
-"""Steps -> the student on each seed; None where it or its cost is not known."""
+Arm = Mapping[int, tuple[float | None, Sequence[float | None]]]
+"""Steps -> the mean total cost of a student, above 0, and the accuracy on each seed; None where they are not known."""
 
 
 def differences_at_equal_cost(
@@ -37,13 +35,20 @@ def differences_at_equal_cost(
         hybrid, real_only: the students of the two arms, on the same seeds.
         num_images: on which the accuracies were measured; None where it is not known.
     """
-    return [_difference(steps, students, real_only, num_images) for steps, students in sorted(hybrid.items())]
+    return [
+        _difference(steps, cost, accuracies, real_only, num_images)
+        for steps, (cost, accuracies) in sorted(hybrid.items())
+    ]
 
 
-def accuracy_at(cost: float, students: Iterable[Point]) -> float | None:
+def accuracy_at(cost: float, students: Iterable[tuple[float, float]]) -> float | None:
     """Interpolate the accuracy at a cost, linearly in log cost between the two neighbours; None outside of them.
 
     Students of equal cost count as one of their mean accuracy.
+
+    Args:
+        cost: above 0.
+        students: cost and accuracy of each.
     """
     by_cost: dict[float, list[float]] = {}
     for known, accuracy in students:
@@ -71,13 +76,17 @@ def crossings_of(differences: Sequence[CostDifferenceSnapshot]) -> list[Crossing
 
 
 def _difference(
-    steps: int, students: Sequence[Point | None], real_only: Arm, num_images: float | None
+    steps: int, cost: float | None, accuracies: Sequence[float | None], real_only: Arm, num_images: float | None
 ) -> CostDifferenceSnapshot:
     values: list[float | None] = []
-    for seed, student in enumerate(students):
-        others = [point for budget in real_only.values() if (point := budget[seed]) is not None]
-        at_equal_cost = None if student is None else accuracy_at(student[0], others)
-        values.append(None if student is None or at_equal_cost is None else student[1] - at_equal_cost)
+    for seed, accuracy in enumerate(accuracies):
+        others = [
+            (known, found)
+            for known, of_seeds in real_only.values()
+            if known is not None and (found := of_seeds[seed]) is not None
+        ]
+        at_equal_cost = None if cost is None else accuracy_at(cost, others)
+        values.append(None if accuracy is None or at_equal_cost is None else accuracy - at_equal_cost)
     known = [value for value in values if value is not None]
     mean = statistics.fmean(known) if known else None
     if mean is None or len(known) < 2:

@@ -110,14 +110,7 @@ def _cost(student: Task | None, tasks: Mapping[str, Task], resources: Mapping[st
 
 
 def _arm(budgets: Sequence[WorthBudgetSnapshot], arm: str) -> Arm:
-    return {
-        budget.steps: [
-            (cost, value) if cost is not None and value is not None else None
-            for cost, value in zip(budget.costs, budget.values, strict=True)
-        ]
-        for budget in budgets
-        if budget.arm == arm
-    }
+    return {budget.steps: (budget.cost, budget.values) for budget in budgets if budget.arm == arm}
 
 
 def _num_images(budgets: Sequence[WorthBudgetSnapshot], tasks: Mapping[str, Task]) -> float | None:
@@ -130,7 +123,7 @@ def _num_images(budgets: Sequence[WorthBudgetSnapshot], tasks: Mapping[str, Task
 def _notes(budgets: Sequence[WorthBudgetSnapshot], tasks: Mapping[str, Task], unit: str) -> list[str]:
     """Return what the answer leaves out, and which costs are not of this study, in words."""
     notes = []
-    reached = [cost for budget in budgets if budget.arm == "real-only" for cost in budget.costs if cost is not None]
+    reached = [budget.cost for budget in budgets if budget.arm == "real-only" and budget.cost is not None]
     for budget in budgets:
         num_seeds = len(budget.keys)
         silent = sum(value is None for value in budget.values)
@@ -142,7 +135,7 @@ def _notes(budgets: Sequence[WorthBudgetSnapshot], tasks: Mapping[str, Task], un
         if unknown:
             notes.append(f"{budget.name}: the cost of {plural(unknown, 'student')} of {num_seeds} is not known")
         difference = budget.difference
-        outside = 0 if difference is None else num_seeds - silent - unknown - difference.num_seeds
+        outside = 0 if difference is None else budget.num_complete - difference.num_seeds
         if outside and budget.cost is not None and reached:
             seeds = "" if outside == num_seeds else f" on {plural(outside, 'seed')} of {num_seeds}"
             measured = f"{cost_in_words(min(reached))} to {cost_in_words(max(reached))}"

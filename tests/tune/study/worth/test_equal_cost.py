@@ -38,8 +38,8 @@ def test_students_of_equal_cost_count_as_one_of_their_mean_accuracy() -> None:
 
 
 def test_difference_is_taken_seed_by_seed_and_has_the_interval_of_its_mean() -> None:
-    hybrid = {100: [(100.0, 0.80), (100.0, 0.84), (1000.0, 0.90)]}
-    real_only = {50: [(10.0, 0.5)] * 3, 500: [(100.0, 0.7)] * 3, 5000: [(1000.0, 0.8)] * 3}
+    hybrid = {100: (100.0, [0.80, 0.84, 0.90])}
+    real_only = {50: (10.0, [0.5] * 3), 500: (100.0, [0.7, 0.7, 0.8]), 5000: (1000.0, [0.8] * 3)}
     (found,) = differences_at_equal_cost(hybrid, real_only)
     assert found.values == pytest.approx((0.10, 0.14, 0.10))
     assert found.mean == pytest.approx(0.34 / 3)
@@ -49,19 +49,26 @@ def test_difference_is_taken_seed_by_seed_and_has_the_interval_of_its_mean() -> 
     assert found.num_seeds == 3
 
 
-def test_a_missing_student_or_a_cost_outside_leaves_its_seed_out() -> None:
-    hybrid = {100: [None, (100.0, 0.8), (2000.0, 0.9)]}
-    real_only = {50: [(10.0, 0.5)] * 3, 500: [(100.0, 0.7), None, (100.0, 0.7)], 5000: [(1000.0, 0.9)] * 3}
+def test_a_missing_student_leaves_its_seed_out_or_the_interpolation_to_those_that_are_left() -> None:
+    hybrid = {100: (100.0, [None, 0.8, 0.9])}
+    real_only = {50: (10.0, [0.5] * 3), 500: (100.0, [0.7, None, 0.7]), 5000: (1000.0, [0.9, 0.9, None])}
     (found,) = differences_at_equal_cost(hybrid, real_only)
-    assert found.values == (None, pytest.approx(0.1), None), "of the second seed, between the neighbours that are left"
-    assert (found.mean, found.low, found.high, found.num_seeds) == (pytest.approx(0.1), None, None, 1)
-    (nothing,) = differences_at_equal_cost({100: [None] * 3}, real_only)
-    assert (nothing.mean, nothing.num_seeds) == (None, 0)
+    assert found.values == (None, pytest.approx(0.1), pytest.approx(0.2)), "0.5 to 0.9 is 0.7 half-way in log cost"
+    assert found.num_seeds == 2
+    without_the_longest = {**real_only, 500: (99.0, [0.7] * 3)}
+    (found,) = differences_at_equal_cost(hybrid, without_the_longest)
+    assert found.values[2] is None, "nothing on this seed costs as much"
+    assert (found.num_seeds, found.low, found.high) == (1, None, None)
+
+
+@pytest.mark.parametrize("cost", [9.9, 1000.1, None])
+def test_a_cost_outside_of_what_was_measured_or_unknown_gives_no_difference(cost: float | None) -> None:
+    (found,) = differences_at_equal_cost({100: (cost, [0.8])}, {50: (10.0, [0.5]), 500: (1000.0, [0.9])})
+    assert (found.values, found.mean, found.num_seeds) == ((None,), None, 0)
 
 
 def test_seeds_that_happen_to_agree_do_not_make_a_difference_certain() -> None:
-    hybrid = {10: [(10.0, 0.6), (10.0, 0.6)]}
-    (found,) = differences_at_equal_cost(hybrid, {10: [(10.0, 0.5), (10.0, 0.5)]}, num_images=100)
+    (found,) = differences_at_equal_cost({10: (10.0, [0.6, 0.6])}, {10: (10.0, [0.5, 0.5])}, num_images=100)
     assert found.high is not None
     assert found.high - 0.1 == pytest.approx(12.7062 * math.sqrt(1 / (6 * 100**2) / 2))
 

@@ -99,8 +99,20 @@ def test_unknown_cost_is_said_and_not_guessed() -> None:
     _, worth = shown(run(definition(WORTH, search={}), WorthWorld(build_seconds=seconds)))
     assert worth.budgets[0].costs == (pytest.approx(42.8), None, pytest.approx(42.8))
     assert worth.budgets[0].difference is not None
-    assert worth.budgets[0].difference.num_seeds == 2
+    assert worth.budgets[0].cost == pytest.approx(42.8), "the work is the same on each seed"
     assert "hybrid-20-steps: the cost of 1 student of 3 is not known" in worth.notes
+
+
+def test_a_machine_that_was_slow_for_one_student_leaves_no_seed_out() -> None:
+    def seconds(task: Task) -> float | None:
+        is_slow = task.label == "hybrid-80-steps-seed2"
+        return (WorthWorld.build_seconds(task) or 0.0) * (3.0 if is_slow else 1.0)
+
+    _, worth = shown(run(definition(WORTH, search={}), WorthWorld(build_seconds=seconds)))
+    assert worth.budgets[1].costs[1] == pytest.approx(30 + 153.6)
+    assert (worth.budgets[-1].cost or 0.0) < 30 + 153.6
+    assert worth.budgets[1].difference is not None
+    assert worth.budgets[1].difference.num_seeds == 3
 
 
 def test_failed_student_is_left_out_and_said() -> None:
