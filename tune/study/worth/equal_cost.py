@@ -2,10 +2,10 @@
 
 **Difference.** Hybrid with s steps costs c (generator included), the mean over seeds: the work on each is the same, so
 that costs differ by the machine alone. On each seed, what real-only reaches at cost c is interpolated between its two
-neighbouring budgets, linearly in log cost; where it was not measured on both sides of c there is no difference. The mean
-over the n seeds has the 95 % interval d ± t(0.975, n - 1) * sqrt(v / n) with the sample variance v of the n differences,
-which is at least 1 / (6 m^2) for accuracies on m images: a difference of two multiples of 1 / m. Each interval is at
-95 % by itself.
+neighbouring budgets, linearly in log cost; where it was not measured on both sides of c there is no difference. The
+mean over the n seeds has the 95 % interval d ± t(0.975, n - 1) * sqrt(v / n) with the sample variance v of the n
+differences, which is at least 1 / (6 m^2) for accuracies on m images: a difference of two multiples of 1 / m. Each
+interval is at 95 % by itself.
 
 **Crossing.** Where the mean difference changes its sign between neighbouring budgets, interpolated linearly in log
 steps. So are the ends of its interval, between which the interval of the difference contains 0. A difference of exactly
