@@ -24,6 +24,8 @@ class Agreement:
         per_class: `K` shares; None where a class has fewer than `MIN_CLASS_IMAGES`.
         kl: mean KL(teacher || student), nats.
         is_plain: fewer than half of the classes qualified.
+        hits: whether the student agrees, image by image, for each class that `value` is a mean over; in the order of
+            the images, which is the same for all students of one teacher. A single group if `is_plain`.
     """
 
     value: float
@@ -32,6 +34,7 @@ class Agreement:
     per_class: list[float | None]
     kl: float
     is_plain: bool
+    hits: tuple[tuple[bool, ...], ...]
 
 
 def measure_agreement(student_logits: Tensor, teacher_logits: Tensor) -> Agreement:
@@ -58,17 +61,21 @@ def measure_agreement(student_logits: Tensor, teacher_logits: Tensor) -> Agreeme
         log_target=True,
     ).item()
     per_class: list[float | None] = []
+    groups: list[tuple[bool, ...]] = []
     variance = 0.0
-    for count, hit in zip(counts.tolist(), hits.tolist(), strict=True):
+    for label, (count, hit) in enumerate(zip(counts.tolist(), hits.tolist(), strict=True)):
         if count < MIN_CLASS_IMAGES:
             per_class.append(None)
             continue
         per_class.append(hit / count)
+        groups.append(tuple(agrees[labels == label].tolist()))
         smoothed = (hit + 1) / (count + 2)
         variance += smoothed * (1 - smoothed) / count
     shares = [share for share in per_class if share is not None]
     if 2 * len(shares) < num_classes:
         n, k = len(labels), int(agrees.sum())
         smoothed = (k + 1) / (n + 2)
-        return Agreement(k / n, math.sqrt(smoothed * (1 - smoothed) / n), len(shares), per_class, kl, True)
-    return Agreement(sum(shares) / len(shares), math.sqrt(variance) / len(shares), len(shares), per_class, kl, False)
+        error, hit_or_not = math.sqrt(smoothed * (1 - smoothed) / n), tuple(agrees.tolist())
+        return Agreement(k / n, error, len(shares), per_class, kl, True, (hit_or_not,))
+    error = math.sqrt(variance) / len(shares)
+    return Agreement(sum(shares) / len(shares), error, len(shares), per_class, kl, False, tuple(groups))

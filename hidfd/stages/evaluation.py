@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from hidfd.data.pixels import resize_uint8
 from hidfd.distributed.device import Device
 from hidfd.distributed.random_streams import stream
 from hidfd.metrics.agreement import measure_agreement
+from hidfd.metrics.answers import Answers
 from hidfd.metrics.classification import calibration_error, confusion
 from hidfd.metrics.generator import (
     MIN_REFERENCE_IMAGES,
@@ -31,9 +31,13 @@ from hidfd.metrics.generator import (
 )
 from hidfd.networks.student import Student, student_logits
 from hidfd.networks.teacher import Teacher
+from hidfd.pipeline.graph import Stage, digest_of
 from hidfd.pipeline.watch import watched
 from hidfd.stages.context import StageContext
 from hidfd.store.store import Artifact, ArtifactWriter
+
+ANSWERS = "answers.json"
+"""File of an evaluation with measure -> `Answers`; evaluations of older versions lack it."""
 
 MAX_JUDGED_IMAGES = 2_000
 """Number of images of each kind, at most, that a judge compares: as many as the proxies of a generator."""
@@ -47,7 +51,7 @@ def evaluate(
     validation: Artifact | None,
     judged: tuple[Teacher, Tensor] | None = None,
 ) -> Artifact:
-    """Measure a student; the meta of the artifact holds the numbers.
+    """Measure a student; the meta of the artifact holds the numbers, `answers.json` the answers to single images.
 
     Args:
         validation: labelled images to measure the accuracy on; None where the trial has none.
@@ -60,16 +64,37 @@ def evaluate(
     total = 2 * (len(collection.holdout) + (0 if labelled is None else len(labelled.pixels)))  # student and teacher
     context.observer.stage_started(context.stage, total)
     with watched(context.observer, context.stage, total, "evaluation"):
-        meta = _measures(student, teacher, collection, labelled, context.device)
+        meta, hits = _measures(student, teacher, collection, labelled, context.device)
     if judged is not None:
         with watched(context.observer, context.stage, None, "judging of the synthetic images"):
             meta |= judge_measures(*judged, collection.holdout, context.device)
-    return context.keep(partial(_write_numbers, "evaluation.json", meta), seconds=time.monotonic() - started)
+
+    def write(writer: ArtifactWriter) -> dict[str, Any]:
+        answers = {measure: Answers.of(_images_of(measure, context.stage), hits[measure]).to_json() for measure in hits}
+        writer.path(ANSWERS).write_text(json.dumps(answers), encoding="utf-8")
+        return _write_numbers("evaluation.json", meta, writer)
+
+    return context.keep(write, seconds=time.monotonic() - started)
+
+
+def answers_in(evaluation: Artifact) -> dict[str, dict[str, Any]]:
+    """Return measure -> `Answers` as plain JSON; nothing where an older version has measured the student."""
+    if ANSWERS not in evaluation.files:
+        return {}
+    found: dict[str, dict[str, Any]] = json.loads(evaluation.path(ANSWERS).read_text(encoding="utf-8"))
+    return found
+
+
+def _images_of(measure: str, stage: Stage) -> str:
+    """Return the digest of what a measure's images, their groups and their order follow from."""
+    roles = ("teacher", "collection") if measure == "agreement" else ("validation",)
+    return digest_of({role: stage.inputs[role] for role in roles})
 
 
 def _measures(
     student: Student, teacher: Teacher, collection: Collection, labelled: ImageSet | None, device: Device
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, tuple[tuple[bool, ...], ...]]]:
+    """Return the numbers, and measure -> whether the student is right, image by image, in groups (see `Answers`)."""
     of_student = student_logits(student, teacher, collection.holdout, device)
     of_teacher = teacher.logits_of(collection.holdout, device)
     agreement = measure_agreement(of_student, of_teacher)
@@ -85,25 +110,30 @@ def _measures(
     if int(collection.reference.sum()) >= MIN_REFERENCE_IMAGES:
         chosen = collection.reference
         meta["agreement_reference"] = measure_agreement(of_student[chosen], of_teacher[chosen]).value
+    hits = {"agreement": agreement.hits}
     if labelled is not None:
-        meta |= labelled_measures("validation", labelled, student, teacher, device)
-    return meta
+        numbers, is_right = labelled_measures("validation", labelled, student, teacher, device)
+        meta, hits = meta | numbers, hits | {"validation_accuracy": (is_right,)}
+    return meta, hits
 
 
 def labelled_measures(
     split: str, images: ImageSet, student: Student, teacher: Teacher, device: Device
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], tuple[bool, ...]]:
     """Measure accuracy (also per class and the teacher's), confusion matrix and calibration error on a labelled split.
 
     Args:
         split: `validation` or `test`; the names of the measures begin with it.
+
+    Returns:
+        The measures, and whether the student is right, image by image.
     """
     assert images.labels is not None
     labels = torch.from_numpy(images.labels)
     pixels = torch.from_numpy(images.pixels)
     logits = student_logits(student, teacher, pixels, device)
     matrix = confusion(logits, labels)
-    return {
+    measures = {
         f"{split}_images": len(labels),
         f"{split}_accuracy": _accuracy(logits, labels),
         f"{split}_per_class": (matrix.diagonal() / matrix.sum(dim=1).clamp(min=1)).tolist(),
@@ -111,6 +141,7 @@ def labelled_measures(
         f"{split}_calibration_error": calibration_error(logits, labels),
         f"teacher_{split}_accuracy": _accuracy(teacher.logits_of(pixels, device), labels),
     }
+    return measures, tuple((logits.argmax(dim=1) == labels).tolist())
 
 
 def judge_measures(judge: Teacher, synthetic: Tensor, holdout: Tensor, device: Device) -> dict[str, Any]:
@@ -151,7 +182,7 @@ def run_test_evaluation(context: StageContext, student: Student, teacher: Teache
 
     def write(writer: ArtifactWriter) -> dict[str, Any]:
         """Read the labels only when the record of it can be written."""
-        meta = labelled_measures("test", open_images(labelled), student, teacher, context.device)
+        meta, _ = labelled_measures("test", open_images(labelled), student, teacher, context.device)
         return _write_numbers("test.json", meta, writer)
 
     return context.keep(write, consumed=[labelled])

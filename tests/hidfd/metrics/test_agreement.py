@@ -33,6 +33,16 @@ def test_agreement_is_the_plain_mean_where_fewer_than_half_of_the_classes_qualif
     measured = measure_agreement(logits_of([0] * 12 + [1] * 4, 5), logits_of([0] * 12 + [2] * 4, 5))
     assert measured.is_plain
     assert measured.value == pytest.approx(0.75)
+    assert measured.hits == ((True,) * 12 + (False,) * 4,)
+
+
+def test_agreement_is_the_mean_of_what_it_says_of_single_images() -> None:
+    teacher = logits_of([0, 1] * 10 + [2] * 3 + [1], 3)
+    student = logits_of([0, 0] * 2 + [0, 1] * 8 + [2] * 3 + [0], 3)
+    assert measure_agreement(student, teacher).hits == (
+        (True,) * 10,
+        (False, False, *(True,) * 8, False),
+    ), "without the class of three images"
 
 
 def test_agreement_of_equal_logits_has_no_divergence() -> None:

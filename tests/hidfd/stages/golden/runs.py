@@ -202,13 +202,17 @@ def distillation_numbers(world: World) -> Numbers:
     return numbers
 
 
-def evaluation_numbers(world: World) -> Numbers:
+def evaluated(world: World) -> Artifact:
+    """Return the evaluation of a student with random weights."""
     stages = plan(CONFIG)
     torch.manual_seed(2)
     student = world.device.module(build_student(CONFIG, world.teacher, 7, last_relu=True))
     validation = world.image_set(stages["validation"], world.images[150:], world.labels[150:])
-    made = evaluate(world.context(stages["evaluation"]), student, world.teacher, world.collection, validation)
-    return {"meta": made.meta}
+    return evaluate(world.context(stages["evaluation"]), student, world.teacher, world.collection, validation)
+
+
+def evaluation_numbers(world: World) -> Numbers:
+    return {"meta": evaluated(world).meta}
 
 
 STAGES: dict[str, Callable[[World], Numbers]] = {
