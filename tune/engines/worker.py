@@ -8,7 +8,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def perform(task: Task, context: WorkerContext, channel: Channel) -> TaskEnd:
     """
     started = time.process_time()
     try:
-        metrics, reused, build_seconds = _run(task, context, channel)
+        finished = _run(task, context, channel)
     except hidfd.errors.Stopped as stopped:
         return TaskStopped(str(stopped), time.process_time() - started)
     except hidfd.errors.DivergedError as error:
@@ -113,14 +113,15 @@ def perform(task: Task, context: WorkerContext, channel: Channel) -> TaskEnd:
         _log.exception("%s failed", task.label)
         where = _write_traceback(Path(context.folder) / task.label)
         return TaskFailed(f"{type(error).__name__}: {error} (traceback in {where})", time.process_time() - started)
-    return TaskFinished(metrics, reused, time.process_time() - started, build_seconds)
+    return replace(finished, cpu_seconds=time.process_time() - started)
 
 
-def _run(task: Task, context: WorkerContext, channel: Channel) -> tuple[dict[str, float], bool, float | None]:
-    """Run a task, and return its metrics, whether all was in the store, and the seconds that building it took."""
+def _run(task: Task, context: WorkerContext, channel: Channel) -> TaskFinished:
+    """Build what a task makes, or find it in the store."""
     before_torch(context.threads)
     import torch
 
+    from hidfd.stages.evaluation import answers_in
     from hidfd.store.store import Store
     from hidfd.trial import evaluate_test, run_trial
 
@@ -131,7 +132,7 @@ def _run(task: Task, context: WorkerContext, channel: Channel) -> tuple[dict[str
         found = store.find(task.spec.kind.last_stage, task.key)
         if found is not None:
             observer.note(f"the test labels had been opened for it before, {found.created}; read again")
-        return numbers_of(evaluate_test(task.spec.config, store, device=context.device)), found is not None, None
+        return TaskFinished(numbers_of(evaluate_test(task.spec.config, store, device=context.device)), found is not None)
     result = run_trial(
         with_values(task.config, {"teacher.accept": True}) if context.accepts_teacher else task.config,
         store,
@@ -148,8 +149,17 @@ def _run(task: Task, context: WorkerContext, channel: Channel) -> tuple[dict[str
 
         metrics[LATENCY] = latency_milliseconds(result.config, store)
     seconds = [result.seconds.get(stage) for stage in task.spec.kind.computed_stages]
-    known = [found for found in seconds if found]  # 0: its artifact does not say
-    return metrics, set(chain) <= set(result.reused), sum(known) if len(known) == len(seconds) else None
+    known = [taken for taken in seconds if taken]  # 0: its artifact does not say
+    answers: dict[str, dict[str, Any]] = {}
+    if task.spec.kind is TaskKind.STUDENT and task.role != "search":  # what the comparison at the end holds together
+        evaluation = result.stages["evaluation"]
+        answers = answers_in(store.get(evaluation.name, evaluation.digest))
+    return TaskFinished(
+        metrics,
+        set(chain) <= set(result.reused),
+        build_seconds=sum(known) if len(known) == len(seconds) else None,
+        answers=answers,
+    )
 
 
 def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from hidfd.config.schema import TrialConfig
 from hidfd.errors import ConfigError
+from hidfd.metrics.answers import Answers
 from tune.study.config import REAL_ONLY, StudyConfig
 from tune.study.definition import Definition
 from tune.study.metrics import merit
@@ -26,6 +27,9 @@ TRUSTED_TAU = 0.5
 
 TABLE_METRICS = ("agreement", "validation_accuracy", "test_accuracy", "generator.memorisation")
 """Metrics that are columns of the comparison tables, if they were measured."""
+
+ANSWERED = ("agreement", "validation_accuracy")
+"""Measures of which the answers to single images are kept."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +232,14 @@ def summarise(row: ComparisonRow, tasks: Mapping[str, Task], study: StudyConfig)
         },
         trial=row.trial,
         search_value=row.search_value,
+        answers={name: tuple(_answers_of(tasks.get(key), name) for key in row.keys) for name in ANSWERED},
     )
+
+
+def _answers_of(task: Task | None, measure: str) -> Answers | None:
+    outcome = None if task is None else task.outcome
+    known = None if outcome is None else outcome.answers.get(measure)
+    return None if known is None else Answers.from_json(known)
 
 
 def _is_infeasible(task: Task | None) -> bool:

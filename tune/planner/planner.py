@@ -363,9 +363,9 @@ class Planner:
     def _outcome(self, task: Task, end: TaskEnd) -> Outcome | None:
         """Return the outcome that follows from the end of an attempt; None if another attempt goes on later."""
         match end:
-            case TaskFinished(metrics, reused):
+            case TaskFinished(metrics, reused, _, build_seconds, answers):
                 state, reason = self._judge(task.spec, metrics)
-                return Outcome(state, reason, metrics, reused, end.build_seconds)
+                return Outcome(state, reason, metrics, reused, build_seconds, answers)
             case TaskDiverged(reason):
                 return Outcome(TaskState.DIVERGED, reason)
             case TaskInfeasible(reason, exit_code, cpu_seconds):

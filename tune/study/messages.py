@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar, Protocol, get_args
+from typing import Any, ClassVar, Protocol, get_args
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class TaskFinished:
         reused: whether every stage was found in the store.
         cpu_seconds: of the attempt's first process.
         build_seconds: time that building what it makes took, now or when it was built; None where nothing says it.
+        answers: measure -> `hidfd.metrics.answers.Answers` as plain JSON, of a student that others are compared with.
     """
 
     word: ClassVar[str] = "finished"
@@ -88,6 +89,7 @@ class TaskFinished:
     reused: bool = False
     cpu_seconds: float | None = None
     build_seconds: float | None = None
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from hidfd.config.schema import TrialConfig
+from hidfd.metrics.answers import Answers
 from tune.study.config import SearchConfig, StudyConfig
 from tune.study.states import Role, Standing, TaskKind, TaskState, Value
 
@@ -167,6 +168,8 @@ class RowSnapshot:
         feasible: False where the means miss a constraint of the study.
         values: metric of the tables -> its value on each of `study.seeds`, in their order; None where there is none.
         trial, search_value: of a finalist, the number of its search trial, and the objective's value that chose it.
+        answers: measure -> the student's answers to single images on each of `study.seeds`; None where they were not
+            kept. `to_json` of the study leaves them out.
     """
 
     name: str
@@ -180,6 +183,7 @@ class RowSnapshot:
     values: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
     trial: int | None = None
     search_value: float | None = None
+    answers: dict[str, tuple[Answers | None, ...]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,7 @@ class GainSnapshot:
         low, high: ends of the gain's interval over seeds; None with one seed.
         image_error: half-width of the gain's interval over images, of which it was measured on so many; None where it
             is not known.
+        is_paired: whether that was measured image by image; else it is an upper bound.
         num_images: the number of labelled images; None for agreement.
         standing: `won` and `lost` where the interval over seeds excludes 0, else `undecided`; `open` without one.
     """
@@ -217,6 +222,7 @@ class GainSnapshot:
     image_error: float | None
     num_images: int | None
     standing: Standing
+    is_paired: bool = False
 
 
 @dataclass(frozen=True)
@@ -408,4 +414,6 @@ class StudySnapshot:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON of the whole study under the keys that programs read, as `--json` prints it."""
         plain = asdict(self) | {"study": self.settings(), "tasks": [task.to_json() for task in self.tasks]}
+        for row in plain["comparison_rows"]:
+            del row["answers"]
         return {JSON_NAMES.get(name, name): plain[name] for name in plain if name not in ("search", "trial")}

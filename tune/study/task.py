@@ -163,6 +163,8 @@ class Outcome:
         reused: whether every stage was found in the store.
         build_seconds: time that building what it makes took, without interruptions, now or when it was built; None
             where nothing says it, as in older ledgers.
+        answers: measure -> `hidfd.metrics.answers.Answers` as plain JSON; empty for students of the search, of which no
+            two are compared image by image, and in older ledgers.
     """
 
     state: TaskState
@@ -170,10 +172,11 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
     reused: bool = False
     build_seconds: float | None = None
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON, as the ledger keeps it."""
-        return asdict(self)
+        """Return plain JSON, as the ledger keeps it; without answers where there are none, as in older ledgers."""
+        return {name: value for name, value in asdict(self).items() if name != "answers" or value}
 
 
 @dataclass

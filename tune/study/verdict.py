@@ -14,9 +14,12 @@ is a multiple of 1 / m, so s^2 is at least 1 / (12 m^2): two seeds that happen t
 not make a difference certain.
 
 **Images.** All seeds are measured on the same images, so an error of these stays however many seeds there are. It is
-shown beside the interval, and not part of it: 1.96 * sqrt(p (1 - p) / m + q (1 - q) / m) for accuracies p and q on m
-images, as if the two rows had been measured on different ones. They are measured on the same, where they mostly fail
-together, so that this is an upper bound; answers to single images, which would make it exact, are not kept.
+shown beside the interval, and not part of it. The two rows are measured on the same images, where they mostly fail
+together, so they are compared image by image: with d_i the mean over seeds of (answer of the one - answer of the
+other) to image i, 1 for right and 0 for wrong, it is 1.96 * sd(d) / sqrt(m) over m images; for agreement, a mean over C
+classes, 1.96 * sqrt(sum_c var_c(d) / n_c) / C. Rows that answer every image alike have none. Where answers to single
+images are not there (of older versions, or of a student that the search had trained) or are not to the same images, it
+is an upper bound: 1.96 * sqrt(p (1 - p) / m + q (1 - q) / m) for accuracies p and q, as if on different ones.
 
 **Source**: a randomised block design with seeds as blocks (Fisher 1935; Montgomery, Design and Analysis of Experiments,
 4.1); the binomial error of an accuracy with Laplace's p = (k + 1) / (m + 2), so that 100 % has one as well.
@@ -30,11 +33,15 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from hidfd.formatting import percent, plural
+from hidfd.metrics.answers import paired_error
 from tune.study.snapshot import GainSnapshot, RowSnapshot
 from tune.study.states import Standing
 
 LEVEL = 0.95
 """Probability with which an interval contains the true difference."""
+
+NORMAL_QUANTILE = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
+"""Half-width in standard errors of an interval at `LEVEL` over many images: 1.96."""
 
 ROUNDING = 1e-9
 """Difference of two shares that float errors may make."""
@@ -184,6 +191,7 @@ def _gain(finalist: RowSnapshot, other: RowSnapshot, rows: Sequence[RowSnapshot]
     num_images = finalist.means.get("validation_images") if metric == "validation_accuracy" else None
     if num_images:
         variance = max(variance, 1 / (12 * num_images**2))
+    paired = _paired_image_error(finalist, other, metric, seeds)
     gain, half = value - other_value, None
     if degrees:
         half = t_quantile(degrees) * math.sqrt(2 * variance / len(seeds))
@@ -199,9 +207,10 @@ def _gain(finalist: RowSnapshot, other: RowSnapshot, rows: Sequence[RowSnapshot]
         degrees_of_freedom=degrees,
         low=None if half is None else gain - half,
         high=None if half is None else gain + half,
-        image_error=_image_error(finalist, other, metric, num_images),
+        image_error=_image_error(finalist, other, metric, num_images) if paired is None else paired,
         num_images=None if num_images is None else round(num_images),
         standing=_standing(gain, half),
+        is_paired=paired is not None,
     )
 
 
@@ -213,20 +222,31 @@ def _standing(gain: float, half_width: float | None) -> Standing:
     return "won" if gain > 0 else "lost"
 
 
+def _paired_image_error(finalist: RowSnapshot, other: RowSnapshot, metric: str, seeds: Sequence[int]) -> float | None:
+    """Return the half-width of a difference's interval over images, image by image; None where answers are not there.
+
+    Args:
+        seeds: indices of the seeds that both rows have.
+    """
+    answers, others = finalist.answers.get(metric, ()), other.answers.get(metric, ())
+    pairs = [(a, b) for seed, (a, b) in enumerate(zip(answers, others, strict=False)) if seed in seeds and a and b]
+    error = paired_error(pairs) if len(pairs) == len(seeds) else None
+    return None if error is None else NORMAL_QUANTILE * error
+
+
 def _image_error(finalist: RowSnapshot, other: RowSnapshot, metric: str, num_images: float | None) -> float | None:
-    """Return the half-width of the interval of a difference over images; None where nothing tells how many there are.
+    """Return an upper bound of that half-width, without answers; None where nothing tells how many images there are.
 
     A mean over seeds varies with the images at most as much as one student does, since all seeds see the same images.
     """
-    factor = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
     if num_images:
         shares = [
             (row.means[metric] * num_images + 1) / (num_images + 2) for row in (finalist, other) if metric in row.means
         ]
-        return factor * math.sqrt(sum(share * (1 - share) for share in shares) / num_images)
+        return NORMAL_QUANTILE * math.sqrt(sum(share * (1 - share) for share in shares) / num_images)
     errors = [row.means.get(f"{metric}_standard_error") for row in (finalist, other)]
     known = [error for error in errors if error is not None]
-    return factor * math.hypot(*known) if len(known) == len(errors) else None
+    return NORMAL_QUANTILE * math.hypot(*known) if len(known) == len(errors) else None
 
 
 def _on_fewer_seeds(gain: GainSnapshot, usual: GainSnapshot) -> str:
@@ -252,7 +272,7 @@ def _further(gains: Sequence[GainSnapshot], rows: Sequence[RowSnapshot]) -> Iter
         yield f"in brackets: 95 % over seeds, paired, {freedom}"
     images = "the hold-out images" if first.num_images is None else f"{first.num_images:,} validation images"
     if any(gain.image_error is not None for gain in gains):
-        words = f"images: the 95 % error that {images} leave by themselves"
+        words = f"images: the 95 % error that {images} leave by themselves, {_how_measured(gains)}"
         unsure = [gain.other for gain in gains if gain.image_error is not None and abs(gain.gain) <= gain.image_error]
         from_whom = "any of these" if len(unsure) == len(gains) > 1 else ", ".join(unsure)
         yield words + (f", too few to tell {first.name} from {from_whom}" if unsure else "")
@@ -260,6 +280,14 @@ def _further(gains: Sequence[GainSnapshot], rows: Sequence[RowSnapshot]) -> Iter
     silent = [row.name for row in rows if row.role == "control" and row.keys and row.name not in compared]
     if silent:
         yield f"no number of {', '.join(silent)} to compare with"
+
+
+def _how_measured(gains: Sequence[GainSnapshot]) -> str:
+    """Say how the errors over images were measured."""
+    bounds = [gain.other for gain in gains if gain.image_error is not None and not gain.is_paired]
+    if not bounds:
+        return "paired"
+    return "at most" if not any(gain.is_paired for gain in gains) else f"paired (at most, for {', '.join(bounds)})"
 
 
 def interval_in_words(low: float, high: float) -> str:

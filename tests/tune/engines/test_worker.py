@@ -12,14 +12,18 @@ import hidfd.errors
 from hidfd.config.schema import TrialConfig
 from hidfd.pipeline.graph import Stage, plan
 from hidfd.store.disk import store_errors
+from hidfd.store.store import Store
 from tests.tune.world import World, definition, trial
 from tune.engines import worker
 from tune.engines.local import run_local
 from tune.engines.worker import TaskObserver, WorkerContext, numbers_of, perform
 from tune.errors import LedgerError
 from tune.study.messages import ProgressReport, TaskBlocked, TaskDiverged, TaskFailed, TaskFinished, TaskStopped
-from tune.study.states import TaskKind
+from tune.study.states import Role, TaskKind
 from tune.study.task import Task, task_specs
+
+Built = tuple[dict[str, float], bool, dict[str, dict[str, Any]]]
+"""Numbers, whether all was in the store, and answers to single images."""
 
 NUMBERS = {"agreement": 0.5, "generator.effective_classes": 9.0}
 
@@ -37,9 +41,9 @@ def task_until(until: str) -> Task:
 def ends_by(action: Callable[[], object]) -> Callable[..., Any]:
     """Return a double of `_run` that does this and returns its numbers."""
 
-    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool]:
+    def run(task: Task, context: WorkerContext, channel: Any) -> Built:
         action()
-        return NUMBERS, False
+        return NUMBERS, False, {}
 
     return run
 
@@ -125,6 +129,27 @@ def test_only_students_are_timed_and_only_where_the_study_asks(
     assert end.metrics == NUMBERS | ({"latency_milliseconds": 1.5} if is_timed else {})
 
 
+@pytest.mark.parametrize(
+    ("until", "role", "kept"),
+    [("evaluation", "control", True), ("evaluation", "search", False), ("synthesis", "control", False)],
+)
+def test_answers_to_single_images_are_sent_of_students_that_are_compared(
+    until: str, role: Role, kept: bool, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_trial(config: TrialConfig, *_: Any, **__: Any) -> SimpleNamespace:
+        return SimpleNamespace(config=config, metrics=NUMBERS, stages=plan(config), reused=())
+
+    answers = {"agreement": {"images": "a", "sizes": [3], "hits": "oA=="}}
+    monkeypatch.setattr("hidfd.trial.run_trial", run_trial)
+    monkeypatch.setattr(Store, "get", lambda store, stage, digest: stage)
+    monkeypatch.setattr("hidfd.stages.evaluation.answers_in", {"evaluation": answers}.get)
+    task = task_until(until)
+    task.role = role
+    end = perform(task, context, Channel())
+    assert isinstance(end, TaskFinished)
+    assert end.answers == (answers if kept else {})
+
+
 def test_a_cuda_error_throws_the_process_away(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_run", raising(RuntimeError("CUDA error: an illegal memory access")))
     with pytest.raises(RuntimeError, match="CUDA error"):
@@ -137,11 +162,11 @@ def test_an_error_of_the_channel_is_not_the_tasks(
 ) -> None:
     lost = ConnectionError("the driver is gone")
 
-    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool]:
+    def run(task: Task, context: WorkerContext, channel: Any) -> Built:
         observer = TaskObserver(channel, ())
         with store_errors("writing", "a file"):  # what surrounds it may take it for an error of its own
             observer.note("begun") if call == "report" else observer.should_stop()
-        return NUMBERS, False
+        return NUMBERS, False, {}
 
     monkeypatch.setattr(worker, "_run", run)
     with pytest.raises(ConnectionError) as caught:
@@ -155,9 +180,9 @@ def test_a_ledger_that_fails_beside_a_student_stops_the_study(
     world = World()
     planner = world.planner(definition({"pruner": {"kind": "none"}}))
 
-    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool]:
+    def run(task: Task, context: WorkerContext, channel: Any) -> Built:
         TaskObserver(channel, ()).note("begun")
-        return NUMBERS, False
+        return NUMBERS, False, {}
 
     def lost() -> None:
         if any(
@@ -179,11 +204,11 @@ def test_a_student_that_does_not_fit_into_memory_fails_once_and_the_study_goes_o
     world, tried = World(), list[str]()
     planner = world.planner(definition({"pruner": {"kind": "none"}}))
 
-    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool]:
+    def run(task: Task, context: WorkerContext, channel: Any) -> Built:
         tried.append(task.label)
         if task.label == "trial-1":
             raise hidfd.errors.OutOfMemoryError("distillation: out of memory on the GPU")
-        return NUMBERS, False
+        return NUMBERS, False, {}
 
     monkeypatch.setattr(worker, "_run", run)
     run_local(planner, lambda task, channel: perform(task, context, channel))

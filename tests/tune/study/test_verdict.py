@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
+from hidfd.metrics.answers import Answers
 from tune.study.snapshot import GainSnapshot, RowSnapshot
 from tune.study.states import Role
 from tune.study.verdict import best_row, gains_of, parts_of, residual_variance, verdict_in_words
@@ -165,10 +166,53 @@ def test_too_few_validation_images_are_named_beside_the_interval() -> None:
     words = verdict(finalist, near, far) or ""
     assert "+4.0 over real-only [3.7, 4.3] (images ± 8.0), +30.0 over plain-kd [29.7, 30.3] (images ± 8.8)" in words
     assert words.endswith(
-        "images: the 95 % error that 200 validation images leave by themselves, too few to tell hybrid from real-only"
+        "images: the 95 % error that 200 validation images leave by themselves, at most, too few to "
+        "tell hybrid from real-only"
     )
     words = verdict(finalist, near, replace(near, name="plain-kd", keys=("a", "b", "c"))) or ""
     assert words.endswith("too few to tell hybrid from any of these")
+
+
+def answered(found: RowSnapshot, *seeds: str | None, metric: str = "validation_accuracy") -> RowSnapshot:
+    """The row with its answers on each seed: `+-+-` for four images; groups are apart by spaces."""
+    groups = [[[mark == "+" for mark in group] for group in (seed or "").split()] for seed in seeds]
+    return replace(found, answers={metric: tuple(Answers.of("a", kept) if kept else None for kept in groups)})
+
+
+def test_error_over_images_is_paired_where_answers_are_kept() -> None:
+    finalist = answered(row("hybrid", "finalist", 0.75, 0.5, validation_images=4), "+++-", "++--")
+    control = answered(row("real-only", "control", 0.75, 0.25), "+-++", "+---")
+    gain = only(finalist, control)
+    # The mean over seeds of what only one of the two answers right: 0, 1, 0, -1/2; squares of 1.1875 around 1/8.
+    assert gain.image_error == pytest.approx(1.96 * math.sqrt(1.1875 / 3 / 4), rel=1e-3)
+    assert gain.is_paired
+    assert "4 validation images leave by themselves, paired, too few to tell" in (verdict(finalist, control) or "")
+
+
+def test_error_over_images_of_agreement_is_that_of_a_mean_over_classes() -> None:
+    finalist = answered(row("hybrid", "finalist", 0.5, metric="agreement"), "+- ++--", metric="agreement")
+    control = answered(row("real-only", "control", 0.25, metric="agreement"), "-- +-+-", metric="agreement")
+    gain = only(finalist, control)
+    assert gain.image_error == pytest.approx(1.96 * math.sqrt(0.5 / 2 + 2 / 3 / 4) / 2, rel=1e-3)
+
+
+def test_seed_that_one_row_lacks_is_left_out_of_the_answers_too() -> None:
+    finalist = answered(row("hybrid", "finalist", 0.5, 0.75, validation_images=4), "++--", "+++-")
+    control = answered(row("real-only", "control", None, 0.75), "----", "+-++")
+    gain = only(finalist, control, has_ended=True)
+    assert gain.num_seeds == 1
+    assert gain.image_error == pytest.approx(1.96 * math.sqrt(2 / 3 / 4), rel=1e-3)
+
+
+def test_without_all_answers_the_error_over_images_is_an_upper_bound_and_said_to_be_one() -> None:
+    finalist = answered(row("hybrid", "finalist", 0.75, 0.5, validation_images=4), "+++-", "++--")
+    control = answered(row("real-only", "control", 0.75, 0.25, validation_images=4), "+-++", None)
+    other = answered(row("plain-kd", "control", 0.75, 0.25, validation_images=4), "+-++", "+---")
+    unanswered, _ = gains_of([finalist, control, other], "agreement")
+    assert not unanswered.is_paired
+    assert unanswered == only(replace(finalist, answers={}), control, replace(other, role="variant"))
+    words = verdict(finalist, control, other) or ""
+    assert "leave by themselves, paired (at most, for real-only), too few" in words
 
 
 def test_the_same_difference_on_two_seeds_is_not_certain_on_few_images() -> None:
@@ -195,7 +239,7 @@ def test_without_labels_the_verdict_is_about_the_objective() -> None:
     words = verdict(*rows) or ""
     assert words.startswith("hybrid +5.0 over real-only [5.0, 5.0] (images ± 9.8) (n = 2)")
     assert "agreement 81.0 % against 76.0" in words
-    assert words.endswith("that the hold-out images leave by themselves, too few to tell hybrid from real-only")
+    assert words.endswith("the hold-out images leave by themselves, at most, too few to tell hybrid from real-only")
 
 
 def test_verdict_repeats_the_accuracy_of_the_teacher() -> None:
