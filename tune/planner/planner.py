@@ -302,7 +302,10 @@ class Planner:
         assert task.trial is not None, task.label
         search_trial = self.state.search_trials[task.trial]
         if report.images not in search_trial.rungs:
-            self.state.decide(search_trial, report.images, report.metrics["agreement"])
+            metrics = report.metrics
+            self.state.decide(
+                search_trial, report.images, metrics["agreement"], metrics.get("agreement_standard_error")
+            )
         dropped = self.state.pruned_outcome(task)
         if dropped is not None:
             self.running[task.key].verdict = dropped.reason

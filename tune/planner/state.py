@@ -169,12 +169,24 @@ class StudyState:
                     self._finish(trial, outcome)
         self.final_evaluation.plan(self.search_trials, self.best, is_over=self.search_is_over())
 
-    def decide(self, trial: SearchTrial, images: int, value: float) -> None:
-        """Compare a student with the others at a rung, and write the decision before it is acted on."""
-        rung, student = self.rungs[images], trial.task_keys[-1]
-        factor = self.definition.study.pruner.reduction_factor
-        trial.rungs[images] = decide(value, rung.others(student), factor)
-        rung.add(student, value)
+    def decide(self, trial: SearchTrial, images: int, value: float, error: float | None = None) -> None:
+        """Compare a student with the others at a rung, and write the decision before it is acted on.
+
+        Args:
+            trial: of the student.
+            images: that it has seen.
+            value, error: its agreement there, and the standard error.
+        """
+        rung, student, pruner = self.rungs[images], trial.task_keys[-1], self.definition.study.pruner
+        trial.rungs[images] = decide(
+            value,
+            rung.others(student),
+            pruner.reduction_factor,
+            margin=pruner.margin,
+            error=error,
+            errors=rung.errors,
+        )
+        rung.add(student, value, error)
         self.ledger.set_rungs(trial)
 
     def pruned_outcome(self, task: Task) -> Outcome | None:
@@ -238,7 +250,7 @@ class StudyState:
         if trial.retries is not None:
             self._retried.add(trial.retries)
         for images, decision in trial.rungs.items():
-            self.rungs[images].add(trial.task_keys[-1], decision.value)
+            self.rungs[images].add(trial.task_keys[-1], decision.value, decision.error)
         if trial.state.is_final:
             self._register_end(trial)
         else:

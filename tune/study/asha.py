@@ -26,6 +26,7 @@ class Decision:
         num_others: students that had been measured at this rung before it.
         num_better: how many of them had a higher value.
         best: the highest values of the others, best first, at most `NUM_REMEMBERED`.
+        error: standard error of the value; None where the pruner has no margin, which needs it.
     """
 
     value: float
@@ -33,10 +34,11 @@ class Decision:
     num_others: int
     num_better: int
     best: tuple[float, ...]
+    error: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON, as the ledger keeps it."""
-        return asdict(self)
+        """Return plain JSON, as the ledger keeps it; without an unknown error, as in older ledgers."""
+        return {name: value for name, value in asdict(self).items() if name != "error" or value is not None}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Decision:
@@ -50,15 +52,18 @@ class Rung:
 
     Attributes:
         values: key of the student's task -> its value there.
+        errors: value -> its standard error, the largest of those of equal values.
     """
 
     values: dict[str, float] = field(default_factory=dict)
+    errors: dict[float, float] = field(default_factory=dict)
     _ascending: list[float] = field(default_factory=list)
 
-    def add(self, student: str, value: float) -> None:
-        """Add the value of a student, unless the rung has one of it already."""
+    def add(self, student: str, value: float, error: float | None = None) -> None:
+        """Add the value of a student and its standard error, unless the rung has one of it already."""
         if student not in self.values:
             self.values[student] = value
+            self.errors[value] = max(error or 0.0, self.errors.get(value, 0.0))
             if not math.isnan(value):
                 bisect.insort(self._ascending, value)
 
@@ -91,15 +96,34 @@ def rung_images(
     return tuple(rungs)
 
 
-def decide(value: float, others: Sequence[float], reduction_factor: float) -> Decision:
+def decide(
+    value: float,
+    others: Sequence[float],
+    reduction_factor: float,
+    *,
+    margin: float = 0.0,
+    error: float | None = None,
+    errors: Mapping[float, float] | None = None,
+) -> Decision:
     """Keep a student that is among the best 1 in `reduction_factor` (rounded up) of those seen at its rung so far.
+
+    With a margin, one that is not among them goes on nevertheless, unless it is behind the weakest of them by more than
+    `margin` standard errors of the difference, taken as sqrt(se_a^2 + se_b^2). Students are measured on the same
+    hold-out, where they mostly fail together, so this is an upper bound: a margin keeps rather too many.
 
     Args:
         value: of this student; NaN is never kept.
         others: values of the other students at exactly the same images, kept or not; ascending.
         reduction_factor: one student in so many goes on.
+        margin: number of standard errors; 0 for plain successive halving.
+        error: standard error of `value`; where it is not known, 0.
+        errors: value of another student -> its standard error.
     """
     num_better = len(others) - bisect.bisect_right(others, value)
     allowed = math.ceil((len(others) + 1) / reduction_factor - 1e-9)
     best = tuple(reversed(others[-NUM_REMEMBERED:]))
-    return Decision(value, not math.isnan(value) and num_better < allowed, len(others), num_better, best)
+    is_kept = num_better < allowed
+    if margin and not is_kept:
+        weakest = others[-allowed]
+        is_kept = weakest - value <= margin * math.hypot(error or 0.0, (errors or {}).get(weakest, 0.0))
+    return Decision(value, not math.isnan(value) and is_kept, len(others), num_better, best, error if margin else None)

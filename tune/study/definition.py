@@ -147,7 +147,7 @@ class Definition:
                 "seed": study.seed,
                 "startup_students": study.startup_students,
                 "students_per_generator": study.students_per_generator,
-                "pruner": study.pruner.model_dump(),
+                "pruner": study.pruner.model_dump(exclude=None if study.pruner.margin else {"margin"}),
             },
             "search": self.search.model_dump(exclude_defaults=True),  # fields that come later change nothing
             "trial": result_settings(self.base),

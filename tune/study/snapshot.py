@@ -56,6 +56,7 @@ class RungSnapshot:
         num_others: how many students had been measured there before.
         num_better: how many of those had a higher agreement.
         best: a few of their highest agreements, best first.
+        error: standard error of the value, where the pruner has a margin.
     """
 
     images: int
@@ -64,6 +65,7 @@ class RungSnapshot:
     num_others: int
     num_better: int
     best: tuple[float, ...]
+    error: float | None = None
 
 
 @dataclass(frozen=True)
