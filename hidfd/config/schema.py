@@ -445,7 +445,7 @@ class DistillationConfig(Section):
 
     view_bank: int = Field(default=0, ge=0, le=100_000_000, json_schema_extra=ABSENT_IF_DEFAULT)
     """B, number of views that are drawn once, answered by the teacher once and then seen again and again; they and the
-    teacher's maps of them are held in memory. At most `target_images`. 0 = every view is drawn anew, as in the paper."""
+    teacher's maps of them are held in memory. At most `target_images`; 0 = all are drawn anew, as in the paper."""
 
     measure_every_images: Images = Field(default=1_200_000, json_schema_extra=OUTCOME_NEUTRAL)
     """Interval at which the agreement on the hold-out is measured for the curve."""

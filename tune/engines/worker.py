@@ -132,7 +132,9 @@ def _run(task: Task, context: WorkerContext, channel: Channel) -> TaskFinished:
         found = store.find(task.spec.kind.last_stage, task.key)
         if found is not None:
             observer.note(f"the test labels had been opened for it before, {found.created}; read again")
-        return TaskFinished(numbers_of(evaluate_test(task.spec.config, store, device=context.device)), found is not None)
+        return TaskFinished(
+            numbers_of(evaluate_test(task.spec.config, store, device=context.device)), found is not None
+        )
     result = run_trial(
         with_values(task.config, {"teacher.accept": True}) if context.accepts_teacher else task.config,
         store,
