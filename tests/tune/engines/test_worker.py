@@ -41,9 +41,15 @@ def task_until(until: str) -> Task:
 def ends_by(action: Callable[[], object]) -> Callable[..., Any]:
     """Return a double of `_run` that does this and returns its numbers."""
 
+<<<<<<< HEAD
     def run(task: Task, context: WorkerContext, channel: Any) -> Built:
         action()
         return NUMBERS, False, {}
+=======
+    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool, float | None]:
+        action()
+        return NUMBERS, False, None
+>>>>>>> 6fa7037 (tests: hold how long building took against what the artifacts say)
 
     return run
 
@@ -120,7 +126,7 @@ def test_only_students_are_timed_and_only_where_the_study_asks(
     until: str, is_asked: bool, is_timed: bool, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_trial(config: TrialConfig, *_: Any, **__: Any) -> SimpleNamespace:
-        return SimpleNamespace(config=config, metrics=NUMBERS, stages=plan(config), reused=())
+        return SimpleNamespace(config=config, metrics=NUMBERS, stages=plan(config), reused=(), seconds={})
 
     monkeypatch.setattr("hidfd.trial.run_trial", run_trial)
     monkeypatch.setattr("hidfd.latency.latency_milliseconds", lambda config, store: 1.5)
@@ -162,11 +168,19 @@ def test_an_error_of_the_channel_is_not_the_tasks(
 ) -> None:
     lost = ConnectionError("the driver is gone")
 
+<<<<<<< HEAD
     def run(task: Task, context: WorkerContext, channel: Any) -> Built:
         observer = TaskObserver(channel, ())
         with store_errors("writing", "a file"):  # what surrounds it may take it for an error of its own
             observer.note("begun") if call == "report" else observer.should_stop()
         return NUMBERS, False, {}
+=======
+    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool, float | None]:
+        observer = TaskObserver(channel, ())
+        with store_errors("writing", "a file"):  # what surrounds it may take it for an error of its own
+            observer.note("begun") if call == "report" else observer.should_stop()
+        return NUMBERS, False, None
+>>>>>>> 6fa7037 (tests: hold how long building took against what the artifacts say)
 
     monkeypatch.setattr(worker, "_run", run)
     with pytest.raises(ConnectionError) as caught:
@@ -180,9 +194,15 @@ def test_a_ledger_that_fails_beside_a_student_stops_the_study(
     world = World()
     planner = world.planner(definition({"pruner": {"kind": "none"}}))
 
+<<<<<<< HEAD
     def run(task: Task, context: WorkerContext, channel: Any) -> Built:
         TaskObserver(channel, ()).note("begun")
         return NUMBERS, False, {}
+=======
+    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool, float | None]:
+        TaskObserver(channel, ()).note("begun")
+        return NUMBERS, False, None
+>>>>>>> 6fa7037 (tests: hold how long building took against what the artifacts say)
 
     def lost() -> None:
         if any(
@@ -204,11 +224,19 @@ def test_a_student_that_does_not_fit_into_memory_fails_once_and_the_study_goes_o
     world, tried = World(), list[str]()
     planner = world.planner(definition({"pruner": {"kind": "none"}}))
 
+<<<<<<< HEAD
     def run(task: Task, context: WorkerContext, channel: Any) -> Built:
         tried.append(task.label)
         if task.label == "trial-1":
             raise hidfd.errors.OutOfMemoryError("distillation: out of memory on the GPU")
         return NUMBERS, False, {}
+=======
+    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool, float | None]:
+        tried.append(task.label)
+        if task.label == "trial-1":
+            raise hidfd.errors.OutOfMemoryError("distillation: out of memory on the GPU")
+        return NUMBERS, False, None
+>>>>>>> 6fa7037 (tests: hold how long building took against what the artifacts say)
 
     monkeypatch.setattr(worker, "_run", run)
     run_local(planner, lambda task, channel: perform(task, context, channel))
@@ -256,6 +284,35 @@ def test_a_lost_process_is_not_the_tasks_own_failure(context: WorkerContext, mon
     monkeypatch.setattr(worker, "_run", raising(hidfd.errors.ProcessLostError("another process is lost")))
     with pytest.raises(hidfd.errors.ProcessLostError):
         perform(task_until("evaluation"), context, Channel())
+
+
+@pytest.mark.parametrize(
+    ("until", "seconds", "build_seconds"),
+    [
+        ("synthesis", {"collection": 9.0, "generation": 30.0, "synthesis": 2.0}, 32.0),
+        ("evaluation", {"generation": 30.0, "synthesis": 2.0, "distillation": 5.0, "evaluation": 1.0}, 5.0),
+        (
+            "evaluation",
+            {"distillation": 0.0, "evaluation": 1.0},
+            None,
+        ),  # in the store, by an artifact that does not say
+    ],
+)
+def test_what_a_task_makes_took_as_long_as_its_artifacts_say_be_they_new_or_from_the_store(
+    until: str,
+    seconds: dict[str, float],
+    build_seconds: float | None,
+    context: WorkerContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run_trial(config: TrialConfig, *_: Any, **__: Any) -> SimpleNamespace:
+        stages = plan(config)
+        return SimpleNamespace(config=config, metrics=NUMBERS, stages=stages, reused=tuple(stages), seconds=seconds)
+
+    monkeypatch.setattr("hidfd.trial.run_trial", run_trial)
+    end = perform(task_until(until), context, Channel())
+    assert isinstance(end, TaskFinished)
+    assert (end.reused, end.build_seconds) == (True, build_seconds)
 
 
 @pytest.mark.parametrize("accepts", [False, True])
