@@ -22,9 +22,6 @@ from tune.study.messages import ProgressReport, TaskBlocked, TaskDiverged, TaskF
 from tune.study.states import Role, TaskKind
 from tune.study.task import Task, task_specs
 
-Built = tuple[dict[str, float], bool, dict[str, dict[str, Any]]]
-"""Numbers, whether all was in the store, and answers to single images."""
-
 NUMBERS = {"agreement": 0.5, "generator.effective_classes": 9.0}
 
 
@@ -39,17 +36,11 @@ def task_until(until: str) -> Task:
 
 
 def ends_by(action: Callable[[], object]) -> Callable[..., Any]:
-    """Return a double of `_run` that does this and returns its numbers."""
+    """Return a double of `_run` that does this and finishes with its numbers."""
 
-<<<<<<< HEAD
-    def run(task: Task, context: WorkerContext, channel: Any) -> Built:
+    def run(task: Task, context: WorkerContext, channel: Any) -> TaskFinished:
         action()
-        return NUMBERS, False, {}
-=======
-    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool, float | None]:
-        action()
-        return NUMBERS, False, None
->>>>>>> 6fa7037 (tests: hold how long building took against what the artifacts say)
+        return TaskFinished(NUMBERS)
 
     return run
 
@@ -143,7 +134,7 @@ def test_answers_to_single_images_are_sent_of_students_that_are_compared(
     until: str, role: Role, kept: bool, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_trial(config: TrialConfig, *_: Any, **__: Any) -> SimpleNamespace:
-        return SimpleNamespace(config=config, metrics=NUMBERS, stages=plan(config), reused=())
+        return SimpleNamespace(config=config, metrics=NUMBERS, stages=plan(config), reused=(), seconds={})
 
     answers = {"agreement": {"images": "a", "sizes": [3], "hits": "oA=="}}
     monkeypatch.setattr("hidfd.trial.run_trial", run_trial)
@@ -168,19 +159,11 @@ def test_an_error_of_the_channel_is_not_the_tasks(
 ) -> None:
     lost = ConnectionError("the driver is gone")
 
-<<<<<<< HEAD
-    def run(task: Task, context: WorkerContext, channel: Any) -> Built:
+    def run(task: Task, context: WorkerContext, channel: Any) -> TaskFinished:
         observer = TaskObserver(channel, ())
         with store_errors("writing", "a file"):  # what surrounds it may take it for an error of its own
             observer.note("begun") if call == "report" else observer.should_stop()
-        return NUMBERS, False, {}
-=======
-    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool, float | None]:
-        observer = TaskObserver(channel, ())
-        with store_errors("writing", "a file"):  # what surrounds it may take it for an error of its own
-            observer.note("begun") if call == "report" else observer.should_stop()
-        return NUMBERS, False, None
->>>>>>> 6fa7037 (tests: hold how long building took against what the artifacts say)
+        return TaskFinished(NUMBERS)
 
     monkeypatch.setattr(worker, "_run", run)
     with pytest.raises(ConnectionError) as caught:
@@ -194,15 +177,9 @@ def test_a_ledger_that_fails_beside_a_student_stops_the_study(
     world = World()
     planner = world.planner(definition({"pruner": {"kind": "none"}}))
 
-<<<<<<< HEAD
-    def run(task: Task, context: WorkerContext, channel: Any) -> Built:
+    def run(task: Task, context: WorkerContext, channel: Any) -> TaskFinished:
         TaskObserver(channel, ()).note("begun")
-        return NUMBERS, False, {}
-=======
-    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool, float | None]:
-        TaskObserver(channel, ()).note("begun")
-        return NUMBERS, False, None
->>>>>>> 6fa7037 (tests: hold how long building took against what the artifacts say)
+        return TaskFinished(NUMBERS)
 
     def lost() -> None:
         if any(
@@ -224,19 +201,11 @@ def test_a_student_that_does_not_fit_into_memory_fails_once_and_the_study_goes_o
     world, tried = World(), list[str]()
     planner = world.planner(definition({"pruner": {"kind": "none"}}))
 
-<<<<<<< HEAD
-    def run(task: Task, context: WorkerContext, channel: Any) -> Built:
+    def run(task: Task, context: WorkerContext, channel: Any) -> TaskFinished:
         tried.append(task.label)
         if task.label == "trial-1":
             raise hidfd.errors.OutOfMemoryError("distillation: out of memory on the GPU")
-        return NUMBERS, False, {}
-=======
-    def run(task: Task, context: WorkerContext, channel: Any) -> tuple[dict[str, float], bool, float | None]:
-        tried.append(task.label)
-        if task.label == "trial-1":
-            raise hidfd.errors.OutOfMemoryError("distillation: out of memory on the GPU")
-        return NUMBERS, False, None
->>>>>>> 6fa7037 (tests: hold how long building took against what the artifacts say)
+        return TaskFinished(NUMBERS)
 
     monkeypatch.setattr(worker, "_run", run)
     run_local(planner, lambda task, channel: perform(task, context, channel))
