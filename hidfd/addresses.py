@@ -47,6 +47,10 @@ def why_no_path(text: str) -> str | None:
     if "\0" in text:
         return "holds a NUL character, which no path does"
     try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        return f"holds {text[error.start]!r}, half of a character, which no path does"
+    try:
         Path(text).expanduser()
     except RuntimeError:
         return f"there is no user whose home folder is {text.partition('/')[0]}; write ./~... for a folder of that name"

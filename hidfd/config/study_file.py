@@ -271,7 +271,8 @@ def _with_paths(
     if isinstance(path, str):
         here = (*keys, "path")
         where, folder = yaml_tree.where(here), yaml_tree.path.parent
-        named = path if where == COMMAND_LINE else _as_the_system_names(path, folder)
+        is_named = where == COMMAND_LINE or why_no_path(path) is not None
+        named = path if is_named else _as_the_system_names(path, folder)
         expanded = _expanded(named, f"{where}: {'.'.join(here)}", problems, environment)
         why = why_no_path(expanded)
         if why is not None:

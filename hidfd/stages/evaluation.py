@@ -7,6 +7,7 @@ store.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from typing import Any
@@ -31,7 +32,6 @@ from hidfd.metrics.generator import (
 )
 from hidfd.networks.student import Student, student_logits
 from hidfd.networks.teacher import Teacher
-from hidfd.pipeline.graph import Stage, digest_of
 from hidfd.pipeline.watch import watched
 from hidfd.stages.context import StageContext
 from hidfd.store.store import Artifact, ArtifactWriter
@@ -64,14 +64,14 @@ def evaluate(
     total = 2 * (len(collection.holdout) + (0 if labelled is None else len(labelled.pixels)))  # student and teacher
     context.observer.stage_started(context.stage, total)
     with watched(context.observer, context.stage, total, "evaluation"):
-        meta, hits = _measures(student, teacher, collection, labelled, context.device)
+        meta, answers = _measures(student, teacher, collection, labelled, context.device)
     if judged is not None:
         with watched(context.observer, context.stage, None, "judging of the synthetic images"):
             meta |= judge_measures(*judged, collection.holdout, context.device)
 
     def write(writer: ArtifactWriter) -> dict[str, Any]:
-        answers = {measure: Answers.of(_images_of(measure, context.stage), hits[measure]).to_json() for measure in hits}
-        writer.path(ANSWERS).write_text(json.dumps(answers), encoding="utf-8")
+        plain = {measure: of_images.to_json() for measure, of_images in answers.items()}
+        writer.path(ANSWERS).write_text(json.dumps(plain), encoding="utf-8")
         return _write_numbers("evaluation.json", meta, writer)
 
     return context.keep(write, seconds=time.monotonic() - started)
@@ -85,16 +85,18 @@ def answers_in(evaluation: Artifact) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _images_of(measure: str, stage: Stage) -> str:
-    """Return the digest of what a measure's images, their groups and their order follow from."""
-    roles = ("teacher", "collection") if measure == "agreement" else ("validation",)
-    return digest_of({role: stage.inputs[role] for role in roles})
+def _content(*arrays: Tensor) -> str:
+    """Return the sha256 of what images and groups are compared by: the same for the same images in the same order."""
+    content = hashlib.sha256()
+    for array in arrays:
+        content.update(array.contiguous().numpy().tobytes())
+    return content.hexdigest()
 
 
 def _measures(
     student: Student, teacher: Teacher, collection: Collection, labelled: ImageSet | None, device: Device
-) -> tuple[dict[str, Any], dict[str, tuple[tuple[bool, ...], ...]]]:
-    """Return the numbers, and measure -> whether the student is right, image by image, in groups (see `Answers`)."""
+) -> tuple[dict[str, Any], dict[str, Answers]]:
+    """Return the numbers, and measure -> whether the student is right, image by image."""
     of_student = student_logits(student, teacher, collection.holdout, device)
     of_teacher = teacher.logits_of(collection.holdout, device)
     agreement = measure_agreement(of_student, of_teacher)
@@ -110,11 +112,13 @@ def _measures(
     if int(collection.reference.sum()) >= MIN_REFERENCE_IMAGES:
         chosen = collection.reference
         meta["agreement_reference"] = measure_agreement(of_student[chosen], of_teacher[chosen]).value
-    hits = {"agreement": agreement.hits}
+    answers = {"agreement": Answers.of(_content(collection.holdout, of_teacher.argmax(dim=1)), agreement.hits)}
     if labelled is not None:
+        assert labelled.labels is not None
         numbers, is_right = labelled_measures("validation", labelled, student, teacher, device)
-        meta, hits = meta | numbers, hits | {"validation_accuracy": (is_right,)}
-    return meta, hits
+        content = _content(torch.from_numpy(labelled.pixels), torch.from_numpy(labelled.labels))
+        meta, answers = meta | numbers, answers | {"validation_accuracy": Answers.of(content, (is_right,))}
+    return meta, answers
 
 
 def labelled_measures(

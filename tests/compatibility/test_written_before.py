@@ -1,16 +1,16 @@
-"""What an older version wrote is opened by today's: its ledger, store and mlflow.db are read, and its study goes on.
+"""What an older version wrote is opened by today's: its ledger, store and mlflow.db are read.
+
+A study goes on only with the stages that it was begun with; the archived one's generator is of another version.
 
 Each archive in this folder is a study of one commit, interrupted in the middle of a generator (see `write_study`).
 """
 
 import json
-import re
 import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 import yaml
 
@@ -44,6 +44,15 @@ def tasks(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {task["label"]: task for task in found["works"]}
 
 
+def known_then(now: Any, then: Any) -> Any:
+    """Return what is now without the keys that came later, at every level."""
+    if isinstance(then, dict):
+        return {name: known_then(now[name], value) for name, value in then.items()}
+    if isinstance(then, list):
+        return [known_then(one, other) for one, other in zip(now, then, strict=True)]
+    return now
+
+
 def test_keys_and_values_of_an_older_study_are_those_of_today(older: Workplace) -> None:
     then = json.loads((older.folder / "status.json").read_text())
     now = snapshot(older, MORE)
@@ -51,8 +60,10 @@ def test_keys_and_values_of_an_older_study_are_those_of_today(older: Workplace) 
     ended = {label: task for label, task in tasks(now).items() if task["state"] in ("complete", "pruned")}
     assert len(ended) >= 6
     for label, task in ended.items():
-        assert task | WITHOUT_RESULTS == tasks(then)[label] | WITHOUT_RESULTS
-    assert now["config"] | {"trial": None} == then["config"] | {"trial": None}
+        before = tasks(then)[label]
+        assert known_then(task, before) | WITHOUT_RESULTS == before | WITHOUT_RESULTS
+    then["config"]["study"]["num_students"] = 4  # of the ledger: today's quick preset makes the file another one
+    assert known_then(now["config"], then["config"]) | {"trial": None} == then["config"] | {"trial": None}
     assert now["config"]["trial"]["collection"]["leaves_out_validation"] is False  # one hold-out for the whole study
 
 
@@ -75,33 +86,15 @@ def test_an_older_study_is_read_without_its_images_and_with_a_file_that_has_chan
         assert done.returncode == 0, (verb, done.stderr)
 
 
-@pytest.mark.integration
-def test_an_interrupted_study_of_an_older_version_goes_on_to_its_end(older: Workplace) -> None:
-    then = tasks(json.loads((older.folder / "status.json").read_text()))
+@pytest.mark.slow
+def test_an_interrupted_study_of_an_older_version_is_refused_by_name_and_loses_nothing(older: Workplace) -> None:
     before = tasks(snapshot(older, MORE))
-    (halfway,) = (label for label, task in before.items() if task["state"] == "waiting" and task["attempts"])
     stored = {(entry.stage, entry.digest) for entry in Store.open(older.folder / ".hidfd" / "store").list()}
-
     done = older.run("tune", "run", "study.yaml", "--engine", "local", MORE, OMP_NUM_THREADS="1")
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"resuming at [1-9]\d* of 800 images", done.stderr)
-
-    found = snapshot(older, MORE)
-    after = tasks(found)
-    assert found["finished"]
-    assert len(found["trials"]) == 5
-    for label, task in before.items():
-        assert after[label]["key"] == then[label]["key"] == task["key"]
-        if task["state"] in ("complete", "pruned"):
-            assert len(after[label]["attempts"]) == len(task["attempts"]), f"{label} was built again"
-    assert after[halfway]["state"] == "complete"
-    measured = {name: after[halfway]["metrics"][name] for name in then[halfway]["metrics"]}  # today there may be more
-    assert measured == pytest.approx(then[halfway]["metrics"], rel=0.2, nan_ok=True)
+    assert done.returncode == 2
+    assert "stage_versions.generation: 2 -> 3" in done.stderr
     assert stored <= {(entry.stage, entry.digest) for entry in Store.open(older.folder / ".hidfd" / "store").list()}
-
-    client = mlflow.MlflowClient(f"sqlite:///{older.folder}/.hidfd/mlflow.db")
-    (experiment,) = (e for e in client.search_experiments() if e.name != "Default")
-    labels = [run.info.run_name for run in client.search_runs([experiment.experiment_id], max_results=1000)]
-    assert len(labels) == len(set(labels)), "a run was written twice"
-    shown = {label for label, task in after.items() if task["kind"] != "opening"}
-    assert set(labels) == {found["name"], *shown}
+    after = tasks(snapshot(older, MORE))
+    assert {label: task["attempts"] for label, task in after.items()} == {
+        label: task["attempts"] for label, task in before.items()
+    }

@@ -246,11 +246,21 @@ def test_tags_of_plain_values_mean_what_they_say(write: Any) -> None:
     "setting", ["storage.store", "storage.ledger", "storage.results", "trial.data.candidates.path"]
 )
 @pytest.mark.parametrize(
-    ("path", "why"), [("~nobody-of-this-name/x", "there is no user"), ('"a\\0b"', "holds a NUL character")]
+    ("path", "why"),
+    [
+        ("~nobody-of-this-name/x", "there is no user"),
+        ('"a\\0b"', "holds a NUL character"),
+    ],
 )
 def test_path_that_nothing_can_have_is_refused(write: Any, setting: str, path: str, why: str) -> None:
     assert f"command line: {setting}: " in (said := refusal(write(), f"{setting}={path}"))
     assert why in said
+
+
+def test_path_with_half_of_a_character_is_refused(write: Any) -> None:
+    why = "half of a character, which no path does"
+    assert why in refusal(write(), 'trial.data.candidates.path="a\\ud800"')
+    assert why in refusal(write(STUDY.replace("path: photos", 'path: "a\\ud800"')))
 
 
 def test_variable_that_names_no_place_is_refused_by_its_name(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
