@@ -43,6 +43,12 @@ CELLS = (*(f"{killed}/{phase}" for killed in KILLED for phase in PHASES), *ONCE)
 
 TABLE = Path(__file__).parents[2] / "benchmarks" / "kills.md"
 
+OUTLIVED = ("driver", "raylet")
+"""Killed parts that a worker outlives by a moment, in which it may come to the end of a short task."""
+
+FROM_THE_STORE = ", from the store"
+"""Words of a task that somebody else has finished."""
+
 AWAY_SECONDS = (2.0, 5.0)
 """Range of the seconds after which a killed server is started again."""
 
@@ -106,7 +112,6 @@ class Cell:
         output: of its commands.
         repeated_fraction: of all images, computed twice.
         intervals: the same in checkpoint intervals.
-        had_ended: whether the training came to its end before the last of its processes did.
         lost, doubled: trials, tasks, runs.
         seconds: until it ended.
     """
@@ -119,7 +124,6 @@ class Cell:
     output: str
     repeated_fraction: float
     intervals: float
-    had_ended: bool
     lost: int
     doubled: int
     seconds: float
@@ -285,7 +289,8 @@ class KillMatrix:
         differences = [*said, *(f"{name} is not the same" for name in names if before.get(name) != after.get(name))]
         if running.returncode != 0:
             differences.append(f"the command ended with {running.returncode}")
-        if moment.saved and not moment.had_ended and moment.saved not in running.resumed_at():
+        was_ended_meanwhile = asked[0] in OUTLIVED and FROM_THE_STORE in running.output()
+        if moment.saved and moment.saved not in running.resumed_at() and not was_ended_meanwhile:
             differences.append(f"went on at {running.resumed_at()}, not at its checkpoint of {moment.saved} images")
         keys = Counter(task.key for task in running.study.state().ledger.tasks())
         missing = [name for name in before if name not in after]
@@ -296,16 +301,7 @@ class KillMatrix:
         ends = tuple(attempt.end for task in found.tasks for attempt in task.attempts)
         fraction = moment.repeated / sum(loop.images for loop in self._loops)
         return Cell(
-            *asked,
-            tuple(differences),
-            ends,
-            running.output(),
-            fraction,
-            moment.intervals,
-            moment.had_ended,
-            lost,
-            doubled,
-            seconds,
+            *asked, tuple(differences), ends, running.output(), fraction, moment.intervals, lost, doubled, seconds
         )
 
 
