@@ -98,12 +98,17 @@ def test_study_that_was_run_above_its_file_is_found_from_beside_it(
     assert f"cd {study_file.parent} && python -m tune status studies/study.yaml" in capsys.readouterr().err
 
 
-def test_run_in_another_folder_begins_nothing_anew_unless_the_ledger_is_named(
-    study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def run_and_go_below(study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the study beside its file, then go into a folder below."""
     assert main(list(RUN)) == 0
     (study_file.parent / "below").mkdir()
     monkeypatch.chdir(study_file.parent / "below")
+
+
+def test_run_in_another_folder_begins_nothing_anew_unless_the_ledger_is_named(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_and_go_below(study_file, monkeypatch)
     capsys.readouterr()
     assert main(["run", "../study.yaml", "--engine", "local", "--seeds", "2"]) == 7
     said = capsys.readouterr().err
@@ -117,9 +122,7 @@ def test_run_in_another_folder_begins_nothing_anew_unless_the_ledger_is_named(
 def test_plan_in_another_folder_says_that_it_would_begin_anew(
     study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(list(RUN)) == 0
-    (study_file.parent / "below").mkdir()
-    monkeypatch.chdir(study_file.parent / "below")
+    run_and_go_below(study_file, monkeypatch)
     capsys.readouterr()
     assert main(["plan", "../study.yaml"]) == 0
     assert "this would begin anew: study 's' is not in the ledger" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Device and precision that a run gets, and how a wrong choice is refused; losses of half-precision outputs."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hidfd.config.schema import SmoothingConfig
-from hidfd.distributed.device import Device, resolve_device, to_device
+from hidfd.distributed.device import Device, free_bytes, resolve_device, to_device
 from hidfd.errors import DeviceError
 from hidfd.losses.adc_gan import adc_d, adc_g, hinge_d, hinge_g
 from hidfd.losses.distillation import ce_loss, feature_loss, kl_loss
@@ -116,3 +117,10 @@ def test_loss_of_half_precision_outputs_is_computed_in_fp32(name: str) -> None:
     loss = LOSSES[name](one, other)
     assert loss.dtype == torch.float32
     assert torch.equal(loss, LOSSES[name](one.float(), other.float()))
+
+
+def test_free_bytes_are_no_more_than_the_machine_has() -> None:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    free = free_bytes(resolve_device("cpu", "fp32"))
+    assert free is not None
+    assert 0 < free < total

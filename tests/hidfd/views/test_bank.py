@@ -1,5 +1,6 @@
 """A bank of views: fixed, at the real share of the hybrid, answered once, and shared by the students that want it."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from hidfd.pipeline.observer import Observer
 from hidfd.stages.distillation import StudentTraining
 from hidfd.store.store import Store
 from hidfd.trial import Trial
-from hidfd.views.bank import BLOCK_VIEWS, ViewBank
+from hidfd.views.bank import BLOCK_VIEWS, ViewBank, ViewSource
 
 BANK = {"distillation.view_bank": 640, "distillation.inflation": 5.0, "distillation.target_images": 1600}
 
@@ -117,6 +118,30 @@ def test_other_settings_of_the_views_find_none_of_the_kept_ones(
     first = bank_of(training_of(trial, caches))
     other = bank_of(training_of(trial, caches, **setting))
     assert not torch.equal(first.views[:480], other.views[:480])
+
+
+def test_students_of_another_seed_find_none_of_the_kept_views(trial: Trial, tmp_path: Path) -> None:
+    caches = {"real": tmp_path / "real", "synthetic": tmp_path / "synthetic"}
+    first = bank_of(training_of(trial, caches))
+    trial.config = with_values(trial.config, {"seeds.distillation": 1})
+    other = bank_of(training_of(trial, caches))
+    assert not torch.equal(first.views[:480], other.views[:480])
+    assert torch.allclose(other.maps, trial.inputs.teacher(unit_from_uint8(other.views)).feature_map, atol=1e-5)
+
+
+def test_making_the_bank_is_part_of_the_seconds_of_a_student(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = ViewBank._make
+
+    def slow(bank: ViewBank, source: ViewSource, number: int) -> dict[str, Tensor]:
+        time.sleep(0.5)
+        return make(bank, source, number)
+
+    trial.run("synthesis")
+    monkeypatch.setattr(ViewBank, "_make", slow)
+    trial.run("distillation")
+    student = trial.inputs.artifact("distillation")
+    of_training = max(row.get("seconds", 0.0) for row in student.metrics())
+    assert student.meta["seconds"] - of_training >= 0.5
 
 
 def test_a_bank_that_does_not_fit_is_refused_with_the_number_that_does(
