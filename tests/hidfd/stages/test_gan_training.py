@@ -163,6 +163,19 @@ def test_term_of_the_teacher_has_its_weight_times_the_steps_that_it_stands_for(
             torch.testing.assert_close(one.grad, two.grad)
 
 
+def test_images_of_steps_without_the_teacher_count_for_the_next_update_of_the_frequencies(
+    trial_config: TrialConfig, store: Store
+) -> None:
+    batch = trial_config.generation.batch_images
+    lazy = {"generation.teacher_terms_every": 3, "generation.smoothing.update_images": 100 * batch}
+    training = training_of(with_values(trial_config, lazy), store)
+    step_images = batch * training.settings.discriminator_steps
+    for step in range(6):
+        training.step(step * step_images)
+    assert training.smoothing.pending_images.item() == 6 * batch
+    assert training.smoothing.pending.sum().item() == 6 * batch
+
+
 def test_a_step_leaves_gradients_of_the_generator_loss_in_the_generator_alone(training: AdversarialTraining) -> None:
     training.step(0)
     training.optimizer_d.zero_grad()
