@@ -43,12 +43,6 @@ CELLS = (*(f"{killed}/{phase}" for killed in KILLED for phase in PHASES), *ONCE)
 
 TABLE = Path(__file__).parents[2] / "benchmarks" / "kills.md"
 
-OUTLIVED = ("driver", "raylet")
-"""Killed parts that a worker outlives by a moment, in which it may come to the end of a short task."""
-
-FROM_THE_STORE = ", from the store"
-"""Words of a task that somebody else has finished."""
-
 AWAY_SECONDS = (2.0, 5.0)
 """Range of the seconds after which a killed server is started again."""
 
@@ -106,33 +100,36 @@ class Cell:
     """The result of one study of the matrix.
 
     Attributes:
-        killed, phase, seed: that define the cell.
+        name: what was killed and when, as `worker/generation`; several in their order, joined by ` + `.
+        seed: of the moments.
         differences: from the uninterrupted study, in words.
         ends: how attempts ended.
         output: of its commands.
         repeated_fraction: of all images, computed twice.
-        intervals: the same in checkpoint intervals.
+        intervals: the same in checkpoint intervals, the most of one kill.
+        had_ended: whether each training came to its end before the last of its processes did.
         lost, doubled: trials, tasks, runs.
         seconds: until it ended.
     """
 
-    killed: str
-    phase: str
+    name: str
     seed: int
     differences: tuple[str, ...]
     ends: tuple[str | None, ...]
     output: str
     repeated_fraction: float
     intervals: float
+    had_ended: bool
     lost: int
     doubled: int
     seconds: float
 
     def row(self) -> str:
         """Return the cell's line of the table."""
+        killed, _, phase = self.name.partition("/")
         recovered = "no: " + "; ".join(self.differences) if self.differences else "yes"
         numbers = [f"{100 * self.repeated_fraction:.1f} %", f"{self.intervals:.1f}", self.lost, self.doubled]
-        return _line([self.killed, self.phase, self.seed, recovered, *numbers, f"{self.seconds:.0f}"])
+        return _line([killed, phase, self.seed, recovered, *numbers, f"{self.seconds:.0f}"])
 
 
 class KillMatrix:
@@ -157,42 +154,50 @@ class KillMatrix:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def run(self, name: str, seed: int) -> Cell:
-        """Run the cell that is named `killed/phase`."""
-        killed, _, phase = name.partition("/")
-        draws = random.Random(f"{name} {seed}")
+    def run(self, *names: str, seed: int) -> Cell:
+        """Run one study in which each named `killed/phase` happens, one after another."""
         self._add_nodes()
+        killed = [name.partition("/")[0] for name in names]
         storage: list[str] = []
-        if killed == "postgresql":
+        if "postgresql" in killed:
             server = self._server()
             os.environ[PASSWORD] = server.password
-            storage = [f"storage.ledger={server.url(server.new_database(), f'${{{PASSWORD}}}')}"]
-        elif killed == "mlflow":
-            storage = [f"storage.tracking={self._tracking().uri}"]
-        address = None if killed == "raylet" else self._ray.address
-        running = RunningStudy(self._folder / f"{killed}-{phase}-{seed}", address, storage)
+            storage.append(f"storage.ledger={server.url(server.new_database(), f'${{{PASSWORD}}}')}")
+        if "mlflow" in killed:
+            storage.append(f"storage.tracking={self._tracking().uri}")
+        address = None if "raylet" in killed else self._ray.address
+        folder = self._folder / f"{'-'.join(names).replace('/', '-')}-{seed}"
+        running = RunningStudy(folder, address, storage)
         began = time.monotonic()
         running.start()
         said: list[str] = []
-        with contextlib.ExitStack() as cell:
-            cell.callback(running.kill)
-            loop = self._wait_for(phase, running, draws)
-            if killed == "reader":
-                watcher = cell.enter_context(running.watched())
-                time.sleep(draws.uniform(*READER_SECONDS))
-                watcher.send_signal(signal.SIGSTOP)
-            moment = self._kill(killed, running, loop)
-            if killed in ENDS:
-                said = _unlike(ENDS[killed], running)
-            if killed in ("driver", "raylet"):
-                running.start()
-            elif killed == "ledger":
-                running.start("--adopt")
-            elif killed in ("mlflow", "postgresql"):
-                time.sleep(draws.uniform(*AWAY_SECONDS))
-                (self._tracking() if killed == "mlflow" else self._server()).start()
+        with contextlib.ExitStack() as cells:
+            cells.callback(running.kill)
+            moments = [self._kill_one(name, running, random.Random(f"{name} {seed}"), cells, said) for name in names]
             running.finish()
-        return self._compared((killed, phase, seed), running, moment, time.monotonic() - began, said)
+        return self._compared(" + ".join(names), seed, running, moments, time.monotonic() - began, said)
+
+    def _kill_one(
+        self, name: str, running: RunningStudy, draws: random.Random, cells: contextlib.ExitStack, said: list[str]
+    ) -> Moment:
+        """Kill a part at a drawn moment of the phase, and start it again where somebody would."""
+        killed, _, phase = name.partition("/")
+        loop = self._wait_for(phase, running, draws)
+        if killed == "reader":
+            watcher = cells.enter_context(running.watched())
+            time.sleep(draws.uniform(*READER_SECONDS))
+            watcher.send_signal(signal.SIGSTOP)
+        moment = self._kill(killed, running, loop)
+        if killed in ENDS:
+            said += _unlike(ENDS[killed], running)
+        if killed in ("driver", "raylet"):
+            running.start()
+        elif killed == "ledger":
+            running.start("--adopt")
+        elif killed in ("mlflow", "postgresql"):
+            time.sleep(draws.uniform(*AWAY_SECONDS))
+            (self._tracking() if killed == "mlflow" else self._server()).start()
+        return moment
 
     def _add_nodes(self) -> None:
         """Start Ray nodes until there are two, so that one is left when the other is killed."""
@@ -281,7 +286,13 @@ class KillMatrix:
         return next(((node, process) for node in self._nodes for process in self._ray.workers(node)), None)
 
     def _compared(
-        self, asked: tuple[str, str, int], running: RunningStudy, moment: Moment, seconds: float, said: Sequence[str]
+        self,
+        name: str,
+        seed: int,
+        running: RunningStudy,
+        moments: Sequence[Moment],
+        seconds: float,
+        said: Sequence[str],
     ) -> Cell:
         found, runs = running.study.snapshot(), running.mlflow_runs()
         before, after = _results(self._whole), _results(found)
@@ -289,19 +300,30 @@ class KillMatrix:
         differences = [*said, *(f"{name} is not the same" for name in names if before.get(name) != after.get(name))]
         if running.returncode != 0:
             differences.append(f"the command ended with {running.returncode}")
-        was_ended_meanwhile = asked[0] in OUTLIVED and FROM_THE_STORE in running.output()
-        if moment.saved and moment.saved not in running.resumed_at() and not was_ended_meanwhile:
-            differences.append(f"went on at {running.resumed_at()}, not at its checkpoint of {moment.saved} images")
+        resumed = running.resumed_at()
+        differences += [
+            f"went on at {resumed}, not at its checkpoint of {moment.saved} images"
+            for moment in moments
+            if moment.saved and not moment.had_ended and moment.saved not in resumed
+        ]
         keys = Counter(task.key for task in running.study.state().ledger.tasks())
         missing = [name for name in before if name not in after]
         lost = len(missing) + sum(key not in runs for key in (*keys, "study"))
         finished = Counter(task.key for task in found.tasks for a in task.attempts if a.end == "finished")
         doubled = sum(count - 1 for times in (keys, runs, finished) for count in times.values())
         doubled += max(0, len(found.trials) - len(self._whole.trials))
-        ends = tuple(attempt.end for task in found.tasks for attempt in task.attempts)
-        fraction = moment.repeated / sum(loop.images for loop in self._loops)
         return Cell(
-            *asked, tuple(differences), ends, running.output(), fraction, moment.intervals, lost, doubled, seconds
+            name=name,
+            seed=seed,
+            differences=tuple(differences),
+            ends=tuple(attempt.end for task in found.tasks for attempt in task.attempts),
+            output=running.output(),
+            repeated_fraction=sum(moment.repeated for moment in moments) / sum(loop.images for loop in self._loops),
+            intervals=max(moment.intervals for moment in moments),
+            had_ended=all(moment.had_ended for moment in moments),
+            lost=lost,
+            doubled=doubled,
+            seconds=seconds,
         )
 
 
@@ -333,7 +355,7 @@ def write(cells: Sequence[Cell]) -> None:
     for line in TABLE.read_text().splitlines() if TABLE.exists() else []:
         words = [word.strip() for word in line.strip("|").split("|")]
         rows["/".join(words[:2])] = line
-    rows |= {f"{cell.killed}/{cell.phase}": cell.row() for cell in cells}
+    rows |= {cell.name: cell.row() for cell in cells}
     lines = [_line(COLUMNS), "|---|---|---:|---|---:|---:|---:|---:|---:|", *(rows[c] for c in CELLS if c in rows)]
     TABLE.write_text(HEAD + "\n" + "\n".join(lines) + "\n")
 
@@ -350,7 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             with KillMatrix(Path(folder)) as matrix:
                 for name in options.only:
-                    cells.append(matrix.run(name, options.seed))
+                    cells.append(matrix.run(name, seed=options.seed))
                     print(cells[-1].row(), flush=True)
                     if cells[-1].differences:
                         print(cells[-1].output, file=sys.stderr)

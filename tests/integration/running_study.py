@@ -37,11 +37,13 @@ class Moment:
         saved: images of its newest checkpoint.
         repeated: images that it had seen since, estimated by its pace.
         intervals: time since that checkpoint, over the time between two.
+        had_ended: whether it had come to its end, so that nothing is left to go on with.
     """
 
     saved: int = 0
     repeated: float = 0.0
     intervals: float = 0.0
+    had_ended: bool = False
 
 
 class RunningStudy:
@@ -165,7 +167,7 @@ class RunningStudy:
         now, checkpoints = time.time(), self.checkpoints(folder)
         saved = max(checkpoints, default=0)
         if not checkpoints or saved >= images:  # it came to its end before its process did: Ray takes a moment
-            return Moment(saved)
+            return Moment(saved, had_ended=True)
         before = min(checkpoints)
         since = now - checkpoints[saved]
         pace = (saved - before) / (checkpoints[saved] - checkpoints[before]) if before < saved else saved
