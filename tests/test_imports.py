@@ -27,7 +27,7 @@ DRIVER = ("optuna", "torch", "mlflow", "tune.planner", "tune.samplers", "tune.le
 @pytest.mark.parametrize(
     ("modules", "unwanted"),
     [
-        (LIGHT, ("torch", "ray", "mlflow")),
+        (LIGHT, ("torch", "ray", "mlflow", "scipy.stats")),
         (("tune.study.messages",), (*DRIVER, "ray", "pydantic")),
         (("tune.engines.worker",), (*DRIVER, "ray", "numpy", "pyarrow")),
         (("tune.engines.ray_worker",), DRIVER),

@@ -13,7 +13,7 @@ from tests.integration.conftest import Workplace, tiny_study
 from tests.integration.ray_jobs import JobServer, job_server
 from tune.opened_study import open_study
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("Ray nodes")]
 
 RUN = ("--working-dir", ".", "--", "python", "-m", "tune", "run", "studies/x.yaml")
 
@@ -46,7 +46,7 @@ def snapshot(study: Workplace) -> dict[str, Any]:
     return found
 
 
-def wait_until(what: Callable[[], bool], otherwise: Callable[[], str], seconds: float = 180.0) -> None:
+def wait_until(what: Callable[[], bool], otherwise: Callable[[], str], seconds: float = 600.0) -> None:
     until = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < until, otherwise()

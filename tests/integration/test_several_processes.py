@@ -15,7 +15,7 @@ from tests.integration.conftest import Workplace, tiny_study
 from tests.integration.ray_nodes import RayNodes, processes_titled, ray_nodes
 from tests.integration.running_study import RunningStudy
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("Ray nodes")]
 
 
 @pytest.fixture(scope="module")
