@@ -82,9 +82,9 @@ tests: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m "not integration and not cluster" --durations 10 $(ARGS)
 	echo "tests: passed in $$SECONDS s"
 
-# In groups (xdist_group), so that one Ray cluster runs at a time and each server is started once.
+# Two files at a time: these tests wait half of their time. Fixtures of a file are made once.
 test-integration: $(STAMP) servers
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup -m integration --durations 10 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m integration --durations 10 $(ARGS)
 	echo "test-integration: passed in $$SECONDS s"
 
 quick-tests: $(STAMP)

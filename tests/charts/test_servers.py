@@ -19,7 +19,7 @@ from tests.charts.rendering import CHART, NAMESPACE, case_objects, objects, one,
 from tests.integration.postgres import USER, PostgresServer, running_postgres
 from tests.integration.s3 import running_s3
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("charts")]
+pytestmark = pytest.mark.integration
 
 READY_SECONDS = 180.0
 """Longest start of MLflow, which takes seconds, and several times that on a loaded machine."""

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.conftest import Workplace, tiny_study
 from tests.integration.ray_nodes import HIDING, ray_nodes
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("Ray nodes")]
+pytestmark = pytest.mark.integration
 
 ENGINE = 10
 

@@ -10,7 +10,7 @@ from tests.integration.browsing import browser
 from tests.integration.conftest import Workplace, tiny_study
 from tests.tune.tracking.test_outage import Server
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("MLflow servers")]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import ray
 from tests.integration.ray_nodes import ray_nodes
 from tune.engines.ray_engine import start_actors
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("Ray nodes")]
+pytestmark = pytest.mark.integration
 
 NUM_DRIVERS = 4
 """Number of drivers: by chance, all actors of one kind are on the right one of three nodes once in 81 times."""

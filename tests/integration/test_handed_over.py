@@ -27,7 +27,7 @@ from tune.report.champion import champion_of, config_of
 from tune.tracking.connection import connect
 from tune.tracking.tracker import Tracker
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("MLflow servers")]
+pytestmark = pytest.mark.integration
 
 COUNTS = (1, 1000)
 

@@ -18,7 +18,7 @@ from tune.engines.worker import WorkerContext
 from tune.planner import planner
 from tune.study.messages import AttemptStarted, TaskFinished
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("Ray nodes")]
+pytestmark = pytest.mark.integration
 
 
 def test_hanging_process_is_killed_and_its_task_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from tests.integration.conftest import Workplace, tiny_study
 from tests.integration.ray_jobs import JobServer, job_server
 from tune.opened_study import open_study
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("Ray nodes")]
+pytestmark = pytest.mark.integration
 
 RUN = ("--working-dir", ".", "--", "python", "-m", "tune", "run", "studies/x.yaml")
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.kills import Cell, KillMatrix
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("Ray nodes")]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from tests.integration.browsing import browser
 from tests.integration.conftest import Workplace, tiny_study
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("MLflow servers")]
+pytestmark = pytest.mark.integration
 
 
 def test_pages_fit_into_the_window_and_lead_to_each_other(tiny: Workplace) -> None:

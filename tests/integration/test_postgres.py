@@ -34,7 +34,7 @@ from tune.planner.state import StudyState
 from tune.study.definition import Definition
 from tune.study.task import Task
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("PostgreSQL")]
+pytestmark = pytest.mark.integration
 
 STUDY = definition({"sampler": "random"})
 

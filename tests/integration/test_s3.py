@@ -12,7 +12,7 @@ from tests.integration.conftest import Workplace, tiny_study
 from tests.integration.s3 import S3Server, running_s3
 from tests.integration.test_study import results, started
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("Ray nodes")]
+pytestmark = pytest.mark.integration
 
 STORE = 4
 

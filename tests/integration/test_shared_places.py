@@ -10,7 +10,7 @@ from hidfd.store.store import Store
 from tests.integration.conftest import Workplace, tiny_study, tiny_workplace
 from tune.ledger.opening import mark_forgotten
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("MLflow servers")]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
