@@ -183,6 +183,7 @@ def two_generators(
         "num_students": 2,
         "students_per_generator": 1,
         "startup_students": 2,
+        "pruner": {"kind": "none"},  # of two that train side by side, the load decides which one is held against which
         "controls": controls,
     }
     search = {"generation.smoothing.temperature": {"type": "float", "low": 0.5, "high": 4}}

@@ -262,7 +262,7 @@ def test_scripted_network_is_named_with_two_lines_that_mend_it(tmp_path: Path) -
         (b"\n <!DOCTYPE html>\n<html>", "web page"),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "web page or XML"),
         (b'{"metadata": {"total_size": 1}, "weight_map": {}}', "JSON"),
-        (gzip.compress(b"x"), "gzip"),
+        (gzip.compress(b"x", mtime=0), "gzip"),
         (b"", "empty"),
     ],
 )
