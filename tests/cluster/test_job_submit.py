@@ -82,3 +82,4 @@ def test_same_study_file_runs_by_ray_job_submit_and_only_with_the_token(study: S
 
     cluster.wait("the end of the job", ended)
     assert study.status()["finished"]
+    assert token not in ray_job(study, "logs", "tiny", token=token).stdout

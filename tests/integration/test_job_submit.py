@@ -1,10 +1,8 @@
 """Runs of `ray job submit --working-dir . -- python -m tune run studies/x.yaml` against a head, as on a cluster."""
 
 import json
-import secrets
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,21 +98,6 @@ def test_study_that_was_stopped_goes_on_when_it_is_submitted_again(study: Workpl
         assert last.returncode == 0, last.stdout + last.stderr
         assert "over real-only" in last.stdout
         check_finished_without_loss(study)
-
-
-def test_cluster_with_a_token_lets_in_who_has_it(study: Workplace, tmp_path: Path) -> None:
-    token = secrets.token_hex(32)
-    with job_server({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}) as server:
-        stranger = server.job("list", RAY_AUTH_TOKEN=secrets.token_hex(32))
-        assert stranger.returncode != 0, stranger.stdout
-        (tmp_path / "token").write_text(token)
-        (tmp_path / "token").chmod(0o600)
-        del server.environment["RAY_AUTH_TOKEN"]
-        server.environment["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / "token")
-        done = submit(server, study, *RUN)
-        assert done.returncode == 0, done.stdout + done.stderr
-        check_finished_without_loss(study)
-        assert token not in done.stdout + done.stderr
 
 
 def test_study_in_the_folder_of_a_job_is_refused(study: Workplace) -> None:

@@ -84,13 +84,13 @@ def test_study_of_several_workers_survives_a_kill_at_every_ledger_write() -> Non
 
 
 @pytest.mark.slow
-def test_ten_thousand_trials_on_256_workers_take_seconds() -> None:
-    study = definition({"num_students": 10_000, "sampler": "random", "concurrency": 256})
+def test_four_thousand_trials_on_256_workers_take_seconds() -> None:
+    study = definition({"num_students": 4_000, "sampler": "random", "concurrency": 256})
     world, started = World(), time.process_time()
     planner = simulate(study, world, 256)
-    assert len(planner.state.search_trials) == 10_000
+    assert len(planner.state.search_trials) == 4_000
     assert set(world.built.values()) == {1}
-    assert time.process_time() - started < 120, "3 ms of processor a trial, and room for a slow machine"
+    assert time.process_time() - started < 48, "3 ms of processor a trial, and room for a slow machine"
 
 
 def test_workers_are_never_idle_while_something_could_start() -> None:
