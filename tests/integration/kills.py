@@ -205,8 +205,8 @@ class KillMatrix:
             self._nodes.append(self._ray.add(cpus=1))
 
     def _uninterrupted(self) -> StudySnapshot:
-        running = RunningStudy(self._folder / "uninterrupted", self._ray.address)
-        running.start()
+        running = RunningStudy(self._folder / "uninterrupted", None)
+        running.start("--engine", "local")
         try:
             running.finish()
         finally:
