@@ -82,4 +82,6 @@ def test_same_study_file_runs_by_ray_job_submit_and_only_with_the_token(study: S
 
     cluster.wait("the end of the job", ended)
     assert study.status()["finished"]
-    assert token not in ray_job(study, "logs", "tiny", token=token).stdout
+    logs = ray_job(study, "logs", "tiny", token=token).stdout
+    assert "trial-0: " in logs
+    assert token not in logs

@@ -21,8 +21,8 @@ def check(found: Cell, *ends: str) -> None:
     """Check that the study ended as the uninterrupted one, and that its attempts died as named, in any order."""
     assert not found.differences, found.output
     assert (found.lost, found.doubled) == (0, 0), found.output
-    died = sorted(how for how in found.ends if how not in (None, "finished", "stopped"))  # a pruned one is stopped
-    assert died == sorted(ends), found.output
+    died = [how for how in found.ends if how not in ("finished", "stopped")]  # a pruned student is stopped
+    assert sorted(died, key=str) == sorted(ends), found.output
     assert "started again, from its last checkpoint" in found.output
     assert found.had_ended or "resuming at" in found.output, "a training that was killed goes on"
 
@@ -34,10 +34,10 @@ def test_study_outlives_its_worker_its_node_its_database_and_its_driver(matrix: 
     assert "the ledger is back after" in found.output
 
 
-def test_study_outlives_a_ray_of_its_own_its_ledger_and_a_reader_that_stands_still(matrix: KillMatrix) -> None:
-    """The attempt that the raylet ended is known to the lost ledger only."""
-    found = matrix.run("raylet/generation", "ledger/distillation", "reader/finalists", seed=0)
-    check(found)
+def test_study_outlives_its_ledger_a_ray_of_its_own_and_a_reader_that_stands_still(matrix: KillMatrix) -> None:
+    """The ledger is lost first: what it knew of attempts is lost with it."""
+    found = matrix.run("ledger/generation", "raylet/distillation", "reader/finalists", seed=0)
+    check(found, "interrupted")
     assert found.intervals < 12, (
         "its workers notice that the raylet is gone after some seconds, in which they may train"
     )

@@ -34,8 +34,8 @@ TOLERANCE = 1e-8
 WEIGHTS_TOLERANCE = 1e-6
 """Largest difference by round-off, which channels of tiny variance magnify; an error makes 1e-3 within 20 steps."""
 
-LOST_SECONDS = 90.0
-"""Seconds after which a process that waits for a lost one has ended: one second, or a minute on a busy machine."""
+LOST_SECONDS = 20.0
+"""Seconds after which a process that waits for a lost one has ended: one second, or more on a busy machine."""
 
 SEVERAL = pytest.mark.slow
 """Mark of the tests that start two interpreters, which import torch."""
