@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ PLAIN_WIDTH = 200
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # Before torch is loaded: threads that wait actively slow each other down as soon as anything else runs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return run_verb(parse(_parser(), words), "python -m hidfd", words)
 
 

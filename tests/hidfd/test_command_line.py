@@ -4,6 +4,7 @@ Refusals and their messages are tested in tests/integration/test_bad_input.py.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 import yaml
 from PIL import Image
 
+import hidfd.__main__
 import hidfd.trial
 from hidfd.networks.build import build_backbone
 from hidfd.stages.context import StageContext
@@ -88,6 +90,17 @@ def built(run_once: tuple[Workplace, Outcome], tmp_path: Path) -> Iterator[Workp
     shutil.copytree(run_once[0].folder, tmp_path / "copy")
     yield Workplace(tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy")
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_a_trial_leave_the_cores_to_others_while_they_wait_unless_the_user_says_otherwise(
+    given: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")  # so that it is put back afterwards
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert hidfd.__main__.main(["run", "missing.yaml"]) == 2
+    assert os.environ["OMP_WAIT_POLICY"] == expected
 
 
 def test_dry_run_says_where_each_value_comes_from_and_builds_nothing(fresh: Workplace) -> None:
