@@ -6,6 +6,7 @@ Counts are those of the source named in the row, at its number of classes;
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,6 +49,11 @@ class Architecture:
         if self.family.startswith("resnet-torchvision"):
             return 512
         return 64 * self.widen if self.family == "wrn" else 4 * (width or self.width)
+
+    def feature_side_pixels(self, image_size_pixels: int) -> int:
+        """Return the side of its last feature map for images of a side."""
+        stride = {"resnet-torchvision": 32, "resnet-torchvision-32px": 8}.get(self.family, 4)
+        return math.ceil(image_size_pixels / stride)
 
     def forward_flops(self, image_size_pixels: int, width: int | None = None) -> float:
         """Return the floating-point operations of a forward pass of one image of that side."""

@@ -163,6 +163,18 @@ def checkpoint_bytes(config: TrialConfig) -> float:
     return 4.0 * (4 * _num_generator_parameters(config) + 3 * _num_discriminator_parameters(config))
 
 
+def bank_bytes(config: TrialConfig) -> float:
+    """Return the approximate bytes of a student's bank of views, with the teacher's maps of them; 0 without a bank.
+
+    Students of the same images and seed share them, in the store's cache.
+    """
+    if not config.distillation.view_bank:
+        return 0.0
+    teacher, size = ARCHITECTURES[config.teacher.architecture], config.data.image_size_pixels
+    of_a_map = 4.0 * teacher.feature_width(config.teacher.width) * teacher.feature_side_pixels(size) ** 2
+    return config.asked_views * (config.data.channels * size**2 + of_a_map)
+
+
 def _num_generator_parameters(config: TrialConfig) -> int:
     """Return the weights of `hidfd.networks.generator`."""
     width, latent, channels = config.generation.width, config.generation.latent_dim, config.data.channels

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from hidfd.pipeline.costs import NOTHING, Costs, Range, checkpoint_bytes, expected_bytes
+from hidfd.pipeline.costs import NOTHING, Costs, Range, bank_bytes, checkpoint_bytes, expected_bytes
 from hidfd.pipeline.graph import Stage, plan
 from hidfd.store.store import Store
 from tune.planner.budget import HOUR, LIMITS, Account, Cost, cost_of
@@ -72,6 +72,7 @@ class Forecast:
         cpus, gpus: held at once, at most.
         amounts: that are left to spend, by the names of a budget: `cpu_hours`, `gpu_hours`, `wall_hours`, `money`.
         bytes_left: by which the store will grow.
+        cache_bytes_left: by which the store's cache will grow at most, with views that students share.
         num_unsuggested: students of the search whose parameters are not chosen yet.
         num_generators, num_users: generators in all, and the students that use them.
         saved_seconds: that a generator for each of these students would take in addition.
@@ -89,6 +90,7 @@ class Forecast:
     gpus: float
     amounts: dict[str, Range]
     bytes_left: float
+    cache_bytes_left: float
     num_unsuggested: int
     num_generators: int
     num_users: int
@@ -148,6 +150,7 @@ def forecast_of(state: StudyState, store: Store) -> Forecast:
         gpus=side * cost_of(definition.resources, 1.0).gpu_seconds,
         amounts=amounts,
         bytes_left=sum(row.left.high * row.bytes_each for row in rows),
+        cache_bytes_left=_bank_bytes_left(state, set(left["distillation"]), unseen),
         num_unsuggested=0 if state.closed_reason is not None else state.max_search_trials - len(state.search_trials),
         num_generators=generation.count if generation else 0,
         num_users=users,
@@ -241,6 +244,29 @@ def _worth(state: StudyState, estimates: _StageEstimates) -> dict[str, tuple[int
         known = [seconds for seconds in ranges if seconds is not None]
         found[name] = len(ranges), sum(known, NOTHING) if len(known) == len(ranges) else None
     return found
+
+
+def _bank_bytes_left(state: StudyState, left: Set[str], unseen: Mapping[str, Range]) -> float:
+    """Return the bytes of the banks of views that students will make, one for each synthesis, collection and seed.
+
+    Those whose blocks another bank has in part are counted in full.
+
+    Args:
+        state: of the study.
+        left: digests of the students that are left to build.
+        unseen: stage -> artifacts still to come. Of their students, those of a generator share a bank, and so do the
+            real-only ones of a seed.
+    """
+    banks: dict[tuple[str | None, str, int], float] = {}
+    for key in state.task_queue.wanted:
+        config = state.tasks[key].spec.config
+        student = plan(config).get("distillation")
+        if student is None or student.digest not in left:
+            continue
+        bank = student.inputs.get("synthesis"), student.inputs["collection"], config.seeds.distillation
+        banks[bank] = max(bank_bytes(config), banks.get(bank, 0.0))
+    to_come = min(unseen["distillation"].high, unseen["generation"].high + len(state.definition.study.seeds))
+    return sum(banks.values()) + to_come * bank_bytes(state.definition.base)
 
 
 def _by_the_clock(state: StudyState, rows: list[ForecastRow], seconds: Range, side: int) -> Range:

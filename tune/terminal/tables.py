@@ -199,7 +199,10 @@ def forecast_lines(forecast: Forecast, definition: Definition) -> list[str]:
     if not forecast.seconds.high:
         return lines
     gpus = f" and {plural(forecast.gpus, 'GPU')}" if forecast.gpus else ""
-    lines.append(f"at once: {plural(forecast.cpus, 'CPU')}{gpus}; the store grows by ~ {size(forecast.bytes_left)}")
+    views = forecast.cache_bytes_left
+    cached = f", its cache of views by {size(views)} at most" if views else ""
+    at_once = f"at once: {plural(forecast.cpus, 'CPU')}{gpus}"
+    lines.append(f"{at_once}; the store grows by ~ {size(forecast.bytes_left)}{cached}")
     if definition.base.data.test is not None and definition.study.test_labels == "once" and definition.search:
         lines.append("at the end the test labels are opened for the best trial and its controls (study.test_labels)")
     return lines

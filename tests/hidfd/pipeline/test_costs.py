@@ -13,7 +13,7 @@ from hidfd.losses.feature_integration import TeacherRegressor
 from hidfd.networks.build import build_backbone
 from hidfd.networks.discriminator import build_discriminator
 from hidfd.networks.generator import generator_of
-from hidfd.pipeline.costs import checkpoint_bytes, expected_bytes
+from hidfd.pipeline.costs import bank_bytes, checkpoint_bytes, expected_bytes
 
 
 def config(size: int, channels: int, num_classes: int, teacher: str, **generation: Any) -> TrialConfig:
@@ -71,8 +71,29 @@ def test_last_checkpoint_of_a_generator_is_foreseen_with_both_networks_and_both_
     assert checkpoint_bytes(trial) == (of_g + of_g + 2 * of_g) + (of_d + 2 * of_d)
 
 
+def test_bank_of_views_is_foreseen_with_a_map_of_each_view_and_no_longer_than_the_student() -> None:
+    trial = config(28, 1, 10, "resnet14")
+    assert bank_bytes(trial) == 0  # views are drawn anew
+    with torch.device("meta"):
+        teacher = build_backbone("resnet14", num_classes=10, channels=1).eval()
+        of_a_view = 28 * 28 + 4 * teacher.forward_map(torch.empty(1, 1, 28, 28)).numel()
+    for target_images, views in ((6_400, 4_000), (320, 320)):
+        student = {"view_bank": 4_000, "target_images": target_images, "batch_images": 32}
+        banked = trial.model_copy(update={"distillation": trial.distillation.model_copy(update=student)})
+        assert bank_bytes(banked) == views * of_a_view
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_width_of_the_features_is_that_of_the_network(architecture: str) -> None:
     with torch.device("meta"):
         network = build_backbone(architecture, num_classes=3, channels=3)
     assert ARCHITECTURES[architecture].feature_width() == network.feature_width
+
+
+@pytest.mark.parametrize("size_pixels", [28, 32, 45, 64, 224])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_side_of_the_features_is_that_of_the_network(architecture: str, size_pixels: int) -> None:
+    with torch.device("meta"):
+        network = build_backbone(architecture, num_classes=3, channels=3)
+        feature_map = network.eval().forward_map(torch.empty(1, 3, size_pixels, size_pixels))
+    assert ARCHITECTURES[architecture].feature_side_pixels(size_pixels) == feature_map.shape[-1]

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from hidfd.pipeline.costs import GPU_RATE, MANY, UNMEASURED, Range, checkpoint_bytes, expected_bytes
+from hidfd.pipeline.costs import GPU_RATE, MANY, UNMEASURED, Range, bank_bytes, checkpoint_bytes, expected_bytes
 from hidfd.pipeline.graph import plan
 from hidfd.store.store import Store
 from tests.tune.world import SEARCH, Silent, World, definition, run
@@ -212,6 +212,16 @@ def test_store_grows_by_what_artifacts_of_the_study_take_or_by_their_settings(st
         attempt.commit({})
     measured = {row.what: row.bytes_each for row in forecast_of(planner.state, store).rows}
     assert measured["distillation"] == 123_456
+
+
+def test_students_that_share_their_images_and_seed_fill_the_cache_once(store: Store) -> None:
+    assert forecast_of(World().planner(definition()).state, store).cache_bytes_left == 0
+    worth = {"worth": [20, 40], "seeds": [1001, 1002]}
+    study = definition(worth, {}, distillation={"view_bank": 160})
+    planner = World().planner(study)
+    # Two generators and, of each seed, the collection alone: four banks of 160 views, for ten students.
+    assert forecast_of(planner.state, store).cache_bytes_left == 4 * bank_bytes(study.base)
+    assert forecast_of(run(study, World()).state, store).cache_bytes_left == 0
 
 
 def test_what_is_no_longer_asked_for_is_not_left_to_do(store: Store) -> None:
