@@ -45,7 +45,7 @@ def gain_cell(gain: GainSnapshot) -> str:
 
 
 def difference_cell(difference: CostDifferenceSnapshot) -> str:
-    """Return how far hybrid is ahead at equal total cost, in points with its interval over seeds."""
+    """Return how far hybrid is ahead at a budget, in points with its interval over seeds."""
     if difference.mean is None:
         return "not compared"
     words = f"{round(100 * difference.mean, 1) + 0.0:+.1f}"

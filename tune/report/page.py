@@ -151,6 +151,7 @@ def worth_section(snapshot: StudySnapshot, folder: Path) -> dict[str, Any] | Non
                 "accuracy": metric_cell(worth.metric, budget.mean, budget.deviation),
                 "ahead": None if budget.difference is None else difference_cell(budget.difference),
                 "standing": None if budget.difference is None else standing_of(budget.difference),
+                "at_equal_steps": None if budget.at_equal_steps is None else difference_cell(budget.at_equal_steps),
                 "links": [_link(str(task.seed), task, folder) for key in budget.keys if (task := snapshot.task(key))],
             }
             for budget in worth.budgets

@@ -229,12 +229,12 @@ class GainSnapshot:
 
 @dataclass(frozen=True)
 class CostDifferenceSnapshot:
-    """Lead of hybrid over real-only at the same total cost, at one student budget of hybrid.
+    """Lead of hybrid over real-only at one student budget of hybrid: at the same total cost, or at as many steps.
 
     Attributes:
         steps: of the hybrid students.
         values: the difference on each seed, -1..1; None where a student or its cost is missing, or real-only was not
-            measured at that cost.
+            measured there.
         mean: over the seeds that have one; None where none has.
         low, high: ends of the mean's 95 % interval over seeds; None with fewer than two.
         num_seeds: the number of seeds that have one.
@@ -278,6 +278,7 @@ class WorthBudgetSnapshot:
         mean, deviation: of the values that are known; None without any (the deviation: with one).
         cost: mean of the costs that are known; None without any.
         difference: to real-only at the same total cost; None for real-only.
+        at_equal_steps: to real-only of as many steps, as if the generator cost nothing; None for real-only.
     """
 
     name: str
@@ -290,6 +291,7 @@ class WorthBudgetSnapshot:
     deviation: float | None
     cost: float | None
     difference: CostDifferenceSnapshot | None = None
+    at_equal_steps: CostDifferenceSnapshot | None = None
 
     @property
     def num_complete(self) -> int:

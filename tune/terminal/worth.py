@@ -21,14 +21,17 @@ def worth_table(snapshot: StudySnapshot) -> TextTable | None:
     columns += [
         TextColumn(METRIC_NAMES[worth.metric], is_right=True),
         TextColumn("ahead at equal cost", 1, is_right=True),
+        TextColumn("at equal steps", 1, is_right=True),
     ]
     table = TextTable(columns, title="When a generator pays")
     for budget in worth.budgets:
-        ahead = "" if budget.difference is None else difference_cell(budget.difference)
+        ahead = [
+            "" if difference is None else difference_cell(difference)
+            for difference in (budget.difference, budget.at_equal_steps)
+        ]
         cost = NONE if budget.cost is None else cost_in_words(budget.cost)
-        table.add_row(
-            budget.name, str(budget.num_complete), cost, percent_with_error(budget.mean, budget.deviation), ahead
-        )
+        accuracy = percent_with_error(budget.mean, budget.deviation)
+        table.add_row(budget.name, str(budget.num_complete), cost, accuracy, *ahead)
     return table
 
 

@@ -13,6 +13,7 @@ from tests.hidfd.outline import text_of
 from tests.tune.world import definition, run
 from tests.tune.worth_world import WORTH, WorthWorld, shown
 from tune.planner.forecast import forecast_of
+from tune.report.labels import difference_cell
 from tune.report.page import write_study_report
 from tune.report.pictures.worth import draw_worth, interactive_worth
 from tune.report.search_figures import write_study_figures
@@ -46,6 +47,8 @@ def test_page_has_the_answer_the_figure_and_the_table_of_budgets(
     assert "CPU-seconds of one student in all" in text
     for budget in worth.budgets:
         assert f"{budget.name} {budget.steps:,} 3 " in text
+        for difference in filter(None, (budget.difference, budget.at_equal_steps)):
+            assert difference_cell(difference) in text
     assert "The comparison" not in text
 
 
@@ -90,6 +93,10 @@ def test_terminal_has_the_table_and_the_answer(whole: StudySnapshot, worth: Wort
     lines = [line.split() for line in stream.getvalue().splitlines()]
     assert [line[0] for line in lines[-5:]] == [budget.name for budget in worth.budgets]
     assert lines[-5][1:3] == ["3", "43"]
+    assert stream.getvalue().splitlines()[1].split("ahead at equal cost")[1].strip() == "at equal steps"
+    free = worth.budgets[0].at_equal_steps
+    assert free is not None
+    assert stream.getvalue().splitlines()[-5].rstrip().endswith(difference_cell(free))
     text = worth_text(whole)
     assert text is not None
     assert text.plain == f"worth: {worth.answer}"

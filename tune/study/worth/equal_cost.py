@@ -41,6 +41,29 @@ def differences_at_equal_cost(
     ]
 
 
+def differences_at_equal_steps(
+    hybrid: Arm, real_only: Arm, num_images: float | None = None
+) -> list[CostDifferenceSnapshot]:
+    """Compute the difference of hybrid to real-only of as many steps, in ascending order.
+
+    It is what remains where many students share a generator, whose cost is then next to nothing for each of them.
+
+    Args:
+        hybrid, real_only, num_images: see `differences_at_equal_cost`.
+    """
+    return [
+        _mean_difference(
+            steps,
+            [
+                None if one is None or other is None else one - other
+                for one, other in zip(accuracies, real_only[steps][1], strict=True)
+            ],
+            num_images,
+        )
+        for steps, (_, accuracies) in sorted(hybrid.items())
+    ]
+
+
 def accuracy_at(cost: float, students: Iterable[tuple[float, float]]) -> float | None:
     """Interpolate the accuracy at a cost, linearly in log cost between the two neighbours; None outside of them.
 
@@ -87,6 +110,11 @@ def _difference(
         ]
         at_equal_cost = None if cost is None else accuracy_at(cost, others)
         values.append(None if accuracy is None or at_equal_cost is None else accuracy - at_equal_cost)
+    return _mean_difference(steps, values, num_images)
+
+
+def _mean_difference(steps: int, values: Sequence[float | None], num_images: float | None) -> CostDifferenceSnapshot:
+    """Return the mean of the differences on the seeds that have one, with its 95 % interval."""
     known = [value for value in values if value is not None]
     mean = statistics.fmean(known) if known else None
     if mean is None or len(known) < 2:

@@ -13,7 +13,12 @@ from tune.study.states import TaskKind, TaskState
 from tune.study.task import Task
 from tune.study.worth.answer import answer_in_words, cost_in_words
 from tune.study.worth.budgets import WorthBudget
-from tune.study.worth.equal_cost import Arm, crossings_of, differences_at_equal_cost
+from tune.study.worth.equal_cost import (
+    Arm,
+    crossings_of,
+    differences_at_equal_cost,
+    differences_at_equal_steps,
+)
 
 
 def worth_of(
@@ -43,11 +48,16 @@ def worth_of(
         for budget in definition.worth_budgets
     ]
     hybrid, real_only = (_arm(budgets, arm) for arm in ("hybrid", "real-only"))
-    differences = differences_at_equal_cost(hybrid, real_only, _num_images(budgets, tasks) if has_labels else None)
+    num_images = _num_images(budgets, tasks) if has_labels else None
+    differences = differences_at_equal_cost(hybrid, real_only, num_images)
+    at_equal_steps = {found.steps: found for found in differences_at_equal_steps(hybrid, real_only, num_images)}
     crossings = crossings_of(differences)
     by_steps = {difference.steps: difference for difference in differences}
     shown = tuple(
-        replace(budget, difference=by_steps[budget.steps]) if budget.arm == "hybrid" else budget for budget in budgets
+        replace(budget, difference=by_steps[budget.steps], at_equal_steps=at_equal_steps[budget.steps])
+        if budget.arm == "hybrid"
+        else budget
+        for budget in budgets
     )
     keys = [key for budget in budgets for key in budget.keys]
     all_ended = has_ended or (bool(keys) and all(_has_ended(key, tasks) for key in keys))

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tune.study.snapshot import CostDifferenceSnapshot
-from tune.study.worth.equal_cost import accuracy_at, crossings_of, differences_at_equal_cost
+from tune.study.worth.equal_cost import accuracy_at, crossings_of, differences_at_equal_cost, differences_at_equal_steps
 
 
 def difference(steps: int, mean: float | None, half: float | None = None, num_seeds: int = 3) -> CostDifferenceSnapshot:
@@ -59,6 +59,15 @@ def test_a_missing_student_leaves_its_seed_out_or_the_interpolation_to_those_tha
     (found,) = differences_at_equal_cost(hybrid, without_the_longest)
     assert found.values[2] is None, "nothing on this seed costs as much"
     assert (found.num_seeds, found.low, found.high) == (1, None, None)
+
+
+def test_difference_at_equal_steps_is_taken_seed_by_seed_whatever_the_generator_costs() -> None:
+    hybrid = {100: (1e6, [0.80, 0.84, None]), 200: (None, [0.9, None, None])}
+    real_only = {100: (10.0, [0.70, 0.70, 0.70]), 200: (20.0, [0.8] * 3), 900: (90.0, [0.99] * 3)}
+    first, second = differences_at_equal_steps(hybrid, real_only)
+    assert (first.steps, first.values) == (100, (pytest.approx(0.10), pytest.approx(0.14), None))
+    assert first.high == pytest.approx(0.12 + 12.7062 * 0.02)  # sd .028 of two, over the root of 2
+    assert (second.steps, second.mean, second.num_seeds, second.high) == (200, pytest.approx(0.1), 1, None)
 
 
 @pytest.mark.parametrize("cost", [9.9, 1000.1, None])

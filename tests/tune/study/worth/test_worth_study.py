@@ -71,6 +71,11 @@ def test_cost_counts_the_whole_generator_for_each_hybrid_student_and_the_answer_
     plain = snapshot.to_json()["worth"]
     assert plain["answer"] == worth.answer
     assert plain["budgets"][0]["difference"]["mean"] == first.mean
+    free = worth.budgets[0].at_equal_steps
+    assert free is not None, "as if the generator cost nothing"
+    assert free.mean == pytest.approx(0.28 - (0.3 + 0.1 * math.log10(20)) - noise)
+    assert plain["budgets"][0]["at_equal_steps"]["mean"] == free.mean
+    assert all(budget.at_equal_steps is None for budget in worth.budgets if budget.arm == "real-only")
 
 
 def test_real_only_has_its_own_values() -> None:
