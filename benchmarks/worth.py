@@ -161,7 +161,7 @@ def _difference(records: Sequence[Record], steps: int, compare: Comparison) -> s
     units = list(of_each[0]) if len(of_each) == 1 else [statistics.fmean(found) for found in of_each]
     if not units:
         return ""
-    mean = 100 * statistics.fmean(units)
+    mean = round(100 * statistics.fmean(units), 1) + 0.0  # not -0.0
     if len(units) < 2:
         return f"{mean:+.1f}"
     variance = max(statistics.variance(units), 1 / (6 * records[0].num_images ** 2))
