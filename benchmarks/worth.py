@@ -95,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     records = [Record(**record) for record in json.loads(RECORDS.read_text())] if RECORDS.exists() else []
     if options.action == "add":
+        if not options.study:
+            parser.error("add: expected a study file, and the overrides of its command")
         added = _measured(options.study[0], options.study[1:])
         records = [*(record for record in records if record.study != added.study), added]
         records.sort(key=lambda record: (record.data_set, record.num_collected, record.collection_seed))
@@ -125,6 +127,8 @@ def _measured(path: str, overrides: Sequence[str]) -> Record:
     snapshot, base = study.snapshot(), study.definition.base
     if snapshot.worth is None or snapshot.worth.answer is None or base.data.validation is None:
         raise SystemExit(f"{study.definition.name}: expected a finished study with study.worth and validation images")
+    if base.data.validation.path is None:
+        raise SystemExit(f"{study.definition.name}: expected a path of the validation images, whose folder is the name")
     teacher = teacher_accuracy(snapshot)
     assert teacher is not None
     measured = next(filter(None, (task.metrics.get("validation_images") for task in snapshot.tasks)))
@@ -134,7 +138,7 @@ def _measured(path: str, overrides: Sequence[str]) -> Record:
     return Record(
         study=study.definition.name,
         command=" ".join(["python -m tune run", path, *overrides]),
-        data_set=Path(base.data.validation.path or study.definition.name).parent.name,
+        data_set=Path(base.data.validation.path).parent.name,
         num_collected=base.collection.num_images,
         collection_seed=base.seeds.collection,
         num_images=int(measured),
@@ -152,7 +156,11 @@ def _pooled(records: Iterable[Record], arm: str) -> Pooled:
         for steps, (cost, found) in record.arm(arm).items():
             values.setdefault(steps, []).extend(value for value in found if value is not None)
             costs.setdefault(steps, []).extend([] if cost is None else [cost])
-    return {steps: (statistics.fmean(costs[steps]), values[steps]) for steps in sorted(values) if values[steps]}
+    return {
+        steps: (statistics.fmean(costs[steps]), values[steps])
+        for steps in sorted(values)
+        if values[steps] and costs[steps]
+    }
 
 
 def _difference(records: Sequence[Record], steps: int, compare: Comparison) -> str:

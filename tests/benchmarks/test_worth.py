@@ -68,3 +68,9 @@ def test_each_data_set_has_its_picture_with_a_panel_for_each_number_of_images(fo
 def test_nothing_recorded_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert worth.main([]) == 2
     assert "no records" in capsys.readouterr().err
+
+
+def test_add_without_a_study_file_says_what_it_expects(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        worth.main(["add"])
+    assert "expected a study file" in capsys.readouterr().err

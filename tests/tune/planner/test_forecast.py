@@ -222,6 +222,10 @@ def test_students_that_share_their_images_and_seed_fill_the_cache_once(store: St
     # Two generators and, of each seed, the collection alone: four banks of 160 views, for ten students.
     assert forecast_of(planner.state, store).cache_bytes_left == 4 * bank_bytes(study.base)
     assert forecast_of(run(study, World()).state, store).cache_bytes_left == 0
+    searched = definition({"seeds": [1001, 1002]}, distillation={"view_bank": 160})
+    forecast = forecast_of(World().planner(searched).state, store)
+    banks = forecast.num_generators + 2  # and of each fresh seed, the collection alone
+    assert forecast.cache_bytes_left == banks * bank_bytes(searched.base), "of students that are not suggested yet"
 
 
 def test_what_is_no_longer_asked_for_is_not_left_to_do(store: Store) -> None:

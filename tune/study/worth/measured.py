@@ -13,12 +13,7 @@ from tune.study.states import TaskKind, TaskState
 from tune.study.task import Task
 from tune.study.worth.answer import answer_in_words, cost_in_words
 from tune.study.worth.budgets import WorthBudget
-from tune.study.worth.equal_cost import (
-    Arm,
-    crossings_of,
-    differences_at_equal_cost,
-    differences_at_equal_steps,
-)
+from tune.study.worth.equal_cost import Arm, crossings_of, differences_at_equal_cost, differences_at_equal_steps
 
 
 def worth_of(
