@@ -91,10 +91,11 @@ quick-tests: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 $(ARGS)
 	echo "quick-tests: passed in $$SECONDS s"
 
-# Without Go the tests skip and say how to get it; in CI nothing skips.
+# Two files at a time, each with a control plane: these tests wait most of their time.
+# Without Go they skip and say how to get it; in CI nothing skips.
 test-cluster: $(STAMP) servers
 	$(BIN)/python -m tests.cluster.tools build || [ -z "$${CI:-}" ]
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 0 -m cluster tests/cluster --durations 10 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m cluster tests/cluster --durations 10 $(ARGS)
 
 # An environment of its own, in .venv-3.12. pyenv's shims of versions that are not active do not start.
 test-python312:

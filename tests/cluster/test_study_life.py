@@ -88,13 +88,19 @@ def test_suspended_study_gives_its_pods_back_and_goes_on_afterwards(
 def test_study_that_somebody_deletes_ends_its_watchers_and_keeps_its_data(study: SubmittedStudy) -> None:
     assert study.run("submit").code == 0
     watch = study.watch("--logs")
+    shown = []
+    for view in iter(watch.stdout or ()):
+        shown.append(view)
+        if "work_started" in view:
+            break
     study.cluster.wait("a generator", lambda: any((study.data / "store").glob("generation/*/manifest.json")))
     deleted = study.run("delete")
     assert deleted.code == 0, deleted.stderr
     out, err = watch.communicate(timeout=ENDS_SECONDS)
     assert watch.returncode == 16, out + err
     assert "somebody deleted it" in err
-    printed = [line["line"] for view in map(json.loads, out.splitlines()) for line in view.get("lines", [])]
+    views = map(json.loads, [*shown, *out.splitlines()])
+    printed = [line["line"] for view in views for line in view.get("lines", [])]
     assert any('"event": "work_started"' in line for line in printed), "the driver's"
     assert any("Ray runtime started" in line for line in printed), "those of Ray's pods"
     assert study.driver() is None
