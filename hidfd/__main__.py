@@ -171,6 +171,53 @@ def evaluate(options: argparse.Namespace) -> None:
             print(f"{name:<32} {value:.4f}" if isinstance(value, float) else f"{name:<32} {value}")
 
 
+def new(options: argparse.Namespace) -> None:
+    """Write a study file for your own teacher and photos; it trains nothing and overwrites nothing."""
+    target = Path(options.file)
+    if target.exists():
+        raise ConfigError(
+            f"{target}: exists, and nothing is overwritten; name another file: python -m hidfd new FILE ..."
+        )
+    if not target.parent.is_dir():
+        raise ConfigError(f"{target}: no folder {target.parent}; make it first")
+    from hidfd.new_study.draft import draft
+    from hidfd.new_study.photos import photo_facts
+    from hidfd.new_study.weights import teacher_facts
+
+    given = {
+        "teacher": options.teacher,
+        "images": options.images,
+        "validation": options.validation,
+        "test": options.test,
+    }
+    given = {name: path for name, path in given.items() if path is not None}
+    written = draft(
+        target.stem,
+        {name: _path_from(target.parent, path) for name, path in given.items()},
+        teacher_facts(options.teacher),
+        photo_facts(options.images, "--images"),
+        {name: photo_facts(given[name], f"--{name}") for name in ("validation", "test") if name in given},
+        preset=options.preset,
+        is_study=options.study,
+    )
+    with target.open("x", encoding="utf-8") as file:
+        file.write(written.text)
+    command = shlex.join(["python", "-m", "tune" if options.study else "hidfd", "run", options.file])
+    if options.json:
+        print(json.dumps({"file": str(target), "found": written.found, "to_fill_in": written.to_fill_in}))
+        return
+    print("\n".join(written.found))
+    print(f"written: {target}")
+    for setting in written.to_fill_in:
+        print(f"fill in: {setting}")
+    print(f"next: {command}")
+
+
+def _path_from(folder: Path, path: str) -> str:
+    """Return a path as a file in a folder has to name it; one that is absolute stays so."""
+    return path if Path(path).is_absolute() else os.path.relpath(path, folder)
+
+
 def store_verb(options: argparse.Namespace) -> None:
     """List the store, remove what no study refers to, or forget a study, so that its artifacts can be removed."""
     uri = storage_from_environment(options.store).store
@@ -318,6 +365,14 @@ def _parser() -> Parser:
         sub.add_argument("--store", help="folder or s3:// URI; default HIDFD_STORE, the file's, ./.hidfd/store")
         return sub
 
+    sub = parser.add_verb("new", new, "[FILE] --teacher WEIGHTS --images FOLDER [options]")
+    sub.add_argument("file", nargs="?", default="study.yaml", help="study file to write; default study.yaml")
+    sub.add_argument("--teacher", required=True, help="its weights: .safetensors, .pt or .pth")
+    sub.add_argument("--images", required=True, help="photos to collect from: a folder, or Parquet")
+    sub.add_argument("--validation", help="labelled photos: a folder with one folder for each class, or Parquet")
+    sub.add_argument("--test", help="more of them, whose labels are read once at the end")
+    sub.add_argument("--preset", choices=("quick", "paper"), default="quick", help="for a CPU, or for a GPU")
+    sub.add_argument("--study", action="store_true", help="add the sections of a search")
     sub = add("run", run)
     sub.add_argument("--until", default="evaluation", choices=STAGE_NAMES, help="last stage to build")
     sub.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))

@@ -20,7 +20,7 @@ from hidfd.formatting import near_match
 Verb = Callable[[argparse.Namespace], None]
 
 VERBS_OF = {
-    "hidfd": ("run", "import", "stages", "evaluate", "store"),
+    "hidfd": ("new", "run", "import", "stages", "evaluate", "store"),
     "tune": ("plan", "check", "run", "status", "stop", "show", "explain", "report", "promote", "forget"),
     "k8s": ("preflight", "submit", "watch", "delete"),
 }

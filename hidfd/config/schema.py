@@ -196,6 +196,10 @@ class TeacherConfig(Section):
     checkpoint: Material | None = None
     """State dict of the teacher: .safetensors, or .pt/.pth (read with weights_only)."""
 
+    weights: str | None = Field(default=None, json_schema_extra=ABSENT_IF_DEFAULT)
+    """The weights to take from a checkpoint that holds several: their key, such as `state_dict_ema`, or what their
+    names begin with, such as `student`. None = those under a key that is known, which is said."""
+
     train: TeacherTrainingConfig | None = None
 
     mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = None
@@ -215,6 +219,8 @@ class TeacherConfig(Section):
             raise ValueError("give exactly one of `checkpoint` (your own) or `train` (trained here)")
         if self.checkpoint is not None and (self.mean is None or self.std is None):
             raise ValueError("a checkpoint needs `mean` and `std`, the normalisation it was trained with")
+        if self.train is not None and self.weights is not None:
+            raise ValueError("`weights` chooses among those of a checkpoint; a teacher trained here has one set")
         if self.train is not None and (self.mean is not None or self.std is not None):
             raise ValueError(
                 "a teacher trained here uses the mean and std of its training images; leave `mean` and `std` out"
@@ -234,6 +240,9 @@ class JudgeConfig(Section):
 
     checkpoint: Material
     """State dict, as of the teacher."""
+
+    weights: str | None = Field(default=None, json_schema_extra=ABSENT_IF_DEFAULT)
+    """The weights to take from it, as of the teacher."""
 
     mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
     """Per-channel mean that the checkpoint was trained with, of images in [0, 1]."""
@@ -321,8 +330,11 @@ class GenerationConfig(Section):
     networks: Literal["residual", "light"] = "residual"
     """Generator and discriminator: `residual`: the paper's; `light`: plain convolutions, for CPUs."""
 
-    image_size_pixels: Literal[28, 32] = 32
+    image_size_pixels: Literal[28, 32, 64] = 32
     """Side of the generated images, independent of the teacher's images."""
+
+    attention: bool = Field(default=False, json_schema_extra=ABSENT_IF_DEFAULT)
+    """Whether generator and discriminator have self-attention on maps of half the side (`networks: residual` alone)."""
 
     width: int = Field(default=256, ge=4, le=2048)
     """Channels (light: at the largest resolution)."""
@@ -374,6 +386,12 @@ class GenerationConfig(Section):
 
     proxies_every_images: Images = Field(default=500_000, json_schema_extra=OUTCOME_NEUTRAL)
     """Interval of the proxy metrics (confidence, entropy, deviation, density, coverage, memorisation)."""
+
+    @model_validator(mode="after")
+    def _attention_fits(self) -> Self:
+        if self.attention and self.networks == "light":
+            raise ValueError("`attention` needs `networks: residual`")
+        return self
 
 
 class SynthesisConfig(Section):

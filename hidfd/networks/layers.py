@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
 POWER_ITERATIONS = 15
@@ -36,6 +38,38 @@ class ConditionalBatchNorm2d(nn.Module):
         # In place, here and in all networks: a sum costs little, but another large map costs memory traffic.
         conditioned: Tensor = (self.norm(features) * gain).add_(bias)
         return conditioned
+
+
+class SelfAttention(nn.Module):
+    """Self-attention over the pixels of a map, added with a learned gain that starts at 0.
+
+    Args:
+        width: channels; the keys have an eighth of them, the values a half.
+
+    **Source**: Zhang et al. 2019 (SAGAN), with keys and values pooled to a quarter of the pixels as in BigGAN.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        inner = max(1, width // 8)
+        self.query = spectral_norm(nn.Conv2d(width, inner, 1, bias=False))
+        self.key = spectral_norm(nn.Conv2d(width, inner, 1, bias=False))
+        self.value = spectral_norm(nn.Conv2d(width, max(1, width // 2), 1, bias=False))
+        self.out = spectral_norm(nn.Conv2d(max(1, width // 2), width, 1, bias=False))
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return `b x c x h x w` features, each pixel with what it attends to; h and w even."""
+        height, width = features.shape[-2:]
+        pooled = F.max_pool2d(features, 2)
+        query, key, value = (
+            layer(inputs).flatten(2).transpose(1, 2)
+            for layer, inputs in ((self.query, features), (self.key, pooled), (self.value, pooled))
+        )
+        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        seen = self.out(attended.transpose(1, 2).reshape(len(features), -1, height, width))
+        total: Tensor = features + self.gain * seen
+        return total
 
 
 def thin_out(features: Tensor, stride: int) -> Tensor:

@@ -20,14 +20,13 @@ from hidfd.errors import InputError
 from hidfd.formatting import part_of, plural
 from hidfd.networks.checkpoint_files import (
     Keys,
-    access_code,
-    conversion,
     converted_name,
     foreign_content,
     is_state_dict,
     refused_content,
     state_dicts,
 )
+from hidfd.networks.weight_names import COUNTER, matches
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema")
 """Keys under which training scripts save a state dict."""
@@ -38,9 +37,6 @@ PREFIXES = ("module.", "_orig_mod.")
 MAX_LISTED_KEYS = 10
 """Number of keys of each kind that a refusal lists."""
 
-COUNTER = "num_batches_tracked"
-"""End of the names of batch counters, which a checkpoint may lack."""
-
 _AVERAGED = re.compile(r"(^|_)(ema|swa|shadow|averaged?)(_|$)")
 
 
@@ -49,13 +45,21 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
     return safetensors.torch.load_file(path) if is_text(path) else safetensors.torch.load(path.read_bytes())
 
 
-def read_state_dict(path: str | Path, note: Callable[[str], None] = lambda text: None) -> dict[str, Tensor]:
+def read_state_dict(
+    path: str | Path,
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    wanted: str | None = None,
+    section: str = "trial.teacher",
+) -> dict[str, Tensor]:
     """Read a state dict from .safetensors, or from .pt/.pth without running any of its code.
 
     Wrapping (`{"state_dict": ...}`) and prefixes (`module.`) are taken off.
 
     Args:
         note: told which weights were taken, where the file may hold several.
+        wanted: key of the weights to take, or what their names begin with; None = those under a key that is known.
+        section: of the study file that names the checkpoint, for messages.
 
     Raises:
         InputError: the file is missing, damaged, or holds something else; the message says how to mend it.
@@ -64,17 +68,73 @@ def read_state_dict(path: str | Path, note: Callable[[str], None] = lambda text:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a .safetensors, .pt or .pth state dict")
     whole = _content_of(path)
-    content, taken = whole, []
-    while isinstance(content, Mapping):
-        wrapped = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        if wrapped is None:
-            break
-        content = content[wrapped]
-        taken.append(wrapped)
+    if wanted is not None:
+        return _part_of(whole, wanted, path, section)
+    taken = _wrapped(whole)
+    content = _at(whole, taken)
     if not is_state_dict(content):
-        raise InputError(f"{path}: {_without_state_dict(path, whole, content)}")
+        raise InputError(f"{path}: {_without_state_dict(path, whole, content, section)}")
     if taken:
-        note(_taken_in_words(path, whole, tuple(taken), content))
+        note(_taken_in_words(path, whole, taken, content, section))
+    return _bare(content, path)
+
+
+def _wrapped(content: Any) -> Keys:
+    """Return the known keys that lead as far in as they are there."""
+    if not isinstance(content, Mapping):
+        return ()
+    name = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+    return () if name is None else (name, *_wrapped(content[name]))
+
+
+def _at(content: Any, keys: Keys) -> Any:
+    for key in keys:
+        content = content[key]
+    return content
+
+
+def _part_of(whole: Any, wanted: str, path: Path, section: str) -> dict[str, Tensor]:
+    """Return the state dict under a key, dotted where it is nested, or the tensors whose names begin with it.
+
+    Known keys around it need not be named.
+
+    Raises:
+        InputError: there is none; the message says what there is.
+    """
+    wrappers = _wrapped(whole)
+    for depth in range(len(wrappers) + 1):
+        part = _named(_at(whole, wrappers[:depth]), wanted)
+        if part:
+            return _bare(part, path)
+    found = list(state_dicts(whole))
+    if len(found) == 1:
+        there = {name.split(".")[0] for name in _at(whole, found[0])}
+    else:
+        there = {".".join(keys) for keys in found}
+    raise InputError(
+        f"{path}: {section}.weights {wanted!r}: no weights are under this key, nor do names begin so; there are "
+        f"{_listed(sorted(there)) if there else 'no weights at all'}"
+    )
+
+
+def _named(content: Any, wanted: str) -> dict[str, Tensor]:
+    """Return the tensors below a dotted key, or whose names begin with it, without it; empty if there are none."""
+    while isinstance(content, Mapping) and wanted:
+        keys = [key for key in content if isinstance(key, str) and f"{wanted}.".startswith(f"{key}.")]
+        key = next((key for key in keys if isinstance(content[key], Mapping)), None)
+        if key is None:
+            break
+        content, wanted = content[key], wanted[len(key) + 1 :]
+    if not is_state_dict(content):
+        return {}
+    prefix = next((p for p in (f"{wanted}.", wanted) if any(name.startswith(p) for name in content)), None)
+    if not wanted:
+        return dict(content)
+    return {} if prefix is None else {n.removeprefix(prefix): t for n, t in content.items() if n.startswith(prefix)}
+
+
+def _bare(content: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return a state dict without the prefixes of parallel and compiled networks."""
     state = {_without_prefixes(name): tensor for name, tensor in content.items()}
     if len(state) < len(content):
         raise InputError(
@@ -104,14 +164,14 @@ def _content_of(path: Path) -> Any:
         ) from error
 
 
-def _without_state_dict(path: Path, whole: Any, content: Any) -> str:
-    """Return why nothing that was read is a state dict, and how to make one of it."""
+def _without_state_dict(path: Path, whole: Any, content: Any, section: str) -> str:
+    """Return why nothing that was read is a state dict, and what to do."""
     found = next(state_dicts(whole), None)
     if found is not None:
-        lines = conversion(path, access_code(found), load="torch.load({path})")
+        key = ".".join(found)
         return (
             f"holds no state dict under a key that is known ({', '.join(WRAPPERS)}), but under "
-            f"{'.'.join(found)}{_if_averaged(found)}; to take that one: {lines}"
+            f"{key}{_if_averaged(found)}; to take that one, set {section}.weights={key}"
         )
     tensors = isinstance(content, Mapping) and [name for name, value in content.items() if isinstance(value, Tensor)]
     if tensors and all(isinstance(name, str) for name in content):
@@ -128,19 +188,17 @@ def _without_state_dict(path: Path, whole: Any, content: Any) -> str:
     return "holds no state dict (names to tensors); save `model.state_dict()`"
 
 
-def _taken_in_words(path: Path, whole: Any, taken: Keys, content: Mapping[str, Tensor]) -> str:
+def _taken_in_words(path: Path, whole: Any, taken: Keys, content: Mapping[str, Tensor], section: str) -> str:
     """Return which weights were taken, and those beside them that could have been."""
     text = (
         f"teacher: {path.name} holds several things; its weights are taken from {'.'.join(taken)}{_if_averaged(taken)}"
     )
     shapes = Counter(tensor.shape for tensor in content.values())
     for keys in state_dicts(whole):
-        beside = whole
-        for key in keys:
-            beside = beside[key]
+        beside = _at(whole, keys)
         if keys != taken and shapes <= Counter(tensor.shape for tensor in beside.values()):
-            lines = conversion(path, access_code(keys), load="torch.load({path})")
-            text += f", not from {'.'.join(keys)}{_if_averaged(keys)}; to take those instead: {lines}"
+            name = ".".join(keys)
+            text += f", not from {name}{_if_averaged(keys)}; to take those instead, set {section}.weights={name}"
     return text
 
 
@@ -172,6 +230,43 @@ def check_finite(state: Mapping[str, Tensor], where: str) -> None:
         )
 
 
+def fitted(
+    state: dict[str, Tensor],
+    module: nn.Module,
+    where: str,
+    path: str | Path = "CHECKPOINT",
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    section: str = "trial.teacher",
+) -> dict[str, Tensor]:
+    """Return a state dict under the names of a network, whose weights it may have under a prefix or known aliases.
+
+    Args:
+        where: the setting, for messages.
+        path: the file of the state dict, for messages.
+        note: told what was renamed or left out.
+        section: of the study file that names the checkpoint, for messages.
+
+    Raises:
+        InputError: it does not fit (`check_fit`), or holds the weights of several such networks.
+    """
+    expected = module.state_dict()
+    found = matches(state, expected)
+    if len(found) > 1:
+        prefixes = " and ".join(repr(match.prefix) for match in found)
+        raise InputError(
+            f"{where}: the weights of several such networks are there, with {prefixes} before their names; say which "
+            f"to take: {section}.weights={found[-1].prefix.removesuffix('.')}"
+        )
+    if found:
+        [match] = found
+        if match.prefix or match.left_out or any(ours != theirs for ours, theirs in match.names.items()):
+            note(f"teacher: {Path(path).name}: its names are matched with those of the network: {match.in_words()}")
+        state = {ours: state[theirs] for ours, theirs in match.names.items()}
+    check_fit(state, module, where, path)
+    return state
+
+
 def check_fit(state: Mapping[str, Tensor], module: nn.Module, where: str, path: str | Path = "CHECKPOINT") -> None:
     """Refuse a state dict that does not fit a network.
 
@@ -194,8 +289,9 @@ def check_fit(state: Mapping[str, Tensor], module: nn.Module, where: str, path: 
     ]
     if not (missing or unexpected or misshaped):
         return
-    classifier = {"fc.weight", "fc.bias"}
-    found, wanted = (len(weights.get("fc.bias", ())) for weights in (state, expected))
+    linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)][-1:]
+    classifier = {f"{name}.{part}" for name in linear for part in ("weight", "bias")}
+    found, wanted = (len(weights.get(f"{(linear or ('',))[0]}.bias", ())) for weights in (state, expected))
     only_classifier = all(line.split(" ")[0] in classifier for line in misshaped)
     if not missing and not unexpected and only_classifier and found != wanted:
         raise InputError(

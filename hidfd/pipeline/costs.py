@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -178,22 +179,35 @@ def bank_bytes(config: TrialConfig) -> float:
 def _num_generator_parameters(config: TrialConfig) -> int:
     """Return the weights of `hidfd.networks.generator`."""
     width, latent, channels = config.generation.width, config.generation.latent_dim, config.data.channels
-    num_classes, is_small = config.data.num_classes, config.generation.image_size_pixels == 28
+    num_classes, side = config.data.num_classes, config.generation.image_size_pixels
     to_image = (9 * width + 1) * channels
     if config.generation.networks == "light":
-        first = (latent + 1) * (7 if is_small else 8) ** 2 * width // 2
-        return first + 178 * width**2 + 2 * num_classes * 7 * width + to_image
-    first, num_blocks = (latent + 1) * (7 if is_small else 4) ** 2 * width, 2 if is_small else 3
-    return first + num_blocks * (19 * width**2 + 3 * width + 4 * num_classes * width) + 2 * width + to_image
+        start, doublings = {28: (7, 2), 32: (8, 2), 64: (8, 3)}[side]
+        first = (latent + 1) * start**2 * width // 2
+        widths = [width << k for k in range(doublings + 1)]  # from the largest map to the first
+        expand, ups = 9 * widths[-1] * width // 2, sum(16 * a * b for a, b in itertools.pairwise(widths))
+        return first + expand + ups + 2 * num_classes * sum(widths) + to_image
+    start, num_blocks = {28: (7, 2), 32: (4, 3), 64: (4, 4)}[side]
+    blocks = num_blocks * (19 * width**2 + 3 * width + 4 * num_classes * width)
+    return (latent + 1) * start**2 * width + blocks + 2 * width + to_image + _num_attention_parameters(config)
+
+
+def _num_attention_parameters(config: TrialConfig) -> int:
+    """Return the weights of `hidfd.networks.layers.SelfAttention`; 0 without."""
+    width = config.generation.width
+    return 2 * width * (max(1, width // 8) + max(1, width // 2)) + 1 if config.generation.attention else 0
 
 
 def _num_discriminator_parameters(config: TrialConfig) -> int:
     """Return the weights of `hidfd.networks.discriminator` and of the regressor onto the teacher's features."""
     width, channels = config.generation.width, config.data.channels
+    is_large = config.generation.image_size_pixels == 64
     if config.generation.networks == "light":
         trunk, features = 9 * channels * width + 104 * width**2 + 7 * width, 4 * width
+        trunk += 200 * width**2 + 4 * width if is_large else 0
     else:
         trunk, features = 10 * channels * width + 64 * width**2 + 10 * width, width
+        trunk += (19 * width**2 + 3 * width if is_large else 0) + _num_attention_parameters(config)
     hidden, teacher = config.generation.integration.hidden_width, ARCHITECTURES[config.teacher.architecture]
     seen = teacher.feature_width(config.teacher.width)
     return trunk + (features + 1) * (2 * config.data.num_classes + 1) + (features + 1) * hidden + (hidden + 1) * seen

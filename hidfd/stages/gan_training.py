@@ -49,7 +49,13 @@ class AdversarialTraining:
         shape = {"image_size_pixels": settings.image_size_pixels, "width": settings.width}
         self.generator = device.trained(generator_of(settings, data))
         self.discriminator = device.trained(
-            build_discriminator(settings.networks, **shape, num_classes=data.num_classes, channels=data.channels)
+            build_discriminator(
+                settings.networks,
+                **shape,
+                num_classes=data.num_classes,
+                channels=data.channels,
+                has_attention=settings.attention,
+            )
         )
         self.regressor = device.trained(
             TeacherRegressor(

@@ -23,7 +23,7 @@ from hidfd.formatting import percent
 from hidfd.metrics.teacher_check import TeacherCheck, best_order
 from hidfd.networks.backbone import Backbone, num_parameters
 from hidfd.networks.teacher import Teacher, build_judge_backbone, build_teacher_backbone
-from hidfd.networks.weights import check_finite, check_fit, read_state_dict
+from hidfd.networks.weights import check_finite, fitted, read_state_dict
 from hidfd.pipeline.watch import watched
 from hidfd.stages.context import StageContext, train_and_keep, write_weights
 from hidfd.store.store import Artifact, ArtifactWriter
@@ -75,9 +75,10 @@ def _import_network(
     located(material, context.stage.identity["settings"]["checkpoint"], where)
     assert material.path is not None
     check_normalization(mean, std, section)
-    state = read_state_dict(material.path, context.observer.note)
-    check_fit(state, backbone, f"{where} {material.path} ({given.architecture})", material.path)
-    backbone.load_state_dict(state)
+    note = context.observer.note
+    state = read_state_dict(material.path, note, wanted=given.weights, section=section)
+    name = f"{where} {material.path} ({given.architecture})"
+    backbone.load_state_dict(fitted(state, backbone, name, material.path, note, section=section))
     check_finite(backbone.state_dict(), f"{where} {material.path}")  # as loaded: another precision may overflow
 
     def write(writer: ArtifactWriter) -> dict[str, Any]:

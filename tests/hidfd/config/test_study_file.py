@@ -170,7 +170,7 @@ def test_all_errors_are_told_at_once_with_their_lines(write: Any) -> None:
         ("trial.teacher.architecture=resnet9", "trial.teacher.architecture: unknown architecture 'resnet9'"),
         ("trial.data.channels=1", "study.yaml:9: trial.teacher.mean: 3 values for 1 channel"),
         ("trial.preset=quik", "did you mean 'quick'?"),
-        ("trial.teacher.architecture=resnet50", "'resnet50'; known: resnet8, resnet14"),
+        ("trial.teacher.architecture=densenet", "'densenet'; known: resnet8, resnet14"),
         ("name=../tiny", "name: found '../tiny'"),
         (f"name={'x' * 101}", "name: has 101 characters; expected at most 100"),
         ("=3", "'=3' is no override"),

@@ -22,6 +22,13 @@ MAPS = {
     "wrn-16-2": (128, 8),
     "resnet18-32px": (512, 4),
     "resnet18": (512, 1),
+    "resnet50-32px": (2048, 4),
+    "resnet8x4": (256, 8),
+    "vgg8": (512, 4),
+    "mobilenetv2": (1280, 1),
+    "mobilenetv2-32px": (1280, 4),
+    "shufflenetv1-32px": (960, 4),
+    "shufflenetv2-32px": (1024, 4),
 }
 """One or two architectures of each family -> width and side of the last map of a 32-px image."""
 
@@ -58,9 +65,7 @@ def test_operations_at_another_size_and_width_are_as_the_table_scales_them(size_
     assert counter.get_total_flops() == pytest.approx(planned, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "channels"), [(name, 3) for name in MAPS] + [("resnet8", 1), ("wrn-16-1", 1), ("resnet18", 1)]
-)
+@pytest.mark.parametrize(("architecture", "channels"), [(name, 3) for name in MAPS] + [(name, 1) for name in MAPS])
 def test_classifier_of_the_pooled_map_gives_the_logits(architecture: str, channels: int) -> None:
     torch.manual_seed(0)
     network = build_backbone(architecture, num_classes=7, channels=channels).eval()
@@ -74,7 +79,7 @@ def test_classifier_of_the_pooled_map_gives_the_logits(architecture: str, channe
     torch.testing.assert_close(network.classifier(feature_map.mean(dim=(2, 3))), logits)
 
 
-@pytest.mark.parametrize("architecture", ["resnet8", "wrn-16-1", "resnet18-32px"])
+@pytest.mark.parametrize("architecture", MAPS)
 def test_last_map_is_never_negative_so_that_a_projector_may_end_in_a_relu(architecture: str) -> None:
     torch.manual_seed(0)
     network = build_backbone(architecture, num_classes=3, channels=1).eval()
@@ -107,10 +112,16 @@ def test_only_the_family_that_scales_is_said_to_have_a_width_setting() -> None:
         assert (num_parameters(wider) > num_parameters(plain)) == row.has_width_setting, name
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "resnet34"])
-def test_state_dict_of_torchvision_loads_unchanged_and_gives_its_logits(architecture: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "theirs"),
+    [
+        *((name, name) for name in ("resnet18", "resnet34", "resnet50")),
+        *(("mobilenetv2", "mobilenet_v2"), ("shufflenetv2", "shufflenet_v2_x1_0")),
+    ],
+)
+def test_state_dict_of_torchvision_loads_unchanged_and_gives_its_logits(architecture: str, theirs: str) -> None:
     torch.manual_seed(0)
-    original = getattr(torchvision.models, architecture)(weights=None).eval()
+    original = getattr(torchvision.models, theirs)(weights=None).eval()
     network = build_backbone(architecture, num_classes=1000, channels=3).eval()
     network.load_state_dict(original.state_dict())
     image_normalised = torch.randn(1, 3, 64, 64)
@@ -127,7 +138,7 @@ def test_fresh_weights_differ_by_seed_and_repeat_with_it() -> None:
     assert not torch.equal(convolution(1), convolution(2))
 
 
-@pytest.mark.parametrize("architecture", ["resnet8", "wrn-16-1", "resnet18-32px"])
+@pytest.mark.parametrize("architecture", [name for name in MAPS if ARCHITECTURES[name].native_size_pixels == 32])
 def test_every_parameter_but_none_of_the_statistics_is_trained(architecture: str) -> None:
     torch.manual_seed(0)
     network = build_backbone(architecture, num_classes=3, channels=3)
@@ -136,9 +147,23 @@ def test_every_parameter_but_none_of_the_statistics_is_trained(architecture: str
     assert not without
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("wrn-40-3", "wrn-40-2"), ("resnet18_32px", "resnet18-32px")])
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("wrn-40-3", "wrn-40-2"),
+        ("resnet18_32px", "resnet18-32px"),
+        ("resnet-50", "resnet50"),
+        ("mobilenet_v2", "mobilenetv2"),
+    ],
+)
 def test_mistyped_name_finds_its_nearest(typed: str, meant: str) -> None:
     assert meant in meant_or_known(typed, ARCHITECTURES)
+
+
+@pytest.mark.parametrize(("side_pixels", "side"), [(28, 3), (32, 4), (63, 7), (64, 4), (96, 6)])
+def test_vgg_halves_images_of_64_pixels_once_more(side_pixels: int, side: int) -> None:
+    network = build_backbone("vgg8", num_classes=3, channels=1).eval()
+    assert network.forward_map(torch.randn(1, 1, side_pixels, side_pixels)).shape == (1, 512, side, side)
 
 
 @pytest.mark.parametrize("side", [7, 8])

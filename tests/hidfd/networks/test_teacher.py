@@ -10,11 +10,18 @@ from hidfd.data.pixels import unit_from_uint8
 from hidfd.distributed.device import Device
 from hidfd.errors import InputError
 from hidfd.networks.backbone import Backbone
-from hidfd.networks.build import CifarResNet, build_backbone
+from hidfd.networks.backbones.cifar_resnet import CifarResNet
+from hidfd.networks.build import build_backbone
 from hidfd.networks.teacher import MAX_REMEMBERED, Teacher, check_shareable
 from tests.hidfd.trial_folders import quick_config
 
 CPU = Device(torch.device("cpu"), "fp32")
+
+FAMILIES = (
+    *("resnet8", "wrn-16-1", "resnet18-32px", "resnet8x4"),
+    *("vgg8", "mobilenetv2-32px", "shufflenetv1-32px", "shufflenetv2-32px"),
+)
+"""One network of each builder."""
 
 
 def seasoned(network: Backbone) -> Backbone:
@@ -68,7 +75,8 @@ def test_teacher_stays_in_eval_mode_whatever_is_called_and_its_statistics_never_
 
 
 @pytest.mark.parametrize(
-    ("architecture", "size_pixels"), [("resnet8", 28), ("wrn-16-1", 32), ("resnet18-32px", 32), ("resnet18", 64)]
+    ("architecture", "size_pixels"),
+    [("resnet8", 28), ("resnet18", 64), ("vgg8", 64), ("mobilenetv2", 64), *((name, 32) for name in FAMILIES)],
 )
 def test_folded_batch_norms_give_the_networks_own_logits(architecture: str, size_pixels: int) -> None:
     teacher = teacher_of(architecture, 3, size_pixels)
@@ -98,7 +106,7 @@ class HiddenLayerHead(CifarResNet):
         return logits
 
 
-@pytest.mark.parametrize("architecture", ["resnet8", "wrn-16-1", "resnet18-32px"])
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_teacher_that_is_stored_in_bf16_answers_to_the_bit_as_autocast_alone(architecture: str) -> None:
     torch.manual_seed(0)
     backbone = seasoned(build_backbone(architecture, num_classes=10, channels=3))
@@ -136,7 +144,7 @@ def test_teacher_whose_answer_is_no_number_is_refused() -> None:
         check_shareable(teacher, quick_config())
 
 
-@pytest.mark.parametrize("architecture", ["resnet8", "wrn-16-1", "resnet18-32px"])
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_every_family_has_a_head_that_can_be_shared(architecture: str) -> None:
     check_shareable(teacher_of(architecture), quick_config())
 

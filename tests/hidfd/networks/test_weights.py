@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import hidfd.networks.weights
 from hidfd.errors import InputError
 from hidfd.networks.build import build_backbone
-from hidfd.networks.weights import MAX_LISTED_KEYS, WRAPPERS, check_finite, check_fit, read_state_dict
+from hidfd.networks.weights import MAX_LISTED_KEYS, WRAPPERS, check_finite, check_fit, fitted, read_state_dict
 
 STATE = {"conv.weight": torch.arange(4.0).view(2, 2), "fc.bias": torch.tensor([1.0, 2.0])}
 
@@ -292,15 +292,38 @@ RAW = {name: tensor + 1 for name, tensor in STATE.items()}
         ({"net": RAW, "averaging": {"swa_model": {"module.a": torch.ones(1), **STATE}}}, "net", "averaging.swa_model"),
     ],
 )
-def test_averaged_weights_beside_the_raw_ones_are_said_with_two_lines_that_take_them(
+def test_averaged_weights_beside_the_raw_ones_are_said_with_the_setting_that_takes_them(
     tmp_path: Path, content: Any, taken: str, left: str
 ) -> None:
     notes: list[str] = []
-    check_same(read_state_dict(saved(tmp_path / "teacher.pt", content), notes.append), RAW)
+    path = saved(tmp_path / "teacher.pt", content)
+    check_same(read_state_dict(path, notes.append), RAW)
     [note] = notes
     assert f"taken from {taken}, not from {left}" in note
-    mended = in_two_lines(note, tmp_path)
-    assert all(torch.equal(mended[name], STATE[name]) for name in STATE)
+    chosen = read_state_dict(path, wanted=setting_in(note))
+    assert all(torch.equal(chosen[name], STATE[name]) for name in STATE)
+
+
+def setting_in(message: str) -> str:
+    """Return the value of `weights` that a message proposes."""
+    match = re.search(r"trial\.teacher\.weights=(\S+)", message)
+    assert match is not None, message
+    return match[1]
+
+
+@pytest.mark.parametrize("wanted", ["student", "student."])
+def test_weights_are_chosen_by_what_their_names_begin_with(tmp_path: Path, wanted: str) -> None:
+    both = {f"student.{n}": t for n, t in STATE.items()} | {f"students.{n}": t + 1 for n, t in STATE.items()}
+    check_same(
+        read_state_dict(saved(tmp_path / "teacher.pt", {"state_dict": both}), wanted=f"state_dict.{wanted}"), STATE
+    )
+
+
+@pytest.mark.parametrize(("content", "there"), [({"model": STATE, "ema": RAW}, "ema, model"), (STATE, "conv, fc")])
+def test_weights_that_are_not_there_are_answered_with_those_that_are(tmp_path: Path, content: Any, there: str) -> None:
+    path = saved(tmp_path / "teacher.pt", content)
+    with pytest.raises(InputError, match=rf"trial\.judge\.weights 'average': .*; there are {there}$"):
+        read_state_dict(path, wanted="average", section="trial.judge")
 
 
 def test_optimizer_beside_the_weights_is_no_other_choice(tmp_path: Path) -> None:
@@ -322,9 +345,10 @@ def test_state_dict_under_another_key_is_found_and_said(tmp_path: Path, keys: tu
     content: Any = STATE
     for key in reversed(keys):
         content = {key: content, "epoch": 3}
-    message = refusal(saved(tmp_path / "teacher.pt", content))
+    path = saved(tmp_path / "teacher.pt", content)
+    message = refusal(path)
     assert f"but under {'.'.join(keys)}" in message
-    check_same(in_two_lines(message, tmp_path), STATE)
+    check_same(read_state_dict(path, wanted=setting_in(message)), STATE)
 
 
 def test_numbers_among_the_tensors_are_named(tmp_path: Path) -> None:
@@ -338,22 +362,46 @@ def mended_names(state: dict[str, Tensor], folder: Path, architecture: str = "re
     path = saved(folder / "teacher.pt", state)
     net = build_backbone(architecture, num_classes=3, channels=1, width=None)
     with pytest.raises(InputError) as caught:
-        check_fit(read_state_dict(path), net, "teacher.pt", path)
-    check_fit(in_two_lines(str(caught.value), folder), net, "mended")
+        fitted(read_state_dict(path), net, "teacher.pt", path)
+    fitted(in_two_lines(str(caught.value), folder), net, "mended")
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
 
 
+def matched(state: dict[str, Tensor], architecture: str = "resnet8") -> str:
+    """Check that a state dict is taken for that of `named(str)`; return what is said of it."""
+    notes: list[str] = []
+    net = build_backbone(architecture, num_classes=3, channels=1, width=None)
+    found = fitted(state, net, "teacher.pt", "folder/teacher.pt", notes.append)
+    expected = named(str, architecture)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    [note] = notes
+    assert note.startswith("teacher: teacher.pt: its names are matched with those of the network: ")
+    return note
+
+
 def named(rename: Callable[[str], str], architecture: str = "resnet8") -> dict[str, Tensor]:
+    torch.manual_seed(0)
     state = build_backbone(architecture, num_classes=3, channels=1, width=None).state_dict()
     return {rename(name): tensor for name, tensor in state.items()}
 
 
 @pytest.mark.parametrize("prefix", ["model.", "1.", "teacher.backbone.", "net-"])
-def test_weights_that_agree_but_for_a_prefix_are_said_so_with_two_lines(tmp_path: Path, prefix: str) -> None:
-    message = mended_names(named(lambda name: prefix + name) | {"loss.weight": torch.ones(3)}, tmp_path)
-    assert f"every weight is there, under its name with {prefix!r} before it" in message
-    assert "; not of this network: loss.weight" in message
+def test_weights_under_a_prefix_are_taken_and_said(prefix: str) -> None:
+    note = matched(named(lambda name: prefix + name) | {"loss.weight": torch.ones(3)})
+    assert f"{prefix!r} before every name is taken off" in note
+    assert "not of this network, left out: loss.weight" in note
+
+
+def test_averaged_network_inside_the_same_state_dict_is_to_be_chosen(tmp_path: Path) -> None:
+    both = named(lambda name: f"model.{name}") | named(lambda name: f"ema.module.{name}")
+    net = build_backbone("resnet8", num_classes=3, channels=1)
+    path = saved(tmp_path / "last.ckpt.pt", {"state_dict": both})
+    with pytest.raises(InputError, match=r"with 'ema\.module\.' and 'model\.' before their names") as caught:
+        fitted(read_state_dict(path), net, "last.ckpt.pt")
+    chosen = fitted(read_state_dict(path, wanted=setting_in(str(caught.value))), net, "last.ckpt.pt")
+    assert all(torch.equal(chosen[name], tensor) for name, tensor in named(str).items())
 
 
 def test_counters_and_averages_beside_the_weights_are_named_with_two_lines_that_drop_them(tmp_path: Path) -> None:
@@ -362,14 +410,57 @@ def test_counters_and_averages_beside_the_weights_are_named_with_two_lines_that_
     assert "; not of this network: total_ops, layer1.0.total_params, n_averaged" in message
 
 
+def in_cmi_names(name: str) -> str:
+    """Return the name of a weight of ours in the networks of CMI, DAFL and ZSKT."""
+    name = name.replace("downsample", "shortcut").replace("fc.", "linear.")
+    if not name.startswith("b"):  # a ResNet's
+        return name
+    return re.sub(r"^bn\.", "bn1.", re.sub(r"^(block\d)\.", r"\1.layer.", name)).replace("shortcut", "convShortcut")
+
+
+FIELD: dict[str, tuple[str, Callable[[str], str], tuple[str, ...]]] = {
+    "a ResNet of CMI, DAFL or ZSKT": (
+        "resnet18-32px",
+        in_cmi_names,
+        ("linear.weight is fc.weight here", "shortcut.0.weight is layer2.0.downsample.0.weight here"),
+    ),
+    "a wide ResNet of CMI or ZSKT": (
+        "wrn-16-1",
+        in_cmi_names,
+        ("bn1.weight is bn.weight here", "block2.layer.0.convShortcut.weight is block2.0.shortcut.weight here"),
+    ),
+    "a VGG of RepDistiller": (
+        "vgg8",
+        lambda name: name.replace("fc.", "classifier."),
+        ("classifier.weight is fc.weight here",),
+    ),
+    "a ShuffleNet of RepDistiller": (
+        "shufflenetv1-32px",
+        lambda name: name.replace("fc.", "linear."),
+        ("linear.weight is fc.weight here",),
+    ),
+    "Lightning": ("resnet8x4", lambda name: f"model.{name}", ("'model.' before every name is taken off",)),
+}
+"""Where checkpoints come from -> network, its names there, and what is said of them."""
+
+
+@pytest.mark.parametrize("origin", FIELD)
+def test_names_of_the_fields_other_projects_are_known_and_said(origin: str) -> None:
+    architecture, rename, words = FIELD[origin]
+    note = matched(named(rename, architecture), architecture)
+    assert all(said in note for said in words), note
+
+
+def test_weights_of_another_shape_are_never_matched() -> None:
+    state = named(lambda name: f"model.{name}")
+    state["model.layer1.0.conv1.weight"] = state["model.layer1.0.conv1.weight"][:, :8]
+    with pytest.raises(InputError, match="does not fit"):
+        fitted(state, build_backbone("resnet8", num_classes=3, channels=1), "teacher.pt")
+
+
 @pytest.mark.parametrize(
     ("architecture", "rename"),
-    [
-        ("resnet8", lambda name: name.replace("downsample", "shortcut").replace("fc.", "linear.")),
-        ("resnet8", lambda name: "model." + name.replace("fc.", "classifier.")),
-        ("wrn-16-1", lambda name: re.sub(r"(block\d)\.", r"\1.layer.", name).replace("shortcut", "convShortcut")),
-        ("resnet18-32px", lambda name: name.replace("layer", "stage").replace("bn1.", "norm1.")),
-    ],
+    [("resnet18-32px", lambda name: name.replace("layer", "stage").replace("bn1.", "norm1."))],
 )
 def test_weights_that_agree_but_for_names_are_said_so_with_two_lines(
     tmp_path: Path, architecture: str, rename: Callable[[str], str]

@@ -47,8 +47,10 @@ def bytes_of(parameters: Iterable[Tensor]) -> int:
         (config(32, 3, 10, "wrn-40-2", networks="light", width=32), 1024),
         (config(32, 3, 100, "resnet34-32px", networks="residual", width=64, integration={"hidden_width": 256}), 256),
         (config(28, 1, 10, "resnet18", networks="residual", width=16), 1024),
+        (config(64, 3, 10, "resnet18", networks="light", width=16), 1024),
+        (config(64, 3, 10, "resnet18", networks="residual", width=24, attention=True), 1024),
     ],
-    ids=["light-28", "light-32", "residual-32", "residual-28"],
+    ids=["light-28", "light-32", "residual-32", "residual-28", "light-64", "residual-64-attention"],
 )
 def test_last_checkpoint_of_a_generator_is_foreseen_with_both_networks_and_both_optimisers(
     trial: TrialConfig, hidden: int
@@ -62,6 +64,7 @@ def test_last_checkpoint_of_a_generator_is_foreseen_with_both_networks_and_both_
             width=settings.width,
             num_classes=data.num_classes,
             channels=data.channels,
+            has_attention=settings.attention,
         )
         teacher = build_backbone(trial.teacher.architecture, num_classes=data.num_classes, channels=data.channels)
         regressor = TeacherRegressor(discriminator.feature_width, hidden, teacher.feature_width)

@@ -1,0 +1,106 @@
+"""Number, sizes, colours and classes of photos, found by opening a sample of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hidfd.data.decoding import UnreadableImageError, decode, open_image, silent_pillow
+from hidfd.data.readers import folder_images, names_of_labels, parquet_images
+from hidfd.data.sources import Files, files_of
+from hidfd.errors import InputError
+
+SAMPLED_IMAGES = 200
+"""Number of images, at most, that are opened."""
+
+ONE_IMAGE_BYTES = 3 * 256 * 256
+"""Size of an image with which as many are read at a time as are sampled."""
+
+
+@dataclass(frozen=True)
+class PhotoFacts:
+    """Number, sizes, colours and classes of a material of images.
+
+    Attributes:
+        count: number of files, or of rows.
+        sizes: sizes of the opened images, width and height in pixels, the most frequent first.
+        is_grey: whether all opened images are grey.
+        class_names: names of the labels, in alphabetical order of folders or as the Parquet has them; None where
+            there are none.
+        sources: the images of the sample that can be opened.
+    """
+
+    count: int
+    sizes: tuple[tuple[int, int], ...]
+    is_grey: bool
+    class_names: tuple[str, ...] | None
+    sources: tuple[Path | bytes, ...]
+
+    @property
+    def same_side(self) -> int | None:
+        """Side of the images, if all opened ones are squares of one size; else None."""
+        sizes = set(self.sizes)
+        [width, height] = self.sizes[0]
+        return width if len(sizes) == 1 and width == height else None
+
+    def sizes_in_words(self) -> str:
+        """Return the sizes of the opened images, for a comment."""
+        (width, height), (least, greatest) = self.sizes[0], (min(map(min, self.sizes)), max(map(max, self.sizes)))
+        if len(set(self.sizes)) == 1:
+            return f"{width} x {height} pixels"
+        return f"sides of {least:,} to {greatest:,} pixels"
+
+    def mean_and_std(self, channels: int, side: int) -> tuple[list[float], list[float]]:
+        """Return mean and standard deviation per channel of the sampled images in [0, 1], fitted to squares."""
+        with silent_pillow():
+            pixels = decode(self.sources, channels, side, "crop").pixels
+        unit = pixels.astype(np.float64) / 255
+        mean, std = unit.mean(axis=(0, 2, 3)), unit.std(axis=(0, 2, 3))
+        return [round(float(value), 4) for value in mean], [round(float(value), 4) for value in std]
+
+
+def photo_facts(path: str | Path, option: str) -> PhotoFacts:
+    """Look at a folder of images, or at Parquet.
+
+    Args:
+        option: that names the path, for messages.
+
+    Raises:
+        InputError: nothing in it can be read as an image.
+    """
+    files = files_of(path, option)
+    if files.kind == "file":
+        raise InputError(f"{option}: {path}: is a single file; expected a folder of images, or Parquet")
+    reader = folder_images if files.kind == "images" else parquet_images
+    encoded = reader(files, None, ONE_IMAGE_BYTES, option)
+    step = max(1, encoded.total // SAMPLED_IMAGES) if files.kind == "images" else 1
+    chunks = (chunk.sources for chunk in encoded.chunks())
+    sampled = itertools.islice(itertools.chain.from_iterable(chunks), 0, SAMPLED_IMAGES * step, step)
+    sizes: Counter[tuple[int, int]] = Counter()
+    is_grey, sources = True, []
+    with silent_pillow():
+        for source in sampled:
+            try:
+                image = open_image(source, 3)
+            except UnreadableImageError:
+                continue
+            assert source is not None
+            sources.append(source)
+            sizes[image.size] += 1
+            red, green, blue = image.split()
+            is_grey = is_grey and red.tobytes() == green.tobytes() == blue.tobytes()
+    if not sources:
+        raise InputError(f"{option}: {path}: none of the first {SAMPLED_IMAGES} images can be opened")
+    ordered = tuple(size for size, count in sizes.most_common() for _ in range(count))
+    return PhotoFacts(encoded.total, ordered, is_grey, _class_names(files, option), tuple(sources))
+
+
+def _class_names(files: Files, option: str) -> tuple[str, ...] | None:
+    try:
+        return names_of_labels(files, option)
+    except InputError:  # a Parquet without labels
+        return None
