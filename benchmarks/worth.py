@@ -169,12 +169,14 @@ def _difference(records: Sequence[Record], steps: int, compare: Comparison) -> s
     units = list(of_each[0]) if len(of_each) == 1 else [statistics.fmean(found) for found in of_each]
     if not units:
         return ""
-    mean = round(100 * statistics.fmean(units), 1) + 0.0  # not -0.0
+    mean = 100 * statistics.fmean(units)
+    shown = f"{round(mean, 1) + 0.0:+.1f}"  # not -0.0
     if len(units) < 2:
-        return f"{mean:+.1f}"
+        return shown
     variance = max(statistics.variance(units), 1 / (6 * records[0].num_images ** 2))
     half = 100 * t_quantile(len(units) - 1) * math.sqrt(variance / len(units))
-    return f"{mean:+.1f} [{mean - half:.1f}, {mean + half:.1f}]"
+    low, high = (round(end, 1) + 0.0 for end in (mean - half, mean + half))
+    return f"{shown} [{low:.1f}, {high:.1f}]"
 
 
 def _accuracy(values: Sequence[float]) -> str:

@@ -51,6 +51,11 @@ def test_seeds_are_the_unit_of_the_interval_where_there_is_one_collection(folder
     assert second[2:] == ["400", "", "", "70.0 ± 0.0", "40", "", ""]
 
 
+def test_ends_of_an_interval_are_rounded_once(folder: Path) -> None:
+    first, _ = written(folder, record(50, 0, [0.51998, 0.50738, 0.50798]))
+    assert first[8] == "+1.2 [-0.6, 2.9]", "1.18 - 1.77 and 1.18 + 1.77"
+
+
 def test_collections_are_the_unit_where_there_are_several_and_their_seeds_are_averaged(folder: Path) -> None:
     row, _ = written(folder, record(20, 0, [0.58, 0.66]), record(20, 1, [0.63, None]))
     half = 12.7062 * math.sqrt(5e-5 / 2)  # of .02 and .03
