@@ -57,8 +57,9 @@ def matches(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list
         expected: the same of the network.
 
     Returns:
-        Matches by prefix; names with another prefix are left out. Empty where names are unknown or weights are
-        missing, and where names that begin with the prefix are not of the network.
+        Matches by prefix; names with another prefix, and single numbers such as `total_ops`, are left out. Empty
+        where names are unknown or weights are missing, and where others that begin with the prefix are not of the
+        network.
     """
     own = {_canonical(name): name for name in expected}
     if len(own) < len(expected):
@@ -68,9 +69,11 @@ def matches(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list
     for prefix in sorted(_prefixes(state, needed)):
         theirs = {name: _canonical(name.removeprefix(prefix)) for name in state if name.startswith(prefix)}
         names = {own[canonical]: name for name, canonical in theirs.items() if canonical in own}
-        is_one_network = len(names) == len(theirs) and all(name in names for name in needed.values())
+        taken = set(names.values())
+        others = [name for name in theirs if name not in taken and state[name].numel() > 1]  # one number is a counter
+        is_one_network = not others and all(name in names for name in needed.values())
         if is_one_network and all(state[theirs].shape == expected[ours].shape for ours, theirs in names.items()):
-            found.append(Match(names, prefix, tuple(name for name in state if name not in theirs)))
+            found.append(Match(names, prefix, tuple(name for name in state if name not in taken)))
     return found
 
 

@@ -404,10 +404,14 @@ def test_averaged_network_inside_the_same_state_dict_is_to_be_chosen(tmp_path: P
     assert all(torch.equal(chosen[name], tensor) for name, tensor in named(str).items())
 
 
-def test_counters_and_averages_beside_the_weights_are_named_with_two_lines_that_drop_them(tmp_path: Path) -> None:
+def test_counters_of_other_programs_beside_the_weights_are_left_out_and_said() -> None:
     extra = {"total_ops": torch.zeros(1), "layer1.0.total_params": torch.zeros(1), "n_averaged": torch.tensor(5)}
-    message = mended_names(named(str) | extra, tmp_path)
-    assert "; not of this network: total_ops, layer1.0.total_params, n_averaged" in message
+    assert "left out: total_ops, layer1.0.total_params, n_averaged" in matched(named(str) | extra)
+
+
+def test_other_weights_beside_those_of_the_network_are_named_with_two_lines_that_drop_them(tmp_path: Path) -> None:
+    message = mended_names(named(str) | {"head.weight": torch.zeros(3, 64), "n_averaged": torch.tensor(5)}, tmp_path)
+    assert "; not of this network: head.weight, n_averaged" in message
 
 
 def in_cmi_names(name: str) -> str:
