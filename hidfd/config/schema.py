@@ -147,6 +147,12 @@ class DataConfig(Section):
     synthetic: Material | None = None
     """Synthetic images of your own, such as a diffusion model's, instead of generation and synthesis."""
 
+    image_column: str | None = Field(default=None, json_schema_extra=ABSENT_IF_DEFAULT)
+    """Column of Parquet with the encoded images; none = `image`, `img`, or the only one of encoded images."""
+
+    label_column: str | None = Field(default=None, json_schema_extra=ABSENT_IF_DEFAULT)
+    """Column of labelled Parquet with the labels; none = `label`, `labels` or `fine_label`."""
+
     max_broken_fraction: Fraction = 0.01
     """Largest share of unreadable files with which import goes on; it skips and lists them. Not checked again if the
     images are in the store already."""

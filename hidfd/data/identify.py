@@ -156,7 +156,7 @@ def _with_names(config: TrialConfig, store: Store | None, problems: list[str]) -
             if names is not None:
                 found[where] = names, False
             elif (files := _files_at(given[where].path)) is not None:
-                if (read := names_of_labels(files, f"trial.{where}")) is not None:
+                if (read := names_of_labels(files, f"trial.{where}", config.data.label_column)) is not None:
                     found[where] = read, files.kind == "images"
             elif (names := _names_of_content(given[where], store)) is not None:
                 found[where] = names, False

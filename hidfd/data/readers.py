@@ -31,6 +31,19 @@ _LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
 @dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a Parquet; None = found by the usual names.
+
+    Attributes:
+        image: column of encoded images.
+        label: column of labels.
+    """
+
+    image: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
 class Chunk:
     """Consecutive encoded images of a material.
 
@@ -95,7 +108,12 @@ def folder_images(
 
 
 def parquet_images(
-    files: Files, num_classes: int | None, image_bytes: int, where: str, label_order: Sequence[int] | None = None
+    files: Files,
+    num_classes: int | None,
+    image_bytes: int,
+    where: str,
+    label_order: Sequence[int] | None = None,
+    columns: Columns = Columns(),
 ) -> Encoded:
     """Return the images of Parquet shards in the Hugging Face layout: `image: struct<bytes, path>`, or plain bytes.
 
@@ -104,6 +122,7 @@ def parquet_images(
         num_classes: K, to read and check the label column; None = no labels.
         where: the setting, for messages.
         label_order: the class of each label; None = a label is the number of its class.
+        columns: that hold images and labels.
 
     Raises:
         InputError: a shard cannot be read, has no image column, or no label column although labels are requested;
@@ -116,13 +135,13 @@ def parquet_images(
     total = sum(file.metadata.num_rows for _, file in opened)
     if total == 0:
         raise InputError(f"{where}: {files.paths[0]}: no images in it: the Parquet has no rows")
-    columns = []
+    found = []
     for shard, file in opened:
         schema = file.schema_arrow
-        label = None if num_classes is None else _label_column(schema, shard, where)
-        columns.append((shard, _image_column(schema, shard, where), label))
+        label = None if num_classes is None else _label_column(schema, shard, where, columns.label)
+        found.append((shard, _image_column(schema, shard, where, columns.image), label))
     schemas = {shard: file.schema_arrow for shard, file in opened}
-    own_names = None if num_classes is None else _names_in_shards(schemas, where)
+    own_names = None if num_classes is None else _names_in_shards(schemas, where, columns.label)
     label_names: Sequence[str | None] | None = own_names
     if own_names is not None and num_classes is not None and label_order is not None:
         label_names = _in_order(own_names, label_order, num_classes)
@@ -131,7 +150,7 @@ def parquet_images(
     num_labels = num_classes if label_order is None else len(label_order)
 
     def chunks() -> Iterator[Chunk]:
-        for shard, image, label in columns:
+        for shard, image, label in found:
             for chunk in _shard_chunks(shard, image, label, num_labels, size, where):
                 if chunk.labels is not None and label_order is not None:
                     chunk = replace(chunk, labels=np.array(label_order, dtype=np.int64)[chunk.labels])
@@ -140,8 +159,11 @@ def parquet_images(
     return Encoded(total, label_names, chunks)
 
 
-def names_of_labels(files: Files, where: str) -> tuple[str, ...] | None:
+def names_of_labels(files: Files, where: str, label_column: str | None = None) -> tuple[str, ...] | None:
     """Return the names of the labels 0, 1, ... of a material: the `ClassLabel` of Parquet, or its class folders' names.
+
+    Args:
+        label_column: of a Parquet; None = found by the usual names.
 
     Returns:
         Of folders all, in alphabetical order; None if the material names no labels, or not all images lie in folders.
@@ -153,17 +175,17 @@ def names_of_labels(files: Files, where: str) -> tuple[str, ...] | None:
         opened = {shard: _open(shard, where) for shard in files.paths}
         for file in opened.values():
             file.close()
-        return _names_in_shards({shard: file.schema_arrow for shard, file in opened.items()}, where)
+        return _names_in_shards({shard: file.schema_arrow for shard, file in opened.items()}, where, label_column)
     if any("/" not in name for name in files.names):
         return None
     return tuple(_readable(name) for name in sorted({name.split("/")[0] for name in files.names}))
 
 
-def _names_in_shards(schemas: Mapping[Path, pa.Schema], where: str) -> tuple[str, ...] | None:
+def _names_in_shards(schemas: Mapping[Path, pa.Schema], where: str, label_column: str | None) -> tuple[str, ...] | None:
     """Return the names that the shards give their labels, which must be the same in all that give any."""
     first: tuple[Path, list[str]] | None = None
     for shard, schema in schemas.items():
-        names = _label_names(schema, _label_column(schema, shard, where))
+        names = _label_names(schema, _label_column(schema, shard, where, label_column))
         if names is None:
             continue
         if first is not None and first[1] != names:
@@ -237,7 +259,7 @@ def _unreadable(shard: Path, where: str, error: Exception) -> InputError:
     return InputError(f"{where}: {shard}: not a whole Parquet file ({reason}); it has {size:,} bytes: copy it again")
 
 
-def _image_column(schema: pa.Schema, shard: Path, where: str) -> str:
+def _image_column(schema: pa.Schema, shard: Path, where: str, wanted: str | None) -> str:
     def holds_bytes(kind: pa.DataType) -> bool:
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
@@ -251,21 +273,24 @@ def _image_column(schema: pa.Schema, shard: Path, where: str) -> str:
             and holds_bytes(column.type.field("bytes").type)
         )
     ]
-    chosen = next((name for name in _IMAGE_COLUMNS if name in found), found[0] if len(found) == 1 else None)
+    usual = next((name for name in _IMAGE_COLUMNS if name in found), found[0] if len(found) == 1 else None)
+    chosen = usual if wanted is None else wanted if wanted in found else None
     if chosen is None:
         raise InputError(
-            f"{where}: {shard}: no column `image` of encoded images (struct of bytes and path, or bytes); "
-            f"it has {_columns(schema)}"
+            f"{where}: {shard}: no column `{wanted or 'image'}` of encoded images (struct of bytes and path, or "
+            f"bytes); it has {_columns(schema)}; trial.data.image_column names another"
         )
     return chosen
 
 
-def _label_column(schema: pa.Schema, shard: Path, where: str) -> str:
+def _label_column(schema: pa.Schema, shard: Path, where: str, wanted: str | None) -> str:
     integers = [column.name for column in schema if pa.types.is_integer(column.type)]
-    chosen = next((name for name in _LABEL_COLUMNS if name in integers), None)
+    usual = next((name for name in _LABEL_COLUMNS if name in integers), None)
+    chosen = usual if wanted is None else wanted if wanted in integers else None
     if chosen is None:
         raise InputError(
-            f"{where}: {shard}: labels are needed, but there is no integer column `label`; it has {_columns(schema)}"
+            f"{where}: {shard}: labels are needed, but there is no integer column `{wanted or 'label'}`; it has "
+            f"{_columns(schema)}; trial.data.label_column names another"
         )
     return chosen
 

@@ -21,7 +21,7 @@ from hidfd.config.schema import DataConfig, Material
 from hidfd.data.decoding import Decoded, decode, silent_pillow
 from hidfd.data.image_set import IMAGES, ImageWriter
 from hidfd.data.label_names import differing
-from hidfd.data.readers import Chunk, Encoded, folder_images, parquet_images
+from hidfd.data.readers import Chunk, Columns, Encoded, folder_images, parquet_images
 from hidfd.data.sources import located
 from hidfd.errors import InputError, Stopped
 from hidfd.formatting import part_of, plain, plural
@@ -75,10 +75,11 @@ def import_images(context: StageContext) -> Artifact:
         )
     for words in files.left_out:
         observer.note(f"{stage.role}: left out: {words}")
-    read = folder_images if files.kind == "images" else parquet_images
     channels, side = settings["channels"], settings["image_size_pixels"]
     order = settings.get("label_order")
-    encoded = read(files, settings["num_classes"], channels * side * side, where, order)
+    given = (files, settings["num_classes"], channels * side * side, where, order)
+    columns = Columns(config.data.image_column, config.data.label_column)
+    encoded = folder_images(*given) if files.kind == "images" else parquet_images(*given, columns)
     if encoded.label_names is not None:
         for line in _labels_in_words(encoded.label_names, order, config.data):
             observer.note(f"{stage.role}: {line}")

@@ -49,6 +49,38 @@ def test_plain_bytes_column_is_taken_too(tmp_path: Path, store: Store) -> None:
     assert open_images(artifact).required_labels.tolist() == [2]
 
 
+def table_with_two_of_each(path: Path) -> Path:
+    """Write a Parquet with two columns of images and two of labels."""
+    columns = {"photo": [png(picture(0))], "mask": [png(picture(1))], "label": [0], "species": [2]}
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_columns_that_are_named_are_read_whatever_others_are_called(tmp_path: Path, store: Store) -> None:
+    path = table_with_two_of_each(tmp_path / "p.parquet")
+    config = config_of(path, path, image_column="mask", label_column="species")
+    images = open_images(run_import(config, store, "validation"))
+    np.testing.assert_array_equal(images.pixels[0], np.asarray(picture(1)).transpose(2, 0, 1))
+    assert images.required_labels.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, r"no column `image` of encoded images .* it has photo .*; trial.data.image_column names another"),
+        ({"image_column": "picture"}, r"no column `picture` of encoded images"),
+        ({"image_column": "species"}, r"no column `species` of encoded images"),
+        ({"image_column": "photo", "label_column": "photo"}, r"no integer column `photo`; it has .*species \(int64\)"),
+    ],
+)
+def test_column_that_is_not_there_is_answered_with_those_that_are(
+    tmp_path: Path, store: Store, settings: dict[str, Any], said: str
+) -> None:
+    path = table_with_two_of_each(tmp_path / "p.parquet")
+    with pytest.raises(InputError, match=said):
+        run_import(config_of(path, path, **settings), store, "validation")
+
+
 @pytest.mark.parametrize(("labels", "said"), [([0, 3], "is 3 in row 1"), ([0, -1], "is -1"), ([None, 0], "is missing")])
 def test_label_outside_the_classes_is_refused(tmp_path: Path, store: Store, labels: list[Any], said: str) -> None:
     write_parquet(tmp_path / "p.parquet", [png(picture(0))] * 2, labels)
