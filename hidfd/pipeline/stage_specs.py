@@ -84,7 +84,7 @@ def _image_import(role: str, *, is_labelled: bool) -> StageSpec:
         data, material = config.data, material_of(config, role)
         order = material.label_order if is_labelled and material is not None else None
         columns = {"image_column": data.image_column, "label_column": data.label_column if is_labelled else None}
-        added = {} if order is None else {"label_order": list(order)}
+        added: dict[str, Any] = {} if order is None else {"label_order": list(order)}
         added |= {name: column for name, column in columns.items() if column is not None}
         return added | {
             "source": _content_of(config, role),
