@@ -174,35 +174,36 @@ def evaluate(options: argparse.Namespace) -> None:
 def new(options: argparse.Namespace) -> None:
     """Write a study file for your own teacher and photos; it trains nothing and overwrites nothing."""
     target = Path(options.file)
-    if target.exists():
+    if options.overrides:
+        raise ConfigError(f"new: takes no overrides, found {' '.join(options.overrides)}; write them into the file")
+    if target.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"new: {options.file}: expected the name of a study file, which ends in .yaml")
+    if os.path.lexists(target):
         raise ConfigError(
             f"{target}: exists, and nothing is overwritten; name another file: python -m hidfd new FILE ..."
         )
     if not target.parent.is_dir():
-        raise ConfigError(f"{target}: no folder {target.parent}; make it first")
+        raise ConfigError(f"{target}: there is no folder {target.parent}; make it first")
     from hidfd.new_study.draft import draft
     from hidfd.new_study.photos import photo_facts
     from hidfd.new_study.weights import teacher_facts
 
-    given = {
-        "teacher": options.teacher,
-        "images": options.images,
-        "validation": options.validation,
-        "test": options.test,
-    }
+    given = {name: getattr(options, name) for name in ("teacher", "images", "validation", "test")}
     given = {name: path for name, path in given.items() if path is not None}
     written = draft(
         target.stem,
         {name: _path_from(target.parent, path) for name, path in given.items()},
-        teacher_facts(options.teacher),
+        teacher_facts(options.teacher, options.weights),
         photo_facts(options.images, "--images"),
         {name: photo_facts(given[name], f"--{name}") for name in ("validation", "test") if name in given},
         preset=options.preset,
         is_study=options.study,
     )
-    with target.open("x", encoding="utf-8") as file:
-        file.write(written.text)
-    command = shlex.join(["python", "-m", "tune" if options.study else "hidfd", "run", options.file])
+    try:
+        with target.open("xb") as file:
+            file.write(written.text.encode())
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written ({error.strerror or error})") from error
     if options.json:
         print(json.dumps({"file": str(target), "found": written.found, "to_fill_in": written.to_fill_in}))
         return
@@ -210,12 +211,19 @@ def new(options: argparse.Namespace) -> None:
     print(f"written: {target}")
     for setting in written.to_fill_in:
         print(f"fill in: {setting}")
-    print(f"next: {command}")
+    print(f"next: {shlex.join(['python', '-m', 'tune' if options.study else 'hidfd', 'run', options.file])}")
 
 
 def _path_from(folder: Path, path: str) -> str:
-    """Return a path as a file in a folder has to name it; one that is absolute stays so."""
-    return path if Path(path).is_absolute() else os.path.relpath(path, folder)
+    """Return a path as a file in a folder has to name it; one that is absolute stays so.
+
+    Raises:
+        ConfigError: a study file would read it as something else.
+    """
+    if "${" in path:
+        raise ConfigError(f"{path}: a study file takes ${{NAME}} for an environment variable; give a path without it")
+    found = path if Path(path).is_absolute() else os.path.relpath(Path(path).resolve(), folder.resolve())
+    return str(Path(path).resolve()) if found.startswith("~") else found  # else a home directory
 
 
 def store_verb(options: argparse.Namespace) -> None:
@@ -368,6 +376,7 @@ def _parser() -> Parser:
     sub = parser.add_verb("new", new, "[FILE] --teacher WEIGHTS --images FOLDER [options]")
     sub.add_argument("file", nargs="?", default="study.yaml", help="study file to write; default study.yaml")
     sub.add_argument("--teacher", required=True, help="its weights: .safetensors, .pt or .pth")
+    sub.add_argument("--weights", metavar="KEY", help="of them, where the file holds several, such as averaged ones")
     sub.add_argument("--images", required=True, help="photos to collect from: a folder, or Parquet")
     sub.add_argument("--validation", help="labelled photos: a folder with one folder for each class, or Parquet")
     sub.add_argument("--test", help="more of them, whose labels are read once at the end")

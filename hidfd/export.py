@@ -30,7 +30,7 @@ class DeployedStudent(nn.Module):
         self.image_size_pixels = teacher.image_size_pixels
         self.student = student
         if student.projector is not None:
-            student.backbone.fc = nn.Identity()
+            student.backbone.drop_classifier()
         self.requires_grad_(False)
         self.eval()
 

@@ -59,8 +59,8 @@ class Architecture:
     def feature_side_pixels(self, image_size_pixels: int) -> int:
         """Return the side of its last feature map for images of a side."""
         if self.family == "vgg":
-            # Max-pools round down; large images are halved once more (`hidfd.networks.backbones.vgg`).
-            return (image_size_pixels >> self.halvings) // (2 if image_size_pixels >= 64 else 1)
+            # Max-pools round down; images of 64 pixels are halved once more (`hidfd.networks.backbones.vgg`).
+            return (image_size_pixels >> self.halvings) // (2 if image_size_pixels == 64 else 1)
         return -(-image_size_pixels >> self.halvings)
 
     def forward_flops(self, image_size_pixels: int, width: int | None = None) -> float:

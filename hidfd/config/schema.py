@@ -202,7 +202,9 @@ class TeacherConfig(Section):
     checkpoint: Material | None = None
     """State dict of the teacher: .safetensors, or .pt/.pth (read with weights_only)."""
 
-    weights: str | None = Field(default=None, json_schema_extra=ABSENT_IF_DEFAULT)
+    weights: Annotated[str, Field(coerce_numbers_to_str=True, min_length=1)] | None = Field(
+        default=None, json_schema_extra=ABSENT_IF_DEFAULT
+    )
     """The weights to take from a checkpoint that holds several: their key, such as `state_dict_ema`, or what their
     names begin with, such as `student`. None = those under a key that is known, which is said."""
 
@@ -247,7 +249,9 @@ class JudgeConfig(Section):
     checkpoint: Material
     """State dict, as of the teacher."""
 
-    weights: str | None = Field(default=None, json_schema_extra=ABSENT_IF_DEFAULT)
+    weights: Annotated[str, Field(coerce_numbers_to_str=True, min_length=1)] | None = Field(
+        default=None, json_schema_extra=ABSENT_IF_DEFAULT
+    )
     """The weights to take from it, as of the teacher."""
 
     mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...]

@@ -20,11 +20,16 @@ class Backbone(nn.Module):
     """
 
     feature_width: int
+    fc: nn.Module
 
     @property
     def classifier(self) -> nn.Linear:
         """The last linear layer."""
         return cast(nn.Linear, self.fc)
+
+    def drop_classifier(self) -> None:
+        """Take the classifier out, for a network that is used up to its last map."""
+        self.fc = nn.Identity()
 
     @abstractmethod
     def forward_map(self, image_normalised: Tensor) -> Tensor:

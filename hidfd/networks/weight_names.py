@@ -11,6 +11,9 @@ from torch import Tensor
 COUNTER = "num_batches_tracked"
 """End of the names of batch counters, which a checkpoint may lack."""
 
+MAX_NAMES = 10
+"""Number of left-out names that a message lists."""
+
 ALIASES = (
     (re.compile(r"(^|\.)(?:linear|classifier)(?=\.(?:weight|bias)$)"), r"\1fc"),
     (re.compile(r"(^|\.)(?:shortcut|convShortcut)(?=\.)"), r"\1downsample"),
@@ -45,36 +48,44 @@ class Match:
                 renamed.setdefault(_difference(bare, ours), (bare, ours))
         parts += [f"{theirs} is {ours} here" for theirs, ours in renamed.values()]
         if self.left_out:
-            parts.append(f"not of this network, left out: {', '.join(self.left_out)}")
+            more = f", ... ({len(self.left_out):,} in all)" if len(self.left_out) > MAX_NAMES else ""
+            parts.append(f"not of this network, left out: {', '.join(self.left_out[:MAX_NAMES])}{more}")
         return "; ".join(parts)
 
 
 def matches(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[Match]:
-    """Return every way in which a state dict holds all weights of a network, with their shapes, under known names.
+    """Return every way in which a state dict holds all weights of a network under known names.
 
     Args:
         state: names to tensors, of the checkpoint.
         expected: the same of the network.
 
     Returns:
-        Matches by prefix; names with another prefix, and single numbers such as `total_ops`, are left out. Empty
-        where names are unknown or weights are missing, and where others that begin with the prefix are not of the
-        network.
+        Matches by prefix, those with the network's shapes alone if there are any. Names with another prefix, and single
+        numbers such as `total_ops`, are left out. Empty where names are unknown or weights are missing, and where
+        others that begin with the prefix are of no such network.
     """
     own = {_canonical(name): name for name in expected}
-    if len(own) < len(expected):
-        return []  # two weights of the network would have one name
     needed = {canonical: name for canonical, name in own.items() if not name.endswith(COUNTER)}
-    found = []
-    for prefix in sorted(_prefixes(state, needed)):
-        theirs = {name: _canonical(name.removeprefix(prefix)) for name in state if name.startswith(prefix)}
+    found: dict[str, Match] = {}
+    for prefix in sorted(_prefixes(state, needed), key=len, reverse=True):  # those inside others first
+        inside = tuple(name for name in found if name.startswith(prefix))
+        theirs = {
+            name: _canonical(name.removeprefix(prefix))
+            for name in state
+            if name.startswith(prefix) and not name.startswith(inside)
+        }
         names = {own[canonical]: name for name, canonical in theirs.items() if canonical in own}
         taken = set(names.values())
         others = [name for name in theirs if name not in taken and state[name].numel() > 1]  # one number is a counter
-        is_one_network = not others and all(name in names for name in needed.values())
-        if is_one_network and all(state[theirs].shape == expected[ours].shape for ours, theirs in names.items()):
-            found.append(Match(names, prefix, tuple(name for name in state if name not in taken)))
-    return found
+        if not others and all(name in names for name in needed.values()):
+            found[prefix] = Match(names, prefix, tuple(name for name in state if name not in taken))
+    fitting = [
+        match
+        for match in found.values()
+        if all(state[theirs].shape == expected[ours].shape for ours, theirs in match.names.items())
+    ]
+    return sorted(fitting or found.values(), key=lambda match: match.prefix)
 
 
 def _prefixes(state: Mapping[str, Tensor], needed: Mapping[str, str]) -> set[str]:

@@ -26,13 +26,16 @@ from hidfd.networks.checkpoint_files import (
     refused_content,
     state_dicts,
 )
-from hidfd.networks.weight_names import COUNTER, matches
+from hidfd.networks.weight_names import COUNTER, Match, matches
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema")
 """Keys under which training scripts save a state dict."""
 
 PREFIXES = ("module.", "_orig_mod.")
 """Prefixes of names that DataParallel and torch.compile add."""
+
+SETTING = "trial.teacher.weights="
+"""What is written before the key of the weights to take, unless another is given."""
 
 MAX_LISTED_KEYS = 10
 """Number of keys of each kind that a refusal lists."""
@@ -50,7 +53,7 @@ def read_state_dict(
     note: Callable[[str], None] = lambda text: None,
     *,
     wanted: str | None = None,
-    section: str = "trial.teacher",
+    setting: str = SETTING,
 ) -> dict[str, Tensor]:
     """Read a state dict from .safetensors, or from .pt/.pth without running any of its code.
 
@@ -59,7 +62,7 @@ def read_state_dict(
     Args:
         note: told which weights were taken, where the file may hold several.
         wanted: key of the weights to take, or what their names begin with; None = those under a key that is known.
-        section: of the study file that names the checkpoint, for messages.
+        setting: what is written before a value of `wanted`, for messages.
 
     Raises:
         InputError: the file is missing, damaged, or holds something else; the message says how to mend it.
@@ -69,13 +72,13 @@ def read_state_dict(
         raise InputError(f"{path}: no such file; expected a .safetensors, .pt or .pth state dict")
     whole = _content_of(path)
     if wanted is not None:
-        return _part_of(whole, wanted, path, section)
+        return _part_of(whole, wanted, path, setting)
     taken = _wrapped(whole)
     content = _at(whole, taken)
     if not is_state_dict(content):
-        raise InputError(f"{path}: {_without_state_dict(path, whole, content, section)}")
+        raise InputError(f"{path}: {_without_state_dict(path, whole, content, setting)}")
     if taken:
-        note(_taken_in_words(path, whole, taken, content, section))
+        note(_taken_in_words(path, whole, taken, content, setting))
     return _bare(content, path)
 
 
@@ -93,7 +96,7 @@ def _at(content: Any, keys: Keys) -> Any:
     return content
 
 
-def _part_of(whole: Any, wanted: str, path: Path, section: str) -> dict[str, Tensor]:
+def _part_of(whole: Any, wanted: str, path: Path, setting: str) -> dict[str, Tensor]:
     """Return the state dict under a key, dotted where it is nested, or the tensors whose names begin with it.
 
     Known keys around it need not be named.
@@ -102,7 +105,7 @@ def _part_of(whole: Any, wanted: str, path: Path, section: str) -> dict[str, Ten
         InputError: there is none; the message says what there is.
     """
     wrappers = _wrapped(whole)
-    for depth in range(len(wrappers) + 1):
+    for depth in reversed(range(len(wrappers) + 1)):  # from the innermost
         part = _named(_at(whole, wrappers[:depth]), wanted)
         if part:
             return _bare(part, path)
@@ -112,7 +115,7 @@ def _part_of(whole: Any, wanted: str, path: Path, section: str) -> dict[str, Ten
     else:
         there = {".".join(keys) for keys in found}
     raise InputError(
-        f"{path}: {section}.weights {wanted!r}: no weights are under this key, nor do names begin so; there are "
+        f"{path}: {setting}{wanted}: no weights are under this key, nor do names begin so; there are "
         f"{_listed(sorted(there)) if there else 'no weights at all'}"
     )
 
@@ -127,6 +130,7 @@ def _named(content: Any, wanted: str) -> dict[str, Tensor]:
         content, wanted = content[key], wanted[len(key) + 1 :]
     if not is_state_dict(content):
         return {}
+    content = {_without_prefixes(name): tensor for name, tensor in content.items()}
     prefix = next((p for p in (f"{wanted}.", wanted) if any(name.startswith(p) for name in content)), None)
     if not wanted:
         return dict(content)
@@ -164,14 +168,14 @@ def _content_of(path: Path) -> Any:
         ) from error
 
 
-def _without_state_dict(path: Path, whole: Any, content: Any, section: str) -> str:
+def _without_state_dict(path: Path, whole: Any, content: Any, setting: str) -> str:
     """Return why nothing that was read is a state dict, and what to do."""
     found = next(state_dicts(whole), None)
     if found is not None:
         key = ".".join(found)
         return (
             f"holds no state dict under a key that is known ({', '.join(WRAPPERS)}), but under "
-            f"{key}{_if_averaged(found)}; to take that one, set {section}.weights={key}"
+            f"{key}{_if_averaged(found)}; to take that one, set {setting}{key}"
         )
     tensors = isinstance(content, Mapping) and [name for name, value in content.items() if isinstance(value, Tensor)]
     if tensors and all(isinstance(name, str) for name in content):
@@ -188,17 +192,16 @@ def _without_state_dict(path: Path, whole: Any, content: Any, section: str) -> s
     return "holds no state dict (names to tensors); save `model.state_dict()`"
 
 
-def _taken_in_words(path: Path, whole: Any, taken: Keys, content: Mapping[str, Tensor], section: str) -> str:
+def _taken_in_words(path: Path, whole: Any, taken: Keys, content: Mapping[str, Tensor], setting: str) -> str:
     """Return which weights were taken, and those beside them that could have been."""
-    text = (
-        f"teacher: {path.name} holds several things; its weights are taken from {'.'.join(taken)}{_if_averaged(taken)}"
-    )
+    name = f"{'.'.join(taken)}{_if_averaged(taken)}"
+    text = f"{_role(setting)}{path.name} holds several things; its weights are taken from {name}"
     shapes = Counter(tensor.shape for tensor in content.values())
     for keys in state_dicts(whole):
         beside = _at(whole, keys)
         if keys != taken and shapes <= Counter(tensor.shape for tensor in beside.values()):
             name = ".".join(keys)
-            text += f", not from {name}{_if_averaged(keys)}; to take those instead, set {section}.weights={name}"
+            text += f", not from {name}{_if_averaged(keys)}; to take those instead, set {setting}{name}"
     return text
 
 
@@ -237,42 +240,74 @@ def fitted(
     path: str | Path = "CHECKPOINT",
     note: Callable[[str], None] = lambda text: None,
     *,
-    section: str = "trial.teacher",
+    wanted: str | None = None,
+    setting: str = SETTING,
 ) -> dict[str, Tensor]:
     """Return a state dict under the names of a network, whose weights it may have under a prefix or known aliases.
 
     Args:
-        where: the setting, for messages.
+        where: the setting of the checkpoint, for messages.
         path: the file of the state dict, for messages.
         note: told what was renamed or left out.
-        section: of the study file that names the checkpoint, for messages.
+        wanted, setting: as of `read_state_dict`, which has read it.
 
     Raises:
         InputError: it does not fit (`check_fit`), or holds the weights of several such networks.
     """
-    expected = module.state_dict()
-    found = matches(state, expected)
+    found = matches(state, module.state_dict())
     if len(found) > 1:
-        prefixes = " and ".join(repr(match.prefix) for match in found)
-        raise InputError(
-            f"{where}: the weights of several such networks are there, with {prefixes} before their names; say which "
-            f"to take: {section}.weights={found[-1].prefix.removesuffix('.')}"
-        )
+        raise InputError(f"{where}: {_several_in_words(found, Path(path), wanted, setting)}")
     if found:
         [match] = found
         if match.prefix or match.left_out or any(ours != theirs for ours, theirs in match.names.items()):
-            note(f"teacher: {Path(path).name}: its names are matched with those of the network: {match.in_words()}")
+            note(f"{_role(setting)}{Path(path).name}: names are matched with the network's: {match.in_words()}")
         state = {ours: state[theirs] for ours, theirs in match.names.items()}
-    check_fit(state, module, where, path)
+    check_fit(state, module, where, path, wanted)
     return state
 
 
-def check_fit(state: Mapping[str, Tensor], module: nn.Module, where: str, path: str | Path = "CHECKPOINT") -> None:
+def _several_in_words(found: Sequence[Match], path: Path, wanted: str | None, setting: str) -> str:
+    prefixes = [match.prefix for match in found if match.prefix]
+    before = f"{wanted}." if wanted else ""
+    choices = " or ".join(f"{setting}{before}{prefix.removesuffix('.')}" for prefix in prefixes)
+    text = (
+        f"the weights of several such networks are there, with {' and '.join(repr(m.prefix) for m in found)} before "
+        f"their names; say which to take: {choices}"
+    )
+    if len(prefixes) < len(found):
+        lines = _two_lines(path, wanted, f"{{n: t for n, t in state.items() if not n.startswith({tuple(prefixes)})}}")
+        text += f"; for those without a prefix make a state dict of them with {lines}"
+    return text
+
+
+def _two_lines(path: Path, wanted: str | None, new: str) -> str:
+    """Return the two lines of Python that save a state dict made of one that is read, `state`."""
+    chosen, after = ("", "") if wanted is None else (f", wanted={json.dumps(wanted)}", ", and leave `weights` out")
+    return (
+        f"`state = hidfd.networks.weights.read_state_dict({json.dumps(str(path))}{chosen})` and "
+        f"`torch.save({new}, {json.dumps(converted_name(path))})`{after}"
+    )
+
+
+def _role(setting: str) -> str:
+    """Return the beginning of a note: `teacher: ` of `trial.teacher.weights=`, nothing of an option."""
+    parts = setting.split(".")
+    return f"{parts[1]}: " if len(parts) > 1 else ""
+
+
+def check_fit(
+    state: Mapping[str, Tensor],
+    module: nn.Module,
+    where: str,
+    path: str | Path = "CHECKPOINT",
+    wanted: str | None = None,
+) -> None:
     """Refuse a state dict that does not fit a network.
 
     Args:
         where: the setting, for messages.
         path: the file of the state dict, for messages.
+        wanted: as of `read_state_dict`, which has read it.
 
     Raises:
         InputError: lists missing, unexpected and mis-shaped keys; one plain sentence if only the number of classes
@@ -291,11 +326,11 @@ def check_fit(state: Mapping[str, Tensor], module: nn.Module, where: str, path: 
         return
     linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)][-1:]
     classifier = {f"{name}.{part}" for name in linear for part in ("weight", "bias")}
-    found, wanted = (len(weights.get(f"{(linear or ('',))[0]}.bias", ())) for weights in (state, expected))
+    theirs, ours = (len(weights.get(f"{(linear or ('',))[0]}.bias", ())) for weights in (state, expected))
     only_classifier = all(line.split(" ")[0] in classifier for line in misshaped)
-    if not missing and not unexpected and only_classifier and found != wanted:
+    if not missing and not unexpected and only_classifier and theirs != ours:
         raise InputError(
-            f"{where}: the checkpoint has {found} classes, trial.data.num_classes says {wanted}; correct num_classes"
+            f"{where}: the checkpoint has {theirs} classes, trial.data.num_classes says {ours}; correct num_classes"
         )
     parts = [
         f"{len(keys)} {kind}: {_listed(keys)}"
@@ -307,10 +342,7 @@ def check_fit(state: Mapping[str, Tensor], module: nn.Module, where: str, path: 
     if renaming is None:
         raise InputError(f"{where}: the checkpoint does not fit. {lists}. Check teacher.architecture and width")
     reason, new = renaming
-    lines = (
-        f"`state = hidfd.networks.weights.read_state_dict({json.dumps(str(path))})` and "
-        f"`torch.save({new}, {json.dumps(converted_name(Path(path)))})`"
-    )
+    lines = _two_lines(Path(path), wanted, new)
     raise InputError(f"{where}: {reason}; make a state dict that fits with {lines}. {lists}")
 
 

@@ -76,13 +76,17 @@ def draft(
     Raises:
         InputError: there are too few photos.
     """
-    if photos.count < LEAST_PHOTOS:
+    usable = photos.usable(labelled.values())
+    if usable < LEAST_PHOTOS:
         raise InputError(
-            f"--images: {plural(photos.count, 'image')}; expected {LEAST_PHOTOS} or more, of which some are set aside "
-            f"to measure the student on"
+            f"--images: {plural(photos.count, 'image')}, of which {usable} can be opened, differ and are in no other "
+            f"split; expected {LEAST_PHOTOS} or more, of which some are set aside to measure the student on"
         )
     fits = _by_likelihood(teacher.fits, photos)
     fit = fits[0] if fits else None
+    prefixes = list(dict.fromkeys(fit.prefix for fit in fits))
+    # Of two sets of weights of one network, such as raw and averaged ones, the first is proposed, and said.
+    is_known = len(prefixes) == 1 or len({fit.architecture for fit in fits}) == 1
     side, why_side = _side(fit, photos)
     channels = teacher.channels or (1 if photos.is_grey else 3)
     is_imagenet = fit is not None and ARCHITECTURES[fit.architecture].native_size_pixels == 224 and channels == 3
@@ -92,38 +96,53 @@ def draft(
         if is_imagenet
         else "measured on the photos: give those of the teacher's training, if you know them"
     )
-    to_fill_in = ([] if fit else ["trial.teacher.architecture"]) + (
-        [] if teacher.num_classes else ["trial.data.num_classes"]
-    )
+    is_flat = min(std) == 0
+    colours = f"{'grey' if channels == 1 else 'RGB'}, as in the {'teacher' if teacher.channels else 'photos'}"
+    missing = {
+        "trial.teacher.architecture": fit is None or not is_known,
+        "trial.teacher.weights": fit is not None and not is_known,
+        "trial.data.num_classes": teacher.num_classes is None,
+        "trial.teacher.std": is_flat,
+    }
+    to_fill_in = [setting for setting, is_missing in missing.items() if is_missing]
+    architecture = fit.architecture if fit is not None and is_known else None
+    why_none = _fits_in_words(fits) or "no network of docs/trial.md has these names and shapes"
     lines = [
         f"# Written by `python -m hidfd new`; every setting is in docs/trial.md.{_to_fill_in_words(to_fill_in)}",
-        f"name: {re.sub('[^A-Za-z0-9._-]+', '-', name).strip('.-') or 'study'}",
+        f"name: {_quoted(_name_of(name))}",
         "trial:",
         f"  preset: {preset}  # {'minutes to hours on a CPU' if preset == 'quick' else 'hours on a GPU'}",
         "  data:",
         _setting("    num_classes", teacher.num_classes, "rows of the teacher's last layer", "the teacher's classes"),
-        f"    channels: {channels}  # {'grey' if channels == 1 else 'RGB'}, as in the teacher's first layer",
+        f"    channels: {channels}  # {colours}",
         f"    image_size_pixels: {side}  # {why_side}",
         f"    candidates: {{path: {_quoted(paths['images'])}}}  # {photos.count:,} photos, {photos.sizes_in_words()}",
         *_labelled_lines(paths, labelled),
         "  teacher:",
-        _setting(
-            "    architecture", fit and fit.architecture, _fits_in_words(fits), "no network of docs/trial.md fits"
-        ),
+        _setting("    architecture", architecture, _fits_in_words(fits), why_none),
     ]
-    if fit is not None and fit.width is not None:
+    if fit is not None and is_known and fit.width is not None:
         lines.append(f"    width: {fit.width}")
     lines.append(f"    checkpoint: {{path: {_quoted(paths['teacher'])}}}")
-    if fit is not None and fit.weights is not None:
-        lines.append(f"    weights: {_quoted(fit.weights)}  # the checkpoint holds several networks")
-    lines += [f"    mean: {mean}  # {origin}", f"    std: {std}"]
-    num_images, holdout = _collection(photos.count, preset)
+    if teacher.weights is not None or len(prefixes) > 1:
+        chosen = fit.prefix.removesuffix(".") if fit is not None and is_known and len(prefixes) > 1 else ""
+        key = ".".join(part for part in (teacher.weights, chosen) if part)
+        others = " and ".join(prefix.removesuffix(".") or "those without a prefix" for prefix in prefixes)
+        lines.append(
+            _setting("    weights", _quoted(key) if key else None, f"there are {others}", f"there are {others}")
+        )
+    std_shown = None if is_flat else std
+    lines += [
+        f"    mean: {list(mean)}  # {origin}",
+        _setting("    std", std_shown, origin, "the photos have one colour"),
+    ]
+    num_images, holdout = _collection(usable, preset)
     lines.append(f"  collection: {{num_images: {num_images}, holdout_images: {holdout}}}")
     lines.append(f"  generation: {_generation(preset, side)}")
     lines.append(f"  distillation: {{architecture: {_student(preset, side)}}}  # the small network")
     found = [
         *teacher.notes,
-        f"teacher: {_fits_in_words(fits) if fits else 'no network that is known here has these weights'}",
+        f"teacher: {why_none}",
         f"mean and std: {origin}",
         f"photos: {photos.count:,}, {photos.sizes_in_words()}",
         *(
@@ -132,8 +151,17 @@ def draft(
             if facts.class_names is not None and len(facts.class_names) != teacher.num_classes
         ),
     ]
+    if "validation" not in labelled:
+        found.append(
+            "validation: none; labelled photos (--validation) would show whether the teacher is read correctly"
+        )
     text = "\n".join(lines) + "\n" + (SEARCH.lstrip("\n") if is_study else "")
     return Draft(text, tuple(found), tuple(to_fill_in))
+
+
+def _name_of(stem: str) -> str:
+    """Return a name that a study may have, after that of its file."""
+    return re.sub("[^A-Za-z0-9._-]+", "-", stem).strip("._-")[:100] or "study"
 
 
 def _by_likelihood(fits: tuple[Fit, ...], photos: PhotoFacts) -> list[Fit]:
@@ -145,16 +173,18 @@ def _by_likelihood(fits: tuple[Fit, ...], photos: PhotoFacts) -> list[Fit]:
 def _fits_in_words(fits: list[Fit]) -> str:
     if not fits:
         return ""
-    first, *others = [fit.architecture + (f" ({fit.weights})" if fit.weights else "") for fit in fits]
+    is_several = len({fit.prefix for fit in fits}) > 1
+    first, *others = [fit.architecture + (f" ({fit.prefix}*)" if is_several else "") for fit in fits]
     return f"{first} has these names and shapes" + (f"; so has {' and '.join(others)}" if others else "")
 
 
 def _side(fit: Fit | None, photos: PhotoFacts) -> tuple[int, str]:
     side = photos.same_side
-    native = None if fit is None else ARCHITECTURES[fit.architecture].native_size_pixels
-    if side is not None and 8 <= side <= (224 if native == 224 else LARGE_PIXELS):
+    is_large = fit is not None and ARCHITECTURES[fit.architecture].native_size_pixels == 224
+    low, high = (LARGE_PIXELS, 224) if is_large else (8, LARGE_PIXELS)
+    if side is not None and low <= side <= high:
         return side, "side of the photos"
-    return native or 32, "that of the published network; the teacher should see images as in its training"
+    return 224 if is_large else 32, "of the published network; the teacher should see images as in its training"
 
 
 def _collection(count: int, preset: Literal["quick", "paper"]) -> tuple[int, int]:
@@ -204,5 +234,6 @@ def _to_fill_in_words(to_fill_in: list[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a text as YAML has it, in quotes where it must."""
-    return text if re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./-]*", text) else json.dumps(text, ensure_ascii=False)
+    """Return a text as YAML has it, in quotes; signs that YAML cannot hold are escaped."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", quoted)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from hidfd.data.decoding import UnreadableImageError, decode, open_image, silent_pillow
+from hidfd.data.decoding import UnreadableImageError, decode, open_image, pixel_hash, silent_pillow
 from hidfd.data.readers import folder_images, names_of_labels, parquet_images
 from hidfd.data.sources import Files, files_of
 from hidfd.errors import InputError
+from hidfd.formatting import plural
 
 SAMPLED_IMAGES = 200
 """Number of images, at most, that are opened."""
+
+READ_ROWS = 10_000
+"""Number of rows of a Parquet, at most, of which they are a sample."""
 
 ONE_IMAGE_BYTES = 3 * 256 * 256
 """Size of an image with which as many are read at a time as are sampled."""
@@ -32,6 +38,8 @@ class PhotoFacts:
         class_names: names of the labels, in alphabetical order of folders or as the Parquet has them; None where
             there are none.
         sources: the images of the sample that can be opened.
+        hashes: `pixel_hash` of each different one of them.
+        num_tried: images in the sample.
     """
 
     count: int
@@ -39,6 +47,17 @@ class PhotoFacts:
     is_grey: bool
     class_names: tuple[str, ...] | None
     sources: tuple[Path | bytes, ...]
+    hashes: frozenset[int]
+    num_tried: int
+
+    def usable(self, others: Iterable[PhotoFacts] = ()) -> int:
+        """Return how many different photos can be opened, less those in others; of many photos an estimate.
+
+        The estimate is low by a twentieth, as a sample shows few of the duplicates.
+        """
+        different = self.hashes.difference(*(other.hashes for other in others))
+        share = len(different) / self.num_tried
+        return len(different) if self.num_tried == self.count else math.floor(0.95 * share * self.count)
 
     @property
     def same_side(self) -> int | None:
@@ -77,11 +96,12 @@ def photo_facts(path: str | Path, option: str) -> PhotoFacts:
         raise InputError(f"{option}: {path}: is a single file; expected a folder of images, or Parquet")
     reader = folder_images if files.kind == "images" else parquet_images
     encoded = reader(files, None, ONE_IMAGE_BYTES, option)
-    step = max(1, encoded.total // SAMPLED_IMAGES) if files.kind == "images" else 1
+    seen = encoded.total if files.kind == "images" else min(encoded.total, READ_ROWS)
+    step = -(-seen // SAMPLED_IMAGES)
     chunks = (chunk.sources for chunk in encoded.chunks())
-    sampled = itertools.islice(itertools.chain.from_iterable(chunks), 0, SAMPLED_IMAGES * step, step)
+    sampled = list(itertools.islice(itertools.chain.from_iterable(chunks), 0, seen, step))
     sizes: Counter[tuple[int, int]] = Counter()
-    is_grey, sources = True, []
+    is_grey, sources, hashes = True, [], set()
     with silent_pillow():
         for source in sampled:
             try:
@@ -91,12 +111,14 @@ def photo_facts(path: str | Path, option: str) -> PhotoFacts:
             assert source is not None
             sources.append(source)
             sizes[image.size] += 1
-            red, green, blue = image.split()
-            is_grey = is_grey and red.tobytes() == green.tobytes() == blue.tobytes()
+            pixels = np.asarray(image)
+            hashes.add(pixel_hash(pixels))
+            is_grey = is_grey and bool((pixels == pixels[..., :1]).all())
     if not sources:
-        raise InputError(f"{option}: {path}: none of the first {SAMPLED_IMAGES} images can be opened")
+        raise InputError(f"{option}: {path}: of {plural(len(sampled), 'image')} that were tried none can be opened")
     ordered = tuple(size for size, count in sizes.most_common() for _ in range(count))
-    return PhotoFacts(encoded.total, ordered, is_grey, _class_names(files, option), tuple(sources))
+    names = _class_names(files, option)
+    return PhotoFacts(encoded.total, ordered, is_grey, names, tuple(sources), frozenset(hashes), len(sampled))
 
 
 def _class_names(files: Files, option: str) -> tuple[str, ...] | None:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from hidfd.config.architectures import ARCHITECTURES
-from hidfd.networks.backbone import Backbone
 from hidfd.networks.build import build_backbone
-from hidfd.networks.weight_names import COUNTER, matches
+from hidfd.networks.weight_names import matches
 from hidfd.networks.weights import read_state_dict
 
 
@@ -23,12 +22,16 @@ class Fit:
     Attributes:
         architecture: its name.
         width: channels of its first stage, where that is not as published.
-        weights: what the names of its weights begin with, where the checkpoint holds several such networks; else None.
+        num_classes: K.
+        channels: of its images.
+        prefix: what the names of its weights begin with.
     """
 
     architecture: str
     width: int | None
-    weights: str | None
+    num_classes: int
+    channels: int
+    prefix: str
 
 
 @dataclass(frozen=True)
@@ -37,56 +40,65 @@ class TeacherFacts:
 
     Attributes:
         fits: the networks of the table that have these weights; empty = none has.
-        num_classes: K, rows of its last matrix; None if it has no matrix.
-        channels: of its images; None if no convolution begins with 1 or 3 channels.
+        num_classes: K, rows of its last matrix; None if it has no matrix of two rows or more.
+        channels: of its images; None if its first convolution has neither 1 nor 3.
+        weights: the key that the weights were asked for by; None = found.
         notes: what was said while it was read, such as which of several weights were taken.
     """
 
     fits: tuple[Fit, ...]
     num_classes: int | None
     channels: int | None
+    weights: str | None
     notes: tuple[str, ...]
 
 
-def teacher_facts(path: str | Path) -> TeacherFacts:
+def teacher_facts(path: str | Path, weights: str | None = None) -> TeacherFacts:
     """Read a checkpoint and find the networks that have its weights, by names and shapes.
+
+    Args:
+        weights: the key of the weights to take, where it holds several.
 
     Raises:
         InputError: the file holds no state dict that can be read.
     """
     notes: list[str] = []
-    state = read_state_dict(path, notes.append)
-    matrices = [tensor.shape for tensor in state.values() if tensor.dim() == 2]
-    inputs = {tensor.shape[1] for tensor in state.values() if tensor.dim() == 4}
-    channels = next((count for count in (3, 1) if count in inputs), None)
-    num_classes, features = matrices[-1] if matrices else (None, 0)
-    fits: list[Fit] = []
-    if num_classes is not None and num_classes > 1 and channels is not None:
-        for name in ARCHITECTURES:
-            fits += _fits_of(name, state, num_classes, features, channels)
-    return TeacherFacts(tuple(fits), num_classes, channels, tuple(notes))
+    state = read_state_dict(path, notes.append, wanted=weights, setting="--weights ")
+    matrices = list(dict.fromkeys(tuple(tensor.shape) for tensor in state.values() if tensor.dim() == 2))
+    inputs = [tensor.shape[1] for tensor in state.values() if tensor.dim() == 4]
+    channels = 3 if 3 in inputs else 1 if inputs and inputs[0] == 1 else None  # others of 1 are depthwise
+    fits = [
+        fit
+        for num_classes, features in matrices
+        for count in ((1, 3) if channels is None else (channels,))
+        for name in ARCHITECTURES
+        for fit in _fits_of(name, state, num_classes, features, count)
+    ]
+    num_classes = fits[0].num_classes if fits else matrices[-1][0] if matrices else 0
+    return TeacherFacts(
+        tuple(fits),
+        num_classes if num_classes > 1 else None,
+        fits[0].channels if fits else channels,
+        weights,
+        tuple(notes),
+    )
 
 
 def _fits_of(name: str, state: Mapping[str, Tensor], num_classes: int, features: int, channels: int) -> list[Fit]:
     """Return the ways in which a network of the table has the weights of a checkpoint.
 
     Args:
-        features: inputs of the last matrix.
+        features: inputs of the matrix that would be its classifier.
     """
     row = ARCHITECTURES[name]
     width, rest = divmod(features * row.width, row.published_feature_width)
-    if rest or not width or (width != row.width and not row.has_width_setting):
+    if rest or not width or num_classes < 2 or (width != row.width and not row.has_width_setting):
         return []
     with torch.device("meta"):
-        network: Backbone = build_backbone(name, num_classes=num_classes, channels=channels, width=width)
+        network = build_backbone(name, num_classes=num_classes, channels=channels, width=width)
     expected, other_width = network.state_dict(), None if width == row.width else width
-    ways = matches(state, expected)
-    if len(ways) > 1:
-        return [Fit(name, other_width, way.prefix.removesuffix(".") or None) for way in ways]
-    return [Fit(name, other_width, None)] if ways or _fits_as_it_is(state, expected) else []
-
-
-def _fits_as_it_is(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
-    needed = {name: tensor.shape for name, tensor in expected.items() if not name.endswith(COUNTER)}
-    theirs = {name: tensor.shape for name, tensor in state.items() if not name.endswith(COUNTER)}
-    return needed == theirs
+    return [
+        Fit(name, other_width, num_classes, channels, match.prefix)
+        for match in matches(state, expected)
+        if all(state[theirs].shape == expected[ours].shape for ours, theirs in match.names.items())
+    ]

@@ -76,9 +76,11 @@ def _import_network(
     assert material.path is not None
     check_normalization(mean, std, section)
     note = context.observer.note
-    state = read_state_dict(material.path, note, wanted=given.weights, section=section)
+    setting = f"{section}.weights="
+    state = read_state_dict(material.path, note, wanted=given.weights, setting=setting)
     name = f"{where} {material.path} ({given.architecture})"
-    backbone.load_state_dict(fitted(state, backbone, name, material.path, note, section=section))
+    state = fitted(state, backbone, name, material.path, note, wanted=given.weights, setting=setting)
+    backbone.load_state_dict(state)
     check_finite(backbone.state_dict(), f"{where} {material.path}")  # as loaded: another precision may overflow
 
     def write(writer: ArtifactWriter) -> dict[str, Any]:

@@ -66,6 +66,10 @@ class TorchvisionMobileNetV2(MobileNetV2, Backbone):  # type: ignore[misc]  # li
         layers = cast(nn.Sequential, self._modules["classifier"])  # the property hides the module of its name
         return cast(nn.Linear, layers[1])
 
+    def drop_classifier(self) -> None:
+        """Take the classifier out."""
+        self._modules["classifier"] = nn.Identity()
+
     def forward_map(self, image_normalised: Tensor) -> Tensor:
         parts: Any = self
         feature_map: Tensor = parts.features(image_normalised)

@@ -15,7 +15,7 @@ LAYERS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 
 """Depth in the name -> convolutions of each stage. The name counts three linear layers, of which one is left."""
 
 LARGE_PIXELS = 64
-"""Side from which on images are halved once more, before the last stage."""
+"""Side of images whose map is halved once more, before the last stage; larger ones are not, as in the source."""
 
 
 class VGG(Backbone):
@@ -41,14 +41,14 @@ class VGG(Backbone):
             if stage < 3:
                 features = F.max_pool2d(features, 2)
             elif stage == 3:
-                features = _halved_if_large(features)
+                features = _halved_if_large(features, image_normalised)
         return features
 
 
 @torch.fx.wrap
-def _halved_if_large(features: Tensor) -> Tensor:
-    """Halve maps of images of at least `LARGE_PIXELS`, three times halved before; a call of its own to `torch.fx`."""
-    return F.max_pool2d(features, 2) if 8 * features.shape[-1] >= LARGE_PIXELS else features
+def _halved_if_large(features: Tensor, image: Tensor) -> Tensor:
+    """Halve the map of images of `LARGE_PIXELS`; one call to `torch.fx`, which cannot follow the question."""
+    return F.max_pool2d(features, 2) if image.shape[-1] == LARGE_PIXELS else features
 
 
 def _stage(layers: int, in_width: int, width: int) -> nn.Sequential:

@@ -80,6 +80,19 @@ def test_classifier_of_the_pooled_map_gives_the_logits(architecture: str, channe
 
 
 @pytest.mark.parametrize("architecture", MAPS)
+def test_network_without_its_classifier_has_fewer_parameters_and_the_same_map(architecture: str) -> None:
+    torch.manual_seed(0)
+    network = build_backbone(architecture, num_classes=7, channels=3).eval()
+    image_normalised, before = torch.randn(1, 3, 32, 32), num_parameters(network)
+    of_classifier = num_parameters(network.classifier)
+    with torch.no_grad():
+        feature_map = network.forward_map(image_normalised)
+        network.drop_classifier()
+        assert torch.equal(network.forward_map(image_normalised), feature_map)
+    assert num_parameters(network) == before - of_classifier
+
+
+@pytest.mark.parametrize("architecture", MAPS)
 def test_last_map_is_never_negative_so_that_a_projector_may_end_in_a_relu(architecture: str) -> None:
     torch.manual_seed(0)
     network = build_backbone(architecture, num_classes=3, channels=1).eval()
@@ -160,8 +173,8 @@ def test_mistyped_name_finds_its_nearest(typed: str, meant: str) -> None:
     assert meant in meant_or_known(typed, ARCHITECTURES)
 
 
-@pytest.mark.parametrize(("side_pixels", "side"), [(28, 3), (32, 4), (63, 7), (64, 4), (96, 6)])
-def test_vgg_halves_images_of_64_pixels_once_more(side_pixels: int, side: int) -> None:
+@pytest.mark.parametrize(("side_pixels", "side"), [(28, 3), (32, 4), (63, 7), (64, 4), (96, 12)])
+def test_vgg_halves_images_of_64_pixels_alone_once_more(side_pixels: int, side: int) -> None:
     network = build_backbone("vgg8", num_classes=3, channels=1).eval()
     assert network.forward_map(torch.randn(1, 1, side_pixels, side_pixels)).shape == (1, 512, side, side)
 

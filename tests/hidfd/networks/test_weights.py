@@ -306,7 +306,7 @@ def test_averaged_weights_beside_the_raw_ones_are_said_with_the_setting_that_tak
 
 def setting_in(message: str) -> str:
     """Return the value of `weights` that a message proposes."""
-    match = re.search(r"trial\.teacher\.weights=(\S+)", message)
+    match = re.search(r"trial\.teacher\.weights=([^\s;]+)", message)
     assert match is not None, message
     return match[1]
 
@@ -322,8 +322,8 @@ def test_weights_are_chosen_by_what_their_names_begin_with(tmp_path: Path, wante
 @pytest.mark.parametrize(("content", "there"), [({"model": STATE, "ema": RAW}, "ema, model"), (STATE, "conv, fc")])
 def test_weights_that_are_not_there_are_answered_with_those_that_are(tmp_path: Path, content: Any, there: str) -> None:
     path = saved(tmp_path / "teacher.pt", content)
-    with pytest.raises(InputError, match=rf"trial\.judge\.weights 'average': .*; there are {there}$"):
-        read_state_dict(path, wanted="average", section="trial.judge")
+    with pytest.raises(InputError, match=rf"trial\.judge\.weights=average: .*; there are {there}$"):
+        read_state_dict(path, wanted="average", setting="trial.judge.weights=")
 
 
 def test_optimizer_beside_the_weights_is_no_other_choice(tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def matched(state: dict[str, Tensor], architecture: str = "resnet8") -> str:
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     [note] = notes
-    assert note.startswith("teacher: teacher.pt: its names are matched with those of the network: ")
+    assert note.startswith("teacher: teacher.pt: names are matched with the network's: ")
     return note
 
 
@@ -402,6 +402,64 @@ def test_averaged_network_inside_the_same_state_dict_is_to_be_chosen(tmp_path: P
         fitted(read_state_dict(path), net, "last.ckpt.pt")
     chosen = fitted(read_state_dict(path, wanted=setting_in(str(caught.value))), net, "last.ckpt.pt")
     assert all(torch.equal(chosen[name], tensor) for name, tensor in named(str).items())
+
+
+@pytest.mark.parametrize(
+    ("wrap", "choices"),
+    [
+        (lambda a, b: prefixed("module.student.", a) | prefixed("module.teacher.", b), ["student", "teacher"]),
+        (lambda a, b: {"model": prefixed("ema.", a) | prefixed("model.", b)}, ["ema", "model"]),
+        (lambda a, b: prefixed("0.", a) | prefixed("1.", b), ["0", "1"]),
+    ],
+)
+def test_each_choice_that_a_message_offers_takes_its_network(
+    tmp_path: Path, wrap: Callable[..., Any], choices: list[str]
+) -> None:
+    networks = [{name: tensor + shift for name, tensor in named(str).items()} for shift in (0, 1)]
+    net = build_backbone("resnet8", num_classes=3, channels=1)
+    path = saved(tmp_path / "both.pt", wrap(*networks))
+    with pytest.raises(InputError, match="say which to take") as caught:
+        fitted(read_state_dict(path), net, "both.pt")
+    assert re.findall(r"weights=(\w+)", str(caught.value)) == choices
+    for choice, network in zip(choices, networks, strict=True):
+        found = fitted(read_state_dict(path, wanted=choice), net, "both.pt")
+        assert all(torch.equal(found[name], network[name]) for name in network)
+
+
+def test_average_nested_beside_the_weights_is_never_taken_silently(tmp_path: Path) -> None:
+    average = {name: tensor + 1 for name, tensor in named(str).items()}
+    path = saved(tmp_path / "teacher.pt", named(str) | prefixed("ema.", average))
+    net = build_backbone("resnet8", num_classes=3, channels=1)
+    with pytest.raises(InputError, match="say which to take") as caught:
+        fitted(read_state_dict(path), net, "teacher.pt", path)
+    chosen = fitted(read_state_dict(path, wanted=setting_in(str(caught.value))), net, "teacher.pt")
+    assert all(torch.equal(chosen[name], average[name]) for name in average)
+    bare = fitted(in_two_lines(str(caught.value), tmp_path), net, "teacher.pt")
+    assert all(torch.equal(bare[name], tensor) for name, tensor in named(str).items())
+
+
+def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def test_lines_that_rename_read_the_weights_that_were_chosen(tmp_path: Path) -> None:
+    other = named(lambda name: name.replace("layer", "stage"))
+    path = saved(tmp_path / "teacher.pt", {"state_dict": prefixed("x.", other), "average": other})
+    net = build_backbone("resnet8", num_classes=3, channels=1)
+    with pytest.raises(InputError, match="and leave `weights` out") as caught:
+        fitted(read_state_dict(path, wanted="average"), net, "teacher.pt", path, wanted="average")
+    fitted(in_two_lines(str(caught.value), tmp_path), net, "mended")
+
+
+@pytest.mark.parametrize("rename", [lambda name: f"model.{name}", lambda name: name.replace("fc.", "linear.")])
+def test_another_number_of_classes_is_plain_whatever_the_names(rename: Callable[[str], str]) -> None:
+    state = build_backbone("resnet8", num_classes=7, channels=1).state_dict()
+    with pytest.raises(InputError, match="the checkpoint has 7 classes, trial.data.num_classes says 3"):
+        fitted(
+            {rename(name): tensor for name, tensor in state.items()},
+            build_backbone("resnet8", num_classes=3, channels=1),
+            "teacher.pt",
+        )
 
 
 def test_counters_of_other_programs_beside_the_weights_are_left_out_and_said() -> None:
