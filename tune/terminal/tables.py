@@ -32,6 +32,10 @@ from tune.study.states import TaskState
 NOUNS = {"teacher": "teacher", "collection": "collection", "generation": "generator", "distillation": "student"}
 """Stage -> the noun for what it makes."""
 
+OFTEN_SEEN = 30
+"""Number of times that a student may see each view of its bank before a plan warns. Ten was best at 1,200 and at 10,800
+steps; 86 cost real-only 2.7 points and hybrid 1.9 (docs/experiments.md, 2026-12-01)."""
+
 
 def trials_table(snapshot: StudySnapshot) -> TextTable | None:
     """Return the table of search trials: the complete ones first, the best on top; None without a search.
@@ -195,6 +199,8 @@ def forecast_lines(forecast: Forecast, definition: Definition) -> list[str]:
         )
     if forecast.worth:
         lines.append(_worth_in_words(forecast, definition))
+        worn_out = _worn_out_bank_in_words(definition)
+        lines += [] if worn_out is None else [worn_out]
     lines += left_in_words(forecast, definition)
     if not forecast.seconds.high:
         return lines
@@ -222,6 +228,19 @@ def _worth_in_words(forecast: Forecast, definition: Definition) -> str:
         steps = [f"{budget.steps:,}" for budget in budgets if budget.arm == name]
         parts.append(f"{plural(count, f'{name} student')} of {', '.join(steps)} steps{took}")
     return f"when a generator pays (study.worth), in all: {'; '.join(parts)}"
+
+
+def _worn_out_bank_in_words(definition: Definition) -> str | None:
+    """Return a warning where the longest students of `study.worth` see each view of their bank very often."""
+    student = definition.base.distillation
+    images = max(budget.steps for budget in definition.worth_budgets) * student.batch_images
+    if not student.view_bank or images <= OFTEN_SEEN * student.view_bank:
+        return None
+    times = round(images / student.view_bank)
+    return (
+        f"view_bank: the longest of them see each of {student.view_bank:,} views {times:,} times, which holds "
+        f"real-only back more than hybrid; for ten times each: trial.distillation.view_bank={math.ceil(images / 10)}"
+    )
 
 
 def left_in_words(forecast: Forecast, definition: Definition) -> list[str]:

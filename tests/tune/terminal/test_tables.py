@@ -1,6 +1,7 @@
 """A study in words and tables, as a terminal shows them."""
 
 import io
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -212,6 +213,19 @@ def test_plan_has_its_range_its_price_and_what_the_budget_lacks(tmp_path: Path) 
     over = forecast_of(run(definition(data=TESTED), World()).state, Store.open(tmp_path / "store"))
     assert left_in_words(over, study) == ["left to do: nothing that takes long"]
     assert forecast_lines(over, study)[-1] == "left to do: nothing that takes long", "not what is over already"
+
+
+@pytest.mark.parametrize(("bank", "is_told"), [(0, False), (160, True), (16_000, False)])
+def test_plan_says_where_the_longest_students_wear_their_views_out(tmp_path: Path, bank: int, is_told: bool) -> None:
+    study = definition({"worth": [20, 400], "seeds": [1001]}, {}, distillation={"view_bank": bank, "batch_images": 16})
+    longest = max(budget.steps for budget in study.worth_budgets)
+    forecast = forecast_of(World().planner(study).state, Store.open(tmp_path / "store"))
+    said = [line for line in forecast_lines(forecast, study) if line.startswith("view_bank")]
+    images = 16 * longest
+    assert len(said) == is_told
+    if said:
+        assert f"each of 160 views {round(images / 160):,} times" in said[0]
+        assert said[0].endswith(f"trial.distillation.view_bank={math.ceil(images / 10)}")
 
 
 def test_sharing_of_a_grid_follows_its_order(tmp_path: Path, whole: StudySnapshot) -> None:
