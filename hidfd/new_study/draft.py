@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from hidfd.config.architectures import ARCHITECTURES
-from hidfd.config.presets import PRESETS
-from hidfd.errors import InputError
 from hidfd.formatting import plural
 from hidfd.new_study.photos import PhotoFacts
-from hidfd.new_study.weights import Fit, TeacherFacts
-
-IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-"""Mean and standard deviation per channel with which torchvision's and timm's ResNets are trained on ImageNet."""
-
-LARGE_PIXELS = 64
-"""Side of photos from which on a network for 224 px is the likelier one of two that fit."""
-
-HOLDOUT_SHARE = 3
-"""Of few photos, one of so many is set aside to measure students on."""
-
-LEAST_PHOTOS = 20
-"""Number of photos below which nothing can be set aside (10) and learned from."""
+from hidfd.new_study.values import Preset, StudyValues, propose
+from hidfd.new_study.weights import TeacherFacts
 
 SEARCH = """
 study:
@@ -37,6 +22,9 @@ search:
   generation.smoothing.temperature: {type: float, low: 0.5, high: 4, log: true}
   generation.generator_learning_rate: {type: float, low: 0.0002, high: 0.002, log: true}
 """
+
+
+NO_FIT = "no network of docs/trial.md has these names and shapes"
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ def draft(
     photos: PhotoFacts,
     labelled: Mapping[str, PhotoFacts],
     *,
-    preset: Literal["quick", "paper"],
+    preset: Preset,
     is_study: bool,
 ) -> Draft:
     """Return a study file for a teacher and photos.
@@ -76,74 +64,27 @@ def draft(
     Raises:
         InputError: there are too few photos.
     """
-    usable = photos.usable(labelled.values())
-    if usable < LEAST_PHOTOS:
-        raise InputError(
-            f"--images: {plural(photos.count, 'image')}, of which {usable} can be opened, differ and are in no other "
-            f"split; expected {LEAST_PHOTOS} or more, of which some are set aside to measure the student on"
-        )
-    fits = _by_likelihood(teacher.fits, photos)
-    fit = fits[0] if fits else None
-    prefixes = list(dict.fromkeys(fit.prefix for fit in fits))
-    # Of two sets of weights of one network, such as raw and averaged ones, the first is proposed, and said.
-    is_known = len(prefixes) == 1 or len({fit.architecture for fit in fits}) == 1
-    side, why_side = _side(fit, photos)
-    channels = teacher.channels or (1 if photos.is_grey else 3)
-    is_imagenet = fit is not None and ARCHITECTURES[fit.architecture].native_size_pixels == 224 and channels == 3
-    mean, std = IMAGENET if is_imagenet else photos.mean_and_std(channels, side)
-    origin = (
-        "ImageNet's, with which torchvision's networks are trained and fine-tuned"
-        if is_imagenet
-        else "measured on the photos: give those of the teacher's training, if you know them"
-    )
-    is_flat = min(std) == 0
-    colours = f"{'grey' if channels == 1 else 'RGB'}, as in the {'teacher' if teacher.channels else 'photos'}"
-    missing = {
-        "trial.teacher.architecture": fit is None or not is_known,
-        "trial.teacher.weights": fit is not None and not is_known,
-        "trial.data.num_classes": teacher.num_classes is None,
-        "trial.teacher.std": is_flat,
-    }
-    to_fill_in = [setting for setting, is_missing in missing.items() if is_missing]
-    architecture = fit.architecture if fit is not None and is_known else None
-    why_none = _fits_in_words(fits) or "no network of docs/trial.md has these names and shapes"
+    values = propose(teacher, photos, labelled.values(), preset)
     lines = [
-        f"# Written by `python -m hidfd new`; every setting is in docs/trial.md.{_to_fill_in_words(to_fill_in)}",
+        f"# Written by `python -m hidfd new`; every setting is in docs/trial.md.{_to_fill_in_words(values.to_fill_in)}",
         f"name: {_quoted(_name_of(name))}",
         "trial:",
         f"  preset: {preset}  # {'minutes to hours on a CPU' if preset == 'quick' else 'hours on a GPU'}",
         "  data:",
-        _setting("    num_classes", teacher.num_classes, "rows of the teacher's last layer", "the teacher's classes"),
-        f"    channels: {channels}  # {colours}",
-        f"    image_size_pixels: {side}  # {why_side}",
+        _setting("    num_classes", values.num_classes, "rows of the teacher's last layer", "the teacher's classes"),
+        f"    channels: {values.channels}  # {values.colours}",
+        f"    image_size_pixels: {values.side}  # {values.why_side}",
         f"    candidates: {{path: {_quoted(paths['images'])}}}  # {photos.count:,} photos, {photos.sizes_in_words()}",
         *_labelled_lines(paths, labelled),
-        "  teacher:",
-        _setting("    architecture", architecture, _fits_in_words(fits), why_none),
+        *_teacher_lines(values, paths["teacher"]),
+        f"  collection: {{num_images: {values.num_images}, holdout_images: {values.holdout}}}",
+        f"  generation: {values.generation}",
+        f"  distillation: {{architecture: {values.student}}}  # the small network",
     ]
-    if fit is not None and is_known and fit.width is not None:
-        lines.append(f"    width: {fit.width}")
-    lines.append(f"    checkpoint: {{path: {_quoted(paths['teacher'])}}}")
-    if teacher.weights is not None or len(prefixes) > 1:
-        chosen = fit.prefix.removesuffix(".") if fit is not None and is_known and len(prefixes) > 1 else ""
-        key = ".".join(part for part in (teacher.weights, chosen) if part)
-        others = " and ".join(prefix.removesuffix(".") or "those without a prefix" for prefix in prefixes)
-        lines.append(
-            _setting("    weights", _quoted(key) if key else None, f"there are {others}", f"there are {others}")
-        )
-    std_shown = None if is_flat else std
-    lines += [
-        f"    mean: {list(mean)}  # {origin}",
-        _setting("    std", std_shown, origin, "the photos have one colour"),
-    ]
-    num_images, holdout = _collection(usable, preset)
-    lines.append(f"  collection: {{num_images: {num_images}, holdout_images: {holdout}}}")
-    lines.append(f"  generation: {_generation(preset, side)}")
-    lines.append(f"  distillation: {{architecture: {_student(preset, side)}}}  # the small network")
     found = [
         *teacher.notes,
-        f"teacher: {why_none}",
-        f"mean and std: {origin}",
+        f"teacher: {values.fits or NO_FIT}",
+        f"mean and std: {values.origin}",
         f"photos: {photos.count:,}, {photos.sizes_in_words()}",
         *(
             f"{split}: {plural(len(facts.class_names), 'class folder')}; the teacher has {teacher.num_classes} classes"
@@ -152,61 +93,30 @@ def draft(
         ),
     ]
     if "validation" not in labelled:
-        found.append(
-            "validation: none; labelled photos (--validation) would show whether the teacher is read correctly"
-        )
+        found.append("validation: none; labelled photos (--validation) show whether the teacher is read correctly")
     text = "\n".join(lines) + "\n" + (SEARCH.lstrip("\n") if is_study else "")
-    return Draft(text, tuple(found), tuple(to_fill_in))
+    return Draft(text, tuple(found), values.to_fill_in)
+
+
+def _teacher_lines(values: StudyValues, path: str) -> list[str]:
+    fit = values.fit
+    lines = ["  teacher:", _setting("    architecture", fit and fit.architecture, values.fits, values.fits or NO_FIT)]
+    if fit is not None and fit.width is not None:
+        lines.append(f"    width: {fit.width}")
+    lines.append(f"    checkpoint: {{path: {_quoted(path)}}}")
+    if values.weights is not None or values.choices:
+        several = (
+            f"the checkpoint holds several sets of weights: {values.choices}" if values.choices else "as asked for"
+        )
+        lines.append(_setting("    weights", values.weights and _quoted(values.weights), several, several))
+    lines.append(f"    mean: {list(values.mean)}  # {values.origin}")
+    lines.append(_setting("    std", values.std and list(values.std), values.origin, "the photos have one colour"))
+    return lines
 
 
 def _name_of(stem: str) -> str:
     """Return a name that a study may have, after that of its file."""
     return re.sub("[^A-Za-z0-9._-]+", "-", stem).strip("._-")[:100] or "study"
-
-
-def _by_likelihood(fits: tuple[Fit, ...], photos: PhotoFacts) -> list[Fit]:
-    """Return the networks that fit, those for the size of the photos first."""
-    is_small = photos.same_side is not None and photos.same_side < LARGE_PIXELS
-    return sorted(fits, key=lambda fit: (ARCHITECTURES[fit.architecture].native_size_pixels == 32) != is_small)
-
-
-def _fits_in_words(fits: list[Fit]) -> str:
-    if not fits:
-        return ""
-    is_several = len({fit.prefix for fit in fits}) > 1
-    first, *others = [fit.architecture + (f" ({fit.prefix}*)" if is_several else "") for fit in fits]
-    return f"{first} has these names and shapes" + (f"; so has {' and '.join(others)}" if others else "")
-
-
-def _side(fit: Fit | None, photos: PhotoFacts) -> tuple[int, str]:
-    side = photos.same_side
-    is_large = fit is not None and ARCHITECTURES[fit.architecture].native_size_pixels == 224
-    low, high = (LARGE_PIXELS, 224) if is_large else (8, LARGE_PIXELS)
-    if side is not None and low <= side <= high:
-        return side, "side of the photos"
-    return 224 if is_large else 32, "of the published network; the teacher should see images as in its training"
-
-
-def _collection(count: int, preset: Literal["quick", "paper"]) -> tuple[int, int]:
-    """Return n_c and the size of the hold-out: the preset's, or what so few photos allow."""
-    num_images, holdout = 5_000, 2_000
-    if preset == "quick":
-        of_preset = PRESETS["quick"]["collection"]
-        num_images, holdout = of_preset["num_images"], of_preset["holdout_images"]
-    holdout = min(holdout, max(10, count // HOLDOUT_SHARE))
-    return min(num_images, count - holdout), holdout
-
-
-def _generation(preset: Literal["quick", "paper"], side: int) -> str:
-    if preset == "paper" and side >= LARGE_PIXELS:
-        return "{image_size_pixels: 64, discriminator_steps: 2}"
-    return f"{{image_size_pixels: {28 if side == 28 else 32}}}"
-
-
-def _student(preset: Literal["quick", "paper"], side: int) -> str:
-    if side > LARGE_PIXELS:
-        return "resnet18"
-    return "resnet8" if preset == "quick" else "resnet18-32px"
 
 
 def _labelled_lines(paths: Mapping[str, str], labelled: Mapping[str, PhotoFacts]) -> list[str]:
@@ -229,7 +139,7 @@ def _setting(start: str, value: object, reason: str, missing: str) -> str:
     return f"{start}: {value}  # {reason}"
 
 
-def _to_fill_in_words(to_fill_in: list[str]) -> str:
+def _to_fill_in_words(to_fill_in: Sequence[str]) -> str:
     return f" Fill in {' and '.join(to_fill_in)}." if to_fill_in else ""
 
 
