@@ -104,8 +104,12 @@ def test_plain_kd_and_every_loss_run(trial_config: TrialConfig, store: Store) ->
             "generation.image_size_pixels": 32,
             "generation.smoothing.mode": "effective",
         },
+        {"generation.image_size_pixels": 64},
+        {"generation.networks": "residual", "generation.image_size_pixels": 64, "generation.attention": True},
         {"collection.mode": "confident"},
         {"collection.mode": "confident_per_class", "distillation.schedule": "steps"},
+        {"distillation.architecture": "shufflenetv1-32px", "distillation.width": None},
+        {"distillation.architecture": "mobilenetv2-32px", "distillation.width": None},
     ],
 )
 def test_every_mode_of_the_method_runs(values: dict[str, Any], trial_config: TrialConfig, store: Store) -> None:
