@@ -77,13 +77,13 @@ class Encoded:
 def folder_images(
     files: Files, num_classes: int | None, image_bytes: int, where: str, label_order: Sequence[int] | None = None
 ) -> Encoded:
-    """Return the images of a folder.
+    """Return the images of a folder, or those that a CSV lists.
 
     Args:
         image_bytes: size of one decoded and fitted image.
-        num_classes: K, to read labels; None = no labels. The first folder level gives the label. If all folders are
-            named by numbers, the name is the label; otherwise the label is the alphabetical position (as in
-            torchvision's ImageFolder), and there must be K folders.
+        num_classes: K, to read labels; None = no labels. The first folder level gives the label, or the CSV does. If
+            all labels are numbers, they are those of the classes; otherwise the label is the alphabetical position (as
+            in torchvision's ImageFolder), and there must be K of them.
         where: the setting, for messages.
         label_order: the class of each folder in alphabetical order, whatever their names; None = as above.
 
@@ -95,7 +95,7 @@ def folder_images(
     labels: NDArray[np.int64] | None = None
     if num_classes is not None:
         numbers, label_names = _class_folders(files, num_classes, where, label_order)
-        labels = np.array([numbers[name.split("/")[0]] for name in names], dtype=np.int64)
+        labels = np.array([numbers[text] for text in files.label_texts or ()], dtype=np.int64)
 
     def chunks() -> Iterator[Chunk]:
         size = _chunk_images(image_bytes)
@@ -176,9 +176,7 @@ def names_of_labels(files: Files, where: str, label_column: str | None = None) -
         for file in opened.values():
             file.close()
         return _names_in_shards({shard: file.schema_arrow for shard, file in opened.items()}, where, label_column)
-    if any("/" not in name for name in files.names):
-        return None
-    return tuple(_readable(name) for name in sorted({name.split("/")[0] for name in files.names}))
+    return None if files.label_texts is None else tuple(_readable(name) for name in sorted(set(files.label_texts)))
 
 
 def _names_in_shards(schemas: Mapping[Path, pa.Schema], where: str, label_column: str | None) -> tuple[str, ...] | None:
@@ -209,19 +207,22 @@ def _in_order(names: Sequence[str], label_order: Sequence[int], num_classes: int
 def _class_folders(
     files: Files, num_classes: int, where: str, label_order: Sequence[int] | None
 ) -> tuple[dict[str, int], Sequence[str | None]]:
-    loose = [name for name in files.names if "/" not in name]
+    if files.csv is not None and files.csv_labels is None:
+        raise InputError(f"{where}: labels are needed, but {files.csv} has no column `label`")
+    loose = [name for name in files.names if "/" not in name] if files.csv is None else []
     if loose:
         raise InputError(
             f"{where}: labels are needed, but {plural(len(loose), 'image')} of {files.root} "
             f"{'lies' if len(loose) == 1 else 'lie'} in no class folder (first "
             f"{loose[0]}); put each image into a folder named after its class"
         )
-    classes = sorted({name.split("/")[0] for name in files.names})
+    classes = sorted(set(files.label_texts or ()))
+    root, kind = (files.root, "class folder") if files.csv is None else (files.csv, "label")
     if label_order is not None:
         if len(classes) != len(label_order):
             raise InputError(
-                f"{where}: {files.root} has {len(classes)} class folders with images, and label_order has "
-                f"{len(label_order)} classes; expected one for each folder, in alphabetical order"
+                f"{where}: {root} has {len(classes)} {kind}s with images, and label_order has "
+                f"{len(label_order)} classes; expected one for each, in alphabetical order"
             )
         placed = _in_order([_readable(name) for name in classes], label_order, num_classes)
         return dict(zip(classes, label_order, strict=True)), placed
@@ -230,17 +231,17 @@ def _class_folders(
         wrong = [name for name, number in numbers.items() if number >= num_classes]
         if wrong:
             raise InputError(
-                f"{where}: {files.root} has the class folder {wrong[0]}, outside 0..{num_classes - 1}; "
-                f"check data.num_classes ({num_classes}), or give the folders' names in the order of the teacher's "
+                f"{where}: {root} has the {kind} {wrong[0]}, outside 0..{num_classes - 1}; "
+                f"check data.num_classes ({num_classes}), or give their names in the order of the teacher's "
                 f"classes: trial.data.class_names"
             )
         return numbers, [str(number) for number in range(num_classes)]
     if len(classes) != num_classes:
         shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
         raise InputError(
-            f"{where}: {files.root} has {plural(len(classes), 'class folder')} with images ({shown}), expected "
+            f"{where}: {root} has {plural(len(classes), kind)} with images ({shown}), expected "
             f"{num_classes} (data.num_classes), whose alphabetical order is that of the teacher's classes; with "
-            f"trial.data.class_names a class may lack its folder"
+            f"trial.data.class_names a class may lack its images"
         )
     return {name: number for number, name in enumerate(classes)}, classes
 

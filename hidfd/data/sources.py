@@ -1,9 +1,9 @@
 """The user's materials, identified by their content: images as folders or Parquet, checkpoints as files. Torch-free.
 
-A material may be a folder of images (nested), a Parquet file, a folder of Parquet shards, a pattern of shards such
-as `data/train-*.parquet`, or (a checkpoint) one file. Its hash covers the files that import reads and their names
-within the folder, but not the location of the folder. An image that cannot be read, such as a link to nowhere, is one
-of these files.
+A material may be a folder of images (nested), a CSV that lists images, a Parquet file, a folder of Parquet shards, a
+pattern of shards such as `data/train-*.parquet`, or (a checkpoint) one file. Its hash covers the files that import
+reads and their names within the folder, but not the location of the folder. An image that cannot be read, such as a
+link to nowhere, is one of these files.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from hidfd.config.schema import Material, TrialConfig
+from hidfd.data.csv_list import read_csv_list
 from hidfd.data.decoding import FIRST_SUFFIXES, IMAGE_SUFFIXES, reason_of
 from hidfd.data.splits import check_shards, check_splits
 from hidfd.errors import InputError
@@ -58,16 +59,27 @@ class Files:
     """The files of a material.
 
     Attributes:
-        kind: `images` (a folder of images), `parquet` (shards), or `file` (a single file of another kind).
+        kind: `images` (single images), `parquet` (shards), or `file` (a single file of another kind).
         root: the folder that names are relative to.
-        names: sorted relative paths with `/`.
+        names: relative paths with `/`, sorted, or in the order of a CSV.
         left_out: sentences about what else lies in the folder and is not read.
+        csv: the CSV that lists the images; None = they are those of a folder.
+        csv_labels: the labels that it gives them, as text; None if it has none.
     """
 
     kind: Literal["images", "parquet", "file"]
     root: Path
     names: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    csv: Path | None = None
+    csv_labels: tuple[str, ...] | None = None
+
+    @property
+    def label_texts(self) -> tuple[str, ...] | None:
+        """The label of each image as text: of a CSV, or the first folder; None if an image has none."""
+        if self.csv is not None:
+            return self.csv_labels
+        return None if any("/" not in name for name in self.names) else tuple(n.split("/")[0] for n in self.names)
 
     @property
     def paths(self) -> list[Path]:
@@ -107,6 +119,9 @@ def files_of(path: str | Path, where: str = "") -> Files:
 
 
 def _files_of(path: Path, where: str, start: str) -> Files:
+    if path.is_file() and path.suffix.lower() == ".csv":
+        listed = read_csv_list(path, start)
+        return Files("images", path.parent, listed.names, csv=path, csv_labels=listed.labels)
     if path.is_file():
         return Files("parquet" if path.suffix.lower() == ".parquet" else "file", path.parent, (path.name,))
     if path.is_dir():
@@ -146,7 +161,9 @@ def content_sha256_of(files: Files, watch: Watch = lambda done, total: None) -> 
     """
     try:
         stats = [_state_of(path, files.kind) for path in files.paths]
-        state = digest_of([str(files.root), *([name, *state] for name, state in zip(files.names, stats, strict=True))])
+        of_csv = [] if files.csv is None else [[str(files.csv), *_state_of(files.csv, "file")]]
+        of_each = [[name, *state] for name, state in zip(files.names, stats, strict=True)]
+        state = digest_of([str(files.root), *of_csv, *of_each])
         if state not in _content_hashes:
             _content_hashes[state] = _read_and_hash(files, watch)
         return _content_hashes[state]
@@ -166,7 +183,7 @@ def _read_and_hash(files: Files, watch: Watch) -> str:
             watch(len(pairs), len(files.names))
     finally:
         pool.shutdown(cancel_futures=True)
-    return digest_of(pairs)
+    return digest_of(pairs if files.csv is None else [pairs, file_sha256(files.csv)])
 
 
 def _state_of(path: Path, kind: str) -> tuple[int, ...]:
@@ -214,7 +231,12 @@ def located(material: Material, sha256: str | None, where: str, watch: Watch = l
         if found != sha256:
             first = tuple(name for name in files.names if _suffix(name) in FIRST_SUFFIXES)
             older = replace(files, names=first)
-            if files.kind == "images" and 0 < len(first) < len(files.names) and content_sha256_of(older) == sha256:
+            if (
+                files.kind == "images"
+                and files.csv is None
+                and 0 < len(first) < len(files.names)
+                and content_sha256_of(older) == sha256
+            ):
                 others = [name for name in files.names if _suffix(name) not in FIRST_SUFFIXES]
                 word = (
                     f"{_counted(others)}: {where}.sha256 was taken when JPEG and PNG were all that was read; "
