@@ -190,12 +190,13 @@ def new(options: argparse.Namespace) -> None:
 
     given = {name: getattr(options, name) for name in ("teacher", "images", "validation", "test")}
     given = {name: path for name, path in given.items() if path is not None}
+    labelled = {name: given[name] for name in ("validation", "test") if name in given}
     written = draft(
         target.stem,
         {name: _path_from(target.parent, path) for name, path in given.items()},
         teacher_facts(options.teacher, options.weights),
         photo_facts(options.images, "--images"),
-        {name: photo_facts(given[name], f"--{name}") for name in ("validation", "test") if name in given},
+        {name: photo_facts(path, f"--{name}", is_labelled=True) for name, path in labelled.items()},
         preset=options.preset,
         is_study=options.study,
     )
@@ -377,8 +378,8 @@ def _parser() -> Parser:
     sub.add_argument("file", nargs="?", default="study.yaml", help="study file to write; default study.yaml")
     sub.add_argument("--teacher", required=True, help="its weights: .safetensors, .pt or .pth")
     sub.add_argument("--weights", metavar="KEY", help="of them, where the file holds several, such as averaged ones")
-    sub.add_argument("--images", required=True, help="photos to collect from: a folder, or Parquet")
-    sub.add_argument("--validation", help="labelled photos: a folder with one folder for each class, or Parquet")
+    sub.add_argument("--images", required=True, help="photos to collect from: a folder, a CSV, or Parquet")
+    sub.add_argument("--validation", help="labelled photos: a folder with one folder for each class, a CSV, or Parquet")
     sub.add_argument("--test", help="more of them, whose labels are read once at the end")
     sub.add_argument("--preset", choices=("quick", "paper"), default="quick", help="for a CPU, or for a GPU")
     sub.add_argument("--study", action="store_true", help="add the sections of a search")

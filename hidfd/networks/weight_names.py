@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,8 +11,8 @@ from torch import Tensor
 COUNTER = "num_batches_tracked"
 """End of the names of batch counters, which a checkpoint may lack."""
 
-MAX_NAMES = 10
-"""Number of left-out names that a message lists."""
+MAX_LISTED_NAMES = 10
+"""Number of names of each kind that a message lists."""
 
 ALIASES = (
     (re.compile(r"(^|\.)(?:linear|classifier)(?=\.(?:weight|bias)$)"), r"\1fc"),
@@ -48,8 +48,7 @@ class Match:
                 renamed.setdefault(_difference(bare, ours), (bare, ours))
         parts += [f"{theirs} is {ours} here" for theirs, ours in renamed.values()]
         if self.left_out:
-            more = f", ... ({len(self.left_out):,} in all)" if len(self.left_out) > MAX_NAMES else ""
-            parts.append(f"not of this network, left out: {', '.join(self.left_out[:MAX_NAMES])}{more}")
+            parts.append(f"not of this network, left out: {listed_names(self.left_out)}")
         return "; ".join(parts)
 
 
@@ -86,6 +85,11 @@ def matches(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list
         if all(state[theirs].shape == expected[ours].shape for ours, theirs in match.names.items())
     ]
     return sorted(fitting or found.values(), key=lambda match: match.prefix)
+
+
+def listed_names(names: Sequence[str]) -> str:
+    """Return names for a message, the first of many."""
+    return f"{', '.join(names[:MAX_LISTED_NAMES])}{', ...' if len(names) > MAX_LISTED_NAMES else ''}"
 
 
 def _prefixes(state: Mapping[str, Tensor], needed: Mapping[str, str]) -> set[str]:

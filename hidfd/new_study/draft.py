@@ -12,8 +12,7 @@ from hidfd.new_study.photos import PhotoFacts
 from hidfd.new_study.values import Preset, StudyValues, propose
 from hidfd.new_study.weights import TeacherFacts
 
-SEARCH = """
-study:
+SEARCH = """study:
   num_students: 12
   students_per_generator: 3
   seeds: [1001, 1002]      # fresh ones, on which the best is trained again beside its controls
@@ -87,14 +86,14 @@ def draft(
         f"mean and std: {values.origin}",
         f"photos: {photos.count:,}, {photos.sizes_in_words()}",
         *(
-            f"{split}: {plural(len(facts.class_names), 'class folder')}; the teacher has {teacher.num_classes} classes"
+            f"{split}: {plural(len(facts.class_names), 'class', 'classes')}, but the teacher has {teacher.num_classes}"
             for split, facts in labelled.items()
             if facts.class_names is not None and len(facts.class_names) != teacher.num_classes
         ),
     ]
     if "validation" not in labelled:
         found.append("validation: none; labelled photos (--validation) show whether the teacher is read correctly")
-    text = "\n".join(lines) + "\n" + (SEARCH.lstrip("\n") if is_study else "")
+    text = "\n".join(lines) + "\n" + (SEARCH if is_study else "")
     return Draft(text, tuple(found), values.to_fill_in)
 
 

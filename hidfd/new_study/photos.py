@@ -13,7 +13,7 @@ import numpy as np
 
 from hidfd.data.decoding import UnreadableImageError, decode, open_image, pixel_hash, silent_pillow
 from hidfd.data.readers import folder_images, names_of_labels, parquet_images
-from hidfd.data.sources import Files, files_of
+from hidfd.data.sources import files_of
 from hidfd.errors import InputError
 from hidfd.formatting import plural
 
@@ -35,8 +35,8 @@ class PhotoFacts:
         count: number of files, or of rows.
         sizes: sizes of the opened images, width and height in pixels, the most frequent first.
         is_grey: whether all opened images are grey.
-        class_names: names of the labels, in alphabetical order of folders or as the Parquet has them; None where
-            there are none.
+        class_names: names of the labels, in alphabetical order or as the Parquet has them; None where there are none,
+            or they are not needed.
         sources: the images of the sample that can be opened.
         hashes: `pixel_hash` of each different one of them.
         num_tried: images in the sample.
@@ -82,18 +82,24 @@ class PhotoFacts:
         return [round(float(value), 4) for value in mean], [round(float(value), 4) for value in std]
 
 
-def photo_facts(path: str | Path, option: str) -> PhotoFacts:
-    """Look at a folder of images, or at Parquet.
+def photo_facts(path: str | Path, option: str, *, is_labelled: bool = False) -> PhotoFacts:
+    """Look at a folder of images, a CSV, or Parquet.
 
     Args:
         option: that names the path, for messages.
+        is_labelled: whether labels are needed.
 
     Raises:
-        InputError: nothing in it can be read as an image.
+        InputError: nothing in it can be read as an image, or it has no labels though they are needed.
     """
     files = files_of(path, option)
     if files.kind == "file":
-        raise InputError(f"{option}: {path}: is a single file; expected a folder of images, or Parquet")
+        raise InputError(f"{option}: {path}: is a single file; expected a folder of images, a CSV, or Parquet")
+    if is_labelled and files.kind == "images" and files.label_texts is None:
+        raise InputError(
+            f"{option}: {path}: has no labels; put each image into a folder named after its class, or list them in a "
+            f"CSV of path,label"
+        )
     reader = folder_images if files.kind == "images" else parquet_images
     encoded = reader(files, None, ONE_IMAGE_BYTES, option)
     seen = encoded.total if files.kind == "images" else min(encoded.total, READ_ROWS)
@@ -117,12 +123,5 @@ def photo_facts(path: str | Path, option: str) -> PhotoFacts:
     if not sources:
         raise InputError(f"{option}: {path}: of {plural(len(sampled), 'image')} that were tried none can be opened")
     ordered = tuple(size for size, count in sizes.most_common() for _ in range(count))
-    names = _class_names(files, option)
+    names = names_of_labels(files, option) if is_labelled else None
     return PhotoFacts(encoded.total, ordered, is_grey, names, tuple(sources), frozenset(hashes), len(sampled))
-
-
-def _class_names(files: Files, option: str) -> tuple[str, ...] | None:
-    try:
-        return names_of_labels(files, option)
-    except InputError:  # a Parquet without labels
-        return None

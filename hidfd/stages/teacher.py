@@ -22,8 +22,9 @@ from hidfd.errors import InputError, TeacherError
 from hidfd.formatting import percent
 from hidfd.metrics.teacher_check import TeacherCheck, best_order
 from hidfd.networks.backbone import Backbone, num_parameters
+from hidfd.networks.fitting import fitted
 from hidfd.networks.teacher import Teacher, build_judge_backbone, build_teacher_backbone
-from hidfd.networks.weights import check_finite, fitted, read_state_dict
+from hidfd.networks.weights import check_finite, read_state_dict
 from hidfd.pipeline.watch import watched
 from hidfd.stages.context import StageContext, train_and_keep, write_weights
 from hidfd.store.store import Artifact, ArtifactWriter

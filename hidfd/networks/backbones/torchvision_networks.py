@@ -1,6 +1,7 @@
 """torchvision's networks as backbones, kept apart because importing torchvision takes as long as importing torch.
 
-With `small_stem` they are those of the CIFAR literature: a 3x3 stem of stride 1 without a pool, for 32-px images.
+Their forward pass is torchvision's own, against which the contract of the classifier is checked. With `small_stem`
+they are those of the CIFAR literature: a 3x3 stem of stride 1 without a pool, for 32-px images.
 """
 
 from __future__ import annotations
@@ -41,11 +42,6 @@ class TorchvisionResNet(ResNet, Backbone):  # type: ignore[misc]  # torchvision 
         feature_map: Tensor = parts.layer4(parts.layer3(parts.layer2(parts.layer1(features))))
         return feature_map
 
-    def forward(self, image_normalised: Tensor) -> Tensor:
-        """Return the logits of torchvision's own forward pass, which the classifier contract is checked against."""
-        logits: Tensor = super().forward(image_normalised)
-        return logits
-
 
 class TorchvisionMobileNetV2(MobileNetV2, Backbone):  # type: ignore[misc]  # likewise
     """torchvision's MobileNetV2, without its dropout. The small stem leaves out the first two halvings."""
@@ -75,11 +71,6 @@ class TorchvisionMobileNetV2(MobileNetV2, Backbone):  # type: ignore[misc]  # li
         feature_map: Tensor = parts.features(image_normalised)
         return feature_map
 
-    def forward(self, image_normalised: Tensor) -> Tensor:
-        """Return the logits of torchvision's own forward pass, as above."""
-        logits: Tensor = super().forward(image_normalised)
-        return logits
-
 
 class TorchvisionShuffleNetV2(ShuffleNetV2, Backbone):  # type: ignore[misc]  # likewise
     """torchvision's ShuffleNetV2 1x."""
@@ -99,8 +90,3 @@ class TorchvisionShuffleNetV2(ShuffleNetV2, Backbone):  # type: ignore[misc]  # 
         features = parts.maxpool(parts.conv1(image_normalised))
         feature_map: Tensor = parts.conv5(parts.stage4(parts.stage3(parts.stage2(features))))
         return feature_map
-
-    def forward(self, image_normalised: Tensor) -> Tensor:
-        """Return the logits of torchvision's own forward pass, as above."""
-        logits: Tensor = super().forward(image_normalised)
-        return logits

@@ -62,6 +62,8 @@ def test_columns_that_are_named_are_read_whatever_others_are_called(tmp_path: Pa
     images = open_images(run_import(config, store, "validation"))
     np.testing.assert_array_equal(images.pixels[0], np.asarray(picture(1)).transpose(2, 0, 1))
     assert images.required_labels.tolist() == [2]
+    others = config_of(path, path, image_column="photo", label_column="label")
+    assert open_images(run_import(others, store, "validation")).required_labels.tolist() == [0], "not found again"
 
 
 @pytest.mark.parametrize(

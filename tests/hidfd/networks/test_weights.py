@@ -20,7 +20,9 @@ from torch import Tensor, nn
 import hidfd.networks.weights
 from hidfd.errors import InputError
 from hidfd.networks.build import build_backbone
-from hidfd.networks.weights import MAX_LISTED_KEYS, WRAPPERS, check_finite, check_fit, fitted, read_state_dict
+from hidfd.networks.fitting import check_fit, fitted
+from hidfd.networks.weight_names import MAX_LISTED_NAMES
+from hidfd.networks.weights import WRAPPERS, check_finite, read_state_dict
 
 STATE = {"conv.weight": torch.arange(4.0).view(2, 2), "fc.bias": torch.tensor([1.0, 2.0])}
 
@@ -185,9 +187,9 @@ def test_long_lists_of_keys_are_cut_but_counted() -> None:
     names = list(network().state_dict())
     wanted = [name for name in names if "num_batches" not in name]
     message = misfit({f"backbone.{name}": tensor for name, tensor in network().state_dict().items()})
-    assert f"{len(wanted)} missing: {', '.join(wanted[:MAX_LISTED_KEYS])}, ...;" in message
+    assert f"{len(wanted)} missing: {', '.join(wanted[:MAX_LISTED_NAMES])}, ...;" in message
     assert f"{len(names)} unexpected: backbone.{names[0]}" in message
-    assert wanted[MAX_LISTED_KEYS] + "," not in message
+    assert wanted[MAX_LISTED_NAMES] + "," not in message
 
 
 def test_another_number_of_classes_is_told_in_one_plain_sentence() -> None:
@@ -424,6 +426,12 @@ def test_each_choice_that_a_message_offers_takes_its_network(
     for choice, network in zip(choices, networks, strict=True):
         found = fitted(read_state_dict(path, wanted=choice), net, "both.pt")
         assert all(torch.equal(found[name], network[name]) for name in network)
+
+
+def test_weights_that_are_there_with_and_without_a_prefix_are_refused_when_they_are_chosen_too(tmp_path: Path) -> None:
+    path = saved(tmp_path / "teacher.pt", {"average": STATE | prefixed("module.", RAW)})
+    with pytest.raises(InputError, match="holds some weights twice"):
+        read_state_dict(path, wanted="average")
 
 
 def test_average_nested_beside_the_weights_is_never_taken_silently(tmp_path: Path) -> None:

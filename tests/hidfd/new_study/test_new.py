@@ -271,3 +271,14 @@ def test_photos_of_one_colour_and_a_teacher_of_one_output_are_lines_to_fill_in(
     assert [line for line in said.splitlines() if line.startswith("fill in")] == [
         f"fill in: trial.{name}" for name in ("teacher.architecture", "data.num_classes", "teacher.std")
     ]
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_photos_without_labels_are_no_labelled_split(
+    here: Path, capsys: pytest.CaptureFixture[str], split: str
+) -> None:
+    weights(here / "teacher.pt", "resnet8")
+    photos(here / "photos", 30)
+    assert main(["new", *GIVEN, f"--{split}", "photos"]) == 3
+    assert f"--{split}: photos: has no labels" in capsys.readouterr().err
+    assert not (here / "study.yaml").exists()

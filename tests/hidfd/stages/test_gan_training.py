@@ -7,6 +7,7 @@ from torch import Tensor
 from hidfd.config.paths import with_values
 from hidfd.config.schema import TrialConfig
 from hidfd.distributed.device import resolve_device
+from hidfd.networks.layers import SelfAttention
 from hidfd.pipeline.observer import Observer
 from hidfd.stages.gan_training import AdversarialTraining, ema_beta
 from hidfd.store.store import Store
@@ -33,6 +34,15 @@ def training_with(term: str, config: TrialConfig, store: Store) -> AdversarialTr
     """Return a training with one term of the losses alone."""
     values = {f"generation.{path}": float(name == term) for name, path in WEIGHTS.items()}
     return training_of(with_values(config, values), store)
+
+
+def test_attention_is_in_the_generator_its_average_and_the_discriminator(
+    trial_config: TrialConfig, store: Store
+) -> None:
+    values = {"networks": "residual", "image_size_pixels": 64, "attention": True}
+    training = training_of(with_values(trial_config, {f"generation.{k}": v for k, v in values.items()}), store)
+    for network in (training.generator, training.ema, training.discriminator):
+        assert sum(isinstance(layer, SelfAttention) for layer in network.modules()) == 1
 
 
 def parts_of(training: AdversarialTraining) -> dict[str, list[Tensor]]:
