@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from hidfd.data.identify import identify
 from hidfd.distributed.device import Device, resolve_device
 from hidfd.distributed.process_group import joined
 from hidfd.errors import Stopped
-from hidfd.pipeline.graph import Stage, needed, plan, teacher_check_of, test_evaluation_of
+from hidfd.pipeline.graph import Stage, needed, network_size_of, plan, teacher_check_of, test_evaluation_of
+from hidfd.pipeline.known_networks import recall_networks
+from hidfd.pipeline.network_sizes import CODE_ROLES
 from hidfd.pipeline.observer import Observer
 from hidfd.report import folder as trial_folder
 from hidfd.report.folder import Built
@@ -27,11 +30,13 @@ from hidfd.stages.context import StageContext, observer_of_process
 from hidfd.stages.distillation import distil, replay
 from hidfd.stages.evaluation import evaluate, run_test_evaluation
 from hidfd.stages.generation import train_generator
-from hidfd.stages.image_import import import_images
+from hidfd.stages.imports.code import import_code, measure_network
+from hidfd.stages.imports.images import import_images
+from hidfd.stages.imports.weights import import_judge, import_teacher
 from hidfd.stages.inputs import StageInputs
 from hidfd.stages.memory import explaining_out_of_memory
 from hidfd.stages.synthesis import synthesise
-from hidfd.stages.teacher import import_judge, import_teacher, judge_teacher, measure_teacher, train_teacher
+from hidfd.stages.teacher import judge_teacher, measure_teacher, train_teacher
 from hidfd.store.store import Artifact, Store
 from hidfd.training.loop import LOOPS
 
@@ -64,13 +69,14 @@ class Trial:
         self.store, self.device, self.observer = store, device, observer
         self.processes = device.processes
         self.config = self.processes.from_first(lambda: identify(config, store, observer))
+        self.folder: Path | None = None
         self.stages = plan(self.config)
         self.inputs = StageInputs(self.config, self.stages, store, device)
         self.seconds: dict[str, float] = {}
         self.reused: list[str] = []
         self.samples: Path | None = None
-        self.folder: Path | None = None
         self.is_teacher_checked = False
+        self._know_networks()
 
     @property
     def built(self) -> Built:
@@ -109,6 +115,8 @@ class Trial:
     def _build(self, stage: Stage) -> Artifact:
         context, inputs = self.context(stage), self.inputs
         match stage.name:
+            case "import" if stage.role in CODE_ROLES.values():
+                return context.by_first(lambda: import_code(context))
             case "import" if stage.role == "judge":
                 return context.by_first(lambda: import_judge(context))
             case "import":
@@ -139,6 +147,16 @@ class Trial:
                     )
                 )
 
+    def _know_networks(self) -> None:
+        """Learn of networks from elsewhere what the store does not know yet: the user's own files, and all sizes."""
+        for role in self.processes.from_first(lambda: recall_networks(self.config, self.store)):
+            self.imported(CODE_ROLES[role])
+            recall_networks(self.config, self.store)
+            context = self.context(network_size_of(self.config, role))
+            context.by_first(partial(measure_network, context, role))
+        recall_networks(self.config, self.store)
+        self.stages = plan(self.config)  # with operations that may not have been known
+
     def check_teacher(self, *, is_first: bool) -> None:
         """Measure the teacher unless the store has the record, and refuse one that cannot be right; once in a trial.
 
@@ -165,7 +183,7 @@ class Trial:
         return StageContext(stage, self.config, self.store, self.device, self.observer, self.folder)
 
     def imported(self, split: str) -> Artifact | None:
-        """Return the images of a split and import them if need be; None where the trial has no such split."""
+        """Return an import, of a split by its name, and make it if need be; None where the trial has no such import."""
         if split not in self.stages:
             return None
         stage = self.stages[split]
@@ -265,6 +283,15 @@ def evaluate_test(config: TrialConfig, store: Store, *, device: str = "auto") ->
             return record.meta | {"opened": record.created}
 
         return processes.from_first(numbers)
+
+
+def know_networks(config: TrialConfig, store: Store, observer: Observer) -> None:
+    """Learn of a trial's networks from elsewhere what the store does not know yet: their sizes, and the user's files.
+
+    Raises:
+        InputError: one cannot be built, or is no backbone.
+    """
+    Trial(config, store, resolve_device("cpu", "fp32"), observer)
 
 
 def import_all(config: TrialConfig, store: Store, observer: Observer, folder: Path | None = None) -> TrialConfig:

@@ -6,7 +6,7 @@ import getpass
 import logging
 import shlex
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,10 @@ from hidfd.data.identify import identify
 from hidfd.errors import ConfigError, InputError
 from hidfd.pipeline.console import ConsoleObserver
 from hidfd.pipeline.graph import use_versions
+from hidfd.pipeline.known_networks import recall_networks
 from hidfd.store.locks import wait_for
 from hidfd.store.store import Store
+from tune.engines.environment import before_torch
 from tune.engines.ray_job import check_storage_lasts
 from tune.errors import LedgerError
 from tune.ledger.opening import (
@@ -38,6 +40,7 @@ from tune.planner.state import StudyState
 from tune.study.check import read_sections, task_resources
 from tune.study.config import StudyConfig
 from tune.study.definition import Definition, define, differences, restore_definition
+from tune.study.search_space import changed
 from tune.study.snapshot import StudySnapshot
 
 _log = logging.getLogger(__name__)
@@ -126,7 +129,9 @@ def open_study(
     num_seeds: int | None = None,
     writes: bool = False,
 ) -> Study:
-    """Read a study file and check all of it, without Ray and without torch; plan with the stages of this code.
+    """Read a study file and check all of it, without Ray; plan with the stages of this code.
+
+    Torch is loaded only where a study that is to be run has networks from elsewhere of which the store knows nothing.
 
     Args:
         path, overrides, store: see `hidfd.config.study_file.load`.
@@ -144,6 +149,7 @@ def open_study(
         config = config.with_num_seeds(num_seeds)
     artifacts = Store.open(file.storage.store, writes=writes)
     trial = identify(trial, artifacts, ConsoleObserver())
+    _know_networks([trial], artifacts, builds=writes)
     with suppress(LedgerError):  # whoever needs the ledger says so
         known, _ = recorded_settings(file.storage.ledger, file.name)
         config, trial = _as_begun(config, trial, known)
@@ -158,7 +164,33 @@ def open_study(
         tracking=redacted(file.storage.tracking),
         resources=task_resources(file),
     )
+    _know_networks(_trials_of_other_networks(definition), artifacts, builds=writes)
     return Study(file, artifacts, definition, tuple(overrides), num_seeds, store)
+
+
+def _know_networks(trials: Iterable[TrialConfig], store: Store, *, builds: bool) -> None:
+    """Learn what the store knows of networks from elsewhere.
+
+    Args:
+        builds: whether those that it knows nothing of are built, to find their sizes.
+    """
+    for trial in trials:
+        if recall_networks(trial, store) and builds:
+            before_torch(1)
+            from hidfd.trial import know_networks
+
+            know_networks(trial, store, ConsoleObserver())
+
+
+def _trials_of_other_networks(definition: Definition) -> Iterator[TrialConfig]:
+    """Yield a trial with each network that a search or a variant has instead of those of `trial:`."""
+    changes = [dict(values) for values in definition.study.variants.values()]
+    for path, parameter in definition.search.items():
+        if path.endswith(".architecture"):
+            changes += [{path: choice} for choice in getattr(parameter, "choices", ())]
+    for values in changes:
+        if any(path.endswith(".architecture") for path in values):
+            yield changed(definition.base, values)
 
 
 def open_last_run(

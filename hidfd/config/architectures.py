@@ -1,11 +1,13 @@
-"""The table of networks, one row each. `hidfd.networks.build` builds exactly these. Torch-free.
+"""The table of networks, one row each, and the names of networks from elsewhere. Torch-free.
 
 Counts are those of the source named in the row, at its number of classes;
-`tests/hidfd/networks/test_backbone.py` compares them with the built networks.
+`tests/hidfd/networks/test_backbone.py` compares them with the built networks. What is to be known of networks from
+elsewhere is found when they are built (`hidfd.pipeline.network_sizes`).
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,3 +112,16 @@ _ROWS = (
 
 ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _ROWS}
 """Name in a study file -> architecture."""
+
+OWN = re.compile(r"(?P<file>.+\.py):(?P<factory>[A-Za-z_]\w*)")
+"""The name of a network of one's own: a Python file, and a function in it that makes the network."""
+
+_ZOO = re.compile(r"(?:torchvision|timm):[A-Za-z0-9_.-]+")
+
+OUTSIDE_FORMS = "torchvision:NAME, timm:NAME, or FILE.py:FUNCTION for a network of your own"
+"""The forms of names of networks that are not in the table."""
+
+
+def is_outside(name: str) -> bool:
+    """Return whether a name has the form of a network from elsewhere, of which there may be none."""
+    return bool(_ZOO.fullmatch(name) or OWN.fullmatch(name))

@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
-from hidfd.config.architectures import ARCHITECTURES
+from hidfd.config.architectures import ARCHITECTURES, OUTSIDE_FORMS, OWN, is_outside
 from hidfd.config.yaml_tree import MAX_DIGITS
 from hidfd.errors import ConfigError
 from hidfd.formatting import meant_or_known, plural
@@ -194,10 +194,15 @@ class TeacherConfig(Section):
     """The large network: exactly one of `checkpoint` (the user's own) and `train` (trained by this command)."""
 
     architecture: str = "resnet34-32px"
-    """Name in `hidfd.config.architectures`; `-32px` networks have the 3x3 stem of the CIFAR literature."""
+    """Name in `hidfd.config.architectures`; `-32px` networks have the 3x3 stem of the CIFAR literature. Or a network
+    from elsewhere: `torchvision:NAME`, `timm:NAME`, or `FILE.py:FUNCTION`, which is called with `num_classes` and
+    `channels` and returns a network of your own."""
 
     width: int | None = Field(default=None, ge=1, le=4096)
     """Channels of the first stage, for families with a width setting; default: the published width."""
+
+    code: Material | None = Field(default=None, json_schema_extra=ABSENT_IF_DEFAULT)
+    """The file of a network of your own, which `architecture: FILE.py:FUNCTION` names already."""
 
     checkpoint: Material | None = None
     """State dict of the teacher: .safetensors, or .pt/.pth (read with weights_only)."""
@@ -241,10 +246,13 @@ class JudgeConfig(Section):
     held-out images in its features, since the teacher's flatter images that were made to please the teacher."""
 
     architecture: str = "resnet34-32px"
-    """Name in `hidfd.config.architectures`."""
+    """Name of a network, as of the teacher."""
 
     width: int | None = Field(default=None, ge=1, le=4096)
     """Channels of the first stage, as of the teacher."""
+
+    code: Material | None = Field(default=None, json_schema_extra=ABSENT_IF_DEFAULT)
+    """The file of a network of your own, as of the teacher."""
 
     checkpoint: Material
     """State dict, as of the teacher."""
@@ -418,7 +426,12 @@ class DistillationConfig(Section):
     """Training of the student on D_c x inflation + D_s (paper Eqs. 13-14)."""
 
     architecture: str = "resnet18-32px"
+    """Name of the student's network, as of the teacher's."""
+
     width: int | None = Field(default=None, ge=1, le=4096)
+    code: Material | None = Field(default=None, json_schema_extra=ABSENT_IF_DEFAULT)
+    """The file of a network of your own, as of the teacher."""
+
     head: Literal["shared", "own"] = "shared"
     """Classifier of the student. `shared`: the teacher's, frozen, on projected features (SimKD); `own`: plain KD, no
     projector."""
@@ -530,14 +543,20 @@ class TrialConfig(Section):
         networks: dict[str, TeacherConfig | JudgeConfig] = {"teacher": self.teacher}
         if self.judge is not None:
             networks["judge"] = self.judge
-        for where, name, width in (
-            *((f"{section}.architecture", given.architecture, given.width) for section, given in networks.items()),
-            ("distillation.architecture", self.distillation.architecture, self.distillation.width),
-        ):
-            if name not in ARCHITECTURES:
-                problems.append(f"{where}: unknown architecture {name!r}; {meant_or_known(name, ARCHITECTURES)}")
-            elif width is not None and not ARCHITECTURES[name].has_width_setting:
-                problems.append(f"{where.replace('architecture', 'width')}: {name} has no width setting; leave it out")
+        for section, network in (networks | {"distillation": self.distillation}).items():
+            name, is_own = network.architecture, OWN.fullmatch(network.architecture) is not None
+            if name not in ARCHITECTURES and not is_outside(name):
+                known = meant_or_known(name, ARCHITECTURES)
+                problems.append(f"{section}.architecture: unknown architecture {name!r}; {known}; or {OUTSIDE_FORMS}")
+            elif network.width is not None and not (name in ARCHITECTURES and ARCHITECTURES[name].has_width_setting):
+                problems.append(f"{section}.width: {name} has no width setting; leave it out")
+            if is_own and network.code is None:
+                problems.append(
+                    f"{section}.architecture: {name}: a network of your own belongs into the section `trial:` of the "
+                    f"study file, where its file is known; it can be no value of a search or a variant"
+                )
+            if network.code is not None and not is_own:
+                problems.append(f"{section}.code: only for a network of your own (FILE.py:FUNCTION), not {name}")
         if self.uses_generator and self.data.num_classes < 3 and self.smoothing_is_on:
             problems.append(
                 "generation.smoothing.mode: frequency smoothing needs at least 3 classes, found num_classes: 2 "
@@ -611,6 +630,12 @@ class TrialConfig(Section):
     def smoothing_is_on(self) -> bool:
         """Whether the loss has the frequency smoothing term."""
         return self.generation.smoothing.mode != "off" and self.generation.smoothing.weight > 0
+
+    @property
+    def generation_asks_teacher(self) -> bool:
+        """Whether a loss of the generation has an answer of the teacher."""
+        weights = self.generation.integration
+        return weights.trans_weight > 0 or weights.blend_weight > 0 or self.smoothing_is_on
 
 
 def check_shares(batches: Mapping[str, int], count: int) -> None:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field, field_validator
 from pydantic.json_schema import models_json_schema
 
 from hidfd.addresses import SQLITE, why_no_path
+from hidfd.config.architectures import OWN
 from hidfd.config.presets import PRESETS
 from hidfd.config.schema import Section, TrialConfig
 from hidfd.config.storage import ENVIRONMENT, StorageConfig, has_plain_password, redacted, storage_problems
@@ -263,13 +264,32 @@ def _merged(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 def _with_paths(
     values: Any, keys: tuple[str, ...], yaml_tree: YamlTree, problems: list[str], environment: Mapping[str, str] | None
 ) -> Any:
-    """Return the values with every `path:` (only materials have one) resolved against the study file's folder."""
+    """Return the values with every `path:` (only materials have one) resolved against the study file's folder.
+
+    The file in `architecture: FILE.py:FUNCTION` becomes a material, `code`.
+    """
     if not isinstance(values, dict):
         return values
     result = {key: _with_paths(value, (*keys, key), yaml_tree, problems, environment) for key, value in values.items()}
-    path = result.get("path")
+    own = OWN.fullmatch(str(result.get("architecture")))
+    if own is not None:
+        given = _resolved({"path": own["file"]}, (*keys, "architecture"), yaml_tree, problems, environment)
+        stated = result.get("code")
+        result["code"] = given | (stated if isinstance(stated, dict) else {})
+        result["architecture"] = f"{Path(own['file']).name}:{own['factory']}"
+    return _resolved(result, (*keys, "path"), yaml_tree, problems, environment)
+
+
+def _resolved(
+    values: dict[str, Any],
+    here: tuple[str, ...],
+    yaml_tree: YamlTree,
+    problems: list[str],
+    environment: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """Return the values with their `path`, which is given at the setting `here`, resolved."""
+    path, result = values.get("path"), dict(values)
     if isinstance(path, str):
-        here = (*keys, "path")
         where, folder = yaml_tree.where(here), yaml_tree.path.parent
         is_named = where == COMMAND_LINE or why_no_path(path) is not None
         named = path if is_named else _as_the_system_names(path, folder)

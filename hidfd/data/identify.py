@@ -14,6 +14,7 @@ from hidfd.data.readers import names_of_labels
 from hidfd.data.sources import Files, Watch, content_sha256, files_of, located, materials
 from hidfd.errors import InputError, Stopped
 from hidfd.pipeline.graph import Stage, plan
+from hidfd.pipeline.known_networks import recall_networks
 from hidfd.pipeline.observer import Observer
 from hidfd.pipeline.stage_specs import MATERIAL_SETTINGS
 from hidfd.store.store import Store
@@ -69,6 +70,8 @@ def identify(config: TrialConfig, store: Store | None = None, observer: Observer
             problems.append(str(error))
     if not problems:
         config = _with_names(config, store, problems)
+        if store is not None:
+            recall_networks(config, store)
     if problems:
         raise InputError("\n".join(problems))
     return config

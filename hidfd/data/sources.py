@@ -96,6 +96,9 @@ def materials(config: TrialConfig) -> dict[str, Material]:
         "data.synthetic": config.data.synthetic,
         "teacher.checkpoint": config.teacher.checkpoint,
         "judge.checkpoint": None if config.judge is None else config.judge.checkpoint,
+        "teacher.code": config.teacher.code,
+        "judge.code": None if config.judge is None else config.judge.code,
+        "distillation.code": config.distillation.code,
         "teacher.train.images": None if config.teacher.train is None else config.teacher.train.images,
     }
     return {where: material for where, material in found.items() if material is not None}

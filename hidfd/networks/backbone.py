@@ -17,10 +17,17 @@ class Backbone(nn.Module):
 
     Attributes:
         feature_width: t, channels of the last feature map.
+        can_be_folded: whether its layers can be traced, so that batch norms can be folded into convolutions.
     """
 
     feature_width: int
+    can_be_folded = True
     fc: nn.Module
+
+    @property
+    def published(self) -> nn.Module:
+        """The network by whose names of weights it is published and saved."""
+        return self
 
     @property
     def classifier(self) -> nn.Linear:

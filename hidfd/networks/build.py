@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hidfd.config.architectures import ARCHITECTURES, Architecture
+from hidfd.config.architectures import ARCHITECTURES, Architecture, is_outside
+from hidfd.config.schema import Material
 from hidfd.networks.backbone import Backbone
 from hidfd.networks.backbones.cifar_resnet import CifarResNet
 from hidfd.networks.backbones.shufflenet import ShuffleNetV1
@@ -10,15 +11,32 @@ from hidfd.networks.backbones.vgg import VGG
 from hidfd.networks.backbones.wide_resnet import WideResNet
 
 
-def build_backbone(architecture: str, *, num_classes: int, channels: int, width: int | None = None) -> Backbone:
+def build_backbone(
+    architecture: str,
+    *,
+    num_classes: int,
+    channels: int,
+    width: int | None = None,
+    code: Material | None = None,
+    image_size_pixels: int = 32,
+) -> Backbone:
     """Build a network with fresh weights.
 
     Args:
-        architecture: a name of `hidfd.config.architectures`.
+        architecture: a name of `hidfd.config.architectures`, or of a network from elsewhere.
         num_classes: K.
         channels: of its images, 1 or 3.
         width: channels of the first stage, for families with a width setting.
+        code: the file of a network of the user's own.
+        image_size_pixels: side of the images that a network from elsewhere is tried with.
+
+    Raises:
+        InputError: a network from elsewhere cannot be built, or has no classifier that can be told from its features.
     """
+    if is_outside(architecture):
+        from hidfd.networks.backbones.outside import outside_backbone  # imports torchvision or timm
+
+        return outside_backbone(architecture, num_classes, channels, code, image_size_pixels)
     known: Architecture = ARCHITECTURES[architecture]
     match known.family:
         case "resnet-cifar":

@@ -139,19 +139,25 @@ def student_logits(
 
 def build_student(config: TrialConfig, teacher: Teacher, teacher_map_size: int, *, last_relu: bool) -> Student:
     """Build the student that the study file describes, with fresh weights."""
+    return Student(
+        build_student_backbone(config),
+        head=config.distillation.head,
+        teacher_classifier=teacher.backbone.classifier,
+        teacher_map_size=teacher_map_size,
+        last_relu=last_relu,
+    )
+
+
+def build_student_backbone(config: TrialConfig) -> Backbone:
+    """Build the student's network that the study file describes, with fresh weights."""
     settings = config.distillation
-    backbone = build_backbone(
+    return build_backbone(
         settings.architecture,
         num_classes=config.data.num_classes,
         channels=config.data.channels,
         width=settings.width,
-    )
-    return Student(
-        backbone,
-        head=settings.head,
-        teacher_classifier=teacher.backbone.classifier,
-        teacher_map_size=teacher_map_size,
-        last_relu=last_relu,
+        code=settings.code,
+        image_size_pixels=config.data.image_size_pixels,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ _remembered: dict[tuple[str, str, str], Tensor] = {}
 
 
 class _MapNetwork(nn.Module):
-    """A backbone up to its last map, as its own network: frozen batch norms are folded into the convolutions."""
+    """A backbone up to its last map, as a network of its own."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -66,7 +67,7 @@ class Teacher(nn.Module):
     """A frozen backbone behind its one normalisation. Gradients flow through it to images, never into it.
 
     Args:
-        backbone: with its weights.
+        backbone: with its weights. Where its layers can be traced, its batch norms are folded into its convolutions.
         mean, std: of unit images, per channel.
         image_size_pixels: side of the images it sees; others are resized (differentiably).
         digest: of its artifact, if it has one.
@@ -83,7 +84,8 @@ class Teacher(nn.Module):
         super().__init__()
         self.digest = digest
         self.backbone = backbone.eval()
-        self.map_network = fuse(_MapNetwork(backbone))
+        network = _MapNetwork(backbone)
+        self.map_network = fuse(network) if backbone.can_be_folded else copy.deepcopy(network)
         self.normalization = Normalization(mean, std)
         self.image_size_pixels = image_size_pixels
         self.requires_grad_(False)
@@ -217,6 +219,8 @@ def build_teacher_backbone(config: TrialConfig) -> Backbone:
         num_classes=config.data.num_classes,
         channels=config.data.channels,
         width=config.teacher.width,
+        code=config.teacher.code,
+        image_size_pixels=config.data.image_size_pixels,
     )
 
 
@@ -228,4 +232,6 @@ def build_judge_backbone(config: TrialConfig) -> Backbone:
         num_classes=config.judge.num_classes or config.data.num_classes,
         channels=config.data.channels,
         width=config.judge.width,
+        code=config.judge.code,
+        image_size_pixels=config.data.image_size_pixels,
     )

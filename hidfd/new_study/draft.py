@@ -23,7 +23,7 @@ search:
 """
 
 
-NO_FIT = "no network of docs/trial.md has these names and shapes"
+NO_FIT = "no network of docs/trial.md or torchvision has these names and shapes; or give timm:NAME or FILE.py:FUNCTION"
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def propose(
     fit = fits[0] if is_known else None
     side, why_side = _side(fits[0] if fits else None, photos)
     channels = teacher.channels or (1 if photos.is_grey else 3)
-    is_imagenet = bool(fits) and ARCHITECTURES[fits[0].architecture].native_size_pixels == 224 and channels == 3
+    is_imagenet = bool(fits) and _is_large(fits[0]) and channels == 3
     mean, std = IMAGENET if is_imagenet else photos.mean_and_std(channels, side)
     of_prefix = fit.prefix.removesuffix(".") if fit is not None and len(prefixes) > 1 else ""
     num_images, holdout = _collection(usable, preset)
@@ -130,7 +130,13 @@ def propose(
 def _by_likelihood(fits: tuple[Fit, ...], photos: PhotoFacts) -> list[Fit]:
     """Return the networks that fit, those for the size of the photos first."""
     is_small = photos.same_side is not None and photos.same_side < LARGE_PIXELS
-    return sorted(fits, key=lambda fit: (ARCHITECTURES[fit.architecture].native_size_pixels == 32) != is_small)
+    return sorted(fits, key=lambda fit: _is_large(fit) == is_small)
+
+
+def _is_large(fit: Fit) -> bool:
+    """Whether a network was published for images of 224 pixels."""
+    row = ARCHITECTURES.get(fit.architecture)
+    return row is None or row.native_size_pixels == 224
 
 
 def _fits_in_words(fits: list[Fit]) -> str:
@@ -143,7 +149,7 @@ def _fits_in_words(fits: list[Fit]) -> str:
 
 def _side(fit: Fit | None, photos: PhotoFacts) -> tuple[int, str]:
     side = photos.same_side
-    is_large = fit is not None and ARCHITECTURES[fit.architecture].native_size_pixels == 224
+    is_large = fit is not None and _is_large(fit)
     low, high = (LARGE_PIXELS, 224) if is_large else (8, LARGE_PIXELS)
     if side is not None and low <= side <= high:
         return side, "side of the photos"

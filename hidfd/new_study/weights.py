@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,10 @@ from hidfd.networks.weights import read_state_dict
 
 @dataclass(frozen=True)
 class Fit:
-    """A network of the table that has the weights of a checkpoint.
+    """A network of the table, or of torchvision, that has the weights of a checkpoint.
 
     Attributes:
-        architecture: its name.
+        architecture: its name in a study file.
         width: channels of its first stage, where that is not as published.
         num_classes: K.
         channels: of its images.
@@ -39,7 +40,7 @@ class TeacherFacts:
     """Architecture, classes and channels of a checkpoint's network.
 
     Attributes:
-        fits: the networks of the table that have these weights; empty = none has.
+        fits: the networks of the table that have these weights, or those of torchvision; empty = none has.
         num_classes: K, rows of its last matrix; None if it has no matrix of two rows or more.
         channels: of its images; None if its first convolution has neither 1 nor 3.
         weights: the key that the weights were asked for by; None = found.
@@ -74,6 +75,8 @@ def teacher_facts(path: str | Path, weights: str | None = None) -> TeacherFacts:
         for name in ARCHITECTURES
         for fit in _fits_of(name, state, num_classes, features, count)
     ]
+    if not fits and matrices and channels == 3:
+        fits = _torchvision_fits(state, matrices[-1][0])
     num_classes = fits[0].num_classes if fits else matrices[-1][0] if matrices else 0
     return TeacherFacts(
         tuple(fits),
@@ -102,3 +105,23 @@ def _fits_of(name: str, state: Mapping[str, Tensor], num_classes: int, features:
         for match in matches(state, expected)
         if all(state[theirs].shape == expected[ours].shape for ours, theirs in match.names.items())
     ]
+
+
+def _torchvision_fits(state: Mapping[str, Tensor], num_classes: int) -> list[Fit]:
+    """Return the classification networks of torchvision that have the weights of a checkpoint, of its newest layers.
+
+    Its RegNets are left out: they compute with weights while they are built, which here have no values.
+    """
+    from torchvision import models  # takes as long to import as torch
+
+    fits = []
+    for name in models.list_models(module=models, exclude="regnet*"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of ways to initialise what has no values here
+            expected = models.get_model(name, weights=None, num_classes=num_classes).state_dict()
+        fits += [
+            Fit(f"torchvision:{name}", None, num_classes, 3, match.prefix)
+            for match in matches(state, expected)
+            if all(state[theirs].shape == expected[ours].shape for ours, theirs in match.names.items())
+        ]
+    return fits

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from hidfd.config.architectures import ARCHITECTURES
 from hidfd.config.schema import TrialConfig
 from hidfd.pipeline.graph import Stage
+from hidfd.pipeline.network_sizes import NetworkRole, network_size
 from hidfd.store.store import Artifact, Store
 
 DEFAULT_RATE = 3e10
@@ -145,14 +145,14 @@ class Costs:
 def expected_bytes(config: TrialConfig) -> dict[str, float]:
     """Return the approximate bytes of a trial's artifacts, by stage; the stages left out take next to nothing.
 
-    `generation` is the generator alone: `checkpoint_bytes` stay beside it.
+    `generation` is the generator alone: `checkpoint_bytes` stay beside it. A network that is not known counts nothing.
     """
-    data, student, teacher = config.data, config.distillation, config.teacher
+    data = config.data
     return {
-        "teacher": _network_bytes(teacher.architecture, teacher.width),
+        "teacher": _network_bytes(config, "teacher"),
         "generation": 4.0 * _num_generator_parameters(config),
         "synthesis": float(config.synthesis.num_images * data.channels * data.image_size_pixels**2),
-        "distillation": _network_bytes(student.architecture, student.width),
+        "distillation": _network_bytes(config, "distillation"),
     }
 
 
@@ -171,9 +171,9 @@ def bank_bytes(config: TrialConfig) -> float:
     """
     if not config.distillation.view_bank:
         return 0.0
-    teacher, size = ARCHITECTURES[config.teacher.architecture], config.data.image_size_pixels
-    of_a_map = 4.0 * teacher.feature_width(config.teacher.width) * teacher.feature_side_pixels(size) ** 2
-    return config.asked_views * (config.data.channels * size**2 + of_a_map)
+    teacher = network_size(config, "teacher")
+    of_a_map = 0.0 if teacher is None else 4.0 * teacher.feature_width * teacher.feature_side_pixels**2
+    return config.asked_views * (config.data.channels * config.data.image_size_pixels**2 + of_a_map)
 
 
 def _num_generator_parameters(config: TrialConfig) -> int:
@@ -208,14 +208,14 @@ def _num_discriminator_parameters(config: TrialConfig) -> int:
     else:
         trunk, features = 10 * channels * width + 64 * width**2 + 10 * width, width
         trunk += (19 * width**2 + 3 * width if is_large else 0) + _num_attention_parameters(config)
-    hidden, teacher = config.generation.integration.hidden_width, ARCHITECTURES[config.teacher.architecture]
-    seen = teacher.feature_width(config.teacher.width)
+    hidden, teacher = config.generation.integration.hidden_width, network_size(config, "teacher")
+    seen = 0 if teacher is None else teacher.feature_width
     return trunk + (features + 1) * (2 * config.data.num_classes + 1) + (features + 1) * hidden + (hidden + 1) * seen
 
 
-def _network_bytes(architecture: str, width: int | None) -> float:
-    network = ARCHITECTURES[architecture]
-    return 4e6 * network.published_parameters * ((width or network.width) / network.width) ** 2
+def _network_bytes(config: TrialConfig, role: NetworkRole) -> float:
+    network = network_size(config, role)
+    return 0.0 if network is None else 4.0 * network.parameters
 
 
 def _rate(artifacts: Sequence[Artifact]) -> float:

@@ -22,6 +22,7 @@ from typing import Any
 
 from hidfd.config.schema import TrialConfig
 from hidfd.errors import ConfigError
+from hidfd.pipeline.network_sizes import NetworkRole, description_of, outside_networks
 from hidfd.pipeline.stage_specs import STAGE_SPECS, StageSpec
 
 VERSIONS = {
@@ -44,6 +45,10 @@ TEST_EVALUATION = "opening"
 
 TEACHER_CHECK = "teacher_check"
 """The stage name of a check of the teacher in the store."""
+
+
+NETWORK_SIZE = "network_size"
+"""The stage name of the size of a network from elsewhere in the store."""
 
 
 _versions_in_use: ContextVar[Mapping[str, int] | None] = ContextVar("versions_in_use", default=None)
@@ -151,7 +156,8 @@ def snapshots(config: TrialConfig) -> tuple[Stage, ...]:
 def kept_digests(config: TrialConfig) -> set[str]:
     """Return the digests of all that a trial needs in the store, with the checkpoints that a longer one continues."""
     planned = plan(config)
-    stages = (*planned.values(), teacher_check_of(planned), *snapshots(config))
+    sizes = [network_size_of(config, role) for role in outside_networks(config)]
+    stages = (*planned.values(), teacher_check_of(planned), *snapshots(config), *sizes)
     return {digest for stage in stages for digest in (stage.digest, stage.checkpoints)}
 
 
@@ -194,3 +200,10 @@ def teacher_check_of(stages: dict[str, Stage]) -> Stage:
     roles: tuple[str, ...] = ("teacher", "candidates", "validation")
     inputs = {role: stages[role].digest for role in roles if role in stages}
     return Stage(TEACHER_CHECK, TEACHER_CHECK, digest_of({"stage": TEACHER_CHECK, "inputs": inputs}), inputs, inputs)
+
+
+def network_size_of(config: TrialConfig, role: NetworkRole) -> Stage:
+    """Return the size of a network from elsewhere: a record in the store that no stage reads."""
+    identity = description_of(config, role)
+    inputs: dict[str, str] = {}
+    return Stage(NETWORK_SIZE, f"{role}_size", digest_of({"stage": NETWORK_SIZE, **identity}), inputs, identity)

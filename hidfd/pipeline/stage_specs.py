@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hidfd.config.architectures import ARCHITECTURES
 from hidfd.config.schema import ABSENT_IF_DEFAULT, OUTCOME_NEUTRAL, Material, TrialConfig, has_mark
 from hidfd.errors import ConfigError
+from hidfd.pipeline.network_sizes import CODE_ROLES, NetworkRole, factory_of, network_of, network_size
 
 MATERIAL_SETTINGS = {
     "candidates": "data.candidates",
@@ -23,6 +23,9 @@ MATERIAL_SETTINGS = {
     "teacher": "teacher.checkpoint",
     "synthesis": "data.synthetic",
     "judge": "judge.checkpoint",
+    "teacher_code": "teacher.code",
+    "judge_code": "judge.code",
+    "student_code": "distillation.code",
 }
 """Role of the artifact that is made of a user's material -> where the study file names the material, below `trial`."""
 
@@ -97,6 +100,23 @@ def _image_import(role: str, *, is_labelled: bool) -> StageSpec:
     return StageSpec(role, "import", settings, is_part_of=lambda config: material_of(config, role) is not None)
 
 
+def _code_import(section: NetworkRole) -> StageSpec:
+    role = CODE_ROLES[section]
+    return StageSpec(
+        role,
+        "import",
+        lambda config: {"source": _content_of(config, role), "kind": "code"},
+        is_part_of=lambda config: material_of(config, role) is not None,
+    )
+
+
+def _network_settings(config: TrialConfig, section: NetworkRole) -> dict[str, Any]:
+    """Return the settings of a network's section; the file of a network of one's own is an input."""
+    settings = result_settings(network_of(config, section))
+    settings.pop("code", None)
+    return settings | {"architecture": factory_of(settings["architecture"])}
+
+
 def _collection(is_part_of: Callable[[TrialConfig], bool], without: tuple[str, ...]) -> StageSpec:
     return StageSpec(
         "collection",
@@ -111,7 +131,7 @@ def _collection(is_part_of: Callable[[TrialConfig], bool], without: tuple[str, .
 
 
 def _teacher_settings(config: TrialConfig) -> dict[str, Any]:
-    settings = result_settings(config.teacher)
+    settings = _network_settings(config, "teacher")
     settings |= {"num_classes": config.data.num_classes, "channels": config.data.channels}
     if config.teacher.train is None:
         settings["checkpoint"] = _content_of(config, "teacher")
@@ -122,7 +142,7 @@ def _teacher_settings(config: TrialConfig) -> dict[str, Any]:
 
 def _judge_settings(config: TrialConfig) -> dict[str, Any]:
     assert config.judge is not None
-    settings = result_settings(config.judge)
+    settings = _network_settings(config, "judge")
     settings |= {"num_classes": config.judge.num_classes or config.data.num_classes, "channels": config.data.channels}
     return settings | {"checkpoint": _content_of(config, "judge")}
 
@@ -142,7 +162,7 @@ def _evaluation(is_part_of: Callable[[TrialConfig], bool], judged_by: tuple[str,
 def _generation_settings(config: TrialConfig) -> dict[str, Any]:
     settings, weights = result_settings(config.generation), config.generation.integration
     settings.pop("target_images")  # in the digest beside the trajectory's
-    if weights.trans_weight == weights.blend_weight == 0 and not config.smoothing_is_on:
+    if not config.generation_asks_teacher:
         settings.pop("teacher_terms_every", None)
     if not config.smoothing_is_on:
         settings["smoothing"] = None
@@ -156,7 +176,7 @@ def _generation_settings(config: TrialConfig) -> dict[str, Any]:
 
 
 def _distillation_settings(config: TrialConfig) -> dict[str, Any]:
-    settings = result_settings(config.distillation)
+    settings = _network_settings(config, "distillation")
     if not (config.uses_real_images and config.uses_synthetic_images):
         settings.pop("inflation")  # with one source there is nothing to mix
     if config.distillation.kl_weight == 0:
@@ -183,25 +203,29 @@ def _content_of(config: TrialConfig, role: str) -> str:
 
 def _teacher_operations(config: TrialConfig) -> float:
     assert config.teacher.train is not None
-    return 3 * _teacher_flops(config) * config.teacher.train.target_images
+    return 3 * _forward_flops(config, "teacher") * config.teacher.train.target_images
 
 
 def _generation_operations(config: TrialConfig) -> float:
-    generation = config.generation
-    of_teacher = 4 / generation.teacher_terms_every * _teacher_flops(config)
-    return (_gan_step_flops(config) + of_teacher) * generation.target_images
+    generation, of_teacher = config.generation, _forward_flops(config, "teacher")
+    if not config.generation_asks_teacher:
+        return _gan_step_flops(config) * generation.target_images
+    if not of_teacher:
+        return 0.0
+    return (_gan_step_flops(config) + 4 / generation.teacher_terms_every * of_teacher) * generation.target_images
 
 
 def _distillation_operations(config: TrialConfig) -> float:
-    student = config.distillation
-    student_flops = ARCHITECTURES[student.architecture].forward_flops(config.data.image_size_pixels, student.width)
-    return _teacher_flops(config) * config.asked_views + 3 * student_flops * student.target_images
+    of_teacher, of_student = _forward_flops(config, "teacher"), _forward_flops(config, "distillation")
+    if not of_teacher or not of_student:
+        return 0.0
+    return of_teacher * config.asked_views + 3 * of_student * config.distillation.target_images
 
 
-def _teacher_flops(config: TrialConfig) -> float:
-    """Floating-point operations of one image in one forward pass."""
-    teacher = config.teacher
-    return ARCHITECTURES[teacher.architecture].forward_flops(config.data.image_size_pixels, teacher.width)
+def _forward_flops(config: TrialConfig, role: NetworkRole) -> float:
+    """Floating-point operations of one image in one forward pass; 0 while those of a network are not known."""
+    size = network_size(config, role)
+    return 0.0 if size is None else size.forward_flops
 
 
 def _gan_step_flops(config: TrialConfig) -> float:
@@ -222,12 +246,22 @@ STAGE_SPECS = (
     _image_import("validation", is_labelled=True),
     _image_import("test", is_labelled=True),
     _image_import("teacher_images", is_labelled=True),
-    StageSpec("teacher", "teacher", _teacher_settings, is_part_of=lambda config: config.teacher.train is None),
+    _code_import("teacher"),
+    _code_import("judge"),
+    _code_import("distillation"),
+    StageSpec(
+        "teacher",
+        "teacher",
+        _teacher_settings,
+        optional_inputs=("teacher_code",),
+        is_part_of=lambda config: config.teacher.train is None,
+    ),
     StageSpec(
         "teacher",
         "teacher",
         _teacher_settings,
         inputs=("teacher_images",),
+        optional_inputs=("teacher_code",),
         is_part_of=lambda config: config.teacher.train is not None,
         seed="teacher",
         depends_on_precision=True,
@@ -236,7 +270,13 @@ STAGE_SPECS = (
     _collection(lambda config: config.collection.leaves_out_validation, without=("validation", "test")),
     _collection(lambda config: not config.collection.leaves_out_validation, without=("test",)),
     _image_import("synthesis", is_labelled=False),
-    StageSpec("judge", "import", _judge_settings, is_part_of=lambda config: config.is_judged),
+    StageSpec(
+        "judge",
+        "import",
+        _judge_settings,
+        optional_inputs=("judge_code",),
+        is_part_of=lambda config: config.is_judged,
+    ),
     StageSpec(
         "generation",
         "generation",
@@ -263,7 +303,7 @@ STAGE_SPECS = (
         _distillation_settings,
         # Whatever the student learns from: the hold-out shows the map to imitate, and measures on the way.
         inputs=("teacher", "collection"),
-        optional_inputs=("synthesis",),
+        optional_inputs=("synthesis", "student_code"),
         seed="distillation",
         depends_on_precision=True,
         operations=_distillation_operations,

@@ -14,6 +14,7 @@ from torch import nn
 from hidfd.config.schema import TrialConfig
 from hidfd.distributed.device import Device
 from hidfd.distributed.process_group import ProcessGroup
+from hidfd.networks.backbone import Backbone, num_parameters
 from hidfd.pipeline.graph import Stage
 from hidfd.pipeline.observer import Observer
 from hidfd.pipeline.watch import watched
@@ -176,6 +177,14 @@ def write_weights(writer: ArtifactWriter, name: str, network: nn.Module) -> None
     """Write the state of a network as a safetensors file of this name."""
     state = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
     safetensors.torch.save_file(state, writer.path(name))
+
+
+def write_network(
+    writer: ArtifactWriter, backbone: Backbone, mean: Sequence[float], std: Sequence[float]
+) -> dict[str, Any]:
+    """Write a teacher's or a judge's weights; return their meta."""
+    write_weights(writer, "weights.safetensors", backbone)
+    return {"mean": list(mean), "std": list(std), "num_parameters": num_parameters(backbone)}
 
 
 def observer_of_process(observer: Observer, processes: ProcessGroup) -> Observer:

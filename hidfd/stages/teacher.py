@@ -1,10 +1,9 @@
-"""The teacher: imported from the user's checkpoint or trained here; later stages read it frozen."""
+"""The teacher, trained here or imported (`hidfd.stages.imports.weights`): later stages read it frozen."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -12,21 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hidfd.config.schema import JudgeConfig, TeacherConfig, TrialConfig
+from hidfd.config.schema import TrialConfig
 from hidfd.data.image_set import ImageSet, open_images
 from hidfd.data.pixels import Normalization, unit_from_uint8
-from hidfd.data.sources import located
 from hidfd.distributed.device import Device
 from hidfd.distributed.random_streams import Draws, stream
-from hidfd.errors import InputError, TeacherError
+from hidfd.errors import TeacherError
 from hidfd.formatting import percent
 from hidfd.metrics.teacher_check import TeacherCheck, best_order
-from hidfd.networks.backbone import Backbone, num_parameters
-from hidfd.networks.fitting import fitted
-from hidfd.networks.teacher import Teacher, build_judge_backbone, build_teacher_backbone
-from hidfd.networks.weights import check_finite, read_state_dict
+from hidfd.networks.teacher import Teacher, build_teacher_backbone
 from hidfd.pipeline.watch import watched
-from hidfd.stages.context import StageContext, train_and_keep, write_weights
+from hidfd.stages.context import StageContext, train_and_keep, write_network
 from hidfd.store.store import Artifact, ArtifactWriter
 from hidfd.training.gradients import apply_gradients
 from hidfd.training.loop import SKIPPED
@@ -44,84 +39,6 @@ CHUNK_IMAGES = 2_000
 """Number of images of a check that are in memory at once."""
 
 
-def import_teacher(context: StageContext) -> Artifact:
-    """Bring the user's checkpoint of the teacher into the store.
-
-    Raises:
-        InputError: the file cannot be read, has other content than the stage's digest was taken of, does not fit the
-            architecture (the message lists the keys), or holds weights that are not finite; or its mean and std are
-            not of images in [0, 1].
-    """
-    return _import_network(context, context.config.teacher, build_teacher_backbone(context.config), "trial.teacher")
-
-
-def import_judge(context: StageContext) -> Artifact:
-    """Bring the user's checkpoint of the judge into the store.
-
-    Raises:
-        InputError: as of `import_teacher`.
-    """
-    assert context.config.judge is not None
-    return _import_network(context, context.config.judge, build_judge_backbone(context.config), "trial.judge")
-
-
-def _import_network(
-    context: StageContext, given: TeacherConfig | JudgeConfig, backbone: Backbone, section: str
-) -> Artifact:
-    started, material, mean, std = time.monotonic(), given.checkpoint, given.mean, given.std
-    assert material is not None
-    assert mean is not None
-    assert std is not None
-    where = f"{section}.checkpoint"
-    located(material, context.stage.identity["settings"]["checkpoint"], where)
-    assert material.path is not None
-    check_normalization(mean, std, section)
-    note = context.observer.note
-    setting = f"{section}.weights="
-    state = read_state_dict(material.path, note, wanted=given.weights, setting=setting)
-    name = f"{where} {material.path} ({given.architecture})"
-    state = fitted(state, backbone, name, material.path, note, wanted=given.weights, setting=setting)
-    backbone.load_state_dict(state)
-    check_finite(backbone.state_dict(), f"{where} {material.path}")  # as loaded: another precision may overflow
-
-    def write(writer: ArtifactWriter) -> dict[str, Any]:
-        return _write_teacher(writer, backbone, mean, std) | {"trained_here": False}
-
-    # No rows, but `metrics.jsonl` all the same: a teacher that was trained elsewhere has an empty curve.
-    return context.keep(write, seconds=time.monotonic() - started, rows=(), is_computed=False)
-
-
-def check_normalization(mean: Sequence[float], std: Sequence[float], section: str = "trial.teacher") -> None:
-    """Refuse a mean and standard deviation that no images in [0, 1] can have.
-
-    Args:
-        section: that they are in, for messages.
-
-    Raises:
-        InputError: says for which images they seem to be, and which values to give instead.
-    """
-    if all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std):
-        return
-    found = f"{section}.mean {list(mean)} and std {list(std)}"
-    if not all(value > 0 for value in std):
-        raise InputError(f"{found}: a standard deviation is above 0; give those that the network was trained with")
-    if any(value < 0 for value in mean):
-        cause, scaled = "are for images in [-1, 1]", ([(v + 1) / 2 for v in mean], [v / 2 for v in std])
-    else:
-        cause, scaled = "are for images in 0..255", ([v / 255 for v in mean], [v / 255 for v in std])
-    fits = all(0 <= value <= 1 for value in scaled[0]) and all(value <= 1 for value in scaled[1])
-    values = [f"{section}.{name}={_rounded(new)}" for name, new in zip(("mean", "std"), scaled, strict=True)]
-    likely = f"probably they {cause}: then set {' '.join(values)}" if fits else "no images have such values"
-    raise InputError(
-        f"{found}: images are in [0, 1] here, so a mean is from 0 to 1 and a std at most 1; else a network gives "
-        f"nearly all images one class; {likely}"
-    )
-
-
-def _rounded(values: Sequence[float]) -> str:
-    return f"[{','.join(f'{value:.4g}' for value in values)}]"
-
-
 def train_teacher(context: StageContext, images: Artifact, validation: Artifact | None) -> Artifact:
     """Train a teacher on the user's labelled images.
 
@@ -133,7 +50,7 @@ def train_teacher(context: StageContext, images: Artifact, validation: Artifact 
     training = TeacherTraining(config, open_images(images), context.device)
 
     def write(writer: ArtifactWriter) -> dict[str, Any]:
-        meta = _write_teacher(writer, training.backbone, training.mean, training.std) | {"trained_here": True}
+        meta = write_network(writer, training.backbone, training.mean, training.std) | {"trained_here": True}
         if validation is not None:
             # In the meta alone: the validation images change no weight, so they are not in the teacher's digest.
             meta["validation_accuracy"] = _validation_accuracy(context, training, open_images(validation))
@@ -307,10 +224,3 @@ def _validation_accuracy(context: StageContext, training: TeacherTraining, image
     accuracy = (predicted == torch.from_numpy(images.required_labels)).float().mean().item()
     context.observer.note(f"teacher: {percent(accuracy, 2)} on {len(images.pixels):,} validation images")
     return accuracy
-
-
-def _write_teacher(
-    writer: ArtifactWriter, backbone: Backbone, mean: Sequence[float], std: Sequence[float]
-) -> dict[str, Any]:
-    write_weights(writer, "weights.safetensors", backbone)
-    return {"mean": list(mean), "std": list(std), "num_parameters": num_parameters(backbone)}

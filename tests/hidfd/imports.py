@@ -18,7 +18,7 @@ from hidfd.distributed.device import resolve_device
 from hidfd.pipeline import graph as stages
 from hidfd.pipeline.observer import Observer
 from hidfd.stages.context import StageContext
-from hidfd.stages.image_import import import_images
+from hidfd.stages.imports.images import import_images
 from hidfd.store.store import Artifact, Store
 
 SHA256 = "a" * 64

@@ -16,8 +16,8 @@ from hidfd.networks.teacher import load_teacher
 from hidfd.pipeline.graph import plan
 from hidfd.pipeline.observer import Observer
 from hidfd.stages.context import StageContext
-from hidfd.stages.image_import import import_images
-from hidfd.stages.teacher import import_teacher
+from hidfd.stages.imports.images import import_images
+from hidfd.stages.imports.weights import import_teacher
 from hidfd.store.store import Store
 from studies.schema import schema
 from tune.study.check import check_study

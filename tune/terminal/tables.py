@@ -18,6 +18,7 @@ from hidfd.formatting import (
     used_of,
 )
 from hidfd.pipeline.costs import Range
+from hidfd.pipeline.network_sizes import unknown_networks
 from hidfd.text_table import TextColumn, TextTable
 from tune.planner.budget import units_of
 from tune.planner.forecast import Forecast
@@ -175,7 +176,8 @@ def forecast_table(forecast: Forecast) -> TextTable:
     columns = [TextColumn("what"), TextColumn("in all"), TextColumn("in the store", 1), TextColumn("each", 2)]
     table = TextTable([*columns, TextColumn("left to do"), TextColumn("storage", 3)], has_rule=False)
     for row in forecast.rows:
-        each = f"~ {duration(row.each.expected)}" if row.each else ""
+        is_unknown = row.each is None and row.what in ("generation", "distillation") and row.left.high > 0
+        each = f"~ {duration(row.each.expected)}" if row.each else "not known" if is_unknown else ""
         left = f"~ {_with_range(row.seconds)}" if row.each else ""
         storage = size(row.left.high * row.bytes_each) if row.left.high else ""
         table.add_row(row.what, str(row.count), str(row.built), each, left, storage)
@@ -186,6 +188,11 @@ def forecast_lines(forecast: Forecast, definition: Definition) -> list[str]:
     """Return what belongs to a plan besides its table, a line each."""
     prunes = bool(definition.rungs) and bool(definition.search)
     lines = [f"~ expected, {forecast.basis}{'; the low end has pruning stop what it can' if prunes else ''}"]
+    if unknown := unknown_networks(definition.base):
+        lines.append(
+            f"not known: operations and sizes of {' and '.join(unknown)}, and what depends on them, until "
+            f"`python -m hidfd import FILE` or a run has built it once"
+        )
     if forecast.num_unsuggested:
         lines.append(
             f"{plural(forecast.num_unsuggested, 'student is', 'students are')} not suggested yet: what the store has "

@@ -36,7 +36,7 @@ def weights(path: Path, architecture: str, num_classes: int = 10, channels: int 
     wrap: Callable[[dict[str, Tensor]], Any] = settings.pop("wrap", dict)
     torch.manual_seed(0)
     network = build_backbone(architecture, num_classes=num_classes, channels=channels, **settings)
-    torch.save(wrap({rename(name): tensor for name, tensor in network.state_dict().items()}), path)
+    torch.save(wrap({rename(name): tensor for name, tensor in network.published.state_dict().items()}), path)
     return path
 
 
@@ -282,3 +282,18 @@ def test_photos_without_labels_are_no_labelled_split(
     assert main(["new", *GIVEN, f"--{split}", "photos"]) == 3
     assert f"--{split}: photos: has no labels" in capsys.readouterr().err
     assert not (here / "study.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "rename"),
+    [("torchvision:efficientnet_b0", str), ("torchvision:convnext_tiny", lambda name: f"model.{name}")],
+)
+def test_networks_of_torchvision_are_found_by_names_and_shapes(
+    architecture: str, rename: Callable[[str], str], here: Path
+) -> None:
+    weights(here / "teacher.pt", architecture, 7, rename=rename)
+    photos(here / "photos", 30, (300, 400))
+    trial = new(*GIVEN)
+    assert trial.teacher.architecture == architecture
+    assert (trial.data.num_classes, trial.data.image_size_pixels) == (7, 224)
+    assert trial.teacher.mean == (0.485, 0.456, 0.406)

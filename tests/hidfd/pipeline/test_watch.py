@@ -117,8 +117,8 @@ def test_import_stops_while_a_chunk_is_still_decoded(
         ended.set()
         raise AssertionError("nobody waits for it")
 
-    monkeypatch.setattr("hidfd.stages.image_import.decode", slow)
-    monkeypatch.setattr("hidfd.stages.image_import.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("hidfd.stages.imports.images.decode", slow)
+    monkeypatch.setattr("hidfd.stages.imports.images.POLL_SECONDS", 0.05)
     observer = Observer()
     observer.stop_reason = "Ctrl-C"
     started = time.monotonic()

@@ -10,7 +10,8 @@ from hidfd.distributed.device import resolve_device
 from hidfd.errors import InputError, TeacherError
 from hidfd.pipeline.graph import Stage, kept_digests, teacher_check_of
 from hidfd.pipeline.observer import Observer
-from hidfd.stages.teacher import TeacherTraining, check_normalization
+from hidfd.stages.imports.weights import check_normalization
+from hidfd.stages.teacher import TeacherTraining
 from hidfd.store.store import Store
 from hidfd.trial import Trial
 

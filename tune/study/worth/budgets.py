@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hidfd.config.schema import TrialConfig
+from hidfd.pipeline.network_sizes import unknown_networks
 from tune.study.config import REAL_ONLY, StudyConfig
 from tune.study.search_space import changed
 from tune.study.task import task_specs
@@ -38,13 +39,13 @@ class WorthBudget:
 
 
 def worth_budgets(study: StudyConfig, base: TrialConfig) -> list[WorthBudget]:
-    """Return the budgets of both arms, hybrid first; none where the study does not ask.
+    """Return the budgets of both arms, hybrid first; none where the study does not ask, or operations are not known.
 
     Args:
         study: the section `study:`.
         base: the section `trial:`, with the sha256 of every material; it must have a generator.
     """
-    if not study.worth:
+    if not study.worth or unknown_networks(base):
         return []
     hybrid = [_hybrid(steps, base) for steps in study.worth]
     real_only = [_real_only(steps, study, base) for steps in study.worth]
@@ -70,6 +71,11 @@ def problems_of_worth(study: StudyConfig, base: TrialConfig) -> Iterator[str]:
             f"the hybrid trial in `trial:`, or take study.worth out"
         )
         return
+    if unknown := unknown_networks(base):
+        yield (
+            f"study.worth: shares out operations, and those of {' and '.join(unknown)} are not known yet; "
+            f"`python -m hidfd import FILE` builds it once, and finds them"
+        )
     names = {f"{arm}-{steps}-steps" for arm in ("hybrid", "real-only") for steps in study.worth}
     for name in sorted(names.intersection(study.variants)):
         yield f"study.variants.{name}: study.worth has a row of that name; give the variant another one"

@@ -19,11 +19,11 @@ from hidfd.data.identify import identify
 from hidfd.data.image_set import open_images, open_pixel_hashes
 from hidfd.errors import InputError, Stopped
 from hidfd.pipeline import graph as stages
-from hidfd.stages.image_import import import_images
+from hidfd.stages.imports.images import import_images
 from hidfd.store.store import Store
 from tests.hidfd.imports import SHA256, Listener, config_of, context_of, picture, png, run_import, write_parquet
 
-SHIPPED = Path(__file__).parents[3] / "studies" / "data" / "fashion"
+SHIPPED = Path(__file__).parents[4] / "studies" / "data" / "fashion"
 
 
 @pytest.fixture
