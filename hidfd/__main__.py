@@ -194,7 +194,7 @@ def new(options: argparse.Namespace) -> None:
     written = draft(
         target.stem,
         {name: _path_from(target.parent, path) for name, path in given.items()},
-        teacher_facts(options.teacher, options.weights),
+        teacher_facts(options.teacher, options.weights, options.architecture),
         photo_facts(options.images, "--images"),
         {name: photo_facts(path, f"--{name}", is_labelled=True) for name, path in labelled.items()},
         preset=options.preset,
@@ -378,6 +378,7 @@ def _parser() -> Parser:
     sub.add_argument("file", nargs="?", default="study.yaml", help="study file to write; default study.yaml")
     sub.add_argument("--teacher", required=True, help="its weights: .safetensors, .pt or .pth")
     sub.add_argument("--weights", metavar="KEY", help="of them, where the file holds several, such as averaged ones")
+    sub.add_argument("--architecture", metavar="NAME", help="of the teacher, where it is timm:NAME, or several fit")
     sub.add_argument("--images", required=True, help="photos to collect from: a folder, a CSV, or Parquet")
     sub.add_argument("--validation", help="labelled photos: a folder with one folder for each class, a CSV, or Parquet")
     sub.add_argument("--test", help="more of them, whose labels are read once at the end")

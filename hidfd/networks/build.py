@@ -34,7 +34,7 @@ def build_backbone(
         InputError: a network from elsewhere cannot be built, or has no classifier that can be told from its features.
     """
     if is_outside(architecture):
-        from hidfd.networks.backbones.outside import outside_backbone  # imports torchvision or timm
+        from hidfd.networks.backbones.factories import outside_backbone  # imports torchvision or timm
 
         return outside_backbone(architecture, num_classes, channels, code, image_size_pixels)
     known: Architecture = ARCHITECTURES[architecture]

@@ -91,7 +91,8 @@ def propose(
     side, why_side = _side(fits[0] if fits else None, photos)
     channels = teacher.channels or (1 if photos.is_grey else 3)
     is_imagenet = bool(fits) and _is_large(fits[0]) and channels == 3
-    mean, std = IMAGENET if is_imagenet else photos.mean_and_std(channels, side)
+    known = teacher.mean_and_std if channels == 3 else None
+    mean, std = known or (IMAGENET if is_imagenet else photos.mean_and_std(channels, side))
     of_prefix = fit.prefix.removesuffix(".") if fit is not None and len(prefixes) > 1 else ""
     num_images, holdout = _collection(usable, preset)
     missing = {
@@ -115,7 +116,9 @@ def propose(
         mean=mean,
         std=None if min(std) == 0 else std,
         origin=(
-            "ImageNet's, with which torchvision's networks are trained and fine-tuned"
+            "timm's for this network: fine-tuned networks have the same, unless you gave others"
+            if known is not None
+            else "ImageNet's, with which torchvision's networks are trained and fine-tuned"
             if is_imagenet
             else "measured on the photos: give those of the teacher's training, if you know them"
         ),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from hidfd.config.architectures import ARCHITECTURES
+from hidfd.config.architectures import ARCHITECTURES, OWN, is_outside
+from hidfd.errors import InputError
+from hidfd.formatting import meant_or_known
 from hidfd.networks.build import build_backbone
 from hidfd.networks.weight_names import matches
 from hidfd.networks.weights import read_state_dict
@@ -45,6 +47,7 @@ class TeacherFacts:
         channels: of its images; None if its first convolution has neither 1 nor 3.
         weights: the key that the weights were asked for by; None = found.
         notes: what was said while it was read, such as which of several weights were taken.
+        mean_and_std: of the images that timm's network of this name was trained with; None where they are not known.
     """
 
     fits: tuple[Fit, ...]
@@ -52,17 +55,24 @@ class TeacherFacts:
     channels: int | None
     weights: str | None
     notes: tuple[str, ...]
+    mean_and_std: tuple[Sequence[float], Sequence[float]] | None = None
 
 
-def teacher_facts(path: str | Path, weights: str | None = None) -> TeacherFacts:
+def teacher_facts(path: str | Path, weights: str | None = None, architecture: str | None = None) -> TeacherFacts:
     """Read a checkpoint and find the networks that have its weights, by names and shapes.
 
     Args:
         weights: the key of the weights to take, where it holds several.
+        architecture: the only network to look for, of the table, torchvision or timm; None = all but timm's.
 
     Raises:
-        InputError: the file holds no state dict that can be read.
+        InputError: the file holds no state dict that can be read, or weights of another network than the one named.
     """
+    if architecture is not None and OWN.fullmatch(architecture):
+        raise InputError(f"--architecture {architecture}: write a network of your own into the study file that is made")
+    if architecture is not None and architecture not in ARCHITECTURES and not is_outside(architecture):
+        known = meant_or_known(architecture, ARCHITECTURES)
+        raise InputError(f"--architecture {architecture}: no such network; {known}; or torchvision:NAME, timm:NAME")
     notes: list[str] = []
     state = read_state_dict(path, notes.append, wanted=weights, setting="--weights ")
     matrices = list(dict.fromkeys(tuple(tensor.shape) for tensor in state.values() if tensor.dim() == 2))
@@ -72,11 +82,15 @@ def teacher_facts(path: str | Path, weights: str | None = None) -> TeacherFacts:
         fit
         for num_classes, features in matrices
         for count in ((1, 3) if channels is None else (channels,))
-        for name in ARCHITECTURES
+        for name in ([architecture] if architecture in ARCHITECTURES else [] if architecture else ARCHITECTURES)
         for fit in _fits_of(name, state, num_classes, features, count)
     ]
-    if not fits and matrices and channels == 3:
-        fits = _torchvision_fits(state, matrices[-1][0])
+    if architecture is not None and is_outside(architecture):
+        fits = _zoo_fits(state, [architecture], matrices, channels or 3)
+    elif architecture is None and not fits and channels == 3:
+        fits = _zoo_fits(state, _torchvision_names(), matrices, channels)
+    if architecture is not None and not fits:
+        raise InputError(f"{path}: its weights have other names or shapes than those of {architecture}")
     num_classes = fits[0].num_classes if fits else matrices[-1][0] if matrices else 0
     return TeacherFacts(
         tuple(fits),
@@ -84,6 +98,7 @@ def teacher_facts(path: str | Path, weights: str | None = None) -> TeacherFacts:
         fits[0].channels if fits else channels,
         weights,
         tuple(notes),
+        None if architecture is None else _mean_and_std_of(architecture),
     )
 
 
@@ -107,21 +122,46 @@ def _fits_of(name: str, state: Mapping[str, Tensor], num_classes: int, features:
     ]
 
 
-def _torchvision_fits(state: Mapping[str, Tensor], num_classes: int) -> list[Fit]:
-    """Return the classification networks of torchvision that have the weights of a checkpoint, of its newest layers.
+def _torchvision_names() -> list[str]:
+    """Return the classification networks of torchvision.
 
     Its RegNets are left out: they compute with weights while they are built, which here have no values.
     """
     from torchvision import models  # takes as long to import as torch
 
-    fits = []
-    for name in models.list_models(module=models, exclude="regnet*"):
-        with torch.device("meta"), warnings.catch_warnings():
+    return [f"torchvision:{name}" for name in models.list_models(module=models, exclude="regnet*")]
+
+
+def _zoo_fits(
+    state: Mapping[str, Tensor], names: Sequence[str], matrices: Sequence[tuple[int, ...]], channels: int
+) -> list[Fit]:
+    """Return the networks among those of torchvision and timm that have the weights of a checkpoint.
+
+    Args:
+        matrices: shapes of the checkpoint's matrices; the last one is taken for the classifier.
+    """
+    from hidfd.networks.backbones.factories import zoo_network
+
+    fits: list[Fit] = []
+    for name in names if matrices else ():
+        has_values = name.startswith("timm:")  # some of timm's compute with them while they are built
+        with torch.device("cpu" if has_values else "meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of ways to initialise what has no values here
-            expected = models.get_model(name, weights=None, num_classes=num_classes).state_dict()
+            expected = zoo_network(name, matrices[-1][0], channels).state_dict()
         fits += [
-            Fit(f"torchvision:{name}", None, num_classes, 3, match.prefix)
+            Fit(name, None, matrices[-1][0], channels, match.prefix)
             for match in matches(state, expected)
             if all(state[theirs].shape == expected[ours].shape for ours, theirs in match.names.items())
         ]
     return fits
+
+
+def _mean_and_std_of(architecture: str) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Return mean and standard deviation of the images that timm's weights of this name were trained with."""
+    collection, _, name = architecture.partition(":")
+    if collection != "timm":
+        return None
+    import timm
+
+    known = timm.get_pretrained_cfg(name)
+    return None if known is None else (known.mean, known.std)

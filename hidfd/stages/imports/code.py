@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hidfd.data.sources import located
 from hidfd.errors import InputError
 from hidfd.networks.backbone import Backbone, num_parameters
-from hidfd.networks.backbones.traced_network import TracedNetwork
+from hidfd.networks.backbones.outside_network import OutsideNetwork
 from hidfd.networks.student import build_student_backbone
 from hidfd.networks.teacher import build_judge_backbone, build_teacher_backbone
 from hidfd.pipeline.known_networks import CODE
@@ -64,7 +64,7 @@ def measure_network(context: StageContext, role: NetworkRole) -> Artifact:
     config, name = context.config, network_of(context.config, role).architecture
     backbone = BUILDERS[role](config).eval()
     size = _size_of(backbone, config.data.channels, config.data.image_size_pixels)
-    assert isinstance(backbone, TracedNetwork)
+    assert isinstance(backbone, OutsideNetwork)
     width, side = size.feature_width, size.feature_side_pixels
     features = f"the last map, {width:,} channels of {side}x{side}"
     if not backbone.is_map:

@@ -297,3 +297,30 @@ def test_networks_of_torchvision_are_found_by_names_and_shapes(
     assert trial.teacher.architecture == architecture
     assert (trial.data.num_classes, trial.data.image_size_pixels) == (7, 224)
     assert trial.teacher.mean == (0.485, 0.456, 0.406)
+
+
+def test_a_network_of_timm_is_taken_by_its_name_with_its_own_mean_and_std(here: Path) -> None:
+    weights(here / "teacher.pt", "timm:test_vit", 7, image_size_pixels=160)
+    photos(here / "photos", 30, (300, 400))
+    trial = new(*GIVEN, "--architecture", "timm:test_vit")
+    assert (trial.teacher.architecture, trial.data.num_classes) == ("timm:test_vit", 7)
+    assert trial.teacher.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("resnet20", "its weights have other names or shapes than those of resnet20"),
+        ("timm:test_resnet", "its weights have other names or shapes than those of timm:test_resnet"),
+        ("timm:test_resnt", "did you mean timm:test_resnet"),
+        ("resnt8", "did you mean resnet8"),
+        ("nets.py:make", "write a network of your own into the study file"),
+    ],
+)
+def test_a_named_architecture_that_is_another_one_is_refused(
+    architecture: str, message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights(here / "teacher.pt", "resnet8")
+    photos(here / "photos", 30)
+    assert main(["new", *GIVEN, "--architecture", architecture]) == 3
+    assert message in capsys.readouterr().err

@@ -17,13 +17,15 @@ from hidfd.config.schema import Material
 from hidfd.distributed.random_streams import stream
 from hidfd.errors import InputError
 from hidfd.formatting import near_match
+from hidfd.networks.backbones.outside_network import OutsideNetwork
+from hidfd.networks.backbones.timm_network import TimmNetwork
 from hidfd.networks.backbones.traced_network import TracedNetwork
 from hidfd.pipeline.network_sizes import code_of
 
 
 def outside_backbone(
     architecture: str, num_classes: int, channels: int, code: Material | None, image_size_pixels: int
-) -> TracedNetwork:
+) -> OutsideNetwork:
     """Build a network from elsewhere with fresh weights.
 
     Args:
@@ -34,17 +36,27 @@ def outside_backbone(
         image_size_pixels: side of the images that it is tried with.
 
     Raises:
-        InputError: there is no such network, it cannot be built, or it is no backbone (`TracedNetwork`).
+        InputError: there is no such network, it cannot be built, or it is no backbone (`OutsideNetwork`).
     """
     own = OWN.fullmatch(architecture)
     if own is not None:
         network = _own_network(architecture, own["factory"], code, num_classes, channels)
     else:
-        collection, _, name = architecture.partition(":")
-        make = _torchvision_network if collection == "torchvision" else _timm_network
-        network = make(name, num_classes, channels)
+        network = zoo_network(architecture, num_classes, channels)
     images = torch.randn(2, channels, image_size_pixels, image_size_pixels, generator=stream(0, "network", "probe"))
-    return TracedNetwork(network, architecture, images, num_classes)
+    wrap = TimmNetwork if architecture.startswith("timm:") else TracedNetwork
+    return wrap(network, architecture, num_classes, images)
+
+
+def zoo_network(architecture: str, num_classes: int, channels: int) -> nn.Module:
+    """Build a network of torchvision or timm as it is published.
+
+    Raises:
+        InputError: there is no such network, or timm is not installed.
+    """
+    collection, _, name = architecture.partition(":")
+    make = _torchvision_network if collection == "torchvision" else _timm_network
+    return make(name, num_classes, channels)
 
 
 def _torchvision_network(name: str, num_classes: int, channels: int) -> nn.Module:

@@ -11,7 +11,7 @@ from hidfd.networks.teacher import Teacher
 
 
 def traced(network: nn.Module, *, num_classes: int = 3) -> TracedNetwork:
-    return TracedNetwork(network, "mine", torch.randn(2, 3, 16, 16), num_classes)
+    return TracedNetwork(network, "mine", num_classes, torch.randn(2, 3, 16, 16))
 
 
 def trunk() -> nn.Sequential:
@@ -63,6 +63,8 @@ class Named(Pooled):
         ("torchvision:mobilenet_v3_small", (1024, 1, 1)),
         ("timm:test_resnet", (96, 2, 2)),
         ("timm:test_convnext", (64, 1, 1)),
+        ("timm:test_efficientnet", (256, 2, 2)),
+        ("timm:mobilenetv3_small_050", (1024, 1, 1)),
     ],
 )
 @pytest.mark.parametrize("channels", [1])
@@ -131,3 +133,12 @@ def test_a_network_without_features_to_compare_is_refused(network: nn.Module, me
 def test_a_network_of_other_classes_says_how_many_it_has() -> None:
     with pytest.raises(InputError, match="with 10 outputs, one for each class; its last one has 3"):
         traced(Pooled(), num_classes=10)
+
+
+def test_a_transformer_is_compared_by_the_vector_that_its_classifier_reads() -> None:
+    network = build_backbone("timm:test_vit", num_classes=7, channels=3, image_size_pixels=160).eval()
+    image = torch.randn(2, 3, 160, 160)
+    assert network.forward_map(image).shape == (2, 64, 1, 1)
+    torch.testing.assert_close(network.classifier(network.forward_map(image).mean(dim=(2, 3))), network(image))
+    with pytest.raises(InputError, match="cannot take images of 3x64x64"):
+        build_backbone("timm:vit_tiny_patch16_224", num_classes=7, channels=3, image_size_pixels=64)
