@@ -12,7 +12,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from hidfd.config.architectures import ARCHITECTURES
-from hidfd.config.schema import ABSENT_IF_DEFAULT, OUTCOME_NEUTRAL, Material, TrialConfig, has_mark
+from hidfd.config.methods import MethodGeneratorConfig
+from hidfd.config.schema import Material, TrialConfig
+from hidfd.config.section import ABSENT_IF_DEFAULT, OUTCOME_NEUTRAL, has_mark
 from hidfd.errors import ConfigError
 
 MATERIAL_SETTINGS = {
@@ -26,6 +28,9 @@ MATERIAL_SETTINGS = {
 }
 """Role of the artifact that is made of a user's material -> where the study file names the material, below `trial`."""
 
+VIEW_SETTINGS = ("crop_scale_min", "crop_fraction", "flip", "mix", "mix_fraction")
+"""Settings of `distillation` that describe a student's views: DAFL's sees images as they were made."""
+
 
 @dataclass(frozen=True)
 class StageSpec:
@@ -34,6 +39,7 @@ class StageSpec:
     Attributes:
         role: names the artifact within its trial; of the rows with one role, at most one is part of a trial.
         name: the stage that builds it, one of `hidfd.pipeline.graph.STAGE_NAMES`.
+        method: the method whose code builds it, which has a VERSION of its own; empty where the stage has but one.
         settings: returns the settings that change its result, as JSON types.
         inputs: roles of the artifacts that it reads.
         optional_inputs: roles that it reads where the trial has them.
@@ -49,6 +55,7 @@ class StageSpec:
     settings: Callable[[TrialConfig], Any]
     inputs: tuple[str, ...] = ()
     optional_inputs: tuple[str, ...] = ()
+    method: str = ""
     is_part_of: Callable[[TrialConfig], bool] = lambda config: True
     seed: str | None = None
     depends_on_precision: bool = False
@@ -94,7 +101,10 @@ def _image_import(role: str, *, is_labelled: bool) -> StageSpec:
             "num_classes": data.num_classes if is_labelled else None,
         }
 
-    return StageSpec(role, "import", settings, is_part_of=lambda config: material_of(config, role) is not None)
+    def is_part_of(config: TrialConfig) -> bool:
+        return material_of(config, role) is not None and (role != "synthesis" or config.uses_synthetic_images)
+
+    return StageSpec(role, "import", settings, is_part_of=is_part_of)
 
 
 def _collection(is_part_of: Callable[[TrialConfig], bool], without: tuple[str, ...]) -> StageSpec:
@@ -172,6 +182,45 @@ def _distillation_settings(config: TrialConfig) -> dict[str, Any]:
     return settings
 
 
+def _method_settings(config: TrialConfig) -> dict[str, Any]:
+    """Return the settings of another method's student, and of what it learns from."""
+    student, method = _distillation_settings(config), result_settings(getattr(config, config.method))
+    if config.makes_images:
+        student.pop("view_bank", None)
+        student.pop("mix_across", None)
+    match config.method:
+        case "dafl":
+            for name in VIEW_SETTINGS:
+                student.pop(name, None)
+        case "cmi":
+            share = config.distillation.crop_fraction_synthetic
+            student["crop_fraction"] = config.distillation.crop_fraction if share is None else share
+            if config.cmi.contrastive_weight == 0:
+                for name in ("contrastive_temperature", "embedding_width", "negatives"):
+                    method.pop(name)
+        case "dfnd" if config.dfnd.noisy_weight == 0:
+            method.pop("adaptation_diagonal")
+    return {"student": student, config.method: method}
+
+
+def _student(
+    method: str, settings: Callable[[TrialConfig], Any], operations: Callable[[TrialConfig], float]
+) -> StageSpec:
+    return StageSpec(
+        "distillation",
+        "distillation",
+        settings,
+        # Whatever the student learns from: the hold-out shows the map to imitate, and measures on the way.
+        inputs=("teacher", "collection"),
+        optional_inputs=("synthesis",),
+        method=method,
+        is_part_of=lambda config: config.method == (method or "hidfd"),
+        seed="distillation",
+        depends_on_precision=True,
+        operations=operations,
+    )
+
+
 def _content_of(config: TrialConfig, role: str) -> str:
     material = material_of(config, role)
     if material is None or material.sha256 is None:
@@ -193,9 +242,42 @@ def _generation_operations(config: TrialConfig) -> float:
 
 
 def _distillation_operations(config: TrialConfig) -> float:
+    return _teacher_flops(config) * config.asked_views + 3 * _student_flops(config) * config.distillation.target_images
+
+
+def _dafl_operations(config: TrialConfig) -> float:
+    """One image costs a backward pass through the teacher to the generator beside what a student's step costs."""
+    per_image = 2 * _teacher_flops(config) + 3 * _student_flops(config) + 3 * _generator_flops(config, config.dafl)
+    return per_image * config.distillation.target_images
+
+
+def _cmi_operations(config: TrialConfig) -> float:
+    """A step of a round shows the teacher two views of each image, and the student one, with a way back to them."""
+    cmi = config.cmi
+    rounds = -(-config.distillation.target_images // cmi.round_images)
+    per_image = 4 * _teacher_flops(config) + 2 * _student_flops(config) + 3 * _generator_flops(config, cmi)
+    return _distillation_operations(config) + per_image * rounds * cmi.synthesis_steps * cmi.synthesis_batch_images
+
+
+def _student_flops(config: TrialConfig) -> float:
+    """Floating-point operations of one image in one forward pass."""
     student = config.distillation
-    student_flops = ARCHITECTURES[student.architecture].forward_flops(config.data.image_size_pixels, student.width)
-    return _teacher_flops(config) * config.asked_views + 3 * student_flops * student.target_images
+    return ARCHITECTURES[student.architecture].forward_flops(config.data.image_size_pixels, student.width)
+
+
+def _generator_flops(config: TrialConfig, generator: MethodGeneratorConfig) -> float:
+    """Floating-point operations of one image in one forward pass of `hidfd.networks.generator`, by its convolutions."""
+    width, size = generator.width, generator.image_size_pixels
+    products = 9 * width * config.data.channels * size**2
+    if generator.networks == "light":
+        start, doublings = {28: (7, 2), 32: (8, 2), 64: (8, 3)}[size]
+        first = width << doublings
+        products += 9 * first * width // 2 * start**2
+        products += sum(8 * (first >> k) ** 2 * (start << k) ** 2 for k in range(doublings))
+    else:
+        start, doublings = {28: (7, 2), 32: (4, 3), 64: (4, 4)}[size]
+        products += sum(73 * width**2 * (start << k) ** 2 for k in range(doublings))
+    return 2.0 * products
 
 
 def _teacher_flops(config: TrialConfig) -> float:
@@ -257,17 +339,10 @@ STAGE_SPECS = (
         seed="synthesis",
         depends_on_precision=True,
     ),
-    StageSpec(
-        "distillation",
-        "distillation",
-        _distillation_settings,
-        # Whatever the student learns from: the hold-out shows the map to imitate, and measures on the way.
-        inputs=("teacher", "collection"),
-        optional_inputs=("synthesis",),
-        seed="distillation",
-        depends_on_precision=True,
-        operations=_distillation_operations,
-    ),
+    _student("", _distillation_settings, _distillation_operations),
+    _student("dafl", _method_settings, _dafl_operations),
+    _student("cmi", _method_settings, _cmi_operations),
+    _student("dfnd", _method_settings, _distillation_operations),
     _evaluation(lambda config: not config.is_judged),
     _evaluation(lambda config: config.is_judged, judged_by=("synthesis", "judge")),
 )
