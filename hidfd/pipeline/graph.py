@@ -98,7 +98,7 @@ class Stage:
 
     @property
     def builder(self) -> str:
-        """What its VERSION is of: its name or, for the student of another method, the method."""
+        """The key of its VERSION: its name or, for the student of another method, the method."""
         return str(self.identity.get("stage", self.name))
 
     @property

@@ -15,9 +15,9 @@ from hidfd.config.schema import TrialConfig
 from hidfd.distributed.device import Device
 from hidfd.errors import DeviceError, OutOfMemoryError
 from hidfd.pipeline.graph import plan
-from hidfd.stages.distillation import StudentTraining
 from hidfd.stages.gan_training import AdversarialTraining
 from hidfd.stages.memory import explaining_out_of_memory, holdings
+from hidfd.stages.methods.student_training import StudentTraining
 from hidfd.store.store import Store
 from hidfd.trial import run_trial
 from tests.hidfd.stages.golden.runs import CONFIG
