@@ -1,5 +1,6 @@
 """The plans of other methods: stages, digests and operations, and that HiDFD's digests do not know of them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from hidfd.config.paths import with_values
 from hidfd.config.schema import TrialConfig
 from hidfd.config.section import ABSENT_IF_DEFAULT, has_mark
 from hidfd.networks.generator import classless_generator
-from hidfd.pipeline.costs import bank_bytes
-from hidfd.pipeline.graph import OTHER_METHODS, STAGE_NAMES, plan, use_versions, versions_in_use
+from hidfd.pipeline.costs import FEW_MEASURED, OTHER_STAGES_MEASURED, Costs, bank_bytes
+from hidfd.pipeline.graph import OTHER_METHODS, STAGE_NAMES, Stage, plan, use_versions, versions_in_use
 from hidfd.pipeline.stage_specs import _generator_flops
+from hidfd.store.store import Store
 
 STUDENT_ON = {"distillation", "evaluation"}
 SHA256 = "f" * 64
@@ -177,3 +179,26 @@ def test_operations_follow_the_rounds_of_cmi_and_the_networks(config: TrialConfi
     assert operations(round_images=64_000, width=64) < once
     dafl = plan(with_values(config, {"method": "dafl"}))["distillation"].operations
     assert dafl > plan(with_values(config, {"method": "dfnd"}))["distillation"].operations
+
+
+def test_students_of_each_method_are_expected_to_take_what_its_own_took(config: TrialConfig, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store")
+    speeds = {"hidfd": 2e9, "dafl": 5e8}
+    for method, speed in speeds.items():
+        stage = plan(with_values(config, {"method": method}))["distillation"]
+        with store.writer(stage.name, stage.digest, stage.identity) as writer:
+            writer.path("student").write_text("weights")
+            writer.commit({"operations": stage.operations, "seconds": stage.operations / speed})
+    costs = Costs.of(store)
+    for method, speed in speeds.items():
+        stage = plan(with_values(config, {"method": method, "seeds.distillation": 1}))["distillation"]
+        assert costs.seconds(stage) == pytest.approx(stage.operations / speed)
+        assert high_of(costs, stage) == pytest.approx(FEW_MEASURED * stage.operations / speed)
+    stage = plan(with_values(config, {"method": "cmi"}))["distillation"]
+    assert high_of(costs, stage) == pytest.approx(OTHER_STAGES_MEASURED * stage.operations / costs.rate)
+
+
+def high_of(costs: Costs, stage: Stage) -> float:
+    expected = costs.range(stage)
+    assert expected is not None
+    return expected.high
