@@ -31,8 +31,8 @@ from hidfd.data.pixels import unit_from_uint8
 from hidfd.distributed.device import Device, resolve_device
 from hidfd.errors import HidfdError
 from hidfd.networks.teacher import Teacher, build_teacher_backbone
-from hidfd.stages.distillation import StudentTraining
 from hidfd.stages.gan_training import AdversarialTraining
+from hidfd.stages.methods.student_training import StudentTraining
 from hidfd.stages.teacher import TeacherTraining
 
 NUM_CLASSES = 10

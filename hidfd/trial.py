@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hidfd.config.schema import TrialConfig, check_shares
+from hidfd.config.schema import TrialConfig, check_processes, check_shares
 from hidfd.data.identify import identify
 from hidfd.distributed.device import Device, resolve_device
 from hidfd.distributed.process_group import joined
@@ -27,7 +27,7 @@ from hidfd.report import folder as trial_folder
 from hidfd.report.folder import Built
 from hidfd.stages.collection import collect
 from hidfd.stages.context import StageContext, observer_of_process
-from hidfd.stages.distillation import distil, replay
+from hidfd.stages.distillation import distil
 from hidfd.stages.evaluation import evaluate, run_test_evaluation
 from hidfd.stages.generation import train_generator
 from hidfd.stages.imports.code import import_code, measure_network
@@ -35,6 +35,10 @@ from hidfd.stages.imports.images import import_images
 from hidfd.stages.imports.weights import import_judge, import_teacher
 from hidfd.stages.inputs import StageInputs
 from hidfd.stages.memory import explaining_out_of_memory
+from hidfd.stages.methods.cmi import learn_from_inversions
+from hidfd.stages.methods.dafl import learn_data_free
+from hidfd.stages.methods.dfnd import distil_noisy
+from hidfd.stages.methods.student_training import replay
 from hidfd.stages.synthesis import synthesise
 from hidfd.stages.teacher import judge_teacher, measure_teacher, train_teacher
 from hidfd.store.store import Artifact, Store
@@ -138,7 +142,7 @@ class Trial:
                 generation = inputs.artifact("generation")
                 return context.by_first(lambda: synthesise(context, generation, inputs.teacher))
             case "distillation":
-                return distil(context, inputs.collection, inputs.synthetic, inputs.teacher, inputs.caches)
+                return self._build_student(context)
             case _:
                 validation = self.imported("validation")
                 return context.by_first(
@@ -156,6 +160,18 @@ class Trial:
             context.by_first(partial(measure_network, context, role))
         recall_networks(self.config, self.store)
         self.stages = plan(self.config)  # with operations that may not have been known
+
+    def _build_student(self, context: StageContext) -> Artifact:
+        inputs = self.inputs
+        match self.config.method:
+            case "dafl":
+                return learn_data_free(context, inputs.collection, inputs.teacher)
+            case "cmi":
+                return learn_from_inversions(context, inputs.collection, inputs.teacher)
+            case "dfnd":
+                return distil_noisy(context, inputs.collection, inputs.teacher, inputs.caches)
+            case _:
+                return distil(context, inputs.collection, inputs.synthetic, inputs.teacher, inputs.caches)
 
     def check_teacher(self, *, is_first: bool) -> None:
         """Measure the teacher unless the store has the record, and refuse one that cannot be right; once in a trial.
@@ -200,8 +216,10 @@ class Trial:
             self.processes.from_first(context.clear_checkpoints)
 
     def _check_batches(self, until: str) -> None:
-        """Refuse, before anything is built, batches of what is still to be trained that the processes cannot share."""
+        """Refuse, before anything is built, what is still to be trained where the processes cannot share it."""
         missing = {stage.name for stage in needed(self.stages, until) if self.context(stage).find() is None}
+        if "distillation" in missing:
+            check_processes(self.config, self.processes.count)
         batches = dict(batch for stage, batch in self.config.batches.items() if stage in missing)
         check_shares(batches, self.processes.count)
 

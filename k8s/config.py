@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from hidfd.config.schema import Section
+from hidfd.config.section import Section
 from hidfd.config.storage import ENVIRONMENT, has_plain_password
 from k8s.names import check_label, check_subdomain
 from k8s.quantity import amount

@@ -37,6 +37,17 @@ PRESETS: dict[str, dict[str, Any]] = {
             "mix": "cutmix",
             "view_bank": 4_000,  # few views that are seen several times beat as many as there are steps for
         },
+        "dafl": {"networks": "light", "image_size_pixels": 28, "width": 32, "latent_dim": 128},
+        "cmi": {
+            "networks": "light",
+            "image_size_pixels": 28,
+            "width": 32,
+            "latent_dim": 128,
+            "round_images": 3_200,
+            "synthesis_batch_images": 64,
+            "synthesis_steps": 50,
+            "negatives": 512,
+        },
         "log_every_images": 1_600,
         "checkpoint_every_seconds": 20.0,
     },

@@ -3,82 +3,30 @@
 A default is the paper's value (from the paper, its supplement or the authors' release, see docs/method.md) if there is
 one. `preset: quick` has values for two CPU cores, see `hidfd.config.presets`. Torch-free, so that a plan, a digest or
 an editor's schema does not load torch.
-
-Fields marked with `OUTCOME_NEUTRAL` do not change any result and are therefore left out of the digests
-(`hidfd.pipeline.graph`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
-from pydantic.config import JsonDict
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from hidfd.config.architectures import ARCHITECTURES, OUTSIDE_FORMS, OWN, is_outside
-from hidfd.config.yaml_tree import MAX_DIGITS
+from hidfd.config.methods import CmiConfig, DaflConfig, DfndConfig, Method
+from hidfd.config.section import (
+    ABSENT_IF_DEFAULT,
+    OUTCOME_NEUTRAL,
+    ClassName,
+    Fraction,
+    Images,
+    LearningRate,
+    Section,
+    Seed,
+    Weight,
+)
 from hidfd.errors import ConfigError
 from hidfd.formatting import meant_or_known, plural
-
-OUTCOME_NEUTRAL: JsonDict = {"outcome_neutral": True}
-"""Mark of a field that changes no result, such as a name or an interval of measurements."""
-
-ABSENT_IF_DEFAULT: JsonDict = {"absent_if_default": True}
-"""Mark of a field that is in no digest where it has its default, because digests are older than it; null is its
-default."""
-
-ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]
-Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-LearningRate = Annotated[float, Field(gt=0.0, le=10.0)]
-Images = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-def has_mark(section: type[BaseModel], name: str, mark: JsonDict) -> bool:
-    """Return whether a field of a section has a mark, `OUTCOME_NEUTRAL` or `ABSENT_IF_DEFAULT`."""
-    info = section.model_fields.get(name)
-    extra = None if info is None else info.json_schema_extra
-    return isinstance(extra, dict) and mark.items() <= extra.items()
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are refused, and values do not change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_off(cls, values: Any) -> Any:
-        """Take null for the default of a field with `ABSENT_IF_DEFAULT`."""
-        if not isinstance(values, Mapping):
-            return values
-        return {
-            name: value
-            for name, value in values.items()
-            if value is not None or not has_mark(cls, name, ABSENT_IF_DEFAULT)
-        }
-
-    @field_validator("*")
-    @classmethod
-    def _can_be_computed_with(cls, value: Any) -> Any:
-        """Refuse numbers that are too large for what computes with them; those in quotes are text to YAML."""
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int) and abs(number) >= 10**MAX_DIGITS:
-                raise ValueError(f"expected a whole number of at most {MAX_DIGITS} digits")
-            if isinstance(number, float) and not math.isfinite(number):
-                raise ValueError("expected a finite number")
-        return value
 
 
 class Material(Section):
@@ -515,6 +463,11 @@ class SeedsConfig(Section):
 class TrialConfig(Section):
     """One trial: import -> teacher -> collection -> generation -> synthesis -> distillation -> evaluation."""
 
+    method: Method = Field(default="hidfd", json_schema_extra=ABSENT_IF_DEFAULT)
+    """What the student learns from, and how. `hidfd`: this project's; or a published method in place of generation,
+    synthesis and distillation: `dafl` and `cmi` make their own images, without any real one; `dfnd` learns from the
+    collected images alone. `distillation` describes the student of each."""
+
     preset: Literal["paper", "quick"] | None = Field(default=None, json_schema_extra=OUTCOME_NEUTRAL)
     """Values that replace the defaults: `paper` (bf16, for GPUs), `quick` (minutes on two CPU cores)."""
 
@@ -528,6 +481,9 @@ class TrialConfig(Section):
     synthesis: SynthesisConfig = SynthesisConfig()
     distillation: DistillationConfig = DistillationConfig()
     seeds: SeedsConfig = SeedsConfig()
+    dafl: DaflConfig = Field(default=DaflConfig(), json_schema_extra=ABSENT_IF_DEFAULT)
+    cmi: CmiConfig = Field(default=CmiConfig(), json_schema_extra=ABSENT_IF_DEFAULT)
+    dfnd: DfndConfig = Field(default=DfndConfig(), json_schema_extra=ABSENT_IF_DEFAULT)
     judge: JudgeConfig | None = Field(default=None, json_schema_extra=ABSENT_IF_DEFAULT)
     """The network in whose features synthetic images are compared with the hold-out; none = they are not."""
 
@@ -562,8 +518,16 @@ class TrialConfig(Section):
                 "generation.smoothing.mode: frequency smoothing needs at least 3 classes, found num_classes: 2 "
                 "(for two classes the optimum of L_reg changes sign); set trial.generation.smoothing.mode=off"
             )
-        if not self.uses_real_images and not self.uses_synthetic_images:
+        if self.method == "hidfd" and not self.uses_real_images and not self.uses_synthetic_images:
             problems.append("distillation.inflation and synthesis.num_images are both 0: no images to learn from")
+        weights = {name: value for name, value in self.method_settings.items() if name.endswith("_weight")}
+        if self.makes_images and not any(weights.values()):
+            problems.append(f"{self.method}: {', '.join(weights)} are all 0: the generator would learn nothing")
+        if self.method == "cmi" and self.cmi.round_images < self.distillation.batch_images:
+            problems.append(
+                f"cmi.round_images: {self.cmi.round_images:,} images are less than a step of the student sees "
+                f"(distillation.batch_images: {self.distillation.batch_images:,})"
+            )
         if self.data.class_names and len(self.data.class_names) != self.data.num_classes:
             problems.append(
                 f"data.class_names: {plural(len(self.data.class_names), 'name')} for "
@@ -590,14 +554,24 @@ class TrialConfig(Section):
         return self
 
     @property
+    def makes_images(self) -> bool:
+        """Whether the student's images are made while it learns, from the teacher alone."""
+        return self.method in ("dafl", "cmi")
+
+    @property
+    def method_settings(self) -> dict[str, Any]:
+        """The settings of the method's own section; empty for HiDFD, whose stages have sections."""
+        return {} if self.method == "hidfd" else dict(getattr(self, self.method))
+
+    @property
     def uses_real_images(self) -> bool:
         """Whether collected images reach the student."""
-        return self.distillation.inflation > 0
+        return self.method == "dfnd" or (self.method == "hidfd" and self.distillation.inflation > 0)
 
     @property
     def uses_synthetic_images(self) -> bool:
-        """Whether synthetic images reach the student."""
-        return self.data.synthetic is not None or self.synthesis.num_images > 0
+        """Whether synthetic images from the store reach the student: a generator's or the user's."""
+        return self.method == "hidfd" and (self.data.synthetic is not None or self.synthesis.num_images > 0)
 
     @property
     def is_judged(self) -> bool:
@@ -617,14 +591,19 @@ class TrialConfig(Section):
 
     @property
     def uses_generator(self) -> bool:
-        """Whether this trial trains a generator."""
-        return self.data.synthetic is None and self.synthesis.num_images > 0
+        """Whether this trial trains a generator before its student, which other students may share."""
+        return self.uses_synthetic_images and self.data.synthetic is None
 
     @property
     def asked_views(self) -> int:
         """Number of views that the teacher answers for one student."""
-        student = self.distillation
-        return min(student.view_bank or student.target_images, student.target_images)
+        target = self.distillation.target_images
+        return min(self.bank_views or target, target)
+
+    @property
+    def bank_views(self) -> int:
+        """B, number of views in the student's bank; 0 = all are drawn anew, as of images that are made meanwhile."""
+        return 0 if self.makes_images else self.distillation.view_bank
 
     @property
     def smoothing_is_on(self) -> bool:
@@ -636,6 +615,19 @@ class TrialConfig(Section):
         """Whether a loss of the generation has an answer of the teacher."""
         weights = self.generation.integration
         return weights.trans_weight > 0 or weights.blend_weight > 0 or self.smoothing_is_on
+
+
+def check_processes(config: TrialConfig, count: int) -> None:
+    """Check that the method of a trial can train on a number of processes.
+
+    Raises:
+        ConfigError: it trains on one alone.
+    """
+    if count > 1 and config.method != "hidfd":
+        raise ConfigError(
+            f"trial.method: {config.method} trains on one process, found {count}; start one (in a study "
+            f"resources.num_workers: 1)"
+        )
 
 
 def check_shares(batches: Mapping[str, int], count: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import Field
 
 from hidfd.addresses import SQLITE, absolute_address, why_no_path
-from hidfd.config.schema import Section
+from hidfd.config.section import Section
 from hidfd.config.yaml_tree import COMMAND_LINE
 from hidfd.errors import ConfigError
 

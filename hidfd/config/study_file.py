@@ -23,7 +23,8 @@ from pydantic.json_schema import models_json_schema
 from hidfd.addresses import SQLITE, why_no_path
 from hidfd.config.architectures import OWN
 from hidfd.config.presets import PRESETS
-from hidfd.config.schema import Section, TrialConfig
+from hidfd.config.schema import TrialConfig
+from hidfd.config.section import Section
 from hidfd.config.storage import ENVIRONMENT, StorageConfig, has_plain_password, redacted, storage_problems
 from hidfd.config.validation import checked, leaves, nearest, shown
 from hidfd.config.yaml_tree import COMMAND_LINE, YamlTree, read_tree, value_at

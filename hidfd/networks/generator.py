@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from hidfd.config.methods import MethodGeneratorConfig
 from hidfd.config.schema import DataConfig, GenerationConfig
 from hidfd.networks.layers import ConditionalBatchNorm2d, SelfAttention, init_normal
 
@@ -143,4 +144,16 @@ def generator_of(settings: GenerationConfig, data: DataConfig) -> nn.Module:
         num_classes=data.num_classes,
         channels=data.channels,
         has_attention=settings.attention,
+    )
+
+
+def classless_generator(settings: MethodGeneratorConfig, channels: int) -> nn.Module:
+    """Build a generator that knows one class, 0, with fresh weights: for methods whose latents have no classes."""
+    return build_generator(
+        settings.networks,
+        image_size_pixels=settings.image_size_pixels,
+        width=settings.width,
+        latent_dim=settings.latent_dim,
+        num_classes=1,
+        channels=channels,
     )

@@ -73,10 +73,10 @@ class Costs:
 
     Attributes:
         rate: operations per second over all that was built; `DEFAULT_RATE`, or `GPU_RATE`, where nothing was.
-        rates: operations per second by stage name.
-        typical: median seconds by stage name, for stages whose operations are not counted.
+        rates: operations per second by builder (`Stage.builder`).
+        typical: median seconds by builder, for stages whose operations are not counted.
         is_measured: whether anything was built.
-        ranges: by stage name, seconds per operation, or seconds where the stage's operations are not counted.
+        ranges: by builder, seconds per operation, or seconds where the stage's operations are not counted.
     """
 
     rate: float
@@ -104,9 +104,10 @@ class Costs:
                 continue
             if on_gpu is not None and on_gpu == (artifact.environment.get("device") or "cpu").startswith("cpu"):
                 continue
-            seconds.setdefault(entry.stage, []).append(artifact.meta["seconds"])
+            builder = artifact.identity.get("stage", entry.stage)
+            seconds.setdefault(builder, []).append(artifact.meta["seconds"])
             if artifact.meta.get("operations"):
-                built.setdefault(entry.stage, []).append(artifact)
+                built.setdefault(builder, []).append(artifact)
         everything = [artifact for artifacts in built.values() for artifact in artifacts]
         ranges = {name: Range.measured(values, statistics.median(values)) for name, values in seconds.items()}
         for name, artifacts in built.items():
@@ -123,15 +124,15 @@ class Costs:
     def seconds(self, stage: Stage) -> float | None:
         """Return the expected seconds to build a stage; None if its operations are not counted and none was built."""
         if not stage.operations:
-            return self.typical.get(stage.name)
-        return stage.operations / self.rates.get(stage.name, self.rate)
+            return self.typical.get(stage.builder)
+        return stage.operations / self.rates.get(stage.builder, self.rate)
 
     def range(self, stage: Stage) -> Range | None:
         """Return the expected seconds with bounds: those of earlier builds, or wide ones where there were none."""
-        expected, known = self.seconds(stage), self.ranges.get(stage.name)
+        expected, known = self.seconds(stage), self.ranges.get(stage.builder)
         if expected is None:
             return None
-        if known is not None and (not stage.operations or stage.name in self.rates):
+        if known is not None and (not stage.operations or stage.builder in self.rates):
             return known * (stage.operations or 1.0)
         return Range.within(expected, OTHER_STAGES_MEASURED if self.is_measured else UNMEASURED)
 
@@ -169,7 +170,7 @@ def bank_bytes(config: TrialConfig) -> float:
 
     Students of the same images and seed share them, in the store's cache.
     """
-    if not config.distillation.view_bank:
+    if not config.bank_views:
         return 0.0
     teacher = network_size(config, "teacher")
     of_a_map = 0.0 if teacher is None else 4.0 * teacher.feature_width * teacher.feature_side_pixels**2

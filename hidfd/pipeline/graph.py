@@ -9,6 +9,8 @@ real-only student holds no synthesis digest, and every generator shares it. Torc
     (pixel hashes alone)              |        |                               |
     import/teacher_images --> teacher +--------+-------------------------------+                     ^
                                                                         import/judge, synthesis -----+
+
+With another `trial.method` there is no generation and no synthesis, and the method's own code builds `distillation`.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ import json
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
+from hidfd.config.methods import Method
 from hidfd.config.schema import TrialConfig
 from hidfd.errors import ConfigError
 from hidfd.pipeline.network_sizes import NetworkRole, description_of, outside_networks
@@ -33,11 +36,17 @@ VERSIONS = {
     "synthesis": 1,
     "distillation": 1,
     "evaluation": 1,
+    "dafl": 1,
+    "cmi": 1,
+    "dfnd": 1,
 }
-"""Version of each stage. Raise it when the stage's code changes its numbers; `tests/hidfd/stages/test_golden.py` asks
-for it."""
+"""Version of each stage, and of the stage `distillation` of each method beside HiDFD. Raise it when code changes its
+numbers; `tests/hidfd/stages/test_golden.py` asks for it."""
 
-STAGE_NAMES = tuple(VERSIONS)
+OTHER_METHODS = tuple(method for method in get_args(Method) if method != "hidfd")
+"""The methods beside HiDFD, whose students have versions of their own."""
+
+STAGE_NAMES = tuple(name for name in VERSIONS if name not in OTHER_METHODS)
 """The stages of a trial, in their order."""
 
 TEST_EVALUATION = "opening"
@@ -58,7 +67,7 @@ def use_versions(versions: Mapping[str, int] | None) -> None:
     """Plan with other versions of stages from here on, in this context: those of an older study that is only read.
 
     Args:
-        versions: stage name -> version, of all stages; None for this code's own.
+        versions: stage name -> version; this code's own where it lacks one, and for None.
     """
     _versions_in_use.set(versions)
 
@@ -93,6 +102,11 @@ class Stage:
     target_images: int | None = None
 
     @property
+    def builder(self) -> str:
+        """The key of its VERSION: its name or, for the student of another method, the method."""
+        return str(self.identity.get("stage", self.name))
+
+    @property
     def checkpoints(self) -> str:
         """The digest under which its checkpoints are kept: the lengths of one trajectory share them."""
         return self.trajectory or self.digest
@@ -122,9 +136,10 @@ def plan(config: TrialConfig) -> dict[str, Stage]:
 
 
 def _stage_of(spec: StageSpec, config: TrialConfig, inputs: dict[str, str]) -> Stage:
+    builder = spec.method or spec.name
     identity = {
-        "stage": spec.name,
-        "version": versions_in_use()[spec.name],
+        "stage": builder,
+        "version": versions_in_use().get(builder, VERSIONS[builder]),
         "settings": spec.settings(config),
         "inputs": inputs,
         "seed": None if spec.seed is None else getattr(config.seeds, spec.seed),

@@ -11,9 +11,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hidfd.config.schema import ABSENT_IF_DEFAULT, OUTCOME_NEUTRAL, Material, TrialConfig, has_mark
+from hidfd.config.schema import Material, TrialConfig
+from hidfd.config.section import ABSENT_IF_DEFAULT, OUTCOME_NEUTRAL, has_mark
 from hidfd.errors import ConfigError
-from hidfd.pipeline.network_sizes import CODE_ROLES, NetworkRole, factory_of, network_of, network_size
+from hidfd.pipeline import operations
+from hidfd.pipeline.network_sizes import CODE_ROLES, NetworkRole, factory_of, network_of
 
 MATERIAL_SETTINGS = {
     "candidates": "data.candidates",
@@ -29,6 +31,9 @@ MATERIAL_SETTINGS = {
 }
 """Role of the artifact that is made of a user's material -> where the study file names the material, below `trial`."""
 
+VIEW_SETTINGS = ("crop_scale_min", "crop_fraction", "flip", "mix", "mix_fraction")
+"""Settings of `distillation` that describe a student's views: DAFL's sees images as they were made."""
+
 
 @dataclass(frozen=True)
 class StageSpec:
@@ -37,6 +42,7 @@ class StageSpec:
     Attributes:
         role: names the artifact within its trial; of the rows with one role, at most one is part of a trial.
         name: the stage that builds it, one of `hidfd.pipeline.graph.STAGE_NAMES`.
+        method: the method whose code builds it, which has a VERSION of its own; empty where the stage has but one.
         settings: returns the settings that change its result, as JSON types.
         inputs: roles of the artifacts that it reads.
         optional_inputs: roles that it reads where the trial has them.
@@ -52,6 +58,7 @@ class StageSpec:
     settings: Callable[[TrialConfig], Any]
     inputs: tuple[str, ...] = ()
     optional_inputs: tuple[str, ...] = ()
+    method: str = ""
     is_part_of: Callable[[TrialConfig], bool] = lambda config: True
     seed: str | None = None
     depends_on_precision: bool = False
@@ -97,7 +104,10 @@ def _image_import(role: str, *, is_labelled: bool) -> StageSpec:
             "num_classes": data.num_classes if is_labelled else None,
         }
 
-    return StageSpec(role, "import", settings, is_part_of=lambda config: material_of(config, role) is not None)
+    def is_part_of(config: TrialConfig) -> bool:
+        return material_of(config, role) is not None and (role != "synthesis" or config.uses_synthetic_images)
+
+    return StageSpec(role, "import", settings, is_part_of=is_part_of)
 
 
 def _code_import(section: NetworkRole) -> StageSpec:
@@ -192,6 +202,43 @@ def _distillation_settings(config: TrialConfig) -> dict[str, Any]:
     return settings
 
 
+def _method_settings(config: TrialConfig) -> dict[str, Any]:
+    """Return the settings of another method's student, and of what it learns from."""
+    student, method = _distillation_settings(config), result_settings(getattr(config, config.method))
+    if config.makes_images:
+        student.pop("view_bank", None)
+        student.pop("mix_across", None)
+    match config.method:
+        case "dafl":
+            for name in VIEW_SETTINGS:
+                student.pop(name, None)
+        case "cmi":
+            share = config.distillation.crop_fraction_synthetic
+            student["crop_fraction"] = config.distillation.crop_fraction if share is None else share
+            if config.cmi.contrastive_weight == 0:
+                for name in ("contrastive_temperature", "embedding_width", "negatives"):
+                    method.pop(name)
+        case "dfnd" if config.dfnd.noisy_weight == 0:
+            method.pop("adaptation_diagonal")
+    return {"student": student, config.method: method}
+
+
+def _student(method: str, settings: Callable[[TrialConfig], Any], count: Callable[[TrialConfig], float]) -> StageSpec:
+    return StageSpec(
+        "distillation",
+        "distillation",
+        settings,
+        # Whatever the student learns from: the hold-out shows the map to imitate, and measures on the way.
+        inputs=("teacher", "collection"),
+        optional_inputs=("synthesis", "student_code"),
+        method=method,
+        is_part_of=lambda config: config.method == (method or "hidfd"),
+        seed="distillation",
+        depends_on_precision=True,
+        operations=count,
+    )
+
+
 def _content_of(config: TrialConfig, role: str) -> str:
     material = material_of(config, role)
     if material is None or material.sha256 is None:
@@ -199,46 +246,6 @@ def _content_of(config: TrialConfig, role: str) -> str:
             f"trial.{MATERIAL_SETTINGS[role]}: no sha256 yet; run `python -m hidfd import FILE`, which prints it"
         )
     return material.sha256
-
-
-def _teacher_operations(config: TrialConfig) -> float:
-    assert config.teacher.train is not None
-    return 3 * _forward_flops(config, "teacher") * config.teacher.train.target_images
-
-
-def _generation_operations(config: TrialConfig) -> float:
-    generation, of_teacher = config.generation, _forward_flops(config, "teacher")
-    if not config.generation_asks_teacher:
-        return _gan_step_flops(config) * generation.target_images
-    if not of_teacher:
-        return 0.0
-    return (_gan_step_flops(config) + 4 / generation.teacher_terms_every * of_teacher) * generation.target_images
-
-
-def _distillation_operations(config: TrialConfig) -> float:
-    of_teacher, of_student = _forward_flops(config, "teacher"), _forward_flops(config, "distillation")
-    if not of_teacher or not of_student:
-        return 0.0
-    return of_teacher * config.asked_views + 3 * of_student * config.distillation.target_images
-
-
-def _forward_flops(config: TrialConfig, role: NetworkRole) -> float:
-    """Floating-point operations of one image in one forward pass; 0 while those of a network are not known."""
-    size = network_size(config, role)
-    return 0.0 if size is None else size.forward_flops
-
-
-def _gan_step_flops(config: TrialConfig) -> float:
-    """Floating-point operations per real image, forward and backward of both networks.
-
-    31 GFLOP for the residual networks at width 256 and 32 px. Consistency regularisation shows D twice as many images
-    in its own step.
-    """
-    generation = config.generation
-    scale = (generation.width / 256) ** 2 * (generation.image_size_pixels / 32) ** 2
-    scale *= 1.4 if generation.consistency_weight > 0 else 1.0
-    scale *= 1.4 if (generation.networks, generation.image_size_pixels) == ("light", 64) else 1.0  # wider maps inside
-    return 31e9 * scale / (4.7 if generation.networks == "light" else 1.0)
 
 
 STAGE_SPECS = (
@@ -265,7 +272,7 @@ STAGE_SPECS = (
         is_part_of=lambda config: config.teacher.train is not None,
         seed="teacher",
         depends_on_precision=True,
-        operations=_teacher_operations,
+        operations=operations.of_teacher,
     ),
     _collection(lambda config: config.collection.leaves_out_validation, without=("validation", "test")),
     _collection(lambda config: not config.collection.leaves_out_validation, without=("test",)),
@@ -286,7 +293,7 @@ STAGE_SPECS = (
         seed="generation",
         depends_on_precision=True,
         target_images=lambda config: config.generation.target_images,
-        operations=_generation_operations,
+        operations=operations.of_generation,
     ),
     StageSpec(
         "synthesis",
@@ -297,17 +304,10 @@ STAGE_SPECS = (
         seed="synthesis",
         depends_on_precision=True,
     ),
-    StageSpec(
-        "distillation",
-        "distillation",
-        _distillation_settings,
-        # Whatever the student learns from: the hold-out shows the map to imitate, and measures on the way.
-        inputs=("teacher", "collection"),
-        optional_inputs=("synthesis", "student_code"),
-        seed="distillation",
-        depends_on_precision=True,
-        operations=_distillation_operations,
-    ),
+    _student("", _distillation_settings, operations.of_distillation),
+    _student("dafl", _method_settings, operations.of_dafl),
+    _student("cmi", _method_settings, operations.of_cmi),
+    _student("dfnd", _method_settings, operations.of_distillation),
     _evaluation(lambda config: not config.is_judged),
     _evaluation(lambda config: config.is_judged, judged_by=("synthesis", "judge")),
 )

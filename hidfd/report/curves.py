@@ -96,6 +96,21 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             "On augmented training views, before weighting: distance from the teacher's maps or predictions.",
         ),
         Panel(
+            "Noisy labels (DFND)",
+            {"noisy_labels": "L_noisy"},
+            "Cross-entropy to the teacher's argmax behind the adaptation matrix.",
+        ),
+        Panel(
+            "Generator's losses (DAFL)",
+            {"one_hot": "one-hot", "activation": "activation", "entropy": "entropy"},
+            "Before weighting: how unsure the teacher is, minus its features' size, minus how even the classes are.",
+        ),
+        Panel(
+            "Rounds of images (CMI)",
+            {"statistics": "batch norms", "class": "class", "adversarial": "adversarial", "contrastive": "contrastive"},
+            "Mean over the steps of a round, before weighting; the last two depend on the student and on the bank.",
+        ),
+        Panel(
             "Agreement on the hold-out",
             {"agreement": "agreement"},
             "The objective along the way. It chooses no step: the last one is the result.",
@@ -115,6 +130,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
 
 HIDDEN_METRICS = (
     "total",
+    "inversion",
     "memorisation_standard_error",
     "memorisation_pixels_standard_error",
     "agreement_standard_error",

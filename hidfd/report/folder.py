@@ -21,7 +21,7 @@ from hidfd.data.image_set import open_images
 from hidfd.data.pictures import encode_png, tile
 from hidfd.data.pixels import resize_uint8, resize_unit, unit_from_uint8
 from hidfd.distributed.device import Device
-from hidfd.pipeline.graph import TEACHER_CHECK, Stage, needed, teacher_check_of
+from hidfd.pipeline.graph import OTHER_METHODS, TEACHER_CHECK, Stage, needed, teacher_check_of
 from hidfd.report.class_rows import MAX_ROWS
 from hidfd.stages.inputs import StageInputs
 from hidfd.store.disk import store_errors
@@ -79,6 +79,9 @@ def prepare(folder: Path, name: str, config: TrialConfig, store: Store) -> Path:
         left_out["collection"] = {"leaves_out_validation"}
     if config.judge is None:
         left_out["judge"] = True
+    if config.method == "hidfd":
+        left_out["method"] = True
+    left_out |= dict.fromkeys((method for method in OTHER_METHODS if method != config.method), True)
     resolved = {
         "name": name,
         "storage": {"store": store.uri},

@@ -17,6 +17,14 @@ MIN_CLASSES_SHARE = 1 / 3
 """Share of the classes asked for; a generator with fewer effective classes counts as collapsed."""
 
 
+METHODS_IN_WORDS = {
+    "dafl": "DAFL, a generator that learns beside the student; no real image is learned from",
+    "cmi": "CMI, rounds of images inverted from the teacher; no real image is learned from",
+    "dfnd": "DFND, the collected images alone, whose labels are taken as noisy",
+}
+"""Method beside HiDFD -> what it is."""
+
+
 @dataclass(frozen=True)
 class TrialFolder:
     """The contents of a trial's folder; empty for stages that it did not reach.
@@ -36,6 +44,11 @@ class TrialFolder:
     config: dict[str, Any]
     rows: list[dict[str, Any]]
     metas: dict[str, dict[str, Any]]
+
+    @property
+    def method(self) -> str:
+        """Return its `trial.method`, which folders of HiDFD leave out."""
+        return str(self.config.get("method", "hidfd"))
 
     @classmethod
     def read(cls, folder: Path) -> TrialFolder:
@@ -136,10 +149,13 @@ def settings_in_words(trial: TrialFolder) -> list[tuple[str, str]]:
         head = "under the teacher's classifier" if student["head"] == "shared" else "with a head of its own"
         words = (
             f"{student['architecture']} {head}; {student['target_images']:,} images in batches of "
-            f"{student['batch_images']}, learning rate {student['learning_rate']:g}; inflation N = "
-            f"{student['inflation']:g}{mixed}"
+            f"{student['batch_images']}, learning rate {student['learning_rate']:g}"
         )
+        if trial.method == "hidfd":
+            words += f"; inflation N = {student['inflation']:g}{mixed}"
         facts.append(("Student", words))
+    if trial.method != "hidfd":
+        facts.append(("Method", f"{METHODS_IN_WORDS[trial.method]}: {_plainly(trial.config[trial.method])}"))
     seeds = ", ".join(f"{stage} {seed}" for stage, seed in trial.config["seeds"].items())
     facts.append(("Seeds", seeds))
     return facts
@@ -206,7 +222,7 @@ def cautions(trial: TrialFolder) -> list[str]:
             "One trial is n = 1. The errors given are those of measuring on finitely many images; "
             "how much another seed would change is not among them."
         )
-        if trial.config["distillation"]["inflation"] > 0:
+        if trial.result.get("num_collected"):
             found.append(
                 "Agreement is measured on images like the collected ones, so it favours students that saw real images."
             )
@@ -244,6 +260,10 @@ def cautions(trial: TrialFolder) -> list[str]:
     if classes is not None and classes < MIN_CLASSES_SHARE * num_asked:
         found.append("The generator has collapsed: it shows fewer than a third of the classes that it was asked for.")
     return found
+
+
+def _plainly(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
 
 
 def _with_error(values: Mapping[str, Any], key: str) -> str:

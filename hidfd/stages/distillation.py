@@ -1,46 +1,20 @@
 """Student distillation on the hybrid set: feature alignment under the teacher's classifier, or plain KD.
 
-**Source**: paper Eqs. 13-14 and its schedule. Departures: a fixed number of steps whatever N; the last step is the
-result, no step is chosen by any measurement; views are drawn per batch on the device, or once (`hidfd.views.bank`).
+**Source**: paper Eqs. 13-14; see `hidfd.stages.methods.student_training` for the step, which other methods share.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from hidfd.config.schema import DistillationConfig, TrialConfig
 from hidfd.data.collection import Collection
-from hidfd.data.pixels import unit_from_uint8
-from hidfd.distributed.device import Device
-from hidfd.distributed.random_streams import stream
-from hidfd.errors import DivergedError
-from hidfd.losses.distillation import student_losses
-from hidfd.metrics.agreement import measure_agreement
-from hidfd.networks.student import build_student, student_logits
 from hidfd.networks.teacher import Teacher
-from hidfd.pipeline.graph import Stage
-from hidfd.pipeline.observer import Observer
-from hidfd.stages.context import StageContext, train_and_keep, write_weights
-from hidfd.store.store import Artifact, ArtifactWriter
-from hidfd.training.gradients import apply_gradients
-from hidfd.training.loop import SKIPPED, Milestone
-from hidfd.training.lr_schedule import warmup_cosine
-from hidfd.views.bank import ViewBank, ViewSource
-from hidfd.views.fresh import FreshViews, Views
-from hidfd.views.sampler import HybridSampler
-
-PROBE_IMAGES = 64
-"""Number of hold-out images that show the teacher's map: its side, and whether it goes below zero."""
-
-MEASURED = ("agreement", "agreement_standard_error", "kl_to_teacher")
-"""Names of the numbers that are measured during training."""
+from hidfd.stages.context import StageContext
+from hidfd.stages.methods.student_training import StudentTraining, train_student
+from hidfd.store.store import Artifact
 
 
 def distil(
@@ -58,147 +32,6 @@ def distil(
     Returns:
         Artifact with `student.safetensors` and `metrics.jsonl`.
     """
-    stage, settings, observer = context.stage, context.config.distillation, context.observer
     with context.preparing():
         training = StudentTraining(context.config, collection, synthetic, teacher, context.device, caches)
-
-    def measure(images: int) -> dict[str, float]:
-        student_logits = training.logits_of(collection.holdout)
-        measured = measure_agreement(student_logits, training.holdout_logits)
-        metrics = dict(zip(MEASURED, (measured.value, measured.standard_error, measured.kl), strict=True))
-        if not math.isfinite(measured.kl):
-            raise DivergedError(
-                f"distillation: the student's logits are not finite at {images:,} images; lower its learning rate. "
-                f"What was built before is intact"
-            )
-        observer.measured(stage, images, metrics)
-        return {f"distillation/{name}": value for name, value in metrics.items()}
-
-    def write(writer: ArtifactWriter) -> dict[str, Any]:
-        write_weights(writer, "student.safetensors", training.student)
-        return {
-            "real_share": training.sampler.real_share,
-            "num_real": training.sampler.num_real,
-            "num_synthetic": training.sampler.num_synthetic,
-            "teacher_map_size": training.student.teacher_map_size,
-            "last_relu": training.last_relu,
-            "deployed_parameters": training.student.num_deployed_parameters(),
-            "plain_parameters": training.student.num_plain_parameters(),
-        }
-
-    return train_and_keep(
-        context,
-        training,
-        write,
-        target_images=settings.target_images,
-        step_images=settings.batch_images,
-        milestones=[Milestone(measure, settings.measure_every_images, observer.measure_at_images)],
-        on_resume=lambda rows: replay(stage, rows, observer),
-        prepared_seconds=training.prepared_seconds,
-    )
-
-
-def replay(stage: Stage, rows: Iterable[Mapping[str, float]], observer: Observer) -> None:
-    """Tell an observer what an earlier run has measured: a study compares students that it did not see train too."""
-    for row in rows:
-        if "distillation/agreement" in row:
-            observer.measured(stage, int(row["images"]), {name: row[f"distillation/{name}"] for name in MEASURED})
-
-
-class StudentTraining:
-    """A student, its optimiser, and the views of the hybrid set that it learns from.
-
-    Args:
-        synthetic: `n_s x c x h x w` uint8, or None for real images only.
-        caches: folders for a bank of views, of the artifacts that its `real` and `synthetic` images come from.
-
-    Attributes:
-        prepared_seconds: time that making the bank of views took.
-    """
-
-    def __init__(
-        self,
-        config: TrialConfig,
-        collection: Collection,
-        synthetic: Tensor | None,
-        teacher: Teacher,
-        device: Device,
-        caches: Mapping[str, Path] | None = None,
-    ) -> None:
-        settings = config.distillation
-        self.config, self.settings, self.teacher, self.device = config, settings, teacher, device
-        self.seed = config.seeds.distillation
-        with torch.no_grad(), device.autocast():
-            probe = teacher(unit_from_uint8(device.images(collection.holdout[:PROBE_IMAGES])))
-        self.last_relu = bool((probe.feature_map >= 0).all())
-        self.holdout_logits = teacher.logits_of(collection.holdout, device)
-        torch.manual_seed(stream(self.seed, "distillation", "init").initial_seed())
-        self.student = device.trained(
-            build_student(config, teacher, probe.feature_map.shape[-1], last_relu=self.last_relu)
-        )
-        real = collection.images if config.uses_real_images else None
-        self.sampler = HybridSampler(
-            0 if real is None else len(real), 0 if synthetic is None else len(synthetic), settings.inflation, self.seed
-        )
-        self.prepared_seconds = 0.0
-        self.views = self._views(real, synthetic, caches or {})
-        trained = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.SGD(
-            trained,
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-
-    def _views(self, real: Tensor | None, synthetic: Tensor | None, caches: Mapping[str, Path]) -> Views:
-        teacher, settings, device = self.teacher, self.settings, self.device
-        if not settings.view_bank:
-            resident = [None if images is None else device.images(images) for images in (real, synthetic)]
-            return FreshViews(resident[0], resident[1], self.sampler, teacher, settings, self.seed, device)
-        started = time.monotonic()
-        sources = [
-            None if images is None else ViewSource(name, images, caches.get(name))
-            for name, images in (("real", real), ("synthetic", synthetic))
-        ]
-        bank = ViewBank(sources[0], sources[1], self.sampler.real_share, teacher, settings, self.seed, device)
-        self.prepared_seconds = time.monotonic() - started
-        return bank
-
-    def step(self, images_seen: int) -> dict[str, Tensor]:
-        """Take one SGD step on the next batch of views and the teacher's answers to them."""
-        image_normalised, answer = self.views.batch(images_seen)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.settings, images_seen)
-        if not self.student.training:  # as a measurement leaves it
-            self.student.train()
-        with self.device.autocast():
-            output = self.student(image_normalised)
-        losses = student_losses(output, answer.feature_map, answer.logits, self.settings)
-        self.optimizer.zero_grad()
-        losses["total"].backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        metrics = {name: loss.detach() for name, loss in losses.items()}
-        metrics[SKIPPED] = apply_gradients(self.optimizer, [losses["total"]], self.device.processes)
-        same = output.logits.detach().argmax(dim=1) == answer.logits.argmax(dim=1)
-        metrics["batch_agreement"] = same.float().mean()
-        return metrics
-
-    def logits_of(self, images_uint8: Tensor) -> Tensor:
-        """Return the student's logits of many images, float32 on the CPU."""
-        return student_logits(self.student, self.teacher, images_uint8, self.device)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.student.load_state_dict(state["student"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-
-def learning_rate_at(settings: DistillationConfig, images_seen: int) -> float:
-    """Return the learning rate of the step that follows `images_seen` images."""
-    progress = images_seen / settings.target_images
-    if settings.schedule == "cosine":
-        return settings.learning_rate * warmup_cosine(progress, 0.0)
-    passed = sum(progress >= share for share in settings.decay_at)
-    return settings.learning_rate * settings.decay_factor**passed
+    return train_student(context, training, collection, training.counts)

@@ -142,10 +142,14 @@ def _settings(stage: Stage, config: TrialConfig, images_are_large: bool) -> Iter
         yield config.batches[stage.name]
     if stage.name == "generation":
         yield "trial.generation.width", config.generation.width
+    if stage.name == "distillation" and config.method == "cmi":
+        yield "trial.cmi.synthesis_batch_images", config.cmi.synthesis_batch_images
+    if stage.name == "distillation" and config.makes_images:
+        yield f"trial.{config.method}.width", config.method_settings["width"]
     if is_trained and not images_are_large:
         return
-    if stage.name == "distillation" and config.distillation.view_bank:
-        yield "trial.distillation.view_bank", config.distillation.view_bank
+    if stage.name == "distillation" and config.bank_views:
+        yield "trial.distillation.view_bank", config.bank_views
         return
     if stage.name == "distillation" and config.uses_generator:
         yield "trial.synthesis.num_images", config.synthesis.num_images

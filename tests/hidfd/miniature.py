@@ -1,6 +1,7 @@
 """A tiny world: a 3-class teacher on 28-px noise images, and a trial over it that takes a second."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -9,6 +10,19 @@ from PIL import Image
 
 from hidfd.config.schema import TrialConfig
 from hidfd.networks.build import build_backbone
+
+SMALL_GENERATOR = {"networks": "light", "image_size_pixels": 28, "width": 4, "latent_dim": 8}
+
+METHODS: dict[str, dict[str, Any]] = {
+    "dafl": {"method": "dafl", "dafl": SMALL_GENERATOR},
+    "cmi": {
+        "method": "cmi",
+        "cmi": SMALL_GENERATOR
+        | {"round_images": 32, "synthesis_batch_images": 8, "synthesis_steps": 3, "embedding_width": 6, "negatives": 4},
+    },
+    "dfnd": {"method": "dfnd"},
+}
+"""Method -> the values that make a miniature of it."""
 
 
 def build_world(root: Path) -> Path:

@@ -23,8 +23,8 @@ import hidfd.__main__
 import hidfd.trial
 from hidfd.networks.build import build_backbone
 from hidfd.stages.context import StageContext
-from hidfd.stages.distillation import StudentTraining
 from hidfd.stages.imports.images import import_images
+from hidfd.stages.methods.student_training import StudentTraining
 from hidfd.store.store import Artifact
 from tests.integration.conftest import Outcome, Workplace, tiny_study
 

@@ -126,12 +126,12 @@ class Account:
 
 
 class Pace:
-    """The pace of a study's tasks: seconds per operation by kind, learnt from the tasks that it has built."""
+    """The pace of a study's tasks: seconds per operation of those that cost alike, learnt from what it has built."""
 
     def __init__(self) -> None:
-        self._seconds: dict[TaskKind, float] = {}
-        self._operations: dict[TaskKind, float] = {}
-        self._counts: dict[TaskKind, int] = {}
+        self._seconds: dict[tuple[TaskKind, str], float] = {}
+        self._operations: dict[tuple[TaskKind, str], float] = {}
+        self._counts: dict[tuple[TaskKind, str], int] = {}
 
     @property
     def num_learnt(self) -> int:
@@ -140,19 +140,21 @@ class Pace:
 
     def learn(self, spec: TaskSpec, seconds: float) -> None:
         """Learn that a task took so many seconds, over all its attempts."""
-        self._seconds[spec.kind] = self._seconds.get(spec.kind, 0.0) + seconds
-        self._operations[spec.kind] = self._operations.get(spec.kind, 0.0) + spec.operations
-        self._counts[spec.kind] = self._counts.get(spec.kind, 0) + 1
+        like = spec.costs_like
+        self._seconds[like] = self._seconds.get(like, 0.0) + seconds
+        self._operations[like] = self._operations.get(like, 0.0) + spec.operations
+        self._counts[like] = self._counts.get(like, 0) + 1
 
     def seconds(self, spec: TaskSpec) -> float | None:
         """Return the seconds that a task is expected to take; None while nothing is known that would tell."""
-        operations = self._operations.get(spec.kind, 0.0)
+        like = spec.costs_like
+        operations = self._operations.get(like, 0.0)
         if operations and spec.operations:
-            return spec.operations * self._seconds[spec.kind] / operations
-        if spec.kind in self._counts:
-            return self._seconds[spec.kind] / self._counts[spec.kind]
-        known = [kind for kind, counted in self._operations.items() if counted]
+            return spec.operations * self._seconds[like] / operations
+        if like in self._counts:
+            return self._seconds[like] / self._counts[like]
+        known = [other for other, counted in self._operations.items() if counted]
         if not known or not spec.operations:
             return None
-        per_operation = sum(self._seconds[kind] for kind in known) / sum(self._operations[kind] for kind in known)
+        per_operation = sum(self._seconds[other] for other in known) / sum(self._operations[other] for other in known)
         return spec.operations * per_operation

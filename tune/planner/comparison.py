@@ -265,8 +265,9 @@ def rank_agreement(tasks: Iterable[Task]) -> tuple[float | None, int]:
 
 
 def _kind_of_student(config: TrialConfig) -> tuple[Any, ...]:
-    """Return what sets students far apart: sources of their images, number of collected ones, and their head."""
+    """Return what sets students far apart: method, sources of their images, number of collected ones, their head."""
     return (
+        config.method,
         config.uses_real_images,
         config.uses_synthetic_images,
         config.collection.num_images,

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from hidfd.pipeline.costs import NOTHING, Costs, Range, bank_bytes, checkpoint_bytes, expected_bytes
-from hidfd.pipeline.graph import Stage, plan
+from hidfd.pipeline.graph import OTHER_METHODS, Stage, plan
 from hidfd.store.store import Store
 from tune.planner.budget import HOUR, LIMITS, Account, Cost, cost_of
 from tune.planner.remaining import BUILT_BY, COUNTED_STAGES, known_stages, num_users, unseen_stages
@@ -169,14 +169,14 @@ class _StageEstimates:
         self._base = state.definition.base
         self._on_gpu = state.definition.resources.get("gpus", 0.0) > 0
         self._built = set[str]()  # digests of artifacts that this study's tasks have built or found
-        self._own_seconds: defaultdict[TaskKind, list[tuple[float, float]]] = defaultdict(list)  # operations, seconds
+        self._own_seconds: defaultdict[tuple[TaskKind, str], list[tuple[float, float]]] = defaultdict(list)
         self._own_digests: defaultdict[str, list[str]] = defaultdict(list)  # stage name -> digests, a few
         for task in state.tasks.values():
             if task.outcome is None or task.outcome.state is not TaskState.COMPLETE:
                 continue
             self._built |= task.spec.makes
             if task.spec.operations and not task.outcome.reused:
-                self._own_seconds[task.spec.kind].append((task.spec.operations, task.seconds))
+                self._own_seconds[task.spec.costs_like].append((task.spec.operations, task.seconds))
             if len(self._own_digests[task.spec.kind.last_stage]) < NUM_SAMPLED:
                 self._own_digests[task.spec.kind.last_stage].append(task.key)
                 for stage in plan(task.spec.config).values():
@@ -194,7 +194,8 @@ class _StageEstimates:
 
     def range(self, stage: Stage) -> Range | None:
         """Return the estimated seconds for building the artifact of a stage; None if they are not estimated."""
-        own = self._own_seconds.get(BUILT_BY[stage.name])
+        method = stage.builder if stage.builder in OTHER_METHODS else "hidfd"
+        own = self._own_seconds.get((BUILT_BY[stage.name], method))
         if own and stage.operations:
             expected = sum(seconds for _, seconds in own) / sum(operations for operations, _ in own)
             return Range.measured([seconds / operations for operations, seconds in own], expected) * stage.operations
@@ -202,14 +203,14 @@ class _StageEstimates:
 
     def mean(self, stages: Sequence[tuple[Stage, Range]]) -> Range | None:
         """Return the estimated seconds for one of some stages, each with the part of it that is left."""
-        ranges = {stage.operations: self.range(stage) for stage, _ in stages}
+        ranges = {(stage.builder, stage.operations): self.range(stage) for stage, _ in stages}
         if len(ranges) == 1 or None in ranges.values():
             return next(iter(ranges.values()))
-        weights = {stage.operations: 0.0 for stage, _ in stages}
+        weights = dict.fromkeys(ranges, 0.0)
         for stage, left in stages:
-            weights[stage.operations] += left.high
+            weights[stage.builder, stage.operations] += left.high
         total = sum(weights.values())
-        parts = [found * (weights[operations] / total) for operations, found in ranges.items() if found is not None]
+        parts = [found * (weights[like] / total) for like, found in ranges.items() if found is not None]
         return sum(parts, NOTHING)
 
     def bytes_each(self, name: str) -> float:

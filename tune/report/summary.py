@@ -131,6 +131,8 @@ def request_facts(snapshot: StudySnapshot) -> list[tuple[str, str]]:
     facts.append(("Real images", f"{collection.num_images:,} collected (the pool is {domain}); {held_out}"))
     budget = f"{student.target_images:,} images in batches of {student.batch_images}"
     facts.append(("Student", f"{student.architecture}, {budget}"))
+    if trial.method != "hidfd":
+        facts.append(("Method", f"{trial.method}, in place of generation, synthesis and distillation"))
     return facts
 
 

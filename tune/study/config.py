@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, RootModel, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from hidfd.config.schema import ABSENT_IF_DEFAULT, LearningRate, Section, Seed
+from hidfd.config.section import ABSENT_IF_DEFAULT, LearningRate, Section, Seed
 from tune.study.metrics import LATENCY, MEASURES, Direction, MeasureName, Objective
 
 

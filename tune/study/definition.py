@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from hidfd.config.schema import TrialConfig, check_shares
+from hidfd.config.schema import TrialConfig, check_processes, check_shares
 from hidfd.data.sources import materials
 from hidfd.errors import ConfigError
-from hidfd.pipeline.graph import versions_in_use
+from hidfd.pipeline.graph import OTHER_METHODS, versions_in_use
 from hidfd.pipeline.stage_specs import result_settings
 from tune.study.asha import rung_images
 from tune.study.config import FRESH_SEED, REAL_ONLY, SearchConfig, StudyConfig
@@ -115,6 +115,12 @@ class Definition:
         keys = frozenset(task_specs(trial)[0].key for trial in trials)
         return keys if len(keys) == 1 else frozenset()
 
+    @property
+    def methods(self) -> set[str]:
+        """The methods of the study's trials (`trial.method`)."""
+        of_variants = (values.get("method", self.base.method) for values in self.study.variants.values())
+        return {self.base.method, *map(str, of_variants)}
+
     def settings_of(self, params: dict[str, Any], group: int) -> dict[str, Any]:
         """Return everything that a search trial changes in the study's `trial:`.
 
@@ -153,6 +159,9 @@ class Definition:
             "trial": result_settings(self.base),
             "stage_versions": dict(versions_in_use()),
         }
+        for unused in set(OTHER_METHODS) - self.methods:  # so that a study of before, which knew none, is the same one
+            content["trial"].pop(unused, None)
+            content["stage_versions"].pop(unused, None)
         more = study.model_dump(mode="json", include={"further_objectives", "constraints", "points", "variants"})
         content["study"] |= {
             name: asked for name, asked in more.items() if asked
@@ -197,14 +206,15 @@ def define(
             f"study.{where}.validation_accuracy: needs labelled images in trial.data.validation; give them, or leave "
             f"it out"
         )
-    space = Space({}, {}, {})
+    space, num_processes = Space({}, {}, {}), int(shown.get("resources", {}).get("workers", 1))
     try:
         space = build_space(search, study, base)
     except ConfigError as error:
         problems.append(str(error))
     try:
         batches = dict(batch for stage, batch in base.batches.items() if stage != "teacher")  # it may be built already
-        check_shares(batches, int(shown.get("resources", {}).get("workers", 1)))
+        check_shares(batches, num_processes)
+        check_processes(base, num_processes)
     except ConfigError as error:
         problems.append(f"resources.num_workers: {error}")
     problems += [*_problems_of_real_only_values(study.controls.real_only_values, base), *problems_of_worth(study, base)]
@@ -218,7 +228,9 @@ def define(
         if search and variant in SEARCH_ROWS:
             problems.append(f"study.variants.{variant}: a search has a row of that name; give the variant another one")
         try:
-            found = materials(changed(base, values))
+            trial = changed(base, values)
+            check_processes(trial, num_processes)
+            found = materials(trial)
         except ConfigError as error:
             problems.append(f"study.variants.{variant}: {error}")
             continue

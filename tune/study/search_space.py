@@ -34,6 +34,7 @@ from tune.study.task import task_specs, upstream_key
 
 FIXED = {
     "preset": "overlays are applied before the search",
+    "method": "each method has settings of its own to search; compare methods in `study.variants`",
     "precision": "students of two precisions are not one comparison; use `study.variants`",
     "data": "each choice would be judged on other images; write a second study file",
     "teacher": "agreement with different teachers cannot be compared; write a second study file",

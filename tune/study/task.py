@@ -45,6 +45,11 @@ class TaskSpec:
     config: TrialConfig = field(repr=False)
 
     @property
+    def costs_like(self) -> tuple[TaskKind, str]:
+        """The kind and, of students, the method, which tasks of the same cost per operation share."""
+        return self.kind, self.config.method if self.kind is TaskKind.STUDENT else "hidfd"
+
+    @property
     def seed(self) -> int:
         """The seed of its main stage; of a student and its test evaluation that of distillation."""
         seeds = self.config.seeds

@@ -29,7 +29,7 @@ best student under a name and the alias `champion`."""
 PRODUCTS = {
     TaskKind.COLLECTION: "The collected images and the held-out images that students are measured on.",
     TaskKind.GENERATOR: "A generator and its synthetic images.",
-    TaskKind.STUDENT: "A student: distilled on the collected and the synthetic images, and measured on the hold-out.",
+    TaskKind.STUDENT: "A student: distilled on the images that its method gives it, and measured on the hold-out.",
 }
 """Kind of a task -> a sentence on what it makes."""
 

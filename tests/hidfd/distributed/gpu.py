@@ -14,8 +14,8 @@ from hidfd.config.schema import TrialConfig
 from hidfd.data.image_set import open_images
 from hidfd.distributed.device import Device
 from hidfd.pipeline.observer import Observer
-from hidfd.stages.distillation import StudentTraining
 from hidfd.stages.gan_training import AdversarialTraining
+from hidfd.stages.methods.student_training import StudentTraining
 from hidfd.stages.teacher import TeacherTraining
 from hidfd.store.store import Store
 from hidfd.training.loop import Training

@@ -1,5 +1,6 @@
 """Too little memory: a message that names what was held and the settings to lower, and memory that is given back."""
 
+import re
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,9 +16,9 @@ from hidfd.config.schema import TrialConfig
 from hidfd.distributed.device import Device
 from hidfd.errors import DeviceError, OutOfMemoryError
 from hidfd.pipeline.graph import plan
-from hidfd.stages.distillation import StudentTraining
 from hidfd.stages.gan_training import AdversarialTraining
 from hidfd.stages.memory import explaining_out_of_memory, holdings
+from hidfd.stages.methods.student_training import StudentTraining
 from hidfd.store.store import Store
 from hidfd.trial import run_trial
 from tests.hidfd.stages.golden.runs import CONFIG
@@ -99,6 +100,22 @@ def test_a_training_names_its_batch_with_its_present_size_first(stage: str, sett
     text = message(FAULTS["Python"][0], stage, training=Holder(image_mib=0), **settings)
     words = " or ".join(f"trial.{name} (now {value:,})" for name, value in settings.items())
     assert f"Lower {words}; that makes another trial." in text
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"method": "dafl"}, ("dafl.width",)),
+        ({"method": "cmi"}, ("cmi.synthesis_batch_images", "cmi.width")),
+        ({"method": "dfnd", "distillation.view_bank": 100}, ()),
+    ],
+)
+def test_a_student_of_another_method_names_what_its_own_images_take(
+    values: dict[str, str], named: tuple[str, ...]
+) -> None:
+    text = message(FAULTS["Python"][0], training=Holder(1), **values)
+    found = re.findall(r"trial\.([\w.]+) \(now", text)
+    assert found == ["distillation.batch_images", *named]
 
 
 @pytest.mark.parametrize("stage", ["candidates", "collection", "synthesis", "evaluation"])

@@ -8,7 +8,7 @@ from hidfd.config.paths import with_values
 from hidfd.config.schema import TrialConfig
 from hidfd.distributed.device import resolve_device
 from hidfd.pipeline.observer import Observer
-from hidfd.stages.distillation import StudentTraining
+from hidfd.stages.methods.student_training import StudentTraining
 from hidfd.store.store import Store
 from hidfd.trial import Trial
 from hidfd.views.fresh import FreshViews

@@ -15,7 +15,7 @@ from hidfd.distributed.device import resolve_device
 from hidfd.errors import OutOfMemoryError
 from hidfd.networks.teacher import Teacher
 from hidfd.pipeline.observer import Observer
-from hidfd.stages.distillation import StudentTraining
+from hidfd.stages.methods.student_training import StudentTraining
 from hidfd.store.store import Store
 from hidfd.trial import Trial
 from hidfd.views.bank import BLOCK_VIEWS, ViewBank, ViewSource

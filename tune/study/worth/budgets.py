@@ -60,7 +60,9 @@ def problems_of_worth(study: StudyConfig, base: TrialConfig) -> Iterator[str]:
     if not study.worth:
         return
     if not (base.uses_generator and base.uses_real_images):
-        if base.data.synthetic is not None:
+        if base.method != "hidfd":
+            reason = f"its method trains none that is stored (trial.method: {base.method})"
+        elif base.data.synthetic is not None:
             reason = "its synthetic images are given (trial.data.synthetic)"
         elif not base.uses_generator:
             reason = "it trains none (trial.synthesis.num_images: 0)"

@@ -35,9 +35,13 @@ from hidfd.stages.context import StageContext
 from hidfd.stages.distillation import distil
 from hidfd.stages.evaluation import evaluate
 from hidfd.stages.generation import train_generator
+from hidfd.stages.methods.cmi import learn_from_inversions
+from hidfd.stages.methods.dafl import learn_data_free
+from hidfd.stages.methods.dfnd import distil_noisy
 from hidfd.stages.synthesis import synthesise
 from hidfd.stages.teacher import train_teacher
 from hidfd.store.store import Artifact, Store
+from tests.hidfd.miniature import METHODS
 
 Numbers = dict[str, Any]
 """Names to floats, integers, or lists and dicts of them."""
@@ -116,6 +120,9 @@ class World:
 
     def context(self, stage: Stage, config: TrialConfig = CONFIG) -> StageContext:
         return StageContext(stage, config, self.store, self.device, self.observer)
+
+    def student_context(self, config: TrialConfig) -> StageContext:
+        return self.context(plan(config)["distillation"], config)
 
     def image_set(self, stage: Stage, images: Tensor, labels: Tensor) -> Artifact:
         """Write an image set into the store, as an import would."""
@@ -198,8 +205,27 @@ def distillation_numbers(world: World) -> Numbers:
         config = with_values(CONFIG, values)
         stage = plan(config)["distillation"]
         made = distil(world.context(stage, config), world.collection, synthetic, world.teacher)
-        numbers[name] = {"meta": made.meta, "curve": made.metrics(), **size_of(made.path("student.safetensors"))}
+        numbers[name] = student_numbers(made)
     return numbers
+
+
+def dafl_numbers(world: World) -> Numbers:
+    config = with_values(CONFIG, METHODS["dafl"])
+    return student_numbers(learn_data_free(world.student_context(config), world.collection, world.teacher))
+
+
+def cmi_numbers(world: World) -> Numbers:
+    config = with_values(CONFIG, METHODS["cmi"] | {"cmi.round_images": 64})
+    return student_numbers(learn_from_inversions(world.student_context(config), world.collection, world.teacher))
+
+
+def dfnd_numbers(world: World) -> Numbers:
+    config = with_values(CONFIG, METHODS["dfnd"])
+    return student_numbers(distil_noisy(world.student_context(config), world.collection, world.teacher))
+
+
+def student_numbers(made: Artifact) -> Numbers:
+    return {"meta": made.meta, "curve": made.metrics(), **size_of(made.path("student.safetensors"))}
 
 
 def evaluated(world: World) -> Artifact:
@@ -222,6 +248,9 @@ STAGES: dict[str, Callable[[World], Numbers]] = {
     "synthesis": synthesis_numbers,
     "distillation": distillation_numbers,
     "evaluation": evaluation_numbers,
+    "dafl": dafl_numbers,
+    "cmi": cmi_numbers,
+    "dfnd": dfnd_numbers,
 }
 
 
