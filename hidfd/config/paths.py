@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from hidfd.config.architectures import OWN
 from hidfd.config.schema import TrialConfig
 from hidfd.errors import ConfigError
 from hidfd.formatting import near_match
@@ -38,6 +39,8 @@ def with_values(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
                 section[parent] = {}
             section = section[parent]
         section[name] = value
+        if name == "architecture" and OWN.fullmatch(str(value)) is None:
+            section["code"] = None  # of the network that it was
     return TrialConfig.model_validate(settings)
 
 

@@ -113,7 +113,7 @@ def test_networks_from_elsewhere_go_through_a_whole_trial(
     notes = Notes()
     result = run_trial(config, store, device="cpu", observer=notes)
     assert 0 <= result.metrics["agreement"] <= 1
-    assert any(teacher in line and "million parameters" in line for line in notes.lines)
+    assert any(teacher in line and "parameters, " in line for line in notes.lines)
     assert result.stages["distillation"].operations > 0
     assert expected_bytes(result.config)["teacher"] > 0
     network_sizes._known.clear()
@@ -158,6 +158,12 @@ def test_a_file_of_networks_is_known_by_its_content_and_the_name_of_the_function
     other = plan(identify(with_values(config, {"teacher.code": changed})))
     assert other["teacher"].digest != known["teacher"].digest
     assert other["distillation"].digest != known["distillation"].digest
+
+
+def test_another_network_takes_the_place_of_an_own_one(trial_config: TrialConfig, tmp_path: Path) -> None:
+    config = with_networks(trial_config, tmp_path, "resnet8", "nets.py:make")
+    other = with_values(config, {"distillation.architecture": "torchvision:resnet18"})
+    assert other.distillation.code is None
 
 
 def test_import_brings_files_and_sizes_of_networks_into_the_store_without_training(

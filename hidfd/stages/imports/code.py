@@ -70,7 +70,7 @@ def measure_network(context: StageContext, role: NetworkRole) -> Artifact:
     if not backbone.is_map:
         features = f"a vector of {width:,} numbers, as its classifier reads no mean of a map"
     context.observer.note(
-        f"trial.{role}.architecture {name}: {size.parameters / 1e6:.2f} million parameters, "
+        f"trial.{role}.architecture {name}: {size.parameters:,} parameters, "
         f"{size.forward_flops / 1e9:.3g} GFLOP for an image; its features: {features}"
     )
 
