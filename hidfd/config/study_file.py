@@ -20,7 +20,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field, field_validator
 from pydantic.json_schema import models_json_schema
 
-from hidfd.addresses import SQLITE, why_no_path
+from hidfd.addresses import SQLITE, is_on_s3, why_no_path
 from hidfd.config.presets import PRESETS
 from hidfd.config.schema import Section, TrialConfig
 from hidfd.config.storage import ENVIRONMENT, StorageConfig, has_plain_password, redacted, storage_problems
@@ -263,7 +263,10 @@ def _merged(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 def _with_paths(
     values: Any, keys: tuple[str, ...], yaml_tree: YamlTree, problems: list[str], environment: Mapping[str, str] | None
 ) -> Any:
-    """Return the values with every `path:` (only materials have one) resolved against the study file's folder."""
+    """Return the values with every `path:` (only materials have one) resolved against the study file's folder.
+
+    What is on S3 stays as it is.
+    """
     if not isinstance(values, dict):
         return values
     result = {key: _with_paths(value, (*keys, key), yaml_tree, problems, environment) for key, value in values.items()}
@@ -276,9 +279,9 @@ def _with_paths(
         expanded = _expanded(named, f"{where}: {'.'.join(here)}", problems, environment)
         why = why_no_path(expanded)
         if why is not None:
-            problems.append(f"{where}: {'.'.join(here)}: {path!r}: {why}")
+            problems.append(f"{where}: {'.'.join(here)}: {redacted(path)!r}: {why}")
             return result
-        result["path"] = str((folder / Path(expanded).expanduser()).absolute())
+        result["path"] = expanded if is_on_s3(expanded) else str((folder / Path(expanded).expanduser()).absolute())
     return result
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hidfd.config.architectures import ARCHITECTURES
+from hidfd.data.object_path import local_copy
 from hidfd.networks.build import build_backbone
 from hidfd.networks.weight_names import matches
 from hidfd.networks.weights import read_state_dict
@@ -63,7 +64,8 @@ def teacher_facts(path: str | Path, weights: str | None = None) -> TeacherFacts:
         InputError: the file holds no state dict that can be read.
     """
     notes: list[str] = []
-    state = read_state_dict(path, notes.append, wanted=weights, setting="--weights ")
+    with local_copy(path) as local:
+        state = read_state_dict(local, notes.append, wanted=weights, setting="--weights ")
     matrices = list(dict.fromkeys(tuple(tensor.shape) for tensor in state.values() if tensor.dim() == 2))
     inputs = [tensor.shape[1] for tensor in state.values() if tensor.dim() == 4]
     channels = 3 if 3 in inputs else 1 if inputs and inputs[0] == 1 else None  # others of 1 are depthwise

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hidfd.config.schema import JudgeConfig, TeacherConfig, TrialConfig
 from hidfd.data.image_set import ImageSet, open_images
+from hidfd.data.object_path import local_copy
 from hidfd.data.pixels import Normalization, unit_from_uint8
 from hidfd.data.sources import located
 from hidfd.distributed.device import Device
@@ -78,7 +79,8 @@ def _import_network(
     check_normalization(mean, std, section)
     note = context.observer.note
     setting = f"{section}.weights="
-    state = read_state_dict(material.path, note, wanted=given.weights, setting=setting)
+    with local_copy(material.path) as path:
+        state = read_state_dict(path, note, wanted=given.weights, setting=setting)
     name = f"{where} {material.path} ({given.architecture})"
     state = fitted(state, backbone, name, material.path, note, wanted=given.weights, setting=setting)
     backbone.load_state_dict(state)
