@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from hidfd.addresses import is_on_s3
 from hidfd.cli import Parser, Verb, parse, run_verb, trial_epilog
 from hidfd.config import study_file as studyfile
 from hidfd.config.schema import TrialConfig
@@ -216,13 +217,15 @@ def new(options: argparse.Namespace) -> None:
 
 
 def _path_from(folder: Path, path: str) -> str:
-    """Return a path as a file in a folder has to name it; one that is absolute stays so.
+    """Return a path as a file in a folder has to name it; one that is absolute or on S3 stays so.
 
     Raises:
         ConfigError: a study file would read it as something else.
     """
     if "${" in path:
         raise ConfigError(f"{path}: a study file takes ${{NAME}} for an environment variable; give a path without it")
+    if is_on_s3(path):
+        return path
     found = path if Path(path).is_absolute() else os.path.relpath(Path(path).resolve(), folder.resolve())
     return str(Path(path).resolve()) if found.startswith("~") else found  # else a home directory
 

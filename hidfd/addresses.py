@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SQLITE = "sqlite:///"
 
+S3 = "s3://"
+
 ENCODED_SLASH = "%2F"
 
 
@@ -54,7 +56,24 @@ def why_no_path(text: str) -> str | None:
         Path(text).expanduser()
     except RuntimeError:
         return f"there is no user whose home folder is {text.partition('/')[0]}; write ./~... for a folder of that name"
-    return None
+    return _why_no_object(text) if re.match("s3[an]?:", text, re.IGNORECASE) else None
+
+
+def _why_no_object(text: str) -> str | None:
+    """Return, in words, why a text is no address of an object or a prefix on S3; None if it is one."""
+    if not is_on_s3(text):
+        return "is no path; what lies on S3 is written s3://BUCKET/PREFIX"
+    bucket = text.removeprefix(S3).partition("/")[0]
+    if "@" in bucket or ":" in bucket:
+        return "holds credentials; leave them out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    if re.search(r"\?\w+=", text):
+        return "holds settings behind `?`; set AWS_ENDPOINT_URL and AWS_DEFAULT_REGION instead"
+    return None if bucket else "names no bucket; what lies on S3 is written s3://BUCKET/PREFIX"
+
+
+def is_on_s3(path: str) -> bool:
+    """Whether an address is on S3."""
+    return path.startswith(S3)
 
 
 def is_text(path: Path) -> bool:

@@ -113,7 +113,7 @@ class Trial:
         Raises:
             OutOfMemoryError: says what held the memory and which settings to lower.
         """
-        with explaining_out_of_memory(stage, self.config, self.device):
+        with explaining_out_of_memory(stage, self.config, self.device, inputs=self.inputs):
             return self._build(stage)
 
     def _build(self, stage: Stage) -> Artifact:
@@ -188,7 +188,7 @@ class Trial:
         record = context.find()
         is_new = record is None
         if record is None:
-            with explaining_out_of_memory(context.stage, self.config, self.device):
+            with explaining_out_of_memory(context.stage, self.config, self.device, inputs=self.inputs):
                 candidates = self.inputs.artifact("candidates")
                 record = context.by_first(lambda: measure_teacher(context, self.inputs.teacher, candidates, validation))
         judge_teacher(record, context, is_said=is_first or is_new)
@@ -264,7 +264,9 @@ def run_trial(
 
         def explain() -> None:
             if folder is not None and trial.seconds:
-                trial_folder.write(folder, name, trial.built, until)
+                *_, last = needed(trial.stages, until)  # the pages ask the teacher about the user's own images
+                with explaining_out_of_memory(last, trial.config, trial.device, inputs=trial.inputs):
+                    trial_folder.write(folder, name, trial.built, until)
 
         processes.from_first(prepare)
         try:
@@ -296,7 +298,7 @@ def evaluate_test(config: TrialConfig, store: Store, *, device: str = "auto") ->
         trial.imported("test")
 
         def numbers() -> dict[str, Any]:
-            with explaining_out_of_memory(stage, trial.config, trial.device):
+            with explaining_out_of_memory(stage, trial.config, trial.device, inputs=trial.inputs):
                 record = run_test_evaluation(trial.context(stage), trial.inputs.student, trial.inputs.teacher)
             return record.meta | {"opened": record.created}
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hidfd.addresses import is_on_s3
 from hidfd.config import study_file as studyfile
 from hidfd.config.storage import ENVIRONMENT
 from hidfd.config.study_file import ResourcesConfig, StudyFile
@@ -37,7 +38,8 @@ class Request:
         storage: store, ledger, tracking and results -> address as the pods will see it; `${NAME}` is left to their own
             environment.
         concurrency: number of tasks side by side.
-        unimported: materials without sha256, as `trial.PATH: file`.
+        unimported: materials without sha256 that are on this machine, as `trial.PATH: file`.
+        on_s3: materials without sha256 that are on S3, in the same words.
     """
 
     study: str
@@ -49,6 +51,7 @@ class Request:
     storage: dict[str, str]
     concurrency: int
     unimported: tuple[str, ...]
+    on_s3: tuple[str, ...] = ()
 
     @property
     def sorted_overrides(self) -> tuple[str, ...]:
@@ -93,6 +96,7 @@ def read_request(path: str, overrides: Sequence[str] = ()) -> Request:
             f"{path}: {len(text.encode()):,} bytes; a study file for a cluster may have {MAX_FILE_BYTES:,}"
         )
     cluster = file.section(SECTION, ClusterConfig)
+    unimported = _unimported(file)
     concurrency = file.yaml_tree.get(["study", "concurrency"])
     return Request(
         study=file.name,
@@ -103,7 +107,8 @@ def read_request(path: str, overrides: Sequence[str] = ()) -> Request:
         resources=file.resources,
         storage=_storage(file, cluster),
         concurrency=concurrency if isinstance(concurrency, int) else 1,
-        unimported=_unimported(file),
+        unimported=tuple(f"trial.{where}: {path}" for where, path in unimported.items() if not is_on_s3(path)),
+        on_s3=tuple(f"trial.{where}: {path}" for where, path in unimported.items() if is_on_s3(path)),
     )
 
 
@@ -120,11 +125,9 @@ def _storage(file: StudyFile, cluster: ClusterConfig) -> dict[str, str]:
     return addresses
 
 
-def _unimported(file: StudyFile) -> tuple[str, ...]:
+def _unimported(file: StudyFile) -> dict[str, str]:
+    """Return setting -> path of the materials without sha256."""
     from hidfd.data.sources import materials
 
-    return tuple(
-        f"trial.{where}: {material.path}"
-        for where, material in materials(file.trial()).items()
-        if material.sha256 is None
-    )
+    found = materials(file.trial())
+    return {where: str(material.path) for where, material in found.items() if material.sha256 is None}

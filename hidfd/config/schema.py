@@ -33,8 +33,9 @@ class Material(Section):
     """Images or a checkpoint of the user: a folder or a file, identified by its content."""
 
     path: str | None = Field(default=None, json_schema_extra=OUTCOME_NEUTRAL)
-    """Path: a folder of images (nested), a Parquet file, a folder or pattern of Parquet shards, or a checkpoint.
-    Relative to the study file; may hold `${NAME}` of an environment variable."""
+    """Path: a folder of images (nested), a CSV that lists them, a Parquet file, a folder or pattern of Parquet shards,
+    or a checkpoint. Relative to the study file, or `s3://BUCKET/PREFIX`; may hold `${NAME}` of an environment
+    variable."""
 
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """Content hash, printed by `python -m hidfd import FILE`. With it, files are read only if the store lacks them."""

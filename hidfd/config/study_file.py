@@ -20,7 +20,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field, field_validator
 from pydantic.json_schema import models_json_schema
 
-from hidfd.addresses import SQLITE, why_no_path
+from hidfd.addresses import SQLITE, is_on_s3, why_no_path
 from hidfd.config.architectures import OWN
 from hidfd.config.presets import PRESETS
 from hidfd.config.schema import TrialConfig
@@ -268,6 +268,7 @@ def _with_paths(
     """Return the values with every `path:` (only materials have one) resolved against the study file's folder.
 
     The file in `architecture: FILE.py:FUNCTION` becomes a material, `code`.
+    What is on S3 stays as it is.
     """
     if not isinstance(values, dict):
         return values
@@ -297,9 +298,9 @@ def _resolved(
         expanded = _expanded(named, f"{where}: {'.'.join(here)}", problems, environment)
         why = why_no_path(expanded)
         if why is not None:
-            problems.append(f"{where}: {'.'.join(here)}: {path!r}: {why}")
+            problems.append(f"{where}: {'.'.join(here)}: {redacted(path)!r}: {why}")
             return result
-        result["path"] = str((folder / Path(expanded).expanduser()).absolute())
+        result["path"] = expanded if is_on_s3(expanded) else str((folder / Path(expanded).expanduser()).absolute())
     return result
 
 

@@ -29,6 +29,11 @@ class Collection:
     holdout: Tensor
     reference: Tensor
 
+    @property
+    def resident(self) -> tuple[Tensor, Tensor]:
+        """The pixels, which are held as long as the collection is."""
+        return self.images, self.holdout
+
 
 def open_collection(artifact: Artifact, candidates: Artifact) -> Collection:
     """Read a collection and its pixels.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
-from pathlib import Path
 
+from hidfd.data.object_path import Location
 from hidfd.errors import InputError
 
 PATH_COLUMNS = ("path", "image", "img", "file", "filename", "file_name")
@@ -25,7 +26,7 @@ class CsvList:
     labels: tuple[str, ...] | None
 
 
-def read_csv_list(path: Path, start: str) -> CsvList:
+def read_csv_list(path: Location, start: str) -> CsvList:
     """Read a CSV whose first line names a column of paths and, if labels are there, one of labels.
 
     Args:
@@ -36,10 +37,9 @@ def read_csv_list(path: Path, start: str) -> CsvList:
         OSError: it cannot be read.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip().lower() for name in next(reader, [])]
-            rows = [(reader.line_num, row) for row in reader if row]
+        reader = csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
+        header = [name.strip().lower() for name in next(reader, [])]
+        rows = [(reader.line_num, row) for row in reader if row]
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{start}{path}: no CSV in UTF-8 ({error})") from error
     names = next((header.index(name) for name in PATH_COLUMNS if name in header), None)

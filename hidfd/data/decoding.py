@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, _imaging
 
+from hidfd.data.object_path import Location
 from hidfd.errors import InputError
 
 FIRST_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
@@ -113,7 +114,7 @@ def pixel_hash(pixels: NDArray[np.uint8]) -> int:
 
 
 def decode(
-    sources: Sequence[Path | bytes | None],
+    sources: Sequence[Location | bytes | None],
     channels: int,
     side: int,
     fit: Literal["crop", "pad"],
@@ -146,7 +147,7 @@ def decode(
     return Decoded(pixels[:good], hashes[:good], broken)
 
 
-def open_image(source: Path | bytes | None, channels: int) -> Image.Image:
+def open_image(source: Location | bytes | None, channels: int) -> Image.Image:
     """Read one image, upright, in mode `L` (1 channel) or `RGB` (3).
 
     Bytes, and files named as JPEG or PNG, are read as JPEG, PNG or WebP alone: their content hashes are older than the
@@ -205,7 +206,7 @@ def silent_pillow() -> Iterator[None]:
             log.setLevel(level)
 
 
-def reason_of(path: Path, error: OSError) -> str:
+def reason_of(path: Location, error: OSError) -> str:
     """Return why one file of many cannot be read.
 
     Raises:
@@ -213,12 +214,12 @@ def reason_of(path: Path, error: OSError) -> str:
     """
     if error.errno not in _WORDS:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if error.errno == errno.ENOENT and path.is_symlink():
+    if error.errno == errno.ENOENT and isinstance(path, Path) and path.is_symlink():
         return "is a link to nowhere"
     return _WORDS[error.errno]
 
 
-def _content_of(source: Path | bytes | None) -> bytes:
+def _content_of(source: Location | bytes | None) -> bytes:
     if source is None:
         raise UnreadableImageError("no image bytes in this row")
     if isinstance(source, bytes):
@@ -234,12 +235,12 @@ def _content_of(source: Path | bytes | None) -> bytes:
         raise UnreadableImageError(reason_of(source, error)) from error
 
 
-def _formats_of(source: Path | bytes | None) -> tuple[str, ...]:
-    is_named_later = isinstance(source, Path) and source.suffix.lower() not in FIRST_SUFFIXES
+def _formats_of(source: Location | bytes | None) -> tuple[str, ...]:
+    is_named_later = isinstance(source, Location) and source.suffix.lower() not in FIRST_SUFFIXES
     return _FORMATS if is_named_later else _FIRST_FORMATS
 
 
-def _what_it_is(start: bytes, source: Path | bytes | None) -> str:
+def _what_it_is(start: bytes, source: Location | bytes | None) -> str:
     """Return what bytes are that Pillow does not take for an image, from how they begin."""
     if not start.strip(b"\0"):
         return "holds nothing but zeros" if start else "is empty"
@@ -251,7 +252,7 @@ def _what_it_is(start: bytes, source: Path | bytes | None) -> str:
     others = "JPEG, PNG or WebP" if formats is _FIRST_FORMATS else "JPEG, PNG, WebP, BMP, GIF or TIFF"
     if kind.upper() in formats:
         return f"is a damaged {kind}"
-    if kind in _FORMATS and isinstance(source, Path):
+    if kind in _FORMATS and isinstance(source, Location):
         return f"is {article} {kind}, not a {others}; under a name that ends in .{kind.lower()} it is read"
     return f"is {article} {kind}, not a {others}"
 

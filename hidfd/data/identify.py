@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from hidfd.addresses import is_on_s3
 from hidfd.config.paths import with_values
 from hidfd.config.schema import DataConfig, Material, TrialConfig
 from hidfd.data.label_names import order_of
@@ -55,7 +56,11 @@ def identify(config: TrialConfig, store: Store | None = None, observer: Observer
             continue
         assert material.path is not None
         try:
-            values[f"{where}.sha256"] = content_sha256(material.path, f"trial.{where}.path", _watch(where, observer))
+            sha256 = content_sha256(material.path, f"trial.{where}.path", _watch(where, observer))
+            values[f"{where}.sha256"] = sha256
+            if is_on_s3(material.path):
+                spares = "written beside its path, it spares reading all of it from S3 in every run"
+                observer.note(f"trial.{where}: sha256 {sha256}; {spares}")
         except InputError as error:
             problems.append(str(error))
     if not problems:
@@ -105,7 +110,8 @@ def unreadable_materials(config: TrialConfig, store: Store | None) -> list[str]:
         except InputError as error:
             problems.append(str(error))
             continue
-        closed = [] if files.kind == "images" else [path for path in files.paths if not os.access(path, os.R_OK)]
+        is_asked = files.kind != "images" and not files.is_remote
+        closed = [path for path in files.paths if is_asked and not os.access(str(path), os.R_OK)]
         problems += [f"trial.{where}.path: {path}: no permission to read it" for path in closed]
     return problems
 
@@ -158,6 +164,8 @@ def _with_names(config: TrialConfig, store: Store | None, problems: list[str]) -
             names = _names_in_store(stages[role], store)
             if names is not None:
                 found[where] = names, False
+            elif _is_known_to_lack_names(stages[role], store):
+                continue
             elif (files := _files_at(given[where].path)) is not None:
                 if (read := names_of_labels(files, f"trial.{where}", config.data.label_column)) is not None:
                     found[where] = read, files.kind == "images"
@@ -212,6 +220,12 @@ def _names_in_store(stage: Stage, store: Store | None) -> tuple[str, ...] | None
     """Return the names of the labels 0, 1, ... of an import; None if it is not in the store, or has no names."""
     artifact = None if store is None else store.find(stage.name, stage.digest)
     return None if artifact is None else _own_names(stage.identity["settings"], artifact.meta)
+
+
+def _is_known_to_lack_names(stage: Stage, store: Store | None) -> bool:
+    """Whether an import is in the store and says that its labels have no names: imports of before say nothing."""
+    artifact = None if store is None else store.find(stage.name, stage.digest)
+    return artifact is not None and artifact.meta.get("label_names", ()) is None
 
 
 def _own_names(settings: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hidfd.addresses import arrow_file
+from hidfd.data.object_path import READ_BYTES, REQUESTS, Location, refusal_of
 from hidfd.data.sources import Files
 from hidfd.errors import InputError
 from hidfd.formatting import plural
@@ -25,6 +28,9 @@ CHUNK_IMAGES = 256
 
 CHUNK_BYTES = 16 << 20
 """Bytes above which a chunk holds fewer images: several chunks are in memory at a time."""
+
+REMOTE_CHUNK_BYTES = 4 << 20
+"""The same bytes where images are read over the network, by more threads."""
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -54,7 +60,7 @@ class Chunk:
     """
 
     names: list[str]
-    sources: list[Path] | list[bytes | None]
+    sources: Sequence[Location | bytes | None]
     labels: NDArray[np.int64] | None
 
 
@@ -67,11 +73,13 @@ class Encoded:
         label_names: names of the classes 0, 1, ... as the material has them, None for one that it lacks; None if it
             names none.
         chunks: function that reads the images, chunk by chunk.
+        is_remote: whether whoever decodes an image reads it over the network.
     """
 
     total: int
     label_names: Sequence[str | None] | None
     chunks: Callable[[], Iterator[Chunk]]
+    is_remote: bool = False
 
 
 def folder_images(
@@ -98,13 +106,13 @@ def folder_images(
         labels = np.array([numbers[text] for text in files.label_texts or ()], dtype=np.int64)
 
     def chunks() -> Iterator[Chunk]:
-        size = _chunk_images(image_bytes)
+        size = _chunk_images(image_bytes, REMOTE_CHUNK_BYTES if files.is_remote else CHUNK_BYTES)
         for start in range(0, len(names), size):
             part = slice(start, start + size)
             paths = [files.root / name for name in names[part]]
             yield Chunk([_readable(name) for name in names[part]], paths, None if labels is None else labels[part])
 
-    return Encoded(len(names), label_names, chunks)
+    return Encoded(len(names), label_names, chunks, files.is_remote)
 
 
 def parquet_images(
@@ -129,24 +137,22 @@ def parquet_images(
             shards name their labels differently; or there are no rows. While reading: a label is outside 0..K-1, or a
             page is damaged.
     """
-    opened = [(shard, _open(shard, where)) for shard in files.paths]
-    for _, file in opened:
-        file.close()
-    total = sum(file.metadata.num_rows for _, file in opened)
+    opened = _opened(files, where)
+    total = sum(file.metadata.num_rows for file in opened.values())
     if total == 0:
         raise InputError(f"{where}: {files.paths[0]}: no images in it: the Parquet has no rows")
     found = []
-    for shard, file in opened:
+    for shard, file in opened.items():
         schema = file.schema_arrow
         label = None if num_classes is None else _label_column(schema, shard, where, columns.label)
         found.append((shard, _image_column(schema, shard, where, columns.image), label))
-    schemas = {shard: file.schema_arrow for shard, file in opened}
+    schemas = {shard: file.schema_arrow for shard, file in opened.items()}
     own_names = None if num_classes is None else _names_in_shards(schemas, where, columns.label)
     label_names: Sequence[str | None] | None = own_names
     if own_names is not None and num_classes is not None and label_order is not None:
         label_names = _in_order(own_names, label_order, num_classes)
     encoded_bytes = sum(shard.stat().st_size for shard in files.paths) // total
-    size = _chunk_images(max(image_bytes, encoded_bytes))
+    size = _chunk_images(max(image_bytes, encoded_bytes), CHUNK_BYTES)
     num_labels = num_classes if label_order is None else len(label_order)
 
     def chunks() -> Iterator[Chunk]:
@@ -172,16 +178,25 @@ def names_of_labels(files: Files, where: str, label_column: str | None = None) -
         InputError: a shard cannot be read or has no label column; or shards name their labels differently.
     """
     if files.kind == "parquet":
-        opened = {shard: _open(shard, where) for shard in files.paths}
-        for file in opened.values():
-            file.close()
-        return _names_in_shards({shard: file.schema_arrow for shard, file in opened.items()}, where, label_column)
+        schemas = {shard: file.schema_arrow for shard, file in _opened(files, where).items()}
+        return _names_in_shards(schemas, where, label_column)
     return None if files.label_texts is None else tuple(_readable(name) for name in sorted(set(files.label_texts)))
 
 
-def _names_in_shards(schemas: Mapping[Path, pa.Schema], where: str, label_column: str | None) -> tuple[str, ...] | None:
+def num_rows(files: Files, where: str = "") -> int:
+    """Return the number of rows of Parquet shards, from their footers.
+
+    Raises:
+        InputError: a shard cannot be read.
+    """
+    return sum(file.metadata.num_rows for file in _opened(files, where).values())
+
+
+def _names_in_shards(
+    schemas: Mapping[Location, pa.Schema], where: str, label_column: str | None
+) -> tuple[str, ...] | None:
     """Return the names that the shards give their labels, which must be the same in all that give any."""
-    first: tuple[Path, list[str]] | None = None
+    first: tuple[Location, list[str]] | None = None
     for shard, schema in schemas.items():
         names = _label_names(schema, _label_column(schema, shard, where, label_column))
         if names is None:
@@ -246,21 +261,36 @@ def _class_folders(
     return {name: number for number, name in enumerate(classes)}, classes
 
 
-def _open(shard: Path, where: str) -> pq.ParquetFile:
+def _opened(files: Files, where: str) -> dict[Location, pq.ParquetFile]:
+    """Return the shards, of which metadata and schema are read, closed again."""
+    with ThreadPoolExecutor(REQUESTS if files.is_remote else 1) as pool:
+        opened = dict(zip(files.paths, pool.map(partial(_open, where=where), files.paths), strict=True))
+    for file in opened.values():
+        file.close(force=True)
+    return opened
+
+
+def _open(shard: Location, where: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(arrow_file(shard))
+        source = arrow_file(shard) if isinstance(shard, Path) else shard.open_seekable()
+        return pq.ParquetFile(source, buffer_size=READ_BYTES, pre_buffer=False)  # else it is held as a whole
     except (pa.ArrowException, OSError) as error:
         if lacks_memory(error):
             raise
         raise _unreadable(shard, where, error) from error
 
 
-def _unreadable(shard: Path, where: str, error: Exception) -> InputError:
+def _unreadable(shard: Location, where: str, error: Exception) -> InputError:
+    refusal = refusal_of(error)
+    if refusal is None and isinstance(error, OSError) and error.filename is not None:  # it could not be opened
+        refusal = str(error.strerror)
+    if refusal is not None:
+        return InputError(f"{where}: {shard}: cannot be read ({refusal})")
     size, reason = shard.stat().st_size, str(error).splitlines()[0]
     return InputError(f"{where}: {shard}: not a whole Parquet file ({reason}); it has {size:,} bytes: copy it again")
 
 
-def _image_column(schema: pa.Schema, shard: Path, where: str, wanted: str | None) -> str:
+def _image_column(schema: pa.Schema, shard: Location, where: str, wanted: str | None) -> str:
     def holds_bytes(kind: pa.DataType) -> bool:
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
@@ -284,7 +314,7 @@ def _image_column(schema: pa.Schema, shard: Path, where: str, wanted: str | None
     return chosen
 
 
-def _label_column(schema: pa.Schema, shard: Path, where: str, wanted: str | None) -> str:
+def _label_column(schema: pa.Schema, shard: Location, where: str, wanted: str | None) -> str:
     integers = [column.name for column in schema if pa.types.is_integer(column.type)]
     usual = next((name for name in _LABEL_COLUMNS if name in integers), None)
     chosen = usual if wanted is None else wanted if wanted in integers else None
@@ -309,12 +339,12 @@ def _label_names(schema: pa.Schema, label: str) -> list[str] | None:
         return None
 
 
-def _chunk_images(image_bytes: int) -> int:
-    return max(4, min(CHUNK_IMAGES, CHUNK_BYTES // image_bytes))
+def _chunk_images(image_bytes: int, chunk_bytes: int) -> int:
+    return max(4, min(CHUNK_IMAGES, chunk_bytes // image_bytes))
 
 
 def _shard_chunks(
-    shard: Path, image: str, label: str | None, num_classes: int | None, size: int, where: str
+    shard: Location, image: str, label: str | None, num_classes: int | None, size: int, where: str
 ) -> Iterator[Chunk]:
     row = 0
     with _open(shard, where) as file:

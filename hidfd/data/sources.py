@@ -1,25 +1,28 @@
 """The user's materials, identified by their content: images as folders or Parquet, checkpoints as files. Torch-free.
 
 A material may be a folder of images (nested), a CSV that lists images, a Parquet file, a folder of Parquet shards, a
-pattern of shards such as `data/train-*.parquet`, or (a checkpoint) one file. Its hash covers the files that import
-reads and their names within the folder, but not the location of the folder. An image that cannot be read, such as a
-link to nowhere, is one of these files.
+pattern of shards such as `data/train-*.parquet`, or (a checkpoint) one file; on this machine or on S3. Its hash covers
+the files that import reads and their names within the folder, but not the location of the folder. An image that cannot
+be read, such as a link to nowhere, is one of these files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from hidfd.addresses import S3, is_on_s3
 from hidfd.config.schema import Material, TrialConfig
 from hidfd.data.csv_list import read_csv_list
 from hidfd.data.decoding import FIRST_SUFFIXES, IMAGE_SUFFIXES, reason_of
+from hidfd.data.object_path import REQUESTS, Location, ObjectPath, location_of
 from hidfd.data.splits import check_shards, check_splits
 from hidfd.errors import InputError
 from hidfd.formatting import plain, plural
@@ -68,10 +71,10 @@ class Files:
     """
 
     kind: Literal["images", "parquet", "file"]
-    root: Path
+    root: Location
     names: tuple[str, ...]
     left_out: tuple[str, ...] = ()
-    csv: Path | None = None
+    csv: Location | None = None
     csv_labels: tuple[str, ...] | None = None
 
     @property
@@ -82,7 +85,12 @@ class Files:
         return None if any("/" not in name for name in self.names) else tuple(n.split("/")[0] for n in self.names)
 
     @property
-    def paths(self) -> list[Path]:
+    def is_remote(self) -> bool:
+        """Whether they are read over the network."""
+        return isinstance(self.root, ObjectPath)
+
+    @property
+    def paths(self) -> list[Location]:
         """Paths of the files, in the order of `names`."""
         return [self.root / name for name in self.names]
 
@@ -108,22 +116,25 @@ def files_of(path: str | Path, where: str = "") -> Files:
     """List the files that a path or pattern refers to.
 
     Args:
+        path: on this machine, or `s3://BUCKET/PREFIX`.
         where: the setting that gives the path, for messages.
 
     Raises:
-        InputError: the path does not exist, holds no file that import reads, or holds both images and Parquet.
+        InputError: the path does not exist, S3 refuses it, it holds no file that import reads, or both images and
+            Parquet.
     """
-    path = Path(path)
     start = f"{where}: " if where else ""
     try:
-        return _files_of(path, where, start)
+        return _files_of(location_of(path), where, start)
     except OSError as error:
         raise InputError(f"{start}{error.filename or path}: cannot be read ({error.strerror or error})") from error
 
 
-def _files_of(path: Path, where: str, start: str) -> Files:
+def _files_of(path: Location, where: str, start: str) -> Files:
     if path.is_file() and path.suffix.lower() == ".csv":
         listed = read_csv_list(path, start)
+        if isinstance(path, Path) and any(map(is_on_s3, listed.names)):
+            raise InputError(f"{start}{path}: lists images on S3; put it there too, and give its address, {S3}...")
         return Files("images", path.parent, listed.names, csv=path, csv_labels=listed.labels)
     if path.is_file():
         return Files("parquet" if path.suffix.lower() == ".parquet" else "file", path.parent, (path.name,))
@@ -135,7 +146,8 @@ def _files_of(path: Path, where: str, start: str) -> Files:
         found = [p for p in path.parent.glob(path.name) if p.is_file() or p.is_dir() or not p.exists()]  # no pipe
         names = tuple(sorted(p.name for p in found if p.suffix.lower() == ".parquet"))
         if not names:
-            raise InputError(f"{start}{path}: no Parquet file matches; {_content_in_words(path.parent)}")
+            beside = _listing(path.parent).names if isinstance(path, Path) else [p.name for p in path.parent.iterdir()]
+            raise InputError(f"{start}{path}: no Parquet file matches; {_content_in_words(beside)}")
         check_shards(names, path, start, beside=tuple(p.name for p in path.parent.iterdir()))
         return Files("parquet", path.parent, names)
     expected = "a file of weights" if ".checkpoint" in where else "a folder of images, or Parquet"
@@ -163,6 +175,8 @@ def content_sha256_of(files: Files, watch: Watch = lambda done, total: None) -> 
         InputError: a file cannot be read.
     """
     try:
+        if files.csv is not None and isinstance(files.root, ObjectPath):
+            files.root.look_at(files.names)
         stats = [_state_of(path, files.kind) for path in files.paths]
         of_csv = [] if files.csv is None else [[str(files.csv), *_state_of(files.csv, "file")]]
         of_each = [[name, *state] for name, state in zip(files.names, stats, strict=True)]
@@ -176,20 +190,20 @@ def content_sha256_of(files: Files, watch: Watch = lambda done, total: None) -> 
 
 def _read_and_hash(files: Files, watch: Watch) -> str:
     if len(files.names) == 1 and files.kind != "images":
-        return file_sha256(files.paths[0])
-    hashed = _image_sha256 if files.kind == "images" else file_sha256
+        return _sha256_of(files.paths[0])
+    hashed = _image_sha256 if files.kind == "images" else _sha256_of
     pairs: list[list[str]] = []
-    pool = ThreadPoolExecutor(HASHING_THREADS)
+    pool = ThreadPoolExecutor(REQUESTS if files.is_remote else HASHING_THREADS)
     try:
         for name, sha256 in zip(files.names, pool.map(hashed, files.paths), strict=True):
             pairs.append([name, sha256])
             watch(len(pairs), len(files.names))
     finally:
         pool.shutdown(cancel_futures=True)
-    return digest_of(pairs if files.csv is None else [pairs, file_sha256(files.csv)])
+    return digest_of(pairs if files.csv is None else [pairs, _sha256_of(files.csv)])
 
 
-def _state_of(path: Path, kind: str) -> tuple[int, ...]:
+def _state_of(path: Location, kind: str) -> tuple[int, ...]:
     """Return size, time of change and number of a file; nothing of an image that cannot be read."""
     try:
         status = path.stat()
@@ -201,10 +215,17 @@ def _state_of(path: Path, kind: str) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _image_sha256(path: Path) -> str:
+def _sha256_of(path: Location) -> str:
+    if isinstance(path, Path):
+        return file_sha256(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _image_sha256(path: Location) -> str:
     """Return the sha256 of an image's bytes; of one that cannot be read the word `unreadable`."""
     try:
-        return file_sha256(path)
+        return _sha256_of(path)
     except OSError as error:
         reason_of(path, error)
         return "unreadable"
@@ -253,7 +274,7 @@ def located(material: Material, sha256: str | None, where: str, watch: Watch = l
     return files
 
 
-def _files_of_folder(folder: Path, start: str) -> Files:
+def _files_of_folder(folder: Location, start: str) -> Files:
     listing = _listing(folder)
     images = tuple(name for name in listing.names if _suffix(name) in IMAGE_SUFFIXES)
     shards = tuple(name for name in listing.names if _suffix(name) == ".parquet")
@@ -267,7 +288,7 @@ def _files_of_folder(folder: Path, start: str) -> Files:
     if not images and not shards:
         raise InputError(
             f"{start}{folder}: no images in it; expected JPEG, PNG, WebP, BMP, GIF, TIFF or Parquet files; "
-            f"{_content_in_words(folder)}"
+            f"{_content_in_words(listing.names)}"
         )
     check_shards(shards, folder, start)
     check_splits(images, folder, start, is_parquet=False)
@@ -275,9 +296,10 @@ def _files_of_folder(folder: Path, start: str) -> Files:
     return Files("images" if images else "parquet", folder, names, _left_out(listing, set(names)))
 
 
-def _folder_of_weights(folder: Path) -> str:
+def _folder_of_weights(folder: Location) -> str:
     """Return why a folder is no checkpoint, and what to give instead."""
-    names = [name for name in _listing(folder).names if Path(name).suffix.lower() in CHECKPOINT_SUFFIXES]
+    listed = _listing(folder).names
+    names = [name for name in listed if _suffix(name) in CHECKPOINT_SUFFIXES]
     if len(names) == 1:
         return f"a folder, but a checkpoint is one file; give {folder / names[0]}"
     shards = [name for name in names if name.endswith(".safetensors")]
@@ -289,7 +311,7 @@ def _folder_of_weights(folder: Path) -> str:
             f"`safetensors.torch.save_file(state, 'teacher.safetensors')`"
         )
     some = f"; it holds {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else ""
-    return f"a folder, but a checkpoint is one file of weights{some or f'; {_content_in_words(folder)}'}"
+    return f"a folder, but a checkpoint is one file of weights{some or f'; {_content_in_words(listed)}'}"
 
 
 def _left_out(listing: _Listing, read: set[str]) -> tuple[str, ...]:
@@ -314,8 +336,11 @@ def _suffix(name: str) -> str:
     return Path(name).suffix.lower()
 
 
-def _listing(folder: Path) -> _Listing:
+def _listing(folder: Location) -> _Listing:
     """List all files that are not hidden, in all folders below; each link to a folder is followed once."""
+    if isinstance(folder, ObjectPath):
+        shown = [name for name in folder.names_below() if not any(map(_is_hidden, name.split("/")))]
+        return _Listing(sorted(shown), [], [])
     names: list[str] = []
     special: list[str] = []
     closed: list[str] = []
@@ -329,7 +354,7 @@ def _listing(folder: Path) -> _Listing:
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder / relative) as entries:
-                visible = [entry for entry in entries if not entry.name.startswith(".")]
+                visible = [entry for entry in entries if not _is_hidden(entry.name)]
         except OSError:
             if not relative:
                 raise
@@ -339,7 +364,7 @@ def _listing(folder: Path) -> _Listing:
         for entry in visible:
             name = f"{relative}/{entry.name}" if relative else entry.name
             kind = _kind_of(entry)
-            if kind == "folder" and entry.name != "__MACOSX":
+            if kind == "folder":
                 folders.append(name)
             elif kind == "file":
                 names.append(name)
@@ -347,6 +372,10 @@ def _listing(folder: Path) -> _Listing:
                 special.append(name)
         waiting.extend(sorted(folders, reverse=True))
     return _Listing(sorted(names), sorted(special), sorted(closed))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _kind_of(entry: os.DirEntry[str]) -> Literal["folder", "file", "special"]:
@@ -362,8 +391,7 @@ def _kind_of(entry: os.DirEntry[str]) -> Literal["folder", "file", "special"]:
     return "special"
 
 
-def _content_in_words(folder: Path) -> str:
-    """Return the number and the suffixes of the files in a folder, for messages."""
-    names = _listing(folder).names
+def _content_in_words(names: Sequence[str]) -> str:
+    """Return the number and the suffixes of files, for messages."""
     suffixes = sorted({plain(_suffix(name)) or "no suffix" for name in names})
     return f"found {plural(len(names), 'file')} ({', '.join(suffixes[:8])})" if names else "it is empty"

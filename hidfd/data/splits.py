@@ -19,8 +19,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
+from hidfd.data.object_path import Location
 from hidfd.errors import InputError
 from hidfd.formatting import plain
 
@@ -121,7 +122,7 @@ def _differing(stems: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             yield from found
 
 
-def check_splits(names: tuple[str, ...], path: Path, start: str, *, is_parquet: bool) -> None:
+def check_splits(names: tuple[str, ...], path: Location, start: str, *, is_parquet: bool) -> None:
     """Refuse several splits under one source, which would mix test images into training; see `hidfd.data.splits`."""
     splits = splits_in(names, is_parquet=is_parquet)
     if not splits:
@@ -143,7 +144,7 @@ def check_splits(names: tuple[str, ...], path: Path, start: str, *, is_parquet: 
     )
 
 
-def check_shards(names: tuple[str, ...], path: Path, start: str, beside: tuple[str, ...] = ()) -> None:
+def check_shards(names: tuple[str, ...], path: Location, start: str, beside: tuple[str, ...] = ()) -> None:
     """Refuse shards of several splits, which would mix test images into training, and incomplete sets.
 
     Args:

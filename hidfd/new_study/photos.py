@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hidfd.data.decoding import UnreadableImageError, decode, open_image, pixel_hash, silent_pillow
+from hidfd.data.object_path import Location
 from hidfd.data.readers import folder_images, names_of_labels, parquet_images
 from hidfd.data.sources import files_of
 from hidfd.errors import InputError
@@ -46,7 +47,7 @@ class PhotoFacts:
     sizes: tuple[tuple[int, int], ...]
     is_grey: bool
     class_names: tuple[str, ...] | None
-    sources: tuple[Path | bytes, ...]
+    sources: tuple[Location | bytes, ...]
     hashes: frozenset[int]
     num_tried: int
 

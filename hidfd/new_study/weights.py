@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hidfd.config.architectures import ARCHITECTURES, OWN, is_outside
+from hidfd.data.object_path import local_copy
 from hidfd.errors import InputError
 from hidfd.formatting import meant_or_known
 from hidfd.networks.build import build_backbone
@@ -74,7 +75,8 @@ def teacher_facts(path: str | Path, weights: str | None = None, architecture: st
         known = meant_or_known(architecture, ARCHITECTURES)
         raise InputError(f"--architecture {architecture}: no such network; {known}; or torchvision:NAME, timm:NAME")
     notes: list[str] = []
-    state = read_state_dict(path, notes.append, wanted=weights, setting="--weights ")
+    with local_copy(path) as local:
+        state = read_state_dict(local, notes.append, wanted=weights, setting="--weights ")
     matrices = list(dict.fromkeys(tuple(tensor.shape) for tensor in state.values() if tensor.dim() == 2))
     inputs = [tensor.shape[1] for tensor in state.values() if tensor.dim() == 4]
     channels = 3 if 3 in inputs else 1 if inputs and inputs[0] == 1 else None  # others of 1 are depthwise

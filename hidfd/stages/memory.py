@@ -33,7 +33,7 @@ _UNITS = {" failed": 1, "bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "t
 
 @contextlib.contextmanager
 def explaining_out_of_memory(
-    stage: Stage, config: TrialConfig, device: Device, training: Training | None = None
+    stage: Stage, config: TrialConfig, device: Device, training: Training | None = None, inputs: object | None = None
 ) -> Iterator[None]:
     """Turn errors of too little memory inside the block into one that explains it, and give the GPU's memory back.
 
@@ -41,6 +41,7 @@ def explaining_out_of_memory(
 
     Args:
         training: what is trained inside the block; None before there is one, and in stages that do not train.
+        inputs: holder of the networks that are asked inside the block, where nothing is trained; None = not known.
 
     Raises:
         OutOfMemoryError: in place of torch's, Python's, NumPy's and pyarrow's errors of this kind.
@@ -54,13 +55,13 @@ def explaining_out_of_memory(
         is_named = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not is_named and not any(wording in str(error) for wording in _WORDINGS):
             raise
-        explanation = _explanation(error, stage, config, device, training)
+        explanation = _explanation(error, stage, config, device, training, inputs)
         _free(error, device)
         raise OutOfMemoryError(explanation) from error
 
 
-def holdings(training: Training, kind: str) -> dict[str, int]:
-    """Return what a training holds between two steps, in bytes, each storage counted once.
+def holdings(holder: object, kind: str) -> dict[str, int]:
+    """Return what a training holds between two steps, or the inputs of a stage, in bytes, each storage counted once.
 
     Args:
         kind: of the device whose memory counts, `cuda` or `cpu`.
@@ -69,7 +70,7 @@ def holdings(training: Training, kind: str) -> dict[str, int]:
         `networks`: parameters, their gradients and buffers; `optimiser state`; `resident images` and their features or
         maps.
     """
-    parts = list(vars(training).values())
+    parts = list(vars(holder).values())
     modules = [part for part in parts if isinstance(part, nn.Module)]
     optimizers = [part for part in parts if isinstance(part, torch.optim.Optimizer)]
     parameters = [parameter for module in modules for parameter in module.parameters()]
@@ -96,21 +97,32 @@ def holdings(training: Training, kind: str) -> dict[str, int]:
     return held
 
 
-def _explanation(error: Exception, stage: Stage, config: TrialConfig, device: Device, training: Training | None) -> str:
+def _explanation(
+    error: Exception,
+    stage: Stage,
+    config: TrialConfig,
+    device: Device,
+    training: Training | None,
+    inputs: object | None,
+) -> str:
     # A trial on a GPU may also run out of the machine's own memory, as when it reads images.
     on_gpu = device.is_cuda and not isinstance(error, MemoryError) and _OF_THE_CPU not in str(error)
-    held = {} if training is None else holdings(training, "cuda" if on_gpu else "cpu")
+    holder = inputs if training is None else training
+    held = {} if holder is None else holdings(holder, "cuda" if on_gpu else "cpu")
     own, facts, advice = _facts_of_gpu(device.torch_device) if on_gpu else (sum(held.values()), _facts_of_machine(), "")
     images_are_large = training is None or held["resident images"] >= NOTED_SHARE * own
     if held and on_gpu:
-        held["activations and the rest of the step"] = max(0, own - sum(held.values()))
+        rest = "activations and the rest" if training is None else "activations and the rest of the step"
+        held[rest] = max(0, own - sum(held.values()))
     parts = ", ".join(f"{name} {memory_size(num_bytes)}" for name, num_bytes in held.items() if num_bytes)
     asked = _ASKED.search(str(error))
     more = f"{memory_size(float(asked[1]) * _UNITS[asked[2].lower()])} more" if asked else "what it asked for"
-    settings = " or ".join(f"{name} (now {value:,})" for name, value in _settings(stage, config, images_are_large))
+    lowered = _settings(stage, config, is_stepping=training is not None, images_are_large=images_are_large)
+    settings = " or ".join(f"{name} (now {value:,})" for name, value in lowered)
+    whose = "this stage" if training is None else "the training"
     return (
         f"{stage.role}: out of memory on {'the GPU' if on_gpu else 'this machine'}, {more} could not be had. {facts}"
-        f"{f'; the training: {parts}' if parts else ''}. {advice}"
+        f"{f'; {whose}: {parts}' if parts else ''}. {advice}"
         f"{'Or lower' if advice else 'Lower'} {settings}; that makes another trial. "
         f"What was built is kept, and so are the checkpoints"
     )
@@ -135,10 +147,17 @@ def _facts_of_machine() -> str:
     return f"This process held up to {memory_size(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)}"
 
 
-def _settings(stage: Stage, config: TrialConfig, images_are_large: bool) -> Iterator[tuple[str, int]]:
-    """Yield the settings, with their values, whose lowering saves memory in a stage, the best one first."""
-    is_trained = stage.name in config.batches
-    if is_trained:
+def _settings(
+    stage: Stage, config: TrialConfig, *, is_stepping: bool, images_are_large: bool
+) -> Iterator[tuple[str, int]]:
+    """Yield the settings, with their values, whose lowering saves memory in a stage, the best one first.
+
+    Networks are asked in batches of a fixed size, which is no setting.
+
+    Args:
+        is_stepping: whether a training has begun: before, its batches take nothing.
+    """
+    if is_stepping and stage.name in config.batches:
         yield config.batches[stage.name]
     if stage.name == "generation":
         yield "trial.generation.width", config.generation.width
@@ -146,12 +165,13 @@ def _settings(stage: Stage, config: TrialConfig, images_are_large: bool) -> Iter
         yield "trial.cmi.synthesis_batch_images", config.cmi.synthesis_batch_images
     if stage.name == "distillation" and config.makes_images:
         yield f"trial.{config.method}.width", config.method_settings["width"]
-    if is_trained and not images_are_large:
+    if is_stepping and not images_are_large:
         return
     if stage.name == "distillation" and config.bank_views:
         yield "trial.distillation.view_bank", config.bank_views
-        return
-    if stage.name == "distillation" and config.uses_generator:
+        if is_stepping:
+            return
+    elif stage.name == "distillation" and config.uses_generator:
         yield "trial.synthesis.num_images", config.synthesis.num_images
     yield "trial.data.image_size_pixels", config.data.image_size_pixels
 

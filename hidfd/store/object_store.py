@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -14,6 +15,28 @@ from pyarrow import fs
 from hidfd.errors import StoreError
 from hidfd.store.backend import StorageBackend, StoredFile, is_safe
 from hidfd.store.disk import store_errors
+
+CONNECT_SECONDS, ANSWER_SECONDS, ATTEMPTS = 3, 10, 3
+"""Seconds to wait for a connection and for an answer, and how often: what `from_uri` does takes 100 s to give up."""
+
+
+def bucket_filesystem(bucket: str) -> Any:
+    """Return the file system of a bucket on S3, of which AWS's own variables say where it is and who may read it.
+
+    Raises:
+        OSError, pa.ArrowException: as pyarrow words it, after seconds where nobody answers.
+    """
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if region is None and not endpoint:
+        region = fs.resolve_s3_region(bucket)
+    return fs.S3FileSystem(
+        endpoint_override=endpoint,
+        region=region,
+        connect_timeout=CONNECT_SECONDS,
+        request_timeout=ANSWER_SECONDS,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+    )
 
 
 class RemoteBackend(StorageBackend):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePosixPath
 
+from hidfd.addresses import is_on_s3
 from hidfd.config.storage import redacted
 from hidfd.errors import ConfigError
 from k8s.api_paths import CORE, core
@@ -47,7 +48,7 @@ def image(request: Request, server: Server) -> Iterator[Check]:
 
 
 def material(request: Request, server: Server) -> Iterator[Check]:
-    """Check that all material has been imported: pods see nothing of this machine."""
+    """Check that all material has been imported or is on S3: pods see nothing of this machine."""
     if request.unimported:
         yield failed(
             "material",
@@ -55,6 +56,14 @@ def material(request: Request, server: Server) -> Iterator[Check]:
             f"python -m hidfd import {request.path} --store {_store(request)} puts it into the store and prints the "
             f"sha256 lines for the file{_where_to_import(request)}",
         )
+    elif request.on_s3 and not _has_keys_of_s3(request):
+        yield warned(
+            "material",
+            f"read from S3, and no AWS_ACCESS_KEY_ID under cluster.secrets: {', '.join(request.on_s3)}",
+            "unless the pods' service account may read it, name the Secret there",
+        )
+    elif request.on_s3:
+        yield passed("material", f"read from S3: {', '.join(request.on_s3)}")
     else:
         yield passed("material", "all of it has its sha256")
 
@@ -75,8 +84,7 @@ def _storage_address(request: Request, name: str, address: str) -> Check:
     if address.startswith(FROM_SECRET):
         return passed(what, address)
     if path is None:
-        keys = set(request.cluster.secrets) | set(request.cluster.environment)
-        if address.startswith("s3://") and "AWS_ACCESS_KEY_ID" not in keys:
+        if is_on_s3(address) and not _has_keys_of_s3(request):
             return warned(
                 what,
                 f"{redacted(address)}, and no AWS_ACCESS_KEY_ID under cluster.secrets",
@@ -106,6 +114,10 @@ def _storage_address(request: Request, name: str, address: str) -> Check:
             "the chart has PostgreSQL and an MLflow server",
         )
     return passed(what, f"{address} on claim {request.cluster.volumes[claim].claim}")
+
+
+def _has_keys_of_s3(request: Request) -> bool:
+    return "AWS_ACCESS_KEY_ID" in set(request.cluster.secrets) | set(request.cluster.environment)
 
 
 def claims(request: Request, server: Server) -> Iterator[Check]:

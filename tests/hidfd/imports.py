@@ -43,7 +43,7 @@ class Listener(Observer):
         return "Ctrl-C" if stop else None
 
 
-def config_of(candidates: Path, validation: Path | None = None, **data: Any) -> TrialConfig:
+def config_of(candidates: Path | str, validation: Path | str | None = None, **data: Any) -> TrialConfig:
     settings: dict[str, Any] = {"num_classes": 3, "channels": 3, "image_size_pixels": 8} | data
     settings["candidates"] = {"path": str(candidates)}
     if validation is not None:

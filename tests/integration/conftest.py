@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import yaml
 from PIL import Image
 
 from hidfd.networks.build import build_backbone
+from tests.integration.s3 import S3Server, running_s3
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,15 @@ class Workplace:
             check=False,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def s3_server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """A real S3 server, which AWS's variables name."""
+    with running_s3(tmp_path_factory.mktemp("s3")) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server
 
 
 @pytest.fixture

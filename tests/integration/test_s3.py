@@ -3,13 +3,12 @@
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.integration.conftest import Workplace, tiny_study
-from tests.integration.s3 import S3Server, running_s3
+from tests.integration.s3 import S3Server
 from tests.integration.test_study import results, started
 
 pytestmark = pytest.mark.integration
@@ -17,14 +16,6 @@ pytestmark = pytest.mark.integration
 STORE = 4
 
 SHARED = "s3://artifacts/team"
-
-
-@pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    with running_s3(tmp_path_factory.mktemp("s3")) as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        yield server
 
 
 @pytest.fixture
@@ -47,10 +38,10 @@ def check_hidden(secret: str, said: list[str], *folders: Path) -> None:
     assert not any(secret in text for text in said)
 
 
-def test_study_killed_over_s3_goes_on_with_what_was_built(server: S3Server, study: Workplace) -> None:
+def test_study_killed_over_s3_goes_on_with_what_was_built(s3_server: S3Server, study: Workplace) -> None:
     killed = started(study, "run", "study.yaml")
     until = time.monotonic() + 240
-    while not list(server.bucket.glob("team/collection/*/manifest.json")):
+    while not list(s3_server.bucket.glob("team/collection/*/manifest.json")):
         assert killed.poll() is None, killed.communicate()
         assert time.monotonic() < until, "it takes too long"
         time.sleep(0.02)
@@ -73,16 +64,16 @@ def test_study_killed_over_s3_goes_on_with_what_was_built(server: S3Server, stud
     assert "nothing was run" in again.stdout, again.stdout + again.stderr
 
     said = [out, err, *(text for ran in (done, listed, again) for text in (ran.stdout, ran.stderr))]
-    check_hidden(server.secret, said, study.folder, server.bucket)
+    check_hidden(s3_server.secret, said, study.folder, s3_server.bucket)
 
 
-def test_store_that_cannot_be_reached_or_refuses_is_one_clear_message(server: S3Server, study: Workplace) -> None:
+def test_store_that_cannot_be_reached_or_refuses_is_one_clear_message(s3_server: S3Server, study: Workplace) -> None:
     refused = study.run("tune", "run", "study.yaml", AWS_SECRET_ACCESS_KEY="wrong")
     missing = study.run("tune", "run", "study.yaml", "storage.store=s3://elsewhere/team")
-    server.stop()
+    s3_server.stop()
     away = study.run("tune", "run", "study.yaml")
     for done, words in ((refused, SHARED), (missing, "s3://elsewhere/team"), (away, SHARED)):
         assert done.returncode == STORE, done.stdout + done.stderr
         assert words in done.stderr
         assert "Traceback" not in done.stderr
-        assert server.secret not in done.stdout + done.stderr
+        assert s3_server.secret not in done.stdout + done.stderr

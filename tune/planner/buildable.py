@@ -7,11 +7,10 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hidfd.config.schema import TrialConfig
 from hidfd.data.image_set import open_pixel_hashes
+from hidfd.data.readers import num_rows
 from hidfd.data.sources import files_of
 from hidfd.errors import ConfigError, InputError
 from hidfd.pipeline.graph import plan
@@ -81,6 +80,6 @@ def _count_distinct(config: TrialConfig, store: Store) -> int | None:
         files = files_of(material.path)
         if files.kind == "images":
             return len(files.names)
-        return sum(pq.read_metadata(path).num_rows for path in files.paths) if files.kind == "parquet" else None
-    except (InputError, OSError, pa.ArrowException):
+        return num_rows(files) if files.kind == "parquet" else None
+    except InputError:
         return None

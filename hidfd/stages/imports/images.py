@@ -21,6 +21,7 @@ from hidfd.config.schema import DataConfig, Material
 from hidfd.data.decoding import Decoded, decode, silent_pillow
 from hidfd.data.image_set import IMAGES, ImageWriter
 from hidfd.data.label_names import differing
+from hidfd.data.object_path import REQUESTS
 from hidfd.data.readers import Chunk, Columns, Encoded, folder_images, parquet_images
 from hidfd.data.sources import located
 from hidfd.errors import InputError, Stopped
@@ -163,7 +164,7 @@ def _decoded(
     Args:
         check_stop: called at least twice a second, whatever a chunk of large photos takes; its error ends the threads.
     """
-    threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+    threads = REQUESTS if encoded.is_remote else min(MAX_THREADS, len(os.sched_getaffinity(0)))
     waiting: deque[tuple[Chunk, Future[Decoded]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     given_up = Event()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hidfd.config.schema import JudgeConfig, TeacherConfig
+from hidfd.data.object_path import local_copy
 from hidfd.data.sources import located
 from hidfd.errors import InputError
 from hidfd.networks.backbone import Backbone
@@ -51,7 +52,8 @@ def _import_network(
     check_normalization(mean, std, section)
     note = context.observer.note
     setting = f"{section}.weights="
-    state = read_state_dict(material.path, note, wanted=given.weights, setting=setting)
+    with local_copy(material.path) as path:
+        state = read_state_dict(path, note, wanted=given.weights, setting=setting)
     name = f"{where} {material.path} ({given.architecture})"
     state = fitted(state, backbone.published, name, material.path, note, wanted=given.weights, setting=setting)
     backbone.published.load_state_dict(state)

@@ -250,6 +250,7 @@ def test_tags_of_plain_values_mean_what_they_say(write: Any) -> None:
     [
         ("~nobody-of-this-name/x", "there is no user"),
         ('"a\\0b"', "holds a NUL character"),
+        ("s3:/bucket/x", "is no path; what lies on S3 is written s3://BUCKET/PREFIX"),
     ],
 )
 def test_path_that_nothing_can_have_is_refused(write: Any, setting: str, path: str, why: str) -> None:

@@ -3,6 +3,8 @@
 import re
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,16 @@ from hidfd.config.paths import with_values
 from hidfd.config.schema import TrialConfig
 from hidfd.distributed.device import Device
 from hidfd.errors import DeviceError, OutOfMemoryError
+from hidfd.networks.student import Student
+from hidfd.networks.teacher import Teacher
 from hidfd.pipeline.graph import plan
+from hidfd.pipeline.observer import Observer
 from hidfd.stages.gan_training import AdversarialTraining
 from hidfd.stages.memory import explaining_out_of_memory, holdings
 from hidfd.stages.methods.student_training import StudentTraining
 from hidfd.store.store import Store
-from hidfd.trial import run_trial
+from hidfd.trial import Trial, run_trial
+from hidfd.views.bank import ViewBank
 from tests.hidfd.stages.golden.runs import CONFIG
 
 GIB = 2**30
@@ -124,6 +130,15 @@ def test_a_stage_that_asks_in_fixed_batches_names_the_size_of_the_images(stage: 
     assert f"Lower trial.data.image_size_pixels (now {size}); that" in message(FAULTS["Python"][0], stage)
 
 
+def test_before_the_first_step_the_batch_is_not_to_blame() -> None:
+    fault = FAULTS["Python"][0]
+    assert "batch_images" not in message(fault, "teacher")
+    assert "batch_images" not in message(fault, "generation")
+    size = f"trial.data.image_size_pixels (now {CONFIG.data.image_size_pixels})"
+    bank = message(fault, "distillation", **{"distillation.view_bank": 4000})
+    assert f"Lower trial.distillation.view_bank (now 4,000) or {size}; that" in bank
+
+
 @pytest.mark.parametrize(("image_mib", "is_named"), [(1, False), (60, True)])
 def test_a_student_whose_images_fill_the_memory_is_to_have_fewer_of_them(image_mib: int, is_named: bool) -> None:
     text = message(FAULTS["Python"][0], training=Holder(image_mib))
@@ -164,9 +179,9 @@ def test_on_a_gpu_the_message_says_who_holds_how_much(gpu_of: Callable[[float], 
 
 def test_a_gpu_that_others_fill_is_to_be_shared_by_fewer(gpu_of: Callable[[float], None]) -> None:
     gpu_of(0.5)
-    text = message(raising(torch.OutOfMemoryError(ON_A_GPU)), device=GPU)
+    text = message(raising(torch.OutOfMemoryError(ON_A_GPU)), "teacher", device=GPU)
     assert "other processes and CUDA itself 3.50 GiB, of 8.00 GiB. Let fewer tasks share the GPU " in text
-    assert "(raise resources.gpus_per_worker), and the trial goes on. Or lower trial.distillation.batch_images" in text
+    assert "(raise resources.gpus_per_worker), and the trial goes on. Or lower trial.data.image_size_pixels" in text
 
 
 def test_a_gpu_too_full_to_be_asked_does_not_hide_the_error(
@@ -231,6 +246,71 @@ def test_a_stage_before_the_training_is_explained_too(
         OutOfMemoryError, match=r"^candidates: out of memory .* trial\.data\.image_size_pixels \(now 28\)"
     ):
         run_trial(trial_config, store, device="cpu")
+
+
+ON_THE_CPU = (
+    "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+    "2147483648 bytes. Error code 12 (Cannot allocate memory)"
+)
+
+
+def said_by(run: Callable[[], object], network: type, method: str, error: Exception) -> str:
+    """Return the message of a run in which a network does not get the memory to answer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, method, lambda *_, **__: raising(error)())
+        with pytest.raises(OutOfMemoryError) as raised:
+            run()
+    text = str(raised.value)
+    assert "out of memory on this machine, 2.00 GiB more could not be had. This process held up to " in text
+    assert re.search(r"; (this stage|the training): networks [\d.]+ [KM]iB", text), text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("side", "error"),
+    [
+        pytest.param(64, torch.OutOfMemoryError(ON_A_GPU), id="64px"),
+        pytest.param(224, RuntimeError(ON_THE_CPU), id="224px", marks=pytest.mark.slow),
+    ],
+)
+def test_whatever_asks_a_network_says_what_was_held_and_what_to_lower(
+    trial_config: TrialConfig, store: Store, monkeypatch: pytest.MonkeyPatch, side: int, error: Exception
+) -> None:
+    monkeypatch.setattr("hidfd.views.bank.BLOCK_VIEWS", 20)
+    values = {"data.image_size_pixels": side, "distillation.view_bank": 20, "teacher.accept": True}
+    values |= {"collection.holdout_images": 20, "synthesis.num_images": 20, "distillation.target_images": 16}
+    trial = Trial(with_values(trial_config, values), store, CPU, Observer())
+    size = f"trial.data.image_size_pixels (now {side})"
+    bank = f"trial.distillation.view_bank (now 20) or {size}"
+    trial.run("teacher")
+    trial.imported("candidates")
+    text = said_by(lambda: trial.check_teacher(is_first=True), Teacher, "ask", error)
+    assert text.startswith("teacher_check: ")
+    assert f"Lower {size}; that" in text
+    trial.check_teacher(is_first=True)
+    for before, stage, network, method, advice in (
+        ("teacher", "collection", Teacher, "ask", size),
+        ("collection", "generation", Teacher, "ask", f"trial.generation.width (now 4) or {size}"),
+        ("generation", "synthesis", Teacher, "ask", size),
+        ("synthesis", "distillation", Teacher, "ask", bank),
+        ("synthesis", "distillation", ViewBank, "_block", bank),
+        ("synthesis", "distillation", Student, "forward", "trial.distillation.batch_images (now 16)"),
+        ("distillation", "evaluation", Student, "forward", size),
+    ):
+        trial.run(before)
+        text = said_by(partial(trial.run, stage), network, method, error)
+        assert text.startswith(f"{stage}: ")
+        assert f"Lower {advice}" in text
+
+
+def test_pages_that_ask_the_teacher_about_the_users_own_images_are_explained_too(
+    trial_config: TrialConfig, store: Store, tmp_path: Path
+) -> None:
+    own = with_values(trial_config, {"data.synthetic": {"path": trial_config.data.candidates.path}})
+    run = partial(run_trial, own, store, device="cpu", until="distillation")
+    run()
+    text = said_by(partial(run, folder=tmp_path / "trial"), Teacher, "ask", RuntimeError(ON_THE_CPU))
+    assert text.startswith("distillation: ")
 
 
 @pytest.fixture

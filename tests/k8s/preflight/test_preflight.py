@@ -320,6 +320,17 @@ def test_material_of_this_machine_is_refused_with_the_command_that_imports_it(fi
     assert "--store STORE puts it into the store" in check.todo
 
 
+def test_material_on_s3_is_left_to_the_pods_which_need_keys_for_it(find: Any) -> None:
+    trial = tree()["trial"]
+    trial["data"]["candidates"] = {"path": "s3://photos/web"}
+    check = find(SMALLEST, trial=trial)["material"]
+    assert check.status is WARN
+    assert "trial.data.candidates: s3://photos/web" in check.found
+    assert "no AWS_ACCESS_KEY_ID under cluster.secrets" in check.found
+    check = find(EVERYTHING, trial=trial)["material"]
+    assert (check.status, check.found) == (PASS, "read from S3: trial.data.candidates: s3://photos/web")
+
+
 @pytest.mark.parametrize(
     ("place", "where", "expected", "says"),
     [
