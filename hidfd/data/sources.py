@@ -141,6 +141,8 @@ def _files_of(path: Location, where: str, start: str) -> Files:
     if path.is_dir():
         if ".checkpoint" in where:
             raise InputError(f"{start}{path}: {_folder_of_weights(path)}")
+        if where.endswith(".code.path"):
+            raise InputError(f"{start}{path}: a folder; expected the Python file of a network")
         return _files_of_folder(path, start)
     if any(sign in path.name for sign in "*?[") and path.parent.is_dir():
         found = [p for p in path.parent.glob(path.name) if p.is_file() or p.is_dir() or not p.exists()]  # no pipe
@@ -150,7 +152,11 @@ def _files_of(path: Location, where: str, start: str) -> Files:
             raise InputError(f"{start}{path}: no Parquet file matches; {_content_in_words(beside)}")
         check_shards(names, path, start, beside=tuple(p.name for p in path.parent.iterdir()))
         return Files("parquet", path.parent, names)
-    expected = "a file of weights" if ".checkpoint" in where else "a folder of images, or Parquet"
+    expected = "a folder of images, or Parquet"
+    if ".checkpoint" in where:
+        expected = "a file of weights"
+    elif where.endswith(".code.path"):
+        expected = "the Python file of a network"
     if path.exists():
         raise InputError(f"{start}{path}: is a pipe, a socket or a device; expected {expected}")
     raise InputError(f"{start}{path}: no such file or folder; expected {expected}")
