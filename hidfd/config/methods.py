@@ -33,6 +33,10 @@ class MethodGeneratorConfig(Section):
 class DaflConfig(MethodGeneratorConfig):
     """Data-Free Learning (Chen et al. 2019): generator and student in one loop, without any real image."""
 
+    standardised: bool = True
+    """Whether a batch of images gets mean 0 and standard deviation 1 per channel in the teacher's normalised space,
+    as by the batch norm at the end of the released generator. False = images in [0, 1]."""
+
     one_hot_weight: Weight = 1.0
     """Weight of the cross-entropy of the teacher's answer to its own argmax."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
@@ -38,7 +39,7 @@ def with_values(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
             if section.get(parent) is None:
                 section[parent] = {}
             section = section[parent]
-        section[name] = value
+        section[name] = copy.deepcopy(value)  # a later path may lie inside of it
         if name == "architecture" and OWN.fullmatch(str(value)) is None:
             section["code"] = None  # of the network that it was
     return TrialConfig.model_validate(settings)

@@ -80,3 +80,7 @@ class Normalization(nn.Module):
 
     def forward(self, image_unit: Tensor) -> Tensor:
         return (image_unit - self.mean) / self.std
+
+    def inverse(self, image_normalised: Tensor) -> Tensor:
+        """Convert back; the result leaves [0, 1] where the normalised image does not come from such a one."""
+        return image_normalised * self.std + self.mean

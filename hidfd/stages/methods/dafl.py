@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hidfd.config.schema import TrialConfig
 from hidfd.data.collection import Collection
-from hidfd.data.pixels import uint8_from_unit, unit_from_signed
+from hidfd.data.pixels import resize_unit, uint8_from_unit, unit_from_signed
 from hidfd.distributed.device import Device
 from hidfd.distributed.random_streams import stream
 from hidfd.losses.data_free import activation_loss, entropy_loss, one_hot_loss
@@ -64,20 +65,22 @@ class DaflTraining(StudentLearner):
     def generate(self, images_seen: int) -> tuple[Tensor, TeacherOutput]:
         """Return new images, normalised, and the teacher's answer; both have a graph back to the generator."""
         with self.device.autocast():
-            image_unit = self._draw(self.settings.batch_images, "latent", images_seen)
-            image_normalised = self.teacher.normalised(image_unit)
+            image_normalised = self._draw(self.settings.batch_images, "latent", images_seen)
             return image_normalised, self.teacher.ask(image_normalised)
 
     @torch.no_grad()
     def samples(self) -> Tensor:
-        """Return images of the generator as it is now, normalised by their own batch as in training."""
+        """Return images of the generator as it is now; what lies outside of black and white is clamped."""
         with self.device.autocast():
-            return uint8_from_unit(self._draw(SHOWN_COLUMNS**2, "samples", 0))
+            image_normalised = self._draw(SHOWN_COLUMNS**2, "samples", 0)
+        return uint8_from_unit(self.teacher.normalization.inverse(image_normalised))
 
     def _draw(self, batch: int, purpose: str, position: int) -> Tensor:
         z = torch.randn(batch, self.config.dafl.latent_dim, generator=stream(self.seed, "dafl", purpose, position))
         signed = self.generator(self.device.put(z), self.device.put(torch.zeros(batch, dtype=torch.int64)))
-        return unit_from_signed(signed)
+        if not self.config.dafl.standardised:
+            return self.teacher.normalised(unit_from_signed(signed))
+        return resize_unit(F.batch_norm(signed.float(), None, None, training=True), self.teacher.image_size_pixels)
 
     def _update_generator(self, answer: TeacherOutput) -> dict[str, Tensor]:
         settings = self.config.dafl

@@ -41,6 +41,13 @@ def changed(config: TrialConfig, values: dict[str, Any]) -> set[str]:
     return {role for role in before | after if digests[0].get(role) != digests[1].get(role)}
 
 
+def test_a_section_that_is_given_as_a_whole_is_left_as_it_was_by_a_setting_inside_of_it(config: TrialConfig) -> None:
+    given = {"width": 8}
+    both = with_values(config, {"dafl": given, "dafl.latent_dim": 16})
+    assert (both.dafl.width, both.dafl.latent_dim) == (8, 16)
+    assert given == {"width": 8}
+
+
 def test_method_and_the_sections_of_others_are_in_no_digest_of_hidfd(config: TrialConfig) -> None:
     assert config.method == "hidfd"
     assert all(has_mark(TrialConfig, name, ABSENT_IF_DEFAULT) for name in ("method", *OTHER_METHODS))

@@ -96,6 +96,23 @@ def test_a_step_of_dafl_shows_both_networks_the_same_images_and_each_step_others
     torch.testing.assert_close(answer.logits, training.teacher.ask(image).logits)
 
 
+@pytest.mark.parametrize("standardised", [True, False])
+def test_images_of_dafl_are_standardised_over_a_batch_or_lie_between_black_and_white(
+    standardised: bool, trial_config: TrialConfig, store: Store
+) -> None:
+    training = training_of("dafl", trial_config, store, **{"dafl.standardised": standardised})
+    image, _ = training.generate(0)
+    if standardised:
+        torch.testing.assert_close(image.mean(), torch.tensor(0.0), atol=1e-4, rtol=0)
+        torch.testing.assert_close(image.var(correction=0), torch.tensor(1.0), atol=0.05, rtol=0)
+    else:
+        unit = training.teacher.normalization.inverse(image)
+        assert unit.min() >= 0
+        assert unit.max() <= 1
+    assert training.samples().dtype == torch.uint8
+    assert training.samples().shape == (100, 1, 28, 28)
+
+
 CMI_LOSSES = ("statistics", "class", "adversarial", "contrastive")
 
 
