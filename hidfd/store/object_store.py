@@ -16,7 +16,7 @@ from hidfd.errors import StoreError
 from hidfd.store.backend import StorageBackend, StoredFile, is_safe
 from hidfd.store.disk import store_errors
 
-CONNECT_SECONDS, ANSWER_SECONDS, ATTEMPTS = 3, 10, 3
+CONNECT_SECONDS, ANSWER_SECONDS, ATTEMPTS = 3, 5, 3
 """Seconds to wait for a connection and for an answer, and how often: what `from_uri` does takes 100 s to give up."""
 
 
