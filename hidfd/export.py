@@ -11,6 +11,7 @@ from hidfd.distributed.device import resolve_device
 from hidfd.networks.student import Student, load_student
 from hidfd.networks.teacher import Teacher, load_teacher
 from hidfd.pipeline.graph import plan
+from hidfd.pipeline.known_networks import recall_networks
 from hidfd.store.store import Store
 
 FAR_FROM_UNIT = "student: images must be in [0, 1]; divide uint8 ones by 255, and do not normalise: that is done inside"
@@ -59,6 +60,7 @@ def deployed_student(config: TrialConfig, store: Store) -> DeployedStudent:
     Raises:
         StoreError: the store lacks one of them.
     """
+    recall_networks(config, store)
     device, stages = resolve_device("cpu", "fp32"), plan(config)
     teacher_stage, student_stage = stages["teacher"], stages["distillation"]
     teacher = load_teacher(store.get(teacher_stage.name, teacher_stage.digest), config, device)

@@ -6,7 +6,7 @@ import getpass
 import logging
 import shlex
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,6 @@ from tune.planner.state import StudyState
 from tune.study.check import read_sections, task_resources
 from tune.study.config import StudyConfig
 from tune.study.definition import Definition, define, differences, restore_definition
-from tune.study.search_space import changed
 from tune.study.snapshot import StudySnapshot
 
 _log = logging.getLogger(__name__)
@@ -164,7 +163,7 @@ def open_study(
         tracking=redacted(file.storage.tracking),
         resources=task_resources(file),
     )
-    _know_networks(_trials_of_other_networks(definition), artifacts, builds=writes)
+    _know_networks(definition.trials_of_networks, artifacts, builds=writes)
     return Study(file, artifacts, definition, tuple(overrides), num_seeds, store)
 
 
@@ -180,17 +179,6 @@ def _know_networks(trials: Iterable[TrialConfig], store: Store, *, builds: bool)
             from hidfd.trial import know_networks
 
             know_networks(trial, store, ConsoleObserver())
-
-
-def _trials_of_other_networks(definition: Definition) -> Iterator[TrialConfig]:
-    """Yield a trial with each network that a search or a variant has instead of those of `trial:`."""
-    changes = [dict(values) for values in definition.study.variants.values()]
-    for path, parameter in definition.search.items():
-        if path.endswith(".architecture"):
-            changes += [{path: choice} for choice in getattr(parameter, "choices", ())]
-    for values in changes:
-        if any(path.endswith(".architecture") for path in values):
-            yield changed(definition.base, values)
 
 
 def open_last_run(
@@ -291,7 +279,9 @@ def _open_recorded(path: str, last: _Arguments, identity: dict[str, Any], settin
         command=_command(path, last.overrides, last.num_seeds, last.store),
         tracking=redacted(file.storage.tracking),
     )
-    return Study(file, Store.open(file.storage.store), definition, last.overrides, last.num_seeds, last.store)
+    store = Store.open(file.storage.store)
+    _know_networks(definition.trials_of_networks, store, builds=False)
+    return Study(file, store, definition, last.overrides, last.num_seeds, last.store)
 
 
 def _command(path: str, overrides: Sequence[str], num_seeds: int | None, store: str | None) -> str:

@@ -39,10 +39,17 @@ def with_values(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
             if section.get(parent) is None:
                 section[parent] = {}
             section = section[parent]
-        section[name] = copy.deepcopy(value)  # a later path may lie inside of it
-        if name == "architecture" and OWN.fullmatch(str(value)) is None:
+        is_other = name == "architecture" and _file_of(value) != _file_of(section.get(name))
+        if is_other and not any(given.startswith(".".join([*parents, "code"])) for given in values):
             section["code"] = None  # of the network that it was
+        section[name] = copy.deepcopy(value)  # a later path may lie inside of it
     return TrialConfig.model_validate(settings)
+
+
+def _file_of(architecture: object) -> str | None:
+    """Return the file of a network of the user's own; None of another network."""
+    own = OWN.fullmatch(str(architecture))
+    return None if own is None else own["file"]
 
 
 def field_at(path: str) -> FieldInfo:

@@ -77,13 +77,13 @@ class ObjectPath:
 
     def __truediv__(self, name: str) -> ObjectPath:
         """Return the path of a name below this one, or of a whole address, as lists of files may have them."""
-        key = f"{self.key}/{name}"
-        if is_on_s3(name):
-            key = name.removeprefix(S3)
-        elif key not in self.known:
+        key = name.removeprefix(S3) if is_on_s3(name) else f"{self.key}/{name}"
+        if key not in self.known:
             key = posixpath.normpath(key)
             if key.partition("/")[0] != self.key.partition("/")[0]:
-                raise OSError(errno.EREMOTEIO, "it leads out of its bucket", f"{self}/{name}")
+                raise OSError(
+                    errno.EREMOTEIO, "it leads out of its bucket", name if is_on_s3(name) else f"{self}/{name}"
+                )
         return replace(self, key=key)
 
     def is_file(self) -> bool:

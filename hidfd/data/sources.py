@@ -141,7 +141,7 @@ def _files_of(path: Location, where: str, start: str) -> Files:
     if path.is_dir():
         if ".checkpoint" in where:
             raise InputError(f"{start}{path}: {_folder_of_weights(path)}")
-        if where.endswith(".code.path"):
+        if where.removesuffix(".path").endswith(".code"):
             raise InputError(f"{start}{path}: a folder; expected the Python file of a network")
         return _files_of_folder(path, start)
     if any(sign in path.name for sign in "*?[") and path.parent.is_dir():
@@ -155,7 +155,7 @@ def _files_of(path: Location, where: str, start: str) -> Files:
     expected = "a folder of images, or Parquet"
     if ".checkpoint" in where:
         expected = "a file of weights"
-    elif where.endswith(".code.path"):
+    elif where.removesuffix(".path").endswith(".code"):
         expected = "the Python file of a network"
     if path.exists():
         raise InputError(f"{start}{path}: is a pipe, a socket or a device; expected {expected}")

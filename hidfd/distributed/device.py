@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hidfd.distributed.batch_norm import SynchronisedBatchNorm2d
 from hidfd.distributed.process_group import ALONE, ProcessGroup
-from hidfd.errors import DeviceError
+from hidfd.errors import ConfigError, DeviceError
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -69,6 +69,7 @@ class Device:
         re-estimated.
         """
         if not self.processes.is_alone:
+            _check_batch_norms(module)
             for parent in list(module.modules()):
                 for name, child in parent.named_children():
                     if type(child) is nn.BatchNorm2d:
@@ -83,6 +84,20 @@ class Device:
         """Copy images to the device, in channels_last."""
         # Not pinned: a whole data set would stay pinned, and only the start of a stage waits for this copy.
         return image.to(self.torch_device).contiguous(memory_format=torch.channels_last)
+
+
+def _check_batch_norms(module: nn.Module) -> None:
+    """Check that every batch norm of a network can be made to see the batch of all processes.
+
+    Raises:
+        ConfigError: one is of another kind, as timm's are.
+    """
+    kinds = {type(layer).__name__ for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)}
+    if other := kinds - {nn.BatchNorm2d.__name__}:
+        raise ConfigError(
+            f"{', '.join(sorted(other))}: batch norms of this kind, in a network from elsewhere, would see the images "
+            f"of their own process alone; start one process (in a study resources.num_workers: 1)"
+        )
 
 
 def to_device(tensor: Tensor, torch_device: torch.device) -> Tensor:

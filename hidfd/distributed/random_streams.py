@@ -1,5 +1,7 @@
 """Random numbers by name: every draw comes from (seed, stage, purpose, images seen), never from a global state.
 
+Layers of networks from elsewhere, such as dropout, draw from torch's global state, which each step seeds by name.
+
 So no state of a generator is in a checkpoint, two purposes never disturb each other, and a run that resumes or
 continues draws what the uninterrupted one would have drawn. Draws are made on the CPU for the global batch and copied,
 so a GPU and a CPU see the same numbers, and so do one process and several, each of which takes those of its own images
@@ -27,6 +29,16 @@ def stream(seed: int, stage: str, purpose: str, images: int = 0) -> torch.Genera
     name = f"{seed}/{stage}/{purpose}/{images}".encode()
     value = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
     return torch.Generator().manual_seed(value)
+
+
+def seed_layers(seed: int, stage: str, images: int, process: int = 0) -> None:
+    """Seed torch's global generator for what layers draw in one step, such as dropout; those of the table draw nothing.
+
+    Args:
+        images: images seen before the step.
+        process: number of the process, which draws for its own images.
+    """
+    torch.manual_seed(stream(seed, stage, f"layers {process}", images).initial_seed())
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -88,9 +89,7 @@ class Student(nn.Module):
         self.shared_classifier: nn.Linear | None = None
         if head == "shared":
             self.projector = Projector(backbone.feature_width, teacher_classifier.in_features, last_relu=last_relu)
-            self.shared_classifier = nn.Linear(teacher_classifier.in_features, teacher_classifier.out_features)
-            self.shared_classifier.load_state_dict(teacher_classifier.state_dict())
-            self.shared_classifier.requires_grad_(False)
+            self.shared_classifier = copy.deepcopy(teacher_classifier).requires_grad_(False)
             backbone.classifier.requires_grad_(False)  # not part of the deployed student
 
     def forward(self, image_normalised: Tensor) -> StudentOutput:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hidfd.config.architectures import ARCHITECTURES
+from hidfd.config.architectures import ARCHITECTURES, is_outside
 from hidfd.config.presets import PRESETS
 from hidfd.errors import InputError
 from hidfd.formatting import plural
 from hidfd.new_study.photos import PhotoFacts
-from hidfd.new_study.weights import Fit, TeacherFacts
+from hidfd.new_study.weights import Fit, TeacherFacts, published_side, takes_side
 
 Preset = Literal["quick", "paper"]
 
@@ -89,6 +89,8 @@ def propose(
     is_known = len(prefixes) == 1 or len({fit.architecture for fit in fits}) == 1
     fit = fits[0] if is_known else None
     side, why_side = _side(fits[0] if fits else None, photos)
+    if fits and is_outside(fits[0].architecture) and not takes_side(fits[0], side):
+        side, why_side = published_side(fits[0].architecture), "of the published network, which takes no other"
     channels = teacher.channels or (1 if photos.is_grey else 3)
     is_imagenet = bool(fits) and _is_large(fits[0]) and channels == 3
     known = teacher.mean_and_std if channels == 3 else None

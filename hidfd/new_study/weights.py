@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hidfd.config.architectures import ARCHITECTURES, OWN, is_outside
 from hidfd.data.object_path import local_copy
@@ -17,6 +17,9 @@ from hidfd.formatting import meant_or_known
 from hidfd.networks.build import build_backbone
 from hidfd.networks.weight_names import matches
 from hidfd.networks.weights import read_state_dict
+
+ANY_CLASSES = 2
+"""Number of classes with which a network is built whose classifier a checkpoint may have with another one."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,9 @@ def teacher_facts(path: str | Path, weights: str | None = None, architecture: st
         for fit in _fits_of(name, state, num_classes, features, count)
     ]
     if architecture is not None and is_outside(architecture):
-        fits = _zoo_fits(state, [architecture], matrices, channels or 3)
+        fits = _zoo_fits(state, [architecture], channels or 3)
     elif architecture is None and not fits and channels == 3:
-        fits = _zoo_fits(state, _torchvision_names(), matrices, channels)
+        fits = _zoo_fits(state, _torchvision_names(), channels)
     if architecture is not None and not fits:
         raise InputError(f"{path}: its weights have other names or shapes than those of {architecture}")
     num_classes = fits[0].num_classes if fits else matrices[-1][0] if matrices else 0
@@ -134,28 +137,49 @@ def _torchvision_names() -> list[str]:
     return [f"torchvision:{name}" for name in models.list_models(module=models, exclude="regnet*")]
 
 
-def _zoo_fits(
-    state: Mapping[str, Tensor], names: Sequence[str], matrices: Sequence[tuple[int, ...]], channels: int
-) -> list[Fit]:
-    """Return the networks among those of torchvision and timm that have the weights of a checkpoint.
-
-    Args:
-        matrices: shapes of the checkpoint's matrices; the last one is taken for the classifier.
-    """
+def _zoo_fits(state: Mapping[str, Tensor], names: Sequence[str], channels: int) -> list[Fit]:
+    """Return the networks among those of torchvision and timm that have the weights of a checkpoint."""
     from hidfd.networks.backbones.factories import zoo_network
 
     fits: list[Fit] = []
-    for name in names if matrices else ():
+    for name in names:
         has_values = name.startswith("timm:")  # some of timm's compute with them while they are built
         with torch.device("cpu" if has_values else "meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of ways to initialise what has no values here
-            expected = zoo_network(name, matrices[-1][0], channels).state_dict()
-        fits += [
-            Fit(name, None, matrices[-1][0], channels, match.prefix)
-            for match in matches(state, expected)
-            if all(state[theirs].shape == expected[ours].shape for ours, theirs in match.names.items())
-        ]
+            network = zoo_network(name, ANY_CLASSES, channels)
+        linear = [path for path, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+        classifier = [f"{path}.{part}" for path in linear[-1:] for part in ("weight", "bias")]
+        expected = {ours: tensor.shape for ours, tensor in network.state_dict().items()}
+        for match in matches(state, network.state_dict()):
+            if not classifier or classifier[0] not in match.names:
+                continue
+            num_classes = len(state[match.names[classifier[0]]])
+            shapes = expected | {ours: (num_classes, *expected[ours][1:]) for ours in classifier if ours in expected}
+            if all(tuple(state[theirs].shape) == tuple(shapes[ours]) for ours, theirs in match.names.items()):
+                fits.append(Fit(name, None, num_classes, channels, match.prefix))
     return fits
+
+
+def takes_side(fit: Fit, side: int) -> bool:
+    """Return whether a network of torchvision or timm takes images of a side, in pixels."""
+    from hidfd.networks.backbones.factories import outside_backbone
+
+    try:
+        outside_backbone(fit.architecture, fit.num_classes, fit.channels, None, side)
+    except InputError:
+        return False
+    return True
+
+
+def published_side(architecture: str) -> int:
+    """Return the side of the images that a network of torchvision or timm was published for."""
+    collection, _, name = architecture.partition(":")
+    if collection != "timm":
+        return 224
+    import timm
+
+    known = timm.get_pretrained_cfg(name)
+    return 224 if known is None else int(known.input_size[-1])
 
 
 def _mean_and_std_of(architecture: str) -> tuple[Sequence[float], Sequence[float]] | None:

@@ -122,9 +122,12 @@ class Costs:
         )
 
     def seconds(self, stage: Stage) -> float | None:
-        """Return the expected seconds to build a stage; None if its operations are not counted and none was built."""
+        """Return the expected seconds to build a stage; None if they cannot be told.
+
+        That is so where its operations are not counted and none was built, or are not known though others' are.
+        """
         if not stage.operations:
-            return self.typical.get(stage.builder)
+            return None if stage.builder in self.rates else self.typical.get(stage.builder)
         return stage.operations / self.rates.get(stage.builder, self.rate)
 
     def range(self, stage: Stage) -> Range | None:

@@ -221,4 +221,6 @@ def network_size_of(config: TrialConfig, role: NetworkRole) -> Stage:
     """Return the size of a network from elsewhere: a record in the store that no stage reads."""
     identity = description_of(config, role)
     inputs: dict[str, str] = {}
-    return Stage(NETWORK_SIZE, f"{role}_size", digest_of({"stage": NETWORK_SIZE, **identity}), inputs, identity)
+    return Stage(
+        NETWORK_SIZE, f"{role}_size", digest_of({"stage": NETWORK_SIZE, "version": 1, **identity}), inputs, identity
+    )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from hidfd.config.schema import TrialConfig
+from hidfd.errors import StoreError
 from hidfd.pipeline.graph import network_size_of, plan
 from hidfd.pipeline.network_sizes import (
     CODE_ROLES,
@@ -53,6 +56,10 @@ def _recall_code(config: TrialConfig, store: Store, role: NetworkRole) -> bool:
     artifact = store.find(stage.name, stage.digest)
     if artifact is None:
         return False
+    sha256 = stage.identity["settings"]["source"]
     with artifact.reading():
-        remember_code(stage.identity["settings"]["source"], artifact.path(CODE).read_text(encoding="utf-8"))
+        content = artifact.path(CODE).read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:  # it is code, which will be run
+        raise StoreError(f"{artifact.path(CODE)}: is not the file that the study names (sha256 {sha256})")
+    remember_code(sha256, content.decode("utf-8-sig"))
     return True

@@ -57,14 +57,19 @@ def network_of(config: TrialConfig, role: NetworkRole) -> TeacherConfig | JudgeC
 def outside_networks(config: TrialConfig) -> Iterator[NetworkRole]:
     """Yield the roles of a trial's networks from elsewhere."""
     for role in NETWORK_ROLES:
-        if (role != "judge" or config.judge is not None) and is_outside(network_of(config, role).architecture):
+        if (role != "judge" or config.is_judged) and is_outside(network_of(config, role).architecture):
             yield role
 
 
 def factory_of(architecture: str) -> str:
-    """Return the name of a network without the file that it is in, which is known by its content."""
+    """Return what of a name makes a network: the function in a file that is known by its content, timm's without a tag.
+
+    The tag in `timm:resnet50.a1_in1k` names weights, and weights are the user's.
+    """
     own = OWN.fullmatch(architecture)
-    return architecture if own is None else own["factory"]
+    if own is not None:
+        return own["factory"]
+    return architecture.partition(".")[0] if architecture.startswith("timm:") else architecture
 
 
 def description_of(config: TrialConfig, role: NetworkRole) -> dict[str, Any]:

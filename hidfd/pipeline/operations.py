@@ -49,13 +49,15 @@ def of_dafl(config: TrialConfig) -> float:
 def of_cmi(config: TrialConfig) -> float:
     """Return the operations of a student by CMI.
 
-    A step of a round shows the teacher two views of each image, and the student one, with a way back to them.
+    A step of a round shows the teacher a view of each image, for the contrastive loss another one, and the student one
+    for the adversarial loss, each with a way back.
     """
     cmi, teacher, student = config.cmi, _forward(config, "teacher"), _forward(config, "distillation")
     if not teacher or not student:
         return 0.0
     rounds = -(-config.distillation.target_images // cmi.round_images)
-    per_image = 4 * teacher + 2 * student + 3 * _generator(config, cmi)
+    views, guesses = 1 + (cmi.contrastive_weight > 0), int(cmi.adversarial_weight > 0)
+    per_image = 2 * views * teacher + 2 * guesses * student + 3 * _generator(config, cmi)
     return of_distillation(config) + per_image * rounds * cmi.synthesis_steps * cmi.synthesis_batch_images
 
 

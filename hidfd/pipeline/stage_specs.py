@@ -205,9 +205,9 @@ def _distillation_settings(config: TrialConfig) -> dict[str, Any]:
 def _method_settings(config: TrialConfig) -> dict[str, Any]:
     """Return the settings of another method's student, and of what it learns from."""
     student, method = _distillation_settings(config), result_settings(getattr(config, config.method))
+    student.pop("mix_across", None)  # they learn from one source
     if config.makes_images:
         student.pop("view_bank", None)
-        student.pop("mix_across", None)
     match config.method:
         case "dafl":
             for name in VIEW_SETTINGS:

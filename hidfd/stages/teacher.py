@@ -15,7 +15,7 @@ from hidfd.config.schema import TrialConfig
 from hidfd.data.image_set import ImageSet, open_images
 from hidfd.data.pixels import Normalization, unit_from_uint8
 from hidfd.distributed.device import Device
-from hidfd.distributed.random_streams import Draws, stream
+from hidfd.distributed.random_streams import Draws, seed_layers, stream
 from hidfd.errors import TeacherError
 from hidfd.formatting import percent
 from hidfd.metrics.teacher_check import TeacherCheck, best_order
@@ -184,6 +184,7 @@ class TeacherTraining:
         for group in self.optimizer.param_groups:
             group["lr"] = train.learning_rate * warmup_cosine(images_seen / train.target_images, train.warmup_fraction)
         self.backbone.train()
+        seed_layers(self.config.seeds.teacher, "teacher", images_seen, processes.rank)
         with self.device.autocast():
             logits = self.backbone(self.normalization(image_unit))
         loss = nn.functional.cross_entropy(logits.float(), labels)

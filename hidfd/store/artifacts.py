@@ -38,7 +38,7 @@ NEARLY_FULL_BYTES = 1 << 20
 _CREATED = re.compile(r"[0-9T:.+Z -]{10,40}")
 _MAX_QUANTITY = 1e30
 """Bound on the seconds and operations of a manifest, and on the bytes of a file, that are believed."""
-_RECORDED_PACKAGES = ("hidfd", "torch", "numpy", "pyarrow", "pillow")
+_RECORDED_PACKAGES = ("hidfd", "torch", "torchvision", "timm", "numpy", "pyarrow", "pillow")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Networks that are not in the table in whole trials: torchvision's, timm's, and those of the user's own files."""
 
+import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,22 @@ from hidfd.config.schema import Material, TrialConfig
 from hidfd.config.study_file import load
 from hidfd.data.identify import identify
 from hidfd.data.sources import content_sha256
-from hidfd.errors import ConfigError, InputError
+from hidfd.distributed.device import Device
+from hidfd.distributed.process_group import ProcessGroup
+from hidfd.errors import ConfigError, InputError, Stopped, StoreError
 from hidfd.export import deployed_student
 from hidfd.networks.build import build_backbone
+from hidfd.networks.student import build_student_backbone
 from hidfd.networks.teacher import build_teacher_backbone
 from hidfd.pipeline import network_sizes
 from hidfd.pipeline.costs import expected_bytes
 from hidfd.pipeline.graph import kept_digests, plan
+from hidfd.pipeline.known_networks import recall_networks
 from hidfd.pipeline.network_sizes import remember_code
 from hidfd.pipeline.observer import Observer
 from hidfd.store.store import Store
 from hidfd.trial import import_all, run_trial
+from tests.hidfd.interruptions import Killer, Stopper
 
 OWN = textwrap.dedent(
     """
@@ -116,8 +123,10 @@ def test_networks_from_elsewhere_go_through_a_whole_trial(
     assert any(teacher in line and "parameters, " in line for line in notes.lines)
     assert result.stages["distillation"].operations > 0
     assert expected_bytes(result.config)["teacher"] > 0
-    network_sizes._known.clear()
-    network_sizes._code.clear()  # as in another process, which has the store alone
+    network_sizes._known.clear()  # as in another process, which has the store alone
+    network_sizes._code.clear()
+    for name in [name for name in sys.modules if name.startswith("hidfd_own_")]:
+        del sys.modules[name]
     if config.teacher.code is not None:
         Path(str(config.teacher.code.path)).unlink()
     student_network = deployed_student(result.config, store)
@@ -160,10 +169,18 @@ def test_a_file_of_networks_is_known_by_its_content_and_the_name_of_the_function
     assert other["distillation"].digest != known["distillation"].digest
 
 
+def test_a_tag_of_timm_names_weights_and_no_other_network(trial_config: TrialConfig, tmp_path: Path) -> None:
+    config = with_networks(trial_config, tmp_path, "resnet8", "timm:test_resnet")
+    tagged = with_values(config, {"distillation.architecture": "timm:test_resnet.r160_in1k"})
+    assert plan(identify(tagged))["distillation"].digest == plan(identify(config))["distillation"].digest
+
+
 def test_another_network_takes_the_place_of_an_own_one(trial_config: TrialConfig, tmp_path: Path) -> None:
     config = with_networks(trial_config, tmp_path, "resnet8", "nets.py:make")
     other = with_values(config, {"distillation.architecture": "torchvision:resnet18"})
     assert other.distillation.code is None
+    with pytest.raises(ValueError, match="belongs into the section `trial:`"):
+        with_values(config, {"distillation.architecture": "other.py:make"})
 
 
 def test_import_brings_files_and_sizes_of_networks_into_the_store_without_training(
@@ -221,6 +238,7 @@ def test_a_plan_refuses_names_without_a_known_form(architecture: str, message: s
         ("def make(classes): ...\n", "called with num_classes=K and channels=C"),
         ("def make(num_classes, channels): return 7\n", "returned int; expected a torch.nn.Module"),
         ("def make(num_classes, channels):\n    return 1 / 0\n", "line 2: ZeroDivisionError"),
+        ("import sys\nsys.exit(3)\n", "line 2: SystemExit"),
     ],
 )
 def test_an_own_network_that_cannot_be_built_says_where_in_its_file(text: str, message: str, tmp_path: Path) -> None:
@@ -234,3 +252,107 @@ def test_a_name_that_a_collection_lacks_gets_the_nearest_one() -> None:
         build_backbone("torchvision:resnt50", num_classes=3, channels=3)
     with pytest.raises(InputError, match="did you mean timm:resnet50"):
         build_backbone("timm:resnt50.a1_in1k", num_classes=3, channels=3)
+
+
+@pytest.mark.parametrize("ending", [Stopper, Killer])
+def test_layers_that_draw_are_the_same_after_a_stop(
+    ending: type[Stopper], trial_config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = OWN.replace("nn.ReLU(), nn.Conv2d", "nn.Dropout(0.5), nn.Conv2d")
+    config = with_values(trial_config, {"distillation.width": None})
+    config = with_values(
+        config,
+        {
+            "distillation.architecture": "nets.py:make",
+            "distillation.code": own_file(tmp_path, text).model_dump(),
+            "synthesis.num_images": 0,
+        },
+    )
+    whole = run_trial(config, Store.open(str(tmp_path / "whole"), writes=True), device="cpu", until="distillation")
+    halves = Store.open(str(tmp_path / "halves"), writes=True)
+    ticks: Iterator[float] = iter(range(10**6))
+    with monkeypatch.context() as patched:
+        patched.setattr("hidfd.training.loop.time.monotonic", lambda: float(next(ticks)))  # a checkpoint at each step
+        with pytest.raises((Stopped, KeyboardInterrupt)):
+            run_trial(config, halves, device="cpu", until="distillation", observer=ending("distillation", 2))
+    torch.rand(7)  # another state of the global generator
+    resumed = run_trial(config, halves, device="cpu", until="distillation")
+    stages = [whole.stages["distillation"], resumed.stages["distillation"]]
+    stores = [Store.open(str(tmp_path / "whole")), halves]
+    first, second = (
+        safetensors.torch.load_file(store.get(stage.name, stage.digest).path("student.safetensors"))
+        for store, stage in zip(stores, stages, strict=True)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_own_teacher_without_a_bias_in_its_last_layer_shares_it(
+    trial_config: TrialConfig, store: Store, tmp_path: Path
+) -> None:
+    text = OWN.replace("nn.Linear(8, num_classes)", "nn.Linear(8, num_classes, bias=False)")
+    code = own_file(tmp_path, text)
+    config = with_values(trial_config, {"teacher.width": None})
+    config = with_values(config, {"teacher.architecture": "nets.py:make", "teacher.code": code.model_dump()})
+    torch.manual_seed(0)
+    path = tmp_path / "own.safetensors"
+    safetensors.torch.save_file(build_teacher_backbone(config).published.state_dict(), path)
+    config = with_values(config, {"teacher.checkpoint.path": str(path), "teacher.accept": True})
+    assert run_trial(config, store, device="cpu").metrics["agreement"] >= 0
+
+
+def test_a_file_in_the_store_that_is_not_the_studys_is_not_run(
+    trial_config: TrialConfig, store: Store, tmp_path: Path
+) -> None:
+    config = import_all(with_networks(trial_config, tmp_path, "resnet8", "nets.py:make"), store, Observer())
+    stage = plan(config)["student_code"]
+    store.get(stage.name, stage.digest).path("network.py").write_text("raise SystemExit\n")
+    network_sizes._code.clear()
+    with pytest.raises(StoreError):
+        recall_networks(config, store)
+
+
+def test_operations_of_attention_are_counted(trial_config: TrialConfig, store: Store, tmp_path: Path) -> None:
+    text = """
+        from torch import nn
+        class Net(nn.Module):
+            def __init__(self, num_classes, channels):
+                super().__init__()
+                self.patches = nn.Conv2d(channels, 16, 4, 4)
+                self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 1)
+                self.head = nn.Linear(16, num_classes)
+            def forward(self, x):
+                return self.head(self.encoder(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+        """
+    code = own_file(tmp_path, textwrap.dedent(text))
+    config = with_values(trial_config, {"distillation.width": None})
+    config = with_values(config, {"distillation.architecture": "nets.py:Net", "distillation.code": code.model_dump()})
+    import_all(config, store, Observer())
+    size = network_sizes.network_size(identify(config, store), "distillation")
+    assert size is not None
+    tokens, width = 49, 16
+    linear = 2 * tokens * (4 * width**2 + 2 * width * 32 + width * 16)
+    assert size.forward_flops >= linear
+
+
+def test_batch_norms_that_cannot_be_synchronised_are_refused_on_several_processes() -> None:
+    network = build_backbone("timm:test_efficientnet", num_classes=3, channels=1)
+    two = Device(torch.device("cpu"), "fp32", ProcessGroup(0, 2))
+    with pytest.raises(ConfigError, match="BatchNormAct2d: .*start one process"):
+        two.trained(network)
+
+
+def test_a_tag_that_timm_does_not_have_is_refused() -> None:
+    with pytest.raises(InputError, match="timm:test_resnet.nonsense"):
+        build_backbone("timm:test_resnet.nonsense", num_classes=3, channels=3)
+
+
+@pytest.mark.parametrize("text", ["\ufeff" + OWN, OWN], ids=["with a byte order mark", "without"])
+def test_files_of_networks_are_read_as_python_reads_them(
+    text: str, trial_config: TrialConfig, store: Store, tmp_path: Path
+) -> None:
+    config = with_networks(trial_config, tmp_path, "resnet8", "nets.py:make")
+    code = own_file(tmp_path, text, name="other.py").model_dump()
+    config = with_values(config, {"distillation.code": code, "distillation.architecture": "other.py:make"})
+    network_sizes._code.clear()
+    import_all(config, store, Observer())
+    assert build_student_backbone(config).feature_width == 8

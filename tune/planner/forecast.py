@@ -204,7 +204,9 @@ class _StageEstimates:
     def mean(self, stages: Sequence[tuple[Stage, Range]]) -> Range | None:
         """Return the estimated seconds for one of some stages, each with the part of it that is left."""
         ranges = {(stage.builder, stage.operations): self.range(stage) for stage, _ in stages}
-        if len(ranges) == 1 or None in ranges.values():
+        if None in ranges.values():
+            return None
+        if len(ranges) == 1:
             return next(iter(ranges.values()))
         weights = dict.fromkeys(ranges, 0.0)
         for stage, left in stages:

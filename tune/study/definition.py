@@ -115,6 +115,16 @@ class Definition:
         keys = frozenset(task_specs(trial)[0].key for trial in trials)
         return keys if len(keys) == 1 else frozenset()
 
+    @cached_property
+    def trials_of_networks(self) -> list[TrialConfig]:
+        """A trial with each combination of networks: that of `trial:`, and those of a search's choices and variants."""
+        changes = [dict(values) for values in self.study.variants.values()]
+        for path, parameter in self.search.items():
+            if path.endswith(".architecture"):
+                changes += [{path: choice} for choice in getattr(parameter, "choices", ())]
+        named = [values for values in changes if any(path.endswith(".architecture") for path in values)]
+        return [self.base, *(changed(self.base, values) for values in named)]
+
     @property
     def methods(self) -> set[str]:
         """The methods of the study's trials (`trial.method`)."""

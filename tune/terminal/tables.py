@@ -188,7 +188,8 @@ def forecast_lines(forecast: Forecast, definition: Definition) -> list[str]:
     """Return what belongs to a plan besides its table, a line each."""
     prunes = bool(definition.rungs) and bool(definition.search)
     lines = [f"~ expected, {forecast.basis}{'; the low end has pruning stop what it can' if prunes else ''}"]
-    if unknown := unknown_networks(definition.base):
+    unknown = list(dict.fromkeys(name for trial in definition.trials_of_networks for name in unknown_networks(trial)))
+    if unknown:
         lines.append(
             f"not known: operations and sizes of {' and '.join(unknown)}, and what depends on them, until "
             f"`python -m hidfd import FILE` or a run has built it once"

@@ -44,8 +44,9 @@ def outside_backbone(
     else:
         network = zoo_network(architecture, num_classes, channels)
     images = torch.randn(2, channels, image_size_pixels, image_size_pixels, generator=stream(0, "network", "probe"))
-    wrap = TimmNetwork if architecture.startswith("timm:") else TracedNetwork
-    return wrap(network, architecture, num_classes, images)
+    if architecture.startswith("timm:"):
+        return TimmNetwork(network, architecture, num_classes, images)
+    return TracedNetwork(network, architecture, num_classes, images, is_strict=own is not None)
 
 
 def zoo_network(architecture: str, num_classes: int, channels: int) -> nn.Module:
@@ -73,8 +74,10 @@ def _timm_network(name: str, num_classes: int, channels: int) -> nn.Module:
         import timm
     except ModuleNotFoundError as error:
         raise InputError(f"timm:{name}: timm is not installed here; `pip install timm`, on every node") from error
-    bare = name.partition(".")[0]  # what follows names weights, which are the user's here
+    bare, _, tag = name.partition(".")  # the tag names weights, which are the user's here
     _check_name(bare, timm.list_models(), "timm", "timm.list_models()")
+    if tag:
+        _check_name(name, timm.list_pretrained(f"{bare}.*"), "timm", f"timm.list_pretrained('{bare}.*')")
     network: nn.Module = timm.create_model(bare, pretrained=False, num_classes=num_classes, in_chans=channels)
     return network
 
@@ -126,8 +129,10 @@ def _own_module(architecture: str, code: Material | None) -> ModuleType:
     sys.modules[name] = module  # where dataclasses and pickle look for it
     try:
         # A network of the user's own is code, which is run as their study file asks for it.
-        _called(architecture, lambda: exec(compile(source, module.__file__ or name, "exec"), module.__dict__))  # noqa: S102
-    except InputError:
+        # What it draws on its way shall not depend on who reads it first.
+        with torch.random.fork_rng(devices=[]):
+            _called(architecture, lambda: exec(compile(source, module.__file__ or name, "exec"), module.__dict__))  # noqa: S102
+    except BaseException:
         del sys.modules[name]
         raise
     return module
@@ -141,7 +146,7 @@ def _called(architecture: str, call: Callable[[], Any]) -> Any:
     """
     try:
         return call()
-    except Exception as error:  # whatever the user's file raises
+    except (Exception, SystemExit) as error:  # whatever the user's file raises
         file, frames = architecture.rpartition(":")[0], traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == file]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]

@@ -18,25 +18,32 @@ class TracedNetwork(OutsideNetwork):
     """A network whose forward pass is traced down to its classifier.
 
     Parts of a network are kept whole and follow train and eval mode, but for those that hold the classifier: what their
-    forward pass computes itself is computed as in eval mode.
+    forward pass computes itself is computed as in eval mode (torchvision's GoogLeNet then has no auxiliary heads).
 
     Args:
         network: its forward pass takes images and returns logits; becomes part of this one.
         name: of the network, for messages.
         num_classes: K.
         image_normalised: two images to try it with, of different content.
+        is_strict: whether a network is refused that computes something else itself in train mode.
 
     Raises:
         InputError: it fails for such images, cannot be traced, or its logits are not those of its last linear layer.
     """
 
-    def __init__(self, network: nn.Module, name: str, num_classes: int, image_normalised: Tensor) -> None:
+    def __init__(
+        self, network: nn.Module, name: str, num_classes: int, image_normalised: Tensor, *, is_strict: bool = True
+    ) -> None:
         super().__init__(network, name, num_classes)
         was_training = network.training
         network.eval()
         try:
             graph = _Outline(self.path).trace(network)
-            values = _values_of(fx.GraphModule(network, graph), image_normalised)
+            traced = fx.GraphModule(network, graph)
+            values = _values_of(traced, image_normalised)
+            network.train()
+            in_training = fx.GraphModule(network, _Outline(self.path).trace(network)) if is_strict else traced
+            network.eval()
         except Exception as error:  # whatever a network of the user's raises
             reason = str(error).strip().splitlines()
             size = "x".join(map(str, image_normalised.shape[1:]))
@@ -45,6 +52,11 @@ class TracedNetwork(OutsideNetwork):
                 f"({type(error).__name__}: {reason[0] if reason else 'no reason given'}); where it branches it may ask "
                 f"for shapes and settings, not for values"
             ) from error
+        if in_training.code != traced.code:
+            raise InputError(
+                f"{name}: its forward pass asks whether it is trained (self.training), which cannot be followed; leave "
+                f"that to layers, such as nn.Dropout instead of F.dropout"
+            )
         features = _features_of(graph, self.path, values, name)
         self.is_map = values[features].dim() == 4
         [output] = [node for node in graph.nodes if node.op == "output"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from dataclasses import asdict
@@ -40,13 +41,16 @@ def import_code(context: StageContext) -> Artifact:
     path = files.paths[0]
     if files.kind != "file":
         raise InputError(f"{where}: {path} is not one file; expected the Python file of a network")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != stage.identity["settings"]["source"]:
+        raise InputError(f"{where}: {path} was changed while it was read; start again")
     try:
-        text = path.read_bytes().decode("utf-8")
+        content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: {path} is not UTF-8 text ({error.reason} at byte {error.start:,})") from error
 
     def write(writer: ArtifactWriter) -> dict[str, Any]:
-        writer.path(CODE).write_text(text, encoding="utf-8")
+        writer.path(CODE).write_bytes(content)
         return {"name": path.name}
 
     return context.keep(write, seconds=time.monotonic() - started, is_computed=False)
@@ -82,12 +86,11 @@ def measure_network(context: StageContext, role: NetworkRole) -> Artifact:
     return context.keep(write, is_computed=False)
 
 
-@torch.no_grad()
 def _size_of(backbone: Backbone, channels: int, side: int) -> NetworkSize:
     image = torch.zeros(1, channels, side, side)
     feature_map = backbone.forward_map(image)
     with FlopCounterMode(display=False) as counter:
-        backbone(image)
+        backbone(image)  # with gradients: without, torch's attention takes a path that is not counted
     return NetworkSize(
         num_parameters(backbone), backbone.feature_width, feature_map.shape[-1], float(counter.get_total_flops())
     )

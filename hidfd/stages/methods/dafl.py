@@ -80,7 +80,8 @@ class DaflTraining(StudentLearner):
         signed = self.generator(self.device.put(z), self.device.put(torch.zeros(batch, dtype=torch.int64)))
         if not self.config.dafl.standardised:
             return self.teacher.normalised(unit_from_signed(signed))
-        return resize_unit(F.batch_norm(signed.float(), None, None, training=True), self.teacher.image_size_pixels)
+        resized = resize_unit(signed.float(), self.teacher.image_size_pixels)
+        return F.batch_norm(resized, None, None, training=True)
 
     def _update_generator(self, answer: TeacherOutput) -> dict[str, Tensor]:
         settings = self.config.dafl

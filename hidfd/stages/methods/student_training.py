@@ -20,7 +20,7 @@ from hidfd.data.collection import Collection
 from hidfd.data.pictures import encode_png, tile
 from hidfd.data.pixels import unit_from_uint8
 from hidfd.distributed.device import Device
-from hidfd.distributed.random_streams import stream
+from hidfd.distributed.random_streams import seed_layers, stream
 from hidfd.errors import DivergedError
 from hidfd.losses.distillation import student_losses
 from hidfd.metrics.agreement import measure_agreement
@@ -86,6 +86,7 @@ class StudentLearner:
             group["lr"] = learning_rate_at(self.settings, images_seen)
         if not self.student.training:  # as a measurement leaves it
             self.student.train()
+        seed_layers(self.seed, "distillation", images_seen, self.device.processes.rank)
         with self.device.autocast():
             output = self.student(image_normalised)
         losses = self.losses_of(output, answer)

@@ -316,6 +316,9 @@ def test_list_may_name_whole_addresses_but_nothing_outside_of_its_bucket(bucket:
     (bucket / "list.csv").write_text("path\n../../etc/x.png\n", encoding="utf-8")
     with pytest.raises(InputError, match="leads out of its bucket"):
         content_sha256("s3://photos/list.csv")
+    (bucket / "list.csv").write_text("path\ns3://others/x.png\n", encoding="utf-8")
+    with pytest.raises(InputError, match="leads out of its bucket"):
+        content_sha256("s3://photos/list.csv")
 
 
 def test_copy_of_an_object_lives_as_long_as_its_block_and_messages_name_the_object(bucket: Path) -> None:

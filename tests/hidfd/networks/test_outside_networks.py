@@ -47,6 +47,13 @@ class Twice(Pooled):
         return 2 * super().forward(image)
 
 
+class AsksForMode(Pooled):
+    def forward(self, image: Tensor) -> Tensor:
+        features = nn.functional.dropout(self.trunk(image).mean((2, 3)), 0.5, self.training)
+        logits: Tensor = self.head(features)
+        return logits
+
+
 class Named(Pooled):
     def forward(self, image: Tensor) -> dict[str, Tensor]:  # type: ignore[override]  # what is tried here
         return {"logits": super().forward(image)}
@@ -119,6 +126,7 @@ def test_a_teacher_of_any_build_answers_as_its_network_does() -> None:
     ("network", "message"),
     [
         (Branching(), "could not be followed for images of 3x16x16 .*it may ask for shapes and settings"),
+        (AsksForMode(), "asks whether it is trained .*nn.Dropout instead of F.dropout"),
         (Twice(), "its output is not that of its last linear layer, head.1"),
         (Named(), "its output is not that of its last linear layer"),
         (nn.Sequential(trunk(), nn.Conv2d(6, 3, 1), nn.Flatten()), "it has none"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torchvision
 from PIL import Image
@@ -324,3 +325,19 @@ def test_a_named_architecture_that_is_another_one_is_refused(
     photos(here / "photos", 30)
     assert main(["new", *GIVEN, "--architecture", architecture]) == 3
     assert message in capsys.readouterr().err
+
+
+def test_a_network_of_safetensors_whose_names_are_sorted_is_found(here: Path) -> None:
+    state = torch.load(weights(here / "teacher.pt", "torchvision:convnext_tiny", 7))
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in state.items()}, here / "t.safetensors")
+    photos(here / "photos", 30, (64,))
+    trial = new("--teacher", "t.safetensors", "--images", "photos", "--architecture", "torchvision:convnext_tiny")
+    assert (trial.teacher.architecture, trial.data.num_classes) == ("torchvision:convnext_tiny", 7)
+    assert trial.data.image_size_pixels == 64
+
+
+def test_a_network_that_takes_one_size_alone_gets_it(here: Path) -> None:
+    weights(here / "teacher.pt", "timm:vit_tiny_patch16_224", 7, image_size_pixels=224)
+    photos(here / "photos", 30, (64,))
+    trial = new(*GIVEN, "--architecture", "timm:vit_tiny_patch16_224")
+    assert trial.data.image_size_pixels == 224

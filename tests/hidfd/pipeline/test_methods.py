@@ -86,7 +86,6 @@ def test_another_method_replaces_generation_to_distillation_and_keeps_the_rest(
         {"distillation.inflation": 0.0},
         {"data.synthetic": {"sha256": SHA256}},
         {"seeds.generation": 5, "seeds.synthesis": 6},
-        {"distillation.mix_across": None},
     ],
 )
 def test_settings_of_hidfd_change_nothing_of_another_method(
@@ -209,3 +208,9 @@ def high_of(costs: Costs, stage: Stage) -> float:
     expected = costs.range(stage)
     assert expected is not None
     return expected.high
+
+
+@pytest.mark.parametrize("method", OTHER_METHODS)
+def test_methods_of_one_source_of_images_do_not_ask_what_is_mixed_with_what(method: str, config: TrialConfig) -> None:
+    mixed = with_values(config, {"method": method, "distillation.mix": "cutmix", "distillation.view_bank": 0})
+    assert changed(mixed, {"distillation.mix_across": True}) == set()
