@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -139,25 +140,31 @@ def _torchvision_names() -> list[str]:
 
 def _zoo_fits(state: Mapping[str, Tensor], names: Sequence[str], channels: int) -> list[Fit]:
     """Return the networks among those of torchvision and timm that have the weights of a checkpoint."""
-    from hidfd.networks.backbones.factories import zoo_network
-
     fits: list[Fit] = []
     for name in names:
-        has_values = name.startswith("timm:")  # some of timm's compute with them while they are built
-        with torch.device("cpu" if has_values else "meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of ways to initialise what has no values here
-            network = zoo_network(name, ANY_CLASSES, channels)
-        linear = [path for path, layer in network.named_modules() if isinstance(layer, nn.Linear)]
-        classifier = [f"{path}.{part}" for path in linear[-1:] for part in ("weight", "bias")]
-        expected = {ours: tensor.shape for ours, tensor in network.state_dict().items()}
-        for match in matches(state, network.state_dict()):
+        expected, classifier = _published_weights(name, channels)
+        for match in matches(state, expected):
             if not classifier or classifier[0] not in match.names:
                 continue
             num_classes = len(state[match.names[classifier[0]]])
-            shapes = expected | {ours: (num_classes, *expected[ours][1:]) for ours in classifier if ours in expected}
-            if all(tuple(state[theirs].shape) == tuple(shapes[ours]) for ours, theirs in match.names.items()):
+            shapes = {ours: tuple(tensor.shape) for ours, tensor in expected.items()}
+            shapes |= {ours: (num_classes, *shapes[ours][1:]) for ours in classifier if ours in shapes}
+            if all(tuple(state[theirs].shape) == shapes[ours] for ours, theirs in match.names.items()):
                 fits.append(Fit(name, None, num_classes, channels, match.prefix))
     return fits
+
+
+@functools.cache
+def _published_weights(name: str, channels: int) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the weights of a network of torchvision or timm, without values, and the names of its classifier's."""
+    from hidfd.networks.backbones.factories import zoo_network
+
+    has_values = name.startswith("timm:")  # some of timm's compute with them while they are built
+    with torch.device("cpu" if has_values else "meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of ways to initialise what has no values here
+        network = zoo_network(name, ANY_CLASSES, channels).to("meta")
+    linear = [path for path, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+    return network.state_dict(), tuple(f"{path}.{part}" for path in linear[-1:] for part in ("weight", "bias"))
 
 
 def takes_side(fit: Fit, side: int) -> bool:
