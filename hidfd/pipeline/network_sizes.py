@@ -6,6 +6,7 @@ remembers it, and the files of the user's own networks (`hidfd.pipeline.known_ne
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -73,17 +74,29 @@ def factory_of(architecture: str) -> str:
 
 
 def description_of(config: TrialConfig, role: NetworkRole) -> dict[str, Any]:
-    """Return all that the size of a network from elsewhere depends on, as JSON types."""
+    """Return all that the size of a network from elsewhere depends on, as JSON types.
+
+    The installed version of torchvision or timm is part of it: another version may build another network.
+    """
     network, num_classes = network_of(config, role), config.data.num_classes
+    collection = network.architecture.partition(":")[0]
     if isinstance(network, JudgeConfig):
         num_classes = network.num_classes or num_classes
     return {
         "architecture": factory_of(network.architecture),
         "code": None if network.code is None else network.code.sha256,
+        "version": _version_of(collection) if network.code is None else None,
         "num_classes": num_classes,
         "channels": config.data.channels,
         "image_size_pixels": config.data.image_size_pixels,
     }
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # as on a machine that only plans
 
 
 def remember_network(description: dict[str, Any], size: NetworkSize) -> None:

@@ -30,7 +30,7 @@ from hidfd.pipeline.network_sizes import remember_code
 from hidfd.pipeline.observer import Observer
 from hidfd.store.store import Store
 from hidfd.trial import import_all, run_trial
-from tests.hidfd.interruptions import Killer, Stopper
+from tests.hidfd.interruptions import Killer, Stopper, left_by, with_own_teacher
 
 OWN = textwrap.dedent(
     """
@@ -255,35 +255,31 @@ def test_a_name_that_a_collection_lacks_gets_the_nearest_one() -> None:
 
 
 @pytest.mark.parametrize("ending", [Stopper, Killer])
+@pytest.mark.parametrize("stage", ["teacher", "distillation"])
 def test_layers_that_draw_are_the_same_after_a_stop(
-    ending: type[Stopper], trial_config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str,
+    ending: type[Stopper],
+    trial_config: TrialConfig,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    text = OWN.replace("nn.ReLU(), nn.Conv2d", "nn.Dropout(0.5), nn.Conv2d")
-    config = with_values(trial_config, {"distillation.width": None})
+    code = own_file(tmp_path, OWN.replace("nn.ReLU(), nn.Conv2d", "nn.Dropout(0.5), nn.Conv2d")).model_dump()
+    config = with_values(with_own_teacher(trial_config, world), {"teacher.width": None, "distillation.width": None})
     config = with_values(
         config,
-        {
-            "distillation.architecture": "nets.py:make",
-            "distillation.code": own_file(tmp_path, text).model_dump(),
-            "synthesis.num_images": 0,
-        },
+        {f"{stage}.architecture": "nets.py:make", f"{stage}.code": code, "synthesis.num_images": 0},
     )
-    whole = run_trial(config, Store.open(str(tmp_path / "whole"), writes=True), device="cpu", until="distillation")
-    halves = Store.open(str(tmp_path / "halves"), writes=True)
+    whole, halves = (Store.open(str(tmp_path / name), writes=True) for name in ("whole", "halves"))
+    expected, _ = left_by(run_trial(config, whole, device="cpu", until=stage), whole, stage)
     ticks: Iterator[float] = iter(range(10**6))
     with monkeypatch.context() as patched:
         patched.setattr("hidfd.training.loop.time.monotonic", lambda: float(next(ticks)))  # a checkpoint at each step
         with pytest.raises((Stopped, KeyboardInterrupt)):
-            run_trial(config, halves, device="cpu", until="distillation", observer=ending("distillation", 2))
+            run_trial(config, halves, device="cpu", until=stage, observer=ending(stage, 2))
     torch.rand(7)  # another state of the global generator
-    resumed = run_trial(config, halves, device="cpu", until="distillation")
-    stages = [whole.stages["distillation"], resumed.stages["distillation"]]
-    stores = [Store.open(str(tmp_path / "whole")), halves]
-    first, second = (
-        safetensors.torch.load_file(store.get(stage.name, stage.digest).path("student.safetensors"))
-        for store, stage in zip(stores, stages, strict=True)
-    )
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    resumed, _ = left_by(run_trial(config, halves, device="cpu", until=stage), halves, stage)
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
 
 
 def test_an_own_teacher_without_a_bias_in_its_last_layer_shares_it(

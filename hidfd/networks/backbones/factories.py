@@ -125,13 +125,13 @@ def _own_module(architecture: str, code: Material | None) -> ModuleType:
         return sys.modules[name]
     module = ModuleType(name)
     module.__file__ = architecture.rpartition(":")[0]
-    source = code_of(code)
+    source, file = code_of(code), module.__file__
+    program = _called(architecture, lambda: compile(source, file, "exec", dont_inherit=True))
     sys.modules[name] = module  # where dataclasses and pickle look for it
     try:
-        # A network of the user's own is code, which is run as their study file asks for it.
-        # What it draws on its way shall not depend on who reads it first.
+        # What the file draws while it is read shall not depend on who reads it first.
         with torch.random.fork_rng(devices=[]):
-            _called(architecture, lambda: exec(compile(source, module.__file__ or name, "exec"), module.__dict__))  # noqa: S102
+            _called(architecture, lambda: exec(program, module.__dict__))  # noqa: S102  the user's own, by sha256
     except BaseException:
         del sys.modules[name]
         raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ MEASURED = ("agreement", "agreement_standard_error", "kl_to_teacher")
 """Names of the numbers that are measured during training."""
 
 
-class StudentLearner:
+class StudentLearner(ABC):
     """A student, its optimiser, and what it is measured by; a subclass has `step`, and says what the images are.
 
     Attributes:
@@ -76,9 +77,9 @@ class StudentLearner:
             fused=True,
         )
 
+    @abstractmethod
     def step(self, images_seen: int) -> dict[str, Tensor]:
         """Take one step on the images that follow `images_seen`, see `hidfd.training.loop.Training`."""
-        raise NotImplementedError
 
     def learn(self, images_seen: int, image_normalised: Tensor, answer: TeacherOutput) -> dict[str, Tensor]:
         """Take one SGD step on a batch and the teacher's answer to it, which need no gradient; return its metrics."""
