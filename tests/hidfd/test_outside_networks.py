@@ -299,11 +299,12 @@ def test_an_own_teacher_without_a_bias_in_its_last_layer_shares_it(
 def test_a_file_in_the_store_that_is_not_the_studys_is_not_run(
     trial_config: TrialConfig, store: Store, tmp_path: Path
 ) -> None:
-    config = import_all(with_networks(trial_config, tmp_path, "resnet8", "nets.py:make"), store, Observer())
+    config = identify(with_networks(trial_config, tmp_path, "resnet8", "nets.py:make"))
     stage = plan(config)["student_code"]
-    store.get(stage.name, stage.digest).path("network.py").write_text("raise SystemExit\n")
-    network_sizes._code.clear()
-    with pytest.raises(StoreError):
+    with store.writer(stage.name, stage.digest, stage.identity) as writer:  # whoever may write there can do this
+        writer.path("network.py").write_text("raise SystemExit\n")
+        writer.commit({}, device=None)
+    with pytest.raises(StoreError, match="is not the file that the study names"):
         recall_networks(config, store)
 
 
