@@ -214,3 +214,18 @@ def high_of(costs: Costs, stage: Stage) -> float:
 def test_methods_of_one_source_of_images_do_not_ask_what_is_mixed_with_what(method: str, config: TrialConfig) -> None:
     mixed = with_values(config, {"method": method, "distillation.mix": "cutmix", "distillation.view_bank": 0})
     assert changed(mixed, {"distillation.mix_across": True}) == set()
+
+
+def test_a_term_of_cmi_that_is_off_asks_no_network(config: TrialConfig) -> None:
+    def of_rounds(**weights: float) -> float:
+        values = {"method": "cmi", **{f"cmi.{name}": weight for name, weight in weights.items()}}
+        more, fewer = (
+            plan(with_values(config, {**values, "cmi.synthesis_steps": steps}))["distillation"].operations
+            for steps in (300, 200)
+        )
+        return more - fewer
+
+    whole = of_rounds()
+    alone = whole - of_rounds(contrastive_weight=0), whole - of_rounds(adversarial_weight=0)
+    assert all(saved > 0 for saved in alone)
+    assert whole - of_rounds(contrastive_weight=0, adversarial_weight=0) == pytest.approx(sum(alone))

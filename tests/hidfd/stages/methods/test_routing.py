@@ -97,11 +97,14 @@ def test_a_step_of_dafl_shows_both_networks_the_same_images_and_each_step_others
 
 
 @pytest.mark.parametrize("standardised", [True, False])
+@pytest.mark.parametrize("size", [28, 64])
 def test_images_of_dafl_are_standardised_over_a_batch_or_lie_between_black_and_white(
-    standardised: bool, trial_config: TrialConfig, store: Store
+    standardised: bool, size: int, trial_config: TrialConfig, store: Store
 ) -> None:
-    training = training_of("dafl", trial_config, store, **{"dafl.standardised": standardised})
+    values = {"dafl.standardised": standardised, "dafl.image_size_pixels": size}
+    training = training_of("dafl", trial_config, store, **values)
     image, _ = training.generate(0)
+    assert image.shape[1:] == (1, 28, 28), "what the teacher sees"
     if standardised:
         torch.testing.assert_close(image.mean(), torch.tensor(0.0), atol=1e-4, rtol=0)
         torch.testing.assert_close(image.var(correction=0), torch.tensor(1.0), atol=0.05, rtol=0)
