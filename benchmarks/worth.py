@@ -5,8 +5,8 @@
 
 The first takes what a finished study with `study.worth` has measured into benchmarks/worth.json. The second writes
 benchmarks/worth.md from it, and a picture of each data set, docs/pictures/worth-DATA_SET.png. Studies of the same data
-set and number of collected images (n_c) on several collections become one row: the unit of its interval is the
-collection then, with the mean over its seeds, else the seed.
+set, number of collected images (n_c) and way to choose them on several collections become one row: the unit of its
+interval is the collection then, with the mean over its seeds, else the seed.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ PICTURES = FOLDER.parent / "docs" / "pictures"
 DATA_SETS = {"fashion": "Fashion-MNIST, in-domain photos", "cifar10": "CIFAR-10, web photos"}
 """Folder of the validation images -> the data set in words."""
 
+CHOICES = {"random": "", "confident": ", most confident", "confident_per_class": ", most confident of each class"}
+"""`collection.mode` -> how the images were chosen, in words."""
+
 Comparison = Callable[[Arm, Arm], Sequence[CostDifferenceSnapshot]]
 """Hybrid and real-only -> their differences at each budget of hybrid."""
 
@@ -55,6 +58,7 @@ class Record:
         command: that ran it.
         data_set: the folder of its validation images.
         num_collected: n_c.
+        mode: how they were chosen, as `collection.mode` says it.
         collection_seed: with which its images were drawn.
         num_images: validation images.
         teacher: the teacher's accuracy on them, 0..1.
@@ -66,6 +70,7 @@ class Record:
     command: str
     data_set: str
     num_collected: int
+    mode: str
     collection_seed: int
     num_images: int
     teacher: float
@@ -99,17 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("add: expected a study file, and the overrides of its command")
         added = _measured(options.study[0], options.study[1:])
         records = [*(record for record in records if record.study != added.study), added]
-        records.sort(key=lambda record: (record.data_set, record.num_collected, record.collection_seed))
+        records.sort(key=lambda record: (*_row_of(record), record.collection_seed))
         RECORDS.write_text(json.dumps([asdict(record) for record in records], indent=1) + "\n")
         print(f"{added.study}: in {RECORDS}")
         return 0
     if not records:
         print(f"{RECORDS}: no records; python -m benchmarks.worth add STUDY_FILE takes one", file=sys.stderr)
         return 2
-    rows = [
-        list(group)
-        for _, group in itertools.groupby(records, key=lambda record: (record.data_set, record.num_collected))
-    ]
+    rows = [list(group) for _, group in itertools.groupby(records, key=_row_of)]
     TABLE.write_text(_table(rows))
     for data_set, of_it in itertools.groupby(rows, key=lambda row: row[0].data_set):
         _draw(list(of_it), PICTURES / f"worth-{data_set}.png")
@@ -140,12 +142,18 @@ def _measured(path: str, overrides: Sequence[str]) -> Record:
         command=" ".join(["python -m tune run", path, *overrides]),
         data_set=Path(base.data.validation.path).parent.name,
         num_collected=base.collection.num_images,
+        mode=base.collection.mode,
         collection_seed=base.seeds.collection,
         num_images=int(measured),
         teacher=teacher,
         unit=snapshot.worth.unit,
         budgets=budgets,
     )
+
+
+def _row_of(record: Record) -> tuple[str, int, str]:
+    """Return what the studies of a row have in common."""
+    return record.data_set, record.num_collected, record.mode
 
 
 def _pooled(records: Iterable[Record], arm: str) -> Pooled:
@@ -185,7 +193,8 @@ def _accuracy(values: Sequence[float]) -> str:
 
 
 def _title(record: Record) -> str:
-    return f"{DATA_SETS.get(record.data_set, record.data_set)}, n_c = {record.num_collected:,}"
+    choice = CHOICES.get(record.mode, f", {record.mode}")
+    return f"{DATA_SETS.get(record.data_set, record.data_set)}, n_c = {record.num_collected:,}{choice}"
 
 
 def _table(rows: Sequence[Sequence[Record]]) -> str:
@@ -241,7 +250,7 @@ def _draw(rows: Sequence[Sequence[Record]], path: Path) -> None:
         axes.minorticks_off()
         marks = log_marks(min(costs), max(costs))
         axes.set_xticks(marks, marks_in_words(marks))
-        axes.set_title(_title(records[0]).replace(", n_c", "\nn_c"), fontsize=9, color=INK)
+        axes.set_title(_title(records[0]).replace(", n_c", "\nn_c").replace(", most", "\nmost"), fontsize=9, color=INK)
         label_axes(
             axes, f"{records[0].unit}, generator included", "validation accuracy, %" if axes is panels[0] else ""
         )

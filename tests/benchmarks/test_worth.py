@@ -12,7 +12,13 @@ from benchmarks import worth
 from benchmarks.worth import Record
 
 
-def record(num_collected: int, collection_seed: int, hybrid: list[float | None], data_set: str = "fashion") -> Record:
+def record(
+    num_collected: int,
+    collection_seed: int,
+    hybrid: list[float | None],
+    data_set: str = "fashion",
+    mode: str = "random",
+) -> Record:
     """A study of hybrid with 100 steps, whose generator costs as much as they do, and of real-only with 100 and 400."""
     seeds = len(hybrid)
     budgets = {
@@ -23,7 +29,9 @@ def record(num_collected: int, collection_seed: int, hybrid: list[float | None],
         },
     }
     name = f"{data_set}-{num_collected}-{collection_seed}"
-    return Record(name, f"run {name}", data_set, num_collected, collection_seed, 1000, 0.9, "CPU-seconds", budgets)
+    return Record(
+        name, f"run {name}", data_set, num_collected, mode, collection_seed, 1000, 0.9, "CPU-seconds", budgets
+    )
 
 
 @pytest.fixture
@@ -61,6 +69,13 @@ def test_collections_are_the_unit_where_there_are_several_and_their_seeds_are_av
     half = 12.7062 * math.sqrt(5e-5 / 2)  # of .02 and .03
     assert row[1:4] == ["2, 3", "100", "62.3 ± 4.0"]
     assert row[7] == f"+2.5 [{2.5 - 100 * half:.1f}, {2.5 + 100 * half:.1f}]"
+
+
+def test_images_that_were_chosen_in_another_way_are_a_row_of_their_own(folder: Path) -> None:
+    rows = written(folder, record(50, 0, [0.6], mode="confident"), record(50, 0, [0.6], mode="confident_per_class"))
+    assert len(rows) == 4
+    assert rows[0][0].startswith("**Fashion-MNIST, in-domain photos, n_c = 50, most confident** (")
+    assert rows[2][0].startswith("**Fashion-MNIST, in-domain photos, n_c = 50, most confident of each class** (")
 
 
 def test_each_data_set_has_its_picture_with_a_panel_for_each_number_of_images(folder: Path) -> None:
