@@ -25,6 +25,7 @@ from hidfd.pipeline.network_sizes import CODE_ROLES
 from hidfd.pipeline.observer import Observer
 from hidfd.report import folder as trial_folder
 from hidfd.report.folder import Built
+from hidfd.report.live_metrics import LiveMetrics
 from hidfd.stages.collection import collect
 from hidfd.stages.context import StageContext, observer_of_process
 from hidfd.stages.distillation import distil
@@ -261,6 +262,7 @@ def run_trial(
             if folder is not None:
                 trial.folder = folder
                 trial.samples = trial_folder.prepare(folder, name, trial.config, store)
+                trial.observer = LiveMetrics(trial.observer, folder)
 
         def explain() -> None:
             if folder is not None and trial.seconds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import contextvars
 import json
 import logging
@@ -16,9 +17,10 @@ from hidfd.config import study_file as studyfile
 from hidfd.errors import InputError, StoreError
 from hidfd.formatting import percent, plural
 from hidfd.pipeline.console import console_observer, interruptible
+from tune.browse import open_pages
 from tune.driver import RunSummary, run_study
 from tune.engines.environment import crowding_in_words
-from tune.errors import StudyLocked
+from tune.errors import StudyLocked, TrackingError
 from tune.forget import forget as forget_study
 from tune.inspection import (
     command_line,
@@ -37,12 +39,14 @@ from tune.planner.buildable import check_buildable
 from tune.planner.forecast import forecast_of
 from tune.promote import promote as promote_study
 from tune.report.champion import CHAMPION, champion_of
-from tune.report.commands import mlflow_command, verb_command
+from tune.report.commands import is_server, mlflow_command, verb_command
 from tune.report.selection import better_student
 from tune.study.check import check_study
 from tune.terminal.display import StudyDisplay
 from tune.terminal.events import RunLines
 from tune.terminal.tables import forecast_lines, forecast_table
+from tune.tracking.connection import tracking_errors
+from tune.tracking.pages import pages_of
 
 OWN_EXIT_CODES = {
     7: "the ledger cannot be opened, read or written",
@@ -141,7 +145,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         lines.end(summary.snapshot, summary.report)
         return
-    _print_summary(summary)
+    _print_summary(summary, study.file.storage.tracking)
 
 
 def _wait_for_its_end(study: Study) -> None:
@@ -191,9 +195,8 @@ def promote(options: argparse.Namespace) -> None:
         print(f"the teacher's validation accuracy: {percent(promotion.teacher_validation_accuracy)}")
     print(promotion.takes)
     print(f"load it:\n    {promotion.load}")
-    shown = mlflow_command(promotion.tracking)
-    if shown:
-        print(f"next: {shown}")
+    if not is_server(promotion.tracking):
+        print(f"next: {command_line('open', options)}")
 
 
 def _open(options: argparse.Namespace, *, writes: bool = False) -> Study:
@@ -251,7 +254,7 @@ def forget(options: argparse.Namespace) -> None:
         print(f"next: {command_line('forget', options)} --yes")
 
 
-def _print_summary(summary: RunSummary) -> None:
+def _print_summary(summary: RunSummary, tracking: str) -> None:
     snapshot = summary.snapshot
     print_results(snapshot)
     if not summary.is_new:
@@ -261,7 +264,7 @@ def _print_summary(summary: RunSummary) -> None:
     if summary.tracking_error:
         print(f"MLflow could not be written ({summary.tracking_error}); this makes up for it: {snapshot.command}")
     print(f"report: {summary.report}")
-    print(f"MLflow: {mlflow_command(snapshot.tracking) or snapshot.tracking}  (there: Model training, {snapshot.name})")
+    print(f"MLflow: {_mlflow_in_words(summary, tracking)}")
     first = next(iter(snapshot.comparison_rows), None)
     if first is not None and first.role == "finalist" and len(first.keys) == 1:
         print(f"more seeds: {snapshot.command} --seeds 3")
@@ -273,6 +276,25 @@ def _print_summary(summary: RunSummary) -> None:
     else:
         print("a control has beaten the champion: `promote` refuses it, unless --anyway")
         print(f"next: {verb_command('show', snapshot, better.label)}")
+
+
+def _mlflow_in_words(summary: RunSummary, tracking: str) -> str:
+    """Return the address of the study's runs on a server, or the command that shows them.
+
+    Args:
+        summary: of the run.
+        tracking: MLflow's URI, which may hold a password.
+    """
+    snapshot = summary.snapshot
+    command = mlflow_command(snapshot)
+    if command is not None:
+        return command
+    if summary.tracking_error is None:
+        with contextlib.suppress(TrackingError), tracking_errors(tracking):
+            pages = pages_of(tracking, snapshot.name, None)
+            if pages is not None:
+                return f"{snapshot.tracking.rstrip('/')}/{pages.view}"
+    return snapshot.tracking
 
 
 def _count(text: str) -> int:
@@ -317,6 +339,8 @@ def _parser() -> Parser:
     for name, verb in (("show", show), ("explain", explain)):
         add(name, verb, "TRIAL").add_argument("trial", metavar="TRIAL", help="number of a trial, or name of its folder")
     add("report", report)
+    opening = add("open", open_pages)
+    opening.add_argument("--no-browser", action="store_true", help="print the addresses, and open no browser")
     promoting = add("promote", promote)
     forgetting = add("forget", forget)
     forgetting.add_argument("--yes", action="store_true", help="delete; without, it is only counted")

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hidfd.pipeline.graph import Stage, kept_digests
-from hidfd.pipeline.observer import Observer
+from hidfd.pipeline.graph import kept_digests
+from hidfd.pipeline.observer import ForwardingObserver, Observer
 from hidfd.store.store import Store
 from tune.planner.planner import Planner
 from tune.planner.snapshots import snapshot_of
@@ -71,7 +71,7 @@ class StudyMonitor:
         self.read_requests()
         snapshot = live_snapshot(self._planner)
         self._show(snapshot)
-        self._projection.offer(snapshot)
+        self._projection.offer(snapshot, self._planner.take_rows())
 
     def read_requests(self) -> None:
         """Stop the study where `tune stop` has asked this driver for it, as after Ctrl-C.
@@ -105,24 +105,13 @@ class StudyMonitor:
             self._referenced |= new
 
 
-class ImportObserver(Observer):
+class ImportObserver(ForwardingObserver):
     """An observer of the import that also reads requests, since no engine calls the monitor yet."""
 
     def __init__(self, observer: Observer, read_requests: Callable[[], None]) -> None:
-        self._observer, self._read_requests = observer, read_requests
-
-    def stage_started(self, stage: Stage, target_images: int | None, images_seen: int = 0) -> None:
-        self._observer.stage_started(stage, target_images, images_seen)
-
-    def advanced(self, stage: Stage, images: int, target_images: int, metrics: dict[str, float]) -> None:
-        self._observer.advanced(stage, images, target_images, metrics)
-
-    def stage_finished(self, stage: Stage, seconds: float) -> None:
-        self._observer.stage_finished(stage, seconds)
-
-    def note(self, text: str) -> None:
-        self._observer.note(text)
+        super().__init__(observer)
+        self._read_requests = read_requests
 
     def should_stop(self) -> str | None:
         self._read_requests()
-        return self._observer.should_stop()
+        return super().should_stop()

@@ -116,7 +116,7 @@ def promote(study: Study, *, name: str | None = None, alias: str = CHAMPION, any
     uri = study.file.storage.tracking
     with tracking_errors(uri):
         tracker = Tracker(uri, snapshot.name, study.ledger_id())
-        tracker.sync(snapshot)
+        tracker.sync(snapshot, is_driven=False)
         registered = tracker.register(champion, snapshot, study.store, name, alias)
     return Promotion(
         name=name,

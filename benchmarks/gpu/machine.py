@@ -14,7 +14,7 @@ from benchmarks.gpu.record import Record, Section
 from benchmarks.gpu.settings import Options
 from benchmarks.steps import machine, measure_peak, synchronize
 from hidfd.distributed.device import Device, resolve_device
-from hidfd.report.folder import git_commit
+from hidfd.git import commit_of
 
 SECTION = "Peaks"
 MATRIX = "matrix products, TFLOP/s"
@@ -77,7 +77,7 @@ def _facts(device: Device) -> dict[str, str]:
 
 def _commit() -> str:
     """Return the commit of the project, and whether its Python files differ from it. The record is none of them."""
-    commit = git_commit()
+    commit = commit_of(Path(__file__).parent)
     if commit is None:
         return "not known"
     status = ["git", "status", "--porcelain", "--", ":/*.py"]

@@ -74,6 +74,11 @@ def field_at(path: str) -> FieldInfo:
     return known[path]
 
 
+def is_section(path: str) -> bool:
+    """Return whether a dotted path names a section of settings, and not a setting, which may be a mapping too."""
+    return bool(_names_in(path))
+
+
 def _names_in(section: str) -> list[str]:
     """Return the names of the settings and sections in a section; none if there is no such section."""
     start = f"{section}." if section else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from hidfd.data.image_set import open_images
 from hidfd.data.pictures import encode_png, tile
 from hidfd.data.pixels import resize_uint8, resize_unit, unit_from_uint8
 from hidfd.distributed.device import Device
+from hidfd.git import commit_of
 from hidfd.pipeline.graph import OTHER_METHODS, TEACHER_CHECK, Stage, needed, teacher_check_of
 from hidfd.report.class_rows import MAX_ROWS
+from hidfd.report.live_metrics import METRICS
 from hidfd.stages.inputs import StageInputs
 from hidfd.store.disk import store_errors
 from hidfd.store.store import Artifact, Store
@@ -69,7 +70,7 @@ class Built:
 def prepare(folder: Path, name: str, config: TrialConfig, store: Store) -> Path:
     """Make the folder, write `config.yaml`, and return the folder for sample grids.
 
-    Pictures that another trial has left in the same folder are deleted, or its report would show them.
+    Pictures and rows that another trial has left in the same folder are deleted, or its report would show them.
     """
     samples = folder / "samples"
     left_out: dict[str, Any] = {"preset": True}
@@ -94,6 +95,7 @@ def prepare(folder: Path, name: str, config: TrialConfig, store: Store) -> Path:
         if configuration.exists() and configuration.read_bytes() != text.encode():
             for picture in (*samples.glob("generation-*.png"), *(folder / "pictures").glob("*.png")):
                 picture.unlink()
+            (folder / METRICS).unlink(missing_ok=True)
         configuration.write_text(text, encoding="utf-8")
     return samples
 
@@ -180,31 +182,16 @@ def _write(folder: Path, name: str, built: Built, until: str) -> Path:
         "stages": stages,
         "device": built.device.description,
         "versions": {package: version(package) for package in ("hidfd", "torch", "torchvision", "numpy")},
-        "git_commit": git_commit(),
+        "git_commit": commit_of(Path(__file__).parent),
         "command": _command(),
     }
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     (folder / "result.json").write_text(json.dumps(result_of(built, until), indent=1), encoding="utf-8")
     _draw_pictures(folder / "pictures", built)
     from hidfd.report.page import write_trial_report  # only here: a trial without a folder needs no matplotlib
 
     return write_trial_report(folder)
-
-
-def git_commit() -> str | None:
-    """Return the commit of the checkout that this package runs from; None without a checkout or without git."""
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
-    except FileNotFoundError:
-        return None
-    return answer.stdout.strip() or None
 
 
 def _command() -> str | None:

@@ -102,7 +102,8 @@ class History:
     """The measurements of a loop.
 
     Attributes:
-        rows: one dict per logging interval or milestone: `images`, `seconds` and metrics named `stage/metric`.
+        rows: one dict per logging interval or milestone: `images`, `unix_time` (when it was measured), metrics named
+            `stage/metric` and, of an interval, `seconds` of training.
         seconds: time of training, over all attempts that led here.
     """
 
@@ -144,6 +145,7 @@ def run_loop(
         observer.note(f"{stage.role}: resuming at {images:,} of {schedule.target_images:,} images")
         on_resume(history.rows)
     observer.stage_started(stage, schedule.target_images, images)
+    observer.training_began(stage, history.rows)
 
     def save(*, is_end: bool = False) -> None:
         state = {
@@ -157,6 +159,11 @@ def run_loop(
             lambda: checkpoints.save(images, lambda folder: _write_state(folder, state), is_end=is_end)
         )
 
+    def record(row: dict[str, float]) -> None:
+        row["unix_time"] = round(time.time(), 3)
+        history.rows.append(row)
+        observer.logged(stage, row)
+
     def measure() -> None:
         """Log and run the milestones that are due after the step that was just taken."""
         nonlocal sums, steps
@@ -165,13 +172,13 @@ def run_loop(
             row = _interval_row(stage.name, sums, steps, images)
             sums, steps = {}, {}
             row["seconds"] = round(history.seconds + time.monotonic() - started, 3)
-            history.rows.append(row)
+            record(row)
             observer.advanced(stage, min(images, schedule.target_images), schedule.target_images, row)
         for milestone in milestones:
             if milestone.is_due(before, images, schedule.target_images):
                 measured = processes.from_first(partial(milestone.action, images))
                 if measured:
-                    history.rows.append({"images": images, **measured})
+                    record({"images": images, **measured})
 
     interruptions = Interruptions(observer, schedule.checkpoint_every_seconds, processes)
     started = interruptions.saved_at

@@ -58,7 +58,11 @@ def artifact(result: TrialResult, store: Store, role: str) -> Artifact:
 
 
 def left_by(result: TrialResult, store: Store, role: str) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
-    """Return the weights, and the curve without its seconds."""
+    """Return the weights, and the curve without its times."""
     made = artifact(result, store, role)
-    curve = [{name: value for name, value in row.items() if name != "seconds"} for row in made.metrics()]
-    return safetensors.torch.load_file(made.path(FILES[role])), curve
+    return safetensors.torch.load_file(made.path(FILES[role])), timeless(made.metrics())
+
+
+def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of metrics without what differs from one run to the next."""
+    return [{name: value for name, value in row.items() if name not in ("seconds", "unix_time")} for row in rows]

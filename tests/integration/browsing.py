@@ -62,10 +62,39 @@ class Browser:
         """Go from a student's run to its sample grid, and return the picture in the page."""
         self._click("//*[@role='tab'][contains(., 'Artifacts')]")
         self._click("//*[text()='pictures']")
-        self._click("//*[starts-with(text(), 'generation-')]")
-        picture = self._find("//img[starts-with(@src, 'blob:') or contains(@src, 'generation-')]")
+        self._click("//*[text()='samples.png']")
+        return self._shown_samples()
+
+    def _shown_samples(self) -> WebElement:
+        picture = self._find("//img[starts-with(@src, 'blob:') or contains(@src, 'samples.png')]")
         self._wait.until(lambda driver: driver.execute_script("return arguments[0].naturalWidth", picture))
         return picture
+
+    def to_the_curves(self, address: str, experiment: str, run: str) -> None:
+        """Go to the page of a run's curves."""
+        self._driver.get(f"{address}/#/experiments/{experiment}/runs/{run}/model-metrics")
+        self._driver.refresh()  # an address that differs after the `#` alone loads nothing anew
+        self._find("//*[contains(@class, 'js-plotly-plot')]")
+
+    def num_points(self) -> int:
+        """Return how many points all curves of the page have."""
+        points = "plot => (plot.data || []).reduce((sum, line) => sum + line.x.length, 0)"
+        plots = "Array.from(document.querySelectorAll('.js-plotly-plot'))"
+        return int(self._driver.execute_script(f"return {plots}.map({points}).reduce((a, b) => a + b, 0)"))
+
+    def to_the_view(self, link: str) -> list[str]:
+        """Go to a study's view, and return the heads of its columns."""
+        self._driver.get(link)
+        self._click("//button[@aria-label='Close' or .//span[contains(@class, 'Close')]]", seconds=5.0)
+        self._find("//*[@role='columnheader'][contains(., 'agreement')]")
+        heads = self._driver.find_elements(By.XPATH, "//*[@role='columnheader']")
+        return [head.text for head in heads if head.text]
+
+    def to_the_samples_of_the_champion(self) -> WebElement:
+        """Go from a page with the study's description to the champion's sample grid, by one click."""
+        self._click("//a[text()='Its samples']")
+        self._driver.switch_to.window(self._driver.window_handles[-1])  # in a tab of its own
+        return self._shown_samples()
 
     def overflow_of(self, page: Path, width: int) -> int:
         """Return by how many pixels a page on the disk is wider than a window; it has to scroll sideways for those."""

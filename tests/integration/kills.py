@@ -61,7 +61,8 @@ not at all. A study has recovered when it ended with the same trials, rungs and 
 * Repeated: images computed a second time, by the loop's pace since its last checkpoint, over all images of the study;
   and the same in checkpoint intervals (of {CHECKPOINT_SECONDS:g} s here, a minute by default). At most one per kill,
   and the time that saving takes.
-* Lost, doubled: trials and tasks in the ledger, runs in MLflow.
+* Lost, doubled: trials and tasks in the ledger, runs in MLflow, where no step of a curve may come twice or earlier than
+  the one before it, and no run may still be running.
 * Seconds: of the whole study. Uninterrupted it took about as long less the start of what was killed.
 """
 COLUMNS = ("killed", "during", "seed", "recovered", "repeated", "intervals", "lost", "doubled", "seconds")
@@ -297,7 +298,11 @@ class KillMatrix:
         found, runs = running.study.snapshot(), running.mlflow_runs()
         before, after = _results(self._whole), _results(found)
         names = [*before, *(name for name in after if name not in before)]
-        differences = [*said, *(f"{name} is not the same" for name in names if before.get(name) != after.get(name))]
+        differences = [
+            *said,
+            *running.disorder_in_mlflow(),
+            *(f"{name} is not the same" for name in names if before.get(name) != after.get(name)),
+        ]
         if running.returncode != 0:
             differences.append(f"the command ended with {running.returncode}")
         resumed = running.resumed_at()

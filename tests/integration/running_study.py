@@ -12,10 +12,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
 import mlflow
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from tests.integration.conftest import tiny_study, tiny_workplace
@@ -179,8 +181,25 @@ class RunningStudy:
 
     def mlflow_runs(self) -> Counter[str]:
         """Return how many runs MLflow has for each task's key."""
+        return Counter(run.data.tags["hidfd.key"] for run in self._runs()[1])
+
+    def disorder_in_mlflow(self) -> list[str]:
+        """Return in words which runs have not ended, and which curves have a step twice or go back in time."""
+        client, runs = self._runs()
+        faults = [f"{run.info.run_name} is still RUNNING" for run in runs if run.info.status == "RUNNING"]
+        for run in runs:
+            for metric in run.data.metrics:
+                points = client.get_metric_history(run.info.run_id, metric)
+                points.sort(key=lambda point: (point.step, point.timestamp))
+                for before, after in pairwise(points):
+                    is_twice = before.step == after.step and run.data.tags["kind"] != "study"  # whose means may change
+                    if is_twice or before.timestamp > after.timestamp:
+                        faults.append(f"{run.info.run_name}: {metric} at {before.step} and {after.step}")
+        return faults
+
+    def _runs(self) -> tuple[MlflowClient, list[Run]]:
         client = MlflowClient(self.study.file.storage.tracking)
         experiment = client.get_experiment_by_name(self.study.definition.name)
         assert experiment is not None
         found = client.search_runs([experiment.experiment_id], run_view_type=mlflow.entities.ViewType.ACTIVE_ONLY)
-        return Counter(run.data.tags["hidfd.key"] for run in found)
+        return client, list(found)

@@ -13,14 +13,15 @@ from typing import Any
 
 import ray
 
+from hidfd.report.live_metrics import METRICS
 from hidfd.store.disk import file_sha256
 
 UPLOAD_SECONDS = 60.0
 """Seconds that the upload of a picture or of a folder may take; the worker waits for it."""
 
 CONFIG = "config.yaml"
-"""The file of a trial's folder that is written first. Pictures beside another `config.yaml` are those of a forgotten
-study of the same name."""
+"""The file of a trial's folder that is written first. Pictures and rows beside another `config.yaml` are those of a
+forgotten study of the same name."""
 
 
 class ResultsReceiver:
@@ -47,8 +48,12 @@ class ResultsReceiver:
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.name == CONFIG:
-            for picture in (*path.parent.glob("samples/*.png"), *path.parent.glob("pictures/*.png")):
-                picture.unlink(missing_ok=True)
+            for stale in (
+                *path.parent.glob("samples/*.png"),
+                *path.parent.glob("pictures/*.png"),
+                path.parent / METRICS,
+            ):
+                stale.unlink(missing_ok=True)
         part = path.with_name(f".{path.name}.part")
         part.write_bytes(content)
         part.replace(path)

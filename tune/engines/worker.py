@@ -7,6 +7,7 @@ import logging
 import math
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 import hidfd.errors
 from hidfd.config.paths import with_values
 from hidfd.pipeline.graph import Stage, needed
-from hidfd.pipeline.observer import Observer
+from hidfd.pipeline.observer import Observer, Row
 from tune.engines.environment import before_torch
 from tune.study.messages import (
+    MAX_ROWS,
     Channel,
     ProgressReport,
     TaskBlocked,
@@ -135,15 +137,19 @@ def _run(task: Task, context: WorkerContext, channel: Channel) -> TaskFinished:
         return TaskFinished(
             numbers_of(evaluate_test(task.spec.config, store, device=context.device)), found is not None
         )
-    result = run_trial(
-        with_values(task.config, {"teacher.accept": True}) if context.accepts_teacher else task.config,
-        store,
-        until=task.spec.kind.last_stage,
-        folder=Path(context.folder) / task.label,
-        device=context.device,
-        observer=observer,
-        name=task.label,
-    )
+    try:
+        result = run_trial(
+            with_values(task.config, {"teacher.accept": True}) if context.accepts_teacher else task.config,
+            store,
+            until=task.spec.kind.last_stage,
+            folder=Path(context.folder) / task.label,
+            device=context.device,
+            observer=observer,
+            name=task.label,
+        )
+    except hidfd.errors.HidfdError:  # stopped, diverged, or at its end for another reason that is told
+        observer.flush()
+        raise
     chain = [stage.role for stage in needed(result.stages, task.spec.kind.last_stage) if stage.name != "import"]
     metrics = numbers_of(result.metrics)
     if context.measures_latency and task.spec.kind is TaskKind.STUDENT:
@@ -182,6 +188,7 @@ class TaskObserver(Observer):
         self.measure_at_images = rungs
         self._channel = channel
         self._reported = 0.0
+        self._rows: deque[dict[str, float]] = deque(maxlen=MAX_ROWS)
 
     def stage_started(self, stage: Stage, target_images: int | None, images_seen: int = 0) -> None:
         self._report(ProgressReport(stage.name, images_seen, target_images))
@@ -192,6 +199,9 @@ class TaskObserver(Observer):
             self._reported = now
             shown = {name: value for name, value in metrics.items() if "/" in name}
             self._report(ProgressReport(stage.name, images, target_images, shown))
+
+    def logged(self, stage: Stage, row: Row) -> None:
+        self._rows.append(dict(row))
 
     def measured(self, stage: Stage, images: int, metrics: dict[str, float]) -> None:
         is_student = stage.name == "distillation"
@@ -204,6 +214,7 @@ class TaskObserver(Observer):
         self._report_generator(stage)
 
     def stage_finished(self, stage: Stage, seconds: float) -> None:
+        self.flush()
         self._report_generator(stage)
 
     def note(self, text: str) -> None:
@@ -213,13 +224,19 @@ class TaskObserver(Observer):
         with _channel_errors():
             return self._channel.verdict()
 
+    def flush(self) -> None:
+        """Report the rows that wait, if there are any."""
+        if self._rows:
+            self._report(ProgressReport())
+
     def _report_generator(self, stage: Stage) -> None:
         if stage.name == "generation":
             self._report(ProgressReport(generator=stage.digest))
 
     def _report(self, report: ProgressReport) -> None:
         with _channel_errors():
-            self._channel.report(report)
+            self._channel.report(replace(report, rows=list(self._rows)))
+        self._rows.clear()
 
 
 @contextlib.contextmanager

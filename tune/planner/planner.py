@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from tune.planner.comparison import comparison_specs
 from tune.planner.state import StudyState
 from tune.planner.suggest import propose
 from tune.study.messages import (
+    MAX_ROWS,
     Done,
     ProgressReport,
     TaskBlocked,
@@ -103,6 +105,7 @@ class Planner:
         self.running: dict[str, RunningTask] = {}
         self.notes: list[str] = []
         self.blocking_failure: TaskBlocked | None = None
+        self._told_rows: dict[str, deque[dict[str, float]]] = {}
         self._clock, self._calendar = clock, calendar or clock
         self._now = -math.inf
         self._last_listened = self.now()
@@ -168,7 +171,7 @@ class Planner:
         self.state.ledger.set_attempt(task, running.attempt_number)
 
     def on_report(self, key: str, report: ProgressReport) -> str | None:
-        """Take in the report of a running task; the same report twice changes nothing.
+        """Take in the report of a running task; the same report twice changes nothing, since a row is written once.
 
         Returns:
             The verdict on the task, as `verdict`.
@@ -178,6 +181,8 @@ class Planner:
             return None
         task = self.state.tasks[key]
         running.silent_seconds = 0.0
+        if report.rows:
+            self._told_rows.setdefault(key, deque(maxlen=MAX_ROWS)).extend(report.rows)
         if report.note:
             self.notes.append(f"{task.label}: {report.note}")
         if report.generator is not None:
@@ -195,6 +200,11 @@ class Planner:
             attempt.last_seen = self._stamp(attempt)
             attempt.images_to, attempt.stage = running.images, running.stage
         return self.verdict(key)
+
+    def take_rows(self) -> dict[str, list[dict[str, float]]]:
+        """Return the rows of metrics that tasks have told since the last call, by key; of very many the newest."""
+        told, self._told_rows = self._told_rows, {}
+        return {key: list(rows) for key, rows in told.items()}
 
     def verdict(self, key: str) -> str | None:
         """Return why a running task shall stop, or None if it shall go on; from memory, so it is cheap."""

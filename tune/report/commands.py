@@ -9,11 +9,14 @@ from hidfd.formatting import relative_paths
 from tune.study.snapshot import StudySnapshot
 
 
-def mlflow_command(tracking: str) -> str | None:
-    """Return the command that opens MLflow's pages; None where a server shows them."""
-    if not tracking or tracking.startswith(("http://", "https://", "databricks")):
-        return None
-    return shlex.join(["python", "-m", "mlflow", "ui", "--backend-store-uri", tracking_address(tracking)])
+def mlflow_command(snapshot: StudySnapshot) -> str | None:
+    """Return the command that shows a study in MLflow; None where a server shows it."""
+    return None if is_server(snapshot.tracking) else verb_command("open", snapshot)
+
+
+def is_server(tracking: str) -> bool:
+    """Return whether a tracking URI is that of a server, which has pages of its own."""
+    return tracking.startswith(("http://", "https://", "databricks"))
 
 
 def tracking_address(tracking: str) -> str:

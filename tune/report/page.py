@@ -95,7 +95,7 @@ def write_study_report(snapshot: StudySnapshot, folder: Path, store: Store | Non
         show_best=_show_best(snapshot),
         notes=[relative_paths(note) for note in snapshot.notes],
         command=relative_paths(snapshot.command),
-        mlflow=mlflow_command(snapshot.tracking),
+        mlflow=mlflow_command(snapshot),
         tracking=snapshot.tracking,
         config=relative_paths(yaml.safe_dump({"name": snapshot.name, **snapshot.settings()}, sort_keys=False)),
     )

@@ -9,6 +9,10 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Protocol, get_args
 
+MAX_ROWS = 2000
+"""Rows of a task's metrics that wait in memory anywhere on their way to MLflow; of more the oldest are dropped there,
+and come in the end from the task's folder."""
+
 
 @dataclass(frozen=True)
 class AttemptStarted:
@@ -60,6 +64,7 @@ class ProgressReport:
         picture: path of a new sample grid.
         generator: digest of one that is in the store now: a snapshot, or the task's own.
         note: a line for the user.
+        rows: rows of the task's `metrics.jsonl` that no report before has told.
     """
 
     stage: str | None = None
@@ -70,6 +75,7 @@ class ProgressReport:
     picture: str | None = None
     generator: str | None = None
     note: str | None = None
+    rows: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

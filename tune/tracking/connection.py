@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,20 +111,30 @@ def is_new(uri: str) -> bool:
     return database is not None and not database.exists()
 
 
-def runs_of(client: MlflowClient, experiment: str, is_own: Callable[[Run], bool] = lambda _: True) -> dict[str, Run]:
-    """Return the study's own runs of an experiment by the key of their task.
+def one_run_for_each_key(client: MlflowClient, runs: Iterable[Run]) -> dict[str, Run]:
+    """Return runs by the key of their task.
 
     A run that was made twice, because the answer to the first request was lost, is deleted once: the one with less
     content.
     """
     found: dict[str, Run] = {}
-    for run in sorted(filter(is_own, all_runs(client, experiment)), key=_amount_written):
+    for run in sorted(runs, key=_amount_written):
         key = run.data.tags.get(KEY_TAG)
         if key in found:
             client.delete_run(found[key].info.run_id)
         if key:
             found[key] = run
     return found
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether an error concerns the content of one run alone, so that others can be written all the same."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
+
+    if isinstance(error, MlflowException):
+        return bool(error.error_code == ErrorCode.Name(INVALID_PARAMETER_VALUE))
+    return type(error) in (FileNotFoundError, IsADirectoryError, PermissionError)
 
 
 def reason_of(error: BaseException, uri: str = "") -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hidfd.formatting import NONE, percent, relative_paths
+from hidfd.pipeline.graph import digest_of
 from tune.report.cautions import choice_in_words
 from tune.report.champion import champion_of, numbers_in_words
 from tune.report.commands import verb_command
@@ -24,7 +26,24 @@ student, whose run has the model; `hidfd.front` names the students on the Pareto
 generator pays, where the study asks. Among the artifacts of the study's run, read `report.html` first; `figures.html`
 has interactive figures of the search. `python -m tune promote FILE` registers the
 best student under a name and the alias `champion`."""
-"""The note of a study's experiment."""
+"""The note of a study's experiment, below its links."""
+
+
+def experiment_note(links: Sequence[tuple[str, str]]) -> str:
+    """Return the note of a study's experiment, with links at its head."""
+    head = " · ".join(f"[{words}]({address})" for words, address in links)
+    return f"{head}\n\n{EXPERIMENT_NOTE}"
+
+
+def is_own_note(note: str, written: str | None) -> bool:
+    """Return whether this project has written a note of an experiment: one that somebody has changed is theirs.
+
+    Args:
+        note: as it is now.
+        written: digest of the note that was written last; None where only the first one was.
+    """
+    return digest_of(note) == written if written is not None else note == EXPERIMENT_NOTE
+
 
 PRODUCTS = {
     TaskKind.COLLECTION: "The collected images and the held-out images that students are measured on.",

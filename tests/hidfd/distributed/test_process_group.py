@@ -16,6 +16,7 @@ from hidfd.errors import ConfigError, OutOfMemoryError, ProcessLostError, Stoppe
 from hidfd.pipeline.graph import plan
 from hidfd.store.store import Store
 from hidfd.trial import run_trial
+from tests.hidfd.interruptions import timeless
 from tests.hidfd.miniature import build_world, miniature
 from tests.hidfd.process_runs import (
     VARIANTS,
@@ -98,7 +99,7 @@ def test_losses_of_one_and_of_two_processes_agree_over_twenty_steps(
     assert len(one.curve) == len(two.curve)
     for number, (expected, found) in enumerate(zip(one.curve, two.curve, strict=True)):
         assert expected.keys() == found.keys()
-        for metric in expected.keys() - {"seconds"}:
+        for metric in expected.keys() - {"seconds", "unix_time"}:
             assert abs(expected[metric] - found[metric]) <= TOLERANCE, f"{metric} in row {number}"
     assert difference(one, two) <= WEIGHTS_TOLERANCE
 
@@ -202,10 +203,6 @@ def test_an_interrupted_trial_on_two_processes_resumes_bit_for_bit(
         assert timeless(expected.metrics()) == timeless(found.metrics())
         one, other = weights_of(expected), weights_of(found)
         assert all(torch.equal(one[name], other[name]) for name in one), role
-
-
-def timeless(rows: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 @SEVERAL

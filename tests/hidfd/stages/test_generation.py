@@ -19,6 +19,7 @@ from hidfd.stages.gan_training import AdversarialTraining
 from hidfd.stages.generation import train_generator
 from hidfd.store.store import Artifact, Store
 from hidfd.trial import run_trial
+from tests.hidfd.interruptions import timeless
 from tests.hidfd.stages.golden.runs import CONFIG, World
 
 # Steps of 8 images. 20 ends within a step, and where no metric, grid or proxy of a longer run is due; 32 where all are.
@@ -54,8 +55,11 @@ def build(config: TrialConfig, store: Store, images: int, *at: int, observer: Ob
 def content(artifact: Artifact) -> tuple[dict[str, str], object, object]:
     """Return hashes of weights and grids, the curve, and the rest of the meta, without seconds."""
     hashes = {name: record.sha256 for name, record in artifact.files.items() if name != "metrics.jsonl"}
-    curve = [{name: value for name, value in row.items() if name != "seconds"} for row in artifact.metrics()]
-    return hashes, curve, {name: value for name, value in artifact.meta.items() if name != "seconds"}
+    return (
+        hashes,
+        timeless(artifact.metrics()),
+        {name: value for name, value in artifact.meta.items() if name != "seconds"},
+    )
 
 
 OPTIONS = {

@@ -233,6 +233,31 @@ def test_measurements_are_reported_at_once_and_progress_seldom() -> None:
     assert observer.should_stop() == "pruned"
 
 
+def test_rows_travel_with_the_reports_each_once_and_none_is_left_behind() -> None:
+    channel = Channel()
+    observer = TaskObserver(channel, ())
+    stage: Stage = plan(trial())["distillation"]
+    for images in (64, 128, 192):
+        observer.logged(stage, {"images": images, "distillation/total": 1.0})
+        observer.advanced(stage, images, 6400, {})
+    observer.stage_finished(stage, 1.0)
+    told = [[row["images"] for row in report.rows] for report in channel.reports]
+    assert told == [[64], [128, 192]], "the first at once, the others together a second later or at the end"
+    observer.stage_finished(stage, 1.0)
+    assert len(channel.reports) == 2, "nothing new to tell"
+
+
+def test_a_message_stays_small_however_much_is_measured() -> None:
+    channel = Channel()
+    observer = TaskObserver(channel, ())
+    stage: Stage = plan(trial())["distillation"]
+    for images in range(5 * worker.MAX_ROWS):
+        observer.logged(stage, {"images": images})
+    observer.stage_finished(stage, 1.0)
+    (report,) = channel.reports
+    assert [row["images"] for row in report.rows] == list(range(4 * worker.MAX_ROWS, 5 * worker.MAX_ROWS))
+
+
 def test_a_generator_is_reported_as_soon_as_it_is_stored() -> None:
     channel = Channel()
     observer = TaskObserver(channel, ())

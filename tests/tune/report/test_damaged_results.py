@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from hidfd.report.live_metrics import readable_rows
 from tests.hidfd.outline import Outline
 from tests.tune.snapshots import study_snapshot
 from tune.report.page import write_study_report
 from tune.study.states import TaskKind
+from tune.tracking.points import Point
 from tune.tracking.run_content import curves_of
 
 
@@ -32,9 +34,9 @@ def test_report_leaves_out_damaged_files_of_its_trials(tmp_path: Path, content: 
     assert "How the best student was trained" not in headings
 
 
-def test_curves_of_a_damaged_file_end_where_it_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rest", [b'{"images": 20, "distill', b"[" * 100_000, b"[]", b"\xff\xfe", b'{"images": null}'])
+def test_curves_of_a_damaged_file_are_those_of_its_whole_rows(tmp_path: Path, rest: bytes) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"images": 10, "distillation/feature": 0.5}\n{"images": 20, "distill')
-    assert curves_of(path, TaskKind.STUDENT)["distillation/feature"] == [(10, 0.5)]
-    path.write_text('{"distillation/feature": 0.5}\n')
-    assert curves_of(path, TaskKind.STUDENT) == {}
+    path.write_bytes(b'{"images": 10, "unix_time": 5.0, "distillation/feature": 0.5}\n' + rest)
+    student = next(task for task in study_snapshot(tmp_path / "study").tasks if task.kind is TaskKind.STUDENT)
+    assert curves_of(readable_rows(path), student) == {"distillation/feature": [Point(10, 0.5, 5.0)]}

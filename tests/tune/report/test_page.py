@@ -168,8 +168,8 @@ def test_page_gives_commands_that_work_from_here(
     shown = replace(whole, tracking=f"sqlite:///{tmp_path}/.hidfd/mlflow.db")
     text = text_of(write_study_report(shown, tmp_path / "page").read_text())
     assert "python -m tune run studies/fashion-small.yaml" in text
-    assert "python -m mlflow ui --backend-store-uri sqlite:///.hidfd/mlflow.db" in text
-    assert mlflow_command("https://user:***@tracking.example") is None
+    assert "python -m tune open studies/fashion-small.yaml" in text
+    assert mlflow_command(replace(whole, tracking="https://user:***@tracking.example")) is None
 
 
 @pytest.mark.parametrize("rounds", [0, 3, 12, 24])

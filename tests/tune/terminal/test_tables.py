@@ -15,7 +15,6 @@ from hidfd.text_table import TextTable
 from tests.tune.snapshots import study_snapshot
 from tests.tune.world import TESTED, World, definition, run
 from tune.planner.forecast import forecast_of
-from tune.report.commands import mlflow_command
 from tune.report.labels import result_in_words
 from tune.report.selection import best_of_comparison
 from tune.report.summary import request_facts
@@ -184,13 +183,6 @@ def test_table_of_tasks_has_their_progress(whole: StudySnapshot) -> None:
     task = replace(whole.tasks[1], state=TaskState.RUNNING, stage="generation", images=1_600, seconds=61.0)
     assert text_of(task_table([task]))[-1].split("  ")[0] == task.label
     assert "1,600 of 3,200" in text_of(task_table([task]))[-1]
-
-
-def test_mlflow_is_opened_by_a_command_that_works_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    command = "python -m mlflow ui --backend-store-uri sqlite:///.hidfd/mlflow.db"
-    assert mlflow_command(f"sqlite:///{tmp_path}/.hidfd/mlflow.db") == command
-    assert mlflow_command("https://tracking.example") is None
 
 
 def test_plan_has_its_range_its_price_and_what_the_budget_lacks(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ The tracker is a double, because only a server's faults matter here; `test_track
 """
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +30,21 @@ class Server:
         self.asked, self.ended = threading.Semaphore(0), threading.Semaphore(0)
         self.written: list[StudySnapshot] = []
         self.models: list[StudySnapshot] = []
+        self.told: list[dict[str, Any]] = []
+        self.driven: list[bool] = []
 
-    def sync(self, snapshot: StudySnapshot, is_cut_short: Callable[[], bool] = lambda: False) -> None:
+    def sync(
+        self,
+        snapshot: StudySnapshot,
+        rows: Any = None,
+        *,
+        is_cut_short: Callable[[], bool] = lambda: False,
+        has_progress: bool = True,
+        is_driven: bool = True,
+    ) -> None:
         self.asked.release()
+        self.told.append(rows)
+        self.driven.append(is_driven)
         try:
             for _ in snapshot.tasks:
                 self.answers.wait(30)
@@ -142,3 +155,67 @@ def test_a_stopped_study_does_not_wait_for_a_server_that_hangs(
     assert "left behind" in caplog.text
     server.answers.set()
     assert server.ended.acquire(timeout=30)
+
+
+def test_progress_is_written_together_after_a_while_and_each_row_once(
+    part: StudySnapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "WRITE_EVERY_SECONDS", 0.3)
+    server = Server()
+    rows = [{"images": float(images)} for images in range(1, 7)]
+    with beside(server) as shown:
+        shown.offer(part)
+        assert server.ended.acquire(timeout=30)
+        for row in rows:
+            shown.offer(part, {"a": [row]})
+        assert server.ended.acquire(timeout=30)
+    assert server.told == [{}, {"a": rows}], "in one call, not in six"
+
+
+def test_a_task_that_begins_is_shown_at_once(part: StudySnapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "WRITE_EVERY_SECONDS", 600.0)
+    server = Server()
+    with beside(server) as shown:
+        shown.offer(replace(part, tasks=part.tasks[:2]))
+        assert server.ended.acquire(timeout=30)
+        shown.offer(part)
+        assert server.ended.acquire(timeout=30)
+    assert server.written[-1] is part
+
+
+def test_a_stopped_study_is_written_once_more_as_one_that_nobody_drives(part: StudySnapshot) -> None:
+    server = Server()
+    with beside(server) as shown:
+        shown.offer(part)
+        assert server.ended.acquire(timeout=30)
+        shown.offer(part, {"a": [{"images": 1.0}]})
+        shown.stop(part)
+    assert server.driven == [True, False]
+    assert server.told[-1] == {"a": [{"images": 1.0}]}, "with what was told since"
+
+
+def test_a_study_whose_driver_fails_leaves_no_run_that_seems_to_run(part: StudySnapshot) -> None:
+    server = Server()
+    shown = beside(server)
+    shown.__enter__()
+    shown.offer(part)
+    assert server.ended.acquire(timeout=30)
+    shown.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+    assert server.driven == [True, False]
+
+
+def test_what_an_outage_has_missed_is_written_when_the_server_is_back_though_nothing_happens(
+    part: StudySnapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "WRITE_EVERY_SECONDS", 0.1)
+    server = Server()
+    server.is_down = True
+    with beside(server) as shown:
+        shown.offer(part)
+        assert server.ended.acquire(timeout=30)
+        while shown.error is None:
+            time.sleep(0.01)
+        server.is_down = False
+        shown.offer(part)
+        assert server.ended.acquire(timeout=30)
+    assert part in server.written

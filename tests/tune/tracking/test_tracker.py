@@ -1,8 +1,10 @@
 """A snapshot in MLflow: complete, and once, however often and from whichever process it is written."""
 
+import getpass
 import json
 import sqlite3
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from hidfd.config.paths import with_values
 from hidfd.distributed.device import resolve_device
 from hidfd.export import deployed_student
 from hidfd.networks.build import build_backbone
@@ -130,7 +133,7 @@ def test_children_can_be_filtered(written: Tracker, whole: StudySnapshot) -> Non
     assert {run.data.tags["group"] for run in runs_of(written, "tags.generator = 'generator-1'")} == {"3"}
     assert len(runs_of(written, "tags.role = 'control'")) == 3
     (pruned, *_) = runs_of(written, "tags.`hidfd.state` = 'pruned'")
-    assert pruned.info.status == "KILLED"
+    assert pruned.info.status == "FINISHED", "MLflow's pages show a red cross for anything else"
     assert "others did better there" in pruned.data.tags["reason"]
 
 
@@ -139,17 +142,45 @@ def test_a_run_holds_params_times_numbers_and_curves_of_its_own_kind(written: Tr
     best = whole.task(next(trial.key for trial in whole.trials if trial.number == whole.best) or "")
     assert best is not None
     run = written.client.get_run(written.run_id(best.key))
-    assert run.data.params == {path: str(value) for path, value in best.params.items()}
+    assert {path: str(value) for path, value in best.params.items()}.items() <= run.data.params.items()
+    assert run.data.params["data.image_size_pixels"] == "28", "it differs from the default"
+    assert "distillation.target_images" in run.data.params
+    assert not any(path.endswith(".path") for path in run.data.params)
     assert run.info.end_time - run.info.start_time == pytest.approx(1000 * best.seconds, abs=2)
     assert run.data.metrics["agreement"] == best.value
     rows = [json.loads(line) for line in (Path(best.folder) / "metrics.jsonl").read_text().splitlines()]
     curve = [(row["images"], row["distillation/feature"]) for row in rows if "distillation/feature" in row]
+    assert all(point.timestamp > 0 for point in written.client.get_metric_history(run.info.run_id, "agreement"))
     assert content[run.info.run_id]["distillation/feature"] == curve
     assert len(curve) > 10
     assert not any(name.startswith("generation/") for name in run.data.metrics)
     build = next(task for task in whole.tasks if task.kind is TaskKind.GENERATOR)
     assert len(content[written.run_id(build.key) or ""]["generation/hinge_d"]) == 10
     assert "generator.memorisation" in content[written.run_id(build.key) or ""]
+
+
+def test_a_run_says_where_it_comes_from_and_what_it_has_read(written: Tracker, whole: StudySnapshot) -> None:
+    build = next(task for task in whole.tasks if task.kind is TaskKind.GENERATOR)
+    run = written.client.get_run(written.run_id(build.key) or "")
+    assert run.data.tags["mlflow.user"] == getpass.getuser()
+    assert run.data.tags["mlflow.source.name"] == whole.command
+    assert run.data.tags["hidfd.version"] == version("hidfd")
+    assert (run.data.tags["host"], run.data.tags["device"]) == ("laptop", "cpu, 1 thread, fp32")
+    read = {known.tags[0].value: known.dataset for known in run.inputs.dataset_inputs}
+    assert read.keys() == {"candidates", "validation"}
+    assert read["candidates"].digest == "a" * 32
+    assert "distillation.target_images" not in run.data.params, "no generator depends on it"
+
+
+def test_a_setting_that_no_digest_depends_on_may_change_and_mlflow_keeps_the_first(
+    uri: str, whole: StudySnapshot
+) -> None:
+    Tracker(uri, "changed-setting").sync(whole)
+    other = with_values(whole.trial, {"checkpoint_every_seconds": 7.0})
+    again = Tracker(uri, "changed-setting")
+    test_again = tuple(replace(task, metrics=task.metrics | {"test_accuracy": 0.5}) for task in whole.tasks)
+    again.sync(replace(whole, trial=other, tasks=test_again))
+    again.sync(replace(whole, trial=with_values(whole.trial, {"checkpoint_every_seconds": 8.0})))
 
 
 def test_a_pruned_student_shows_its_rung_and_no_result(written: Tracker, whole: StudySnapshot, tmp_path: Path) -> None:
@@ -196,7 +227,9 @@ def test_reports_and_pictures_are_artifacts(written: Tracker, whole: StudySnapsh
     assert {path.path for path in written.client.list_artifacts(run)} >= {"report.html", "config.yaml", "pictures"}
     pictures = {path.path for path in written.client.list_artifacts(run, "pictures")}
     assert "pictures/synthetic.png" in pictures
-    assert f"pictures/{Path(build.picture or '').name}" in pictures
+    assert "pictures/samples.png" in pictures
+    grid = Path(written.client.download_artifacts(run, "pictures/samples.png"))
+    assert grid.read_bytes() == Path(build.picture or "").read_bytes()
     assert Path(written.uri.removeprefix("sqlite:///")).parent.joinpath("mlartifacts", "written").is_dir()
 
 
@@ -290,7 +323,7 @@ def test_a_resumed_study_goes_on_in_the_same_runs(uri: str, part: StudySnapshot,
     after = {run.info.run_name: run.info.run_id for run in runs_of(second)}
     assert known.items() <= after.items()
     assert len(after) == len(whole.tasks) + 1
-    assert {run.info.status for run in runs_of(second)} == {"FINISHED", "KILLED"}
+    assert {run.info.status for run in runs_of(second)} == {"FINISHED"}
     Tracker(uri, "resumed").sync(replace(whole, finished=False))  # more was asked of it
     assert second.client.get_run(parent.info.run_id).info.status == "RUNNING"
 
