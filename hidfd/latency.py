@@ -8,7 +8,7 @@ import time
 import torch
 
 from hidfd.config.schema import TrialConfig
-from hidfd.export import deployed_student
+from hidfd.export.network import deployed_student
 from hidfd.store.store import Store
 
 NUM_WARM_UP, NUM_TIMED = 5, 31

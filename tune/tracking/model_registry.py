@@ -158,7 +158,7 @@ def _log_new(
 ) -> LoggedModel:
     from mlflow.entities import LoggedModelOutput
 
-    from hidfd.export import deployed_student
+    from hidfd.export.network import deployed_student
 
     network = deployed_student(config, store)  # first: it fails without weights, before a model is created
     logged = client.create_logged_model(experiment, student.label, run, model_type="student")

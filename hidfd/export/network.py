@@ -1,12 +1,14 @@
-"""Export a finished student: one network that takes images as they are, in [0, 1], and needs nothing else."""
+"""The deployed student: one network that takes images as they are, in [0, 1], and needs nothing else."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from hidfd.config.schema import TrialConfig
-from hidfd.data.pixels import resize_unit
+from hidfd.data.pixels import Normalization, resize_unit
 from hidfd.distributed.device import resolve_device
 from hidfd.networks.student import Student, load_student
 from hidfd.networks.teacher import Teacher, load_teacher
@@ -17,6 +19,14 @@ from hidfd.store.store import Store
 FAR_FROM_UNIT = "student: images must be in [0, 1]; divide uint8 ones by 255, and do not normalise: that is done inside"
 
 
+@dataclass(frozen=True)
+class StudentInput:
+    """The normalisation and the size of the images that a student was trained with, where its teacher is not there."""
+
+    normalization: Normalization
+    image_size_pixels: int
+
+
 class DeployedStudent(nn.Module):
     """A student behind the one normalisation of its teacher; the backbone's own classifier is removed if it is unused.
 
@@ -25,7 +35,7 @@ class DeployedStudent(nn.Module):
         teacher: whose normalisation and image size it was trained with.
     """
 
-    def __init__(self, student: Student, teacher: Teacher) -> None:
+    def __init__(self, student: Student, teacher: Teacher | StudentInput) -> None:
         super().__init__()
         self.normalization = teacher.normalization
         self.image_size_pixels = teacher.image_size_pixels
