@@ -183,7 +183,7 @@ def open_image(source: Location | bytes | None, channels: int) -> Image.Image:
     try:
         if is_negative:
             image = Image.fromarray(65535 - np.asarray(image))
-        return _in_mode(image, "L" if channels == 1 else "RGB")
+        return in_mode(image, "L" if channels == 1 else "RGB")
     except MemoryError:
         raise
     except Exception as error:
@@ -264,7 +264,8 @@ def _one_line(error: Exception) -> str:
     return (name + lines[0])[:200] if lines else type(error).__name__
 
 
-def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return the image in mode `L` or `RGB`: 16 bits scaled to 8, transparency on white."""
     if image.mode.startswith(("I", "F")):
         wide = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.rint(np.clip(wide, 0, 65535) / 257).astype(np.uint8))

@@ -112,25 +112,26 @@ def materials(config: TrialConfig) -> dict[str, Material]:
     return {where: material for where, material in found.items() if material is not None}
 
 
-def files_of(path: str | Path, where: str = "") -> Files:
+def files_of(path: str | Path, where: str = "", *, is_one_split: bool = True) -> Files:
     """List the files that a path or pattern refers to.
 
     Args:
         path: on this machine, or `s3://BUCKET/PREFIX`.
         where: the setting that gives the path, for messages.
+        is_one_split: whether a path that holds several splits is refused; they do no harm where nothing is learned.
 
     Raises:
-        InputError: the path does not exist, S3 refuses it, it holds no file that import reads, or both images and
-            Parquet.
+        InputError: the path does not exist, S3 refuses it, it holds no file that import reads, both images and
+            Parquet, or several splits.
     """
     start = f"{where}: " if where else ""
     try:
-        return _files_of(location_of(path), where, start)
+        return _files_of(location_of(path), where, start, is_one_split=is_one_split)
     except OSError as error:
         raise InputError(f"{start}{error.filename or path}: cannot be read ({error.strerror or error})") from error
 
 
-def _files_of(path: Location, where: str, start: str) -> Files:
+def _files_of(path: Location, where: str, start: str, *, is_one_split: bool) -> Files:
     if path.is_file() and path.suffix.lower() == ".csv":
         listed = read_csv_list(path, start)
         if isinstance(path, Path) and any(map(is_on_s3, listed.names)):
@@ -143,14 +144,15 @@ def _files_of(path: Location, where: str, start: str) -> Files:
             raise InputError(f"{start}{path}: {_folder_of_weights(path)}")
         if where.removesuffix(".path").endswith(".code"):
             raise InputError(f"{start}{path}: a folder; expected the Python file of a network")
-        return _files_of_folder(path, start)
+        return _files_of_folder(path, start, is_one_split=is_one_split)
     if any(sign in path.name for sign in "*?[") and path.parent.is_dir():
         found = [p for p in path.parent.glob(path.name) if p.is_file() or p.is_dir() or not p.exists()]  # no pipe
         names = tuple(sorted(p.name for p in found if p.suffix.lower() == ".parquet"))
         if not names:
             beside = _listing(path.parent).names if isinstance(path, Path) else [p.name for p in path.parent.iterdir()]
             raise InputError(f"{start}{path}: no Parquet file matches; {_content_in_words(beside)}")
-        check_shards(names, path, start, beside=tuple(p.name for p in path.parent.iterdir()))
+        if is_one_split:
+            check_shards(names, path, start, beside=tuple(p.name for p in path.parent.iterdir()))
         return Files("parquet", path.parent, names)
     expected = "a folder of images, or Parquet"
     if ".checkpoint" in where:
@@ -280,7 +282,7 @@ def located(material: Material, sha256: str | None, where: str, watch: Watch = l
     return files
 
 
-def _files_of_folder(folder: Location, start: str) -> Files:
+def _files_of_folder(folder: Location, start: str, *, is_one_split: bool) -> Files:
     listing = _listing(folder)
     images = tuple(name for name in listing.names if _suffix(name) in IMAGE_SUFFIXES)
     shards = tuple(name for name in listing.names if _suffix(name) == ".parquet")
@@ -296,8 +298,9 @@ def _files_of_folder(folder: Location, start: str) -> Files:
             f"{start}{folder}: no images in it; expected JPEG, PNG, WebP, BMP, GIF, TIFF or Parquet files; "
             f"{_content_in_words(listing.names)}"
         )
-    check_shards(shards, folder, start)
-    check_splits(images, folder, start, is_parquet=False)
+    if is_one_split:
+        check_shards(shards, folder, start)
+        check_splits(images, folder, start, is_parquet=False)
     names = images or shards
     return Files("images" if images else "parquet", folder, names, _left_out(listing, set(names)))
 

@@ -95,7 +95,7 @@ def import_images(context: StageContext) -> Artifact:
         broken: list[dict[str, str]] = []
         num_images = 0
         with ImageWriter(writer.path(IMAGES), (channels, side, side)) as images:
-            for chunk, decoded in _decoded(encoded, channels, side, settings["fit"], check_stop):
+            for chunk, decoded in decoded_in_order(encoded, channels, side, settings["fit"], check_stop):
                 good = [i for i in range(len(chunk.names)) if i not in decoded.broken]
                 labels = None if chunk.labels is None else chunk.labels[good]
                 images.write(decoded, labels, [chunk.names[i] for i in good])
@@ -156,7 +156,7 @@ def _first(words: Sequence[str]) -> str:
     return ", ".join(words[:SHOWN_NAMES]) + more
 
 
-def _decoded(
+def decoded_in_order(
     encoded: Encoded, channels: int, side: int, fit: Literal["crop", "pad"], check_stop: Callable[[], None]
 ) -> Iterator[tuple[Chunk, Decoded]]:
     """Yield the chunks in order, decoded by a few threads that are at most a few chunks ahead.
