@@ -10,6 +10,7 @@
       DeviceError       5  the requested device does not exist, or cannot do what was requested
       OutOfMemoryError  5  the memory of the GPU or of the machine does not suffice; earlier artifacts are intact
       DivergedError     6  a loss or a gradient became non-finite; the trial ended, earlier artifacts are intact
+      ExportError      17  a student cannot be converted, or answers otherwise afterwards (13 to 16 belong to `k8s`)
       ProcessLostError 12  another process of the trial is lost; the same command resumes (7 to 11 belong to `tune`)
       Stopped         130  stopped by Ctrl-C, SIGTERM or the planner; saved, and the same command resumes
 
@@ -59,6 +60,12 @@ class OutOfMemoryError(HidfdError):
 
 class DivergedError(HidfdError):
     exit_code = 6
+
+
+class ExportError(HidfdError):
+    """A finished student cannot be converted, or its exported network gives other answers."""
+
+    exit_code = 17
 
 
 class ProcessLostError(HidfdError):
