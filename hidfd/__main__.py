@@ -17,9 +17,10 @@ from hidfd.addresses import is_on_s3
 from hidfd.cli import Parser, Verb, parse, run_verb, trial_epilog
 from hidfd.config import study_file as studyfile
 from hidfd.config.schema import TrialConfig
-from hidfd.config.storage import redacted, storage_from_environment
+from hidfd.config.storage import storage_from_environment
 from hidfd.data.identify import identify, unreadable_materials
 from hidfd.data.sources import materials
+from hidfd.deployment import add_export_options, command_of, export, name_of, predict, trial_of
 from hidfd.errors import ConfigError, InputError, StoreError
 from hidfd.formatting import duration, percent, plural, points
 from hidfd.pipeline.console import console_observer, interruptible
@@ -31,6 +32,7 @@ from hidfd.text_table import TextColumn, TextTable
 OWN_EXIT_CODES = {
     6: "a loss or a gradient became non-finite",
     12: "another process of the trial is lost; the same command goes on",
+    17: "the student cannot be converted, or its exported network gives other answers (`export`)",
 }
 """Exit codes of a trial besides `hidfd.cli.EXIT_CODES`, with their meaning."""
 
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> None:
     """Run a trial, or those of its stages that are not in the store."""
-    file, config = _trial(options)
+    file, config = trial_of(options)
     if options.dry_run:
         _dry_run(file, config, options)
         return
@@ -62,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     with console_observer(quiet=options.json) as observer, interruptible(observer):
         config = identify(config, store, observer)
         # Named by the settings, so that a run with another override does not replace the results of this one.
-        folder = Path(file.storage.results) / file.name / _name_of(config)
+        folder = Path(file.storage.results) / file.name / name_of(config)
         # Before anything is built, so that `store remove` keeps the artifacts of a killed run.
         _refer(store, file, config)
         result = run_trial(
@@ -80,16 +82,16 @@ def run(options: argparse.Namespace) -> None:
         if artifact is not None and options.until in (role, "evaluation"):
             print(f"{'teacher' if role == 'teacher' else 'student'}: {artifact.path(weights)}")
     if options.until != "evaluation":
-        print(f"next:   {_command('run', options)}")
+        print(f"next:   {command_of('run', options)}")
     elif "test" in result.stages:
-        print(f"next:   {_command('evaluate', options)} --test   (opens the test labels, once)")
+        print(f"next:   {command_of('evaluate', options)} --test   (opens the test labels, once)")
     else:
-        print(f"next:   {_command('stages', options)}   (which stages are built)")
+        print(f"next:   {command_of('stages', options)}   (which stages are built)")
 
 
 def import_material(options: argparse.Namespace) -> None:
     """Import the teacher and all images into the store, and print their sha256."""
-    file, config = _trial(options)
+    file, config = trial_of(options)
     from hidfd.trial import import_all
 
     store = Store.open(file.storage.store)
@@ -107,12 +109,12 @@ def import_material(options: argparse.Namespace) -> None:
     for where, sha256 in imported.items():
         order = known[where].label_order
         print(f"  trial.{where}: {{sha256: {sha256}{'' if order is None else f', label_order: {list(order)}'}}}")
-    print(f"next: {_command('run', options)}")
+    print(f"next: {command_of('run', options)}")
 
 
 def stages(options: argparse.Namespace) -> None:
     """List each stage with its digest, built or missing, and the seconds that it took or is expected to take."""
-    file, config = _trial(options)
+    file, config = trial_of(options)
     store = Store.open(file.storage.store, writes=False)
     costs = Costs.of(store, on_damaged=_warn)
     rows: list[dict[str, Any]] = []
@@ -138,12 +140,12 @@ def stages(options: argparse.Namespace) -> None:
     if any("expected_seconds" in row for row in rows):
         print(f"~ expected, {costs.basis()}")
     missing = any(not row["built"] for row in rows)
-    print(f"next: {_command('run' if missing else 'evaluate', options)}")
+    print(f"next: {command_of('run' if missing else 'evaluate', options)}")
 
 
 def evaluate(options: argparse.Namespace) -> None:
     """Print a finished trial's metrics; `--test` opens the test labels, once."""
-    file, config = _trial(options)
+    file, config = trial_of(options)
     from hidfd.trial import evaluate_test
 
     store = Store.open(file.storage.store, writes=options.test)
@@ -161,7 +163,7 @@ def evaluate(options: argparse.Namespace) -> None:
         if finished is None:
             raise StoreError(
                 f"this trial is not finished ({stage.digest[:12]} is not in {store.uri}); run it first: "
-                f"{_command('run', options)}   (other overrides make another trial)"
+                f"{command_of('run', options)}   (other overrides make another trial)"
             )
         numbers = finished.meta
     if options.json:
@@ -280,34 +282,15 @@ def _forget(store: Store, options: argparse.Namespace) -> None:
     print("next: python -m hidfd store remove --dry-run   (what no study refers to any more)")
 
 
-def _trial(options: argparse.Namespace) -> tuple[studyfile.StudyFile, TrialConfig]:
-    foreign = [word for word in options.overrides if word.startswith(("study.", "search.", "cluster."))]
-    if foreign:
-        raise ConfigError(f"{', '.join(foreign)}: one trial has no such section; `python -m tune` runs studies")
-    file = studyfile.load(options.file, options.overrides, store=options.store)
-    return file, file.trial()
-
-
-def _name_of(config: TrialConfig) -> str:
-    """Return the name of a trial whose materials are identified, derived from the digest of its evaluation."""
-    return f"trial-{plan(config)['evaluation'].digest[:8]}"
-
-
 def _refer(store: Store, file: studyfile.StudyFile, config: TrialConfig) -> None:
     """Record what this trial depends on, so that `store remove` keeps it."""
-    store.write_references(f"{file.name}.{_name_of(config)}", kept_digests(config))
+    store.write_references(f"{file.name}.{name_of(config)}", kept_digests(config))
 
 
 def _all_stages(planned: dict[str, Stage]) -> list[Stage]:
     """Return the stages that the evaluation depends on, in building order, and the imports that only `--test` reads."""
     chain = list(needed(planned, "evaluation"))
     return [stage for stage in planned.values() if stage in chain or stage.name == "import"]
-
-
-def _command(verb: str, options: argparse.Namespace) -> str:
-    """Return the command line of another verb for the same trial."""
-    store = [] if options.store is None else ["--store", redacted(options.store)]
-    return shlex.join(["python", "-m", "hidfd", verb, options.file, *options.overrides, *store])
 
 
 def _dry_run(file: studyfile.StudyFile, config: TrialConfig, options: argparse.Namespace) -> None:
@@ -328,7 +311,7 @@ def _dry_run(file: studyfile.StudyFile, config: TrialConfig, options: argparse.N
     if problems:
         raise (InputError if materials_wrong else StoreError)("\n".join(problems))
     if not options.json:
-        print(f"nothing was run; next: {_command('run', options)}")
+        print(f"nothing was run; next: {command_of('run', options)}")
 
 
 def _print_provenance(file: studyfile.StudyFile, options: argparse.Namespace) -> None:
@@ -404,6 +387,13 @@ def _parser() -> Parser:
         "names", nargs="*", default=[], metavar="NAME", help="for `forget`: names in the last column of `list`"
     )
     sub.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    add_export_options(add("export", export, "FILE --to FOLDER [options] [key=value ...]"))
+    sub = add("predict", predict, "FILE_OR_BUNDLE IMAGES... [options] [key=value ...]")
+    sub.add_argument("images", nargs="+", metavar="IMAGES", help="photos: files, folders, a CSV of paths, or Parquet")
+    sub.add_argument("--to", metavar="OUT", help="new .csv or .parquet; default CSV on standard output")
+    sub.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="of a trial's student; a bundle runs on CPUs"
+    )
     return parser
 
 

@@ -20,8 +20,11 @@ from hidfd.formatting import near_match
 Verb = Callable[[argparse.Namespace], None]
 
 VERBS_OF = {
-    "hidfd": ("new", "run", "import", "stages", "evaluate", "store"),
-    "tune": ("plan", "check", "run", "status", "stop", "show", "explain", "report", "promote", "forget"),
+    "hidfd": ("new", "run", "import", "stages", "evaluate", "store", "export", "predict"),
+    "tune": (
+        *("plan", "check", "run", "status", "stop", "show", "explain", "report", "open", "promote", "forget"),
+        "export",
+    ),
     "k8s": ("preflight", "submit", "watch", "delete"),
 }
 """The verbs of each command line, to name the one that has a verb which another was given."""
@@ -60,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         return super().add_argument(*names, **settings)
 
     def add_verb(self, name: str, verb: Verb, usage: str, json_help: str = "print JSON instead of text") -> Parser:
-        """Add a verb with `--json` and, if its usage begins with FILE, a study file.
+        """Add a verb with `--json` and, if its usage begins with FILE or FILE_OR_BUNDLE, a study file.
 
         Args:
             verb: function that is called with the options; its docstring is the verb's help.
@@ -76,7 +79,9 @@ class Parser(argparse.ArgumentParser):
         )
         parser.set_defaults(verb=verb, parser=parser)
         if usage.startswith("FILE"):
-            parser.add_argument("file", metavar="FILE", help="study file (YAML); key=value overrides may follow")
+            name, help_text = usage.split(maxsplit=1)[0], "study file (YAML); key=value overrides may follow"
+            help_text += "; or a folder that `export` wrote" if name != "FILE" else ""
+            parser.add_argument("file", metavar=name, help=help_text)
         parser.add_argument("--json", action="store_true", help=json_help)
         return parser
 
