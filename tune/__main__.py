@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from hidfd.cli import Parser, Verb, parse, run_verb, trial_epilog
 from hidfd.config import study_file as studyfile
+from hidfd.deployment import add_export_options
 from hidfd.errors import InputError, StoreError
 from hidfd.formatting import percent, plural
 from hidfd.pipeline.console import console_observer, interruptible
@@ -21,6 +22,7 @@ from tune.browse import open_pages
 from tune.driver import RunSummary, run_study
 from tune.engines.environment import crowding_in_words
 from tune.errors import StudyLocked, TrackingError
+from tune.export import export
 from tune.forget import forget as forget_study
 from tune.inspection import (
     command_line,
@@ -51,9 +53,10 @@ from tune.tracking.pages import pages_of
 OWN_EXIT_CODES = {
     7: "the ledger cannot be opened, read or written",
     8: "another driver runs this study now",
-    9: "the study ended without a single finished student, or has none (yet) that `promote` would register",
+    9: "the study ended without a single finished student, or has none (yet) that `promote` or `export` would take",
     10: "Ray does not start, or the cluster of RAY_ADDRESS does not answer",
     11: "MLflow cannot be reached, or refuses (`promote`)",
+    17: "the student cannot be converted, or its exported network gives other answers (`export`)",
 }
 """Exit codes of a study besides `hidfd.cli.EXIT_CODES`, with their meaning."""
 
@@ -347,6 +350,11 @@ def _parser() -> Parser:
     promoting.add_argument("--name", help="of the registered model; default the study's name")
     promoting.add_argument("--alias", default=CHAMPION, help=f"by which it is loaded; default {CHAMPION}")
     promoting.add_argument("--anyway", action="store_true", help="register it although a control has beaten it")
+    exporting = add("export", export, "--to FOLDER")
+    add_export_options(exporting)
+    exporting.add_argument(
+        "--trial", metavar="N", help="number of a trial, or name of its folder; default the champion"
+    )
     return parser
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, RenderableType
 
@@ -150,7 +151,7 @@ def show(options: argparse.Namespace) -> None:
     snapshot = study.snapshot()
     if _show_unplanned(snapshot, options):
         return
-    task = _find(snapshot, options.trial)
+    task = find_task(snapshot, options.trial)
     if options.json:
         print(json.dumps(task.to_json()))
         return
@@ -194,7 +195,7 @@ def explain(options: argparse.Namespace) -> None:
     snapshot = study.snapshot()
     if _show_unplanned(snapshot, options):
         return
-    task = _find(snapshot, options.trial)
+    task = find_task(snapshot, options.trial)
     sentences = explain_task(snapshot, task)
     if options.json:
         print(json.dumps({"label": task.label, "key": task.key, "state": task.state, "sentences": sentences}))
@@ -232,11 +233,12 @@ def open_study_of(options: argparse.Namespace) -> Study:
 
 def words_of(options: argparse.Namespace) -> tuple[list[str], str, list[str]]:
     """Return the words of a command line in front of the study file, the study file, and the words behind it."""
-    given = [options.trial] if "trial" in options else []
     program = ["python", "-m", "tune", options.verb.__name__]
-    own = [
-        (name, getattr(options, name, default), default) for name, default in (("engine", "ray"), ("device", "auto"))
-    ]
+    defaults: dict[str, Any] = {"engine": "ray", "device": "auto", "to": None, "format": "onnx"}
+    is_export = "to" in options
+    defaults |= {"trial": None} if is_export else {}
+    given = [options.trial] if "trial" in options and not is_export else []
+    own = [(name, getattr(options, name, default), default) for name, default in defaults.items()]
     given_to_run = [word for name, value, default in own if value != default for word in (f"--{name}", value)]
     return program, options.file, [*_rest(options, *given), *given_to_run]
 
@@ -294,7 +296,12 @@ def print_table(table: RenderableType) -> None:
     console.print(table, crop=False)
 
 
-def _find(snapshot: StudySnapshot, wanted: str) -> TaskSnapshot:
+def find_task(snapshot: StudySnapshot, wanted: str) -> TaskSnapshot:
+    """Return the task of a trial, by the number of the trial or the name of its folder.
+
+    Raises:
+        ConfigError: there is none.
+    """
     keys = {str(trial.number): trial.key for trial in snapshot.trials}
     for task in snapshot.tasks:
         if wanted == task.label or (wanted in keys and keys[wanted] == task.key):
