@@ -49,6 +49,7 @@ class TorchvisionMobileNetV2(MobileNetV2, Backbone):  # type: ignore[misc]  # li
     def __init__(self, num_classes: int, channels: int, *, small_stem: bool) -> None:
         super().__init__(num_classes=num_classes)
         self.feature_width = self.classifier.in_features
+        self.classifier.__dict__["1"] = self.classifier  # torch.export asks for its path, `classifier.1`
         parts: Any = self
         if small_stem or channels != 3:
             parts.features[0][0] = nn.Conv2d(channels, 32, 3, stride=1 if small_stem else 2, padding=1, bias=False)

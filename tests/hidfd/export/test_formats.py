@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from hidfd.data.pixels import Normalization
 from hidfd.errors import ConfigError, ExportError, InputError
 from hidfd.export.formats import NETWORK_FILES, Format, check_can_write, open_network, write_network
-from hidfd.export.network import DeployedStudent
+from hidfd.export.network import DeployedStudent, StudentInput
 from hidfd.export.weights import StudentShape
+from hidfd.networks.build import build_backbone
+from hidfd.networks.student import Student
 from tests.hidfd.export.conftest import FinishedTrial
 
 FORMATS = [pytest.param("onnx", marks=pytest.mark.slow), "torch", "safetensors"]
@@ -35,6 +38,19 @@ def test_written_network_gives_the_students_logits_for_any_batch(
         image_unit = torch.rand(count, 1, 28, 28)
         np.testing.assert_allclose(run(image_unit.numpy()), network(image_unit).numpy(), rtol=1e-4, atol=1e-5)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_", ["torch", "safetensors"])
+def test_network_whose_classifier_is_a_part_of_a_part_is_written(format_: Format, tmp_path: Path) -> None:
+    backbone = build_backbone("mobilenetv2-32px", num_classes=3, channels=1)
+    student = Student(backbone, head="own", teacher_classifier=backbone.classifier, teacher_map_size=1)
+    network = DeployedStudent(student, StudentInput(Normalization((0.3,), (0.2,)), 32))
+    shape = StudentShape("mobilenetv2-32px", None, 3, 1, 32, "own", 1, True, (0.3,), (0.2,))
+    write_network(network, format_, shape, tmp_path)
+    image_unit = torch.rand(3, 1, 32, 32)
+    logits = open_network(tmp_path / NETWORK_FILES[format_], format_)(image_unit.numpy())
+    np.testing.assert_allclose(logits, network(image_unit).numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("format_", FORMATS)
