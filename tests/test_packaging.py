@@ -21,7 +21,8 @@ def test_lock_meets_every_requirement(python: str) -> None:
             pin = Requirement(line)
             if pin.marker is None or pin.marker.evaluate(environment):
                 locked[pin.name] = str(pin.specifier).removeprefix("==")
-    for text in project["dependencies"] + project["optional-dependencies"]["dev"]:
+    extras = [text for texts in project["optional-dependencies"].values() for text in texts]
+    for text in project["dependencies"] + extras:
         wanted = Requirement(text)
         assert wanted.specifier.contains(locked[wanted.name]), f"{text}, locked {locked[wanted.name]}; run make lock"
 

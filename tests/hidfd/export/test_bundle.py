@@ -75,7 +75,7 @@ def test_folder_has_the_network_labels_preprocessing_and_a_card(
 
 def test_lines_say_difference_tolerance_and_what_was_replaced(finished: FinishedTrial, tmp_path: Path) -> None:
     first = exported(finished, "safetensors", tmp_path / "out").in_words()
-    assert re.search(r"largest difference of logits \S+ \(tolerance 0\.001\), the same class for all", first[0])
+    assert re.search(r"largest difference of logits \S+ \(tolerance 0\.0001\), the same class for all", first[0])
     assert first[-1].startswith(f"written: {tmp_path}/out: student.safetensors (")
     again = exported(finished, "safetensors", tmp_path / "out").in_words()
     assert again[1] == "replaced: the earlier export there, trial-1 of mine as safetensors"
