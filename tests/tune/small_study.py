@@ -41,7 +41,10 @@ class NoTracking:
     ) -> None:
         pass
 
-    def offer(self, snapshot: Any) -> None:
+    def offer(self, snapshot: Any, rows: Any) -> None:
+        pass
+
+    def stop(self, snapshot: Any) -> None:
         pass
 
     def finish(self, snapshot: Any, store: Any) -> None:
