@@ -200,7 +200,7 @@ class Tracker(StudyExperiment):
             told = self._told.of(task.key)  # more than the folder has, where that was lost with its node
             curves = curves_of([*readable_rows(folder / METRICS), *told], task)
             self.writer.points(run, curves or rungs_of(task))
-            self.writer.points(run, final_metrics(task, time.time()), updates=True)
+            self.writer.points(run, final_metrics(task, time.time()))
             self.writer.trial_folder(run, folder)
             self.client.set_terminated(run, STATUSES[task.state], _milliseconds(end_of([task])))
             known.is_running = False

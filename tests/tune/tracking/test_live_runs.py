@@ -18,6 +18,7 @@ from tune.report.champion import champion_of
 from tune.study.snapshot import StudySnapshot, TaskSnapshot
 from tune.study.states import TaskKind, TaskState
 from tune.tracking import tracker as tracker_module
+from tune.tracking.connection import WRITTEN_TAG
 from tune.tracking.points import Point, PointWriter
 from tune.tracking.tracker import Tracker
 
@@ -144,6 +145,21 @@ def test_what_a_lost_node_had_told_is_there_though_its_folder_is_gone(
     shutil.rmtree(tmp_path / "task")
     tracker.sync(snapshot, {running.key: told([1000, 2000])})
     assert steps(history(tracker, running)) == [1000, 2000]
+
+
+def test_a_task_that_a_new_ledger_finds_in_the_store_keeps_the_numbers_that_it_ended_with(
+    uri: str, part: StudySnapshot, running: TaskSnapshot, tmp_path: Path
+) -> None:
+    first = ended(part, running, tmp_path / "task", told([1000]))
+    Tracker(uri, "lost-ledger").sync(first)
+    found = next(task for task in first.tasks if task.key == running.key)
+    again = replace(found, seconds=0.5, reused=True, attempts=(replace(found.attempts[-1], ended=STARTED + 900),))
+    tracker = Tracker(uri, "lost-ledger")
+    tracker.client.delete_tag(tracker.run_id(running.key) or "", WRITTEN_TAG)
+    tracker = Tracker(uri, "lost-ledger")
+    tracker.sync(replace(first, tasks=tuple(again if task is found else task for task in first.tasks)))
+    (point,) = history(tracker, running, "seconds")
+    assert point.value == found.seconds
 
 
 def test_rows_are_kept_while_the_server_is_away(
