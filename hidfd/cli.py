@@ -66,6 +66,7 @@ class Parser(argparse.ArgumentParser):
         """Add a verb with `--json` and, if its usage begins with FILE or FILE_OR_BUNDLE, a study file.
 
         Args:
+            name: that is typed; in the options it is `verb_name`.
             verb: function that is called with the options; its docstring is the verb's help.
             usage: arguments of the verb, as its help shows them.
 
@@ -77,11 +78,11 @@ class Parser(argparse.ArgumentParser):
         parser: Parser = self._verbs.add_parser(
             name, help=verb.__doc__, description=verb.__doc__, usage=f"%(prog)s {usage}", epilog=self.epilog
         )
-        parser.set_defaults(verb=verb, parser=parser)
+        parser.set_defaults(verb=verb, verb_name=name, parser=parser)
         if usage.startswith("FILE"):
-            name, help_text = usage.split(maxsplit=1)[0], "study file (YAML); key=value overrides may follow"
-            help_text += "; or a folder that `export` wrote" if name != "FILE" else ""
-            parser.add_argument("file", metavar=name, help=help_text)
+            metavar, help_text = usage.split(maxsplit=1)[0], "study file (YAML); key=value overrides may follow"
+            help_text += "; or a folder that `export` wrote" if metavar != "FILE" else ""
+            parser.add_argument("file", metavar=metavar, help=help_text)
         parser.add_argument("--json", action="store_true", help=json_help)
         return parser
 

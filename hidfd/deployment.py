@@ -89,9 +89,8 @@ def predict(options: argparse.Namespace) -> None:
     classifier, columns = _classifier(options)
     settings = classifier.preprocessing
     images = encoded_images(places, settings.channels * settings.image_size_pixels**2, columns)
-    is_quiet = options.json
     with (
-        console_observer(quiet=is_quiet) as observer,
+        console_observer(quiet=options.json) as observer,
         interruptible(observer),
         open_table(target, has_teacher=classifier.has_teacher, as_json=options.json) as table,
     ):

@@ -233,7 +233,7 @@ def open_study_of(options: argparse.Namespace) -> Study:
 
 def words_of(options: argparse.Namespace) -> tuple[list[str], str, list[str]]:
     """Return the words of a command line in front of the study file, the study file, and the words behind it."""
-    program = ["python", "-m", "tune", options.verb.__name__]
+    program = ["python", "-m", "tune", options.verb_name]
     defaults: dict[str, Any] = {"engine": "ray", "device": "auto", "to": None, "format": "onnx"}
     is_export = "to" in options
     defaults |= {"trial": None} if is_export else {}

@@ -110,7 +110,7 @@ def test_study_runs_on_ray_and_once_more_from_the_store_alone(study: Workplace) 
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 1 + len(found["works"])
-    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}  # pruned ones were stopped
+    assert {run.info.status for run in runs} == {"FINISHED"}
     (parent,) = (run for run in runs if run.data.tags["kind"] == "study")
     artifacts = [file.path for file in client.list_artifacts(parent.info.run_id)]
     assert artifacts == ["figures", "figures.html", "report.html"]
@@ -192,6 +192,11 @@ def test_first_ctrl_c_saves_says_so_and_names_the_command(study: Workplace, engi
     assert f"{name}: saving, then stopping" in errors
     assert "nothing is lost" in errors
     assert f"goes on with: python -m tune run study.yaml --engine {engine}" in errors
+    client = mlflow.MlflowClient(f"sqlite:///{study.folder}/.hidfd/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    stopped = client.search_runs([experiment.experiment_id])
+    assert "KILLED" in {run.info.status for run in stopped} <= {"FINISHED", "KILLED"}, "none seems to run"
     assert study.run("tune", *LOCAL).returncode == 0
     assert results(study)["finished"]
 

@@ -155,7 +155,7 @@ def test_what_is_no_finished_student_is_refused(whole: StudySnapshot, ask: Ask) 
 
 def test_words_of_its_command_line_are_those_that_were_typed() -> None:
     typed = argparse.Namespace(
-        verb=export, file="s.yaml", overrides=[], seeds=None, store=None, to="out", format="torch", trial="3"
+        verb_name="export", file="s.yaml", overrides=[], seeds=None, store=None, to="out", format="torch", trial="3"
     )
     program, file, rest = words_of(typed)
     assert (program[-1], file) == ("export", "s.yaml")

@@ -65,7 +65,7 @@ def test_places_of_the_last_run_are_remembered_but_for_its_ledger(capsys: pytest
     assert found["command"] == "python -m tune run study.yaml storage.results=elsewhere --store mystore"
 
 
-@pytest.mark.parametrize("verb", [*READING, ("promote",), ("forget",)], ids=lambda verb: verb[0])
+@pytest.mark.parametrize("verb", [*READING, ("open",), ("promote",), ("forget",)], ids=lambda verb: verb[0])
 @pytest.mark.parametrize("here", ["..", "below"])
 def test_verb_given_in_another_folder_says_where_the_study_was_run(
     verb: tuple[str, ...],

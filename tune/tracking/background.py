@@ -12,12 +12,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from hidfd.pipeline.observer import Row
 from hidfd.store.store import Store
 from tune.study.messages import MAX_ROWS
 from tune.study.snapshot import StudySnapshot
 from tune.study.states import TaskState
 from tune.tracking.connection import reason_of
-from tune.tracking.told_rows import Row
 from tune.tracking.tracker import Tracker
 
 STOP_SECONDS = 5.0

@@ -76,6 +76,11 @@ class RunWriter:
 
         self._client.log_batch(run, tags=[RunTag(name, value) for name, value in tags.items() if value])
 
+    def drop_tag(self, run: str, name: str) -> None:
+        """Delete a tag, if the run has it."""
+        if name in self._client.get_run(run).data.tags:
+            self._client.delete_tag(run, name)
+
     def samples(self, run: str, picture: Path) -> None:
         """Log a sample grid in the place of the one before, unless it is the same or is gone."""
         if self._pictures.get(run) == picture or not picture.is_file():

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
+from hidfd.pipeline.observer import Row
 from tune.study.messages import MAX_ROWS
-
-Row = dict[str, Any]
 
 
 class ToldRows:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from hidfd.git import commit_of
 from hidfd.pipeline.graph import digest_of
+from hidfd.pipeline.observer import Row
 from hidfd.report.live_metrics import METRICS, readable_rows
 from tune.planner.comparison import TABLE_METRICS
 from tune.report.champion import Champion, best_student, champion_of, config_of
@@ -40,7 +41,7 @@ from tune.tracking.run_content import (
     tags_of_run,
 )
 from tune.tracking.study_experiment import INTERRUPTED, RUNNING, STUDY_KEY, KnownRun, StudyExperiment
-from tune.tracking.told_rows import Row, ToldRows
+from tune.tracking.told_rows import ToldRows
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -192,7 +193,7 @@ class Tracker(StudyExperiment):
     def _write_task(self, task: TaskSnapshot, parent: str, snapshot: StudySnapshot) -> KnownRun:
         tags = {PARENT_TAG: parent, STUDY_TAG: snapshot.name, NAME_TAG: task.label}
         known = self._run(task.key, tags | tags_of_run(task, snapshot), _first_start([task]))
-        run, again = known.run_id, {}
+        run = known.run_id
         self.writer.settings(run, settings_of(task, snapshot))
         self.writer.data_sets(run, data_sets_of(snapshot.trial))
         if task.state.is_final:
@@ -209,7 +210,7 @@ class Tracker(StudyExperiment):
         elif not known.is_running:
             self.client.update_run(run, status=RUNNING)
             known.is_running = True
-            again = {REASON_TAG: " "}  # for which it had ended before
+            self.writer.drop_tag(run, REASON_TAG)  # for which it had ended before
         tags_now = {
             STATE_TAG: task.state,
             "feasible": feasible_tag(task, snapshot),
@@ -217,7 +218,7 @@ class Tracker(StudyExperiment):
             **machine_tags(task, Path(task.folder) / "manifest.json"),
             REASON_TAG: task.reason,
         }
-        self._mark(known, _mark_of(task), tags_now | again)
+        self._mark(known, _mark_of(task), tags_now)
         return known
 
     def _write_progress(self, task: TaskSnapshot, known: KnownRun) -> None:

@@ -89,13 +89,14 @@ def test_every_file_is_uploaded_once_and_again_when_it_has_changed(
 
 
 @pytest.mark.parametrize("by_file", [True, False])
-def test_pictures_of_a_forgotten_study_of_that_name_go_with_the_first_file(
+def test_pictures_and_rows_of_a_forgotten_study_of_that_name_go_with_the_first_file(
     uploader: ResultsUploader, worker: Path, driver: Path, by_file: bool
 ) -> None:
     for name in ("trial-1/samples/generation-900.png", "trial-1/pictures/real.png", "trial-2/pictures/real.png"):
         (driver / name).parent.mkdir(parents=True, exist_ok=True)
         (driver / name).write_bytes(b"of old")
     (driver / "trial-1/config.yaml").write_text("of old")
+    (driver / "trial-1/metrics.jsonl").write_text("of old")
     (driver / "trial-1/notes.txt").write_text("somebody's own")
     (worker / "trial-1/config.yaml").write_text("of now")
     uploader.upload_file(worker / SAMPLE) if by_file else uploader.upload_folder("trial-1")

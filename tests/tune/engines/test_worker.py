@@ -247,6 +247,23 @@ def test_rows_travel_with_the_reports_each_once_and_none_is_left_behind() -> Non
     assert len(channel.reports) == 2, "nothing new to tell"
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(hidfd.errors.Stopped("pruned"), TaskStopped), (hidfd.errors.DivergedError("not finite"), TaskDiverged)],
+)
+def test_rows_that_wait_are_told_when_a_task_is_stopped_or_diverges(
+    error: Exception, kind: type, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_trial(config: TrialConfig, *_: Any, observer: TaskObserver, **__: Any) -> None:
+        observer.logged(plan(config)["distillation"], {"images": 64.0})
+        raise error
+
+    monkeypatch.setattr("hidfd.trial.run_trial", run_trial)
+    channel = Channel()
+    assert isinstance(perform(task_until("evaluation"), context, channel), kind)
+    assert [report.rows for report in channel.reports] == [[{"images": 64.0}]]
+
+
 def test_a_message_stays_small_however_much_is_measured() -> None:
     channel = Channel()
     observer = TaskObserver(channel, ())

@@ -26,17 +26,6 @@ CURVE, AGREEMENT = "distillation/feature", "distillation/agreement"
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database: making one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
-@pytest.fixture(scope="module")
-def part(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
-    return study_snapshot(tmp_path_factory.mktemp("part"), rounds=22)
-
-
-@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
     return study_snapshot(tmp_path_factory.mktemp("whole"))
 
@@ -223,6 +212,18 @@ def test_runs_of_a_killed_driver_end_when_the_next_one_has_not_yet_come_to_them(
     assert status(second, running) == "KILLED"
     second.sync(part)
     assert status(second, running) == "RUNNING"
+
+
+def test_a_task_that_is_tried_again_does_not_say_why_it_had_failed(
+    uri: str, part: StudySnapshot, running: TaskSnapshot
+) -> None:
+    failed = replace(running, state=TaskState.FAILED, reason="the disk was full")
+    Tracker(uri, "again").sync(replace(part, tasks=tuple(failed if task is running else task for task in part.tasks)))
+    tracker = Tracker(uri, "again")
+    assert tracker.client.tracking_uri, "connected, so that it knows the runs"
+    assert run_of(tracker, running).data.tags["reason"] == "the disk was full"
+    tracker.sync(part)
+    assert "reason" not in run_of(tracker, running).data.tags
 
 
 def test_runs_of_tasks_that_the_ledger_has_lost_do_not_run_for_ever(

@@ -36,17 +36,6 @@ from tune.tracking.tracker import Tracker
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database: making one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
-@pytest.fixture(scope="module")
-def part(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
-    return study_snapshot(tmp_path_factory.mktemp("part"), rounds=22)
-
-
-@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> StudySnapshot:
     snapshot = study_snapshot(tmp_path_factory.mktemp("whole"))
     folder = Path(snapshot.folder)
