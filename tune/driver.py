@@ -152,8 +152,6 @@ def run_study(
             snapshot = live_snapshot(planner)
             projection.offer(snapshot, planner.take_rows())
             show(snapshot)
-            if planner.blocking_failure is not None or observer.stop_reason is not None:
-                projection.stop(snapshot)
             if planner.blocking_failure is not None:
                 raise StudyBlocked(planner.blocking_failure.reason, planner.blocking_failure.exit_code)
             if observer.stop_reason is not None:

@@ -44,9 +44,6 @@ class NoTracking:
     def offer(self, snapshot: Any, rows: Any) -> None:
         pass
 
-    def stop(self, snapshot: Any) -> None:
-        pass
-
     def finish(self, snapshot: Any, store: Any) -> None:
         pass
 

@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 class BackgroundTracker:
     """A tracker in a thread: it gets the newest snapshot as soon as the one before it is written; used by `with`.
 
+    A block that an exception leaves, as a stopped study does, has the last snapshot written as one that nobody drives.
+
     Attributes:
         error: why the last write to MLflow failed; None if it succeeded.
     """
@@ -48,7 +50,7 @@ class BackgroundTracker:
         self._offered: StudySnapshot | None = None
         self._states: dict[str, TaskState] = {}
         self._is_urgent = self._is_closing = self._is_behind = False
-        self._last: StudySnapshot | None = None
+        self._is_left = False
         self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
 
     def __enter__(self) -> Self:
@@ -58,8 +60,7 @@ class BackgroundTracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None and self._last is None:
-            self._last = self._offered  # the study goes on later, whatever has ended its driver
+        self._is_left = error is not None
         self._close()
         self._thread.join(STOP_SECONDS)
         if self._thread.is_alive():
@@ -88,11 +89,6 @@ class BackgroundTracker:
             self._is_urgent |= states != self._states
             self._states, self._newest = states, snapshot
             self._changed.notify()
-
-    def stop(self, snapshot: StudySnapshot) -> None:
-        """Have the snapshot of a study that goes on later written when the `with` block ends, if MLflow answers."""
-        with self._changed:
-            self._last = snapshot
 
     def finish(self, snapshot: StudySnapshot, store: Store) -> None:
         """Write the final snapshot and the best student's model before returning."""
@@ -129,8 +125,8 @@ class BackgroundTracker:
                 due = time.monotonic() + WRITE_EVERY_SECONDS
             self._is_behind = not has_progress
             self._write(snapshot, is_cut_short=lambda: self._is_closing, has_progress=has_progress)
-        if self._last is not None:
-            self._write(self._last, is_driven=False)
+        if self._is_left and self._offered is not None:  # the study goes on later, whatever has ended its driver
+            self._write(self._offered, is_driven=False)
 
     def _write(self, snapshot: StudySnapshot, **how: Any) -> None:
         self._try(partial(self._tracker.sync, snapshot, self._take_rows(), **how))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hidfd.errors import Stopped
 from tests.tune.snapshots import study_snapshot
 from tune.study.snapshot import StudySnapshot
 from tune.tracking import background
@@ -183,25 +184,19 @@ def test_a_task_that_begins_is_shown_at_once(part: StudySnapshot, monkeypatch: p
     assert server.written[-1] is part
 
 
-def test_a_stopped_study_is_written_once_more_as_one_that_nobody_drives(part: StudySnapshot) -> None:
-    server = Server()
-    with beside(server) as shown:
-        shown.offer(part)
-        assert server.ended.acquire(timeout=30)
-        shown.offer(part, {"a": [{"images": 1.0}]})
-        shown.stop(part)
-    assert server.driven == [True, False]
-    assert server.told[-1] == {"a": [{"images": 1.0}]}, "with what was told since"
-
-
-def test_a_study_whose_driver_fails_leaves_no_run_that_seems_to_run(part: StudySnapshot) -> None:
+@pytest.mark.parametrize("error", [Stopped("Ctrl-C"), ZeroDivisionError()])
+def test_a_study_that_an_exception_ends_is_written_once_more_as_one_that_nobody_drives(
+    part: StudySnapshot, error: Exception
+) -> None:
     server = Server()
     shown = beside(server)
     shown.__enter__()
     shown.offer(part)
     assert server.ended.acquire(timeout=30)
-    shown.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+    shown.offer(part, {"a": [{"images": 1.0}]})
+    shown.__exit__(type(error), error, None)
     assert server.driven == [True, False]
+    assert server.told[-1] == {"a": [{"images": 1.0}]}, "with what was told since"
 
 
 def test_what_an_outage_has_missed_is_written_when_the_server_is_back_though_nothing_happens(
